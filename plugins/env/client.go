@@ -1,0 +1,267 @@
+package env
+
+import (
+	"context"
+	"errors"
+	"io"
+	"iter"
+	"math"
+	"sync"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+
+	"github.com/srpo-dev/srpo/plugins"
+	"github.com/srpo-dev/srpo/plugins/arena"
+	"github.com/srpo-dev/srpo/plugins/internal/wire"
+	pb "github.com/srpo-dev/srpo/plugins/proto/srpov1"
+)
+
+// maxTasks bounds a task list that comes from a plugin.
+const maxTasks = 1 << 20
+
+// Client is an [Env] in another process. Tensors that it returns are the caller's own.
+type Client struct {
+	wire.Client
+	rpc pb.EnvPluginClient
+
+	mu      sync.Mutex
+	spec    *plugins.EnvSpec
+	cameras map[string]int // bytes of one frame, by camera
+}
+
+var _ Env = (*Client)(nil)
+
+// NewClient makes the client of an env plugin over a connection. With a nil arena, frames travel as bytes inside the messages.
+func NewClient(cc grpc.ClientConnInterface, a *arena.Arena) *Client {
+	return &Client{Client: wire.NewClient(cc, a), rpc: pb.NewEnvPluginClient(cc)}
+}
+
+// Configure implements [plugins.Plugin].
+func (c *Client) Configure(ctx context.Context, cfg plugins.Config) error {
+	if err := c.Client.Configure(ctx, cfg); err != nil {
+		return err
+	}
+	spec, err := c.Describe(ctx)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.cameras = map[string]int{}
+	for _, cam := range spec.Cameras {
+		c.cameras[cam.Name] = cam.Height * cam.Width * 3
+	}
+	for _, r := range cfg.Cameras {
+		if r.Height > 0 {
+			c.cameras[r.Name] = r.Height * r.Width * 3
+		}
+	}
+	return nil
+}
+
+// Describe implements [Env]; the answer is kept.
+func (c *Client) Describe(ctx context.Context) (plugins.EnvSpec, error) {
+	c.mu.Lock()
+	known := c.spec
+	c.mu.Unlock()
+	if known != nil {
+		return *known, nil
+	}
+	m, err := wire.Do(ctx, c.rpc.DescribeEnv, &pb.DescribeEnvRequest{})
+	if err != nil {
+		return plugins.EnvSpec{}, err
+	}
+	s := wire.ToEnvSpec(m)
+	if err := s.Action.Validate(); err != nil {
+		return s, err
+	}
+	if len(s.Cameras) > 64 || s.Action.Dim() > 4096 || len(s.Proprio) > 4096 {
+		return s, plugins.Errorf(plugins.Corrupt, "the env describes %d cameras, %d action dimensions, %d proprio values", len(s.Cameras), s.Action.Dim(), len(s.Proprio))
+	}
+	record := s.RecordCamera == ""
+	for _, cam := range s.Cameras {
+		if cam.Name == "" || cam.Height < 1 || cam.Width < 1 || cam.Height > 8192 || cam.Width > 8192 {
+			return s, plugins.Errorf(plugins.Corrupt, "the env describes camera %q of %d x %d pixels", cam.Name, cam.Height, cam.Width)
+		}
+		record = record || cam.Name == s.RecordCamera
+	}
+	if !record {
+		return s, plugins.Errorf(plugins.Corrupt, "the env records camera %q, which it does not describe", s.RecordCamera)
+	}
+	c.mu.Lock()
+	c.spec = &s
+	c.mu.Unlock()
+	return s, nil
+}
+
+// Tasks implements [Env].
+func (c *Client) Tasks(ctx context.Context) iter.Seq2[Task, error] {
+	return func(yield func(Task, error) bool) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		var trailer metadata.MD
+		stream, err := c.rpc.Tasks(ctx, &pb.TasksRequest{}, grpc.Trailer(&trailer))
+		if err != nil {
+			yield(Task{}, wire.FromStatus(err, trailer))
+			return
+		}
+		seen := map[string]bool{}
+		for {
+			m, err := stream.Recv()
+			if errors.Is(err, io.EOF) {
+				return
+			}
+			if err != nil {
+				yield(Task{}, wire.FromStatus(err, stream.Trailer()))
+				return
+			}
+			t := Task{ID: wire.Text(m.Id), Suite: wire.Text(m.Suite), Instruction: wire.Text(m.Instruction), StartStates: int(m.StartStates),
+				MaxSteps: int(m.MaxSteps), Tags: m.Tags, Unavailable: wire.Text(m.Unavailable)}
+			switch {
+			case t.ID == "":
+				err = plugins.Errorf(plugins.Corrupt, "task %d has no id", len(seen))
+			case seen[t.ID]:
+				err = plugins.Errorf(plugins.Corrupt, "task %q is listed twice", t.ID)
+			case len(seen) >= maxTasks:
+				err = plugins.Errorf(plugins.Corrupt, "the env lists more than %d tasks", maxTasks)
+			case t.Unavailable == "" && (t.StartStates < 1 || t.MaxSteps < 1):
+				err = plugins.Errorf(plugins.Corrupt, "task %q has %d start states and %d steps", t.ID, t.StartStates, t.MaxSteps)
+			}
+			if err != nil {
+				yield(t, err)
+				return
+			}
+			seen[t.ID] = true
+			if !yield(t, nil) {
+				return
+			}
+		}
+	}
+}
+
+// sizes lists the tensors that a reply will carry, bytes each.
+func (c *Client) sizes(r Render, steps int) []int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var n []int
+	for _, name := range r.Observe {
+		n = append(n, c.cameras[name])
+	}
+	if r.Record != "" && r.RecordEvery > 0 {
+		n = append(n, c.cameras[r.Record]*(steps/r.RecordEvery+1))
+	}
+	return n
+}
+
+// Reset implements [Env].
+func (c *Client) Reset(ctx context.Context, r Reset) (Transition, error) {
+	call := wire.Begin(c.Arena)
+	defer call.Release()
+	m, err := wire.Do(ctx, c.rpc.Reset, &pb.ResetRequest{Lane: uint32(r.Lane), Task: r.Task, StartState: uint32(r.StartState), Seed: r.Seed,
+		MaxSteps: uint32(r.MaxSteps), Render: fromRender(r.Render), Grant: call.Expect(c.sizes(r.Render, 1)...)})
+	if err != nil {
+		return Transition{}, err
+	}
+	return c.transition(call, m, r.Render)
+}
+
+// Step implements [Env].
+func (c *Client) Step(ctx context.Context, s Step) (Transition, error) {
+	call := wire.Begin(c.Arena)
+	defer call.Release()
+	req := &pb.StepRequest{Lane: uint32(s.Lane), Render: fromRender(s.Render)}
+	steps := s.Expert
+	if s.Expert > 0 {
+		req.Expert = &pb.Expert{Steps: uint32(s.Expert), Noise: s.ExpertNoise}
+	} else {
+		var err error
+		if req.Actions, err = call.Put(s.Actions); err != nil {
+			return Transition{}, err
+		}
+		if len(s.Actions.Shape) > 0 {
+			steps = s.Actions.Shape[0]
+		}
+	}
+	req.Grant = call.Expect(c.sizes(s.Render, steps)...)
+	m, err := wire.Do(ctx, c.rpc.Step, req)
+	if err != nil {
+		return Transition{}, err
+	}
+	return c.transition(call, m, s.Render)
+}
+
+func (c *Client) transition(call *wire.Call, m *pb.StepReply, r Render) (Transition, error) {
+	t := Transition{StepsDone: int(m.StepsDone), EpisodeSteps: int(m.EpisodeSteps), Success: m.Success, Terminated: m.Terminated, Truncated: m.Truncated, Progress: m.Progress}
+	bad := func(err error) (Transition, error) {
+		return t, plugins.AsError(err).WithPlace("the env's reply")
+	}
+	if t.Success && !t.Terminated {
+		return bad(plugins.Errorf(plugins.Corrupt, "success without terminated"))
+	}
+	if t.Progress != nil && (math.IsNaN(*t.Progress) || *t.Progress < 0 || *t.Progress > 1) {
+		return bad(plugins.Errorf(plugins.Corrupt, "progress is %v, not 0 to 1", *t.Progress))
+	}
+	t.Observation.Instruction = wire.Text(m.GetObservation().GetInstruction())
+	t.Observation.Images = map[string]plugins.Tensor{}
+	var err error
+	for name, img := range m.GetObservation().GetImages() {
+		x, err := call.Read(img)
+		if err == nil {
+			err = x.Check("the image of camera "+name, plugins.Uint8, -1, -1, 3)
+		}
+		if err != nil {
+			return bad(err)
+		}
+		t.Observation.Images[name] = x
+	}
+	for _, name := range r.Observe {
+		if _, ok := t.Observation.Images[name]; !ok {
+			return bad(plugins.Errorf(plugins.Corrupt, "camera %q was asked for and is missing", name))
+		}
+	}
+	if t.Observation.Proprio, err = call.Read(m.GetObservation().GetProprio()); err != nil {
+		return bad(err)
+	}
+	if !t.Observation.Proprio.IsZero() {
+		if err := finite("proprio", t.Observation.Proprio); err != nil {
+			return bad(err)
+		}
+	}
+	if t.Recorded, err = call.Read(m.Recorded); err != nil {
+		return bad(err)
+	}
+	if !t.Recorded.IsZero() {
+		if err := t.Recorded.Check("recorded frames", plugins.Uint8, -1, -1, -1, 3); err != nil {
+			return bad(err)
+		}
+	}
+	if t.Actions, err = call.Read(m.Actions); err != nil {
+		return bad(err)
+	}
+	if !t.Actions.IsZero() {
+		if err := t.Actions.Check("executed actions", plugins.Float32, t.StepsDone, -1); err != nil {
+			return bad(err)
+		}
+		if err := finite("executed actions", t.Actions); err != nil {
+			return bad(err)
+		}
+	}
+	return t, nil
+}
+
+func finite(what string, t plugins.Tensor) error {
+	if t.DType != plugins.Float32 {
+		return plugins.Errorf(plugins.Corrupt, "%s is %v, want float32", what, t.DType)
+	}
+	for i, v := range t.Float32s() {
+		if math.IsNaN(float64(v)) || math.IsInf(float64(v), 0) {
+			return plugins.Errorf(plugins.Corrupt, "%s[%d] is %v", what, i, v)
+		}
+	}
+	return nil
+}
+
+func fromRender(r Render) *pb.Render {
+	return &pb.Render{Observe: r.Observe, Record: r.Record, RecordEvery: uint32(r.RecordEvery)}
+}

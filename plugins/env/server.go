@@ -1,0 +1,133 @@
+package env
+
+import (
+	"context"
+
+	"github.com/hashicorp/go-plugin"
+	"google.golang.org/grpc"
+
+	"github.com/srpo-dev/srpo/plugins"
+	"github.com/srpo-dev/srpo/plugins/arena"
+	"github.com/srpo-dev/srpo/plugins/internal/wire"
+	pb "github.com/srpo-dev/srpo/plugins/proto/srpov1"
+)
+
+// Plugin makes an env servable and dispensable by go-plugin. Impl is set on the plugin's side, Arena on the host's.
+type Plugin struct {
+	plugin.NetRPCUnsupportedPlugin
+	Impl  Env
+	Arena *arena.Arena
+}
+
+// GRPCServer registers Impl.
+func (p *Plugin) GRPCServer(_ *plugin.GRPCBroker, s *grpc.Server) error {
+	Register(s, p.Impl)
+	return nil
+}
+
+// GRPCClient returns a *Client.
+func (p *Plugin) GRPCClient(_ context.Context, _ *plugin.GRPCBroker, cc *grpc.ClientConn) (any, error) {
+	return NewClient(cc, p.Arena), nil
+}
+
+// Register serves impl on s, which must have been made with serve.Options so that errors keep their parts.
+func Register(s grpc.ServiceRegistrar, impl Env) {
+	base := wire.NewServer(impl, plugins.Env)
+	pb.RegisterPluginServer(s, base)
+	pb.RegisterEnvPluginServer(s, &server{base: base, impl: impl})
+}
+
+type server struct {
+	pb.UnimplementedEnvPluginServer
+	base *wire.Server
+	impl Env
+}
+
+func (s *server) DescribeEnv(ctx context.Context, _ *pb.DescribeEnvRequest) (*pb.EnvSpec, error) {
+	spec, err := s.impl.Describe(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return wire.FromEnvSpec(spec), nil
+}
+
+func (s *server) Tasks(_ *pb.TasksRequest, stream grpc.ServerStreamingServer[pb.Task]) error {
+	for t, err := range s.impl.Tasks(stream.Context()) {
+		if err != nil {
+			return err
+		}
+		m := &pb.Task{Id: t.ID, Suite: t.Suite, Instruction: t.Instruction, StartStates: uint32(t.StartStates), MaxSteps: uint32(t.MaxSteps), Tags: t.Tags, Unavailable: t.Unavailable}
+		if err := stream.Send(m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *server) Reset(ctx context.Context, m *pb.ResetRequest) (*pb.StepReply, error) {
+	run, err := s.base.Enter("Reset lane %d", m.Lane)
+	if err != nil {
+		return nil, err
+	}
+	defer run.Leave()
+	t, err := s.impl.Reset(ctx, Reset{Lane: int(m.Lane), Task: m.Task, StartState: int(m.StartState), Seed: m.Seed, MaxSteps: int(m.MaxSteps), Render: toRender(m.Render)})
+	if err != nil {
+		return nil, plugins.AsError(err).WithPlace("task %s, start state %d", m.Task, m.StartState)
+	}
+	return s.reply(t, m.Grant)
+}
+
+func (s *server) Step(ctx context.Context, m *pb.StepRequest) (*pb.StepReply, error) {
+	run, err := s.base.Enter("Step lane %d", m.Lane)
+	if err != nil {
+		return nil, err
+	}
+	defer run.Leave()
+	step := Step{Lane: int(m.Lane), Render: toRender(m.Render)}
+	if m.Expert != nil {
+		if m.Expert.Steps == 0 {
+			return nil, plugins.Errorf(plugins.Invalid, "expert for 0 steps")
+		}
+		step.Expert, step.ExpertNoise = int(m.Expert.Steps), m.Expert.Noise
+	} else if step.Actions, err = wire.View(s.base.Arena(), m.Actions); err != nil {
+		return nil, err
+	} else if err := step.Actions.Check("actions", plugins.Float32, -1, -1); err != nil {
+		e := plugins.AsError(err)
+		e.Kind = plugins.Invalid
+		return nil, e
+	}
+	t, err := s.impl.Step(ctx, step)
+	if err != nil {
+		return nil, err
+	}
+	return s.reply(t, m.Grant)
+}
+
+func (s *server) reply(t Transition, grant *pb.Slot) (*pb.StepReply, error) {
+	r, err := wire.Answer(s.base.Arena(), grant)
+	if err != nil {
+		return nil, err
+	}
+	m := &pb.StepReply{StepsDone: uint32(t.StepsDone), EpisodeSteps: uint32(t.EpisodeSteps), Success: t.Success, Terminated: t.Terminated, Truncated: t.Truncated,
+		Progress: t.Progress, Observation: &pb.Observation{Instruction: t.Observation.Instruction}}
+	if len(t.Observation.Images) > 0 {
+		m.Observation.Images = make(map[string]*pb.Tensor, len(t.Observation.Images))
+	}
+	for name, img := range t.Observation.Images {
+		if m.Observation.Images[name], err = r.Put(img); err != nil {
+			return nil, err
+		}
+	}
+	if m.Observation.Proprio, err = r.Put(t.Observation.Proprio); err != nil {
+		return nil, err
+	}
+	if m.Recorded, err = r.Put(t.Recorded); err != nil {
+		return nil, err
+	}
+	m.Actions, err = r.Put(t.Actions)
+	return m, err
+}
+
+func toRender(m *pb.Render) Render {
+	return Render{Observe: m.GetObserve(), Record: m.GetRecord(), RecordEvery: int(m.GetRecordEvery())}
+}
