@@ -1,0 +1,186 @@
+package srpo
+
+import (
+	"encoding/binary"
+	"fmt"
+	"hash/fnv"
+	"math"
+	"sort"
+)
+
+// Memory remembers the embeddings of successes, at most so many a task, the
+// newest iterations first. It is not safe for concurrent use.
+type Memory struct {
+	perTask int
+	tasks   map[string][]remembered // each in the order of before
+}
+
+type remembered struct {
+	id        string
+	iteration int
+	embedding []float64
+}
+
+// before is the order in which successes are kept: newer iterations first and, inside one, by a hash
+// of the ID, so that a full memory does not favour the first groups of a batch.
+func (a remembered) before(b remembered) bool {
+	if a.iteration != b.iteration {
+		return a.iteration > b.iteration
+	}
+	if ha, hb := hashOfID(a.id), hashOfID(b.id); ha != hb {
+		return ha < hb
+	}
+	return a.id < b.id
+}
+
+func hashOfID(id string) uint64 {
+	h := fnv.New64a()
+	h.Write([]byte(id)) // never fails
+	return h.Sum64()
+}
+
+// NewMemory makes an empty memory of at most perTask (1 or more) successes a task.
+func NewMemory(perTask int) (*Memory, error) {
+	if perTask < 1 {
+		return nil, fmt.Errorf("srpo: a memory of %d successes a task can hold none; use 1 or more", perTask)
+	}
+	return &Memory{perTask: perTask, tasks: map[string][]remembered{}}, nil
+}
+
+// Remember adds the successes of a batch, after ScoreBatch has seen it. It copies the
+// embeddings, leaves out unusable ones (dim 0 takes the size most embeddings have), and forgets the oldest
+// successes over the bound. A success remembered before under the same ID is replaced.
+func (m *Memory) Remember(iteration, dim int, rollouts []Rollout) {
+	if dim == 0 {
+		dim = embeddingSize(rollouts)
+	}
+	for _, r := range rollouts {
+		if !r.Success || whyUnusable(r.Embedding, dim) != "" {
+			continue
+		}
+		kept := m.tasks[r.Task]
+		for i, s := range kept {
+			if s.id == r.ID {
+				kept = append(kept[:i:i], kept[i+1:]...)
+				break
+			}
+		}
+		m.tasks[r.Task] = append(kept, remembered{id: r.ID, iteration: iteration, embedding: append([]float64(nil), r.Embedding...)})
+	}
+	for task, kept := range m.tasks {
+		sort.Slice(kept, func(i, j int) bool { return kept[i].before(kept[j]) })
+		m.tasks[task] = append([]remembered(nil), kept[:min(len(kept), m.perTask)]...)
+	}
+}
+
+// Len is the number of successes remembered for a task.
+func (m *Memory) Len(task string) int { return len(m.tasks[task]) }
+
+// PerTask is the bound that NewMemory was given.
+func (m *Memory) PerTask() int { return m.perTask }
+
+// memoryMagic opens a serialised memory; its last byte is the version of the layout.
+const memoryMagic = "srpo-mem\x01"
+
+// MarshalBinary writes the memory for a checkpoint; equal memories give equal bytes. After the magic,
+// all little-endian, a length is a uint32 and a string its length and bytes:
+//
+//	perTask uint32, tasks uint32, then by task in order of name:
+//	name string, successes uint32, then each: id string, iteration int64, size uint32, size * float64
+func (m *Memory) MarshalBinary() ([]byte, error) {
+	le := binary.LittleEndian
+	text := func(b []byte, s string) []byte { return append(le.AppendUint32(b, uint32(len(s))), s...) }
+	b := []byte(memoryMagic)
+	b = le.AppendUint32(b, uint32(m.perTask))
+	b = le.AppendUint32(b, uint32(len(m.tasks)))
+	tasks := make([]string, 0, len(m.tasks))
+	for task := range m.tasks {
+		tasks = append(tasks, task)
+	}
+	sort.Strings(tasks)
+	for _, task := range tasks {
+		b = text(b, task)
+		b = le.AppendUint32(b, uint32(len(m.tasks[task])))
+		for _, s := range m.tasks[task] {
+			b = text(b, s.id)
+			b = le.AppendUint64(b, uint64(int64(s.iteration)))
+			b = le.AppendUint32(b, uint32(len(s.embedding)))
+			for _, v := range s.embedding {
+				b = le.AppendUint64(b, math.Float64bits(v))
+			}
+		}
+	}
+	return b, nil
+}
+
+// UnmarshalBinary replaces the memory by the one that MarshalBinary wrote. On an error the memory is
+// as it was. It checks the layout, not the content: checksums are the checkpoint's.
+func (m *Memory) UnmarshalBinary(data []byte) error {
+	r := memoryReader{data: data}
+	if string(r.take(len(memoryMagic))) != memoryMagic {
+		return fmt.Errorf("srpo: this is no memory that this version can read (it should begin with %q); take the checkpoint's file that MarshalBinary wrote", memoryMagic)
+	}
+	perTask := int(r.uint32())
+	tasks := map[string][]remembered{}
+	for range r.uint32() {
+		task := r.text()
+		kept := []remembered{}
+		for range r.uint32() {
+			s := remembered{id: r.text(), iteration: int(int64(r.uint64()))}
+			packed := r.take(8 * int(r.uint32()))
+			for ; len(packed) > 0; packed = packed[8:] {
+				s.embedding = append(s.embedding, math.Float64frombits(binary.LittleEndian.Uint64(packed)))
+			}
+			if r.short {
+				break
+			}
+			kept = append(kept, s)
+		}
+		if r.short {
+			break
+		}
+		tasks[task] = kept
+	}
+	switch {
+	case r.short:
+		return fmt.Errorf("srpo: the memory ends early, after %d bytes; the checkpoint is damaged, take the one before", len(data))
+	case r.at != len(data):
+		return fmt.Errorf("srpo: %d bytes follow the memory's end at byte %d; the checkpoint is damaged, take the one before", len(data)-r.at, r.at)
+	case perTask < 1:
+		return fmt.Errorf("srpo: the memory says it holds %d successes a task; the checkpoint is damaged, take the one before", perTask)
+	}
+	m.perTask, m.tasks = perTask, tasks
+	return nil
+}
+
+// memoryReader reads front to back; past the end it gives zeros and sets short.
+type memoryReader struct {
+	data  []byte
+	at    int
+	short bool
+}
+
+func (r *memoryReader) take(n int) []byte {
+	if r.short || n < 0 || n > len(r.data)-r.at {
+		r.short = true
+		return nil
+	}
+	r.at += n
+	return r.data[r.at-n : r.at]
+}
+
+func (r *memoryReader) uint32() uint32 {
+	if b := r.take(4); b != nil {
+		return binary.LittleEndian.Uint32(b)
+	}
+	return 0
+}
+
+func (r *memoryReader) uint64() uint64 {
+	if b := r.take(8); b != nil {
+		return binary.LittleEndian.Uint64(b)
+	}
+	return 0
+}
+
+func (r *memoryReader) text() string { return string(r.take(int(r.uint32()))) }
