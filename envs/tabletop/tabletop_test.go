@@ -1,0 +1,271 @@
+package tabletop
+
+import (
+	"context"
+	"math"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/srpo-dev/srpo/plugins"
+	"github.com/srpo-dev/srpo/plugins/env"
+	"github.com/stretchr/testify/require"
+)
+
+// The expert succeeds from every start state of every task, in both orders, with time to spare.
+func TestExpertSucceeds(t *testing.T) {
+	e := open(t, 1, 0, nil)
+	for task := range tasks(t, e) {
+		for _, noise := range []float32{0, 0.1} {
+			orders := map[int]int{}
+			for state := range task.StartStates {
+				seed := uint64(state)
+				tr := reset(t, e, env.Reset{Task: task.ID, StartState: state, Seed: seed})
+				require.Zero(t, *tr.Progress)
+				first := -1
+				for !tr.Done() {
+					tr = step(t, e, env.Step{Expert: 1, ExpertNoise: noise})
+					w := &e.(*Tabletop).lanes[0].world
+					for i := range w.n {
+						if first < 0 && w.placed(i) {
+							first = i
+						}
+					}
+				}
+				require.True(t, tr.Success, "%s, start state %d, noise %g: stopped at %.1f", task.ID, state, noise, *tr.Progress)
+				require.True(t, tr.Terminated)
+				require.False(t, tr.Truncated)
+				require.Equal(t, 1.0, *tr.Progress)
+				require.Less(t, tr.EpisodeSteps, task.MaxSteps*9/10)
+				orders[first]++
+			}
+			if strings.Contains(task.ID, "two_blocks") {
+				require.Greater(t, orders[0], 10, "red first")
+				require.Greater(t, orders[1], 10, "blue first")
+			}
+		}
+	}
+}
+
+// What an episode is depends on its ids and seed, not on the lane, on what ran there before or on what runs beside it.
+func TestSameOnEveryLane(t *testing.T) {
+	const lanes = 8
+	e := open(t, lanes, 32, nil)
+	episodes := make([][]env.Transition, lanes)
+	var wait sync.WaitGroup
+	for lane := range lanes {
+		wait.Go(func() {
+			// A different past on every lane.
+			reset(t, e, env.Reset{Lane: lane, Task: "tabletop/one_block", StartState: lane, Seed: uint64(lane)})
+			step(t, e, env.Step{Lane: lane, Expert: 3 + lane, ExpertNoise: 0.4})
+			render := env.Render{Observe: []string{"front"}, Record: "front", RecordEvery: 3}
+			tr := reset(t, e, env.Reset{Lane: lane, Task: "tabletop/two_blocks", StartState: 7, Seed: 99, Render: render})
+			episodes[lane] = append(episodes[lane], tr)
+			for !tr.Done() {
+				tr = step(t, e, env.Step{Lane: lane, Expert: 8, ExpertNoise: 0.25, Render: render})
+				episodes[lane] = append(episodes[lane], tr)
+			}
+		})
+	}
+	wait.Wait()
+	for lane := 1; lane < lanes; lane++ {
+		require.Equal(t, episodes[0], episodes[lane], "lane %d", lane)
+	}
+}
+
+// The expert's actions, sent back as actions in chunks of another size, give the same episode: noise is part of the action and nothing else is random.
+func TestReplay(t *testing.T) {
+	e := open(t, 2, 0, nil)
+	at := env.Reset{Task: "tabletop/two_blocks", StartState: 11, Seed: 5}
+	reset(t, e, at)
+	whole := step(t, e, env.Step{Expert: 500, ExpertNoise: 0.2})
+	at.Lane = 1
+	reset(t, e, at)
+	var last env.Transition
+	for from := 0; from < whole.StepsDone; from += 7 {
+		to := min(from+7, whole.StepsDone)
+		last = step(t, e, env.Step{Lane: 1, Actions: plugins.Tensor{DType: plugins.Float32, Shape: []int{to - from, 4}, Data: whole.Actions.Data[16*from : 16*to]}})
+		require.Equal(t, to, last.EpisodeSteps)
+	}
+	require.Equal(t, whole.Observation, last.Observation)
+	require.Equal(t, whole.Success, last.Success)
+	require.Equal(t, whole.Progress, last.Progress)
+	require.Equal(t, e.(*Tabletop).lanes[0].world.blocks, e.(*Tabletop).lanes[1].world.blocks)
+}
+
+func TestSeedsDiffer(t *testing.T) {
+	e := open(t, 1, 0, nil)
+	run := func(state int, seed uint64) env.Transition {
+		reset(t, e, env.Reset{Task: "tabletop/two_blocks", StartState: state, Seed: seed})
+		return step(t, e, env.Step{Expert: 10, ExpertNoise: 0.2})
+	}
+	a, b, c := run(0, 1), run(0, 2), run(1, 1)
+	require.NotEqual(t, a.Actions, b.Actions)
+	require.NotEqual(t, a.Observation.Proprio, c.Observation.Proprio)
+	require.Equal(t, a, run(0, 1))
+}
+
+// record_every counts from the episode's start, whatever the chunks; Reset gives frame 0.
+func TestRecordEvery(t *testing.T) {
+	e := open(t, 1, 16, nil)
+	for _, every := range []int{1, 2, 3, 7, 50} {
+		for _, chunk := range []int{1, 5, 8} {
+			render := env.Render{Record: "front", RecordEvery: every}
+			tr := reset(t, e, env.Reset{Task: "tabletop/one_block", Seed: 1, Render: render})
+			require.NoError(t, tr.Recorded.Check("frame", plugins.Uint8, 1, 16, 16, 3))
+			frames := 1
+			for !tr.Done() {
+				before := tr.EpisodeSteps
+				tr = step(t, e, env.Step{Expert: chunk, Render: render})
+				want := render.Frames(before, tr.StepsDone)
+				if want == 0 {
+					require.True(t, tr.Recorded.IsZero())
+				} else {
+					require.NoError(t, tr.Recorded.Check("frames", plugins.Uint8, want, 16, 16, 3))
+				}
+				frames += want
+			}
+			require.Equal(t, 1+tr.EpisodeSteps/every, frames)
+			require.Nil(t, tr.Observation.Images, "not asked for")
+		}
+	}
+	render := env.Render{Record: "front", RecordEvery: 0}
+	require.True(t, reset(t, e, env.Reset{Task: "tabletop/one_block", Render: render}).Recorded.IsZero())
+}
+
+// A recorded frame is the frame that would be observed at that step.
+func TestRecordedIsObserved(t *testing.T) {
+	e := open(t, 1, 48, nil)
+	render := env.Render{Observe: []string{"front"}, Record: "front", RecordEvery: 4}
+	tr := reset(t, e, env.Reset{Task: "tabletop/two_blocks", Render: render})
+	require.Equal(t, tr.Observation.Images["front"].Data, tr.Recorded.Data)
+	for range 4 {
+		before := tr.Observation.Images["front"].Clone()
+		tr = step(t, e, env.Step{Expert: 8, Render: render})
+		now := tr.Observation.Images["front"].Data
+		require.Equal(t, now, tr.Recorded.Data[len(now):])
+		require.NotEqual(t, before.Data, now)
+	}
+}
+
+func TestEnds(t *testing.T) {
+	e := open(t, 1, 0, nil)
+	still := plugins.Floats(make([]float32, 32), 8, 4)
+	reset(t, e, env.Reset{Task: "tabletop/one_block", MaxSteps: 11})
+	tr := step(t, e, env.Step{Actions: still})
+	require.False(t, tr.Done())
+	tr = step(t, e, env.Step{Actions: still})
+	require.Equal(t, 3, tr.StepsDone)
+	require.Equal(t, 11, tr.EpisodeSteps)
+	require.True(t, tr.Truncated)
+	require.False(t, tr.Terminated)
+	require.False(t, tr.Success)
+	_, err := e.Step(t.Context(), env.Step{Actions: still})
+	refused(t, err, plugins.Invalid, "over after 11 steps")
+	// A success on the very last step is a success, not a truncation.
+	reset(t, e, env.Reset{Task: "tabletop/one_block"})
+	need := step(t, e, env.Step{Expert: 500}).EpisodeSteps
+	reset(t, e, env.Reset{Task: "tabletop/one_block", MaxSteps: need})
+	tr = step(t, e, env.Step{Expert: 500})
+	require.True(t, tr.Success && tr.Terminated && !tr.Truncated)
+}
+
+func TestBadInput(t *testing.T) {
+	_, err := New().Reset(t.Context(), env.Reset{Task: "tabletop/two_blocks"})
+	refused(t, err, plugins.Invalid, "not been configured")
+	for want, c := range map[string]plugins.Config{
+		"lanes":            {Lanes: 1025},
+		"no camera":        {Cameras: []plugins.CameraRequest{{Name: "wrist"}}},
+		"cannot be render": {Cameras: []plugins.CameraRequest{{Name: "front", Height: 4, Width: 64}}},
+		"asked for at":     {Cameras: []plugins.CameraRequest{{Name: "front"}, {Name: "front", Height: 32, Width: 32}}},
+		"jitter":           {Settings: plugins.Settings{"jitter": 0.5}},
+		"unknown setting":  {Settings: plugins.Settings{"jiter": 0.01}},
+	} {
+		err := New().Configure(t.Context(), c)
+		require.ErrorContains(t, err, want)
+		require.NotEmpty(t, plugins.AsError(err).Hint)
+	}
+
+	e := open(t, 2, 0, nil)
+	good := plugins.Floats([]float32{0, 0, 0, -1}, 1, 4)
+	_, err = e.Step(t.Context(), env.Step{Actions: good})
+	refused(t, err, plugins.Invalid, "no episode")
+	for want, r := range map[string]env.Reset{
+		"no lane":        {Lane: 2, Task: "tabletop/two_blocks"},
+		"no start state": {Task: "tabletop/two_blocks", StartState: 50},
+		"no camera":      {Task: "tabletop/two_blocks", Render: env.Render{Observe: []string{"wrist"}}},
+		"makes no sense": {Task: "tabletop/two_blocks", MaxSteps: -1},
+		"every -1":       {Task: "tabletop/two_blocks", Render: env.Render{RecordEvery: -1}},
+	} {
+		_, err := e.Reset(t.Context(), r)
+		require.ErrorContains(t, err, want)
+		require.NotEmpty(t, plugins.AsError(err).Hint)
+	}
+	_, err = e.Reset(t.Context(), env.Reset{Task: "tabletop/two_block"})
+	refused(t, err, plugins.NotFound, "no task")
+	require.Contains(t, plugins.AsError(err).Hint, "tabletop/two_blocks")
+	_, err = e.Reset(t.Context(), env.Reset{Task: "one_block"})
+	require.Contains(t, plugins.AsError(err).Hint, "tabletop/one_block")
+	_, err = e.Reset(t.Context(), env.Reset{Task: "make tea"})
+	require.Contains(t, plugins.AsError(err).Hint, "the tasks are")
+
+	reset(t, e, env.Reset{Task: "tabletop/two_blocks"})
+	nan, inf := float32(math.NaN()), float32(math.Inf(-1))
+	for want, s := range map[string]env.Step{
+		"gripper = NaN":   {Actions: plugins.Floats([]float32{0, 0, 0, -1, 0, 0, 0, nan}, 2, 4)},
+		"dy = -Inf":       {Actions: plugins.Floats([]float32{0, inf, 0, -1}, 1, 4)},
+		"dx = 1.00001":    {Actions: plugins.Floats([]float32{1.00001, 0, 0, -1}, 1, 4)},
+		"no actions":      {Actions: plugins.Floats(nil, 0, 4)},
+		"want float32":    {Actions: plugins.Floats([]float32{0, 0, 0}, 1, 3)},
+		"actions is":      {Actions: plugins.Bytes([]byte{0, 0, 0, 0}, 1, 4)},
+		"but 4 bytes":     {Actions: plugins.Tensor{DType: plugins.Float32, Shape: []int{1, 4}, Data: []byte{0, 0, 0, 0}}},
+		"both":            {Actions: good, Expert: 1},
+		"for -3 steps":    {Expert: -3},
+		"noise cannot be": {Expert: 1, ExpertNoise: nan},
+		"no camera":       {Actions: good, Render: env.Render{Record: "Front", RecordEvery: 1}},
+	} {
+		_, err := e.Step(t.Context(), s)
+		require.ErrorContains(t, err, want)
+		require.NotEmpty(t, plugins.AsError(err).Hint, want)
+	}
+	// Nothing of the refused chunks was executed.
+	require.Equal(t, 1, step(t, e, env.Step{Actions: good}).EpisodeSteps)
+	// Rounding is no reason to refuse.
+	step(t, e, env.Step{Actions: plugins.Floats([]float32{1.0000005, -1.0000005, 0, 1}, 1, 4)})
+
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err = e.Step(ctx, env.Step{Expert: 1})
+	refused(t, err, plugins.Canceled, "canceled")
+}
+
+func refused(t *testing.T, err error, kind plugins.ErrorKind, words string) {
+	t.Helper()
+	require.ErrorContains(t, err, words)
+	require.Equal(t, kind, plugins.KindOf(err))
+}
+
+func reset(t testing.TB, e env.Env, r env.Reset) env.Transition {
+	t.Helper()
+	tr, err := e.Reset(t.Context(), r)
+	require.NoError(t, err)
+	return tr
+}
+
+func step(t testing.TB, e env.Env, s env.Step) env.Transition {
+	t.Helper()
+	tr, err := e.Step(t.Context(), s)
+	require.NoError(t, err)
+	return tr
+}
+
+func tasks(t testing.TB, e env.Env) func(func(env.Task) bool) {
+	return func(yield func(env.Task) bool) {
+		for task, err := range e.Tasks(t.Context()) {
+			require.NoError(t, err)
+			if !yield(task) {
+				return
+			}
+		}
+	}
+}

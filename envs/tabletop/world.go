@@ -1,0 +1,408 @@
+package tabletop
+
+import "math"
+
+// Sizes of the world, in metres. x goes to the right and y away from the front camera, towards the arm's base; z is up and the table's top is z = 0.
+const (
+	blockHalf   = 0.020 // half the side of a block
+	blockHeight = 2 * blockHalf
+
+	plateHalf   = 0.045 // half the side of a place
+	plateHeight = 0.015 // a place is a low step: a block can be put on it, but not pushed onto it
+
+	fingerHalfX  = 0.006 // half a finger's thickness, along the jaw
+	fingerHalfY  = 0.011 // half a finger's width
+	fingerLength = 0.055
+
+	stepSize = 0.04 // the gripper's way in one step for an action of 1
+	jawSpeed = 0.02 // change of the jaw's gap in one step for an action of 1
+
+	substeps = 4
+	rateHz   = 10.0
+	gravity  = 9.81
+
+	gripDepth   = 0.008 // how deep the fingertips must be below a block's top edge to hold it
+	releasePlay = 0.003 // how far the jaw opens beyond a block before it lets go
+
+	// A block that hits the ground faster than this (a fall of 5 cm) does not stay where it lands.
+	calmImpact    = 1.0  // m/s
+	scatter       = 0.03 // m for each m/s above calmImpact
+	scatterAtMost = 0.04 // m
+
+	touching = 1e-9 // boxes that overlap by less than this touch only
+)
+
+// The space that the fingertips can reach, and, seen from above, the rim that keeps blocks on the table.
+var (
+	reachLow  = [3]float64{-0.22, -0.20, 0.005}
+	reachHigh = [3]float64{0.22, 0.18, 0.26}
+)
+
+// block is a free or held block; pos is the centre of its bottom face.
+type block struct {
+	pos [3]float64
+	vz  float64
+}
+
+// world is one lane's physics: quasi-static pushing, a jaw, and blocks that fall. Nothing rotates. It holds no pointers to other lanes, so that a lane's
+// future depends on its own past only.
+type world struct {
+	layout  *layout
+	jawMax  float64 // gap of the open jaw [m]
+	slack   float64 // how far along y a block's centre may be from the jaw's and still be held [m]
+	noise   func() float64
+	grip    [3]float64 // between the fingertips
+	gap     float64    // between the fingers
+	n       int
+	blocks  [2]block
+	held    int // index of the held block, or -1
+	holding [3]float64
+}
+
+type box struct{ low, high [3]float64 }
+
+func (a *box) overlaps(b *box) bool {
+	for k := range 3 {
+		if a.high[k]-b.low[k] <= touching || b.high[k]-a.low[k] <= touching {
+			return false
+		}
+	}
+	return true
+}
+
+// above says whether the two boxes overlap when they are seen from above.
+func (a *box) above(b *box) bool {
+	for k := range 2 {
+		if a.high[k]-b.low[k] <= touching || b.high[k]-a.low[k] <= touching {
+			return false
+		}
+	}
+	return true
+}
+
+func (b *block) box() box {
+	p := b.pos
+	return box{[3]float64{p[0] - blockHalf, p[1] - blockHalf, p[2]}, [3]float64{p[0] + blockHalf, p[1] + blockHalf, p[2] + blockHeight}}
+}
+
+func (b *block) top() float64 { return b.pos[2] + blockHeight }
+
+func plateBox(p [2]float64) box {
+	return box{[3]float64{p[0] - plateHalf, p[1] - plateHalf, 0}, [3]float64{p[0] + plateHalf, p[1] + plateHalf, plateHeight}}
+}
+
+// finger returns the box of the left (side -1) or right (side +1) finger.
+func (w *world) finger(side float64) box {
+	x := w.grip[0] + side*(w.gap/2+fingerHalfX)
+	return box{[3]float64{x - fingerHalfX, w.grip[1] - fingerHalfY, w.grip[2]}, [3]float64{x + fingerHalfX, w.grip[1] + fingerHalfY, w.grip[2] + fingerLength}}
+}
+
+// movers are the boxes that move with the gripper: the fingers and what they hold.
+func (w *world) movers() (m [3]box, n int) {
+	m[0], m[1] = w.finger(-1), w.finger(+1)
+	if w.held < 0 {
+		return m, 2
+	}
+	m[2] = w.blocks[w.held].box()
+	return m, 3
+}
+
+// step executes one action [dx, dy, dz, gripper], each in [-1, 1].
+func (w *world) step(a [4]float64) {
+	for range substeps {
+		for k := range 2 {
+			w.slide(k, a[k]*(stepSize/substeps))
+		}
+		w.lift(a[2] * (stepSize / substeps))
+		w.jaw(-a[3] * (jawSpeed / substeps))
+		for i := range w.n {
+			if i != w.held {
+				w.fall(i)
+			}
+		}
+	}
+}
+
+func (w *world) carry() {
+	if w.held >= 0 {
+		for k := range 3 {
+			w.blocks[w.held].pos[k] = w.grip[k] + w.holding[k]
+		}
+	}
+}
+
+// slide moves the gripper along x or y and pushes what is in the way; if that cannot give way, the gripper stays.
+func (w *world) slide(axis int, d float64) {
+	grip, blocks := w.grip, w.blocks
+	to := min(max(grip[axis]+d, reachLow[axis]), reachHigh[axis])
+	if d = to - grip[axis]; d == 0 {
+		return
+	}
+	w.grip[axis] = to
+	w.carry()
+	movers, n := w.movers()
+	for m := range movers[:n] {
+		if !w.clear(&movers[m], axis, d) {
+			w.grip, w.blocks = grip, blocks
+			return
+		}
+	}
+}
+
+// clear pushes free blocks out of the way of a box that has just moved by d along axis; false: something does not give way.
+func (w *world) clear(m *box, axis int, d float64) bool {
+	for i := range w.layout.places[:w.n] {
+		if p := plateBox(w.layout.places[i]); m.overlaps(&p) {
+			return false
+		}
+	}
+	for i := range w.n {
+		b := w.blocks[i].box()
+		if i == w.held || !m.overlaps(&b) {
+			continue
+		}
+		by := m.high[axis] - b.low[axis]
+		if d < 0 {
+			by = m.low[axis] - b.high[axis]
+		}
+		// Never farther than the pusher came: what overlapped before is not thrown across the table.
+		if by = math.Copysign(min(math.Abs(by), math.Abs(d)), d); !w.push(i, axis, by) {
+			return false
+		}
+	}
+	return true
+}
+
+// push shifts block i and what stands behind it; false, and nothing moved: the rim, a place or a held block is in the way.
+func (w *world) push(i, axis int, d float64) bool {
+	before := w.blocks
+	b := &w.blocks[i]
+	b.pos[axis] += d
+	ok := b.pos[axis] >= reachLow[axis] && b.pos[axis] <= reachHigh[axis]
+	mine := b.box()
+	for k := range w.layout.places[:w.n] {
+		p := plateBox(w.layout.places[k])
+		ok = ok && !mine.overlaps(&p)
+	}
+	for j := range w.n {
+		other := w.blocks[j].box()
+		if !ok || j == i || !mine.overlaps(&other) {
+			continue
+		}
+		by := mine.high[axis] - other.low[axis]
+		if d < 0 {
+			by = mine.low[axis] - other.high[axis]
+		}
+		ok = j != w.held && math.Abs(by) <= math.Abs(d)+touching && w.push(j, axis, by)
+	}
+	if !ok {
+		w.blocks = before
+	}
+	return ok
+}
+
+// lift moves the gripper along z, down to whatever is under the fingers and under what they hold.
+func (w *world) lift(d float64) {
+	to := min(max(w.grip[2]+d, reachLow[2]), reachHigh[2])
+	if d = to - w.grip[2]; d == 0 {
+		return
+	}
+	if d < 0 {
+		movers, n := w.movers()
+		for m := range movers[:n] {
+			d = max(d, min(0, w.ground(&movers[m])-movers[m].low[2]))
+		}
+	}
+	w.grip[2] += d
+	w.carry()
+}
+
+// ground is the height of the highest thing under any part of m.
+func (w *world) ground(m *box) float64 {
+	z := 0.0
+	for i := range w.layout.places[:w.n] {
+		if p := plateBox(w.layout.places[i]); m.above(&p) {
+			z = max(z, plateHeight)
+		}
+	}
+	for i := range w.n {
+		if i == w.held {
+			continue
+		}
+		if b := w.blocks[i].box(); m.above(&b) && m.low[2] >= b.high[2]-1e-6 {
+			z = max(z, b.high[2])
+		}
+	}
+	return z
+}
+
+// jaw opens (d > 0) or closes the gripper by d.
+func (w *world) jaw(d float64) {
+	before := w.gap
+	to := min(max(before+d, 0), w.jawMax)
+	switch {
+	case to < before:
+		w.close(to)
+	case to > before:
+		w.open(to)
+	}
+}
+
+func (w *world) close(to float64) {
+	if w.held >= 0 {
+		w.gap = max(to, 2*blockHalf)
+		return
+	}
+	for i := range w.n {
+		b := &w.blocks[i]
+		dx, dy := b.pos[0]-w.grip[0], b.pos[1]-w.grip[1]
+		between := math.Abs(dx) < w.gap/2 && math.Abs(dy) < blockHalf+fingerHalfY-touching &&
+			w.grip[2] < b.top()-touching && w.grip[2]+fingerLength > b.pos[2]
+		if !between {
+			continue
+		}
+		if math.Abs(dy) > w.slack {
+			// Caught by its edge: it slips out of the jaw.
+			if to < 2*blockHalf && !w.push(i, 1, math.Copysign(blockHalf+fingerHalfY-math.Abs(dy), dy)) {
+				to = max(to, 2*blockHalf)
+			}
+			continue
+		}
+		to = max(to, 2*blockHalf)
+		// The finger that touches first pushes the block to the middle.
+		if play := to/2 - blockHalf; math.Abs(dx) > play && !w.push(i, 0, math.Copysign(play, dx)-dx) {
+			return // wedged: the jaw stays as it is
+		}
+		if to <= 2*blockHalf && b.top()-w.grip[2] >= gripDepth {
+			w.held = i
+			b.vz = 0
+			for k := range 3 {
+				w.holding[k] = b.pos[k] - w.grip[k]
+			}
+		}
+	}
+	w.gap = to
+}
+
+func (w *world) open(to float64) {
+	before, blocks := w.gap, w.blocks
+	w.gap = to
+	if w.held >= 0 {
+		if to <= 2*blockHalf+releasePlay {
+			return
+		}
+		w.blocks[w.held].vz = 0
+		w.held = -1
+	}
+	for _, side := range [2]float64{-1, 1} {
+		f := w.finger(side)
+		if !w.clear(&f, 0, side*(to-before)/2) {
+			w.gap, w.blocks = before, blocks
+			return
+		}
+	}
+}
+
+// fall lets gravity act on a free block for one substep.
+func (w *world) fall(i int) {
+	const dt = 1 / (rateHz * substeps)
+	b := &w.blocks[i]
+	floor := w.support(i)
+	if b.pos[2] <= floor {
+		b.pos[2], b.vz = floor, 0
+		return
+	}
+	b.vz -= gravity * dt
+	b.pos[2] += b.vz * dt
+	if b.pos[2] > floor {
+		return
+	}
+	impact := -b.vz
+	b.pos[2], b.vz = floor, 0
+	if impact > calmImpact {
+		far := min(scatter*(impact-calmImpact), scatterAtMost)
+		sin, cos := math.Sincos(2 * math.Pi * w.noise())
+		w.push(i, 0, far*cos)
+		w.push(i, 1, far*sin)
+	}
+}
+
+// support is the height on which block i would come to rest. What carries it must be under its centre; an edge under it lets it slide off.
+func (w *world) support(i int) float64 {
+	b := &w.blocks[i]
+	z := 0.0
+	under := func(s *box) {
+		mine := b.box()
+		if !mine.above(s) {
+			return
+		}
+		// What was lifted under it within this substep carries it too.
+		if s.high[2] <= b.pos[2]+stepSize/substeps+touching &&
+			b.pos[0] >= s.low[0] && b.pos[0] <= s.high[0] && b.pos[1] >= s.low[1] && b.pos[1] <= s.high[1] {
+			z = max(z, s.high[2])
+			return
+		}
+		if !mine.overlaps(s) {
+			return
+		}
+		axis, by := 0, math.Inf(1)
+		for k := range 2 {
+			for _, d := range [2]float64{s.low[k] - mine.high[k], s.high[k] - mine.low[k]} {
+				if to := b.pos[k] + d; math.Abs(d) < math.Abs(by) && to >= reachLow[k] && to <= reachHigh[k] {
+					axis, by = k, d
+				}
+			}
+		}
+		if !math.IsInf(by, 0) {
+			b.pos[axis] += by
+		}
+	}
+	for k := range w.layout.places[:w.n] {
+		p := plateBox(w.layout.places[k])
+		under(&p)
+	}
+	for j := range w.n {
+		if j != i {
+			o := w.blocks[j].box()
+			under(&o)
+		}
+	}
+	return z
+}
+
+// placed says whether block i rests on its own place.
+func (w *world) placed(i int) bool {
+	b, p := &w.blocks[i], w.layout.places[i]
+	return i != w.held && b.vz == 0 && math.Abs(b.pos[2]-plateHeight) < 1e-6 && math.Abs(b.pos[0]-p[0]) <= plateHalf && math.Abs(b.pos[1]-p[1]) <= plateHalf
+}
+
+func (w *world) success() bool {
+	for i := range w.n {
+		if !w.placed(i) {
+			return false
+		}
+	}
+	return true
+}
+
+// progress is the mean over the blocks of the last of five sub-steps that each has reached now: approached, grasped, lifted, carried over its place, placed.
+func (w *world) progress() float64 {
+	sum := 0.0
+	for i := range w.n {
+		b, p := &w.blocks[i], w.layout.places[i]
+		over := math.Abs(b.pos[0]-p[0]) <= plateHalf && math.Abs(b.pos[1]-p[1]) <= plateHalf
+		switch {
+		case w.placed(i):
+			sum += 5
+		case w.held == i && over:
+			sum += 4
+		case w.held == i && b.pos[2] > 0.02:
+			sum += 3
+		case w.held == i:
+			sum += 2
+		case w.held < 0 && math.Hypot(b.pos[0]-w.grip[0], b.pos[1]-w.grip[1]) < 0.03 && w.grip[2] < b.top():
+			sum++
+		}
+	}
+	return sum / float64(5*w.n)
+}
