@@ -20,11 +20,13 @@ type Client struct {
 	rpc pb.PluginClient
 	// Arena is the process's shared memory; nil: bytes in messages.
 	Arena *arena.Arena
+	// ArenaFD is the arena's descriptor in the plugin's process: [plugins.ArenaFD], unless both sides run in one process, as in tests.
+	ArenaFD int
 }
 
 // NewClient makes the shared part over a connection.
 func NewClient(cc grpc.ClientConnInterface, a *arena.Arena) Client {
-	return Client{rpc: pb.NewPluginClient(cc), Arena: a}
+	return Client{rpc: pb.NewPluginClient(cc), Arena: a, ArenaFD: plugins.ArenaFD}
 }
 
 // Info asks the plugin who it is.
@@ -83,7 +85,7 @@ func (c *Client) Configure(ctx context.Context, cfg plugins.Config) error {
 		m.Cameras = append(m.Cameras, fromCameraRequest(r))
 	}
 	if c.Arena != nil {
-		m.Arena = &pb.Arena{Fd: plugins.ArenaFD, Size: uint64(c.Arena.Size())}
+		m.Arena = &pb.Arena{Fd: uint32(c.ArenaFD), Size: uint64(c.Arena.Size())}
 	}
 	_, err := Do(ctx, c.rpc.Configure, m)
 	return err
