@@ -325,3 +325,24 @@ func (a ActionSpace) Validate() error {
 	}
 	return nil
 }
+
+// Check returns the numbers of a chunk of actions, float32 [n, Dim], clipped to their range, or says which of them no env may execute: a wrong size, NaN,
+// infinity, or a value outside its range by more than 1e-6 (rounding of a policy's un-normalisation).
+func (a ActionSpace) Check(t Tensor) ([]float32, error) {
+	if t.DType != Float32 || len(t.Shape) != 2 || t.Shape[1] != a.Dim() || t.Shape[0] < 1 {
+		return nil, Errorf(Invalid, "actions are %v %v, want float32 [n, %d] with n >= 1", t.DType, t.Shape, a.Dim()).WithHint("the dimensions are %v", a.Names)
+	}
+	v := t.Float32s()
+	if len(v) != t.Shape[0]*a.Dim() {
+		return nil, Errorf(Invalid, "actions of shape %v have %d numbers", t.Shape, len(v))
+	}
+	for i, x := range v {
+		d := i % a.Dim()
+		if math.IsNaN(float64(x)) || x < a.Low[d]-1e-6 || x > a.High[d]+1e-6 {
+			return nil, Errorf(Invalid, "action %d: %q is %v, its range is [%g, %g]", i/a.Dim(), a.Names[d], x, a.Low[d], a.High[d]).
+				WithHint("clip the policy's actions to the env's range")
+		}
+		v[i] = min(max(x, a.Low[d]), a.High[d])
+	}
+	return v, nil
+}
