@@ -1,0 +1,357 @@
+"""The gRPC server of a plugin's process: handshake, mutual TLS, the services that every kind shares, errors on the wire, the end."""
+
+import base64
+import datetime
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from concurrent import futures
+from typing import Callable, Dict, Optional
+
+import grpc
+
+from . import _process
+from ._calls import Call, Calls, Thread
+from ._proto import base_pb2 as pb
+from .errors import KINDS, Error, as_error
+from .info import Info, from_value, to_value
+from .tensors import Arena
+
+PROTOCOL = 1
+MAX_MESSAGE = 256 << 20
+# How long the author's close() may take after the host asked for the end, seconds; go-plugin's own patience is 2 s.
+CLOSE_SECONDS = 1.0
+
+_CODES = dict(zip(KINDS, (
+    grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.FAILED_PRECONDITION,
+    grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DATA_LOSS, grpc.StatusCode.INTERNAL,
+)))  # fmt: skip
+
+
+def _cut(text: str, most: int) -> str:
+    """Shortens text to at most so many UTF-8 bytes: all trailers together stay below gRPC's 8 KiB."""
+    data = text.encode("utf-8", "replace")
+    return text if len(data) <= most else data[: most - 3].decode("utf-8", "ignore") + "..."
+
+
+def _fail(context: grpc.ServicerContext, exc: BaseException) -> None:
+    """Ends a call with an error that keeps its kind, place and hint."""
+    e = as_error(exc)
+    detail = e.detail.encode("utf-8", "replace")[-2500:].decode("utf-8", "ignore")  # of a traceback, the end says most
+    message = pb.Error(
+        kind=KINDS.index(e.kind) + 1,
+        message=_cut(e.message, 1000),
+        place=_cut(e.place, 500),
+        hint=_cut(e.hint, 500),
+        detail=detail,
+    )
+    context.set_trailing_metadata((("srpo-error-bin", message.SerializeToString()),))
+    context.abort(_CODES[e.kind], _cut(e.message, 500) or e.kind)
+
+
+def unary(calls: Calls, request_class, name: Callable, work: Callable) -> grpc.RpcMethodHandler:
+    """Returns a handler whose work(request, call) gives the reply; name(request) is shown by Health."""
+
+    def handle(request, context):
+        call = calls.enter(name(request))
+        try:
+            _watch(call, context)
+            return work(request, call)
+        except BaseException as e:
+            _fail(context, e)
+        finally:
+            calls.leave(call)
+
+    return grpc.unary_unary_rpc_method_handler(handle, request_class.FromString, _serialize)
+
+
+def streaming(
+    calls: Calls, request_class, name: Callable, work: Callable, client_streams: bool = False
+) -> grpc.RpcMethodHandler:
+    """Returns a handler whose generator work(request or requests, call) gives the replies."""
+
+    def handle(request, context):
+        call = calls.enter(name(request))
+        try:
+            _watch(call, context)
+            yield from work(request, call)
+        except GeneratorExit:
+            call.cancelled = True
+            raise
+        except BaseException as e:
+            _fail(context, e)
+        finally:
+            calls.leave(call)
+
+    make = grpc.stream_stream_rpc_method_handler if client_streams else grpc.unary_stream_rpc_method_handler
+    return make(handle, request_class.FromString, _serialize)
+
+
+def _serialize(message) -> bytes:
+    return message.SerializeToString()
+
+
+def _watch(call: Call, context: grpc.ServicerContext) -> None:
+    def ended() -> None:
+        call.cancelled = True
+
+    if not context.add_callback(ended):
+        call.cancelled = True
+
+
+class Service:
+    """One kind's half of the server. Subclasses give the kind, its handlers and what Configure does."""
+
+    kind = pb.KIND_UNSPECIFIED
+    name = ""  # full name of the kind's gRPC service
+
+    def __init__(self, cls: type, info: Info):
+        self.cls = cls
+        self.info = info
+        self.calls = Calls()
+        self.author = Thread()  # the process's main thread, see serve
+        self.arena: Optional[Arena] = None
+        self.settings: Dict[str, object] = {}
+        self._configured = False
+        self._configuring = threading.Lock()
+
+    @property
+    def max_lanes(self) -> int:
+        return 0
+
+    def configure(self, request: pb.ConfigureRequest) -> None:
+        """Takes the kind's part of Configure; runs on the author's thread, with `settings` in place."""
+        raise NotImplementedError
+
+    def handlers(self) -> Dict[str, grpc.RpcMethodHandler]:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Closes what the author made; runs on the author's thread."""
+
+    def require_configured(self) -> None:
+        if not self._configured:
+            raise Error("invalid", "called before Configure")
+
+    def unary(
+        self, request_class, name: str, work: Callable, label: Optional[Callable] = None
+    ) -> grpc.RpcMethodHandler:
+        """Returns a unary handler that is refused before Configure."""
+
+        def checked(request, call):
+            self.require_configured()
+            return work(request, call)
+
+        return unary(self.calls, request_class, label or (lambda _: name), checked)
+
+    def plugin_handlers(self) -> Dict[str, grpc.RpcMethodHandler]:
+        """The Plugin service, the same for every kind."""
+        handlers = {
+            "Info": unary(self.calls, pb.InfoRequest, lambda _: "Info", self._info),
+            "Configure": unary(self.calls, pb.ConfigureRequest, lambda _: "Configure", self._configure),
+        }
+        # Not in the list of calls itself: the health check must not make the plugin look busy.
+        handlers["Health"] = grpc.unary_unary_rpc_method_handler(self._health, pb.HealthRequest.FromString, _serialize)
+        return handlers
+
+    def _info(self, request: pb.InfoRequest, call: Call) -> pb.InfoReply:
+        settings = []
+        for s in self.info.settings:
+            m = pb.Setting(name=s.name, default=to_value(s.default), doc=s.doc, choices=s.choices)
+            if s.min is not None:
+                m.min = s.min
+            if s.max is not None:
+                m.max = s.max
+            settings.append(m)
+        return pb.InfoReply(
+            name=self.info.name,
+            kind=self.kind,
+            version=self.info.version,
+            protocol=PROTOCOL,
+            settings=settings,
+            doc=self.info.doc,
+            max_lanes=self.max_lanes,
+            versions=self.info.library_versions(),
+        )
+
+    def _configure(self, request: pb.ConfigureRequest, call: Call) -> pb.ConfigureReply:
+        with self._configuring:
+            if self._configured:
+                raise Error(
+                    "invalid",
+                    "Configure came a second time",
+                    hint="start a new process of the plugin for other settings",
+                )
+            self.settings = self.info.resolve({name: from_value(v) for name, v in request.settings.items()})
+            if request.HasField("arena") and self.arena is None:
+                self.arena = Arena(request.arena.fd, request.arena.size)
+            self.author.run(call, lambda: self.configure(request))
+            self._configured = True
+        return pb.ConfigureReply()
+
+    def _health(self, request: pb.HealthRequest, context: grpc.ServicerContext) -> pb.HealthReply:
+        busy, since = self.calls.busy()
+        return pb.HealthReply(ready=self._configured, busy=busy, since_progress_ms=since)
+
+
+def _certificate() -> tuple:
+    """Makes a self-signed P-256 certificate for "localhost", as go-plugin's own are made, but on a curve that grpcio accepts.
+
+    Returns:
+        (private key PEM, certificate PEM, certificate DER)
+    """
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name(
+        [x509.NameAttribute(NameOID.COMMON_NAME, "localhost"), x509.NameAttribute(NameOID.ORGANIZATION_NAME, "srpo")]
+    )
+    now = datetime.datetime.now(datetime.timezone.utc)
+    usage = x509.KeyUsage(digital_signature=True, key_encipherment=True, key_agreement=True, key_cert_sign=True, content_commitment=False,
+                          data_encipherment=False, crl_sign=False, encipher_only=False, decipher_only=False)  # fmt: skip
+    cert = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(days=3650))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(usage, critical=True)
+        .add_extension(
+            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return private, cert.public_bytes(serialization.Encoding.PEM), cert.public_bytes(serialization.Encoding.DER)
+
+
+def _socket_path() -> str:
+    folder = os.environ.get("PLUGIN_UNIX_SOCKET_DIR") or tempfile.mkdtemp(prefix="srpo-plugin-")
+    path = os.path.join(os.path.abspath(folder), f"plugin-{os.getpid()}")
+    if len(path.encode()) > 100:  # sun_path holds 108 bytes
+        raise SystemExit(f"srpo plugin: the socket's path is too long ({path}); set TMPDIR to a shorter folder")
+    return path
+
+
+class _Lifecycle:
+    """The end of the process: asked for by the host (Shutdown, SIGTERM), with the author's close() given a moment."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.closed = threading.Event()
+
+    def finish(self, server: grpc.Server, service: Service, path: str) -> None:
+        self.asked.wait()
+        deadline = time.monotonic() + CLOSE_SECONDS
+        service.author.stop()
+        server.stop(0.1).wait(0.3)  # running calls are cancelled; the reply to Shutdown itself gets through
+        self.closed.wait(max(0.0, deadline - time.monotonic()))
+        try:
+            os.unlink(path)
+        except OSError:
+            pass
+        for child in multiprocessing.active_children():
+            child.kill()
+        if os.getpgid(0) == os.getpid():  # other children of ours, in our group
+            os.killpg(os.getpid(), signal.SIGTERM)
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError, AttributeError):
+                pass
+        # Neither atexit handlers nor daemon threads of a simulator may hold the end up.
+        os._exit(0)
+
+
+def serve(service: Service) -> None:
+    """Serves until the host asks for the end; the calling (main) thread becomes the author's thread. Never returns.
+
+    The environment that a host gives: PLUGIN_CLIENT_CERT (PEM of its certificate, required), PLUGIN_UNIX_SOCKET_DIR.
+    """
+    if multiprocessing.parent_process() is not None:
+        return  # a worker of the plugin that imports its main module again
+    if not _process.started_by_host():
+        print("This is an srpo plugin: `srpo` starts it by itself. To test it: srpo plugin test "
+              f"{os.path.dirname(os.path.abspath(sys.argv[0])) or 'PATH'}", file=sys.stderr)  # fmt: skip
+        raise SystemExit(1)
+    client = os.environ.pop("PLUGIN_CLIENT_CERT", "")
+    if not client:
+        print("srpo plugin: PLUGIN_CLIENT_CERT is not set; a plugin serves with mutual TLS only", file=sys.stderr)
+        raise SystemExit(1)
+
+    life = _Lifecycle()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the host's to handle
+    signal.signal(signal.SIGTERM, lambda *_: life.asked.set())
+
+    server = grpc.server(
+        futures.ThreadPoolExecutor(max_workers=32 + service.max_lanes, thread_name_prefix="srpo-grpc"),
+        options=[
+            ("grpc.max_receive_message_length", MAX_MESSAGE),
+            ("grpc.max_send_message_length", MAX_MESSAGE),
+            ("grpc.so_reuseport", 0),
+        ],
+    )
+
+    def shutdown(request: bytes, context: grpc.ServicerContext) -> bytes:
+        context.add_callback(life.asked.set)
+        return b""
+
+    def health(request: bytes, context: grpc.ServicerContext) -> bytes:
+        if request in (b"", b"\x0a\x06plugin"):
+            return b"\x08\x01"  # HealthCheckResponse{status: SERVING}
+        context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
+
+    raw = grpc.unary_unary_rpc_method_handler
+    for name, handlers in {
+        "srpo.v1.Plugin": service.plugin_handlers(),
+        service.name: service.handlers(),
+        # go-plugin's own: without Shutdown every stop costs 2 s. It takes missing GRPCBroker and GRPCStdio services for "has none".
+        "plugin.GRPCController": {"Shutdown": raw(shutdown)},
+        "grpc.health.v1.Health": {"Check": raw(health)},
+    }.items():
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
+
+    key, cert, der = _certificate()
+    credentials = grpc.ssl_server_credentials(
+        [(key, cert)], root_certificates=client.encode(), require_client_auth=True
+    )
+    path = _socket_path()
+    previous = os.umask(0o077)
+    try:
+        server.add_secure_port("unix:" + path, credentials)
+    finally:
+        os.umask(previous)
+    server.start()
+    threading.Thread(target=life.finish, args=(server, service, path), name="srpo-end", daemon=True).start()
+
+    offered = os.environ.get("PLUGIN_PROTOCOL_VERSIONS", str(PROTOCOL))
+    if str(PROTOCOL) not in offered.split(
+        ","
+    ):  # announced all the same: the host then refuses it with both sides' numbers
+        print(
+            f"srpo plugin: the host speaks revision {offered} of the contract, this plugin {PROTOCOL}", file=sys.stderr
+        )
+    line = f"1|{PROTOCOL}|unix|{path}|grpc|{base64.b64encode(der).decode().rstrip('=')}\n"
+    os.write(_process.handshake_fd, line.encode())
+
+    service.author.loop()
+    try:
+        service.close()
+    except BaseException as e:
+        as_error(e, "close")
+    life.closed.set()
+    threading.Event().wait()  # until finish ends the process
