@@ -1,0 +1,39 @@
+package rollout
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/srpo-dev/srpo/plugins"
+)
+
+// ErrPolicyLost is in the chain of the error that is returned when the policy's process died or had to be given up: everything that it recorded is gone.
+// All lanes have stopped by then. Load the last checkpoint and call again; the same seeds give the same results.
+var ErrPolicyLost = errors.New("the policy's process is lost")
+
+func policyLost(name string, cause error) error {
+	e := plugins.AsError(cause)
+	return (&plugins.Error{Kind: plugins.Unavailable, Message: "the policy's process is lost: " + e.Message, Place: e.Place, Hint: e.Hint, Detail: e.Detail,
+		Err: fmt.Errorf("%w: %w", ErrPolicyLost, cause)}).WithPlace("%s", name)
+}
+
+// stopped describes the end of the caller's own context.
+func stopped(ctx context.Context) error {
+	kind := plugins.Canceled
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		kind = plugins.Deadline
+	}
+	return plugins.Errorf(kind, "stopped: %w", context.Cause(ctx))
+}
+
+// gaveUp is the error of an episode whose retries are spent.
+func gaveUp(place, episode string, attempts int, cause error) error {
+	e := plugins.AsError(cause)
+	hint := e.Hint
+	if hint == "" {
+		hint = "see the plugin's own log; the episode can be rolled alone with its task, start state and seed"
+	}
+	return (&plugins.Error{Kind: e.Kind, Message: fmt.Sprintf("failed %d times, the last time with: %s", attempts, e.Message), Place: e.Place, Hint: hint,
+		Detail: e.Detail, Err: cause}).WithPlace("%s, episode %s", place, episode)
+}
