@@ -1,0 +1,122 @@
+package supervise
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/srpo-dev/srpo/plugins"
+)
+
+const (
+	folderPrefix = "srpo-"
+	ownerFile    = "host.json"
+	// maxFolder bounds the length of the folder's path: a Unix socket's path has at most 107 bytes, and go-plugin appends two random names to it.
+	maxFolder = 60
+	// orphanAge is when a folder without an owner file counts as left behind by a host that died while making it.
+	orphanAge = time.Hour
+)
+
+// runFolder is a run's private folder (mode 0700) for sockets. Its owner file is locked for as long as the host lives, which tells other hosts that it is
+// not left over; a lock goes away with the process, however that ends, and means the same in every PID namespace that shares the folder.
+type runFolder struct {
+	path  string
+	tag   string
+	owner *os.File
+}
+
+// owner is the content of the owner file.
+type owner struct {
+	PID int `json:"pid"`
+	// Tag is in the environment of every process of the run, see strays.go.
+	Tag     string    `json:"tag"`
+	Started time.Time `json:"started"`
+}
+
+// newRunFolder makes the folder under $XDG_RUNTIME_DIR, the temporary folder or /tmp, whichever comes first and is short and writable.
+func newRunFolder() (*runFolder, error) {
+	var tried []string
+	for _, base := range []string{os.Getenv("XDG_RUNTIME_DIR"), os.TempDir(), "/tmp"} {
+		if base == "" || len(base)+len(folderPrefix)+12 > maxFolder {
+			continue
+		}
+		sweep(base)
+		f, err := makeRunFolder(base)
+		if err == nil {
+			return f, nil
+		}
+		tried = append(tried, err.Error())
+	}
+	return nil, plugins.Errorf(plugins.Exhausted, "no folder for plugin sockets: %s", strings.Join(tried, "; ")).
+		WithHint("make the temporary folder writable, or set TMPDIR to a short path that is")
+}
+
+func makeRunFolder(base string) (*runFolder, error) {
+	dir, err := os.MkdirTemp(base, folderPrefix) // mode 0700
+	if err != nil {
+		return nil, err
+	}
+	secret := make([]byte, 12)
+	_, _ = rand.Read(secret) // never fails
+	f := &runFolder{path: dir, tag: hex.EncodeToString(secret)}
+	fail := func(err error) (*runFolder, error) {
+		_ = os.RemoveAll(dir)
+		return nil, err
+	}
+	// Locked before it gets its name, so that nobody finds it unlocked.
+	tmp := filepath.Join(dir, ".owner")
+	if f.owner, err = os.OpenFile(tmp, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600); err != nil {
+		return fail(err)
+	}
+	if err = unix.Flock(int(f.owner.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == nil {
+		if err = json.NewEncoder(f.owner).Encode(owner{PID: os.Getpid(), Tag: f.tag, Started: time.Now().UTC()}); err == nil {
+			err = os.Rename(tmp, filepath.Join(dir, ownerFile))
+		}
+	}
+	if err != nil {
+		_ = f.owner.Close()
+		return fail(err)
+	}
+	return f, nil
+}
+
+func (f *runFolder) remove() {
+	_ = os.RemoveAll(f.path)
+	_ = f.owner.Close()
+}
+
+// sweep removes what hosts that are gone left in base: their folders, and their plugins where some live on.
+func sweep(base string) {
+	dirs, _ := filepath.Glob(filepath.Join(base, folderPrefix+"*"))
+	for _, dir := range dirs {
+		info, err := os.Lstat(dir)
+		if err != nil || !info.IsDir() || info.Mode().Perm() != 0o700 {
+			continue
+		}
+		var st unix.Stat_t
+		if unix.Lstat(dir, &st) != nil || int(st.Uid) != os.Getuid() {
+			continue
+		}
+		file, err := os.Open(filepath.Join(dir, ownerFile))
+		if err != nil {
+			if _, err := os.Lstat(filepath.Join(dir, ".owner")); err == nil && time.Since(info.ModTime()) > orphanAge {
+				_ = os.RemoveAll(dir)
+			}
+			continue
+		}
+		if unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+			var o owner
+			if json.NewDecoder(file).Decode(&o) == nil && o.Tag != "" {
+				killTagged(o.Tag)
+			}
+			_ = os.RemoveAll(dir)
+		}
+		_ = file.Close()
+	}
+}

@@ -1,0 +1,284 @@
+package supervise
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/srpo-dev/srpo/plugins"
+	"github.com/srpo-dev/srpo/plugins/encoder"
+	"github.com/srpo-dev/srpo/plugins/env"
+	"github.com/srpo-dev/srpo/plugins/policy"
+)
+
+// Deadlines bound each kind of call. A call that passes its deadline costs the plugin its process.
+type Deadlines struct {
+	// Ask is for Info, Describe, Forget: calls that should answer at once.
+	Ask time.Duration
+	// Configure is for the whole of a worker's configure function; zero: five times the start time-out.
+	Configure time.Duration
+	// Tasks is for the whole list.
+	Tasks            time.Duration
+	Reset, Step, Act time.Duration
+	Encode           time.Duration // Encode and EncodeWindows
+	Save             time.Duration // Save and Load
+	// Update is for Update and Imitate, counted anew whenever the plugin reports headway of a thousandth or more.
+	Update time.Duration
+}
+
+// DefaultDeadlines are used where a field is zero.
+var DefaultDeadlines = Deadlines{
+	Ask: 60 * time.Second, Configure: 600 * time.Second, Tasks: 120 * time.Second, Reset: 120 * time.Second, Step: 60 * time.Second,
+	Act: 120 * time.Second, Encode: 600 * time.Second, Save: 600 * time.Second, Update: 3600 * time.Second,
+}
+
+func (d Deadlines) orDefaults() Deadlines {
+	orDefault(&d.Ask, DefaultDeadlines.Ask)
+	orDefault(&d.Configure, DefaultDeadlines.Configure)
+	orDefault(&d.Tasks, DefaultDeadlines.Tasks)
+	orDefault(&d.Reset, DefaultDeadlines.Reset)
+	orDefault(&d.Step, DefaultDeadlines.Step)
+	orDefault(&d.Act, DefaultDeadlines.Act)
+	orDefault(&d.Encode, DefaultDeadlines.Encode)
+	orDefault(&d.Save, DefaultDeadlines.Save)
+	orDefault(&d.Update, DefaultDeadlines.Update)
+	return d
+}
+
+// deathNotice is how long a broken call waits for the process's end, to say how it ended.
+const deathNotice = time.Second
+
+// guard makes every call to one incarnation of a plugin end in time, and says when the process must be replaced.
+type guard struct {
+	proc   *Process
+	limits Deadlines
+	failed func(cause error)
+	// busy asks the plugin what it is doing.
+	busy func(ctx context.Context) []string
+}
+
+// call runs f with a deadline. setting is the name of the deadline in srpo.toml; keep says that a corrupt answer is about a file, not about the process.
+func (g guard) call(ctx context.Context, what, setting string, limit time.Duration, keep bool, f func(ctx context.Context) error) error {
+	limited, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return g.judge(ctx, limited, what, setting, limit, keep, f(limited))
+}
+
+// judge turns the error of a call into what the host's user needs, and reports a process that must be replaced. outer is the caller's context, limited
+// the one with the deadline.
+func (g guard) judge(outer, limited context.Context, what, setting string, limit time.Duration, keep bool, err error) error {
+	if err == nil {
+		return nil
+	}
+	e := plugins.AsError(err)
+	kind := e.Kind
+	switch {
+	case outer.Err() != nil && (kind == plugins.Canceled || kind == plugins.Deadline):
+		return e.WithPlace("%s", g.proc.Label()) // the caller's own will: the plugin is not to blame
+	case limited.Err() != nil && outer.Err() == nil && (kind == plugins.Deadline || kind == plugins.Canceled):
+		e = plugins.Errorf(plugins.Deadline, "%s did not answer within %v%s", what, limit, g.whatItDoes()).WithPlace("%s", g.proc.Label()).
+			WithHint("look into %s; if it only needs longer, raise [host] %s", g.proc.LogFile(), setting).WithDetail(g.proc.LastWords(lastWords))
+		e.Err = err
+		g.failed(e)
+		return e
+	case kind == plugins.Unavailable:
+		words := e.Message
+		if g.proc.exitedWithin(deathNotice) {
+			words = "it " + g.proc.Fate() + " during " + what
+		}
+		detail := g.proc.LastWords(lastWords)
+		if e.Detail != "" {
+			detail = e.Detail
+		}
+		out := &plugins.Error{Kind: plugins.Unavailable, Message: words, Place: e.Place, Hint: e.Hint, Detail: detail, Err: err}
+		if out.Hint == "" {
+			out.Hint = "all that it said is in " + g.proc.LogFile()
+		}
+		out = out.WithPlace("%s", g.proc.Label())
+		g.failed(out)
+		return out
+	case kind == plugins.Corrupt && !keep:
+		out := e.WithPlace("%s", g.proc.Label())
+		g.failed(out)
+		return out
+	}
+	return e.WithPlace("%s", g.proc.Label())
+}
+
+func (g guard) whatItDoes() string {
+	if g.busy == nil {
+		return ""
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if busy := g.busy(ctx); len(busy) > 0 {
+		return fmt.Sprintf(" (it says it is busy with %s)", strings.Join(busy[:min(4, len(busy))], ", "))
+	}
+	return ""
+}
+
+// headway runs f with a deadline that begins anew whenever f reports headway of a thousandth or more: a thousand deadlines bound the whole.
+func (g guard) headway(ctx context.Context, what, setting string, limit time.Duration, f func(ctx context.Context, alive func(done float64)) error) error {
+	limited, cancel := context.WithCancel(ctx)
+	defer cancel()
+	timer := time.AfterFunc(limit, cancel)
+	defer timer.Stop()
+	var mu sync.Mutex
+	best := 0.0
+	err := f(limited, func(done float64) {
+		mu.Lock()
+		defer mu.Unlock()
+		if done >= best+0.001 && done <= 1 && timer.Stop() {
+			best = done
+			timer.Reset(limit)
+		}
+	})
+	return g.judge(ctx, limited, what, setting, limit, false, err)
+}
+
+func (g guard) info(ctx context.Context, p plugins.Plugin) (i plugins.Info, err error) {
+	err = g.call(ctx, "Info", "start_timeout_s", g.limits.Ask, false, func(ctx context.Context) error { i, err = p.Info(ctx); return err })
+	return i, err
+}
+
+func (g guard) configure(ctx context.Context, p plugins.Plugin, c plugins.Config) error {
+	return g.call(ctx, "Configure", "start_timeout_s", g.limits.Configure, true, func(ctx context.Context) error { return p.Configure(ctx, c) })
+}
+
+type guardedEnv struct {
+	guard
+	e env.Env
+}
+
+func (g *guardedEnv) Info(ctx context.Context) (plugins.Info, error) { return g.info(ctx, g.e) }
+func (g *guardedEnv) Configure(ctx context.Context, c plugins.Config) error {
+	return g.configure(ctx, g.e, c)
+}
+
+func (g *guardedEnv) Describe(ctx context.Context) (s plugins.EnvSpec, err error) {
+	err = g.call(ctx, "Describe", "start_timeout_s", g.limits.Ask, false, func(ctx context.Context) error { s, err = g.e.Describe(ctx); return err })
+	return s, err
+}
+
+func (g *guardedEnv) Tasks(ctx context.Context) iter.Seq2[env.Task, error] {
+	return func(yield func(env.Task, error) bool) {
+		limited, cancel := context.WithTimeout(ctx, g.limits.Tasks)
+		defer cancel()
+		for t, err := range g.e.Tasks(limited) {
+			if !yield(t, g.judge(ctx, limited, "Tasks", "start_timeout_s", g.limits.Tasks, false, err)) {
+				return
+			}
+		}
+	}
+}
+
+func (g *guardedEnv) Reset(ctx context.Context, r env.Reset) (t env.Transition, err error) {
+	what := fmt.Sprintf("Reset of lane %d", r.Lane)
+	err = g.call(ctx, what, "reset_timeout_s", g.limits.Reset, false, func(ctx context.Context) error { t, err = g.e.Reset(ctx, r); return err })
+	return t, err
+}
+
+func (g *guardedEnv) Step(ctx context.Context, s env.Step) (t env.Transition, err error) {
+	what := fmt.Sprintf("Step of lane %d", s.Lane)
+	err = g.call(ctx, what, "step_timeout_s", g.limits.Step, false, func(ctx context.Context) error { t, err = g.e.Step(ctx, s); return err })
+	return t, err
+}
+
+type guardedPolicy struct {
+	guard
+	p policy.Policy
+}
+
+var _ policy.Imitator = (*guardedPolicy)(nil)
+
+func (g *guardedPolicy) Info(ctx context.Context) (plugins.Info, error) { return g.info(ctx, g.p) }
+func (g *guardedPolicy) Configure(ctx context.Context, c plugins.Config) error {
+	return g.configure(ctx, g.p, c)
+}
+
+func (g *guardedPolicy) Describe(ctx context.Context) (s policy.Spec, err error) {
+	err = g.call(ctx, "Describe", "start_timeout_s", g.limits.Ask, false, func(ctx context.Context) error { s, err = g.p.Describe(ctx); return err })
+	return s, err
+}
+
+func (g *guardedPolicy) Act(ctx context.Context, a policy.Act) (r []policy.Result, err error) {
+	what := fmt.Sprintf("Act on %d observations", len(a.Items))
+	err = g.call(ctx, what, "act_timeout_s", g.limits.Act, false, func(ctx context.Context) error { r, err = g.p.Act(ctx, a); return err })
+	return r, err
+}
+
+func (g *guardedPolicy) Update(ctx context.Context, u policy.Update, progress func(float64)) (s policy.Statistics, err error) {
+	err = g.headway(ctx, fmt.Sprintf("Update %d", u.ID), "update_timeout_s", g.limits.Update, func(ctx context.Context, alive func(float64)) error {
+		s, err = g.p.Update(ctx, u, func(done float64) {
+			alive(done)
+			if progress != nil {
+				progress(done)
+			}
+		})
+		return err
+	})
+	return s, err
+}
+
+func (g *guardedPolicy) Imitate(ctx context.Context, im policy.Imitate, demos iter.Seq2[policy.Demonstration, error], progress func(done, loss float64)) error {
+	imitator, ok := g.p.(policy.Imitator)
+	if !ok {
+		return plugins.Errorf(plugins.Unsupported, "does not learn from demonstrations").WithPlace("%s", g.proc.Label())
+	}
+	return g.headway(ctx, "Imitate", "update_timeout_s", g.limits.Update, func(ctx context.Context, alive func(float64)) error {
+		return imitator.Imitate(ctx, im, demos, func(done, loss float64) {
+			alive(done)
+			if progress != nil {
+				progress(done, loss)
+			}
+		})
+	})
+}
+
+func (g *guardedPolicy) Forget(ctx context.Context, trajectories []string) error {
+	return g.call(ctx, "Forget", "act_timeout_s", g.limits.Ask, false, func(ctx context.Context) error { return g.p.Forget(ctx, trajectories) })
+}
+
+func (g *guardedPolicy) Save(ctx context.Context, folder string) error {
+	return g.call(ctx, "Save", "save_timeout_s", g.limits.Save, true, func(ctx context.Context) error { return g.p.Save(ctx, folder) })
+}
+
+func (g *guardedPolicy) Load(ctx context.Context, folder string) (id uint64, err error) {
+	err = g.call(ctx, "Load", "save_timeout_s", g.limits.Save, true, func(ctx context.Context) error { id, err = g.p.Load(ctx, folder); return err })
+	return id, err
+}
+
+type guardedEncoder struct {
+	guard
+	e encoder.Encoder
+}
+
+var _ encoder.Windower = (*guardedEncoder)(nil)
+
+func (g *guardedEncoder) Info(ctx context.Context) (plugins.Info, error) { return g.info(ctx, g.e) }
+func (g *guardedEncoder) Configure(ctx context.Context, c plugins.Config) error {
+	return g.configure(ctx, g.e, c)
+}
+
+func (g *guardedEncoder) Describe(ctx context.Context) (s encoder.Spec, err error) {
+	err = g.call(ctx, "Describe", "start_timeout_s", g.limits.Ask, false, func(ctx context.Context) error { s, err = g.e.Describe(ctx); return err })
+	return s, err
+}
+
+func (g *guardedEncoder) Encode(ctx context.Context, clips []plugins.Tensor) (v [][]float32, err error) {
+	what := fmt.Sprintf("Encode of %d clips", len(clips))
+	err = g.call(ctx, what, "encode_timeout_s", g.limits.Encode, false, func(ctx context.Context) error { v, err = g.e.Encode(ctx, clips); return err })
+	return v, err
+}
+
+func (g *guardedEncoder) EncodeWindows(ctx context.Context, clip plugins.Tensor, ends []int) (v [][]float32, err error) {
+	w, ok := g.e.(encoder.Windower)
+	if !ok {
+		return nil, plugins.Errorf(plugins.Unsupported, "does not encode windows").WithPlace("%s", g.proc.Label())
+	}
+	err = g.call(ctx, "EncodeWindows", "encode_timeout_s", g.limits.Encode, false, func(ctx context.Context) error { v, err = w.EncodeWindows(ctx, clip, ends); return err })
+	return v, err
+}
