@@ -1,0 +1,295 @@
+package tiny
+
+import (
+	"math"
+	"math/rand/v2"
+)
+
+// head turns the network's outputs for one chunk into a distribution over actions. An element is one action dimension at one chunk position, elements are
+// ordered [chunk, dim]. A sample is what was drawn, before any clipping: for the Gaussian head numbers in units of half the action range, for tokens bin
+// numbers. Log-probabilities are of the sample; that an env gets the clipped action is the env's business, as far as the gradient is concerned.
+type head interface {
+	// outputs is the number of network outputs.
+	outputs() int
+	// sample draws into sample [elements]; greedy takes the mode.
+	sample(out []float32, r *rand.Rand, temperature float64, greedy bool, sample []float32)
+	// logProb writes the log-probability of every element, given the chunk's earlier positions, to lp [elements].
+	logProb(out, sample []float32, temperature float64, lp []float64)
+	// logProbBackward adds to dout the gradient of sum(dlp*lp).
+	logProbBackward(out, sample []float32, temperature float64, dlp []float64, dout []float32)
+	// divergence writes KL(out || ref) of every element, exact and given the chunk's earlier positions, to kl [elements].
+	divergence(out, ref []float32, temperature float64, kl []float64)
+	// divergenceBackward adds to dout the gradient of sum(dkl*kl).
+	divergenceBackward(out, ref []float32, temperature float64, dkl []float64, dout []float32)
+	// entropy is the mean over elements, in nats (differential for the Gaussian).
+	entropy(out []float32, temperature float64) float64
+	// imitate returns the mean loss over the elements whose weight is not 0 and adds scale times the gradient of their summed loss to dout. target is in
+	// units of half the action range.
+	imitate(out, target, weight []float32, scale float64, dout []float32) (sum float64)
+	// unit gives the value of a sample's element in units of half the action range, not clipped.
+	unit(v float32) float32
+}
+
+// gaussian has a mean for every element and a fixed standard deviation. Two positions of a chunk are correlated by rho in every dimension
+// (equicorrelation), so that exploration does not average out over a chunk; positions are still given one after another, each a Gaussian
+// given the ones before it: with n earlier residuals e, mean = mu + c(n) sum(e), variance = v(n), where
+// c(n) = rho/(1+(n-1) rho) and v(n) = std² (1 - n rho c(n)). rho = 0 makes all independent.
+type gaussian struct {
+	chunk, dim int
+	std, rho   float64
+}
+
+func (g gaussian) outputs() int           { return g.chunk * g.dim }
+func (g gaussian) unit(v float32) float32 { return v }
+
+// given returns c(n) and the standard deviation for n earlier positions.
+func (g gaussian) given(n int, temperature float64) (c, std float64) {
+	if n > 0 {
+		c = g.rho / (1 + float64(n-1)*g.rho)
+	}
+	return c, g.std * temperature * math.Sqrt(1-float64(n)*g.rho*c)
+}
+
+func (g gaussian) sample(out []float32, r *rand.Rand, temperature float64, greedy bool, sample []float32) {
+	if greedy {
+		copy(sample, out)
+		return
+	}
+	sums := make([]float64, g.dim)
+	for t := range g.chunk {
+		c, std := g.given(t, temperature)
+		for d := range g.dim {
+			i := t*g.dim + d
+			e := c*sums[d] + std*r.NormFloat64()
+			sample[i] = float32(float64(out[i]) + e)
+			sums[d] += e
+		}
+	}
+}
+
+// whiten writes (residual - c sum of the earlier residuals)/std of every element.
+func (g gaussian) whiten(a, b []float32, temperature float64, w []float64) {
+	sums := make([]float64, g.dim)
+	for t := range g.chunk {
+		c, std := g.given(t, temperature)
+		for d := range g.dim {
+			i := t*g.dim + d
+			e := float64(a[i]) - float64(b[i])
+			w[i] = (e - c*sums[d]) / std
+			sums[d] += e
+		}
+	}
+}
+
+// unwhiten adds sign times the gradient by the residuals of a function with gradient dw by the whitened residuals.
+func (g gaussian) unwhiten(dw []float64, temperature float64, sign float64, dout []float32) {
+	later := make([]float64, g.dim)
+	for t := g.chunk - 1; t >= 0; t-- {
+		c, std := g.given(t, temperature)
+		for d := range g.dim {
+			i := t*g.dim + d
+			v := dw[i] / std
+			dout[i] += float32(sign * (v - later[d]))
+			later[d] += c * v
+		}
+	}
+}
+
+func (g gaussian) logProb(out, sample []float32, temperature float64, lp []float64) {
+	g.whiten(sample, out, temperature, lp)
+	for t := range g.chunk {
+		_, std := g.given(t, temperature)
+		norm := math.Log(std) + 0.5*math.Log(2*math.Pi)
+		for i := t * g.dim; i < (t+1)*g.dim; i++ {
+			lp[i] = -0.5*lp[i]*lp[i] - norm
+		}
+	}
+}
+
+func (g gaussian) logProbBackward(out, sample []float32, temperature float64, dlp []float64, dout []float32) {
+	w := make([]float64, len(dlp))
+	g.whiten(sample, out, temperature, w)
+	for i := range w {
+		w[i] *= -dlp[i]
+	}
+	g.unwhiten(w, temperature, -1, dout)
+}
+
+func (g gaussian) divergence(out, ref []float32, temperature float64, kl []float64) {
+	g.whiten(out, ref, temperature, kl)
+	for i := range kl {
+		kl[i] *= 0.5 * kl[i]
+	}
+}
+
+func (g gaussian) divergenceBackward(out, ref []float32, temperature float64, dkl []float64, dout []float32) {
+	w := make([]float64, len(dkl))
+	g.whiten(out, ref, temperature, w)
+	for i := range w {
+		w[i] *= dkl[i]
+	}
+	g.unwhiten(w, temperature, 1, dout)
+}
+
+func (g gaussian) entropy(_ []float32, temperature float64) float64 {
+	var sum float64
+	for t := range g.chunk {
+		_, std := g.given(t, temperature)
+		sum += math.Log(std) + 0.5*math.Log(2*math.Pi*math.E)
+	}
+	return sum / float64(g.chunk)
+}
+
+// imitate is half the squared error.
+func (g gaussian) imitate(out, target, weight []float32, scale float64, dout []float32) (sum float64) {
+	for i, w := range weight {
+		if w == 0 {
+			continue
+		}
+		e := float64(out[i]) - float64(target[i])
+		sum += 0.5 * float64(w) * e * e
+		dout[i] += float32(scale * float64(w) * e)
+	}
+	return sum
+}
+
+// tokens has a categorical distribution over equal bins of the action range for every element, as OpenVLA: a bin stands for its centre.
+type tokens struct {
+	chunk, dim, bins int
+}
+
+func (k tokens) outputs() int           { return k.chunk * k.dim * k.bins }
+func (k tokens) unit(v float32) float32 { return (2*v+1)/float32(k.bins) - 1 }
+
+// bin is the bin that a value in units of half the range falls into.
+func (k tokens) bin(v float32) int {
+	return min(max(int(math.Floor(float64(v+1)/2*float64(k.bins))), 0), k.bins-1)
+}
+
+// logSoftmax writes the log-probabilities of element i to lp [bins].
+func (k tokens) logSoftmax(out []float32, i int, temperature float64, lp []float64) {
+	x := out[i*k.bins : (i+1)*k.bins]
+	top := math.Inf(-1)
+	for j, v := range x {
+		lp[j] = float64(v) / temperature
+		top = max(top, lp[j])
+	}
+	var sum float64
+	for _, v := range lp {
+		sum += math.Exp(v - top)
+	}
+	sum = math.Log(sum) + top
+	for j := range lp {
+		lp[j] -= sum
+	}
+}
+
+func (k tokens) sample(out []float32, r *rand.Rand, temperature float64, greedy bool, sample []float32) {
+	lp := make([]float64, k.bins)
+	for i := range sample {
+		if greedy {
+			best := 0
+			for j, v := range out[i*k.bins : (i+1)*k.bins] {
+				if v > out[i*k.bins+best] {
+					best = j
+				}
+			}
+			sample[i] = float32(best)
+			continue
+		}
+		k.logSoftmax(out, i, temperature, lp)
+		u, drawn := r.Float64(), 0
+		for j, v := range lp { // the last bin with any probability, should rounding leave u above the sum
+			q := math.Exp(v)
+			if q > 0 {
+				drawn = j
+			}
+			if u -= q; u < 0 {
+				break
+			}
+		}
+		sample[i] = float32(drawn)
+	}
+}
+
+func (k tokens) logProb(out, sample []float32, temperature float64, lp []float64) {
+	q := make([]float64, k.bins)
+	for i := range lp {
+		k.logSoftmax(out, i, temperature, q)
+		lp[i] = q[int(sample[i])]
+	}
+}
+
+func (k tokens) logProbBackward(out, sample []float32, temperature float64, dlp []float64, dout []float32) {
+	q := make([]float64, k.bins)
+	for i, d := range dlp {
+		if d == 0 {
+			continue
+		}
+		k.logSoftmax(out, i, temperature, q)
+		for j, v := range q {
+			dout[i*k.bins+j] -= float32(d * math.Exp(v) / temperature)
+		}
+		dout[i*k.bins+int(sample[i])] += float32(d / temperature)
+	}
+}
+
+func (k tokens) divergence(out, ref []float32, temperature float64, kl []float64) {
+	a, b := make([]float64, k.bins), make([]float64, k.bins)
+	for i := range kl {
+		k.logSoftmax(out, i, temperature, a)
+		k.logSoftmax(ref, i, temperature, b)
+		kl[i] = 0
+		for j := range a {
+			kl[i] += math.Exp(a[j]) * (a[j] - b[j])
+		}
+	}
+}
+
+func (k tokens) divergenceBackward(out, ref []float32, temperature float64, dkl []float64, dout []float32) {
+	a, b := make([]float64, k.bins), make([]float64, k.bins)
+	for i, d := range dkl {
+		if d == 0 {
+			continue
+		}
+		k.logSoftmax(out, i, temperature, a)
+		k.logSoftmax(ref, i, temperature, b)
+		var kl float64
+		for j := range a {
+			kl += math.Exp(a[j]) * (a[j] - b[j])
+		}
+		for j := range a {
+			dout[i*k.bins+j] += float32(d * math.Exp(a[j]) * (a[j] - b[j] - kl) / temperature)
+		}
+	}
+}
+
+func (k tokens) entropy(out []float32, temperature float64) float64 {
+	q := make([]float64, k.bins)
+	var sum float64
+	for i := range k.chunk * k.dim {
+		k.logSoftmax(out, i, temperature, q)
+		for _, v := range q {
+			sum -= math.Exp(v) * v
+		}
+	}
+	return sum / float64(k.chunk*k.dim)
+}
+
+// imitate is the cross-entropy of the target's bin.
+func (k tokens) imitate(out, target, weight []float32, scale float64, dout []float32) (sum float64) {
+	q := make([]float64, k.bins)
+	for i, w := range weight {
+		if w == 0 {
+			continue
+		}
+		k.logSoftmax(out, i, 1, q)
+		b := k.bin(target[i])
+		sum -= float64(w) * q[b]
+		for j, v := range q {
+			dout[i*k.bins+j] += float32(scale * float64(w) * math.Exp(v))
+		}
+		dout[i*k.bins+b] -= float32(scale * float64(w))
+	}
+	return sum
+}

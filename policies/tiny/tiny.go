@@ -1,0 +1,254 @@
+// Package tiny is a policy of about 100,000 parameters that learns on a CPU: picture, proprio, instruction and clock in, a chunk of actions out.
+//
+// Network: the picture, averaged to 64x64, goes through convolutions; their last layer's spatial softmax and a linear layer of it, the proprio vector, a
+// hashed bag of the instruction's words and radial bases of the episode's step go through two hidden layers to the head. The head is Gaussian with a
+// fixed standard deviation or discrete tokens as in OpenVLA (setting head).
+//
+// Everything random comes from the seed of a call or of the configuration; there is no generator whose state lives on between calls. Sums are made in an
+// order that does not depend on the number of cores: the same calls give the same bits on the same kind of machine.
+package tiny
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/srpo-dev/srpo/plugins"
+	"github.com/srpo-dev/srpo/plugins/policy"
+)
+
+// Version of the plugin.
+const Version = "0.1.0"
+
+// Policy is the tiny policy. Make it with [New]; its methods may be called from several goroutines and take turns.
+type Policy struct {
+	mu       sync.Mutex
+	settings plugins.Settings
+	env      plugins.EnvSpec
+	camera   string
+	net      *net
+	head     head
+	state    state
+	records  map[string][]*record
+	recorded int // bytes
+	passes   []*pass
+}
+
+var (
+	_ policy.Policy   = (*Policy)(nil)
+	_ policy.Imitator = (*Policy)(nil)
+)
+
+// New returns a policy that waits for Configure.
+func New() *Policy { return &Policy{} }
+
+// state is what a checkpoint holds.
+type state struct {
+	weights   []float32
+	reference []float32 // weights of the starting policy; nil before there is one
+	adam      adam
+	mean      []float32 // of proprio, from demonstrations
+	scale     []float32
+	horizon   float64 // steps at which the clock ends
+	updates   []applied
+	imitated  []uint64
+}
+
+// applied is an update that was made, with what was answered.
+type applied struct {
+	ID         uint64            `json:"id"`
+	Statistics policy.Statistics `json:"statistics"`
+}
+
+// settings declares what srpo.toml may set.
+func settings() []plugins.Setting {
+	at, over := plugins.Bound, func(v float64) *float64 { return plugins.Bound(v) }
+	return []plugins.Setting{
+		{Name: "head", Default: "gaussian", Choices: []string{"gaussian", "tokens"}, Doc: "distribution of actions: gaussian with a fixed standard deviation, or tokens (a softmax over equal bins of the action range for every dimension, as OpenVLA-OFT)"},
+		{Name: "std", Default: 0.07, Min: over(1e-4), Max: at(2), Doc: "standard deviation of the gaussian head, in units of half the action range, at temperature 1; 0.05 to 0.1 explores, 0.2 wrecks"},
+		{Name: "correlation", Default: 0.0, Min: at(0), Max: at(0.95), Doc: "correlation of the gaussian head's noise between the positions of one chunk; 0: independent"},
+		{Name: "bins", Default: int64(33), Min: at(2), Max: at(256), Doc: "bins of the tokens head, for each dimension"},
+		{Name: "chunk", Default: int64(8), Min: at(1), Max: at(64), Doc: "actions emitted at once (8 as in OpenVLA-OFT)"},
+		{Name: "image", Default: true, Doc: "false: zeros instead of pixels, a control that shows what sight is worth"},
+		{Name: "camera", Default: "", Doc: "camera to look through; empty: the env's recording camera"},
+		{Name: "conv", Default: []string{"16,4,4", "16,3,1", "16,3,2"}, Doc: "convolutions over the 64x64 picture, each \"channels,kernel,stride\""},
+		{Name: "vision", Default: int64(32), Min: at(1), Max: at(1024), Doc: "width of the linear layer over the last convolution"},
+		{Name: "hidden", Default: int64(128), Min: at(1), Max: at(4096), Doc: "width of the two hidden layers"},
+		{Name: "clock_bases", Default: int64(20), Min: at(0), Max: at(256), Doc: "radial bases of the episode's step that the policy sees; 0: it has no clock"},
+		{Name: "clock_horizon", Default: int64(0), Min: at(0), Doc: "env steps at which the clock ends; 0: 1.25 times the longest demonstration (200 without one)"},
+		{Name: "lr", Default: 3e-4, Min: at(0), Max: at(1), Doc: "Adam's learning rate in updates"},
+		{Name: "adam_beta1", Default: 0.9, Min: at(0), Max: at(0.9999), Doc: "Adam's decay of the gradient's mean"},
+		{Name: "adam_beta2", Default: 0.999, Min: at(0), Max: at(0.99999), Doc: "Adam's decay of the gradient's square"},
+		{Name: "grad_clip", Default: 1.0, Min: at(0), Doc: "largest norm of the gradient; 0: no bound"},
+		{Name: "ratio", Default: "position", Choices: []string{"chunk", "position", "token"}, Doc: "what PPO's ratio is taken over: the executed part of a chunk, a chunk position, or a single action dimension (token, as OpenVLA-OFT's)"},
+		{Name: "mini_batch", Default: int64(128), Min: at(1), Doc: "chunks in a mini-batch when the update leaves it to the policy"},
+		{Name: "imitate_lr", Default: 1e-3, Min: at(0), Max: at(1), Doc: "Adam's first learning rate in imitation; it falls to 0 along a cosine"},
+		{Name: "imitate_steps", Default: int64(400), Min: at(1), Doc: "gradient steps of imitation when the call leaves it to the policy"},
+		{Name: "imitate_batch", Default: int64(16), Min: at(1), Max: at(4096), Doc: "frames in a step of imitation"},
+		{Name: "imitate_copies", Default: int64(8), Min: at(1), Max: at(maxRows), Doc: "differently augmented samples of each of these frames; they share the picture, which makes them nearly free"},
+		{Name: "shift", Default: 0.015, Min: at(0), Max: at(1), Doc: "standard deviation in metres by which imitation shifts the recorded gripper position, correcting the labels; 0: no augmentation. One demonstration alone gave 0/16 on LIBERO, 1 cm 5/12, 2 cm 16/16"},
+		{Name: "shift_steps", Default: int64(6), Min: at(1), Max: at(64), Doc: "env steps over which the corrected labels undo the shift"},
+		{Name: "shift_proprio", Default: []string{"eef_x|gripper_x", "eef_y|gripper_y", "eef_z|gripper_z"}, Doc: "proprio entries that are the gripper's position, in metres, by name without the unit (| separates alternatives); those that the env lacks are left out, pairwise with shift_actions"},
+		{Name: "shift_actions", Default: []string{"dx", "dy", "dz"}, Doc: "action dimensions that move it"},
+		{Name: "delta_scale", Default: 0.0, Min: at(0), Doc: "metres that the gripper moves in one step for 1 unit of these actions; 0: estimated from the demonstrations by least squares over shift_steps, which counts only what the controller reaches (LIBERO's OSC_POSE commands 0.05)"},
+		{Name: "image_shift", Default: int64(2), Min: at(0), Max: at(side / 2), Doc: "pixels (of 64) by which imitation moves a picture at most, each way"},
+		{Name: "brightness", Default: 0.1, Min: at(0), Max: at(0.9), Doc: "share by which imitation brightens or darkens a picture at most"},
+		{Name: "clock_jitter", Default: 2.0, Min: at(0), Doc: "standard deviation in env steps by which imitation shifts the clock"},
+		{Name: "record_mb", Default: int64(1024), Min: at(1), Doc: "most memory for recorded chunks, in MiB; acting with record fails beyond"},
+	}
+}
+
+// Info names the plugin and lists its settings.
+func (p *Policy) Info(context.Context) (plugins.Info, error) {
+	return plugins.Info{Name: "tiny", Kind: plugins.Policy, Version: Version, Protocol: plugins.Protocol,
+		Doc: "a small image, proprio and instruction policy that learns on a CPU", Settings: settings()}, nil
+}
+
+// Configure builds the network for c.Env's actions and proprio, with initial weights from c.Seed.
+func (p *Policy) Configure(_ context.Context, c plugins.Config) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	given := c.Settings
+	s, err := plugins.Resolve(settings(), given)
+	if err != nil {
+		return plugins.AsError(err).WithPlace("policy tiny")
+	}
+	if c.Env == nil {
+		return plugins.Errorf(plugins.Invalid, "no env was named").WithPlace("policy tiny").WithHint("Configure needs the env's description: actions and proprio fix the network's sizes")
+	}
+	if err := c.Env.Action.Validate(); err != nil {
+		return plugins.AsError(err).WithPlace("policy tiny")
+	}
+	if c.WorldSize > 1 {
+		return plugins.Errorf(plugins.Unsupported, "world size %d", c.WorldSize).WithPlace("policy tiny").WithHint("this policy runs in one process")
+	}
+	sh := shape{Vision: s.Int("vision"), Hidden: s.Int("hidden"), Proprio: len(c.Env.Proprio), Words: words, Bases: s.Int("clock_bases"),
+		Chunk: s.Int("chunk"), Actions: c.Env.Action.Dim(), Head: s.String("head")}
+	if sh.Conv, err = convolutions(s.Strings("conv")); err != nil {
+		return err
+	}
+	if p.head = (gaussian{sh.Chunk, sh.Actions, s.Float("std"), s.Float("correlation")}); sh.Head == "tokens" {
+		sh.Bins = s.Int("bins")
+		p.head = tokens{sh.Chunk, sh.Actions, sh.Bins}
+	}
+	p.settings, p.env, p.passes = s, *c.Env, nil
+	if p.camera = s.String("camera"); p.camera == "" {
+		p.camera = c.Env.RecordCamera
+	}
+	p.net = newNet(sh, p.head.outputs())
+	p.state = state{weights: p.net.initial(c.Seed), adam: newAdam(p.net.size), mean: make([]float32, sh.Proprio), scale: make([]float32, sh.Proprio), horizon: 200}
+	for i := range p.state.scale {
+		p.state.scale[i] = 1
+	}
+	if h := s.Int("clock_horizon"); h > 0 {
+		p.state.horizon = float64(h)
+	}
+	p.forgetAll()
+	return nil
+}
+
+func convolutions(list []string) ([][3]int, error) {
+	bad := func(format string, args ...any) error {
+		return plugins.Errorf(plugins.Invalid, format, args...).WithPlace("policy tiny, setting conv").WithHint(`each is "channels,kernel,stride", for example "16,3,2"`)
+	}
+	if len(list) == 0 {
+		return nil, bad("no convolution")
+	}
+	var out [][3]int
+	for _, s := range list {
+		parts := strings.Split(s, ",")
+		if len(parts) != 3 {
+			return nil, bad("%q has %d numbers", s, len(parts))
+		}
+		var l [3]int
+		for i, f := range parts {
+			v, err := strconv.Atoi(strings.TrimSpace(f))
+			if most := [3]int{512, side, side}[i]; err != nil || v < 1 || v > most {
+				return nil, bad("%q: %q is not a whole number from 1 to %d", s, f, most)
+			}
+			l[i] = v
+		}
+		out = append(out, l)
+	}
+	return out, nil
+}
+
+// ready returns an error before Configure.
+func (p *Policy) ready() error {
+	if p.net == nil {
+		return plugins.Errorf(plugins.Invalid, "not configured").WithPlace("policy tiny").WithHint("call Configure first")
+	}
+	return nil
+}
+
+// Describe says what the policy reads and emits. With image = false it asks for no camera.
+func (p *Policy) Describe(context.Context) (policy.Spec, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := p.ready(); err != nil {
+		return policy.Spec{}, err
+	}
+	s := policy.Spec{Proprio: p.net.Proprio > 0, Chunk: p.net.Chunk, Trainable: true, CanImitate: true, Parameters: p.net.size}
+	if p.settings.Bool("image") {
+		s.Cameras = []plugins.CameraRequest{{Name: p.settings.String("camera")}}
+	}
+	return s, nil
+}
+
+// actions turns a sample into actions in the env's units, clipped to its range.
+func (p *Policy) actions(sample []float32) []float32 {
+	a := p.env.Action
+	out := make([]float32, len(sample))
+	for i, v := range sample {
+		low, high := a.Low[i%a.Dim()], a.High[i%a.Dim()]
+		u := min(max(p.head.unit(v), -1), 1)
+		out[i] = min(max(low+(u+1)/2*(high-low), low), high)
+	}
+	return out
+}
+
+// inputs writes the network's inputs beside the picture: normalised proprio, words, clock.
+func (p *Policy) inputs(x, proprio []float32, words []float32, step float64) {
+	for i, v := range proprio {
+		x[i] = min(max((v-p.state.mean[i])/p.state.scale[i], -5), 5)
+	}
+	copy(x[len(proprio):], words)
+	clock(step, p.state.horizon, x[len(proprio)+len(words):])
+}
+
+// picture finds the camera's picture among images, [h, w, 3] or with more dimensions before.
+func (p *Policy) picture(images map[string]plugins.Tensor, dims int) (plugins.Tensor, error) {
+	t, ok := images[p.camera]
+	if !ok && p.camera == "" && len(images) == 1 {
+		for _, t = range images {
+			ok = true
+		}
+	}
+	if !ok {
+		names := make([]string, 0, len(images))
+		for n := range images {
+			names = append(names, n)
+		}
+		return t, plugins.Errorf(plugins.Invalid, "no picture from camera %q, only from %q", p.camera, names).WithHint("set policy.tiny.camera to one of the env's cameras")
+	}
+	want := []int{-1, -1, -1, 3}[4-dims:]
+	if err := t.Check(fmt.Sprintf("picture of camera %q", p.camera), plugins.Uint8, want...); err != nil {
+		return t, err
+	}
+	if h, w := t.Shape[dims-3], t.Shape[dims-2]; h < 1 || w < 1 {
+		return t, plugins.Errorf(plugins.Invalid, "picture of camera %q is %d x %d", p.camera, h, w)
+	}
+	return t, nil
+}
+
+func finite(v []float32) bool {
+	for _, x := range v {
+		if math.IsNaN(float64(x)) || math.IsInf(float64(x), 0) {
+			return false
+		}
+	}
+	return true
+}
