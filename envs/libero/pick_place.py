@@ -1,0 +1,100 @@
+"""Pick an object up and place it in the basket (libero_object), seen with the simulator's own knowledge.
+
+``PickPlace.progress`` says how far an episode has come; ``Expert`` is a scripted policy. Both read positions and
+contacts that no camera shows, and neither uses random numbers.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+REACH_M = 0.04  # gripper this near to the object's centre: reached
+LIFT_M = 0.04  # the object this much above where it started: lifted
+BASKET_RADIUS_M = 0.07  # the object's centre within this of the basket's, seen from above: over the basket
+FAR_M = 0.5  # distances are counted up to this
+
+# progress at which each phase begins; within a phase it grows as the distance to the next one shrinks
+NOT_REACHED, REACHED, GRASPED, LIFTED, OVER_BASKET = 0.0, 0.25, 0.4, 0.5, 0.9
+
+
+class PickPlace:
+    """The object, the basket and the gripper of one scene. Positions are float64 [3] in metres, world frame."""
+
+    def __init__(self, scene):
+        self.scene = scene
+        domain = scene.domain
+        self.item, self.basket = domain.obj_of_interest[:2]
+        model = scene.model
+        self._item_body = domain.obj_body_id[self.item]
+        self._basket_body = domain.obj_body_id[self.basket]
+        robot = domain.robots[0]
+        self._grip_site = robot.eef_site_id
+        self._pads = [
+            _mask(model.ngeom, [domain.sim.model.geom_name2id(name) for name in robot.gripper.important_geoms[pad]])
+            for pad in ("left_fingerpad", "right_fingerpad")
+        ]
+        contact_geoms = domain.objects_dict[self.item].contact_geoms
+        self._item_geoms = _mask(model.ngeom, [domain.sim.model.geom_name2id(name) for name in contact_geoms])
+        self.item_start = self.item_position()
+
+    def grip_position(self) -> np.ndarray:
+        return self.scene.data.site_xpos[self._grip_site].copy()
+
+    def grip_rotation(self) -> np.ndarray:
+        """float64 [3, 3]; its second column is the axis along which the fingers close."""
+        return self.scene.data.site_xmat[self._grip_site].reshape(3, 3).copy()
+
+    def item_position(self) -> np.ndarray:
+        return self.scene.data.xpos[self._item_body].copy()
+
+    def item_half_width(self, direction: np.ndarray) -> float:
+        """Half of the object's size along a unit direction (float64 [3]), in metres, from its collision boxes."""
+        geoms = np.nonzero(self._item_geoms)[0]
+        data = self.scene.data
+        axes = np.einsum("gij,i->gj", data.geom_xmat[geoms].reshape(-1, 3, 3), direction)
+        centres = (data.geom_xpos[geoms] - self.item_position()) @ direction
+        return float(np.max(np.abs(centres) + np.sum(np.abs(axes) * self.scene.model.geom_size[geoms], axis=1)))
+
+    def basket_position(self) -> np.ndarray:
+        return self.scene.data.xpos[self._basket_body].copy()
+
+    def grasped(self) -> bool:
+        """Both finger pads touch the object."""
+        contact = self.scene.data.contact
+        first, second = np.asarray(contact.geom1), np.asarray(contact.geom2)
+        return all(
+            bool(np.any((pad[first] & self._item_geoms[second]) | (pad[second] & self._item_geoms[first])))
+            for pad in self._pads
+        )
+
+    def progress(self, success: bool) -> float:
+        """How far the state is, in [0, 1]: 1 for success, else the phase's start and a share of the way to the next.
+
+        The phases: not reached, reached, grasped, lifted, over the basket. It is a property of the state, so it falls
+        again when the object is dropped.
+        """
+        if success:
+            return 1.0
+        item, basket = self.item_position(), self.basket_position()
+        reach = float(np.linalg.norm(self.grip_position() - item))
+        carry = float(np.linalg.norm((item - basket)[:2]))
+        lifted = item[2] - self.item_start[2] > LIFT_M
+        if lifted and carry < BASKET_RADIUS_M:
+            return OVER_BASKET
+        if self.grasped():
+            if not lifted:
+                return GRASPED
+            return LIFTED + (OVER_BASKET - LIFTED) * _nearness(carry)
+        if reach < REACH_M:
+            return REACHED
+        return NOT_REACHED + (REACHED - NOT_REACHED) * _nearness(reach)
+
+
+def _nearness(distance: float) -> float:
+    return 1.0 - min(distance, FAR_M) / FAR_M
+
+
+def _mask(size: int, indices: list[int]) -> np.ndarray:
+    mask = np.zeros(size, bool)
+    mask[indices] = True
+    return mask
