@@ -3,7 +3,7 @@ import srpo_sdk as srpo  # first, so that nothing another import prints reaches 
 import numpy as np
 
 class Reach(srpo.Env):
-    info = srpo.Info("reach", "0.1.0", [srpo.Setting("near", 0.1, "distance that counts as reached, metres", min=0.01)])
+    info = srpo.Info("reach", "0.1.0", [srpo.Setting("near", 0.1, "metres that count as reached")], "A point meets a target")
     max_lanes = 64
     @classmethod
     def describe(cls, settings):

@@ -1,6 +1,7 @@
 """srpo_sdk: write environments, policies and encoders for srpo in Python.
 
-Import it before anything else: in a process that the srpo host started, the import keeps the real stdout for the handshake, points fd 1 at stderr and stdin at
+Import it before anything else: in a process that the srpo host started, the import keeps the real stdout for the
+handshake, points fd 1 at stderr and stdin at
 /dev/null, and ties the process to the host's life.
 """
 
@@ -30,7 +31,33 @@ from .serving import serve
 from .spec import ActionSpace, Camera, EnvSpec
 
 __all__ = [
-    "ActItem", "ActResult", "ActionSpace", "Advantage", "Camera", "Demonstration", "Encoder", "EncoderConfig", "EncoderSpec", "Env", "EnvConfig", "EnvSpec",
-    "Error", "Hyperparameters", "Imitate", "Info", "Observation", "Policy", "PolicyConfig", "PolicySpec", "Sampling", "Setting", "Statistics", "Step", "Task",
-    "Update", "__version__", "heartbeat", "serve",
-]  # fmt: skip
+    "ActItem",
+    "ActResult",
+    "ActionSpace",
+    "Advantage",
+    "Camera",
+    "Demonstration",
+    "Encoder",
+    "EncoderConfig",
+    "EncoderSpec",
+    "Env",
+    "EnvConfig",
+    "EnvSpec",
+    "Error",
+    "Hyperparameters",
+    "Imitate",
+    "Info",
+    "Observation",
+    "Policy",
+    "PolicyConfig",
+    "PolicySpec",
+    "Sampling",
+    "Setting",
+    "Statistics",
+    "Step",
+    "Task",
+    "Update",
+    "__version__",
+    "heartbeat",
+    "serve",
+]

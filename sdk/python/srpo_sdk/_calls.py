@@ -1,4 +1,6 @@
-"""Calls in progress: which there are, when each last made headway, whether the host still wants it; and the threads on which an author's code runs."""
+"""Calls in progress: which there are, when each last made headway, whether the host still wants it; and the threads on
+which an author's code runs.
+"""
 
 import queue
 import threading
@@ -27,7 +29,8 @@ class Call:
 
 
 def heartbeat() -> None:
-    """Notes headway in a long computation, for the host's watch on hung plugins, and raises `Error` ("canceled") when the host no longer wants the result.
+    """Notes headway in a long computation, for the host's watch on hung plugins, and raises `Error` ("canceled") when
+    the host no longer wants the result.
 
     Call it between the steps of a loop that runs for seconds. Outside of a call it does nothing.
     """
@@ -54,7 +57,9 @@ class Calls:
             self._running.pop(id(call), None)
 
     def busy(self) -> Tuple[List[str], int]:
-        """Returns the names of the calls in progress, and the milliseconds since any of them last made headway (0 when idle)."""
+        """Returns the names of the calls in progress, and the milliseconds since any of them last made headway (0 when
+        idle).
+        """
         with self._lock:
             calls = list(self._running.values())
         if not calls:
@@ -73,7 +78,9 @@ class Thread:
         self._jobs: "queue.SimpleQueue" = queue.SimpleQueue()
 
     def run(self, call: Call, work: Callable):
-        """Runs work() on the thread, waits for it and returns its result or raises its exception. A call that was cancelled while it waited is not begun."""
+        """Runs work() on the thread, waits for it and returns its result or raises its exception. A call that was
+        cancelled while it waited is not begun.
+        """
         done: Future = Future()
         self._jobs.put((call, work, done))
         return done.result()

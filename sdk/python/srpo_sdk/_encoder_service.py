@@ -111,7 +111,8 @@ class EncoderService(Service):
             try:
                 rows[start : start + size] = self._check(self.encoder.encode(batch), len(batch), "encode")
             except ValueError:
-                # One bad clip must not cost the others, and what happens to it must not depend on the batch that it came in.
+                # One bad clip must not cost the others, and what happens to it must not depend on the batch that it
+                # came in.
                 for i, clip in enumerate(batch):
                     call.tick()
                     try:

@@ -124,7 +124,7 @@ class EnvService(Service):
                     f"tasks() gave the id {task.id!r} {'twice' if task.id else 'to a task'}",
                     hint="ids are unique and not empty",
                 )
-            if task.start_states < 1 or task.max_steps < 1:
+            if not task.unavailable and (task.start_states < 1 or task.max_steps < 1):
                 raise Error(
                     "corrupt",
                     f"task {task.id!r} has {task.start_states} start states and {task.max_steps} steps at most",
@@ -141,8 +141,15 @@ class EnvService(Service):
                 return
             for t in batch:
                 call.tick()
-                yield env_pb2.Task(id=t.id, suite=t.suite, instruction=t.instruction, start_states=t.start_states, max_steps=t.max_steps,
-                                   tags={k: str(v) for k, v in t.tags.items()}, unavailable=t.unavailable)  # fmt: skip
+                yield env_pb2.Task(
+                    id=t.id,
+                    suite=t.suite,
+                    instruction=t.instruction,
+                    start_states=t.start_states,
+                    max_steps=t.max_steps,
+                    tags={k: str(v) for k, v in t.tags.items()},
+                    unavailable=t.unavailable,
+                )
 
     def _task(self, name: str) -> Task:
         with self._tasks_lock:
@@ -240,14 +247,15 @@ class EnvService(Service):
             writer = Writer(self.arena, request.grant if request.HasField("grant") else None)
             frames = look.frames(writer, episode.steps, most)
             executed: List[np.ndarray] = []
-            begun = True
             while len(executed) < most and not episode.done:
                 call.tick()
                 action = next(actions)
-                if action is None:  # the expert gave up
-                    episode.terminated = True
+                if action is None:  # the expert gives up: the host sees fewer steps than it asked for
+                    if not executed:
+                        raise Error("unsupported", "the expert has no action here")
                     break
                 kept = action.copy() if request.HasField("expert") else action  # an env may write into what it is given
+                begun = True
                 self._take(env.step(action), episode)
                 executed.append(kept)
                 frames.after(env, episode.steps, call)
@@ -262,12 +270,14 @@ class EnvService(Service):
         return reply
 
     def _check_actions(self, actions: np.ndarray) -> np.ndarray:
-        """Returns a clipped copy of a chunk, float32 [n, action dim], or raises `Error` ("invalid") that names the first bad entry."""
+        """Returns a clipped copy of a chunk, float32 [n, action dim], or raises `Error` ("invalid") that names the
+        first bad entry.
+        """
         names = self.spec.action.names
         if actions.dtype != np.float32 or actions.ndim != 2 or actions.shape[1] != len(names) or actions.shape[0] == 0:
             raise Error(
                 "invalid",
-                f"actions are {actions.dtype.name} {list(actions.shape)}, want float32 [n, {len(names)}] with n of 1 or more",
+                f"actions are {actions.dtype.name} {list(actions.shape)}, want float32 [n, {len(names)}] with n >= 1",
                 hint=f"one number each for {', '.join(names)}",
             )
         bad = ~((actions >= self._low - TOLERANCE) & (actions <= self._high + TOLERANCE))  # NaN is bad too
@@ -326,8 +336,13 @@ class EnvService(Service):
     def _reply(
         self, env: Env, episode: Episode, look: "_Look", writer: Writer, frames: "_Frames", done: int, call: Call
     ) -> env_pb2.StepReply:
-        reply = env_pb2.StepReply(steps_done=done, episode_steps=episode.steps, success=episode.success, terminated=episode.terminated,
-                                  truncated=episode.truncated)  # fmt: skip
+        reply = env_pb2.StepReply(
+            steps_done=done,
+            episode_steps=episode.steps,
+            success=episode.success,
+            terminated=episode.terminated,
+            truncated=episode.truncated,
+        )
         if episode.progress is not None:
             reply.progress = episode.progress
         if frames.count:
@@ -359,7 +374,9 @@ class EnvService(Service):
         return reply
 
     def image(self, env: Env, camera: str) -> np.ndarray:
-        """Renders a camera and checks what came back: uint8 [height, width, 3]. The array may be the simulator's own buffer: copy it before the next step."""
+        """Renders a camera and checks what came back: uint8 [height, width, 3]. The array may be the simulator's own
+        buffer: copy it before the next step.
+        """
         height, width = self._cameras[camera]
         image = env.render(camera)
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape != (height, width, 3):
@@ -385,14 +402,16 @@ class _Look:
         name = self.service.spec.camera(camera).name
         if name not in self.service._cameras:
             raise Error(
-                "mismatch",
+                "invalid",
                 f"camera {name!r} was not among those that Configure named",
                 hint=f"it named {', '.join(self.service._cameras)}",
             )
         return name
 
     def frames(self, writer: Writer, start: int, steps: int) -> "_Frames":
-        """Makes room for the frames of a chunk of so many steps after `start` executed ones; start is -1 for Reset, which records step 0."""
+        """Makes room for the frames of a chunk of so many steps after `start` executed ones; start is -1 for Reset,
+        which records step 0.
+        """
         most = (start + steps) // self.every - start // self.every if self.record else 0
         return _Frames(self, writer, most)
 

@@ -1,4 +1,6 @@
-"""The PolicyPlugin service over an author's `Policy`: update ids, progress streams, durable saves, checks of what comes back."""
+"""The PolicyPlugin service over an author's `Policy`: update ids, progress streams, durable saves, checks of what
+comes back.
+"""
 
 import json
 import os
@@ -104,10 +106,15 @@ class PolicyService(Service):
     def _describe(self, request: policy_pb2.DescribePolicyRequest, call: Call) -> policy_pb2.PolicySpec:
         s = self.spec
         return policy_pb2.PolicySpec(
-            cameras=[pb.CameraRequest(name=n, height=h, width=w) for n, h, w in s.cameras], proprio=s.proprio,
-            action=action_to_proto(s.action) if s.action else None, chunk=s.chunk, can_imitate=self._overrides("imitate"), parameters=s.parameters,
-            trainable=self._overrides("update") if s.trainable is None else s.trainable, max_batch=s.max_batch,
-        )  # fmt: skip
+            cameras=[pb.CameraRequest(name=n, height=h, width=w) for n, h, w in s.cameras],
+            proprio=s.proprio,
+            action=action_to_proto(s.action) if s.action else None,
+            chunk=s.chunk,
+            can_imitate=self._overrides("imitate"),
+            parameters=s.parameters,
+            trainable=self._overrides("update") if s.trainable is None else s.trainable,
+            max_batch=s.max_batch,
+        )
 
     # Acting.
 
@@ -228,8 +235,12 @@ class PolicyService(Service):
         )
         for t in update.trajectories:
             if len(t.values) not in (1, t.steps) or not np.isfinite(t.values).all():
-                raise Error("invalid", f"{len(t.values)} advantages for {t.steps} steps, all of them finite: {np.isfinite(t.values).all()}", place=t.trajectory,
-                            hint="one for the trajectory, or one a step")  # fmt: skip
+                raise Error(
+                    "invalid",
+                    f"{len(t.values)} advantages for {t.steps} steps, or one that is not finite",
+                    place=t.trajectory,
+                    hint="one for the trajectory, or one a step",
+                )
         outcome: Dict[str, object] = {}
 
         def work(report: Callable) -> None:
@@ -322,7 +333,8 @@ class PolicyService(Service):
             if image.dtype != np.uint8 or image.ndim != 4 or image.shape[0] != len(actions) or image.shape[3] != 3:
                 raise Error(
                     "invalid",
-                    f"{what}: images of {camera!r} are {image.dtype.name} {list(image.shape)}, want uint8 [{len(actions)}, H, W, 3]",
+                    f"{what}: images of {camera!r} are {image.dtype.name} {list(image.shape)}, "
+                    f"want uint8 [{len(actions)}, H, W, 3]",
                 )
         if proprio is not None and (proprio.dtype != np.float32 or proprio.ndim != 2 or len(proprio) != len(actions)):
             raise Error(
@@ -408,5 +420,13 @@ def _sync(folder: str) -> None:
 
 
 def _statistics_to_proto(s: Statistics) -> policy_pb2.UpdateStatistics:
-    return policy_pb2.UpdateStatistics(loss=s.loss, kl=s.kl, clip_fraction=s.clip_fraction, grad_norm=s.grad_norm, entropy=s.entropy,
-                                       first_ratio=s.first_ratio, samples=s.samples, extra=s.extra)  # fmt: skip
+    return policy_pb2.UpdateStatistics(
+        loss=s.loss,
+        kl=s.kl,
+        clip_fraction=s.clip_fraction,
+        grad_norm=s.grad_norm,
+        entropy=s.entropy,
+        first_ratio=s.first_ratio,
+        samples=s.samples,
+        extra=s.extra,
+    )

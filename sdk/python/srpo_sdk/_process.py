@@ -1,6 +1,7 @@
 """What must be true of a plugin's process before anything else runs: its standard streams, and its end with the host's.
 
-Imported first by the package. It acts only in a process that a host started (the magic cookie is in the environment), so that a test or a notebook that
+Imported first by the package. It acts only in a process that a host started (the magic cookie is in the environment),
+so that a test or a notebook that
 imports the package keeps its own stdout.
 """
 
@@ -21,7 +22,9 @@ handshake_fd: "int | None" = None
 
 
 def started_by_host() -> bool:
-    """Whether a host started this very process (and not a worker of a plugin, which inherits the plugin's environment)."""
+    """Whether a host started this very process (and not a worker of a plugin, which inherits the plugin's
+    environment).
+    """
     return handshake_fd is not None
 
 
@@ -51,8 +54,10 @@ def _hold_lifeline(fd: int) -> None:
     """Ends this process, and its children, at the end of file of the lifeline: the host is gone."""
     os.set_inheritable(fd, False)
     try:
-        # The kernel itself signals the group, which needs no thread of ours: a simulator that holds the GIL dies too. The open file is made anew so that the
-        # owner is this plugin's alone, whoever else inherited the pipe. Readiness counts as a signal too, so the host never writes to the lifeline.
+        # The kernel itself signals the group, which needs no thread of ours: a simulator that holds the GIL dies too.
+        # The open file is made anew so that the
+        # owner is this plugin's alone, whoever else inherited the pipe. Readiness counts as a signal too, so the host
+        # never writes to the lifeline.
         own = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         owner = -os.getpid() if os.getpgid(0) == os.getpid() else os.getpid()
         fcntl.fcntl(own, fcntl.F_SETOWN, owner)

@@ -1,4 +1,6 @@
-"""The gRPC server of a plugin's process: handshake, mutual TLS, the services that every kind shares, errors on the wire, the end."""
+"""The gRPC server of a plugin's process: handshake, mutual TLS, the services that every kind shares, errors on the
+wire, the end.
+"""
 
 import base64
 import datetime
@@ -26,11 +28,18 @@ MAX_MESSAGE = 256 << 20
 # How long the author's close() may take after the host asked for the end, seconds; go-plugin's own patience is 2 s.
 CLOSE_SECONDS = 1.0
 
-_CODES = dict(zip(KINDS, (
-    grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.FAILED_PRECONDITION,
-    grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.DATA_LOSS, grpc.StatusCode.INTERNAL,
-)))  # fmt: skip
+_CODES = {
+    "invalid": grpc.StatusCode.INVALID_ARGUMENT,
+    "not found": grpc.StatusCode.NOT_FOUND,
+    "unsupported": grpc.StatusCode.UNIMPLEMENTED,
+    "mismatch": grpc.StatusCode.FAILED_PRECONDITION,
+    "exhausted": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "deadline": grpc.StatusCode.DEADLINE_EXCEEDED,
+    "canceled": grpc.StatusCode.CANCELLED,
+    "unavailable": grpc.StatusCode.UNAVAILABLE,
+    "corrupt": grpc.StatusCode.DATA_LOSS,
+    "internal": grpc.StatusCode.INTERNAL,
+}
 
 
 def _cut(text: str, most: int) -> str:
@@ -200,7 +209,8 @@ class Service:
 
 
 def _certificate() -> tuple:
-    """Makes a self-signed P-256 certificate for "localhost", as go-plugin's own are made, but on a curve that grpcio accepts.
+    """Makes a self-signed P-256 certificate for "localhost", as go-plugin's own are made, but on a curve that grpcio
+    accepts.
 
     Returns:
         (private key PEM, certificate PEM, certificate DER)
@@ -215,8 +225,17 @@ def _certificate() -> tuple:
         [x509.NameAttribute(NameOID.COMMON_NAME, "localhost"), x509.NameAttribute(NameOID.ORGANIZATION_NAME, "srpo")]
     )
     now = datetime.datetime.now(datetime.timezone.utc)
-    usage = x509.KeyUsage(digital_signature=True, key_encipherment=True, key_agreement=True, key_cert_sign=True, content_commitment=False,
-                          data_encipherment=False, crl_sign=False, encipher_only=False, decipher_only=False)  # fmt: skip
+    usage = x509.KeyUsage(
+        digital_signature=True,
+        key_encipherment=True,
+        key_agreement=True,
+        key_cert_sign=True,
+        content_commitment=False,
+        data_encipherment=False,
+        crl_sign=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
     cert = (
         x509.CertificateBuilder()
         .subject_name(name)
@@ -285,8 +304,11 @@ def serve(service: Service) -> None:
     if multiprocessing.parent_process() is not None:
         return  # a worker of the plugin that imports its main module again
     if not _process.started_by_host():
-        print("This is an srpo plugin: `srpo` starts it by itself. To test it: srpo plugin test "
-              f"{os.path.dirname(os.path.abspath(sys.argv[0])) or 'PATH'}", file=sys.stderr)  # fmt: skip
+        print(
+            "This is an srpo plugin: `srpo` starts it by itself. To test it: srpo plugin test "
+            f"{os.path.dirname(os.path.abspath(sys.argv[0])) or 'PATH'}",
+            file=sys.stderr,
+        )
         raise SystemExit(1)
     client = os.environ.pop("PLUGIN_CLIENT_CERT", "")
     if not client:
@@ -303,6 +325,10 @@ def serve(service: Service) -> None:
             ("grpc.max_receive_message_length", MAX_MESSAGE),
             ("grpc.max_send_message_length", MAX_MESSAGE),
             ("grpc.so_reuseport", 0),
+            # A host may ping an idle connection once a second.
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.min_ping_interval_without_data_ms", 1000),
+            ("grpc.http2.max_ping_strikes", 0),
         ],
     )
 
@@ -319,7 +345,8 @@ def serve(service: Service) -> None:
     for name, handlers in {
         "srpo.v1.Plugin": service.plugin_handlers(),
         service.name: service.handlers(),
-        # go-plugin's own: without Shutdown every stop costs 2 s. It takes missing GRPCBroker and GRPCStdio services for "has none".
+        # go-plugin's own: without Shutdown every stop costs 2 s. It takes missing GRPCBroker and GRPCStdio services for
+        # "has none".
         "plugin.GRPCController": {"Shutdown": raw(shutdown)},
         "grpc.health.v1.Health": {"Check": raw(health)},
     }.items():

@@ -51,7 +51,8 @@ class EncoderConfig:
 class Encoder:
     """A frozen network that turns a clip into one vector. Subclass it and call `srpo_sdk.serve` with the subclass.
 
-    It is made at Configure, so weights that are missing are reported at the start. All of its methods run on the process's main thread.
+    It is made at Configure, so weights that are missing are reported at the start. All of its methods run on the
+    process's main thread.
     """
 
     info: Info
@@ -65,14 +66,18 @@ class Encoder:
         self.config = config
 
     def encode(self, clips: List[np.ndarray]) -> np.ndarray:
-        """Returns float32 [N, dimension] for N clips, each uint8 [T, H, W, 3] with T >= 1, read-only and valid during the call only.
+        """Returns float32 [N, dimension] for N clips, each uint8 [T, H, W, 3] with T >= 1, read-only and valid during
+        the call only.
 
-        A clip that cannot be embedded gets a row of NaN, or raises ValueError: the others of the batch are then encoded without it.
+        A clip that cannot be embedded gets a row of NaN, or raises ValueError: the others of the batch are then
+        encoded without it.
         """
         raise NotImplementedError(f"{type(self).__name__} has no encode()")
 
     def encode_windows(self, clip: np.ndarray, ends: Sequence[int]) -> np.ndarray:
-        """Returns float32 [len(ends), dimension], the vectors of clip[:end]. Override it where frames can be shared; without, `encode` gets the windows."""
+        """Returns float32 [len(ends), dimension], the vectors of clip[:end]. Override it where frames can be shared;
+        without, `encode` gets the windows.
+        """
         raise NotImplementedError
 
     def close(self) -> None:

@@ -71,8 +71,10 @@ class EnvConfig:
 class Env:
     """One lane of an environment. Subclass it and call `srpo_sdk.serve` with the subclass.
 
-    The package does the rest: lanes, chunks of actions, rendering on demand, recording for the encoder, truncation, refusing bad actions, shared memory,
-    cancellation. A lane is made at its first reset, and all of its methods run on one thread; without `threads` all lanes share the main thread.
+    The package does the rest: lanes, chunks of actions, rendering on demand, recording for the encoder, truncation,
+    refusing bad actions, shared memory,
+    cancellation. A lane is made at its first reset, and all of its methods run on one thread; without `threads` all
+    lanes share the main thread.
     """
 
     info: Info
@@ -95,7 +97,9 @@ class Env:
         self.config = config
 
     def reset(self, task: str, start_state: int, seed: int) -> None:
-        """Begins an episode. Everything random in it follows from seed; steps that only let a scene settle are made here."""
+        """Begins an episode. Everything random in it follows from seed; steps that only let a scene settle are made
+        here.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no reset()")
 
     def step(self, action: np.ndarray) -> Step:
@@ -107,11 +111,15 @@ class Env:
         raise NotImplementedError(f"{type(self).__name__} names proprio entries, but has no proprio()")
 
     def render(self, camera: str) -> np.ndarray:
-        """Returns uint8 [H, W, 3] of the state after reset or the last step, at `config.cameras[camera]`. Only called when somebody looks."""
+        """Returns uint8 [H, W, 3] of the state after reset or the last step, at `config.cameras[camera]`. Only called
+        when somebody looks.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no render()")
 
     def expert(self) -> Optional[np.ndarray]:
-        """Returns the scripted expert's next action, float32 [action dim], from privileged state. None: it gives up, which ends the episode without success."""
+        """Returns the scripted expert's next action, float32 [action dim], from privileged state. None: it has none
+        (here, or any more): the host then sees fewer steps than it asked for, and "unsupported" when there is none at all.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no scripted expert")
 
     def close(self) -> None:

@@ -48,7 +48,9 @@ class Error(Exception):
 
 
 def as_error(exc: BaseException, place: str = "") -> Error:
-    """Returns any exception as an `Error`: its own kind where it has one, "exhausted" for memory, else "internal" with the traceback's last lines."""
+    """Returns any exception as an `Error`: its own kind where it has one, "exhausted" for memory, else "internal" with
+    the traceback's last lines.
+    """
     if isinstance(exc, Error):
         return exc.at(place) if place else exc
     lines = "".join(traceback.format_exception(type(exc), exc, exc.__traceback__)).rstrip().splitlines()

@@ -33,7 +33,9 @@ class Setting:
     max: Optional[float] = None
 
     def check(self, value: Any) -> Any:
-        """Returns value as the setting's type (an int is accepted for a float), or raises `Error` ("invalid") that says what was expected."""
+        """Returns value as the setting's type (an int is accepted for a float), or raises `Error` ("invalid") that
+        says what was expected.
+        """
         kind = type(self.default)
         if kind is float and type(value) is int:
             value = float(value)
@@ -79,7 +81,8 @@ class Info:
         version: as in plugin.toml.
         settings: what it takes from srpo.toml.
         doc: one sentence for `srpo plugin list`.
-        versions: versions worth a line in a run's manifest: a dictionary, or names of installed distributions to look up (["mujoco"]).
+        versions: versions worth a line in a run's manifest: a dictionary, or names of installed distributions to look
+            up (["mujoco"]).
     """
 
     name: str
@@ -89,7 +92,9 @@ class Info:
     versions: Union[Mapping[str, str], Iterable[str]] = ()
 
     def resolve(self, given: Optional[Mapping[str, Any]] = None) -> Dict[str, Any]:
-        """Returns every declared setting by name: the given values, checked, and the defaults for the rest. Unknown names raise `Error` ("invalid")."""
+        """Returns every declared setting by name: the given values, checked, and the defaults for the rest. Unknown
+        names raise `Error` ("invalid").
+        """
         declared = {s.name: s for s in self.settings}
         for name in given or {}:
             if name not in declared:
@@ -122,7 +127,8 @@ class Info:
         for s in self.settings:
             if type(s.default) not in _NAMES:
                 raise ValueError(
-                    f"setting {s.name!r} has a default of type {type(s.default).__name__}; use bool, int, float, str or a list of str"
+                    f"setting {s.name!r} has a default of type {type(s.default).__name__}; "
+                    "use bool, int, float, str or a list of str"
                 )
             s.check(s.default)
 

@@ -227,10 +227,13 @@ class Demonstration:
 
 
 class Policy:
-    """Acts in batches and learns from what it recorded while acting. Subclass it and call `srpo_sdk.serve` with the subclass.
+    """Acts in batches and learns from what it recorded while acting. Subclass it and call `srpo_sdk.serve` with the
+    subclass.
 
-    It is made at Configure. All of its methods run on the process's main thread, one at a time. The package sees to update ids (one that was applied before is
-    answered from memory, also after load), to fsync after save, to copies where arrays may be kept, and to checking what comes back.
+    It is made at Configure. All of its methods run on the process's main thread, one at a time. The package sees to
+    update ids (one that was applied before is
+    answered from memory, also after load), to fsync after save, to copies where arrays may be kept, and to checking
+    what comes back.
     """
 
     info: Info
@@ -243,9 +246,11 @@ class Policy:
         raise NotImplementedError(f"{type(self).__name__} has no describe()")
 
     def act(self, items: List[ActItem], sampling: Sampling) -> List[ActResult]:
-        """Samples one chunk for each item. A result depends on its observation, its seed and the weights, never on the batch.
+        """Samples one chunk for each item. A result depends on its observation, its seed and the weights, never on the
+        batch.
 
-        With sampling.record, what update needs is kept under (trajectory, step); the observation's arrays may then be kept as they are, else they are valid
+        With sampling.record, what update needs is kept under (trajectory, step); the observation's arrays may then be
+        kept as they are, else they are valid
         during the call only.
         """
         raise NotImplementedError(f"{type(self).__name__} has no act()")
@@ -260,7 +265,9 @@ class Policy:
     def imitate(
         self, imitate: Imitate, demonstrations: Iterator[Demonstration], progress: Callable[[float, float], None]
     ) -> None:
-        """Trains on demonstrations by supervised learning. Call progress(share done, loss) now and then: it also raises when the host has cancelled."""
+        """Trains on demonstrations by supervised learning. Call progress(share done, loss) now and then: it also
+        raises when the host has cancelled.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no imitate()")
 
     def save(self, folder: str) -> None:

@@ -78,7 +78,8 @@ class EnvSpec:
         action: its action space.
         proprio: names of the proprio vector's entries, with units: ["eef_x [m]", ...]; empty: no proprio.
         record_camera: the camera that the encoder should see; "": the first third-person one.
-        expert: whether there is a scripted expert for (some of) the tasks; None: whether the env overrides `Env.expert`.
+        expert: whether there is a scripted expert for (some of) the tasks; None: whether the env overrides
+            `Env.expert`.
     """
 
     cameras: Sequence[Camera]
@@ -104,7 +105,9 @@ class EnvSpec:
         return self.record_camera or next((c.name for c in self.cameras if c.view == THIRD_PERSON), "")
 
     def size(self, name: str, height: int = 0, width: int = 0) -> Tuple[int, int]:
-        """Returns the (height, width) that a request for a camera means; 0 x 0 is the camera's own size. Raises `Error` ("mismatch") for one it cannot render."""
+        """Returns the (height, width) that a request for a camera means; 0 x 0 is the camera's own size. Raises
+        `Error` ("mismatch") for one it cannot render.
+        """
         camera = self.camera(name)
         if height == 0 and width == 0:
             return camera.height, camera.width
@@ -135,17 +138,25 @@ class EnvSpec:
     def to_proto(self, expert: bool = False) -> pb.EnvSpec:
         """Returns the wire form; expert stands in where the spec leaves it open."""
         return pb.EnvSpec(
-            cameras=[pb.Camera(name=c.name, height=c.height, width=c.width, view=c.view, any_size=c.any_size) for c in self.cameras],
-            action=action_to_proto(self.action), proprio=self.proprio, record_camera=self.recording(),
+            cameras=[
+                pb.Camera(name=c.name, height=c.height, width=c.width, view=c.view, any_size=c.any_size)
+                for c in self.cameras
+            ],
+            action=action_to_proto(self.action),
+            proprio=self.proprio,
+            record_camera=self.recording(),
             expert=expert if self.expert is None else self.expert,
-        )  # fmt: skip
+        )
 
     @staticmethod
     def from_proto(m: pb.EnvSpec) -> "EnvSpec":
         return EnvSpec(
             cameras=[Camera(c.name, c.height, c.width, c.view, c.any_size) for c in m.cameras],
-            action=action_from_proto(m.action), proprio=list(m.proprio), record_camera=m.record_camera, expert=m.expert,
-        )  # fmt: skip
+            action=action_from_proto(m.action),
+            proprio=list(m.proprio),
+            record_camera=m.record_camera,
+            expert=m.expert,
+        )
 
 
 def action_to_proto(a: ActionSpace) -> pb.ActionSpace:

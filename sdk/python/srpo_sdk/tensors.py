@@ -74,7 +74,8 @@ class Arena:
 
 
 def read(tensor: pb.Tensor, arena: Optional[Arena], what: str) -> np.ndarray:
-    """Returns the read-only array that a request's tensor names, without a copy where it lies in the arena. It is valid during the call only.
+    """Returns the read-only array that a request's tensor names, without a copy where it lies in the arena. It is
+    valid during the call only.
 
     Raises:
         Error: "corrupt" when type, shape and bytes do not fit, or the slot is not granted.
@@ -101,7 +102,8 @@ def read(tensor: pb.Tensor, arena: Optional[Arena], what: str) -> np.ndarray:
 
 
 class Writer:
-    """Puts a reply's tensors one after another into the slot that the request granted, and inside the message when they do not fit or there is no slot.
+    """Puts a reply's tensors one after another into the slot that the request granted, and inside the message when
+    they do not fit or there is no slot.
 
     Raises:
         Error: "corrupt" when the grant is stale.
@@ -127,7 +129,9 @@ class Writer:
         return Reserved(array, pb.Slot(offset=self._grant.offset + start, generation=self._grant.generation))
 
     def check(self) -> None:
-        """Raises `Error` ("corrupt") when the host has taken the grant back, so that a call that outlived its deadline writes no further."""
+        """Raises `Error` ("corrupt") when the host has taken the grant back, so that a call that outlived its deadline
+        writes no further.
+        """
         if self._room:
             self._arena.region(self._grant.offset, self._room, self._grant.generation)
 
@@ -139,7 +143,7 @@ class Writer:
 
 
 class Reserved:
-    """Room for one array; `array` is filled by the caller, `tensor` then gives the wire form of its first `rows` rows."""
+    """Room for one array; the caller fills `array`, then `tensor` gives the wire form of its first `rows` rows."""
 
     def __init__(self, array: np.ndarray, slot: Optional[pb.Slot]):
         self.array = array

@@ -21,6 +21,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+
 from srpo_sdk._proto import base_pb2, encoder_pb2, env_pb2, policy_pb2
 
 SDK = Path(__file__).resolve().parents[1]
@@ -118,10 +119,17 @@ class Plugin:
         self._key, self._cert = key, cert
         read, self.lifeline = lifeline or os.pipe()
         environment = {
-            "PATH": os.environ["PATH"], "PYTHONPATH": str(SDK), "PYTHONDONTWRITEBYTECODE": "1", "HOME": self.folder,
-            "SRPO_PLUGIN": "srpo.v1", "SRPO_LIFELINE_FD": "3", "PLUGIN_PROTOCOL_VERSIONS": "1",
-            "PLUGIN_UNIX_SOCKET_DIR": self.folder, "PLUGIN_CLIENT_CERT": cert.decode() if tls else "", **(env or {}),
-        }  # fmt: skip
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(SDK),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "HOME": self.folder,
+            "SRPO_PLUGIN": "srpo.v1",
+            "SRPO_LIFELINE_FD": "3",
+            "PLUGIN_PROTOCOL_VERSIONS": "1",
+            "PLUGIN_UNIX_SOCKET_DIR": self.folder,
+            "PLUGIN_CLIENT_CERT": cert.decode() if tls else "",
+            **(env or {}),
+        }
 
         def descriptors():
             os.setpgid(0, 0)
@@ -136,9 +144,14 @@ class Plugin:
         self.stderr = open(os.path.join(self.folder, "stderr"), "w+b")
         started = time.monotonic()
         self.process = subprocess.Popen(
-            [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.stderr,
-            env=environment, preexec_fn=descriptors, close_fds=False,
-        )  # fmt: skip
+            [sys.executable, str(script)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.stderr,
+            env=environment,
+            preexec_fn=descriptors,
+            close_fds=False,
+        )
         if lifeline is None:
             os.close(read)
         self.stdout = b""
@@ -155,8 +168,12 @@ class Plugin:
 
     def connect(self, key, cert):
         credentials = grpc.ssl_channel_credentials(self.server_cert, key, cert)
-        options = [("grpc.ssl_target_name_override", "localhost"), ("grpc.max_receive_message_length", 256 << 20),
-                   ("grpc.max_send_message_length", 256 << 20), ("grpc.use_local_subchannel_pool", 1)]  # fmt: skip
+        options = [
+            ("grpc.ssl_target_name_override", "localhost"),
+            ("grpc.max_receive_message_length", 256 << 20),
+            ("grpc.max_send_message_length", 256 << 20),
+            ("grpc.use_local_subchannel_pool", 1),
+        ]
         return grpc.secure_channel("unix:" + self.address, credentials, options)
 
     def _line(self, wait):
