@@ -136,9 +136,20 @@ func TestProgressAdvantages(t *testing.T) {
 	assert.InDeltaSlice(t, []float64{(0.1 - m) / std}, got[1], 1e-12)
 	assert.Empty(t, got[2])
 
-	turned, err := ProgressAdvantages([]Curve{curves[2], curves[1], curves[0]}, 0.01)
+	var many, turned []Curve
+	for i := range 30 {
+		many = append(many, Curve{string(rune('A' + i)), splitmix(uint64(i), 9)})
+	}
+	for i := range many {
+		turned = append(turned, many[len(many)-1-i])
+	}
+	forward, err := ProgressAdvantages(many, 1e-8)
 	require.NoError(t, err)
-	assert.Equal(t, got, [][]float64{turned[2], turned[1], turned[0]}, "the order changes no bit")
+	backward, err := ProgressAdvantages(turned, 1e-8)
+	require.NoError(t, err)
+	for i := range many {
+		require.Equal(t, forward[i], backward[len(many)-1-i], "the order changes no bit")
+	}
 
 	for want, bad := range map[string][]Curve{
 		`of "x" is empty`:         {{"x", nil}},

@@ -277,7 +277,7 @@ func TestZScoreRewards(t *testing.T) {
 	assert.InDelta(t, 0.8/(1+math.Exp(1)), g[1], 1e-15)
 	assert.Greater(t, g[0], g[1], "the printed formula, without the minus, pays the farther one more")
 	assert.Equal(t, []float64{0.4}, ZScoreRewards([]float64{7}, 0.8), "one failure")
-	assert.Equal(t, []float64{0.4, 0.4, 0.4}, ZScoreRewards([]float64{0.1 + 0.2, 0.3, 0.3}, 0.8), "equal up to rounding")
+	assert.Equal(t, []float64{0.4, 0.4, 0.4}, ZScoreRewards([]float64{math.Nextafter(0.3, 1), 0.3, 0.3}, 0.8), "equal up to rounding")
 	assert.Equal(t, []float64{0.4, 0.4}, ZScoreRewards([]float64{0, 0}, 0.8))
 	assert.Empty(t, ZScoreRewards(nil, 0.8))
 }
