@@ -1,0 +1,221 @@
+package config
+
+import (
+	"fmt"
+
+	"github.com/srpo-dev/srpo/plugins"
+)
+
+// section is a part of srpo.toml that is the host's own.
+type section struct {
+	Name, Doc string
+	fields    []field
+}
+
+// field is a declared setting and where its value lives.
+type field struct {
+	plugins.Setting
+	at any
+	// open says that Min and Max are themselves not allowed.
+	open bool
+}
+
+func (f field) store(v any) {
+	switch at := f.at.(type) {
+	case *bool:
+		*at = v.(bool)
+	case *int:
+		*at = int(v.(int64))
+	case *uint64:
+		*at = uint64(v.(int64))
+	case *float64:
+		*at = v.(float64)
+	case *string:
+		*at = v.(string)
+	case *[]string:
+		*at = append([]string(nil), v.([]string)...)
+	}
+}
+
+func (f field) load() any {
+	switch at := f.at.(type) {
+	case *bool:
+		return *at
+	case *int:
+		return int64(*at)
+	case *uint64:
+		return int64(*at)
+	case *float64:
+		return *at
+	case *string:
+		return *at
+	}
+	return append([]string(nil), *f.at.(*[]string)...)
+}
+
+func (f field) check(a assignment) (any, error) {
+	v, err := a.check(f.Setting)
+	if err != nil {
+		return nil, err
+	}
+	if x, ok := v.(float64); ok && f.open && (f.Min != nil && x == *f.Min || f.Max != nil && x == *f.Max) {
+		return nil, plugins.Errorf(plugins.Invalid, "setting %q cannot be %v", f.Name, x).WithHint("allowed: %s", f.bounds())
+	}
+	return v, nil
+}
+
+// bounds puts the allowed numbers in words; empty: any.
+func (f field) bounds() string {
+	than := [2]string{" or more", " or less"}
+	if f.open {
+		than = [2]string{"above ", "below "}
+	}
+	switch {
+	case f.Min != nil && f.Max != nil && f.open:
+		return fmt.Sprintf("above %v, below %v", *f.Min, *f.Max)
+	case f.Min != nil && f.Max != nil:
+		return fmt.Sprintf("%v to %v", *f.Min, *f.Max)
+	case f.Min != nil && f.open:
+		return fmt.Sprintf("%s%v", than[0], *f.Min)
+	case f.Min != nil:
+		return fmt.Sprintf("%v%s", *f.Min, than[0])
+	case f.Max != nil && f.open:
+		return fmt.Sprintf("%s%v", than[1], *f.Max)
+	case f.Max != nil:
+		return fmt.Sprintf("%v%s", *f.Max, than[1])
+	}
+	return ""
+}
+
+func setting(at any, name string, def any, doc string) field {
+	return field{Setting: plugins.Setting{Name: name, Default: def, Doc: doc}, at: at}
+}
+
+func (f field) from(low float64) field { f.Min = plugins.Bound(low); return f }
+func (f field) within(low, high float64) field {
+	f.Min, f.Max = plugins.Bound(low), plugins.Bound(high)
+	return f
+}
+func (f field) between(low, high float64) field {
+	f = f.within(low, high)
+	f.open = true
+	return f
+}
+func (f field) above(low float64) field   { f = f.from(low); f.open = true; return f }
+func (f field) choices(c ...string) field { f.Choices = c; return f }
+
+// many bounds counts, so that a typo cannot ask for more than a machine has.
+const many = 1e9
+
+// declare is the one place that says what srpo.toml may hold.
+func (c *Config) declare() []section {
+	n := func(v int64) any { return v }
+	return []section{
+		{"run", "What runs, where its results go, and for how long.", []field{
+			setting(&c.Run.Env, "env", "tabletop", "The env plugin. Its own settings go into [env.NAME]; `srpo plugin list NAME` prints them."),
+			setting(&c.Run.Policy, "policy", "tiny", "The policy plugin; its settings go into [policy.NAME]."),
+			setting(&c.Run.Encoder, "encoder", "pixel", "The encoder plugin, the frozen model that embeds a rollout's video; its settings go into [encoder.NAME]."),
+			setting(&c.Run.Task, "task", []string{"*"}, "Patterns over task ids; * matches any part of an id. A task that matches one of them is trained on."),
+			setting(&c.Run.Seed, "seed", n(0), "Everything random in the run follows from it.").from(0),
+			setting(&c.Run.Iterations, "iterations", n(10), "Rollout, reward, update and commit, so many times.").within(0, many),
+			setting(&c.Run.Checkpoint, "checkpoint", "", "The policy's folder to start from. Empty: the policy is first trained on the env's demonstrations, see [imitate]."),
+			setting(&c.Run.Lanes, "lanes", n(0), "Episodes in flight at the same time. 0: chosen by env and cores. The results do not depend on it.").within(0, 4096),
+			setting(&c.Run.Out, "out", "", "The run folder. Empty: runs/NAME."),
+			setting(&c.Run.Name, "name", "", "The run's name. Empty: made from env, policy, reward and the time."),
+			setting(&c.Run.TensorBoard, "tensorboard", false, "Write TensorBoard event files into the run folder."),
+			setting(&c.Run.Videos, "videos", n(6), "Episodes saved as video an iteration.").within(0, many),
+			setting(&c.Run.EvalEvery, "eval_every", n(0), "Evaluate greedily after every so many iterations. 0: never. The published runs use 5.").within(0, many),
+			setting(&c.Run.EvalEpisodes, "eval_episodes", n(0), "Episodes an evaluation, spread over the tasks. 0: every start state of the split once.").within(0, many),
+			setting(&c.Run.Keep, "keep", n(3), "Newest checkpoints to keep; the one with the highest success rate is kept beside them.").within(1, many),
+		}},
+		{"rollout", "How groups of episodes are sampled.", []field{
+			setting(&c.Rollout.Groups, "groups", n(8), "Groups an iteration, dealt over the tasks.").within(1, many),
+			setting(&c.Rollout.GroupSize, "group_size", n(8), "Episodes a group, the M of the paper; advantages are normalised within a group.").within(2, many),
+			setting(&c.Rollout.Temperature, "temperature", 1.0, "Sampling temperature of the policy. The published OpenVLA-OFT runs use 1.6.").above(0),
+			setting(&c.Rollout.RecordEvery, "record_every", n(4), "Env steps between two frames recorded for the encoder. 1 gives the reference's behaviour.").within(1, many),
+			setting(&c.Rollout.MaxSteps, "max_steps", n(0), "Env steps after which an episode is truncated. 0: the task's own limit.").within(0, many),
+			setting(&c.Rollout.KeepLow, "keep_low", 0.1, "A group with a success rate outside keep_low to keep_high is replaced by a new one (dynamic sampling).").within(0, 1),
+			setting(&c.Rollout.KeepHigh, "keep_high", 0.9, "See keep_low; 0 and 1 keep every group.").within(0, 1),
+			setting(&c.Rollout.ExtraGroups, "extra_groups", n(8), "Replacement groups an iteration may roll at most.").within(0, many),
+			setting(&c.Rollout.StartStates, "start_states", "all", "Start states to train on: all, or one side of the split by train_fraction. Evaluations of \"train\" use \"test\" and vice versa.").choices("all", "train", "test"),
+			setting(&c.Rollout.TrainFraction, "train_fraction", 0.5, "Share of every task's start states on the train side; the seed chooses which.").between(0, 1),
+			setting(&c.Rollout.EqualLength, "equal_length", "none", "Clips for the encoder: as they are, all cut to the shortest of the group, or the last frame held to the longest. A success ends early, so length alone can tell it apart.").choices("none", "cut", "hold"),
+			setting(&c.Rollout.GroupBy, "group_by", "task", "Members of a group share a task, or a task and its start state.").choices("task", "start"),
+		}},
+		{"reward", "How an episode is paid: a success 1.0, a failure by the distance of its embedding to the successes' centres.", []field{
+			setting(&c.Reward.Kind, "kind", "zscore", "zscore: alpha*sigmoid(-(d - mean)/std), the paper's; minmax: the reference code's; anchored: d against a fixed yardstick of the task; binary: 0 or 1, which is GRPO.").choices("zscore", "minmax", "anchored", "binary"),
+			setting(&c.Reward.Alpha, "alpha", 0.8, "The most that a failure can get. 0.8 is the best of the paper's ablation.").between(0, 1),
+			setting(&c.Reward.Cluster, "cluster", "auto", "Centres of the successes: auto (DBSCAN, eps from the data), reference (standardised, eps 0.5, min 2), mean (one), nearest (every success is a centre).").choices("auto", "reference", "mean", "nearest"),
+			setting(&c.Reward.References, "references", "batch", "Whose embeddings are clustered: this batch's successes, earlier iterations' too (memory), or demonstrations' when a task has no success (demos).").choices("batch", "memory", "demos"),
+			setting(&c.Reward.Weight, "weight", 1.0, "Factor on every reward before the advantage.").above(0),
+		}},
+		{"update", "The policy update: PPO's clipped objective with a KL to the starting policy.", []field{
+			setting(&c.Update.ClipLow, "clip_low", 0.2, "The ratio is clipped below at 1 - clip_low.").between(0, 1),
+			setting(&c.Update.ClipHigh, "clip_high", 0.28, "The ratio is clipped above at 1 + clip_high.").above(0),
+			setting(&c.Update.ClipDual, "clip_dual", 3.0, "Bounds the loss of a negative advantage at clip_dual times the advantage. 0: none.").from(0),
+			setting(&c.Update.KLBeta, "kl_beta", 0.01, "Weight of KL(pi || pi_ref). 0 turns it off, as the reference code does in practice.").from(0),
+			setting(&c.Update.Epochs, "epochs", n(2), "Passes over an iteration's trajectories.").within(1, many),
+			setting(&c.Update.MiniBatch, "mini_batch", n(0), "Action chunks a mini-batch. 0: the policy's own choice.").within(0, many),
+		}},
+		{"imitate", "The starting policy, when run.checkpoint is empty: supervised training on demonstrations of the env's expert.", []field{
+			setting(&c.Imitate.Demos, "demos", n(1), "Demonstrations a task; 1 is the paper's one-shot policy.").within(1, many),
+			setting(&c.Imitate.Steps, "steps", n(0), "Steps of gradient descent. 0: the policy's own choice.").within(0, many),
+			setting(&c.Imitate.Noise, "noise", 0.0, "Std of Gaussian noise on the expert's actions, in action units.").from(0),
+		}},
+		{"host", "How the plugins' processes are run.", []field{
+			setting(&c.Host.Arena, "arena", "auto", "Frames travel through shared memory (auto: where plugin and host are on one machine) or inside messages (off). The results are the same.").choices("auto", "off"),
+			setting(&c.Host.ArenaMB, "arena_mb", n(64), "Size of a plugin's shared memory, MiB.").within(1, 1<<20),
+			setting(&c.Host.StartTimeoutS, "start_timeout_s", 120.0, "Seconds for a plugin to start, describe itself and be configured.").above(0),
+			setting(&c.Host.ResetTimeoutS, "reset_timeout_s", 120.0, "Seconds for an env's Reset.").above(0),
+			setting(&c.Host.StepTimeoutS, "step_timeout_s", 60.0, "Seconds for an env's Step of one chunk.").above(0),
+			setting(&c.Host.ActTimeoutS, "act_timeout_s", 120.0, "Seconds for a policy's Act on one batch.").above(0),
+			setting(&c.Host.UpdateTimeoutS, "update_timeout_s", 3600.0, "Seconds for a policy's Update or Imitate.").above(0),
+			setting(&c.Host.EncodeTimeoutS, "encode_timeout_s", 600.0, "Seconds for an encoder's Encode of one batch.").above(0),
+			setting(&c.Host.SaveTimeoutS, "save_timeout_s", 600.0, "Seconds for a policy's Save or Load.").above(0),
+			setting(&c.Host.Restarts, "restarts", n(10), "Restarts of one plugin within restart_window_s before the run gives up.").within(0, many),
+			setting(&c.Host.RestartWindowS, "restart_window_s", 600.0, "See restarts; seconds.").above(0),
+			setting(&c.Host.EnvAllow, "env_allow", []string{}, "Environment variables that plugins get beside the few they always get (PATH, HOME, LANG and their like). A * at the end matches any rest."),
+			setting(&c.Host.PluginPath, "plugin_path", []string{}, "Folders to look for plugins in, before the usual ones."),
+			setting(&c.Host.Python, "python", "", "The Python to make plugins' environments with. Empty: the version that the plugin asks for, looked for on this machine."),
+		}},
+	}
+}
+
+// cross checks what no single setting can.
+func (c *Config) cross(p *problems) {
+	at := func(key, message, hint string) {
+		p.add(c.places[key].unknown("%s", message).WithHint("%s", hint))
+	}
+	if c.Rollout.KeepLow > c.Rollout.KeepHigh {
+		key := "rollout.keep_low"
+		if _, given := c.places[key]; !given {
+			key = "rollout.keep_high"
+		}
+		at(key, fmt.Sprintf("keep_low %v is above keep_high %v, so that no group could be kept", c.Rollout.KeepLow, c.Rollout.KeepHigh), "0 and 1 keep every group")
+	}
+	if len(c.Run.Task) == 0 {
+		at("run.task", "no task pattern is given", `["*"] is every task`)
+	}
+	for _, t := range c.Run.Task {
+		if t == "" {
+			at("run.task", "an empty task pattern matches nothing", `["*"] is every task`)
+		}
+	}
+	for _, name := range []struct{ key, value string }{{"run.env", c.Run.Env}, {"run.policy", c.Run.Policy}, {"run.encoder", c.Run.Encoder}} {
+		if name.value == "" {
+			at(name.key, fmt.Sprintf("%s is empty", name.key), "give the name of a plugin; `srpo plugin list` prints those installed")
+		}
+	}
+	if !plainName(c.Run.Name) {
+		at("run.name", fmt.Sprintf("%q cannot be a folder's name", c.Run.Name), "letters, digits, '.', '_' and '-'; a path goes into run.out")
+	}
+}
+
+func plainName(s string) bool {
+	for _, r := range s {
+		if !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '.' || r == '_' || r == '-') {
+			return false
+		}
+	}
+	return s != "." && s != ".." && len(s) <= 200
+}
