@@ -49,7 +49,7 @@ func (d Deadlines) orDefaults() Deadlines {
 }
 
 // deathNotice is how long a broken call waits for the process's end, to say how it ended.
-const deathNotice = time.Second
+const deathNotice = 3 * time.Second
 
 // guard makes every call to one incarnation of a plugin end in time, and says when the process must be replaced.
 type guard struct {
@@ -75,6 +75,9 @@ func (g guard) judge(outer, limited context.Context, what, setting string, limit
 	}
 	e := plugins.AsError(err)
 	kind := e.Kind
+	if kind == plugins.Canceled && limited.Err() == nil {
+		kind = plugins.Unavailable // nobody cancelled: it is the connection of a process that is gone
+	}
 	switch {
 	case outer.Err() != nil && (kind == plugins.Canceled || kind == plugins.Deadline):
 		return e.WithPlace("%s", g.proc.Label()) // the caller's own will: the plugin is not to blame
@@ -95,7 +98,7 @@ func (g guard) judge(outer, limited context.Context, what, setting string, limit
 		}
 		out := &plugins.Error{Kind: plugins.Unavailable, Message: words, Place: e.Place, Hint: e.Hint, Detail: detail, Err: err}
 		if out.Hint == "" {
-			out.Hint = "all that it said is in " + g.proc.LogFile()
+			out.Hint = g.proc.leader.advice()
 		}
 		out = out.WithPlace("%s", g.proc.Label())
 		g.failed(out)

@@ -84,6 +84,9 @@ func play(mode, rest string) {
 	}
 }
 
+// stderr is the process's real one: go-plugin's server puts a pipe to the host in the place of os.Stderr, and what is in it is lost when the process exits.
+var stderr = os.Stderr
+
 // serveEnv is what sdk.ServeEnv does; the host's packages do not import the SDK.
 func serveEnv(impl env.Env) {
 	if fd, err := strconv.Atoi(os.Getenv(plugins.LifelineEnv)); err == nil {
@@ -116,7 +119,7 @@ func (t *toy) Configure(_ context.Context, c plugins.Config) error {
 		return plugins.Errorf(plugins.Invalid, "13 is not a seed")
 	}
 	if c.Seed == 14 {
-		fmt.Fprintln(os.Stderr, "dying while being configured")
+		fmt.Fprintln(stderr, "dying while being configured")
 		os.Exit(4)
 	}
 	return nil
@@ -136,13 +139,13 @@ func (t *toy) Reset(ctx context.Context, r env.Reset) (env.Transition, error) {
 	command, rest, _ := strings.Cut(r.Task, ":")
 	switch command {
 	case "exit":
-		fmt.Fprintln(os.Stderr, "mj_step: Nan in qacc")
+		fmt.Fprintln(stderr, "mj_step: Nan in qacc")
 		os.Exit(5)
 	case "panic":
 		go panic("simulator fault")
 		select {}
-	case "segv":
-		_ = syscall.Kill(os.Getpid(), syscall.SIGSEGV)
+	case "kill":
+		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		select {}
 	case "hang":
 		<-make(chan int)

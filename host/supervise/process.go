@@ -294,7 +294,7 @@ func (p *Process) start(ctx context.Context) error {
 		return nil
 	}
 	p.leader.abandon(failure)                    // does nothing once there was a process
-	if !p.exitedWithin(100 * time.Millisecond) { // one that is ending by itself gets to say how
+	if errors.Is(failure, errStartTimeout) || !p.exitedWithin(time.Second) { // one that is ending by itself gets to say how
 		p.leader.kill()
 		p.exitedWithin(2 * time.Second)
 	}
@@ -366,10 +366,10 @@ func (p *Process) explainStart(failure error) *plugins.Error {
 	case errors.Is(failure, context.DeadlineExceeded):
 		return fail(plugins.Deadline, "did not start in the time that was left")
 	case line == "":
-		return fail(plugins.Unavailable, "%s before its handshake", l.fate()).WithHint("its last words are below; all of them are in %s", p.out.path)
+		return fail(plugins.Unavailable, "%s before its handshake", l.fate()).WithHint("%s", l.advice())
 	}
 	return fail(plugins.Unavailable, "shook hands, but could not be reached: %w%s", failure, l.alsoDied()).
-		WithHint("all that it said is in %s", p.out.path)
+		WithHint("%s", l.advice())
 }
 
 func (p *Process) exitedWithin(d time.Duration) bool {

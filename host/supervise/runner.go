@@ -209,15 +209,25 @@ func (l *leader) fate() string {
 	case ok && status.Signaled() && l.killed && status.Signal() == syscall.SIGKILL:
 		return "was stopped by srpo"
 	case ok && status.Signaled():
-		words := fmt.Sprintf("was killed by signal %d (%s)", status.Signal(), status.Signal())
-		if status.Signal() == syscall.SIGKILL {
-			words += "; the system may have run out of memory"
-		}
-		return words
+		return fmt.Sprintf("was killed by signal %d (%s)", status.Signal(), status.Signal())
 	case l.state.ExitCode() == 0:
 		return "exited with status 0"
 	}
 	return "exited with status " + strconv.Itoa(l.state.ExitCode())
+}
+
+// advice is a remedy for the way the process ended.
+func (l *leader) advice() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	hint := "all that it said is in " + l.out.path
+	if l.state == nil || l.killed {
+		return hint
+	}
+	if status, ok := l.state.Sys().(syscall.WaitStatus); ok && status.Signaled() && status.Signal() == syscall.SIGKILL {
+		return "the system may have run out of memory (see dmesg): use fewer lanes or a smaller model; " + hint
+	}
+	return hint
 }
 
 // The rest of runner.Runner.

@@ -215,11 +215,7 @@ func (w *Proc[T]) spend() error {
 		w.streak = 0
 	}
 	w.since = time.Time{}
-	wait := o.Backoff
-	for i := 0; i < w.streak && wait < o.MaxBackoff; i++ {
-		wait *= 2
-	}
-	wait = min(wait, o.MaxBackoff)
+	wait := o.backoff(w.streak)
 	w.streak++
 	w.restarts = append(w.restarts, now)
 	w.mu.Unlock()
@@ -231,6 +227,15 @@ func (w *Proc[T]) spend() error {
 	case <-w.ctx.Done():
 	}
 	return nil
+}
+
+// backoff is the wait before a restart that follows n others.
+func (o Options) backoff(n int) time.Duration {
+	wait := o.Backoff
+	for i := 0; i < n && wait < o.MaxBackoff; i++ {
+		wait *= 2
+	}
+	return min(wait, o.MaxBackoff)
 }
 
 func (w *Proc[T]) startOnce() error {
