@@ -3,7 +3,8 @@
 // down beside its plate on the way.
 //
 // The physics is quasi-static and simple (see world), the picture comes from a small rasteriser, and both are pure Go: thousands of lanes run in one process,
-// and an episode is a function of task, start state, seed and actions, bit for bit, on whichever lane it runs.
+// and an episode is a function of task, start state, seed and actions, bit for bit, on whichever lane it runs. (Between processor architectures the last bits
+// may differ, where the Go compiler fuses multiplications with additions.)
 package tabletop
 
 import (

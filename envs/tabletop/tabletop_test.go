@@ -148,6 +148,63 @@ func TestRecordedIsObserved(t *testing.T) {
 	}
 }
 
+// The picture shows what is there, at any size: each block and plate in its colour where the camera sees it, and a shadow below the gripper.
+func TestPictureShowsTheWorld(t *testing.T) {
+	for _, size := range [][2]int{{64, 64}, {256, 256}, {48, 96}, {33, 17}} {
+		e := New()
+		require.NoError(t, e.Configure(t.Context(), plugins.Config{Cameras: []plugins.CameraRequest{{Name: "front", Height: size[0], Width: size[1]}}}))
+		look := env.Render{Observe: []string{"front"}}
+		for state := range 10 {
+			tr := reset(t, e, env.Reset{Task: "tabletop/two_blocks", StartState: state, Render: look})
+			image := tr.Observation.Images["front"]
+			require.NoError(t, image.Check("image", plugins.Uint8, size[0], size[1], 3))
+			if size[0] < 40 {
+				continue // too coarse to say more
+			}
+			w := &e.(*Tabletop).lanes[0].world
+			c := newCanvas(frontCamera, size[1], size[0])
+			at := func(x, y, z float64) (r, g, b int) {
+				p := c.project(vec{x, y, z})
+				o := (int(p.y/samples)*size[1] + int(p.x/samples)) * 3
+				return int(image.Data[o]), int(image.Data[o+1]), int(image.Data[o+2])
+			}
+			for i := range w.n {
+				b := w.blocks[i].pos
+				red, green, blue := at(b[0], b[1]-blockHalf, blockHalf)
+				place := w.layout.places[i]
+				plateRed, plateGreen, plateBlue := at(place[0], place[1], plateHeight)
+				if i == 0 {
+					require.Greater(t, red, 2*max(green, blue), "size %v state %d", size, state)
+					require.Greater(t, plateRed, plateGreen+40)
+				} else {
+					require.Greater(t, blue, 2*max(red, green)-80, "size %v state %d", size, state)
+					require.Greater(t, plateBlue, plateRed+40)
+				}
+			}
+			shadow, _, _ := at(w.grip[0], w.grip[1]-0.01, 0)
+			plain, _, _ := at(0, -0.15, 0)
+			require.Less(t, shadow, plain*4/5, "size %v state %d", size, state)
+		}
+	}
+}
+
+// A step costs nothing on the heap but its reply, and a picture nothing but its bytes.
+func TestAllocations(t *testing.T) {
+	e := open(t, 1, 64, nil)
+	still := plugins.Floats(make([]float32, 4*8), 8, 4)
+	look := env.Render{Observe: []string{"front"}}
+	run := func(r env.Render) float64 {
+		reset(t, e, env.Reset{Task: "tabletop/two_blocks", MaxSteps: 1 << 20})
+		return testing.AllocsPerRun(100, func() {
+			if _, err := e.Step(t.Context(), env.Step{Actions: still, Render: r}); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+	require.LessOrEqual(t, run(env.Render{}), 4.0)
+	require.LessOrEqual(t, run(look), 9.0)
+}
+
 func TestEnds(t *testing.T) {
 	e := open(t, 1, 0, nil)
 	still := plugins.Floats(make([]float32, 32), 8, 4)

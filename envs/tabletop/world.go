@@ -134,7 +134,11 @@ func (w *world) carry() {
 // slide moves the gripper along x or y and pushes what is in the way; if that cannot give way, the gripper stays.
 func (w *world) slide(axis int, d float64) {
 	grip, blocks := w.grip, w.blocks
-	to := min(max(grip[axis]+d, reachLow[axis]), reachHigh[axis])
+	low, high := reachLow[axis], reachHigh[axis]
+	if w.held >= 0 { // the held block stays within the rim as well
+		low, high = low-min(w.holding[axis], 0), high-max(w.holding[axis], 0)
+	}
+	to := min(max(grip[axis]+d, low), high)
 	if d = to - grip[axis]; d == 0 {
 		return
 	}
@@ -261,17 +265,20 @@ func (w *world) close(to float64) {
 		if !between {
 			continue
 		}
+		if math.Abs(dx) <= to/2-blockHalf {
+			continue // no finger touches it yet
+		}
 		if math.Abs(dy) > w.slack {
-			// Caught by its edge: it slips out of the jaw.
-			if to < 2*blockHalf && !w.push(i, 1, math.Copysign(blockHalf+fingerHalfY-math.Abs(dy), dy)) {
-				to = max(to, 2*blockHalf)
+			// Caught by its edge: it slips out of the jaw, or wedges it.
+			if !w.push(i, 1, math.Copysign(blockHalf+fingerHalfY-math.Abs(dy), dy)) {
+				return
 			}
 			continue
 		}
-		to = max(to, 2*blockHalf)
 		// The finger that touches first pushes the block to the middle.
+		to = max(to, 2*blockHalf)
 		if play := to/2 - blockHalf; math.Abs(dx) > play && !w.push(i, 0, math.Copysign(play, dx)-dx) {
-			return // wedged: the jaw stays as it is
+			return
 		}
 		if to <= 2*blockHalf && b.top()-w.grip[2] >= gripDepth {
 			w.held = i
@@ -345,16 +352,20 @@ func (w *world) support(i int) float64 {
 		if !mine.overlaps(s) {
 			return
 		}
-		axis, by := 0, math.Inf(1)
+		// It slides off on the shortest way on which no finger is; if there is none, it leans where it is.
+		from, best := b.pos, math.Inf(1)
+		to := from
 		for k := range 2 {
 			for _, d := range [2]float64{s.low[k] - mine.high[k], s.high[k] - mine.low[k]} {
-				if to := b.pos[k] + d; math.Abs(d) < math.Abs(by) && to >= reachLow[k] && to <= reachHigh[k] {
-					axis, by = k, d
+				b.pos[k] = from[k] + d
+				if math.Abs(d) < best && b.pos[k] >= reachLow[k] && b.pos[k] <= reachHigh[k] && !w.meets(i) {
+					to, best = b.pos, math.Abs(d)
 				}
+				b.pos = from
 			}
 		}
-		if !math.IsInf(by, 0) {
-			b.pos[axis] += by
+		if b.pos = to; math.IsInf(best, 1) {
+			z = max(z, b.pos[2])
 		}
 	}
 	for k := range w.layout.places[:w.n] {
@@ -368,6 +379,18 @@ func (w *world) support(i int) float64 {
 		}
 	}
 	return z
+}
+
+// meets says whether free block i overlaps the fingers or what they hold.
+func (w *world) meets(i int) bool {
+	b := w.blocks[i].box()
+	movers, n := w.movers()
+	for m := range movers[:n] {
+		if b.overlaps(&movers[m]) {
+			return true
+		}
+	}
+	return false
 }
 
 // placed says whether block i rests on its own place.

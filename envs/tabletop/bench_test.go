@@ -1,0 +1,68 @@
+package tabletop
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/srpo-dev/srpo/plugins/env"
+)
+
+// BenchmarkStep reports steps a second of one lane in chunks of 8, driven by the expert: nothing rendered, one frame a chunk as a policy asks for, and a frame
+// every step.
+func BenchmarkStep(b *testing.B) {
+	looks := []struct {
+		name   string
+		size   int
+		render env.Render
+	}{
+		{"nothing", 64, env.Render{}},
+		{"observe/64", 64, env.Render{Observe: []string{"front"}}},
+		{"observe+record4/64", 64, env.Render{Observe: []string{"front"}, Record: "front", RecordEvery: 4}},
+		{"every/64", 64, env.Render{Record: "front", RecordEvery: 1}},
+		{"every/256", 256, env.Render{Record: "front", RecordEvery: 1}},
+	}
+	for _, look := range looks {
+		b.Run(look.name, func(b *testing.B) {
+			e := open(b, 1, look.size, nil)
+			steps, episode := 0, 0
+			done := true
+			b.ReportAllocs()
+			for b.Loop() {
+				if done {
+					reset(b, e, env.Reset{Task: "tabletop/two_blocks", StartState: episode % startStates, Seed: uint64(episode), Render: look.render})
+					episode++
+				}
+				tr := step(b, e, env.Step{Expert: 8, ExpertNoise: 0.1, Render: look.render})
+				steps += tr.StepsDone
+				done = tr.Done()
+			}
+			b.ReportMetric(float64(steps)/b.Elapsed().Seconds(), "steps/s")
+		})
+	}
+}
+
+// BenchmarkLanes steps many lanes side by side.
+func BenchmarkLanes(b *testing.B) {
+	for _, lanes := range []int{1, 64, 1024} {
+		b.Run(fmt.Sprint(lanes), func(b *testing.B) {
+			e := open(b, lanes, 64, nil)
+			free := make(chan int, lanes)
+			done := make([]bool, lanes)
+			for i := range lanes {
+				free <- i
+				done[i] = true
+			}
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					lane := <-free
+					if done[lane] {
+						reset(b, e, env.Reset{Lane: lane, Task: "tabletop/two_blocks", Seed: uint64(lane)})
+					}
+					done[lane] = step(b, e, env.Step{Lane: lane, Expert: 8, Render: env.Render{Observe: []string{"front"}}}).Done()
+					free <- lane
+				}
+			})
+			b.ReportMetric(float64(8*b.N)/b.Elapsed().Seconds(), "steps/s")
+		})
+	}
+}
