@@ -9,6 +9,7 @@ import (
 
 	"github.com/srpo-dev/srpo/plugins"
 	"github.com/srpo-dev/srpo/plugins/encoder"
+	"github.com/srpo-dev/srpo/sdk/plugintest"
 	"github.com/stretchr/testify/require"
 )
 
@@ -27,6 +28,9 @@ func noiseClip(seed uint64, t, h, w int) plugins.Tensor {
 	}
 	return plugins.Bytes(data, t, h, w, 3)
 }
+
+// TestContract runs the conformance suite over gRPC, with the arena and without.
+func TestContract(t *testing.T) { plugintest.TestEncoder(t, New, nil) }
 
 // Whatever the settings and the clip's size, the vector is as long as Describe says and the same in every batch.
 func TestEncode(t *testing.T) {

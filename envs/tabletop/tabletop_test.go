@@ -9,8 +9,12 @@ import (
 
 	"github.com/srpo-dev/srpo/plugins"
 	"github.com/srpo-dev/srpo/plugins/env"
+	"github.com/srpo-dev/srpo/sdk/plugintest"
 	"github.com/stretchr/testify/require"
 )
+
+// TestContract runs the conformance suite over gRPC, with the arena and without.
+func TestContract(t *testing.T) { plugintest.TestEnv(t, New, nil) }
 
 // The expert succeeds from every start state of every task, in both orders, with time to spare.
 func TestExpertSucceeds(t *testing.T) {
