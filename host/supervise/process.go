@@ -293,7 +293,7 @@ func (p *Process) start(ctx context.Context) error {
 		}()
 		return nil
 	}
-	p.leader.abandon(failure)                    // does nothing once there was a process
+	p.leader.abandon(failure)                                                // does nothing once there was a process
 	if errors.Is(failure, errStartTimeout) || !p.exitedWithin(time.Second) { // one that is ending by itself gets to say how
 		p.leader.kill()
 		p.exitedWithin(2 * time.Second)
