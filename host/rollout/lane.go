@@ -108,7 +108,7 @@ func (a *attempt) run() error {
 	a.replies = replyChecker{spec: r.s.EnvSpec, render: render, maxSteps: r.rules.maxSteps(a.job.task), shapes: &r.shapes}
 
 	began := time.Now()
-	t, err := a.env.Reset(r.lanesCtx, env.Reset{Lane: a.number, Task: e.Task, StartState: e.StartState, Seed: e.Seed, MaxSteps: r.rules.MaxSteps, Render: render})
+	t, err := a.env.Reset(r.envCtx, env.Reset{Lane: a.number, Task: e.Task, StartState: e.StartState, Seed: e.Seed, MaxSteps: r.rules.MaxSteps, Render: render})
 	r.envTime.Add(int64(time.Since(began)))
 	if err == nil {
 		err = a.replies.reset(t)
@@ -127,7 +127,7 @@ func (a *attempt) run() error {
 		}
 
 		began = time.Now()
-		t, err = a.env.Step(r.lanesCtx, env.Step{Lane: a.number, Actions: chunk.tensor(), Render: render})
+		t, err = a.env.Step(r.envCtx, env.Step{Lane: a.number, Actions: chunk.tensor(), Render: render})
 		r.envTime.Add(int64(time.Since(began)))
 		if err == nil {
 			err = a.replies.step(t, e.Steps, chunk.n)

@@ -2,6 +2,7 @@ package rollout
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,9 +26,12 @@ type roll struct {
 	policy *batcher
 	encode *encoding // nil: nothing is encoded
 	shapes shapes
-	// lanesCtx ends before ctx, so that no lane waits for a process when everything is rolled.
+	// lanesCtx ends before ctx, so that no lane waits for a process when everything is rolled. Calls to envs have envCtx: when only the policy is lost they
+	// come to their own end, for a call that was cancelled here may still run there when the lane is used again.
 	lanesCtx  context.Context
 	stopLanes context.CancelFunc
+	envCtx    context.Context
+	cancelEnv context.CancelFunc
 	lanes     sync.WaitGroup
 	alive     atomic.Int64 // lanes that can still roll
 	rolled    chan *Episode
@@ -53,9 +57,11 @@ func (s *Scheduler) start(caller context.Context, rules Rules) (*roll, error) {
 	r.queue = newQueue(limit)
 	context.AfterFunc(ctx, r.queue.close)
 	r.lanesCtx, r.stopLanes = context.WithCancel(ctx)
+	r.envCtx, r.cancelEnv = context.WithCancel(caller)
 
 	if err := r.startBatcher(); err != nil {
 		r.fail(err)
+		r.cancelEnv()
 		return nil, r.cause()
 	}
 	if rules.Encode {
@@ -78,6 +84,9 @@ func (r *roll) fail(err error) {
 	if r.ctx.Err() == nil {
 		r.failure = err
 		r.cancel()
+		if !errors.Is(err, ErrPolicyLost) {
+			r.cancelEnv()
+		}
 	}
 }
 
@@ -121,8 +130,8 @@ func (r *roll) collect(rolled, finished func(*Episode)) error {
 		select {
 		case e := <-r.rolled:
 			r.unrolled--
-			r.progress(e)
 			rolled(e)
+			r.progress(e)
 			switch {
 			case r.encode == nil:
 				finish(e)
@@ -161,6 +170,7 @@ func (r *roll) end(err error) (Timing, error) {
 	r.queue.close()
 	r.stopLanes()
 	r.lanes.Wait()
+	r.cancelEnv()
 	r.policy.close() // forgets what there is to forget
 	if r.encode != nil {
 		r.encode.close()
