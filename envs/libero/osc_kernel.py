@@ -26,12 +26,13 @@ from __future__ import annotations
 import ctypes
 import glob
 import os
+from collections.abc import Callable
 from typing import NamedTuple
 
 import llvmlite.binding as llvm
 import mujoco
 import numpy as np
-from numba import njit, types
+from numba import njit, typeof, types
 from robosuite.utils import control_utils
 
 _ADDRESS = types.intp
@@ -96,9 +97,9 @@ def _python_of(function):
     return getattr(function, "py_func", function)
 
 
-_opspace_matrices = njit(_python_of(control_utils.opspace_matrices))
-_nullspace_torques = njit(_python_of(control_utils.nullspace_torques))
-_orientation_error = njit(_python_of(control_utils.orientation_error))
+_opspace_matrices = njit(cache=True)(_python_of(control_utils.opspace_matrices))
+_nullspace_torques = njit(cache=True)(_python_of(control_utils.nullspace_torques))
+_orientation_error = njit(cache=True)(_python_of(control_utils.orientation_error))
 
 
 class Plant(NamedTuple):
@@ -178,7 +179,8 @@ def rescaling_moves(qpos, quaternions):
     """Whether MuJoCo's normalisation would change any bit of the quaternions in ``qpos``."""
     copy = np.empty(4)
     for address in quaternions:
-        copy[:] = qpos[address : address + 4]
+        for i in range(4):  # not a slice: numba takes seconds to compile its error message
+            copy[i] = qpos[address + i]
         _normalize4(copy.ctypes.data)
         for i in range(4):
             if copy[i] != qpos[address + i]:
@@ -187,17 +189,22 @@ def rescaling_moves(qpos, quaternions):
 
 
 @njit(cache=True)
-def settle(plant, twice):
-    """The forwards before the torques: one, or two if the controller is going to read the arm (``twice``)."""
+def settle_once(plant):
+    """The environment's own forward, before the torques."""
     _step1(plant.model, plant.data)
     _actuation(plant.model, plant.data)
     _acceleration(plant.model, plant.data)
     _constraint(plant.model, plant.data)
-    if twice:
-        if rescaling_moves(plant.qpos, plant.quaternions):
-            _forward(plant.model, plant.data)
-        else:
-            _constraint(plant.model, plant.data)
+
+
+@njit(cache=True)
+def settle_twice(plant):
+    """The environment's forward and the controller's, which is going to read the arm."""
+    settle_once(plant)
+    if rescaling_moves(plant.qpos, plant.quaternions):
+        _forward(plant.model, plant.data)
+    else:
+        _constraint(plant.model, plant.data)
 
 
 @njit(cache=True)
@@ -231,7 +238,7 @@ def read_arm(plant, arm):
 @njit(cache=True)
 def observe_arm(plant, arm):
     """The opening of an action: both forwards, then the arm's state, on which the goals will be set."""
-    settle(plant, True)
+    settle_twice(plant)
     read_arm(plant, arm)
 
 
@@ -272,11 +279,11 @@ def _move_fingers(plant, command):
 def run_substeps(first, end, last, settled, plant, arm, command):
     """Substeps ``first`` to ``end`` (exclusive) of an action whose final substep is ``last``.
 
-    ``settled``: ``observe_arm`` or ``settle`` has been run for the first of them already.
+    ``settled``: ``observe_arm`` or ``settle_once`` has been run for the first of them already.
     """
     for k in range(first, end):
         if k > first or not settled:
-            settle(plant, True)
+            settle_twice(plant)
             read_arm(plant, arm)
         _apply_torques(plant, arm, command)
         _move_fingers(plant, command)
@@ -290,3 +297,23 @@ def run_substeps(first, end, last, settled, plant, arm, command):
             _constraint(plant.model, plant.data)
             _check_acceleration(plant.model, plant.data)
             _euler(plant.model, plant.data)
+
+
+def compile_ahead(plant: Plant, arm: ArmState, command: Command, tick: Callable[[], None]) -> None:
+    """Compile all that a step calls, inner functions first, without running any; ``tick`` is called between them."""
+    calls = (
+        (rescaling_moves, (plant.qpos, plant.quaternions)),
+        (settle_once, (plant,)),
+        (settle_twice, (plant,)),
+        (read_arm, (plant, arm)),
+        (observe_arm, (plant, arm)),
+        (_orientation_error, (command.goal_rotation, arm.rotation)),
+        (_opspace_matrices, (arm.mass, arm.jacobian, arm.jacobian_position, arm.jacobian_rotation)),
+        (_apply_torques, (plant, arm, command)),
+        (_move_fingers, (plant, command)),
+        (run_substeps, (0, 0, 0, True, plant, arm, command)),
+    )
+    compiled = run_substeps.signatures
+    for function, arguments in () if compiled else calls:
+        function.compile(tuple(typeof(argument) for argument in arguments))
+        tick()

@@ -40,9 +40,11 @@ class PickPlace:
     def grip_position(self) -> np.ndarray:
         return self.scene.data.site_xpos[self._grip_site].copy()
 
-    def grip_rotation(self) -> np.ndarray:
-        """float64 [3, 3]; its second column is the axis along which the fingers close."""
-        return self.scene.data.site_xmat[self._grip_site].reshape(3, 3).copy()
+    def finger_axis(self) -> np.ndarray:
+        """Horizontal unit vector, float64 [3], from one finger pad to the other: the way they close."""
+        left, right = (self.scene.data.geom_xpos[np.argmax(pad)] for pad in self._pads)
+        axis = (left - right) * [1.0, 1.0, 0.0]
+        return axis / np.linalg.norm(axis)
 
     def item_position(self) -> np.ndarray:
         return self.scene.data.xpos[self._item_body].copy()

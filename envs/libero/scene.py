@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import glob
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import mujoco
@@ -36,14 +37,21 @@ _copy_data.restype = ctypes.c_void_p
 class Scene:
     """A loaded task. ``domain`` is LIBERO's environment, ``seen`` the mjData of the last observation."""
 
-    def __init__(self, bddl: Path, fast: bool = True, multisample: int = render.DEFAULT_MULTISAMPLE):
+    def __init__(
+        self,
+        bddl: Path,
+        fast: bool = True,
+        multisample: int = render.DEFAULT_MULTISAMPLE,
+        tick: Callable[[], None] = lambda: None,  # called every few seconds while this takes long
+    ):
         self.domain = load_domain(bddl)
+        tick()
         self.model = self.domain.sim.model._model
         self.data = self.domain.sim.data._data
         self.seen = mujoco.MjData(self.model)
         self.seen_site_rgba = self.model.site_rgba.copy()
         self._observe_by_copy()
-        self.fast = fast and fast_step.attach(self.domain)
+        self.fast = fast and fast_step.attach(self.domain, tick)
         self._multisample = multisample
         self._drawing: render.Drawing | None = None
 

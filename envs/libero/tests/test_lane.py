@@ -1,0 +1,124 @@
+"""A lane over its life: changing tasks, memory, errors, the expert, and what it may write."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import PLUGIN, SDK
+
+import rollout
+import suites
+
+SOUP = "libero_object/pick_up_the_alphabet_soup_and_place_it_in_the_basket"
+STOVE = "libero_goal/turn_on_the_stove"
+CREAM = "libero_object/pick_up_the_cream_cheese_and_place_it_in_the_basket"
+
+
+def resident_mb() -> float:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def test_changing_tasks_keeps_frames_right_and_memory_bounded():
+    """Scenes are closed and loaded again in one process: frames stay the same, and memory stops growing."""
+    env = rollout.lane(64, keep_scenes=1, wait_steps=0)
+    try:
+        first, after = {}, []
+        for round_ in range(3):
+            for task in (SOUP, STOVE):
+                env.reset(task, 0, seed=round_)
+                frame = env.render("agentview")
+                assert frame.std() > 10, "an empty frame"
+                assert np.array_equal(frame, first.setdefault(task, frame))
+            after.append(resident_mb())
+        assert after[-1] < after[-2] + 100, after
+    finally:
+        env.close()
+
+
+def test_fifty_resets_of_mixed_tasks_do_not_leak():
+    env = rollout.lane(64, keep_scenes=2, wait_steps=1)
+    try:
+        tasks = (SOUP, STOVE)
+        for index in range(50):
+            env.reset(tasks[index % 2], index, seed=index)
+            if index % 10 < 2:
+                env.render("agentview")
+            if index == 9:
+                early = resident_mb()
+        assert resident_mb() < early + 30
+    finally:
+        env.close()
+
+
+def test_two_kept_scenes_do_not_disturb_each_other():
+    env = rollout.lane(64, keep_scenes=2)
+    try:
+        actions = rollout.random_actions(12)
+        alone = rollout.by_lane(env, SOUP, 2, actions, ["agentview"], 6)
+        rollout.by_lane(env, STOVE, 0, actions, ["agentview"], 6)
+        again = rollout.by_lane(env, SOUP, 2, actions, ["agentview"], 6)
+        for name in ("qpos", "qvel", "agentview"):
+            assert np.array_equal(alone[name], again[name]), name
+    finally:
+        env.close()
+
+
+@pytest.mark.parametrize("task", [SOUP, CREAM])
+def test_expert_succeeds_with_progress(task):
+    env = rollout.lane(64)
+    try:
+        env.reset(task, 1, seed=0)
+        progress = []
+        for _ in range(280):
+            action = env.expert()
+            assert action is not None and np.all(np.abs(action) <= 1)
+            step = env.step(action)
+            progress.append(step.progress)
+            if step.success:
+                break
+        assert step.success and step.terminated
+        assert progress[0] < 0.25 and progress[-1] == 1.0
+        assert all(0 <= p <= 1 for p in progress)
+        assert any(0.4 <= p < 0.9 for p in progress), "never grasped"
+    finally:
+        env.close()
+
+
+def test_no_expert_and_no_progress_elsewhere():
+    env = rollout.lane(64, wait_steps=0)
+    try:
+        env.reset(STOVE, 0, seed=0)
+        assert env.expert() is None
+        assert env.step(np.zeros(7, np.float32)).progress is None
+        assert env.proprio().shape == (8,) and env.proprio().dtype == np.float32
+        assert env.render("wrist").shape == (64, 64, 3)
+    finally:
+        env.close()
+
+
+def test_stdout_stays_clean_and_nothing_is_written_at_home(tmp_path):
+    code = (
+        "import srpo_sdk, rollout; e = rollout.lane(64, wait_steps=0);"
+        f"e.reset({SOUP!r}, 0, seed=0); e.render('agentview'); e.close()"
+    )
+    home, cache = tmp_path / "home", tmp_path / "cache"
+    home.mkdir()
+    environment = {
+        "HOME": str(home),
+        "PATH": os.environ["PATH"],
+        "MUJOCO_GL": "egl",
+        "PYTHONPATH": f"{PLUGIN}:{SDK}",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "SRPO_CACHE": str(cache),
+        "NUMBA_CACHE_DIR": os.environ["NUMBA_CACHE_DIR"],  # compiling again takes long
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=True
+    )
+    assert list(home.rglob("*")) == []
+    assert "GLError" not in done.stderr.decode() and "EGLError" not in done.stderr.decode()
+    assert (cache / "srpo-libero" / "matplotlib").is_dir()
+    assert suites.package_root().is_dir()
