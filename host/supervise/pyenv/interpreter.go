@@ -1,0 +1,216 @@
+package pyenv
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/srpo-dev/srpo/plugins"
+)
+
+// probeTimeout bounds one look at an interpreter.
+const probeTimeout = 20 * time.Second
+
+// Interpreter is a Python that runs.
+type Interpreter struct {
+	// Path is where it was found, Real the program itself (sys.executable, resolved).
+	Path, Real string
+	Version    Version
+	// Venv says whether it can make environments by itself (modules venv and ensurepip; Debian's python3 lacks them without python3-venv).
+	Venv bool
+}
+
+// Find returns an interpreter that satisfies the requirement. A given path is the only one tried. Otherwise python3 on PATH comes first, then names with
+// a version on PATH, then pyenv's and uv's folders and the usual ones, the newest version first. Whether a file is a Python is found by running it:
+// pyenv's shims of versions that are not selected exist, and fail.
+func Find(ctx context.Context, want Requirement, given string) (Interpreter, error) {
+	if given != "" {
+		path, err := exec.LookPath(given)
+		var in Interpreter
+		if err == nil {
+			in, err = probe(ctx, path)
+		}
+		if ctx.Err() != nil {
+			return in, plugins.Errorf(plugins.Canceled, "looking for Python: %w", ctx.Err())
+		}
+		if err != nil {
+			return in, plugins.Errorf(plugins.NotFound, "the Python %s does not run: %w", given, err).WithHint("correct [host] python, or leave it empty to search")
+		}
+		if !want.Allows(in.Version) {
+			return in, plugins.Errorf(plugins.Mismatch, "Python %s is wanted, %s is %s", want, given, in.Version).
+				WithHint("give another one in [host] python, or leave it empty to search")
+		}
+		return in, nil
+	}
+	var failures []string
+	seen := map[string]bool{}
+	var unable *Interpreter // one that cannot make an environment by itself: good enough for uv
+	for _, path := range candidates(want) {
+		if ctx.Err() != nil {
+			return Interpreter{}, plugins.Errorf(plugins.Canceled, "looking for Python: %w", ctx.Err())
+		}
+		key := path
+		if !isShim(path) {
+			key, _ = filepath.EvalSymlinks(path)
+		}
+		if key == "" || seen[key] {
+			continue
+		}
+		seen[key] = true
+		in, err := probe(ctx, path)
+		switch {
+		case err != nil:
+			failures = append(failures, fmt.Sprintf("%s: %v", path, err))
+		case !want.Allows(in.Version):
+			failures = append(failures, fmt.Sprintf("%s: is %s", path, in.Version))
+		case !in.Venv:
+			if unable == nil {
+				unable = &in
+			}
+			failures = append(failures, fmt.Sprintf("%s: is %s, but lacks the modules venv and ensurepip", path, in.Version))
+		default:
+			return in, nil
+		}
+	}
+	if unable != nil {
+		return *unable, nil
+	}
+	minor := "3.x"
+	if m := want.minors(); len(m) > 0 {
+		minor = fmt.Sprintf("3.%d", m[0])
+	}
+	e := plugins.Errorf(plugins.NotFound, "no Python %s on this machine", want).WithDetail(strings.Join(failures, "\n"))
+	return Interpreter{}, e.WithHint("install one (uv python install %s, pyenv install %s, or your system's package), or give its path in [host] python", minor, minor)
+}
+
+// isShim says whether all programs of a folder are one script: resolving them would make them look the same.
+func isShim(path string) bool { return filepath.Base(filepath.Dir(path)) == "shims" }
+
+// candidates lists where a Python may be, in the order in which they are tried.
+func candidates(want Requirement) []string {
+	var out []string
+	add := func(dir, name string) {
+		path := filepath.Join(dir, name)
+		if info, err := os.Stat(path); err == nil && !info.IsDir() && info.Mode()&0o111 != 0 {
+			out = append(out, path)
+		}
+	}
+	names := []string{"python3"}
+	for _, m := range want.minors() {
+		names = append(names, fmt.Sprintf("python3.%d", m))
+	}
+	names = append(names, "python")
+	for _, name := range names {
+		for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
+			if filepath.IsAbs(dir) {
+				add(dir, name)
+			}
+		}
+	}
+	home, _ := os.UserHomeDir()
+	var roots []string
+	if root := os.Getenv("PYENV_ROOT"); root != "" {
+		roots = append(roots, filepath.Join(root, "versions"))
+	}
+	if dir := os.Getenv("UV_PYTHON_INSTALL_DIR"); dir != "" {
+		roots = append(roots, dir)
+	}
+	data := cmp.Or(os.Getenv("XDG_DATA_HOME"), filepath.Join(home, ".local", "share"))
+	roots = append(roots, filepath.Join(home, ".pyenv", "versions"), filepath.Join(data, "uv", "python"))
+	for _, root := range roots {
+		found, _ := filepath.Glob(filepath.Join(root, "*"))
+		slices.SortFunc(found, func(a, b string) int { return byVersion(b, a) })
+		for _, dir := range found {
+			add(filepath.Join(dir, "bin"), "python3")
+		}
+	}
+	for _, dir := range []string{"/usr/local/bin", "/usr/bin", "/opt/homebrew/bin"} {
+		for _, name := range names {
+			add(dir, name)
+		}
+	}
+	return out
+}
+
+// byVersion compares folder names such as 3.9.18 and cpython-3.11.7-linux by the numbers in them.
+func byVersion(a, b string) int {
+	numbers := func(s string) []int {
+		var out []int
+		n, in := 0, false
+		for _, c := range filepath.Base(s) + " " {
+			if c >= '0' && c <= '9' {
+				n, in = min(10*n+int(c-'0'), 1e6), true
+			} else if in {
+				out = append(out, n)
+				n, in = 0, false
+			}
+		}
+		return out
+	}
+	return cmp.Or(slices.Compare(numbers(a), numbers(b)), cmp.Compare(a, b))
+}
+
+// probeScript prints what there is to know of an interpreter. find_spec looks for the modules without importing them.
+const probeScript = `import sys, json, os, importlib.util as u
+print(json.dumps({"version": list(sys.version_info[:3]), "real": os.path.realpath(sys.executable), "implementation": sys.implementation.name,
+  "venv": bool(u.find_spec("venv")) and bool(u.find_spec("ensurepip"))}))`
+
+// probe runs a program to see whether it is a Python.
+func probe(ctx context.Context, path string) (Interpreter, error) {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, path, "-I", "-c", probeScript)
+	cmd.WaitDelay = time.Second
+	cmd.Env = installerEnviron(os.Environ())
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			return Interpreter{}, fmt.Errorf("does not answer within %v", probeTimeout)
+		}
+		if line, _, _ := strings.Cut(strings.TrimSpace(stderr.String()), "\n"); line != "" {
+			return Interpreter{}, errors.New(line)
+		}
+		return Interpreter{}, err
+	}
+	var out struct {
+		Version        []int
+		Real           string
+		Implementation string
+		Venv           bool
+	}
+	if err := json.Unmarshal(stdout.Bytes(), &out); err != nil || len(out.Version) != 3 {
+		return Interpreter{}, errors.New("is not a Python")
+	}
+	if out.Implementation != "cpython" {
+		return Interpreter{}, fmt.Errorf("is %s, not CPython", out.Implementation)
+	}
+	return Interpreter{Path: path, Real: out.Real, Version: Version{out.Version[0], out.Version[1], out.Version[2]}, Venv: out.Venv}, nil
+}
+
+// findUV returns the path of a uv that works, or "" and why not.
+func findUV(ctx context.Context) (string, string) {
+	path, err := exec.LookPath("uv")
+	if err != nil {
+		return "", "there is no uv on PATH"
+	}
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, path, "--version")
+	cmd.WaitDelay = time.Second
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.HasPrefix(string(out), "uv ") {
+		line, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
+		return "", fmt.Sprintf("%s does not work (%v: %s)", path, err, line)
+	}
+	return path, strings.TrimSpace(string(out))
+}

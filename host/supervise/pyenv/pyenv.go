@@ -1,0 +1,227 @@
+// Package pyenv makes the Python environments of plugins: one for each package, in the cache folder, from a hash-locked list of requirements.
+//
+// An environment is built in its place and counts only once its stamp is written, the last thing that happens; what is found without a stamp is a half-built
+// one and is removed. The stamp holds a hash over every installed distribution's list of files with their sizes, which is checked at each start.
+package pyenv
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/srpo-dev/srpo/plugins"
+)
+
+// Spec is what an environment is made of.
+type Spec struct {
+	// Name of the package; part of the folder's name.
+	Name   string
+	Python Requirement
+	// Requirements is the path of a requirements file in which every line has hashes.
+	Requirements string
+	// NoDeps installs the listed distributions only.
+	NoDeps bool
+	// DownloadMB and DiskMB are what the package says that it takes, for the user and for a look at the free space; 0: unknown.
+	DownloadMB, DiskMB float64
+}
+
+// Options say where and how.
+type Options struct {
+	// Cache is srpo's cache folder, see [CacheDir].
+	Cache string
+	// Interpreter is the Python to use; empty: search.
+	Interpreter string
+	// PipOnly never uses uv.
+	PipOnly bool
+	// Repair builds an environment anew whose files have changed, instead of refusing it.
+	Repair bool
+	// Progress is told what happens, a few times a second; nil: nobody is told.
+	Progress func(Progress)
+}
+
+// Progress of an installation.
+type Progress struct {
+	// What is being done, a sentence. A new sentence is a new step.
+	What string
+	// MB on disk so far, of OfMB (0: unknown).
+	MB, OfMB float64
+	Elapsed  time.Duration
+	// Line is the installer's last line.
+	Line string
+}
+
+// Env is an environment that is ready.
+type Env struct {
+	// Dir is its folder, Python the interpreter in it.
+	Dir, Python string
+	Stamp       Stamp
+	// Built says that it was built just now.
+	Built bool
+}
+
+// Stamp is what is known of a finished environment.
+type Stamp struct {
+	Python    string    `json:"python"` // the interpreter that it was made with
+	Version   string    `json:"version"`
+	Installer string    `json:"installer"`
+	Built     time.Time `json:"built"`
+	Seconds   float64   `json:"seconds"`
+	MB        float64   `json:"mb"`
+	// Integrity is the hash over the installed files' names and sizes.
+	Integrity string `json:"integrity"`
+	// Deviations are files that were not as their distribution lists them from the beginning: some distributions list wrong sizes, and some overwrite each
+	// other's files.
+	Deviations []string `json:"deviations,omitempty"`
+}
+
+const stampFile = "srpo-stamp.json"
+
+// CacheDir is $SRPO_CACHE, or srpo in the user's cache folder. It is the only place where srpo writes outside of run folders.
+func CacheDir() (string, error) {
+	dir := os.Getenv("SRPO_CACHE")
+	if dir == "" {
+		base, err := os.UserCacheDir()
+		if err != nil {
+			return "", plugins.Errorf(plugins.NotFound, "no cache folder: %w", err).WithHint("set SRPO_CACHE to a folder with room for Python environments")
+		}
+		dir = filepath.Join(base, "srpo")
+	}
+	dir, err := filepath.Abs(dir)
+	if err == nil {
+		err = os.MkdirAll(dir, 0o755)
+	}
+	if err != nil {
+		return "", plugins.Errorf(plugins.Exhausted, "the cache folder: %w", err).WithHint("set SRPO_CACHE to a folder that can be written to")
+	}
+	return dir, nil
+}
+
+// Dir is where the environment of a spec lies: its name has a hash over the wanted Python and the requirements, so that a changed list is another folder.
+func (s Spec) Dir(o Options) (string, error) {
+	data, err := os.ReadFile(s.Requirements)
+	if err != nil {
+		return "", plugins.Errorf(plugins.NotFound, "the requirements: %w", err).WithHint("put the file that [python] requirements names into the package")
+	}
+	h := sha256.New()
+	fmt.Fprintf(h, "1\n%s\n%s\n%v\n", s.Python, o.Interpreter, s.NoDeps)
+	h.Write(data)
+	return filepath.Join(o.Cache, "venvs", s.Name+"-"+hex.EncodeToString(h.Sum(nil))[:16]), nil
+}
+
+// Ensure returns the environment of a spec, and builds it first where it is not there.
+func Ensure(ctx context.Context, s Spec, o Options) (Env, error) {
+	dir, err := s.Dir(o)
+	if err != nil {
+		return Env{}, err
+	}
+	if env, err := open(dir); err == nil || !retryable(err, o) {
+		return env, err
+	}
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return Env{}, plugins.Errorf(plugins.Exhausted, "the cache folder: %w", err).WithHint("set SRPO_CACHE to a folder that can be written to")
+	}
+	release, err := lockFile(ctx, dir+".lock", func() { o.report(Progress{What: "waiting for another srpo that installs " + s.Name}) })
+	if err != nil {
+		return Env{}, err
+	}
+	defer release()
+	if env, err := open(dir); err == nil || !retryable(err, o) { // somebody else built it meanwhile
+		return env, err
+	}
+	b := &builder{Spec: s, Options: o, dir: dir, began: time.Now()}
+	if err := b.build(ctx); err != nil {
+		_ = os.RemoveAll(dir)
+		return Env{}, plugins.AsError(err).WithPlace("Python environment of %s", s.Name)
+	}
+	env, err := open(dir)
+	env.Built = true
+	return env, err
+}
+
+// Installed says whether the environment is there, without building it.
+func Installed(s Spec, o Options) bool {
+	dir, err := s.Dir(o)
+	if err != nil {
+		return false
+	}
+	_, err = open(dir)
+	return err == nil
+}
+
+func (o Options) report(p Progress) {
+	if o.Progress != nil {
+		o.Progress(p)
+	}
+}
+
+var errNotBuilt = errors.New("not built")
+
+// retryable says whether an environment that could not be opened is to be built (again).
+func retryable(err error, o Options) bool { return errors.Is(err, errNotBuilt) || o.Repair }
+
+// open checks an environment that is there. The error is errNotBuilt when there is none, or none that is finished or whose Python still exists.
+func open(dir string) (Env, error) {
+	data, err := os.ReadFile(filepath.Join(dir, stampFile))
+	if err != nil {
+		return Env{}, errNotBuilt
+	}
+	env := Env{Dir: dir, Python: filepath.Join(dir, "bin", "python")}
+	if json.Unmarshal(data, &env.Stamp) != nil {
+		return Env{}, errNotBuilt
+	}
+	if _, err := os.Stat(env.Python); err != nil { // a link to an interpreter that was removed since
+		return Env{}, errNotBuilt
+	}
+	now, changed, err := integrity(dir)
+	if err != nil {
+		return Env{}, plugins.Errorf(plugins.Corrupt, "the Python environment in %s cannot be read: %w", dir, err).WithHint("run srpo plugin install, which builds it anew")
+	}
+	if now != env.Stamp.Integrity {
+		what := "its files are not those that were installed"
+		changed = slices.DeleteFunc(changed, func(c string) bool { return slices.Contains(env.Stamp.Deviations, c) })
+		if len(changed) > 0 {
+			what = strings.Join(changed[:min(3, len(changed))], ", ")
+		}
+		return Env{}, plugins.Errorf(plugins.Corrupt, "the Python environment in %s has changed since it was installed: %s", dir, what).
+			WithHint("run srpo plugin install, which builds it anew, or delete the folder")
+	}
+	return env, nil
+}
+
+// lockFile takes a lock that ends with this process, and tells once when it has to wait.
+func lockFile(ctx context.Context, path string, waiting func()) (release func(), err error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, plugins.Errorf(plugins.Exhausted, "locking the cache: %w", err).WithHint("set SRPO_CACHE to a folder that can be written to")
+	}
+	for told := false; ; {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return func() { _ = f.Close() }, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			_ = f.Close()
+			return nil, plugins.Errorf(plugins.Unsupported, "locking %s: %w", path, err).WithHint("set SRPO_CACHE to a folder on a local disk")
+		}
+		if !told {
+			told = true
+			waiting()
+		}
+		select {
+		case <-ctx.Done():
+			_ = f.Close()
+			return nil, plugins.Errorf(plugins.Canceled, "waiting for another srpo that installs the same: %w", ctx.Err())
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
