@@ -1,14 +1,14 @@
 """A point in a square of 2 m reaches a target: a complete environment for srpo."""
-import srpo_sdk as srpo  # first, so that nothing another import prints reaches the host
+import srpo_sdk as srpo  # isort: skip  (first, so that nothing another import prints reaches the host)
 import numpy as np
 
+ACTION = srpo.ActionSpace(["dx", "dy"], low=[-0.1, -0.1], high=[0.1, 0.1], meaning="displacement, metres", rate_hz=10)
 class Reach(srpo.Env):
-    info = srpo.Info("reach", "0.1.0", [srpo.Setting("near", 0.1, "metres that count as reached")], "A point meets a target")
+    info = srpo.Info("reach", "0.1.0", [srpo.Setting("near", 0.1, "metres that count as reached")], "A point, a target")
     max_lanes = 64
     @classmethod
     def describe(cls, settings):
-        action = srpo.ActionSpace(["dx", "dy"], [-0.1, -0.1], [0.1, 0.1], "displacement, metres", rate_hz=10)
-        return srpo.EnvSpec([srpo.Camera("top", 64, 64)], action, ["x [m]", "y [m]", "target_x [m]", "target_y [m]"])
+        return srpo.EnvSpec([srpo.Camera("top", 64, 64)], ACTION, ["x [m]", "y [m]", "target_x [m]", "target_y [m]"])
     @classmethod
     def tasks(cls, settings):
         yield srpo.Task("reach/target", "reach", "move to the red target", start_states=50, max_steps=40)

@@ -301,8 +301,6 @@ def serve(service: Service) -> None:
 
     The environment that a host gives: PLUGIN_CLIENT_CERT (PEM of its certificate, required), PLUGIN_UNIX_SOCKET_DIR.
     """
-    if multiprocessing.parent_process() is not None:
-        return  # a worker of the plugin that imports its main module again
     if not _process.started_by_host():
         print(
             "This is an srpo plugin: `srpo` starts it by itself. To test it: srpo plugin test "

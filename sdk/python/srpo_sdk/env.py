@@ -118,7 +118,7 @@ class Env:
 
     def expert(self) -> Optional[np.ndarray]:
         """Returns the scripted expert's next action, float32 [action dim], from privileged state. None: it has none
-        (here, or any more): the host then sees fewer steps than it asked for, and "unsupported" when there is none at all.
+        (here, or any more): the host then sees fewer steps than it asked for, or "unsupported" when there is none.
         """
         raise NotImplementedError(f"{type(self).__name__} has no scripted expert")
 

@@ -1,5 +1,7 @@
 """serve: from an author's class to a running plugin."""
 
+import multiprocessing
+import sys
 from typing import Type, Union
 
 from .encoder import Encoder
@@ -20,6 +22,8 @@ def serve(cls: Type[Union[Env, Policy, Encoder]]) -> None:
     """
     if not (isinstance(cls, type) and issubclass(cls, (Env, Policy, Encoder))):
         raise TypeError(f"serve wants a subclass of Env, Policy or Encoder, got {cls!r}")
+    if multiprocessing.parent_process() is not None or sys._getframe(1).f_globals.get("__name__") == "__mp_main__":
+        return  # a worker of the plugin's own, which multiprocessing lets import the plugin's file again
     info = getattr(cls, "info", None)
     if not isinstance(info, Info):
         raise TypeError(f"{cls.__name__} needs a class attribute info = srpo_sdk.Info(name=..., version=...)")

@@ -1,7 +1,6 @@
 """A small host in Python for the tests: starts a plugin as srpo does, speaks the protocol to it, owns an arena."""
 
 import base64
-import ctypes
 import datetime
 import fcntl
 import mmap
@@ -112,7 +111,7 @@ class PluginError(Exception):
 class Plugin:
     """A running plugin process, started and spoken to as srpo does."""
 
-    def __init__(self, script, arena=None, env=None, lifeline=None, wait=20.0, tls=True):
+    def __init__(self, script, arena=None, env=None, lifeline=None, wait=20.0, tls=True, arguments=()):
         self.arena = arena
         self.folder = tempfile.mkdtemp(prefix="srpo-test-")
         key, cert = client_certificate()
@@ -131,27 +130,25 @@ class Plugin:
             **(env or {}),
         }
 
-        def descriptors():
-            os.setpgid(0, 0)
-            # Out of the way first: the originals may themselves be 3 or 4.
-            lifeline_copy = fcntl.fcntl(read, fcntl.F_DUPFD, 50)
-            arena_copy = fcntl.fcntl(arena.fd, fcntl.F_DUPFD, 50) if arena else None
-            os.dup2(lifeline_copy, 3)
-            if arena_copy is not None:
-                os.dup2(arena_copy, 4)
-            os.closerange(5, 200)
-
+        # A first process puts the descriptors in their places: gRPC in this one does not survive a preexec_fn.
+        copies = [fcntl.fcntl(fd, fcntl.F_DUPFD, 50) for fd in ([read, arena.fd] if arena else [read])]
+        place = "".join(f"os.dup2({fd}, {3 + i});" for i, fd in enumerate(copies))
+        launch = (
+            f"import os, sys; {place} os.closerange(5, 200); os.execv(sys.executable, [sys.executable] + sys.argv[1:])"
+        )
         self.stderr = open(os.path.join(self.folder, "stderr"), "w+b")
         started = time.monotonic()
         self.process = subprocess.Popen(
-            [sys.executable, str(script)],
+            [sys.executable, "-S", "-c", launch, str(script), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.stderr,
             env=environment,
-            preexec_fn=descriptors,
-            close_fds=False,
+            pass_fds=copies,
+            start_new_session=True,
         )
+        for fd in copies:
+            os.close(fd)
         if lifeline is None:
             os.close(read)
         self.stdout = b""
@@ -197,6 +194,7 @@ class Plugin:
 
     def method(self, name, stream=None):
         """Returns the callable of "Env.Step"; stream is None, "reply" or "both"."""
+        assert self.channel is not None, f"no handshake; status {self.process.poll()}, stderr: {self.errors()}"
         service, method = name.split(".")
         request, reply = _TYPES.get(method, (method + "Request", method + "Reply"))
         make = {None: self.channel.unary_unary, "reply": self.channel.unary_stream, "both": self.channel.stream_stream}
@@ -228,28 +226,10 @@ class Plugin:
         return self.channel.unary_unary(path, lambda b: b, lambda b: b)(data, timeout=timeout)
 
     def group(self):
-        """Returns the ids of the processes in the plugin's group that still run."""
-        found = []
-        for entry in os.listdir("/proc"):
-            if not entry.isdigit():
-                continue
-            try:
-                fields = Path(f"/proc/{entry}/stat").read_text().rsplit(")", 1)[1].split()
-            except OSError:
-                continue
-            if int(fields[2]) == self.process.pid and fields[0] != "Z":
-                found.append(int(entry))
-        return found
+        return group(self.process.pid)
 
     def gone_within(self, seconds):
-        """Waits until the whole group has gone, and returns whether it did in time."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            self.process.poll()
-            if not self.group():
-                return True
-            time.sleep(0.02)
-        return False
+        return gone_within(self.process.pid, seconds, self.process.poll)
 
     def stop(self):
         if self.channel is not None:
@@ -277,12 +257,43 @@ _TYPES = {
 }
 
 
+def group(pid):
+    """Returns the ids of the processes in a group that still run."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            fields = Path(f"/proc/{entry}/stat").read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(fields[2]) == pid and fields[0] != "Z":
+            found.append(int(entry))
+    return found
+
+
+def gone_within(pid, seconds, reap=lambda: None):
+    """Waits until a whole group has gone, and returns whether it did in time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        reap()
+        if not group(pid):
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def until(condition, seconds=20.0):
+    """Waits for a condition, and fails when it does not come true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.005)
+
+
 def failure(e):
     """Returns the PluginError of a failed call, or the call's own error when it carried none."""
     for key, value in e.trailing_metadata() or ():
         if key == "srpo-error-bin":
             return PluginError(e, base_pb2.Error.FromString(value))
     return e
-
-
-libc = ctypes.CDLL(None, use_errno=True)

@@ -1,0 +1,265 @@
+"""The process: handshake, streams, TLS, the end."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import grpc
+import pytest
+
+from host import PLUGINS, SDK, HostArena, client_certificate, env_pb2, gone_within, group, tensor, until
+
+import numpy as np  # isort: skip
+
+EXAMPLE = SDK.parents[1] / "examples" / "reach-python" / "plugin.py"
+
+
+def reset(plugin, task, lane=0, **fields):
+    return plugin.call("Env.Reset", lane=lane, task=task, seed=1, **fields)
+
+
+def step(plugin, n=1, lane=0, timeout=20.0, **fields):
+    actions = tensor(np.full((n, 3), 0.5, np.float32))
+    return plugin.call("Env.Step", timeout=timeout, lane=lane, actions=actions, **fields)
+
+
+def stop(plugin):
+    plugin.raw("/plugin.GRPCController/Shutdown")
+    plugin.process.wait(timeout=2)
+
+
+def test_stdout_carries_the_handshake_alone(start):
+    plugin = start("lab")
+    assert re.fullmatch(r"1\|1\|unix\|/\S+\|grpc\|[A-Za-z0-9+/]{200,}", plugin.handshake)
+    plugin.configure(lanes=1)
+    reset(plugin, "lab/plain")
+    step(plugin, 2)
+    stop(plugin)
+    # What a program prints before it imports the kit stays in Python's buffer until the import, so it lands there too.
+    assert plugin.rest_of_stdout() == b""
+    errors = plugin.errors()
+    for said in (
+        "before the kit",
+        "after the kit",
+        "from a child at import",
+        "straight to descriptor 1",
+        "a question",
+        "reset lab/plain",
+        "step 1",
+        "without a line's end",
+        "closed 0",
+    ):
+        assert said in errors
+
+
+def test_stop_is_prompt_and_clean_even_in_a_call(start):
+    plugin = start("lab")
+    plugin.configure(lanes=1)
+    reset(plugin, "lab/slow", max_steps=10_000)
+    running = plugin.method("Env.Step").future(
+        env_pb2.StepRequest(actions=tensor(np.zeros((10_000, 3), np.float32))), timeout=60
+    )
+    until(lambda: "Step lane 0" in plugin.call("Plugin.Health").busy)
+    began = time.monotonic()
+    plugin.raw("/plugin.GRPCController/Shutdown")
+    assert plugin.process.wait(timeout=2) == 0
+    assert time.monotonic() - began < 2
+    assert running.exception() is not None
+    assert "closed 0" in plugin.errors()
+    assert not os.path.exists(plugin.address)
+
+
+def test_sigterm_stops_as_well_and_ctrl_c_does_not(start):
+    plugin = start("lab")
+    os.killpg(plugin.process.pid, signal.SIGINT)
+    assert plugin.call("Plugin.Info").name == "lab"
+    plugin.process.terminate()
+    assert plugin.process.wait(timeout=2) == 0
+
+
+def test_stop_takes_workers_along(start):
+    plugin = start("lab")
+    plugin.configure(lanes=1)
+    reset(plugin, "lab/worker")
+    assert len(plugin.group()) == 2
+    stop(plugin)
+    assert plugin.gone_within(2)
+
+
+def test_dies_with_its_host_workers_included(tmp_path):
+    """A host that is killed outright cannot say goodbye: the lifeline's end must be enough."""
+    parent = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("parent.py"))],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(SDK), "TMPDIR": str(tmp_path)},
+    )
+    try:
+        pid = int(parent.stdout.readline())
+        assert len(group(pid)) == 2
+        parent.kill()
+        parent.wait()
+        assert gone_within(pid, 2)
+    finally:
+        parent.kill()
+        parent.wait()
+        parent.stdout.close()
+
+
+def test_dies_with_its_host_while_a_simulator_holds_the_interpreter(start):
+    plugin = start("lab")
+    plugin.configure(lanes=1)
+    reset(plugin, "lab/hold_gil")
+    running = plugin.method("Env.Step").future(env_pb2.StepRequest(actions=tensor(np.zeros((1, 3), np.float32))))
+    until(lambda: "step 0" in plugin.errors())
+    time.sleep(0.1)
+    assert not running.done()
+    os.close(plugin.lifeline)
+    assert plugin.gone_within(2)
+
+
+def test_a_plugin_that_leads_no_group_kills_itself_only(tmp_path):
+    """Without a group of its own the plugin must not take its parent's along."""
+    read, write = os.pipe()
+    code = (
+        "import os, srpo_sdk, sys, time\nassert os.getpgid(0) != os.getpid()\nos.write(2, b'ready')\ntime.sleep(60)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(SDK), "SRPO_PLUGIN": "srpo.v1", "SRPO_LIFELINE_FD": str(read)}
+    child = subprocess.Popen([sys.executable, "-c", code], env=environment, pass_fds=[read], stderr=subprocess.PIPE)
+    try:
+        os.close(read)
+        assert child.stderr.read(5) == b"ready"
+        os.close(write)
+        assert child.wait(timeout=2) == -signal.SIGKILL
+    finally:
+        child.kill()
+        child.wait()
+        child.stderr.close()
+
+
+@pytest.mark.parametrize("environment", [{}, {"SRPO_PLUGIN": "something else"}])
+def test_started_by_hand_it_says_what_it_is(environment):
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLE)],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(SDK), **environment},
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert done.returncode == 1
+    assert "srpo plugin test" in done.stderr and str(EXAMPLE.parent) in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_without_a_client_certificate_it_refuses(start):
+    plugin = start("lab", tls=False)
+    assert plugin.handshake == "" and plugin.process.wait(timeout=5) == 1
+    assert "PLUGIN_CLIENT_CERT" in plugin.errors()
+
+
+def test_only_the_host_that_started_it_gets_in(start):
+    plugin = start("lab")
+    path = "/grpc.health.v1.Health/Check"
+    assert plugin.raw(path, b"\x0a\x06plugin") == b"\x08\x01"
+    with pytest.raises(grpc.RpcError) as other:
+        plugin.raw(path, b"\x0a\x05other")
+    assert other.value.code() == grpc.StatusCode.NOT_FOUND
+    for key, cert in (client_certificate(), (None, None)):
+        stranger = plugin.connect(key, cert)
+        with pytest.raises(grpc.RpcError) as refused:
+            stranger.unary_unary(path)(b"", timeout=5)
+        assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
+        stranger.close()
+    insecure = grpc.insecure_channel("unix:" + plugin.address)
+    with pytest.raises(grpc.RpcError):
+        insecure.unary_unary(path)(b"", timeout=2)
+    insecure.close()
+    assert plugin.raw(path) == b"\x08\x01"
+    assert os.stat(plugin.address).st_mode & 0o077 == 0
+
+
+def test_services_that_go_plugin_probes_are_said_to_be_missing(start):
+    plugin = start("lab")
+    for path in ("/plugin.GRPCBroker/StartStream", "/plugin.GRPCStdio/StreamStdio"):
+        with pytest.raises(grpc.RpcError) as e:
+            plugin.raw(path)
+        assert e.value.code() == grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_another_protocol_version_is_said_so(start):
+    plugin = start("lab", env={"PLUGIN_PROTOCOL_VERSIONS": "2,3"})
+    assert plugin.handshake.startswith("1|1|")
+    assert "revision 2,3" in plugin.errors()
+
+
+def test_messages_beyond_the_default_limit_pass(start):
+    """gRPC's own limit is 4 MiB; a 64-frame clip of 256x256 has 12."""
+    plugin = start("looker")
+    plugin.configure()
+    clip = np.full((64, 256, 256, 3), 9, np.uint8)
+    reply = plugin.call("Encoder.Encode", clips=[tensor(clip)])
+    assert np.frombuffer(reply.embeddings.inline, np.float32).tolist() == [9, 9, 9, 64]
+
+
+def test_arena_descriptor_that_is_no_arena_is_refused(start):
+    arena = HostArena(1 << 16)
+    plugin = start("lab", arena=arena)
+    arena.size *= 2
+    with pytest.raises(Exception, match="said to have") as e:
+        plugin.configure(lanes=1)
+    assert e.value.kind == "corrupt"
+
+
+def test_import_leaves_the_streams_of_others_alone():
+    code = "import srpo_sdk; print('out')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={"PATH": os.environ["PATH"], "PYTHONPATH": str(SDK)}, capture_output=True
+    )
+    assert done.stdout == b"out\n"
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_workers_of_an_env_do_not_serve_again(start, method):
+    plugin = start("spawner", arguments=[method])
+    plugin.configure(lanes=1)
+    reply = plugin.call("Env.Reset", task="spawner/task")
+    assert np.frombuffer(reply.observation.proprio.inline, np.float32).tolist() == [9.0]
+
+
+def test_example_plays_an_episode_to_success(start):
+    plugin = start(EXAMPLE)
+    plugin.configure(lanes=1)
+    task = next(iter(plugin.stream("Env.Tasks", env_pb2.TasksRequest())))
+    reply = plugin.call("Env.Reset", task=task.id, start_state=7, render=env_pb2.Render(observe=["top"]))
+    image = np.frombuffer(reply.observation.images["top"].inline, np.uint8).reshape(64, 64, 3)
+    assert {tuple(c) for c in image.reshape(-1, 3).tolist()} == {(255, 255, 255), (255, 0, 0), (0, 0, 255)}
+    for _ in range(task.max_steps):
+        x, y, tx, ty = np.frombuffer(reply.observation.proprio.inline, np.float32)
+        action = np.clip([[tx - x, ty - y]], -0.1, 0.1).astype(np.float32)
+        reply = plugin.call("Env.Step", actions=tensor(action))
+        if reply.terminated:
+            break
+    assert reply.success and not reply.truncated
+
+
+def test_example_is_within_its_25_lines():
+    assert len(EXAMPLE.read_text().splitlines()) <= 25
+
+
+def test_lock_of_the_example_pins_every_package_by_hash():
+    text = EXAMPLE.with_name("requirements.txt").read_text()
+    pinned = re.findall(r"^([a-z0-9-]+)==", text, re.M)
+    assert {"grpcio", "protobuf", "numpy", "cryptography"} <= set(pinned)
+    for block in re.split(r"\n(?=[a-z])", text.strip()):
+        assert "--hash=sha256:" in block
+    assert "index" not in text and "://" not in text
+
+
+def test_plugins_of_the_tests_are_all_used():
+    used = "".join(p.read_text() for p in Path(__file__).parent.glob("*.py"))
+    for path in PLUGINS.glob("*.py"):
+        assert f'"{path.stem}"' in used or f'"{path.name}"' in used, path
