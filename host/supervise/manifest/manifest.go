@@ -1,0 +1,308 @@
+// Package manifest reads plugin.toml, a plugin package's own description.
+package manifest
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/BurntSushi/toml"
+
+	"github.com/srpo-dev/srpo/host/supervise/internal/nearest"
+	"github.com/srpo-dev/srpo/host/supervise/pyenv"
+	"github.com/srpo-dev/srpo/plugins"
+)
+
+// FileName is the manifest's name in a package's folder.
+const FileName = "plugin.toml"
+
+// Manifest says what a package is and how it runs: with [Python] or with [Command].
+type Manifest struct {
+	Name    string       `toml:"name"`
+	Kind    plugins.Kind `toml:"kind"`
+	Version string       `toml:"version"`
+	// Protocol is the revision of the contract that the plugin speaks.
+	Protocol int `toml:"protocol"`
+	// Doc is one sentence for `srpo plugin list`.
+	Doc     string   `toml:"doc"`
+	Python  *Python  `toml:"python"`
+	Command *Command `toml:"command"`
+	System  []System `toml:"system"`
+	// Env are variables of the plugin's process. "{package}" stands for the package's folder, "{cache}" for a folder of its own in srpo's cache.
+	Env map[string]string `toml:"env"`
+}
+
+// Python says that the package is a Python program with an environment of its own.
+type Python struct {
+	// Version wanted: "3.11" (any 3.11), "3.11.7", or bounds such as ">=3.10,<3.13".
+	Version string `toml:"version"`
+	// Requirements is a list with hashes, relative to the package; default requirements.txt.
+	Requirements string `toml:"requirements"`
+	// NoDeps installs the listed distributions and nothing that they ask for.
+	NoDeps bool `toml:"no_deps"`
+	// Entry is the program, relative to the package; default plugin.py.
+	Entry string `toml:"entry"`
+	// DownloadMB and DiskMB tell the user what the environment takes, in 10^6 bytes.
+	DownloadMB float64 `toml:"download_mb"`
+	DiskMB     float64 `toml:"disk_mb"`
+
+	Requirement pyenv.Requirement `toml:"-"`
+}
+
+// Command says that the package is a program.
+type Command struct {
+	// Exec is the program, relative to the package ("./my-plugin"), and its arguments.
+	Exec []string `toml:"exec"`
+	// Build makes the program from source, started in the package's folder. The argument that names the program is replaced by a path in srpo's cache, so the
+	// package itself never changes.
+	Build []string `toml:"build"`
+}
+
+// System is a shared library that must be there before anything is installed.
+type System struct {
+	// Library is a soname, e.g. "libEGL.so.1".
+	Library string `toml:"library"`
+	// Apt names the Debian and Ubuntu packages that have it, for the error's hint.
+	Apt string `toml:"apt"`
+}
+
+var (
+	goodName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,63}$`)
+	goodEnv  = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+)
+
+// Load reads and checks the manifest of the package in fsys; place is what errors call the package's folder.
+func Load(fsys fs.FS, place string) (*Manifest, error) {
+	file := filepath.Join(place, FileName)
+	data, err := fs.ReadFile(fsys, FileName)
+	if err != nil {
+		return nil, plugins.Errorf(plugins.NotFound, "no plugin package in %s: %w", place, err).WithHint("give a folder with a %s, or make one: srpo plugin init", FileName)
+	}
+	m := &Manifest{}
+	md, err := toml.Decode(string(data), m)
+	if err != nil {
+		var pe toml.ParseError
+		if errors.As(err, &pe) {
+			message := pe.Message
+			if pe.LastKey != "" {
+				message = pe.LastKey + ": " + message
+			}
+			return nil, plugins.Errorf(plugins.Invalid, "%s", message).WithPlace("%s:%d:%d", file, pe.Position.Line, max(1, pe.Position.Col)).
+				WithHint("correct the line").WithDetail(pe.ErrorWithPosition())
+		}
+		return nil, wrongType(err, file)
+	}
+	c := checker{fsys: fsys, file: file, text: string(data)}
+	if unknown := md.Undecoded(); len(unknown) > 0 {
+		return nil, c.unknown(unknown[0])
+	}
+	if err := c.check(m, md); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// typeError is how the TOML package words a value of the wrong type; it gives no error type for it.
+var typeError = regexp.MustCompile(`^toml: (?:line (\d+) )?\(last key "(.*?)"\): incompatible types: TOML value has type (\w+); destination has type (\w+)`)
+
+func wrongType(err error, file string) error {
+	m := typeError.FindStringSubmatch(err.Error())
+	if m == nil {
+		return plugins.Errorf(plugins.Invalid, "%w", err).WithPlace("%s", file).WithHint("correct the file")
+	}
+	words := strings.NewReplacer("int64", "whole number", "integer", "whole number", "float64", "number", "float", "number", "slice", "list", "map", "table")
+	e := plugins.Errorf(plugins.Invalid, "%s wants a %s, got a %s", m[2], words.Replace(m[4]), words.Replace(m[3])).WithHint("correct the value")
+	if m[4] == "string" {
+		e = e.WithHint("put the value in quotes")
+	}
+	if m[1] != "" {
+		file += ":" + m[1]
+	}
+	return e.WithPlace("%s", file)
+}
+
+type checker struct {
+	fsys       fs.FS
+	file, text string
+}
+
+// at makes an error that points at the line of a key.
+func (c checker) at(key, format string, args ...any) *plugins.Error {
+	e := plugins.Errorf(plugins.Invalid, format, args...)
+	if line := c.line(key); line > 0 {
+		return e.WithPlace("%s:%d", c.file, line)
+	}
+	return e.WithPlace("%s", c.file)
+}
+
+// line finds the line of a key such as "python.version", or of its table; 0: not found.
+func (c checker) line(key string) int {
+	table, found := "", 0
+	for i, l := range strings.Split(c.text, "\n") {
+		l = strings.TrimSpace(l)
+		switch {
+		case strings.HasPrefix(l, "["):
+			name, _, _ := strings.Cut(strings.Trim(l, "["), "]")
+			table = clean(name) + "."
+			if clean(name) == key && found == 0 {
+				found = i + 1
+			}
+		case strings.Contains(l, "="):
+			name, _, _ := strings.Cut(l, "=")
+			if table+clean(name) == key {
+				return i + 1
+			}
+		}
+	}
+	return found
+}
+
+// clean removes spaces and quotes from a dotted key.
+func clean(key string) string {
+	return strings.NewReplacer(" ", "", "\t", "", `"`, "", "'", "").Replace(key)
+}
+
+// keys are the known keys by table.
+var keys = map[string][]string{
+	"":        {"name", "kind", "version", "protocol", "doc", "python", "command", "system", "env"},
+	"python":  {"version", "requirements", "no_deps", "entry", "download_mb", "disk_mb"},
+	"command": {"exec", "build"},
+	"system":  {"library", "apt"},
+}
+
+func (c checker) unknown(key toml.Key) error {
+	table := strings.Join(key[:len(key)-1], ".")
+	e := c.at(key.String(), "unknown key %s", key)
+	known := keys[table]
+	if near := nearest.To(key[len(key)-1], known); near != "" {
+		return e.WithHint("did you mean %q?", near)
+	}
+	return e.WithHint("known: %s", strings.Join(known, ", "))
+}
+
+func (c checker) check(m *Manifest, md toml.MetaData) error {
+	switch {
+	case !goodName.MatchString(m.Name):
+		return c.at("name", "name %q", m.Name).WithHint("a name has up to 64 small letters, digits, - and _")
+	case !slices.Contains(plugins.Kinds, m.Kind):
+		names := []string{string(plugins.Env), string(plugins.Policy), string(plugins.Encoder)}
+		e := c.at("kind", "kind %q", m.Kind)
+		if near := nearest.To(string(m.Kind), names); near != "" {
+			return e.WithHint("did you mean %q?", near)
+		}
+		return e.WithHint("one of %s", strings.Join(names, ", "))
+	case m.Version == "" || strings.ContainsAny(m.Version, " \t\n"):
+		return c.at("version", "version %q", m.Version).WithHint(`a version such as "0.1.0"`)
+	case !md.IsDefined("protocol"):
+		return c.at("protocol", "no protocol").WithHint("write protocol = %d", plugins.Protocol)
+	case m.Protocol != plugins.Protocol:
+		e := c.at("protocol", "%s %s speaks protocol version %d, this srpo speaks %d", m.Kind, m.Name, m.Protocol, plugins.Protocol)
+		e.Kind = plugins.Mismatch
+		if m.Protocol > plugins.Protocol {
+			return e.WithHint("upgrade srpo, or use an older version of the plugin")
+		}
+		return e.WithHint("use a newer version of the plugin")
+	case (m.Python == nil) == (m.Command == nil):
+		return c.at("name", "a package has either [python] or [command]").WithHint("[python] for a Python program, [command] for any other")
+	}
+	if m.Python != nil {
+		if err := c.python(m.Python); err != nil {
+			return err
+		}
+	}
+	if m.Command != nil {
+		if err := c.command(m.Command); err != nil {
+			return err
+		}
+	}
+	for i, s := range m.System {
+		if s.Library == "" || strings.ContainsAny(s.Library, "/ ") {
+			return c.at("system", "library %q of [[system]] %d", s.Library, i+1).WithHint(`the name that programs load, e.g. "libEGL.so.1"`)
+		}
+	}
+	for name := range m.Env {
+		if !goodEnv.MatchString(name) || strings.HasPrefix(name, "SRPO_") || strings.HasPrefix(name, "PLUGIN_") {
+			return c.at("env."+name, "environment variable %q", name).WithHint("letters, digits and _; names that begin with SRPO_ and PLUGIN_ belong to the host")
+		}
+	}
+	return nil
+}
+
+func (c checker) python(p *Python) (err error) {
+	if p.Version == "" {
+		return c.at("python", "[python] has no version").WithHint(`write version = "3.11", or ">=3.10"`)
+	}
+	if p.Requirement, err = pyenv.ParseRequirement(p.Version); err != nil {
+		e := plugins.AsError(err)
+		return c.at("python.version", "%s", e.Message).WithHint("%s", e.Hint)
+	}
+	if p.Requirements == "" {
+		p.Requirements = "requirements.txt"
+	}
+	if p.Entry == "" {
+		p.Entry = "plugin.py"
+	}
+	if p.DownloadMB < 0 || p.DiskMB < 0 {
+		return c.at("python.download_mb", "a size is negative").WithHint("sizes are in MB (10^6 bytes)")
+	}
+	if err := c.inside("python.requirements", &p.Requirements); err != nil {
+		return err
+	}
+	return c.inside("python.entry", &p.Entry)
+}
+
+func (c checker) command(p *Command) error {
+	if len(p.Exec) == 0 || p.Exec[0] == "" {
+		return c.at("command.exec", "[command] has no exec").WithHint(`write exec = ["./my-plugin"]`)
+	}
+	program := path.Clean(filepath.ToSlash(p.Exec[0]))
+	if !fs.ValidPath(program) {
+		return c.at("command.exec", "exec %q is not in the package", p.Exec[0]).WithHint("the program is a path relative to the package; what lies elsewhere is not covered by srpo.lock")
+	}
+	if len(p.Build) == 0 {
+		return c.inside("command.exec", &p.Exec[0])
+	}
+	n := 0
+	for _, a := range p.Build {
+		if path.Clean(a) == program {
+			n++
+		}
+	}
+	if n != 1 {
+		return c.at("command.build", "build names the program %q %d times", p.Exec[0], n).WithHint(`once, as the output: build = ["go", "build", "-o", %q, "."]`, program)
+	}
+	return nil
+}
+
+// inside makes sure that a file of the package is there.
+func (c checker) inside(key string, name *string) error {
+	cleaned := path.Clean(filepath.ToSlash(*name))
+	if !fs.ValidPath(cleaned) {
+		return c.at(key, "%q is not in the package", *name).WithHint("give a path relative to the package")
+	}
+	if info, err := fs.Stat(c.fsys, cleaned); err != nil || info.IsDir() {
+		return c.at(key, "%q is not a file of the package", *name).WithHint("correct the name, or put the file there")
+	}
+	*name = cleaned
+	return nil
+}
+
+// BuildArgs is the build command with the program's name replaced by output.
+func (p *Command) BuildArgs(output string) []string {
+	program := path.Clean(filepath.ToSlash(p.Exec[0]))
+	args := slices.Clone(p.Build)
+	for i, a := range args {
+		if path.Clean(a) == program {
+			args[i] = output
+		}
+	}
+	return args
+}
+
+// String names the package, e.g. "env libero 0.1.0".
+func (m *Manifest) String() string { return fmt.Sprintf("%s %s %s", m.Kind, m.Name, m.Version) }
