@@ -1,0 +1,206 @@
+package supervise
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/srpo-dev/srpo/host/supervise/catalog"
+	"github.com/srpo-dev/srpo/host/supervise/lock"
+	"github.com/srpo-dev/srpo/host/supervise/pyenv"
+	"github.com/srpo-dev/srpo/plugins"
+)
+
+// buildTimeout bounds the build of a package from source, which may download its dependencies.
+const buildTimeout = 30 * time.Minute
+
+// Preparer turns packages into launches: it checks them against srpo.lock, looks for the system libraries that they need, and installs or builds what is
+// not there yet.
+type Preparer struct {
+	// Cache is srpo's cache folder, see [pyenv.CacheDir].
+	Cache string
+	// Lock is the path of srpo.lock; empty: packages are not checked.
+	Lock string
+	// SDK holds the folder srpo_sdk, the Python side of the contract; it is put on the plugins' PYTHONPATH.
+	SDK fs.FS
+	// Program serves the built-in plugins: PROGRAM plugin serve KIND NAME; empty: the running program.
+	Program string
+	// Interpreter is the Python to make environments with; empty: search.
+	Interpreter string
+	// PipOnly never uses uv.
+	PipOnly bool
+	// Repair installs and builds anew what has changed; for `srpo plugin install`.
+	Repair bool
+	// Progress is told of installations and builds; nil: nobody is told.
+	Progress func(pyenv.Progress)
+	// Say is told in a sentence what the user should know, such as that a package was added to the lock; nil: nobody is told.
+	Say func(string)
+}
+
+// Prepare makes a package ready to run.
+func (p *Preparer) Prepare(ctx context.Context, pkg catalog.Package) (Launch, error) {
+	l := Launch{Kind: pkg.Kind, Name: pkg.Name, Dir: pkg.Dir, Env: map[string]string{}}
+	if pkg.Origin == catalog.BuiltIn {
+		program := p.Program
+		if program == "" {
+			var err error
+			if program, err = os.Executable(); err != nil {
+				return l, plugins.Errorf(plugins.Internal, "finding srpo's own program: %w", err)
+			}
+		}
+		l.Argv = []string{program, "plugin", "serve", string(pkg.Kind), pkg.Name}
+		return l, nil
+	}
+	if err := p.prepare(ctx, pkg, &l); err != nil {
+		e := plugins.AsError(err)
+		if strings.HasPrefix(e.Place, p.Lock) && p.Lock != "" {
+			return l, e // it names the package already
+		}
+		return l, e.WithPlace("%s", l.Label())
+	}
+	return l, nil
+}
+
+func (p *Preparer) prepare(ctx context.Context, pkg catalog.Package, l *Launch) error {
+	var tree lock.Tree
+	var err error
+	if pkg.Origin == catalog.Folder && p.Lock != "" {
+		added, err := lock.Check(p.Lock, lock.Package{Kind: pkg.Kind, Name: pkg.Name, Version: pkg.Version, Dir: pkg.Dir})
+		if err != nil {
+			return err
+		}
+		if added && p.Say != nil {
+			p.Say(fmt.Sprintf("%s %s is used for the first time: its files are locked in %s from now on", pkg.Kind, pkg.Name, p.Lock))
+		}
+	}
+	m := pkg.Manifest
+	if err := checkLibraries(m.System); err != nil {
+		return err
+	}
+	data := filepath.Join(p.Cache, "data", string(pkg.Kind)+"-"+pkg.Name)
+	for name, value := range m.Env {
+		if strings.Contains(value, "{cache}") {
+			if err := os.MkdirAll(data, 0o755); err != nil {
+				return plugins.Errorf(plugins.Exhausted, "the package's folder in the cache: %w", err).WithHint("set SRPO_CACHE to a folder that can be written to")
+			}
+		}
+		l.Env[name] = strings.NewReplacer("{package}", pkg.Dir, "{cache}", data).Replace(value)
+	}
+	if m.Python != nil {
+		return p.python(ctx, pkg, l)
+	}
+	program := filepath.Join(pkg.Dir, filepath.FromSlash(m.Command.Exec[0]))
+	if len(m.Command.Build) > 0 {
+		if tree, err = lock.HashDir(pkg.Dir); err != nil {
+			return err
+		}
+		if program, err = p.build(ctx, pkg, tree); err != nil {
+			return err
+		}
+	}
+	if info, err := os.Stat(program); err != nil || info.Mode()&0o111 == 0 {
+		return plugins.Errorf(plugins.Invalid, "%s may not be executed", program).WithHint("chmod +x %s", program)
+	}
+	l.Argv = append([]string{program}, m.Command.Exec[1:]...)
+	return nil
+}
+
+func (p *Preparer) python(ctx context.Context, pkg catalog.Package, l *Launch) error {
+	m := pkg.Manifest.Python
+	env, err := pyenv.Ensure(ctx, pyenv.Spec{Name: pkg.Name, Python: m.Requirement, Requirements: filepath.Join(pkg.Dir, filepath.FromSlash(m.Requirements)),
+		NoDeps: m.NoDeps, DownloadMB: m.DownloadMB, DiskMB: m.DiskMB},
+		pyenv.Options{Cache: p.Cache, Interpreter: p.Interpreter, PipOnly: p.PipOnly, Repair: p.Repair, Progress: p.Progress})
+	if err != nil {
+		return err
+	}
+	if env.Built && p.Say != nil {
+		p.Say(fmt.Sprintf("%s's Python environment is ready: %.0f MB in %s, made in %.0f s with Python %s and %s", pkg.Name, env.Stamp.MB, env.Dir, env.Stamp.Seconds,
+			env.Stamp.Version, env.Stamp.Installer))
+	}
+	l.Argv = []string{env.Python, "-u", filepath.Join(pkg.Dir, filepath.FromSlash(m.Entry))}
+	own := map[string]string{
+		"PYTHONNOUSERSITE": "1",
+		// Compiled files go to the cache, for three reasons: packages and environments stay as they were hashed, no compiled file that lies in a package is
+		// ever run, and the second start is as fast as if they were there.
+		"PYTHONPYCACHEPREFIX": filepath.Join(p.Cache, "pycache", filepath.Base(env.Dir)),
+		// Sets of strings have the same order in every process, so that results depend on seeds only.
+		"PYTHONHASHSEED": "0",
+		"VIRTUAL_ENV":    env.Dir,
+		"PATH":           filepath.Join(env.Dir, "bin") + string(filepath.ListSeparator) + os.Getenv("PATH"),
+	}
+	if p.SDK != nil {
+		if own["PYTHONPATH"], err = catalog.Unpack(p.SDK, p.Cache, "sdk", "python"); err != nil {
+			return err
+		}
+	}
+	for name, value := range own {
+		if _, given := l.Env[name]; !given {
+			l.Env[name] = value
+		}
+	}
+	return nil
+}
+
+// build makes a package's program from source, once for each state of its files.
+func (p *Preparer) build(ctx context.Context, pkg catalog.Package, tree lock.Tree) (string, error) {
+	dir := filepath.Join(p.Cache, "builds", pkg.Name+"-"+tree.Sum()[:16])
+	program := filepath.Join(dir, "program")
+	if _, err := os.Stat(program); err == nil && !p.Repair {
+		return program, nil
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", plugins.Errorf(plugins.Exhausted, "the build's folder: %w", err).WithHint("set SRPO_CACHE to a folder that can be written to")
+	}
+	tmp := filepath.Join(dir, fmt.Sprintf(".program-%d", os.Getpid()))
+	defer os.Remove(tmp)
+	args := pkg.Manifest.Command.BuildArgs(tmp)
+	ctx, cancel := context.WithTimeout(ctx, buildTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+	cmd.Dir = pkg.Dir
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
+	cmd.WaitDelay = 2 * time.Second
+	began := time.Now()
+	what := fmt.Sprintf("building %s: %s", pkg.Name, strings.Join(pkg.Manifest.Command.Build, " "))
+	report := func() {
+		if p.Progress != nil {
+			p.Progress(pyenv.Progress{What: what, Elapsed: time.Since(began)})
+		}
+	}
+	report()
+	done := make(chan error, 1)
+	go func() { done <- cmd.Run() }()
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			report()
+		case err := <-done:
+			if err == nil {
+				err = os.Rename(tmp, program)
+			}
+			if err == nil {
+				return program, nil
+			}
+			if ctx.Err() != nil {
+				return "", plugins.Errorf(plugins.Canceled, "the build was stopped: %w", ctx.Err())
+			}
+			words := strings.Split(strings.TrimSpace(out.String()), "\n")
+			return "", plugins.Errorf(plugins.Invalid, "%s failed: %w", strings.Join(pkg.Manifest.Command.Build, " "), err).
+				WithDetail(strings.Join(words[max(0, len(words)-30):], "\n")).WithHint("run it by hand in %s", pkg.Dir)
+		}
+	}
+}

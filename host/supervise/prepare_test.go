@@ -1,0 +1,160 @@
+package supervise
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/fstest"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/srpo-dev/srpo/host/supervise/catalog"
+	"github.com/srpo-dev/srpo/host/supervise/manifest"
+	"github.com/srpo-dev/srpo/host/supervise/pyenv"
+	"github.com/srpo-dev/srpo/plugins"
+)
+
+func write(t *testing.T, path, text string, mode os.FileMode) {
+	t.Helper()
+	require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+	require.NoError(t, os.WriteFile(path, []byte(text), mode))
+}
+
+func open(t *testing.T, dir string) catalog.Package {
+	t.Helper()
+	p, err := (&catalog.Catalog{}).Open(dir)
+	require.NoError(t, err)
+	return p
+}
+
+const toyHead = "name = \"toy\"\nkind = \"env\"\nversion = \"1\"\nprotocol = 1\n"
+
+func TestPrepareBuiltIn(t *testing.T) {
+	l, err := (&Preparer{Program: "/opt/srpo"}).Prepare(background, catalog.Package{Kind: plugins.Env, Name: "tabletop", Origin: catalog.BuiltIn})
+	require.NoError(t, err)
+	require.Equal(t, []string{"/opt/srpo", "plugin", "serve", "env", "tabletop"}, l.Argv)
+}
+
+// TestPrepareCommand takes a package from its folder to a running plugin, and refuses it once a byte has changed.
+func TestPrepareCommand(t *testing.T) {
+	root := t.TempDir()
+	exe, err := os.Executable()
+	require.NoError(t, err)
+	dir := filepath.Join(root, "toy")
+	write(t, filepath.Join(dir, "plugin.toml"), toyHead+"[command]\nexec = [\"./run.sh\"]\n[env]\n"+modeEnv+" = \"good\"\nDATA = \"{cache}/x\"\nHERE = \"{package}\"\n", 0o644)
+	write(t, filepath.Join(dir, "run.sh"), "#!/bin/sh\nexec "+exe+"\n", 0o755)
+	var said []string
+	p := &Preparer{Cache: filepath.Join(root, "cache"), Lock: filepath.Join(root, "srpo.lock"), Say: func(s string) { said = append(said, s) }}
+	l, err := p.Prepare(background, open(t, dir))
+	require.NoError(t, err)
+	require.Equal(t, []string{filepath.Join(dir, "run.sh")}, l.Argv)
+	require.Equal(t, filepath.Join(root, "cache", "data", "env-toy", "x"), l.Env["DATA"])
+	require.DirExists(t, filepath.Dir(l.Env["DATA"]))
+	require.Equal(t, dir, l.Env["HERE"])
+	require.Len(t, said, 1)
+	require.Contains(t, said[0], "is used for the first time")
+
+	s := supervisor(t, Options{})
+	proc, err := s.Start(background, l)
+	require.NoError(t, err)
+	configured(t, proc)
+	proc.Stop()
+
+	_, err = p.Prepare(background, open(t, dir))
+	require.NoError(t, err)
+	require.Len(t, said, 1)
+	write(t, filepath.Join(dir, "run.sh"), "#!/bin/sh\nexec "+exe+" \n", 0o755)
+	_, err = p.Prepare(background, open(t, dir))
+	require.Equal(t, plugins.Corrupt, plugins.KindOf(err))
+	require.ErrorContains(t, err, "run.sh changed")
+	require.Contains(t, plugins.AsError(err).Hint, "srpo plugin lock")
+
+	require.NoError(t, os.Chmod(filepath.Join(dir, "run.sh"), 0o644))
+	p.Lock = ""
+	_, err = p.Prepare(background, open(t, dir))
+	require.ErrorContains(t, err, "may not be executed")
+}
+
+func TestPrepareBuilds(t *testing.T) {
+	root := t.TempDir()
+	dir := filepath.Join(root, "toy")
+	write(t, filepath.Join(dir, "plugin.toml"), toyHead+"[command]\nexec = [\"./toy\"]\nbuild = [\"sh\", \"build.sh\", \"toy\"]\n", 0o644)
+	write(t, filepath.Join(dir, "build.sh"), "echo built >> ../count\ncp source \"$1\"\nchmod +x \"$1\"\n", 0o644)
+	write(t, filepath.Join(dir, "source"), "#!/bin/sh\necho one\n", 0o644)
+	var told []string
+	p := &Preparer{Cache: filepath.Join(root, "cache"), Progress: func(r pyenv.Progress) { told = append(told, r.What) }}
+	run := func() string {
+		l, err := p.Prepare(background, open(t, dir))
+		require.NoError(t, err)
+		out, err := exec.Command(l.Argv[0]).Output()
+		require.NoError(t, err)
+		return string(out)
+	}
+	require.Equal(t, "one\n", run())
+	require.Equal(t, "one\n", run())
+	require.NoFileExists(t, filepath.Join(dir, "toy"), "the package does not change")
+	require.Equal(t, "building toy: sh build.sh toy", told[0])
+	count, err := os.ReadFile(filepath.Join(root, "count"))
+	require.NoError(t, err)
+	require.Equal(t, "built\n", string(count), "once")
+	write(t, filepath.Join(dir, "source"), "#!/bin/sh\necho two\n", 0o644)
+	require.Equal(t, "two\n", run(), "changed source is another build")
+
+	write(t, filepath.Join(dir, "build.sh"), "echo undefined: reach >&2\nexit 1\n", 0o644)
+	_, err = p.Prepare(background, open(t, dir))
+	require.ErrorContains(t, err, "env toy: sh build.sh toy failed")
+	require.Contains(t, plugins.AsError(err).Detail, "undefined: reach")
+}
+
+// TestPreparePython runs a Python program in an environment of its own, made by venv without a network.
+func TestPreparePython(t *testing.T) {
+	want, err := pyenv.ParseRequirement(">=3.8")
+	require.NoError(t, err)
+	in, err := pyenv.Find(background, want, "")
+	if err != nil {
+		t.Skip("no Python")
+	}
+	root := t.TempDir()
+	dir := filepath.Join(root, "toy")
+	write(t, filepath.Join(dir, "plugin.toml"), toyHead+"[python]\nversion = \">=3.8\"\n", 0o644)
+	write(t, filepath.Join(dir, "requirements.txt"), "# nothing\n", 0o644)
+	write(t, filepath.Join(dir, "part.py"), "x = 1\n", 0o644)
+	write(t, filepath.Join(dir, "plugin.py"), "import os, sys, part, srpo_sdk\nprint(srpo_sdk.here, sys.prefix, hash('a') == hash('a'), os.getcwd())\nsys.exit(3)\n", 0o644)
+	sdk := fstest.MapFS{"srpo_sdk/__init__.py": {Data: []byte("here = 'sdk'\n")}}
+	p := &Preparer{Cache: filepath.Join(root, "cache"), Lock: filepath.Join(root, "srpo.lock"), SDK: sdk, Interpreter: in.Real}
+	l, err := p.Prepare(background, open(t, dir))
+	require.NoError(t, err)
+	s := supervisor(t, Options{})
+	_, err = s.Start(background, l)
+	// It is not a plugin, but what it printed shows that everything was in its place.
+	require.ErrorContains(t, err, "printed on stdout before the handshake: \"sdk "+l.Env["VIRTUAL_ENV"]+" True "+dir)
+	require.ErrorContains(t, err, "then it exited with status 3")
+	require.NoDirExists(t, filepath.Join(dir, "__pycache__"), "the package stays as it was")
+	compiled, err := filepath.Glob(filepath.Join(l.Env["PYTHONPYCACHEPREFIX"], strings.TrimPrefix(dir, "/"), "part.*.pyc"))
+	require.NoError(t, err)
+	require.Len(t, compiled, 1)
+
+	_, err = p.Prepare(background, open(t, dir))
+	require.NoError(t, err, "and the lock still holds")
+}
+
+func TestLibraries(t *testing.T) {
+	root := t.TempDir()
+	write(t, filepath.Join(root, "conf", "ld.so.conf"), "# comment\ninclude conf.d/*.conf\n", 0o644)
+	write(t, filepath.Join(root, "conf", "conf.d", "x.conf"), filepath.Join(root, "libs")+"\n", 0o644)
+	write(t, filepath.Join(root, "libs", "libconfigured.so.1"), "", 0o644)
+	write(t, filepath.Join(root, "own", "libown.so.2"), "", 0o644)
+	before := loaderConfig
+	loaderConfig = filepath.Join(root, "conf", "ld.so.conf")
+	t.Cleanup(func() { loaderConfig = before })
+	t.Setenv("LD_LIBRARY_PATH", filepath.Join(root, "own"))
+	require.NoError(t, checkLibraries([]manifest.System{{Library: "libconfigured.so.1"}, {Library: "libown.so.2"}}))
+	err := checkLibraries([]manifest.System{{Library: "libown.so.2"}, {Library: "libEGLX.so.1", Apt: "libeglx1"}, {Library: "libnone.so"}})
+	require.ErrorContains(t, err, "needs libEGLX.so.1 and libnone.so, which this machine does not have")
+	require.Equal(t, plugins.NotFound, plugins.KindOf(err))
+	require.Contains(t, plugins.AsError(err).Hint, "sudo apt-get install libeglx1")
+	loaderConfig = before
+	require.NoError(t, checkLibraries([]manifest.System{{Library: "libc.so.6"}}))
+}
