@@ -1,0 +1,551 @@
+package report
+
+import (
+	"encoding/base64"
+	"fmt"
+	"html/template"
+	"io"
+	"math"
+	"path/filepath"
+	"sort"
+	"strings"
+	"time"
+
+	"bytes"
+
+	"github.com/BurntSushi/toml"
+
+	"github.com/srpo-dev/srpo/host/config"
+	"github.com/srpo-dev/srpo/host/store"
+	"github.com/srpo-dev/srpo/plugins"
+)
+
+// Page limits what a page holds; zero values take the defaults.
+type Page struct {
+	// MaxVideos is the number of rollouts shown; 36. MaxVideoBytes bounds their size together; 12 MiB.
+	MaxVideos, MaxVideoBytes int
+	// Now is written on the page; the zero time leaves it out.
+	Now time.Time
+}
+
+// WriteRun makes report.html from a run folder that is open for writing.
+func WriteRun(r *store.Run) error {
+	page, err := Render(r.Dir(), Page{Now: time.Now()})
+	if err != nil {
+		return err
+	}
+	return r.WriteFile("report.html", page)
+}
+
+// Render makes the page of a run folder, whole or not.
+func Render(dir string, p Page) ([]byte, error) {
+	rec, err := store.Read(dir)
+	if err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	err = HTML(&b, rec, p)
+	return b.Bytes(), err
+}
+
+// HTML writes a run as one page without any outside resource.
+func HTML(w io.Writer, rec *store.Record, p Page) error {
+	if p.MaxVideos <= 0 {
+		p.MaxVideos = 36
+	}
+	if p.MaxVideoBytes <= 0 {
+		p.MaxVideoBytes = 12 << 20
+	}
+	v := view{Style: template.CSS(style + pageStyle), Name: filepath.Base(rec.Dir), Problems: rec.Problems}
+	if !p.Now.IsZero() {
+		v.Written = p.Now.UTC().Format("2006-01-02 15:04 UTC")
+	}
+	settings := decodeConfig(rec.Config)
+	v.head(rec, settings)
+	v.charts(rec)
+	v.rollouts(rec, p)
+	v.Settings = settingRows(settings)
+	if v.Settings == nil {
+		v.RawConfig = rec.Config
+	}
+	v.manifest(rec.Manifest)
+	v.warnings(rec.Events)
+	if err := page.Execute(w, v); err != nil {
+		return plugins.Errorf(plugins.Internal, "the report cannot be written: %w", err)
+	}
+	return nil
+}
+
+type tile struct{ Label, Value, Note string }
+
+type row struct {
+	Key, Value, Doc string
+	Changed         bool
+}
+
+type rows struct {
+	Name string
+	Rows []row
+}
+
+type rollout struct {
+	store.Episode
+	Source                     template.URL
+	RewardText, DistanceText   string
+	Missing                    string
+	StepsText, InstructionText string
+}
+
+type iterationRollouts struct {
+	Iteration int
+	Rollouts  []rollout
+}
+
+type warning struct {
+	When, Type, Message, Place, Hint, Detail string
+	Iteration                                int
+	Bad                                      bool
+}
+
+// view is what the page shows.
+type view struct {
+	Style                 template.CSS
+	Name, Status, Summary string
+	StatusClass           string
+	Written               string
+	Tiles                 []tile
+	Success, Small, Work  []template.HTML
+	Rollouts              []iterationRollouts
+	LeftOut               int
+	Settings              []rows
+	RawConfig             string
+	Manifest              []row
+	Plugins               []store.Plugin
+	Warnings              []warning
+	MoreWarnings          int
+	Problems              []string
+}
+
+func decodeConfig(text string) map[string]any {
+	var m map[string]any
+	if _, err := toml.Decode(text, &m); err != nil || len(m) == 0 {
+		return nil
+	}
+	return m
+}
+
+// head makes the title, the status and the tiles.
+func (v *view) head(rec *store.Record, settings map[string]any) {
+	run, _ := settings["run"].(map[string]any)
+	reward, _ := settings["reward"].(map[string]any)
+	var what []string
+	for _, k := range []string{"env", "policy", "encoder"} {
+		if s, ok := run[k].(string); ok && s != "" {
+			what = append(what, k+" "+s)
+		}
+	}
+	if s, ok := reward["kind"].(string); ok {
+		what = append(what, "reward "+s)
+	}
+	if rec.Manifest != nil {
+		if rec.Manifest.Name != "" {
+			v.Name = rec.Manifest.Name
+		}
+		what = append(what, fmt.Sprintf("seed %d", rec.Manifest.Seed))
+	}
+	v.Summary = strings.Join(what, " · ")
+	v.Status, v.StatusClass = "not finished", ""
+	for _, e := range rec.Events {
+		switch e.Type {
+		case store.Finished:
+			v.Status, v.StatusClass = "finished", "good"
+		case store.Interrupted:
+			v.Status, v.StatusClass = "interrupted", ""
+		case store.Failed:
+			v.Status, v.StatusClass = "failed: "+e.Message, "bad"
+		case store.Started, store.ResumedRun:
+			v.Status, v.StatusClass = "not finished", ""
+		}
+	}
+	if len(rec.Metrics) == 0 {
+		v.Tiles = []tile{{"iterations", "0", "nothing was committed yet"}}
+		return
+	}
+	last := rec.Metrics[len(rec.Metrics)-1]
+	var seconds float64
+	episodes, best := 0, 0
+	for i, m := range rec.Metrics {
+		if m.Seconds > 0 {
+			seconds += m.Seconds
+		}
+		episodes += m.Episodes
+		if b := rec.Metrics[best].SuccessRate; math.IsNaN(b) || m.SuccessRate > b {
+			best = i
+		}
+	}
+	low, high := Wilson(last.SuccessRate, last.Episodes)
+	first := rec.Metrics[0]
+	v.Tiles = []tile{
+		{"success, last iteration", percent(last.SuccessRate), fmt.Sprintf("95 %%: %s to %s of %d episodes", percent(low), percent(high), last.Episodes)},
+		{"success, first iteration", percent(first.SuccessRate), fmt.Sprintf("iteration %d, %d episodes", first.Iteration, first.Episodes)},
+		{"best iteration", percent(rec.Metrics[best].SuccessRate), fmt.Sprintf("iteration %d", rec.Metrics[best].Iteration)},
+	}
+	for i := len(rec.Events) - 1; i >= 0; i-- {
+		if e := rec.Events[i].Evaluation; e != nil {
+			l, h := Wilson(e.SuccessRate, e.Episodes)
+			note := fmt.Sprintf("95 %%: %s to %s of %d", percent(l), percent(h), e.Episodes)
+			if e.StartStates != "" {
+				note += ", start states: " + e.StartStates
+			}
+			v.Tiles = append(v.Tiles, tile{"last evaluation", percent(e.SuccessRate), note})
+			break
+		}
+	}
+	v.Tiles = append(v.Tiles,
+		tile{"iterations", fmt.Sprint(len(rec.Metrics)), fmt.Sprintf("%s episodes", short(float64(episodes)))},
+		tile{"env steps", short(float64(last.EnvSteps)), fmt.Sprintf("%s a second", short(math.Round(float64(last.EnvSteps)/seconds)))},
+		tile{"time", duration(seconds), fmt.Sprintf("%s an iteration", duration(seconds/float64(len(rec.Metrics))))})
+}
+
+func percent(v float64) string {
+	if math.IsNaN(v) {
+		return "–"
+	}
+	return fmt.Sprintf("%.1f %%", 100*v)
+}
+
+// duration prints seconds as 12 s, 3 min 05 s or 2 h 07 min.
+func duration(s float64) string {
+	switch {
+	case math.IsNaN(s) || math.IsInf(s, 0):
+		return "–"
+	case s < 10:
+		return fmt.Sprintf("%.1f s", s)
+	case s < 60:
+		return fmt.Sprintf("%.0f s", s)
+	case s < 3600:
+		return fmt.Sprintf("%d min %02d s", int(s)/60, int(s)%60)
+	}
+	return fmt.Sprintf("%d h %02d min", int(s)/3600, int(s)%3600/60)
+}
+
+// column reads one number of every iteration.
+func column(ms []store.Metrics, get func(store.Metrics) float64) []float64 {
+	out := make([]float64, len(ms))
+	for i, m := range ms {
+		out[i] = get(m)
+	}
+	return out
+}
+
+func (v *view) charts(rec *store.Record) {
+	ms := rec.Metrics
+	iteration := column(ms, func(m store.Metrics) float64 { return float64(m.Iteration) })
+	steps := column(ms, func(m store.Metrics) float64 { return float64(m.EnvSteps) })
+	rate := column(ms, func(m store.Metrics) float64 { return m.SuccessRate })
+	low, high := make([]float64, len(ms)), make([]float64, len(ms))
+	for i, m := range ms {
+		low[i], high[i] = Wilson(m.SuccessRate, m.Episodes)
+	}
+	eval := series{name: "evaluated", hue: 1, marks: true}
+	var evalSteps []float64
+	for _, e := range rec.Events {
+		if e.Evaluation != nil {
+			l, h := Wilson(e.Evaluation.SuccessRate, e.Evaluation.Episodes)
+			eval.x, eval.y = append(eval.x, float64(e.Iteration)), append(eval.y, e.Evaluation.SuccessRate)
+			eval.low, eval.high = append(eval.low, l), append(eval.high, h)
+			evalSteps = append(evalSteps, float64(e.Evaluation.EnvSteps))
+		}
+	}
+	for _, axis := range []struct {
+		label   string
+		x, eval []float64
+		whole   bool
+	}{{"iteration", iteration, eval.x, true}, {"env steps", steps, evalSteps, true}} {
+		c := chart{title: "Success rate by " + axis.label, xLabel: axis.label, percent: true, whole: axis.whole, width: 600, height: 300,
+			series: []series{{name: "training, 95 % band", x: axis.x, y: rate, low: low, high: high}}}
+		if len(eval.x) > 0 {
+			e := eval
+			e.x = axis.eval
+			c.series = append(c.series, e)
+		}
+		v.Success = append(v.Success, template.HTML(c.inline()))
+	}
+	small := func(title string, hue int, get func(store.Metrics) float64) {
+		c := chart{title: title, xLabel: "iteration", whole: true, width: 320, height: 190, series: []series{{hue: hue, x: iteration, y: column(ms, get)}}}
+		v.Small = append(v.Small, template.HTML(c.inline()))
+	}
+	small("Mean reward", 2, func(m store.Metrics) float64 { return m.RewardMean })
+	small("KL to the starting policy", 3, func(m store.Metrics) float64 { return m.KL })
+	small("Clip fraction", 4, func(m store.Metrics) float64 { return m.ClipFraction })
+	small("Gradient norm", 5, func(m store.Metrics) float64 { return m.GradNorm })
+	small("Clusters of successes", 0, func(m store.Metrics) float64 { return float64(m.Clusters) })
+	small("Embeddings dropped", 1, func(m store.Metrics) float64 { return float64(m.EmbeddingsDropped) })
+	extra := map[string]bool{}
+	for _, m := range ms {
+		for k := range m.Extra {
+			extra[k] = true
+		}
+	}
+	names := make([]string, 0, len(extra))
+	for k := range extra {
+		names = append(names, k)
+	}
+	sort.Strings(names)
+	for _, k := range names[:min(len(names), 12)] {
+		small(k, 0, func(m store.Metrics) float64 {
+			if x, ok := m.Extra[k]; ok {
+				return x
+			}
+			return math.NaN()
+		})
+	}
+	var phases []string
+	seen := map[string]bool{}
+	for _, p := range store.Phases {
+		seen[p] = true
+	}
+	var others []string
+	used := map[string]bool{}
+	for _, m := range ms {
+		for p := range m.SecondsByPhase {
+			if !seen[p] && !used[p] {
+				others = append(others, p)
+			}
+			used[p] = true
+		}
+	}
+	sort.Strings(others)
+	for _, p := range append(append([]string{}, store.Phases...), others...) {
+		if used[p] {
+			phases = append(phases, p)
+		}
+	}
+	parts := make([][]float64, len(phases))
+	for i, p := range phases {
+		parts[i] = column(ms, func(m store.Metrics) float64 { return m.SecondsByPhase[p] })
+	}
+	v.Work = append(v.Work, template.HTML(bars("Seconds by phase", "iteration", 600, 250, iteration, phases, parts)))
+	v.Work = append(v.Work, template.HTML(bars("Groups", "iteration", 600, 250, iteration, []string{"kept", "dropped"}, [][]float64{
+		column(ms, func(m store.Metrics) float64 { return float64(m.GroupsKept) }),
+		column(ms, func(m store.Metrics) float64 { return float64(m.GroupsDropped) }),
+	})))
+}
+
+// rollouts picks videos: those of the last iteration, then of the first, then spread over the others, as many as fit.
+func (v *view) rollouts(rec *store.Record, p Page) {
+	by := map[int][]store.Episode{}
+	var its []int
+	for _, e := range rec.Episodes {
+		if by[e.Iteration] == nil {
+			its = append(its, e.Iteration)
+		}
+		by[e.Iteration] = append(by[e.Iteration], e)
+	}
+	left, bytes := p.MaxVideos, p.MaxVideoBytes
+	var shown []iterationRollouts
+	for _, i := range spread(len(its)) {
+		group := iterationRollouts{Iteration: its[i]}
+		for _, e := range by[its[i]] {
+			if left == 0 {
+				break
+			}
+			data, err := rec.Video(e)
+			r := rollout{Episode: e, RewardText: fmt.Sprintf("%.3f", e.Reward), DistanceText: "–", StepsText: fmt.Sprint(e.Steps)}
+			if e.Distance != nil {
+				r.DistanceText = fmt.Sprintf("%.3g", *e.Distance)
+			}
+			switch {
+			case err != nil:
+				r.Missing = "the video is missing"
+			case len(data) > bytes:
+				continue
+			default:
+				bytes -= len(data)
+				r.Source = template.URL("data:image/gif;base64," + base64.StdEncoding.EncodeToString(data))
+			}
+			left--
+			group.Rollouts = append(group.Rollouts, r)
+		}
+		if len(group.Rollouts) > 0 {
+			shown = append(shown, group)
+		}
+	}
+	total := 0
+	for _, g := range shown {
+		total += len(g.Rollouts)
+	}
+	v.LeftOut = len(rec.Episodes) - total
+	sort.Slice(shown, func(i, j int) bool { return shown[i].Iteration > shown[j].Iteration })
+	v.Rollouts = shown
+}
+
+// spread orders 0 to n-1 so that every beginning of the order is spread over the range: last, first, middle, quarters and so on.
+func spread(n int) []int {
+	var out []int
+	taken := make([]bool, n)
+	take := func(i int) {
+		if i >= 0 && i < n && !taken[i] {
+			taken[i] = true
+			out = append(out, i)
+		}
+	}
+	take(n - 1)
+	take(0)
+	for parts := 2; len(out) < n; parts *= 2 {
+		for k := 1; k < parts; k += 2 {
+			take(k * (n - 1) / parts)
+		}
+		if parts > 2*n {
+			for i := range n {
+				take(i)
+			}
+		}
+	}
+	return out
+}
+
+// settingRows lists the settings by section and marks those that are not the host's defaults.
+func settingRows(settings map[string]any) []rows {
+	if settings == nil {
+		return nil
+	}
+	var out []rows
+	for _, s := range config.Reference() {
+		table, _ := settings[s.Name].(map[string]any)
+		if len(table) == 0 {
+			continue
+		}
+		r := rows{Name: s.Name}
+		known := map[string]bool{}
+		for _, d := range s.Settings {
+			known[d.Name] = true
+			if x, ok := table[d.Name]; ok {
+				r.Rows = append(r.Rows, row{Key: d.Name, Value: text(x), Doc: d.Doc, Changed: text(x) != text(d.Default)})
+			}
+		}
+		for _, k := range sorted(table) {
+			if !known[k] {
+				r.Rows = append(r.Rows, row{Key: k, Value: text(table[k]), Changed: true})
+			}
+		}
+		out = append(out, r)
+	}
+	for _, kind := range plugins.Kinds {
+		byName, _ := settings[string(kind)].(map[string]any)
+		for _, name := range sorted(byName) {
+			table, _ := byName[name].(map[string]any)
+			r := rows{Name: string(kind) + "." + name}
+			for _, k := range sorted(table) {
+				r.Rows = append(r.Rows, row{Key: k, Value: text(table[k])})
+			}
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+func sorted(m map[string]any) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	sort.Strings(keys)
+	return keys
+}
+
+// text prints a setting's value.
+func text(v any) string {
+	switch v := v.(type) {
+	case []any:
+		parts := make([]string, len(v))
+		for i, e := range v {
+			parts[i] = text(e)
+		}
+		return strings.Join(parts, ", ")
+	case []string:
+		return strings.Join(v, ", ")
+	case float64:
+		return fmt.Sprintf("%g", v)
+	}
+	return fmt.Sprint(v)
+}
+
+func (v *view) manifest(m *store.Manifest) {
+	if m == nil {
+		return
+	}
+	add := func(k, value string) {
+		if value != "" {
+			v.Manifest = append(v.Manifest, row{Key: k, Value: value})
+		}
+	}
+	add("command", strings.Join(m.Command, " "))
+	for _, r := range m.Resumed {
+		add("resumed", fmt.Sprintf("from iteration %d, %s: %s", r.Iteration, r.Time.UTC().Format("2006-01-02 15:04"), strings.Join(r.Command, " ")))
+	}
+	if !m.Created.IsZero() {
+		add("created", m.Created.UTC().Format("2006-01-02 15:04:05 UTC"))
+	}
+	add("srpo", m.Host)
+	add("go", m.Go)
+	add("platform", m.Platform)
+	for _, k := range sortedText(m.Machine) {
+		add(k, m.Machine[k])
+	}
+	add("seed", fmt.Sprint(m.Seed))
+	add("started from", m.Checkpoint)
+	add("its hash", m.CheckpointHash)
+	if n := len(m.Tasks); n > 0 {
+		shown := strings.Join(m.Tasks[:min(n, 20)], ", ")
+		if n > 20 {
+			shown += fmt.Sprintf(" and %d more", n-20)
+		}
+		add(fmt.Sprintf("tasks (%d)", n), shown)
+	}
+	if s := m.StartStates; s != nil {
+		train, test := 0, 0
+		for _, l := range s.Train {
+			train += len(l)
+		}
+		for _, l := range s.Test {
+			test += len(l)
+		}
+		split := fmt.Sprintf("%s; train fraction %g", s.Used, s.TrainFraction)
+		if train+test > 0 {
+			split += fmt.Sprintf(" (%d train, %d test)", train, test)
+		}
+		add("start states", split)
+	}
+	v.Plugins = m.Plugins
+}
+
+func sortedText(m map[string]string) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	sort.Strings(keys)
+	return keys
+}
+
+// mostWarnings bounds the list on the page.
+const mostWarnings = 200
+
+func (v *view) warnings(events []store.Event) {
+	for _, e := range events {
+		bad := e.Type == store.Failed || e.Type == store.PluginFailed
+		if !bad && e.Type != store.Warning && e.Type != store.EpisodeRetried && e.Type != store.Dropped {
+			continue
+		}
+		if len(v.Warnings) == mostWarnings {
+			v.MoreWarnings++
+			continue
+		}
+		w := warning{Type: strings.ReplaceAll(string(e.Type), "_", " "), Message: e.Message, Place: e.Place, Hint: e.Hint, Detail: e.Detail, Iteration: e.Iteration, Bad: bad}
+		if !e.Time.IsZero() {
+			w.When = e.Time.UTC().Format("01-02 15:04:05")
+		}
+		v.Warnings = append(v.Warnings, w)
+	}
+}
