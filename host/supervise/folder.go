@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	folderPrefix = "srpo-"
+	folderPrefix = "srpo-run-"
 	ownerFile    = "host.json"
 	// maxFolder bounds the length of the folder's path: a Unix socket's path has at most 107 bytes, and go-plugin appends two random names to it.
 	maxFolder = 60

@@ -59,7 +59,7 @@ type Event struct {
 	// Plugin is the label that errors carry too, e.g. "env libero #2".
 	Plugin string
 	// What is "started" (Seconds: what it took), "ready" (configured; Seconds likewise), "died", "replaced" (killed because a call failed), "restarting"
-	// (Seconds: the wait before it), "gave up" or "stopped".
+	// (Seconds: the wait before it) or "gave up".
 	What        string
 	PID         int
 	Incarnation uint64

@@ -77,25 +77,32 @@ func (b *builder) build(ctx context.Context) error {
 	}
 	b.report(Progress{What: b.plan(in, installer, count)})
 
-	if uv != "" {
+	python := filepath.Join(b.dir, "bin", "python")
+	var install []string
+	switch {
+	case uv != "":
+		install = []string{uv, "pip", "install", "--python", python}
 		err = b.runInstaller(ctx, uv, "venv", "--no-project", "--no-config", "--python", in.Real, b.dir)
-	} else {
+	case in.Pip != "" || count == 0:
+		// Run from its wheel, pip need not be installed first, which would take longer than many a plugin's whole list, and would stay in the environment.
+		install = []string{python, "-I", filepath.Join(in.Pip, "pip"), "install"}
+		err = b.runInstaller(ctx, in.Real, "-I", "-m", "venv", "--without-pip", b.dir)
+	default:
+		install = []string{python, "-I", "-m", "pip", "install"}
 		err = b.runInstaller(ctx, in.Real, "-I", "-m", "venv", b.dir)
 	}
 	if err != nil {
 		return err
 	}
-	python := filepath.Join(b.dir, "bin", "python")
 	if count > 0 {
-		args := []string{python, "-I", "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--progress-bar", "off", "--no-compile"}
-		if uv != "" {
-			args = []string{uv, "pip", "install", "--python", python}
+		if uv == "" {
+			install = append(install, "--disable-pip-version-check", "--no-input", "--progress-bar", "off", "--no-compile")
 		}
-		args = append(args, "--require-hashes", "-r", b.Requirements)
+		install = append(install, "--require-hashes", "-r", b.Requirements)
 		if b.NoDeps {
-			args = append(args, "--no-deps")
+			install = append(install, "--no-deps")
 		}
-		if err := b.runInstaller(ctx, args[0], args[1:]...); err != nil {
+		if err := b.runInstaller(ctx, install[0], install[1:]...); err != nil {
 			return err
 		}
 	}

@@ -27,6 +27,8 @@ type Interpreter struct {
 	Version    Version
 	// Venv says whether it can make environments by itself (modules venv and ensurepip; Debian's python3 lacks them without python3-venv).
 	Venv bool
+	// Pip is the wheel of pip that came with the interpreter; a wheel can be run as it is. Empty: not found.
+	Pip string
 }
 
 // Find returns an interpreter that satisfies the requirement. A given path is the only one tried. Otherwise python3 on PATH comes first, then names with
@@ -159,10 +161,17 @@ func byVersion(a, b string) int {
 	return cmp.Or(slices.Compare(numbers(a), numbers(b)), cmp.Compare(a, b))
 }
 
-// probeScript prints what there is to know of an interpreter. find_spec looks for the modules without importing them.
-const probeScript = `import sys, json, os, importlib.util as u
+// probeScript prints what there is to know of an interpreter. find_spec looks for the modules without importing them. ensurepip keeps its wheels in its own
+// folder; Debian moves them to another, which the module names.
+const probeScript = `import sys, json, os, glob, importlib.util as u
+venv = bool(u.find_spec("venv")) and bool(u.find_spec("ensurepip"))
+pip = []
+if venv:
+    import ensurepip
+    for d in (os.path.join(os.path.dirname(ensurepip.__file__), "_bundled"), getattr(ensurepip, "_WHEEL_PKG_DIR", None)):
+        pip += sorted(glob.glob(os.path.join(d, "pip-*.whl"))) if d else []
 print(json.dumps({"version": list(sys.version_info[:3]), "real": os.path.realpath(sys.executable), "implementation": sys.implementation.name,
-  "venv": bool(u.find_spec("venv")) and bool(u.find_spec("ensurepip"))}))`
+    "venv": venv, "pip": pip[0] if pip else ""}))`
 
 // probe runs a program to see whether it is a Python.
 func probe(ctx context.Context, path string) (Interpreter, error) {
@@ -187,6 +196,7 @@ func probe(ctx context.Context, path string) (Interpreter, error) {
 		Real           string
 		Implementation string
 		Venv           bool
+		Pip            string
 	}
 	if err := json.Unmarshal(stdout.Bytes(), &out); err != nil || len(out.Version) != 3 {
 		return Interpreter{}, errors.New("is not a Python")
@@ -194,7 +204,7 @@ func probe(ctx context.Context, path string) (Interpreter, error) {
 	if out.Implementation != "cpython" {
 		return Interpreter{}, fmt.Errorf("is %s, not CPython", out.Implementation)
 	}
-	return Interpreter{Path: path, Real: out.Real, Version: Version{out.Version[0], out.Version[1], out.Version[2]}, Venv: out.Venv}, nil
+	return Interpreter{Path: path, Real: out.Real, Version: Version{out.Version[0], out.Version[1], out.Version[2]}, Venv: out.Venv, Pip: out.Pip}, nil
 }
 
 // findUV returns the path of a uv that works, or "" and why not.
