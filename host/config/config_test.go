@@ -127,7 +127,6 @@ func TestErrorsPointAtTheLine(t *testing.T) {
 		"plugin nesting": {"[env]\nlibero = 3", "f.toml:2:1", "holds one section a plugin", "[env.NAME]", "^^^^^^"},
 		"plugin table":   {"[env.libero]\na.b = 3", "f.toml:2:1", "none of: true or false", "srpo plugin list libero", "^"},
 		"crossed":        {"[rollout]\nkeep_low = 0.95", "f.toml:2:1", "keep_low 0.95 is above keep_high 0.9", "", "^^^^^^^^"},
-		"no tasks":       {"[run]\ntask = []", "f.toml:2:1", "no task pattern", "", "^^^^"},
 		"name":           {"[run]\nname = \"a/b\"", "f.toml:2:1", "cannot be a folder's name", "run.out", "^^^^"},
 		"syntax":         {"[run]\nenv = libero", "f.toml:2:7", "", "not TOML", "2 | env = libero\n  |       ^"},
 		"duplicate":      {"[run]\nseed = 1\nseed = 2", "f.toml:3:", "seed", "", "^"},

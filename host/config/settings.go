@@ -115,7 +115,7 @@ func (c *Config) declare() []section {
 			setting(&c.Run.Env, "env", "tabletop", "The env plugin. Its own settings go into [env.NAME]; `srpo plugin list NAME` prints them."),
 			setting(&c.Run.Policy, "policy", "tiny", "The policy plugin; its settings go into [policy.NAME]."),
 			setting(&c.Run.Encoder, "encoder", "pixel", "The encoder plugin, the frozen model that embeds a rollout's video; its settings go into [encoder.NAME]."),
-			setting(&c.Run.Task, "task", []string{"*"}, "Patterns over task ids; * matches any part of an id. A task that matches one of them is trained on."),
+			setting(&c.Run.Task, "task", []string{}, "Patterns over task ids; * matches any part of an id. A task that matches one of them is trained on. Empty: the env's first task."),
 			setting(&c.Run.Seed, "seed", n(0), "Everything random in the run follows from it.").from(0),
 			setting(&c.Run.Iterations, "iterations", n(10), "Rollout, reward, update and commit, so many times.").within(0, many),
 			setting(&c.Run.Checkpoint, "checkpoint", "", "The policy's folder to start from. Empty: the policy is first trained on the env's demonstrations, see [imitate]."),
@@ -192,9 +192,6 @@ func (c *Config) cross(p *problems) {
 			key = "rollout.keep_high"
 		}
 		at(key, fmt.Sprintf("keep_low %v is above keep_high %v, so that no group could be kept", c.Rollout.KeepLow, c.Rollout.KeepHigh), "0 and 1 keep every group")
-	}
-	if len(c.Run.Task) == 0 {
-		at("run.task", "no task pattern is given", `["*"] is every task`)
 	}
 	for _, t := range c.Run.Task {
 		if t == "" {

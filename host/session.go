@@ -1,0 +1,460 @@
+package host
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"path"
+	"runtime"
+	"sort"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/srpo-dev/srpo/host/config"
+	"github.com/srpo-dev/srpo/host/rollout"
+	"github.com/srpo-dev/srpo/host/store"
+	"github.com/srpo-dev/srpo/host/supervise"
+	"github.com/srpo-dev/srpo/plugins"
+	"github.com/srpo-dev/srpo/plugins/encoder"
+	"github.com/srpo-dev/srpo/plugins/env"
+	"github.com/srpo-dev/srpo/plugins/policy"
+)
+
+// Launcher finds a plugin's package, installs what it needs and says how to start it.
+type Launcher func(ctx context.Context, kind plugins.Kind, nameOrPath string) (supervise.Launch, store.Plugin, error)
+
+// Needs says which plugins a session is to open besides the env.
+type Needs struct{ Policy, Encoder bool }
+
+// Session holds a run's plugins: started, configured, and checked to fit each other.
+type Session struct {
+	cfg   *config.Config
+	super *supervise.Supervisor
+
+	Sched *rollout.Scheduler
+	// Plugins in use, for the manifest.
+	Plugins []store.Plugin
+	// Tasks that the patterns of run.task match, in the env's order.
+	Tasks []env.Task
+	// EnvInfo, PolicyInfo and EncoderInfo are what the plugins said of themselves.
+	EnvInfo, PolicyInfo, EncoderInfo plugins.Info
+	Lanes                            int
+	observe                          []string
+
+	// weights is the policy folder that a new incarnation loads; empty: none yet.
+	mu      sync.Mutex
+	weights string
+}
+
+// Open starts and matches the plugins that a configuration names. Close the session.
+func Open(ctx context.Context, cfg *config.Config, launch Launcher, needs Needs, logDir string, onEvent func(supervise.Event)) (_ *Session, err error) {
+	seconds := func(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
+	h := cfg.Host
+	arenaBytes := h.ArenaMB << 20
+	if h.Arena == "off" {
+		arenaBytes = 0
+	}
+	super, err := supervise.New(supervise.Options{LogDir: logDir, StartTimeout: seconds(h.StartTimeoutS), ArenaBytes: arenaBytes, EnvAllow: h.EnvAllow,
+		Restarts: h.Restarts, Window: seconds(h.RestartWindowS), OnEvent: onEvent, Deadlines: supervise.Deadlines{Reset: seconds(h.ResetTimeoutS),
+			Step: seconds(h.StepTimeoutS), Act: seconds(h.ActTimeoutS), Encode: seconds(h.EncodeTimeoutS), Save: seconds(h.SaveTimeoutS), Update: seconds(h.UpdateTimeoutS)}})
+	if err != nil {
+		return nil, err
+	}
+	s := &Session{cfg: cfg, super: super, Sched: &rollout.Scheduler{}}
+	defer func() {
+		if err != nil {
+			super.Close()
+		}
+	}()
+	if err = s.openEnv(ctx, launch); err != nil {
+		return nil, err
+	}
+	if needs.Policy {
+		if err = s.openPolicy(ctx, launch); err != nil {
+			return nil, err
+		}
+	}
+	if needs.Encoder {
+		if err = s.openEncoder(ctx, launch); err != nil {
+			return nil, err
+		}
+	}
+	return s, cfg.Unused()
+}
+
+// Close stops every plugin.
+func (s *Session) Close() { s.super.Close() }
+
+// lanes is the number of episodes in flight where the configuration leaves it open: a simulator that takes a process a lane gets one a core, one that
+// holds many lanes as many as an iteration has episodes, up to what keeps two cores busy without a queue.
+func (s *Session) lanes(info plugins.Info) int {
+	n := s.cfg.Run.Lanes
+	if n == 0 {
+		n = runtime.NumCPU()
+		if info.MaxLanes > 1 {
+			n = min(info.MaxLanes, 32, s.cfg.Rollout.Groups*s.cfg.Rollout.GroupSize)
+		}
+	}
+	return max(n, 1)
+}
+
+func (s *Session) openEnv(ctx context.Context, launch Launcher) error {
+	l, record, err := launch(ctx, plugins.Env, s.cfg.Run.Env)
+	if err != nil {
+		return err
+	}
+	label := "env " + l.Name
+	var cameras []plugins.CameraRequest
+	var mu sync.Mutex // the closures of several processes share what follows
+	configure := func(process int) func(context.Context, env.Env) error {
+		return func(ctx context.Context, e env.Env) error {
+			info, err := e.Info(ctx)
+			if err != nil {
+				return err
+			}
+			mu.Lock()
+			settings, err := s.cfg.ResolvePlugin(plugins.Env, l.Name, info.Settings)
+			if process == 0 {
+				s.EnvInfo = info
+			}
+			wanted := cameras
+			mu.Unlock()
+			if err != nil {
+				return err
+			}
+			share := supervise.Shares(s.lanes(info), info.MaxLanes)[process]
+			return e.Configure(ctx, plugins.Config{Settings: settings, Seed: s.cfg.Run.Seed, WorldSize: 1, Lanes: share, Cameras: wanted})
+		}
+	}
+	first := supervise.NewEnv(s.super, l, configure(0))
+	e, _, err := first.Client(ctx)
+	if err != nil {
+		return err
+	}
+	if s.Sched.EnvSpec, err = e.Describe(ctx); err != nil {
+		return plugins.AsError(err).WithPlace("%s", label)
+	}
+	if err := s.matchTasks(ctx, e, label); err != nil {
+		return err
+	}
+	record.Version, record.Protocol, record.Versions = s.EnvInfo.Version, s.EnvInfo.Protocol, s.EnvInfo.Versions
+	s.Plugins = append(s.Plugins, record)
+	s.Sched.EnvName = label
+	s.Lanes = s.lanes(s.EnvInfo)
+	for i, share := range supervise.Shares(s.Lanes, s.EnvInfo.MaxLanes) {
+		w := first
+		if i > 0 {
+			other := l
+			other.Instance = strconv.Itoa(i + 1)
+			w = supervise.NewEnv(s.super, other, configure(i))
+		}
+		s.Sched.Envs = append(s.Sched.Envs, &rollout.EnvProc{Worker: w, Lanes: share})
+	}
+	return nil
+}
+
+// matchTasks keeps the tasks that a pattern of run.task matches; without patterns, the env's first task.
+func (s *Session) matchTasks(ctx context.Context, e env.Env, label string) error {
+	var all []env.Task
+	unavailable := 0
+	var why string
+	for t, err := range e.Tasks(ctx) {
+		if err != nil {
+			return plugins.AsError(err).WithPlace("%s", label)
+		}
+		all = append(all, t)
+	}
+	patterns := s.cfg.Run.Task
+	hit := make([]bool, len(patterns))
+	for _, t := range all {
+		matched := len(patterns) == 0 && len(s.Tasks) == 0
+		for i, p := range patterns {
+			if Match(p, t.ID) {
+				hit[i], matched = true, true
+			}
+		}
+		if !matched {
+			continue
+		}
+		if t.Unavailable != "" {
+			if len(patterns) > 0 {
+				unavailable++
+				why = t.Unavailable
+			}
+			continue
+		}
+		s.Tasks = append(s.Tasks, t)
+	}
+	for i, p := range patterns {
+		if !hit[i] {
+			return plugins.Errorf(plugins.NotFound, "no task of %s matches %q", label, p).WithPlace("%s", s.cfg.Origin("run.task")).WithHint("%s", nearTasks(p, all))
+		}
+	}
+	if len(s.Tasks) == 0 {
+		return plugins.Errorf(plugins.NotFound, "none of the %d tasks that match can run here", unavailable).WithPlace("%s", label).WithHint("%s", why)
+	}
+	return nil
+}
+
+// Match says whether a task's id matches a pattern: * stands for any characters, / among them, ? for one.
+func Match(pattern, id string) bool {
+	// path.Match stops a * at a slash; with another character in its place it does not.
+	const slash = "\x00"
+	ok, err := path.Match(strings.ReplaceAll(pattern, "/", slash), strings.ReplaceAll(id, "/", slash))
+	return err == nil && ok
+}
+
+// nearTasks lists tasks that the user may have meant.
+func nearTasks(pattern string, all []env.Task) string {
+	ids := make([]string, len(all))
+	for i, t := range all {
+		ids[i] = t.ID
+	}
+	var near []string
+	for _, word := range strings.FieldsFunc(pattern, func(r rune) bool { return strings.ContainsRune("*?/[]", r) }) {
+		for _, id := range ids {
+			if len(near) < 3 && strings.Contains(strings.ToLower(id), strings.ToLower(word)) {
+				near = append(near, id)
+			}
+		}
+	}
+	if len(near) == 0 {
+		if n := config.Nearest(pattern, ids); n != "" {
+			near = []string{n}
+		} else {
+			near = ids[:min(3, len(ids))]
+		}
+	}
+	return fmt.Sprintf("there are %d tasks, for example %s; * matches anything; `srpo plugin list NAME --tasks` prints them", len(all), strings.Join(near, ", "))
+}
+
+func (s *Session) openPolicy(ctx context.Context, launch Launcher) error {
+	l, record, err := launch(ctx, plugins.Policy, s.cfg.Run.Policy)
+	if err != nil {
+		return err
+	}
+	label := "policy " + l.Name
+	spec := s.Sched.EnvSpec
+	w := supervise.NewPolicy(s.super, l, func(ctx context.Context, p policy.Policy) error {
+		info, err := p.Info(ctx)
+		if err != nil {
+			return err
+		}
+		settings, err := s.cfg.ResolvePlugin(plugins.Policy, l.Name, info.Settings)
+		if err != nil {
+			return err
+		}
+		s.PolicyInfo = info
+		if err := p.Configure(ctx, plugins.Config{Settings: settings, Seed: rollout.Seed(s.cfg.Run.Seed, "policy"), WorldSize: 1, Env: &spec}); err != nil {
+			return err
+		}
+		s.mu.Lock()
+		folder := s.weights
+		s.mu.Unlock()
+		if folder != "" {
+			if _, err := p.Load(ctx, folder); err != nil {
+				return plugins.AsError(err).WithPlace("loading %s", folder)
+			}
+		}
+		return nil
+	})
+	p, incarnation, err := w.Client(ctx)
+	if err != nil {
+		return err
+	}
+	d, err := p.Describe(ctx)
+	if err != nil {
+		return plugins.AsError(err).WithPlace("%s", label)
+	}
+	if err := spec.Action.Fits(d.Action); err != nil {
+		return plugins.AsError(err).WithPlace("%s in %s", label, s.Sched.EnvName)
+	}
+	if d.Proprio && len(spec.Proprio) == 0 {
+		return plugins.Errorf(plugins.Mismatch, "the policy reads proprio, and the env has none").WithPlace("%s in %s", label, s.Sched.EnvName).
+			WithHint("use a policy without proprio, or an env that offers it")
+	}
+	for _, c := range d.Cameras {
+		name := c.Name
+		if name == "" {
+			name = spec.RecordCamera
+		}
+		have := camera(spec, name)
+		if have == nil {
+			return plugins.Errorf(plugins.Mismatch, "the policy wants camera %q; the env has %s", name, cameraNames(spec)).
+				WithPlace("%s in %s", label, s.Sched.EnvName).WithHint("set the policy's camera names to the env's, or use another env")
+		}
+		if c.Height > 0 && (c.Height != have.Height || c.Width != have.Width) {
+			return plugins.Errorf(plugins.Mismatch, "the policy wants camera %q at %d x %d, the env gives %d x %d", name, c.Height, c.Width, have.Height, have.Width).
+				WithPlace("%s in %s", label, s.Sched.EnvName).WithHint("change the size in the env's settings")
+		}
+		s.observe = append(s.observe, name)
+	}
+	record.Version, record.Protocol, record.Versions = s.PolicyInfo.Version, s.PolicyInfo.Protocol, s.PolicyInfo.Versions
+	s.Plugins = append(s.Plugins, record)
+	s.Sched.Policy, s.Sched.PolicySpec, s.Sched.PolicyName, s.Sched.PolicyIncarnation = w, d, label, incarnation
+	return nil
+}
+
+func camera(spec plugins.EnvSpec, name string) *plugins.Camera {
+	for i := range spec.Cameras {
+		if spec.Cameras[i].Name == name {
+			return &spec.Cameras[i]
+		}
+	}
+	return nil
+}
+
+func cameraNames(spec plugins.EnvSpec) string {
+	var names []string
+	for _, c := range spec.Cameras {
+		names = append(names, c.Name)
+	}
+	return strings.Join(names, ", ")
+}
+
+func (s *Session) openEncoder(ctx context.Context, launch Launcher) error {
+	l, record, err := launch(ctx, plugins.Encoder, s.cfg.Run.Encoder)
+	if err != nil {
+		return err
+	}
+	label := "encoder " + l.Name
+	w := supervise.NewEncoder(s.super, l, func(ctx context.Context, e encoder.Encoder) error {
+		info, err := e.Info(ctx)
+		if err != nil {
+			return err
+		}
+		settings, err := s.cfg.ResolvePlugin(plugins.Encoder, l.Name, info.Settings)
+		if err != nil {
+			return err
+		}
+		s.EncoderInfo = info
+		return e.Configure(ctx, plugins.Config{Settings: settings, Seed: s.cfg.Run.Seed, WorldSize: 1})
+	})
+	e, _, err := w.Client(ctx)
+	if err != nil {
+		return err
+	}
+	if s.Sched.EncoderSpec, err = e.Describe(ctx); err != nil {
+		return plugins.AsError(err).WithPlace("%s", label)
+	}
+	if s.Sched.EnvSpec.RecordCamera == "" {
+		return plugins.Errorf(plugins.Mismatch, "the env records no camera for an encoder").WithPlace("%s in %s", label, s.Sched.EnvName).
+			WithHint(`use --set reward.kind=binary, or an env with a third-person camera`)
+	}
+	record.Version, record.Protocol, record.Versions = s.EncoderInfo.Version, s.EncoderInfo.Protocol, s.EncoderInfo.Versions
+	s.Plugins = append(s.Plugins, record)
+	s.Sched.Encoder, s.Sched.EncoderName = w, label
+	return nil
+}
+
+// useWeights makes every later incarnation of the policy load a folder, and notes which one acts now.
+func (s *Session) useWeights(ctx context.Context, folder string) error {
+	s.mu.Lock()
+	s.weights = folder
+	s.mu.Unlock()
+	return s.policyAlive(ctx)
+}
+
+// policyAlive makes the incarnation that lives now, restarted where it was lost, the one that acts.
+func (s *Session) policyAlive(ctx context.Context) error {
+	_, incarnation, err := s.Sched.Policy.Client(ctx)
+	if err != nil {
+		return err
+	}
+	s.Sched.PolicyIncarnation = incarnation
+	return nil
+}
+
+// rules are the parts of a rollout that training and evaluation share.
+func (s *Session) rules(encode, record bool) rollout.Rules {
+	c := s.cfg.Rollout
+	r := rollout.Rules{Observe: s.observe, MaxSteps: c.MaxSteps, Temperature: c.Temperature, Encode: encode}
+	if encode || record {
+		r.RecordCamera, r.RecordEvery = s.Sched.EnvSpec.RecordCamera, c.RecordEvery
+	}
+	switch c.EqualLength {
+	case "cut":
+		r.EqualLength.Mode = rollout.Cut
+	case "hold":
+		r.EqualLength.Mode = rollout.Hold
+	}
+	return r
+}
+
+// states gives the start states of a task on one side of the split; nil: all.
+func (s *Session) states(t env.Task, side string) []int {
+	train, test := rollout.Split(s.cfg.Run.Seed, t, s.cfg.Rollout.TrainFraction)
+	switch side {
+	case "train":
+		return train
+	case "test":
+		return test
+	}
+	return nil
+}
+
+// evalSide is the side that evaluations use: the other one, so that they show what was not trained on.
+func evalSide(side string) string {
+	switch side {
+	case "train":
+		return "test"
+	case "test":
+		return "train"
+	}
+	return "all"
+}
+
+// trials lists an evaluation's episodes: n of them spread evenly over tasks and start states, each start state once before any is used twice; n = 0: each
+// start state of the side once.
+func (s *Session) trials(side string, n int) []rollout.Trial {
+	var byTask [][]rollout.Trial
+	total := 0
+	for _, t := range s.Tasks {
+		states := s.states(t, side)
+		if states == nil {
+			states = make([]int, t.StartStates)
+			for i := range states {
+				states[i] = i
+			}
+		} else {
+			states = append([]int(nil), states...)
+		}
+		// in an order by seed, so that a part of them is a fair sample
+		sort.SliceStable(states, func(a, b int) bool {
+			return rollout.Seed(s.cfg.Run.Seed, "trial order", t.ID, states[a]) < rollout.Seed(s.cfg.Run.Seed, "trial order", t.ID, states[b])
+		})
+		var list []rollout.Trial
+		for _, st := range states {
+			list = append(list, rollout.Trial{Task: t, StartState: st})
+		}
+		byTask = append(byTask, list)
+		total += len(list)
+	}
+	if n == 0 {
+		n = total
+	}
+	var out []rollout.Trial
+	for i := 0; len(out) < n; i++ {
+		list := byTask[i%len(byTask)]
+		k := i / len(byTask)
+		tr := list[k%len(list)]
+		tr.Repeat = k / len(list)
+		if n == total && tr.Repeat > 0 { // tasks with fewer start states are through
+			continue
+		}
+		out = append(out, tr)
+	}
+	return out
+}
+
+// finiteStatistics refuses statistics that no healthy update has.
+func finiteStatistics(st policy.Statistics) error {
+	for name, v := range map[string]float64{"loss": st.Loss, "kl": st.KL, "clip_fraction": st.ClipFraction, "grad_norm": st.GradNorm} {
+		if math.IsNaN(v) || math.IsInf(v, 0) {
+			return plugins.Errorf(plugins.Corrupt, "the update's %s is %v", name, v).WithHint("lower the learning rate; the run is as it was before this iteration")
+		}
+	}
+	return nil
+}
