@@ -6,11 +6,13 @@
 package sdk
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
 	"strconv"
+	"sync"
 	"syscall"
 
 	"github.com/hashicorp/go-hclog"
@@ -41,11 +43,19 @@ func run(kind plugins.Kind, p plugin.Plugin) {
 	lifeline()
 	// Ctrl-C in a terminal reaches the whole foreground group; when to stop is the host's decision.
 	signal.Ignore(os.Interrupt)
+	// go-plugin puts pipes over gRPC in the place of stdout and stderr; what is written to them just before the end is lost, and a plugin's last words are
+	// what its user needs. So the first call brings the real stderr back, for both: the host keeps it as the plugin's log.
+	stderr := os.Stderr
+	var once sync.Once
+	restore := func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+		once.Do(func() { os.Stdout, os.Stderr = stderr, stderr })
+		return next(ctx, req)
+	}
 	plugin.Serve(&plugin.ServeConfig{
 		HandshakeConfig:  plugins.Handshake,
 		VersionedPlugins: map[int]plugin.PluginSet{plugins.Protocol: {string(kind): p}},
 		GRPCServer: func(opts []grpc.ServerOption) *grpc.Server {
-			return grpc.NewServer(append(opts, serve.Options()...)...)
+			return grpc.NewServer(append(append(opts, serve.Options()...), grpc.ChainUnaryInterceptor(restore))...)
 		},
 		Logger: hclog.New(&hclog.LoggerOptions{Output: os.Stderr, Level: hclog.Warn, JSONFormat: true}),
 	})
