@@ -1,0 +1,93 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+const goLines = `{"Action":"run","Package":"a","Test":"TestLeaf"}
+{"Action":"output","Package":"a","Test":"TestLeaf","Output":"quiet\n"}
+{"Action":"pass","Package":"a","Test":"TestLeaf"}
+{"Action":"pass","Package":"a","Test":"TestParent/one"}
+{"Action":"output","Package":"a","Test":"TestParent/two","Output":"loud\n"}
+{"Action":"fail","Package":"a","Test":"TestParent/two"}
+{"Action":"fail","Package":"a","Test":"TestParent"}
+{"Action":"skip","Package":"a","Test":"TestSkipped"}
+{"Action":"output","Package":"a","Output":"FAIL\ta\t0.1s\n"}
+{"Action":"fail","Package":"a"}
+{"Action":"output","Package":"b","Output":"ok  \tb\t0.1s\n"}
+{"Action":"pass","Package":"b","Test":"TestB"}
+{"Action":"pass","Package":"b"}
+{"Action":"output","Package":"c","Test":"TestPanics","Output":"panic: so\n"}
+{"Action":"output","Package":"c","Output":"FAIL\tc\t0.1s\n"}
+{"Action":"fail","Package":"c"}
+`
+
+func TestGoCountsLeaves(t *testing.T) {
+	var out bytes.Buffer
+	c, err := goTest(strings.NewReader(goLines), &out)
+	require.NoError(t, err)
+	require.Equal(t, 3, c.Passed)
+	require.Equal(t, []string{"a.TestParent/two", "c"}, c.Failed)
+	require.Equal(t, []string{"a.TestSkipped"}, c.Skipped)
+	require.Contains(t, out.String(), "ok  \tb")
+	require.Contains(t, out.String(), "loud")
+	require.Contains(t, out.String(), "panic: so")
+	require.NotContains(t, out.String(), "quiet")
+}
+
+func TestNothingRanIsAFailure(t *testing.T) {
+	_, err := goTest(strings.NewReader(""), &bytes.Buffer{})
+	require.Error(t, err)
+	_, err = junit([]byte(`<testsuites><testsuite name="pytest"></testsuite></testsuites>`))
+	require.Error(t, err)
+}
+
+func TestJUnit(t *testing.T) {
+	c, err := junit([]byte(`<testsuites><testsuite><testcase classname="m" name="good"/><testcase classname="m" name="bad"><failure>x</failure></testcase>
+		<testcase classname="m" name="bad"><error/></testcase><testcase classname="m" name="broken"><error/></testcase><testcase classname="m" name="not"><skipped/></testcase></testsuite></testsuites>`))
+	require.NoError(t, err)
+	require.Equal(t, 1, c.Passed)
+	require.Equal(t, []string{"m.bad", "m.broken"}, c.Failed)
+	require.Equal(t, []string{"m.not"}, c.Skipped)
+}
+
+func TestSum(t *testing.T) {
+	dir := t.TempDir()
+	say := func(args ...string) (string, error) {
+		var out bytes.Buffer
+		err := run(args, strings.NewReader(goLines), &out, dir)
+		return out.String(), err
+	}
+	_, err := say("sum")
+	require.Error(t, err, "nothing was counted")
+	_, err = say("go", "go")
+	require.ErrorIs(t, err, errFailed)
+	for _, args := range [][]string{{"check", "go", "1"}, {"check", "vet", "0"}, {"check", "fmt", "2"}} {
+		_, err = say(args...)
+		require.NoError(t, err)
+	}
+	out, err := say("sum")
+	require.ErrorIs(t, err, errFailed)
+	require.True(t, strings.HasSuffix(out, "\n4 passed, 3 failed\n"), out) // TestLeaf, TestParent/one, TestB, vet; TestParent/two, c, fmt
+	require.NoError(t, os.Remove(filepath.Join(dir, "go.json")))
+	require.NoError(t, os.Remove(filepath.Join(dir, "fmt.json")))
+	out, err = say("sum")
+	require.NoError(t, err)
+	require.Contains(t, out, "1 passed, 0 failed")
+}
+
+// A step whose command failed although all of its tests passed is a failure.
+func TestStatusCounts(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, note(dir, Counts{Name: "libero", Passed: 7}))
+	require.NoError(t, check(dir, "libero", 1))
+	var out bytes.Buffer
+	require.Error(t, sum(dir, &out))
+	require.Contains(t, out.String(), "7 passed, 1 failed")
+}

@@ -1,0 +1,87 @@
+# make test runs everything that a change must pass; each of its steps is a target of its own.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := build
+
+PYTHON ?= python3
+GO ?= go
+# staticcheck 2026.2.2
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+TALLY := $(GO) run ./.ci/tally
+
+# The Python of the tests, with ruff and uv; nothing else of this machine's Python is used.
+VENV := $(CURDIR)/.venv
+export SRPO_TEST_PYTHON := $(VENV)/bin/python
+# uv, for srpo itself, where the machine has none.
+export PATH := $(PATH):$(VENV)/tools
+
+STEPS := fmt vet staticcheck proto-check ruff go-test python-test examples smoke libero
+
+.PHONY: build test bench results proto clean venv $(STEPS)
+
+build:
+	$(GO) build -o srpo ./cmd/srpo
+
+test:
+	@MAKE="$(MAKE)" bash .ci/test $(STEPS)
+
+fmt:
+	@changed=$$(git ls-files -co --exclude-standard '*.go' | xargs gofmt -l); [ -z "$$changed" ] || { echo "gofmt would change:"; echo "$$changed"; exit 1; }
+
+vet:
+	$(GO) vet ./... ./.ci/tally
+
+staticcheck:
+	$(GO) run $(STATICCHECK) ./... ./.ci/tally
+
+proto:
+	plugins/proto/generate.sh
+
+# The committed code is what the .proto files make.
+proto-check: venv
+	plugins/proto/generate.sh --check
+
+ruff: venv
+	$(VENV)/bin/ruff check .
+
+go-test: venv
+	$(GO) test -race -timeout 20m -json ./... ./.ci/tally | $(TALLY) go go-test
+
+python-test: venv
+	@rm -f $(VENV)/pytest.xml; cd sdk/python; status=0; \
+	$(VENV)/bin/python -m pytest -q -p no:cacheprovider --junitxml=$(VENV)/pytest.xml || status=$$?; cd $(CURDIR); \
+	$(TALLY) junit python-test $(VENV)/pytest.xml; exit $$status
+
+# A third party's plugins, in both languages, through srpo plugin test.
+examples: build venv
+	bash .ci/examples
+
+# The README's first command, shortened, stopped in the middle and resumed.
+smoke: build
+	bash .ci/smoke
+
+# Real MuJoCo: installs the libero plugin as a user's first run does, runs its tests in that environment, and trains for one short iteration.
+libero: build venv
+	bash .ci/libero
+
+# Tables of speed: env steps, host overhead, the data plane.
+bench: build
+	./srpo bench
+
+# What makes docs/results; each is a run of its own and some take long, so they are listed and not run.
+results:
+	@ls docs/results >/dev/null 2>&1 && grep -rhE '^ +(\./srpo|srpo|go run \./cmd/srpo|make) ' docs/results --include=*.md | sed 's/^ *//' || echo "docs/results is empty"
+
+venv: $(VENV)/complete
+
+$(VENV)/complete: sdk/python/requirements-test.txt .ci/requirements.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, this is " + sys.version)'
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r sdk/python/requirements-test.txt -r .ci/requirements.txt
+	mkdir $(VENV)/tools
+	ln -s ../bin/uv $(VENV)/tools/uv
+	touch $@
+
+clean:
+	rm -rf srpo $(VENV)
