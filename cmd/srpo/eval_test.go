@@ -1,0 +1,297 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/stretchr/testify/require"
+
+	"github.com/srpo-dev/srpo/host"
+	"github.com/srpo-dev/srpo/host/report"
+	"github.com/srpo-dev/srpo/host/rollout"
+	"github.com/srpo-dev/srpo/host/store"
+	"github.com/srpo-dev/srpo/plugins"
+	"github.com/srpo-dev/srpo/plugins/env"
+)
+
+// srpo starts its own program as the built-in plugins' processes; in a test that is the test's binary.
+func init() {
+	if len(os.Args) > 1 && os.Args[1] == "plugin" {
+		os.Exit(Main(os.Args[1:], os.Stdout, os.Stderr))
+	}
+}
+
+// evalCLI runs a command line and returns its exit code and what it printed.
+func evalCLI(t *testing.T, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, err bytes.Buffer
+	code = Main(args, &out, &err)
+	return code, out.String(), err.String()
+}
+
+var smallRun struct {
+	once sync.Once
+	dir  string
+	err  string
+}
+
+// smallPolicy gives the folder of a run of a small policy whose episodes have 24 steps at most, and moves the test into a folder of its own.
+func smallPolicy(t *testing.T) string {
+	t.Helper()
+	smallRun.once.Do(func() {
+		dir, err := os.MkdirTemp("", "srpo-eval-test-")
+		require.NoError(t, err)
+		smallRun.dir = filepath.Join(dir, "small")
+		code, _, stderr := evalCLI(t, "imitate", "--out", smallRun.dir, "--task", "tabletop/one_block", "--seed", "5", "--set", "policy.tiny.imitate_steps=12",
+			"--set", "policy.tiny.imitate_batch=4", "--set", "policy.tiny.hidden=16", "--set", "policy.tiny.vision=8", "--set", "policy.tiny.conv=4,8,8",
+			"--set", "rollout.start_states=train", "--set", "rollout.max_steps=24")
+		if code != 0 {
+			smallRun.err = stderr
+		}
+	})
+	require.Empty(t, smallRun.err)
+	t.Chdir(t.TempDir())
+	t.Setenv("SRPO_CACHE", filepath.Join(filepath.Dir(smallRun.dir), "cache"))
+	return smallRun.dir
+}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if smallRun.dir != "" {
+		_ = os.RemoveAll(filepath.Dir(smallRun.dir))
+	}
+	os.Exit(code)
+}
+
+func evalEpisodes(t *testing.T, dir string) map[string]host.EvalEpisode {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(dir, "episodes.jsonl"))
+	require.NoError(t, err)
+	all := map[string]host.EvalEpisode{}
+	for _, line := range strings.Split(strings.TrimSuffix(string(data), "\n"), "\n") {
+		var e host.EvalEpisode
+		require.NoError(t, json.Unmarshal([]byte(line), &e))
+		require.NotContains(t, all, e.ID)
+		all[e.ID] = e
+	}
+	return all
+}
+
+func TestEval(t *testing.T) {
+	run := smallPolicy(t)
+	code, out, stderr := evalCLI(t, "eval", "--checkpoint", run, "--json", "--videos", "2")
+	require.Zero(t, code, stderr)
+	var r host.Evaluation
+	require.NoError(t, json.Unmarshal([]byte(out), &r))
+	const dir = "runs/small-000000-eval"
+	require.Equal(t, dir, mustRel(t, r.Dir))
+
+	// Each start state of the run's own task exactly once, and the numbers are those of the episodes.
+	all := evalEpisodes(t, dir)
+	require.Len(t, all, 50)
+	states, successes, steps, videos := map[int]bool{}, 0, int64(0), 0
+	for _, e := range all {
+		require.Equal(t, "tabletop/one_block", e.Task)
+		require.Zero(t, e.Repeat)
+		states[e.StartState] = true
+		steps += int64(e.Steps)
+		if e.Success {
+			successes++
+		}
+		if e.Video != "" {
+			videos++
+			require.FileExists(t, filepath.Join(dir, e.Video))
+		}
+	}
+	require.Len(t, states, 50)
+	require.Equal(t, 2, videos)
+	low, high := report.Wilson(float64(successes)/50, 50)
+	require.Equal(t, host.Score{Name: "all", Episodes: 50, Successes: successes, Rate: float64(successes) / 50, Low: low, High: high, MeanSteps: float64(steps) / 50}, r.All)
+	require.Len(t, r.Tasks, 1)
+	require.Equal(t, steps, r.EnvSteps)
+	require.Equal(t, 50, r.Rolled)
+	written, err := os.ReadFile(filepath.Join(dir, "results.json"))
+	require.NoError(t, err)
+	require.JSONEq(t, out, string(written))
+
+	// Once more: everything is there already.
+	code, out, _ = evalCLI(t, "eval", "--checkpoint", run, "--json")
+	require.Zero(t, code)
+	var again host.Evaluation
+	require.NoError(t, json.Unmarshal([]byte(out), &again))
+	require.Zero(t, again.Rolled)
+	require.Equal(t, r.All, again.All)
+
+	// The run's seed makes the run's split, and both sides together make the whole; the checkpoint's own folder is the same policy.
+	rec, err := store.Read(run)
+	require.NoError(t, err)
+	train, test := rollout.Split(5, env.Task{ID: "tabletop/one_block", StartStates: 50}, 0.5)
+	require.Equal(t, train, rec.Manifest.StartStates.Train["tabletop/one_block"])
+	for side, want := range map[string][]int{"train": train, "test": test} {
+		code, out, stderr = evalCLI(t, "eval", "--checkpoint", run+"/checkpoints/000000", "--states", side, "--lanes", "3")
+		require.Zero(t, code, stderr)
+		require.Contains(t, out, "of 25")
+		got := evalEpisodes(t, dir+"-"+side)
+		require.Len(t, got, 25)
+		for _, s := range want {
+			id := "eval/tabletop/one_block/" + itoa(s) + "/0"
+			have, full := got[id], all[id]
+			have.Video, full.Video = "", ""
+			require.Equal(t, full, have, "the same episode, whatever the lanes and the rest of the list")
+		}
+	}
+
+	// Sampling and blindness are other evaluations.
+	code, _, stderr = evalCLI(t, "eval", "--checkpoint", run, "--set", "policy.tiny.image=false", "--out", "blind", "--videos", "2")
+	require.Zero(t, code, stderr)
+	blind := evalEpisodes(t, "blind")
+	require.Len(t, blind, 50)
+	for id, e := range blind {
+		if e.Video != "" {
+			require.NotEqual(t, evalRead(t, filepath.Join(dir, all[id].Video)), evalRead(t, filepath.Join("blind", e.Video)), "a policy that sees nothing acts otherwise")
+		}
+	}
+}
+
+func evalRead(t *testing.T, path string) string {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	require.NoError(t, err)
+	return string(data)
+}
+
+func itoa(n int) string { b, _ := json.Marshal(n); return string(b) }
+
+func mustRel(t *testing.T, path string) string {
+	t.Helper()
+	dir, err := os.Getwd()
+	require.NoError(t, err)
+	dir, err = filepath.EvalSymlinks(dir)
+	require.NoError(t, err)
+	path, err = filepath.EvalSymlinks(path)
+	require.NoError(t, err)
+	rel, err := filepath.Rel(dir, path)
+	require.NoError(t, err)
+	return filepath.ToSlash(rel)
+}
+
+func TestEvalRefuses(t *testing.T) {
+	run := smallPolicy(t)
+	code, _, stderr := evalCLI(t, "eval", "--checkpoint", run, "--episodes", "4", "--out", "e")
+	require.Zero(t, code, stderr)
+	before := evalTree(t, "e")
+	for _, c := range []struct {
+		args []string
+		code int
+		says string
+	}{
+		{[]string{"--episodes", "5"}, 4, "episodes: 4 there, 5 now"},
+		{[]string{"--episodes", "4", "--seed", "6"}, 4, "seed: 5 there, 6 now"},
+		{[]string{"--episodes", "4", "--sample"}, 4, "actions: greedy there, sampled at temperature 1 now"},
+		{[]string{"--episodes", "4", "--states", "test"}, 4, "states: all there, test now"},
+		{[]string{"--episodes", "4", "--set", "policy.tiny.image=false"}, 4, "policy.tiny.image: true there, false now"},
+		{[]string{"--episodes", "4", "--task", "*"}, 4, "tasks differs"},
+		{[]string{"--states", "left"}, 2, `no side "left"`},
+		{[]string{"--episodes", "-1"}, 2, "a count of -1"},
+		{[]string{"--checkpoint", "nowhere"}, 3, "no folder nowhere"},
+		{[]string{"--episodes", "4", "--task", "nothing*"}, 3, "no task of env tabletop matches"},
+	} {
+		code, _, stderr := evalCLI(t, append([]string{"eval", "--checkpoint", run, "--out", "e"}, c.args...)...)
+		require.Equal(t, c.code, code, "%v: %s", c.args, stderr)
+		require.Contains(t, stderr, c.says)
+		require.Contains(t, stderr, "try: ")
+		require.Equal(t, before, evalTree(t, "e"), "%v changed the folder", c.args)
+	}
+	code, _, stderr = evalCLI(t, "eval")
+	require.Equal(t, 2, code)
+	require.Contains(t, stderr, "no policy to evaluate")
+	code, _, stderr = evalCLI(t, "eval", "--checkpoint", run, "--out", run)
+	require.Equal(t, 2, code)
+	require.Contains(t, stderr, "and no evaluation")
+
+	require.NoError(t, os.MkdirAll("empty", 0o755)) // a policy's folder without a policy
+	code, _, stderr = evalCLI(t, "eval", "--checkpoint", "empty", "--task", "tabletop/one_block")
+	require.Equal(t, 3, code, stderr)
+	require.Contains(t, stderr, "checkpoint empty")
+}
+
+// evalTree is what a folder holds, but for the plugins' logs, which only grow.
+func evalTree(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	m := map[string]string{}
+	require.NoError(t, filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err == nil && !d.IsDir() && !strings.HasSuffix(path, ".log") {
+			m[path] = evalRead(t, path)
+		}
+		return err
+	}))
+	return m
+}
+
+// A stopped evaluation goes on where it was, also after a line that a crash left half-written, and comes to the same episodes.
+func TestEvalGoesOn(t *testing.T) {
+	run := smallPolicy(t)
+	all := []string{"eval", "--checkpoint", run, "--task", "*", "--lanes", "1", "--sample"}
+	code, _, stderr := evalCLI(t, append(all, "--out", "whole")...)
+	require.Zero(t, code, stderr)
+	want := evalEpisodes(t, "whole")
+	require.Len(t, want, 150)
+
+	f := &settingsFlags{}
+	c := &cobra.Command{}
+	f.add(c)
+	require.NoError(t, c.ParseFlags([]string{"--checkpoint", run, "--task", "*", "--lanes", "1"}))
+	cfg, err := f.loadFor(run)
+	require.NoError(t, err)
+	term := report.NewTerminal(io.Discard)
+	launch, err := launcher(cfg, term)
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		for ctx.Err() == nil {
+			if data, _ := os.ReadFile("parts/episodes.jsonl"); bytes.Count(data, []byte("\n")) >= 5 {
+				cancel()
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}()
+	_, err = host.Evaluate(ctx, host.EvalOptions{Config: cfg, Launch: launch, Terminal: term, Dir: "parts", Sample: true})
+	require.Error(t, err)
+	require.Equal(t, plugins.Canceled, plugins.KindOf(err))
+	require.Contains(t, plugins.AsError(err).Hint, "--out parts")
+	some := evalEpisodes(t, "parts")
+	require.GreaterOrEqual(t, len(some), 5)
+	require.Less(t, len(some), 150)
+	require.NoFileExists(t, "parts/results.json")
+	log, err := os.OpenFile("parts/episodes.jsonl", os.O_APPEND|os.O_WRONLY, 0)
+	require.NoError(t, err)
+	_, err = log.WriteString(`{"id":"eval/tabletop/one_bl`)
+	require.NoError(t, err)
+	require.NoError(t, log.Close())
+
+	code, out, stderr := evalCLI(t, append(all, "--out", "parts", "--json")...)
+	require.Zero(t, code, stderr)
+	require.Equal(t, want, evalEpisodes(t, "parts"))
+	var r host.Evaluation
+	require.NoError(t, json.Unmarshal([]byte(out), &r))
+	require.Equal(t, 150-len(some), r.Rolled, "what was there is not rolled again")
+	require.Len(t, r.Tasks, 3)
+	require.Equal(t, 150, r.Suites[0].Episodes)
+
+	// An episode of something else in the log is refused, not counted.
+	data, err := os.ReadFile("parts/episodes.jsonl")
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile("parts/episodes.jsonl", append(data, data[:bytes.IndexByte(data, '\n')+1]...), 0o644))
+	code, _, stderr = evalCLI(t, append(all, "--out", "parts")...)
+	require.Equal(t, 8, code, stderr)
+	require.Contains(t, stderr, "episodes.jsonl:151")
+}
