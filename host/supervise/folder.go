@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -42,10 +43,7 @@ type owner struct {
 // newRunFolder makes the folder under $XDG_RUNTIME_DIR, the temporary folder or /tmp, whichever comes first and is short and writable.
 func newRunFolder() (*runFolder, error) {
 	var tried []string
-	for _, base := range []string{os.Getenv("XDG_RUNTIME_DIR"), os.TempDir(), "/tmp"} {
-		if base == "" || len(base)+len(folderPrefix)+12 > maxFolder {
-			continue
-		}
+	for _, base := range runFolderBases() {
 		sweep(base)
 		f, err := makeRunFolder(base)
 		if err == nil {
@@ -55,6 +53,25 @@ func newRunFolder() (*runFolder, error) {
 	}
 	return nil, plugins.Errorf(plugins.Exhausted, "no folder for plugin sockets: %s", strings.Join(tried, "; ")).
 		WithHint("make the temporary folder writable, or set TMPDIR to a short path that is")
+}
+
+func runFolderBases() []string {
+	var out []string
+	for _, base := range []string{os.Getenv("XDG_RUNTIME_DIR"), os.TempDir(), "/tmp"} {
+		if base != "" && len(base)+len(folderPrefix)+12 <= maxFolder && !slices.Contains(out, base) {
+			out = append(out, base)
+		}
+	}
+	return out
+}
+
+// Sweep removes what hosts that are gone left behind, as every [New] does, and says which folders and how many plugin processes that was.
+func Sweep() (folders []string, processes int) {
+	for _, base := range runFolderBases() {
+		f, n := sweep(base)
+		folders, processes = append(folders, f...), processes+n
+	}
+	return folders, processes
 }
 
 func makeRunFolder(base string) (*runFolder, error) {
@@ -92,7 +109,7 @@ func (f *runFolder) remove() {
 }
 
 // sweep removes what hosts that are gone left in base: their folders, and their plugins where some live on.
-func sweep(base string) {
+func sweep(base string) (folders []string, processes int) {
 	dirs, _ := filepath.Glob(filepath.Join(base, folderPrefix+"*"))
 	for _, dir := range dirs {
 		info, err := os.Lstat(dir)
@@ -107,16 +124,19 @@ func sweep(base string) {
 		if err != nil {
 			if _, err := os.Lstat(filepath.Join(dir, ".owner")); err == nil && time.Since(info.ModTime()) > orphanAge {
 				_ = os.RemoveAll(dir)
+				folders = append(folders, dir)
 			}
 			continue
 		}
 		if unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
 			var o owner
 			if json.NewDecoder(file).Decode(&o) == nil && o.Tag != "" {
-				killTagged(o.Tag)
+				processes += killTagged(o.Tag)
 			}
 			_ = os.RemoveAll(dir)
+			folders = append(folders, dir)
 		}
 		_ = file.Close()
 	}
+	return folders, processes
 }

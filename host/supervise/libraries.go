@@ -57,8 +57,8 @@ func readLoaderConfig(path string, depth int) []string {
 	return dirs
 }
 
-// checkLibraries makes sure that the shared libraries of a package are there, before anything is downloaded. Nothing is loaded for that.
-func checkLibraries(list []manifest.System) error {
+// CheckLibraries makes sure that the shared libraries of a package are there, before anything is downloaded. Nothing is loaded for that.
+func CheckLibraries(list []manifest.System) error {
 	var missing, packages []string
 	var dirs []string
 	for _, s := range list {

@@ -83,7 +83,7 @@ func (p *Preparer) prepare(ctx context.Context, pkg catalog.Package, l *Launch) 
 		}
 	}
 	m := pkg.Manifest
-	if err := checkLibraries(m.System); err != nil {
+	if err := CheckLibraries(m.System); err != nil {
 		return err
 	}
 	data := filepath.Join(p.Cache, "data", string(pkg.Kind)+"-"+pkg.Name)
@@ -114,11 +114,21 @@ func (p *Preparer) prepare(ctx context.Context, pkg catalog.Package, l *Launch) 
 	return nil
 }
 
+// Environment is what a Python package's environment is made of, and how; ok is false for other packages, which have none. pkg.Dir must be set.
+func (p *Preparer) Environment(pkg catalog.Package) (s pyenv.Spec, o pyenv.Options, ok bool) {
+	if pkg.Manifest == nil || pkg.Manifest.Python == nil {
+		return s, o, false
+	}
+	m := pkg.Manifest.Python
+	return pyenv.Spec{Name: pkg.Name, Python: m.Requirement, Requirements: filepath.Join(pkg.Dir, filepath.FromSlash(m.Requirements)),
+			NoDeps: m.NoDeps, DownloadMB: m.DownloadMB, DiskMB: m.DiskMB},
+		pyenv.Options{Cache: p.Cache, Interpreter: p.Interpreter, PipOnly: p.PipOnly, Repair: p.Repair, Progress: p.Progress}, true
+}
+
 func (p *Preparer) python(ctx context.Context, pkg catalog.Package, l *Launch) error {
 	m := pkg.Manifest.Python
-	env, err := pyenv.Ensure(ctx, pyenv.Spec{Name: pkg.Name, Python: m.Requirement, Requirements: filepath.Join(pkg.Dir, filepath.FromSlash(m.Requirements)),
-		NoDeps: m.NoDeps, DownloadMB: m.DownloadMB, DiskMB: m.DiskMB},
-		pyenv.Options{Cache: p.Cache, Interpreter: p.Interpreter, PipOnly: p.PipOnly, Repair: p.Repair, Progress: p.Progress})
+	spec, options, _ := p.Environment(pkg)
+	env, err := pyenv.Ensure(ctx, spec, options)
 	if err != nil {
 		return err
 	}

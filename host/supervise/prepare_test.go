@@ -150,11 +150,11 @@ func TestLibraries(t *testing.T) {
 	loaderConfig = filepath.Join(root, "conf", "ld.so.conf")
 	t.Cleanup(func() { loaderConfig = before })
 	t.Setenv("LD_LIBRARY_PATH", filepath.Join(root, "own"))
-	require.NoError(t, checkLibraries([]manifest.System{{Library: "libconfigured.so.1"}, {Library: "libown.so.2"}}))
-	err := checkLibraries([]manifest.System{{Library: "libown.so.2"}, {Library: "libEGLX.so.1", Apt: "libeglx1"}, {Library: "libnone.so"}})
+	require.NoError(t, CheckLibraries([]manifest.System{{Library: "libconfigured.so.1"}, {Library: "libown.so.2"}}))
+	err := CheckLibraries([]manifest.System{{Library: "libown.so.2"}, {Library: "libEGLX.so.1", Apt: "libeglx1"}, {Library: "libnone.so"}})
 	require.ErrorContains(t, err, "needs libEGLX.so.1 and libnone.so, which this machine does not have")
 	require.Equal(t, plugins.NotFound, plugins.KindOf(err))
 	require.Contains(t, plugins.AsError(err).Hint, "sudo apt-get install libeglx1")
 	loaderConfig = before
-	require.NoError(t, checkLibraries([]manifest.System{{Library: "libc.so.6"}}))
+	require.NoError(t, CheckLibraries([]manifest.System{{Library: "libc.so.6"}}))
 }

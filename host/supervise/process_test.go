@@ -330,6 +330,13 @@ func TestSweepKillsStrays(t *testing.T) {
 	_, err = stray.Wait()
 	require.NoError(t, err)
 	require.NoDirExists(t, f.path)
+
+	again, err := makeRunFolder(base)
+	require.NoError(t, err)
+	again.owner.Close()
+	folders, processes := Sweep()
+	require.Contains(t, folders, again.path)
+	require.Zero(t, processes)
 }
 
 func killedHost(logs string) {

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/srpo-dev/srpo/plugins"
@@ -93,6 +94,47 @@ func Find(ctx context.Context, want Requirement, given string) (Interpreter, err
 	e := plugins.Errorf(plugins.NotFound, "no Python %s on this machine", want).WithDetail(strings.Join(failures, "\n"))
 	return Interpreter{}, e.WithHint("install one (uv python install %s, pyenv install %s, or your system's package), or give its path in [host] python", minor, minor)
 }
+
+// Scan returns every Python 3 on this machine that runs, each once, in the order in which [Find] tries them. Files that only look like one are left out.
+func Scan(ctx context.Context) []Interpreter {
+	var paths []string
+	seen := map[string]bool{}
+	for _, path := range candidates(Requirement{bounds: []bound{{op: ">=", version: []int{3, 6}}}}) {
+		key := path
+		if !isShim(path) {
+			key, _ = filepath.EvalSymlinks(path)
+		}
+		if key != "" && !seen[key] {
+			seen[key] = true
+			paths = append(paths, path)
+		}
+	}
+	found := make([]*Interpreter, len(paths))
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, 4)
+	for i, path := range paths {
+		wg.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			if in, err := probe(ctx, path); err == nil {
+				found[i] = &in
+			}
+		})
+	}
+	wg.Wait()
+	var out []Interpreter
+	real := map[string]bool{}
+	for _, in := range found {
+		if in != nil && !real[in.Real] {
+			real[in.Real] = true
+			out = append(out, *in)
+		}
+	}
+	return out
+}
+
+// UV returns the path and version of a uv that works, or "" and why there is none.
+func UV(ctx context.Context) (path, words string) { return findUV(ctx) }
 
 // isShim says whether all programs of a folder are one script: resolving them would make them look the same.
 func isShim(path string) bool { return filepath.Base(filepath.Dir(path)) == "shims" }

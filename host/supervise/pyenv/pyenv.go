@@ -148,13 +148,22 @@ func Ensure(ctx context.Context, s Spec, o Options) (Env, error) {
 	return env, err
 }
 
-// Installed says whether the environment is there, without building it.
-func Installed(s Spec, o Options) bool {
+// Open returns the environment of a spec without building it. Errors: NotFound when there is none, Corrupt when its files have changed since it was built.
+func Open(s Spec, o Options) (Env, error) {
 	dir, err := s.Dir(o)
 	if err != nil {
-		return false
+		return Env{}, err
 	}
-	_, err = open(dir)
+	env, err := open(dir)
+	if errors.Is(err, errNotBuilt) {
+		return Env{}, plugins.Errorf(plugins.NotFound, "the Python environment of %s is not installed", s.Name).WithHint("srpo plugin install %s", s.Name)
+	}
+	return env, err
+}
+
+// Installed says whether the environment is there, without building it.
+func Installed(s Spec, o Options) bool {
+	_, err := Open(s, o)
 	return err == nil
 }
 

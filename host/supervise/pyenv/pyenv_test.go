@@ -103,6 +103,17 @@ func TestFindSkipsBrokenShims(t *testing.T) {
 	_, err = Find(background, v, "/nonexistent/python")
 	require.Equal(t, plugins.NotFound, plugins.KindOf(err))
 
+	// A scan lists what runs, once, however many names lead to it.
+	script(t, filepath.Join(good, "python3."+fmt.Sprint(in.Version.Minor)), "#!/bin/sh\nexec "+in.Real+" \"$@\"\n")
+	n := 0
+	for _, found := range Scan(background) {
+		require.NotContains(t, found.Path, shims)
+		if found.Real == in.Real {
+			n++
+		}
+	}
+	require.Equal(t, 1, n)
+
 	// Nothing fits: the error says what was tried and why not.
 	t.Setenv("HOME", root)
 	_, err = Find(background, requirement(t, "3.6.99"), "")
@@ -190,6 +201,8 @@ func TestEnsure(t *testing.T) {
 			var told []string
 			o := Options{Cache: t.TempDir(), Interpreter: in.Path, PipOnly: pipOnly, Progress: func(p Progress) { told = append(told, p.What) }}
 			require.False(t, Installed(s, o))
+			_, err := Open(s, o)
+			require.Equal(t, plugins.NotFound, plugins.KindOf(err))
 			env, err := Ensure(background, s, o)
 			require.NoError(t, err)
 			require.True(t, env.Built)
@@ -216,6 +229,8 @@ func TestEnsure(t *testing.T) {
 			_, err = Ensure(background, s, o)
 			require.Equal(t, plugins.Corrupt, plugins.KindOf(err))
 			require.ErrorContains(t, err, "srpotoy.py has 10 bytes instead of 15")
+			_, err = Open(s, o)
+			require.Equal(t, plugins.Corrupt, plugins.KindOf(err))
 			o.Repair = true
 			env, err = Ensure(background, s, o)
 			require.NoError(t, err)

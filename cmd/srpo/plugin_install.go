@@ -1,0 +1,215 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/srpo-dev/srpo/host/supervise/catalog"
+	"github.com/srpo-dev/srpo/host/supervise/lock"
+	"github.com/srpo-dev/srpo/plugins"
+)
+
+func (a *app) pluginInstall() *cobra.Command {
+	var kind, file string
+	var repair bool
+	c := &cobra.Command{
+		Use:   "install NAME|FOLDER",
+		Short: "Make a plugin ready to run",
+		Long: "install makes what a plugin needs, once: a Python plugin's own environment from its hash-locked requirements, or a program built from source,\n" +
+			"both in srpo's cache folder. Then it starts the plugin to see that it works. A run does the same by itself at the first use.",
+		Example: "  srpo plugin install libero\n  srpo plugin install ./my-env --repair",
+		Args:    oneArg("one plugin"),
+		RunE: func(c *cobra.Command, args []string) error {
+			k, err := parseKind(kind)
+			if err != nil {
+				return err
+			}
+			w, err := a.workbench(file, nil)
+			if err != nil {
+				return err
+			}
+			defer w.term.Close()
+			pkg, err := w.find(k, args[0])
+			if err != nil {
+				return err
+			}
+			return a.install(c.Context(), w, pkg, repair)
+		},
+	}
+	c.Flags().StringVar(&kind, "kind", "", "env, policy or encoder, where a name is not enough")
+	c.Flags().BoolVar(&repair, "repair", false, "make it anew where its files have changed or are missing")
+	c.Flags().StringVar(&file, "config", "", "configuration file; default srpo.toml where there is one")
+	return c
+}
+
+func (a *app) install(ctx context.Context, w *workbench, pkg catalog.Package, repair bool) error {
+	type result struct {
+		Kind      plugins.Kind `json:"kind"`
+		Name      string       `json:"name"`
+		Folder    string       `json:"folder,omitempty"`
+		MB        float64      `json:"mb,omitempty"`
+		Made      *time.Time   `json:"made,omitempty"`
+		Python    string       `json:"python,omitempty"`
+		Installer string       `json:"installer,omitempty"`
+		Start     float64      `json:"start_seconds"`
+	}
+	w.prep.Repair = repair
+	l, err := w.prep.Prepare(ctx, pkg)
+	if err != nil {
+		return err
+	}
+	out := result{Kind: pkg.Kind, Name: pkg.Name}
+	words := "is part of srpo, there is nothing to install"
+	if _, env := w.state(pkg); env != nil {
+		out.Folder, out.MB, out.Made, out.Python, out.Installer = env.Dir, env.Stamp.MB, &env.Stamp.Built, env.Stamp.Version, env.Stamp.Installer
+		words = fmt.Sprintf("is installed: %.0f MB in %s, made %s with Python %s and %s", out.MB, out.Folder, out.Made.Local().Format("2006-01-02 15:04"), out.Python, out.Installer)
+	} else if pkg.Origin != catalog.BuiltIn {
+		out.Folder = filepath.Dir(l.Argv[0])
+		words = "is ready: " + l.Argv[0]
+	}
+	began := time.Now()
+	if err := w.ask(ctx, pkg, func(ctx context.Context, p plugins.Plugin) error { _, err := p.Info(ctx); return err }); err != nil {
+		return err
+	}
+	out.Start = time.Since(began).Seconds()
+	if a.json {
+		return a.printJSON(out)
+	}
+	fmt.Fprintf(a.out, "%s %s %s\nit starts, in %.1f s\n", pkg.Kind, pkg.Name, words, out.Start)
+	return nil
+}
+
+func (a *app) pluginLock() *cobra.Command {
+	var file string
+	var prune bool
+	c := &cobra.Command{
+		Use:   "lock [FOLDER...]",
+		Short: "Accept changed plugin packages into srpo.lock",
+		Long: "srpo.lock, beside srpo.toml, holds a hash of every file of each plugin package that is not part of srpo. The first use of a package adds it, and\n" +
+			"from then on a changed byte is refused. lock says that the changes were meant: of the packages given, or of all that are in the lock.",
+		Example: "  srpo plugin lock ./my-env\n  srpo plugin lock",
+		Args:    cobra.ArbitraryArgs,
+		RunE: func(_ *cobra.Command, args []string) error {
+			w, err := a.workbench(file, nil)
+			if err != nil {
+				return err
+			}
+			return a.lock(w, args, prune)
+		},
+	}
+	c.Flags().StringVar(&file, "config", "", "configuration file; default srpo.toml where there is one")
+	c.Flags().BoolVar(&prune, "prune", false, "drop entries whose folder is gone")
+	return c
+}
+
+// lockedPackage is what became of one entry of the lock.
+type lockedPackage struct {
+	Kind    plugins.Kind `json:"kind"`
+	Name    string       `json:"name"`
+	Version string       `json:"version"`
+	Folder  string       `json:"folder"`
+	SHA256  string       `json:"sha256,omitempty"`
+	// What is "added", "renewed", "unchanged", "gone" or "dropped".
+	What    string   `json:"what"`
+	Changes []string `json:"changes,omitempty"`
+}
+
+func (a *app) lock(w *workbench, folders []string, prune bool) error {
+	file := w.prep.Lock
+	before, err := lock.Load(file)
+	if err != nil {
+		return err
+	}
+	out := []lockedPackage{}
+	gone := 0
+	if len(folders) == 0 {
+		if len(before.Entries()) == 0 {
+			return plugins.Errorf(plugins.NotFound, "there is nothing in %s yet", file).WithHint("name the folder of a package: srpo plugin lock ./my-env")
+		}
+		for _, e := range before.Entries() {
+			dir := filepath.FromSlash(e.Path)
+			if !filepath.IsAbs(dir) {
+				dir = filepath.Join(filepath.Dir(file), dir)
+			}
+			if _, err := os.Stat(dir); os.IsNotExist(err) {
+				gone++
+				out = append(out, lockedPackage{Kind: e.Kind, Name: e.Name, Version: e.Version, Folder: dir, What: "gone"})
+				continue
+			}
+			folders = append(folders, dir)
+		}
+	}
+	for _, dir := range folders {
+		if !catalog.IsPath(dir) {
+			dir = "." + string(filepath.Separator) + dir
+		}
+		pkg, err := w.cat.Open(dir)
+		if err != nil {
+			return err
+		}
+		p := lockedPackage{Kind: pkg.Kind, Name: pkg.Name, Version: pkg.Version, Folder: pkg.Dir, What: "added"}
+		for _, e := range before.Entries() {
+			if e.Kind == pkg.Kind && e.Name == pkg.Name {
+				p.What = "unchanged"
+			}
+		}
+		if p.Changes, err = lock.Renew(file, lock.Package{Kind: pkg.Kind, Name: pkg.Name, Version: pkg.Version, Dir: pkg.Dir}); err != nil {
+			return err
+		}
+		if len(p.Changes) > 0 {
+			p.What = "renewed"
+		}
+		tree, err := lock.HashDir(pkg.Dir)
+		if err != nil {
+			return err
+		}
+		p.SHA256 = tree.Sum()
+		out = append(out, p)
+	}
+	if prune && gone > 0 {
+		now, err := lock.Load(file)
+		if err != nil {
+			return err
+		}
+		for i := range out {
+			if out[i].What == "gone" {
+				now.Remove(out[i].Kind, out[i].Name)
+				out[i].What = "dropped"
+			}
+		}
+		if err := now.Write(); err != nil {
+			return err
+		}
+		gone = 0
+	}
+	if a.json {
+		return a.printJSON(map[string]any{"lock": file, "plugins": out})
+	}
+	for _, p := range out {
+		fmt.Fprintf(a.out, "%s %s %s: %s\n", p.Kind, p.Name, p.Version, lockWords(p))
+		for _, c := range p.Changes {
+			fmt.Fprintf(a.out, "  %s\n", c)
+		}
+	}
+	if gone > 0 {
+		fmt.Fprintln(a.err, "drop what is gone: srpo plugin lock --prune")
+	}
+	return nil
+}
+
+func lockWords(p lockedPackage) string {
+	switch p.What {
+	case "added":
+		return "added, sha256 " + p.SHA256[:16]
+	case "renewed":
+		return fmt.Sprintf("renewed, %s, sha256 %s", count(len(p.Changes), "change"), p.SHA256[:16])
+	case "gone":
+		return "its folder " + p.Folder + " is gone"
+	}
+	return p.What
+}

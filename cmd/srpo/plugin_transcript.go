@@ -1,0 +1,176 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"hash"
+	"iter"
+	"sort"
+
+	"github.com/srpo-dev/srpo/plugins"
+	"github.com/srpo-dev/srpo/plugins/encoder"
+	"github.com/srpo-dev/srpo/plugins/env"
+	"github.com/srpo-dev/srpo/plugins/policy"
+)
+
+// transcript keeps a digest of every answer, by the request: what a plugin answers with tensors in shared memory must be what it answers without.
+type transcript struct {
+	order   []string
+	answers map[string]heard
+}
+
+type heard struct{ what, digest string }
+
+// add keeps one answer; the n-th answer to the same request is kept apart from the others.
+func (t *transcript) add(what, request, answer string) {
+	if t.answers == nil {
+		t.answers = map[string]heard{}
+	}
+	key := what + " " + request
+	for n := 1; ; n++ {
+		k := fmt.Sprintf("%s #%d", key, n)
+		if _, taken := t.answers[k]; !taken {
+			t.order = append(t.order, k)
+			t.answers[k] = heard{what, answer}
+			return
+		}
+	}
+}
+
+// compare returns how many requests both have, and what differs.
+func (t *transcript) compare(other *transcript) (common int, err error) {
+	for i, k := range t.order {
+		b, ok := other.answers[k]
+		if !ok {
+			continue
+		}
+		common++
+		if err == nil && t.answers[k].digest != b.digest {
+			err = plugins.Errorf(plugins.Corrupt, "call %d, %s, is answered differently", i+1, b.what).
+				WithHint("copy tensors that are kept beyond the call: shared memory is used again afterwards")
+		}
+	}
+	return common, err
+}
+
+// digest hashes values; tensors by type, shape and bytes.
+type digest struct{ h hash.Hash }
+
+func newDigest() digest { return digest{sha256.New()} }
+
+func (d digest) value(v any) digest { fmt.Fprintf(d.h, "%v\x00", v); return d }
+func (d digest) tensor(t plugins.Tensor) digest {
+	fmt.Fprintf(d.h, "%v %v\x00", t.DType, t.Shape)
+	d.h.Write(t.Data)
+	return d
+}
+
+func (d digest) observation(o env.Observation) digest {
+	names := make([]string, 0, len(o.Images))
+	for n := range o.Images {
+		names = append(names, n)
+	}
+	sort.Strings(names)
+	for _, n := range names {
+		d.value(n).tensor(o.Images[n])
+	}
+	return d.tensor(o.Proprio).value(o.Instruction)
+}
+
+func (d digest) err(err error) digest {
+	if err == nil {
+		return d
+	}
+	e := plugins.AsError(err)
+	return d.value(e.Kind).value(e.Message)
+}
+
+func (d digest) String() string { return hex.EncodeToString(d.h.Sum(nil)[:12]) }
+
+// heardEnv writes down what an env answers.
+type heardEnv struct {
+	*env.Client
+	t *transcript
+}
+
+func (h *heardEnv) Reset(ctx context.Context, r env.Reset) (env.Transition, error) {
+	tr, err := h.Client.Reset(ctx, r)
+	h.t.add("Reset", newDigest().value(r).String(), transition(tr, err))
+	return tr, err
+}
+
+func (h *heardEnv) Step(ctx context.Context, s env.Step) (env.Transition, error) {
+	request := newDigest().value(s.Lane).value(s.Expert).value(s.ExpertNoise).value(s.Render).tensor(s.Actions).String()
+	tr, err := h.Client.Step(ctx, s)
+	h.t.add("Step", request, transition(tr, err))
+	return tr, err
+}
+
+func transition(tr env.Transition, err error) string {
+	d := newDigest().err(err).observation(tr.Observation).tensor(tr.Recorded).tensor(tr.Actions)
+	d.value(tr.StepsDone).value(tr.EpisodeSteps).value(tr.Success).value(tr.Terminated).value(tr.Truncated)
+	if tr.Progress != nil {
+		d.value(*tr.Progress)
+	}
+	return d.String()
+}
+
+// heardPolicy writes down how a policy acts, until it is trained: training on a GPU need not repeat itself to the bit.
+type heardPolicy struct {
+	*policy.Client
+	t       *transcript
+	trained bool
+}
+
+func (h *heardPolicy) Act(ctx context.Context, a policy.Act) ([]policy.Result, error) {
+	request := newDigest().value(a.Greedy).value(a.Temperature).value(a.Record)
+	for _, it := range a.Items {
+		request.value(it.Trajectory).value(it.Step).value(it.Seed).observation(it.Observation)
+	}
+	key := request.String()
+	out, err := h.Client.Act(ctx, a)
+	if !h.trained {
+		d := newDigest().err(err)
+		for _, r := range out {
+			d.tensor(r.Actions).value(r.LogProbs)
+		}
+		h.t.add("Act", key, d.String())
+	}
+	return out, err
+}
+
+func (h *heardPolicy) Update(ctx context.Context, u policy.Update, progress func(float64)) (policy.Statistics, error) {
+	h.trained = true
+	return h.Client.Update(ctx, u, progress)
+}
+
+func (h *heardPolicy) Imitate(ctx context.Context, im policy.Imitate, demos iter.Seq2[policy.Demonstration, error], progress func(done, loss float64)) error {
+	h.trained = true
+	return h.Client.Imitate(ctx, im, demos, progress)
+}
+
+// heardEncoder writes down what an encoder answers.
+type heardEncoder struct {
+	*encoder.Client
+	t *transcript
+}
+
+func (h *heardEncoder) Encode(ctx context.Context, clips []plugins.Tensor) ([][]float32, error) {
+	request := newDigest()
+	for _, c := range clips {
+		request.tensor(c)
+	}
+	key := request.String()
+	out, err := h.Client.Encode(ctx, clips)
+	h.t.add("Encode", key, newDigest().err(err).value(out).String())
+	return out, err
+}
+
+func (h *heardEncoder) EncodeWindows(ctx context.Context, clip plugins.Tensor, ends []int) ([][]float32, error) {
+	key := newDigest().tensor(clip).value(ends).String()
+	out, err := h.Client.EncodeWindows(ctx, clip, ends)
+	h.t.add("EncodeWindows", key, newDigest().err(err).value(out).String())
+	return out, err
+}
