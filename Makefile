@@ -52,7 +52,7 @@ python-test: venv
 	$(VENV)/bin/python -m pytest -q -p no:cacheprovider --junitxml=$(VENV)/pytest.xml || status=$$?; cd $(CURDIR); \
 	$(TALLY) junit python-test $(VENV)/pytest.xml; exit $$status
 
-# A third party's plugins, in both languages, through srpo plugin test.
+# Plugins as their authors would write them, through srpo plugin test.
 examples: build venv
 	bash .ci/examples
 

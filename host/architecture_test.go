@@ -250,3 +250,51 @@ func eachGoFile(t *testing.T, mode parser.Mode, look func(name string, f *ast.Fi
 		look(name, f)
 	}
 }
+
+var (
+	link   = regexp.MustCompile(`\]\(([^)#\s]+)[^)]*\)`)
+	quoted = regexp.MustCompile("`((?:cmd|host|plugins|sdk|envs|policies|encoders|examples|docs|\\.ci)/[\\w./-]*)`")
+)
+
+// What the documents point at exists: links, and paths in backquotes. Pictures and results are made by runs, which take their time.
+func TestDocumentsPointAtWhatExists(t *testing.T) {
+	checked := 0
+	for _, name := range tracked(t) {
+		if !strings.HasSuffix(name, ".md") || strings.HasPrefix(name, "docs/results/") {
+			continue
+		}
+		text, err := os.ReadFile(filepath.Join("..", name))
+		if os.IsNotExist(err) {
+			continue
+		}
+		require.NoError(t, err)
+		exists := func(target string) {
+			checked++
+			if strings.HasPrefix(target, "docs/img/") || strings.HasPrefix(target, "docs/results") {
+				return
+			}
+			if _, err := os.Stat(filepath.Join("..", target)); err != nil {
+				t.Errorf("%s points at %s, which does not exist", name, target)
+			}
+		}
+		for _, m := range link.FindAllSubmatch(text, -1) {
+			if target := string(m[1]); !strings.Contains(target, "://") {
+				exists(path.Join(path.Dir(name), target))
+			}
+		}
+		for _, m := range quoted.FindAllSubmatch(text, -1) {
+			exists(string(m[1]))
+		}
+	}
+	require.Greater(t, checked, 40)
+}
+
+// The README shows the example that is run in the tests.
+func TestReadmeShowsTheExample(t *testing.T) {
+	readme, err := os.ReadFile("../README.md")
+	require.NoError(t, err)
+	code, err := os.ReadFile("../examples/reach-python/plugin.py")
+	require.NoError(t, err)
+	require.Contains(t, string(readme), "```python\n"+string(code)+"```\n")
+	require.LessOrEqual(t, bytes.Count(code, []byte("\n")), 25, "the example is to be as short as the README says")
+}

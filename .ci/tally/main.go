@@ -1,8 +1,9 @@
-// Command tally counts test results. It reads what `go test -json` prints or a JUnit file, shows what a person wants to see of it, and notes the counts in
+// Command tally counts test results. It reads what `go test -json` prints, JUnit files, or what `srpo plugin test --json` prints, shows what a person wants to see of it, and notes the counts in
 // the folder that the variable RESULTS names, where `tally sum` adds them up.
 //
 //	go test -json ./... | tally go NAME
 //	tally junit NAME FILE
+//	tally plugin NAME FILE...
 //	tally check NAME STATUS
 //	tally sum
 //
@@ -62,6 +63,19 @@ func run(args []string, in io.Reader, out io.Writer, folder string) error {
 		}
 		c.Name = args[1]
 		return note(folder, c)
+	case len(args) >= 3 && args[0] == "plugin":
+		var c Counts
+		for _, file := range args[2:] {
+			data, err := os.ReadFile(file)
+			if err != nil {
+				return err
+			}
+			if err := pluginTest(data, out, &c); err != nil {
+				return fmt.Errorf("%s: %w", file, err)
+			}
+		}
+		c.Name = args[1]
+		return note(folder, c)
 	case len(args) == 3 && args[0] == "check":
 		status, err := strconv.Atoi(args[2])
 		if err != nil {
@@ -71,7 +85,7 @@ func run(args []string, in io.Reader, out io.Writer, folder string) error {
 	case len(args) == 1 && args[0] == "sum":
 		return sum(folder, out)
 	}
-	return fmt.Errorf("usage: tally go NAME | tally junit NAME FILE | tally check NAME STATUS | tally sum")
+	return fmt.Errorf("usage: tally go NAME | tally junit NAME FILE | tally plugin NAME FILE... | tally check NAME STATUS | tally sum")
 }
 
 // event is a line of `go test -json`.
@@ -215,6 +229,35 @@ func junit(data []byte) (Counts, error) {
 		return c, fmt.Errorf("no test ran")
 	}
 	return c, nil
+}
+
+// pluginTest adds what `srpo plugin test --json` found to c, and shows it.
+func pluginTest(data []byte, out io.Writer, c *Counts) error {
+	var report struct {
+		Kind, Name              string
+		Passed, Skipped, Failed int
+		Checks                  []struct{ Part, Check, Outcome, Message, Hint, Detail string }
+	}
+	if err := json.Unmarshal(data, &report); err != nil {
+		return err
+	}
+	if len(report.Checks) == 0 {
+		return fmt.Errorf("no check ran")
+	}
+	for _, k := range report.Checks {
+		name := fmt.Sprintf("%s %s: %s (%s)", report.Kind, report.Name, k.Check, k.Part)
+		switch k.Outcome {
+		case "pass":
+			c.Passed++
+		case "skip":
+			c.Skipped = append(c.Skipped, name+": "+k.Message)
+		default:
+			c.Failed = append(c.Failed, name)
+			fmt.Fprintf(out, "FAILED %s: %s\n%s\n  try: %s\n", name, k.Message, k.Detail, k.Hint)
+		}
+	}
+	fmt.Fprintf(out, "%s %s: %d passed, %d failed, %d skipped\n", report.Kind, report.Name, report.Passed, report.Failed, report.Skipped)
+	return nil
 }
 
 // note writes a step's counts into folder, when there is one, and fails when a test failed.

@@ -57,6 +57,18 @@ func TestJUnit(t *testing.T) {
 	require.Equal(t, []string{"m.not"}, c.Skipped)
 }
 
+func TestPlugin(t *testing.T) {
+	var c Counts
+	var out bytes.Buffer
+	require.NoError(t, pluginTest([]byte(`{"kind":"env","name":"reach","checks":[{"part":"messages","check":"good","outcome":"pass"},
+		{"part":"messages","check":"bad","outcome":"fail","message":"why"},{"part":"process","check":"other","outcome":"skip","message":"no expert"}]}`), &out, &c))
+	require.Equal(t, 1, c.Passed)
+	require.Equal(t, []string{"env reach: bad (messages)"}, c.Failed)
+	require.Equal(t, []string{"env reach: other (process): no expert"}, c.Skipped)
+	require.Contains(t, out.String(), "why")
+	require.Error(t, pluginTest([]byte(`{"checks":[]}`), &out, &c))
+}
+
 func TestSum(t *testing.T) {
 	dir := t.TempDir()
 	say := func(args ...string) (string, error) {
