@@ -27,7 +27,7 @@ func (r *record) bytes() int {
 const shard = 16
 
 // Act samples one chunk for each item: float32 [chunk, action dim] in the env's units, clipped to its range, and the log-probability of every chunk
-// position given the ones before it (summed over dimensions).
+// position (summed over dimensions).
 //
 // Log-probabilities belong to the sample before clipping (gaussian: a density in units of half the action range; tokens: a probability). The clipping is
 // treated as a part of the env, which keeps the policy gradient exact. At step 0 a trajectory's earlier records are dropped.

@@ -13,11 +13,11 @@ type head interface {
 	outputs() int
 	// sample draws into sample [elements]; greedy takes the mode.
 	sample(out []float32, r *rand.Rand, temperature float64, greedy bool, sample []float32)
-	// logProb writes the log-probability of every element, given the chunk's earlier positions, to lp [elements].
+	// logProb writes the log-probability of every element to lp [elements].
 	logProb(out, sample []float32, temperature float64, lp []float64)
 	// logProbBackward adds to dout the gradient of sum(dlp*lp).
 	logProbBackward(out, sample []float32, temperature float64, dlp []float64, dout []float32)
-	// divergence writes KL(out || ref) of every element, exact and given the chunk's earlier positions, to kl [elements].
+	// divergence writes KL(out || ref) of every element, exact, to kl [elements].
 	divergence(out, ref []float32, temperature float64, kl []float64)
 	// divergenceBackward adds to dout the gradient of sum(dkl*kl).
 	divergenceBackward(out, ref []float32, temperature float64, dkl []float64, dout []float32)
@@ -30,114 +30,55 @@ type head interface {
 	unit(v float32) float32
 }
 
-// gaussian has a mean for every element and a fixed standard deviation. Two positions of a chunk are correlated by rho in every dimension
-// (equicorrelation), so that exploration does not average out over a chunk; positions are still given one after another, each a Gaussian
-// given the ones before it: with n earlier residuals e, mean = mu + c(n) sum(e), variance = v(n), where
-// c(n) = rho/(1+(n-1) rho) and v(n) = std² (1 - n rho c(n)). rho = 0 makes all independent.
+// gaussian has a mean for every element and one fixed standard deviation, all elements independent.
 type gaussian struct {
 	chunk, dim int
-	std, rho   float64
+	std        float64
 }
 
 func (g gaussian) outputs() int           { return g.chunk * g.dim }
 func (g gaussian) unit(v float32) float32 { return v }
 
-// given returns c(n) and the standard deviation for n earlier positions.
-func (g gaussian) given(n int, temperature float64) (c, std float64) {
-	if n > 0 {
-		c = g.rho / (1 + float64(n-1)*g.rho)
-	}
-	return c, g.std * temperature * math.Sqrt(1-float64(n)*g.rho*c)
-}
-
 func (g gaussian) sample(out []float32, r *rand.Rand, temperature float64, greedy bool, sample []float32) {
-	if greedy {
-		copy(sample, out)
-		return
-	}
-	sums := make([]float64, g.dim)
-	for t := range g.chunk {
-		c, std := g.given(t, temperature)
-		for d := range g.dim {
-			i := t*g.dim + d
-			e := c*sums[d] + std*r.NormFloat64()
-			sample[i] = float32(float64(out[i]) + e)
-			sums[d] += e
-		}
-	}
-}
-
-// whiten writes (residual - c sum of the earlier residuals)/std of every element.
-func (g gaussian) whiten(a, b []float32, temperature float64, w []float64) {
-	sums := make([]float64, g.dim)
-	for t := range g.chunk {
-		c, std := g.given(t, temperature)
-		for d := range g.dim {
-			i := t*g.dim + d
-			e := float64(a[i]) - float64(b[i])
-			w[i] = (e - c*sums[d]) / std
-			sums[d] += e
-		}
-	}
-}
-
-// unwhiten adds sign times the gradient by the residuals of a function with gradient dw by the whitened residuals.
-func (g gaussian) unwhiten(dw []float64, temperature float64, sign float64, dout []float32) {
-	later := make([]float64, g.dim)
-	for t := g.chunk - 1; t >= 0; t-- {
-		c, std := g.given(t, temperature)
-		for d := range g.dim {
-			i := t*g.dim + d
-			v := dw[i] / std
-			dout[i] += float32(sign * (v - later[d]))
-			later[d] += c * v
+	for i := range sample {
+		if sample[i] = out[i]; !greedy {
+			sample[i] += float32(g.std * temperature * r.NormFloat64())
 		}
 	}
 }
 
 func (g gaussian) logProb(out, sample []float32, temperature float64, lp []float64) {
-	g.whiten(sample, out, temperature, lp)
-	for t := range g.chunk {
-		_, std := g.given(t, temperature)
-		norm := math.Log(std) + 0.5*math.Log(2*math.Pi)
-		for i := t * g.dim; i < (t+1)*g.dim; i++ {
-			lp[i] = -0.5*lp[i]*lp[i] - norm
-		}
+	std := g.std * temperature
+	for i := range lp {
+		e := (float64(sample[i]) - float64(out[i])) / std
+		lp[i] = -0.5*e*e - math.Log(std) - 0.5*math.Log(2*math.Pi)
 	}
 }
 
 func (g gaussian) logProbBackward(out, sample []float32, temperature float64, dlp []float64, dout []float32) {
-	w := make([]float64, len(dlp))
-	g.whiten(sample, out, temperature, w)
-	for i := range w {
-		w[i] *= -dlp[i]
+	std := g.std * temperature
+	for i, d := range dlp {
+		dout[i] += float32(d * (float64(sample[i]) - float64(out[i])) / (std * std))
 	}
-	g.unwhiten(w, temperature, -1, dout)
 }
 
 func (g gaussian) divergence(out, ref []float32, temperature float64, kl []float64) {
-	g.whiten(out, ref, temperature, kl)
+	std := g.std * temperature
 	for i := range kl {
-		kl[i] *= 0.5 * kl[i]
+		e := (float64(out[i]) - float64(ref[i])) / std
+		kl[i] = 0.5 * e * e
 	}
 }
 
 func (g gaussian) divergenceBackward(out, ref []float32, temperature float64, dkl []float64, dout []float32) {
-	w := make([]float64, len(dkl))
-	g.whiten(out, ref, temperature, w)
-	for i := range w {
-		w[i] *= dkl[i]
+	std := g.std * temperature
+	for i, d := range dkl {
+		dout[i] += float32(d * (float64(out[i]) - float64(ref[i])) / (std * std))
 	}
-	g.unwhiten(w, temperature, 1, dout)
 }
 
 func (g gaussian) entropy(_ []float32, temperature float64) float64 {
-	var sum float64
-	for t := range g.chunk {
-		_, std := g.given(t, temperature)
-		sum += math.Log(std) + 0.5*math.Log(2*math.Pi*math.E)
-	}
-	return sum / float64(g.chunk)
+	return math.Log(g.std*temperature) + 0.5*math.Log(2*math.Pi*math.E)
 }
 
 // imitate is half the squared error.

@@ -2,7 +2,7 @@
 //
 // Network: the picture, averaged to 64x64, goes through convolutions; their last layer's spatial softmax and a linear layer of it, the proprio vector, a
 // hashed bag of the instruction's words and radial bases of the episode's step go through two hidden layers to the head. The head is Gaussian with a
-// fixed standard deviation or discrete tokens as in OpenVLA (setting head).
+// fixed standard deviation, or discrete tokens as in OpenVLA (setting head).
 //
 // Everything random comes from the seed of a call or of the configuration; there is no generator whose state lives on between calls. Sums are made in an
 // order that does not depend on the number of cores: the same calls give the same bits on the same kind of machine.
@@ -68,13 +68,12 @@ func settings() []plugins.Setting {
 	at, over := plugins.Bound, func(v float64) *float64 { return plugins.Bound(v) }
 	return []plugins.Setting{
 		{Name: "head", Default: "gaussian", Choices: []string{"gaussian", "tokens"}, Doc: "distribution of actions: gaussian with a fixed standard deviation, or tokens (a softmax over equal bins of the action range for every dimension, as OpenVLA-OFT)"},
-		{Name: "std", Default: 0.07, Min: over(1e-4), Max: at(2), Doc: "standard deviation of the gaussian head, in units of half the action range, at temperature 1; 0.05 to 0.1 explores, 0.2 wrecks"},
-		{Name: "correlation", Default: 0.0, Min: at(0), Max: at(0.95), Doc: "correlation of the gaussian head's noise between the positions of one chunk; 0: independent"},
+		{Name: "std", Default: 0.05, Min: over(1e-4), Max: at(2), Doc: "standard deviation of the gaussian head, in units of half the action range, at temperature 1; 0.05 to 0.1 explores, 0.2 wrecks"},
 		{Name: "bins", Default: int64(33), Min: at(2), Max: at(256), Doc: "bins of the tokens head, for each dimension"},
 		{Name: "chunk", Default: int64(8), Min: at(1), Max: at(64), Doc: "actions emitted at once (8 as in OpenVLA-OFT)"},
 		{Name: "image", Default: true, Doc: "false: zeros instead of pixels, a control that shows what sight is worth"},
 		{Name: "camera", Default: "", Doc: "camera to look through; empty: the env's recording camera"},
-		{Name: "conv", Default: []string{"16,4,4", "16,3,1", "16,3,2"}, Doc: "convolutions over the 64x64 picture, each \"channels,kernel,stride\""},
+		{Name: "conv", Default: []string{"8,4,4", "16,3,2", "16,3,1"}, Doc: "convolutions over the 64x64 picture, each \"channels,kernel,stride\""},
 		{Name: "vision", Default: int64(32), Min: at(1), Max: at(1024), Doc: "width of the linear layer over the last convolution"},
 		{Name: "hidden", Default: int64(128), Min: at(1), Max: at(4096), Doc: "width of the two hidden layers"},
 		{Name: "clock_bases", Default: int64(20), Min: at(0), Max: at(256), Doc: "radial bases of the episode's step that the policy sees; 0: it has no clock"},
@@ -83,10 +82,10 @@ func settings() []plugins.Setting {
 		{Name: "adam_beta1", Default: 0.9, Min: at(0), Max: at(0.9999), Doc: "Adam's decay of the gradient's mean"},
 		{Name: "adam_beta2", Default: 0.999, Min: at(0), Max: at(0.99999), Doc: "Adam's decay of the gradient's square"},
 		{Name: "grad_clip", Default: 1.0, Min: at(0), Doc: "largest norm of the gradient; 0: no bound"},
-		{Name: "ratio", Default: "position", Choices: []string{"chunk", "position", "token"}, Doc: "what PPO's ratio is taken over: the executed part of a chunk, a chunk position, or a single action dimension (token, as OpenVLA-OFT's)"},
-		{Name: "mini_batch", Default: int64(128), Min: at(1), Doc: "chunks in a mini-batch when the update leaves it to the policy"},
-		{Name: "imitate_lr", Default: 1e-3, Min: at(0), Max: at(1), Doc: "Adam's first learning rate in imitation; it falls to 0 along a cosine"},
-		{Name: "imitate_steps", Default: int64(400), Min: at(1), Doc: "gradient steps of imitation when the call leaves it to the policy"},
+		{Name: "ratio", Default: "token", Choices: []string{"chunk", "position", "token"}, Doc: "what PPO's ratio is taken over: the executed part of a chunk, a chunk position, or a single action dimension (token, as OpenVLA-OFT's)"},
+		{Name: "mini_batch", Default: int64(512), Min: at(1), Doc: "chunks in a mini-batch when the update leaves it to the policy"},
+		{Name: "imitate_lr", Default: 3e-3, Min: at(0), Max: at(1), Doc: "Adam's first learning rate in imitation; it falls to 0 along a cosine"},
+		{Name: "imitate_steps", Default: int64(800), Min: at(1), Doc: "gradient steps of imitation when the call leaves it to the policy"},
 		{Name: "imitate_batch", Default: int64(16), Min: at(1), Max: at(4096), Doc: "frames in a step of imitation"},
 		{Name: "imitate_copies", Default: int64(8), Min: at(1), Max: at(maxRows), Doc: "differently augmented samples of each of these frames; they share the picture, which makes them nearly free"},
 		{Name: "shift", Default: 0.015, Min: at(0), Max: at(1), Doc: "standard deviation in metres by which imitation shifts the recorded gripper position, correcting the labels; 0: no augmentation. One demonstration alone gave 0/16 on LIBERO, 1 cm 5/12, 2 cm 16/16"},
@@ -96,7 +95,7 @@ func settings() []plugins.Setting {
 		{Name: "delta_scale", Default: 0.0, Min: at(0), Doc: "metres that the gripper moves in one step for 1 unit of these actions; 0: estimated from the demonstrations by least squares over shift_steps, which counts only what the controller reaches (LIBERO's OSC_POSE commands 0.05)"},
 		{Name: "image_shift", Default: int64(2), Min: at(0), Max: at(side / 2), Doc: "pixels (of 64) by which imitation moves a picture at most, each way"},
 		{Name: "brightness", Default: 0.1, Min: at(0), Max: at(0.9), Doc: "share by which imitation brightens or darkens a picture at most"},
-		{Name: "clock_jitter", Default: 2.0, Min: at(0), Doc: "standard deviation in env steps by which imitation shifts the clock"},
+		{Name: "clock_jitter", Default: 0.0, Min: at(0), Doc: "standard deviation in env steps by which imitation shifts the clock"},
 		{Name: "record_mb", Default: int64(1024), Min: at(1), Doc: "most memory for recorded chunks, in MiB; acting with record fails beyond"},
 	}
 }
@@ -130,7 +129,7 @@ func (p *Policy) Configure(_ context.Context, c plugins.Config) error {
 	if sh.Conv, err = convolutions(s.Strings("conv")); err != nil {
 		return err
 	}
-	if p.head = (gaussian{sh.Chunk, sh.Actions, s.Float("std"), s.Float("correlation")}); sh.Head == "tokens" {
+	if p.head = (gaussian{sh.Chunk, sh.Actions, s.Float("std")}); sh.Head == "tokens" {
 		sh.Bins = s.Int("bins")
 		p.head = tokens{sh.Chunk, sh.Actions, sh.Bins}
 	}
