@@ -121,8 +121,11 @@ func (p *Policy) see(it policy.Item) (*record, error) {
 // keep records the chunks for an update.
 func (p *Policy) keep(items []policy.Item, records []*record) error {
 	size := 0
-	for _, r := range records {
+	for i, r := range records {
 		size += r.bytes()
+		if r.step == 0 {
+			p.forget(items[i].Trajectory)
+		}
 	}
 	if most := p.settings.Int("record_mb") << 20; p.recorded+size > most {
 		return plugins.Errorf(plugins.Exhausted, "%d MiB of chunks are recorded and %d bytes more do not fit into record_mb = %d", p.recorded>>20, size, p.settings.Int("record_mb")).
@@ -130,9 +133,6 @@ func (p *Policy) keep(items []policy.Item, records []*record) error {
 	}
 	for i, r := range records {
 		id := items[i].Trajectory
-		if r.step == 0 {
-			p.forget(id)
-		}
 		list := p.records[id]
 		at := len(list)
 		for at > 0 && list[at-1].step >= r.step {

@@ -1,0 +1,686 @@
+package tiny
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/srpo-dev/srpo/plugins"
+	"github.com/srpo-dev/srpo/plugins/env"
+	"github.com/srpo-dev/srpo/plugins/policy"
+)
+
+var ctx = context.Background()
+
+// small is a configuration that takes milliseconds; more settings override.
+func small(t testing.TB, seed uint64, more map[string]any) *Policy {
+	given := map[string]any{"conv": []string{"3,8,8", "4,3,2"}, "vision": 6, "hidden": 12, "chunk": 3, "clock_bases": 4, "shift_steps": 2,
+		"imitate_steps": 150, "imitate_batch": 8, "imitate_copies": 4, "image_shift": 1}
+	for k, v := range more {
+		given[k] = v
+	}
+	s, err := plugins.Resolve(settings(), given)
+	require.NoError(t, err)
+	p := New()
+	require.NoError(t, p.Configure(ctx, plugins.Config{Settings: s, Seed: seed, Env: &plugins.EnvSpec{RecordCamera: "front",
+		Proprio: []string{"eef_x [m]", "gap"}, Action: plugins.ActionSpace{Names: []string{"dx", "grip"}, Low: []float32{-1, 0}, High: []float32{1, 4}}}}))
+	return p
+}
+
+// observe makes up an observation.
+func observe(seed uint64) env.Observation {
+	r := rand.New(rand.NewPCG(seed, 9))
+	b := make([]byte, side*side*3)
+	for i := range b {
+		b[i] = byte(r.IntN(256))
+	}
+	return env.Observation{Images: map[string]plugins.Tensor{"front": plugins.Bytes(b, side, side, 3)},
+		Proprio: plugins.Floats([]float32{float32(r.NormFloat64()), float32(r.Float64())}), Instruction: "put it there"}
+}
+
+// acted acts `chunks` chunks on each of n made-up trajectories t0, t1, ... and returns the results.
+func acted(t testing.TB, p *Policy, n, chunks int, temperature float64) []policy.Result {
+	var a policy.Act
+	for i := range n {
+		for c := range chunks {
+			a.Items = append(a.Items, policy.Item{Trajectory: fmt.Sprint("t", i), Step: c * p.net.Chunk, Observation: observe(uint64(100*i + c)), Seed: uint64(1000*i + c)})
+		}
+	}
+	a.Temperature, a.Record = temperature, true
+	out, err := p.Act(ctx, a)
+	require.NoError(t, err)
+	return out
+}
+
+func update(id uint64, n, steps, epochs int) policy.Update {
+	u := policy.Update{ID: id, Temperature: 1, Seed: 5, Hyperparameters: policy.Hyperparameters{ClipLow: 0.2, ClipHigh: 0.28, ClipDual: 3, KLBeta: 0.05, Epochs: epochs}}
+	for i := range n {
+		u.Trajectories = append(u.Trajectories, policy.Advantage{Trajectory: fmt.Sprint("t", i), Values: []float64{1 - 2*float64(i%2)}, Steps: steps})
+	}
+	return u
+}
+
+func TestSettings(t *testing.T) {
+	info, err := New().Info(ctx)
+	require.NoError(t, err)
+	for _, s := range info.Settings {
+		_, err := s.Check(s.Default)
+		require.NoError(t, err, s.Name)
+		require.NotEmpty(t, s.Doc, s.Name)
+	}
+	_, err = New().Act(ctx, policy.Act{})
+	require.Equal(t, plugins.Invalid, plugins.KindOf(err))
+	for _, conv := range [][]string{{}, {"1,2"}, {"a,1,1"}, {"8,0,1"}} {
+		s, err := plugins.Resolve(settings(), map[string]any{"conv": conv})
+		require.NoError(t, err)
+		err = New().Configure(ctx, plugins.Config{Settings: s, Env: &small(t, 1, nil).env})
+		require.Equal(t, plugins.Invalid, plugins.KindOf(err), "%v", conv)
+	}
+	// The default network for an env of seven actions and eight numbers of proprio has the promised size.
+	sp := plugins.EnvSpec{RecordCamera: "front", Proprio: make([]string, 8), Action: plugins.ActionSpace{Names: make([]string, 7), Low: make([]float32, 7), High: []float32{1, 1, 1, 1, 1, 1, 1}}}
+	p := New()
+	require.NoError(t, p.Configure(ctx, plugins.Config{Env: &sp}))
+	spec, err := p.Describe(ctx)
+	require.NoError(t, err)
+	require.InDelta(t, 80_000, spec.Parameters, 40_000)
+	require.Equal(t, []plugins.CameraRequest{{}}, spec.Cameras)
+	require.True(t, spec.Proprio && spec.Trainable && spec.CanImitate)
+}
+
+// TestLossGradient compares the gradient of the whole update's loss with differences, along each layer's part of it, for both heads and every ratio.
+func TestLossGradient(t *testing.T) {
+	for _, head := range []string{"gaussian", "tokens"} {
+		for _, ratio := range []string{"chunk", "position", "token"} {
+			t.Run(head+"/"+ratio, func(t *testing.T) {
+				p := small(t, 3, map[string]any{"head": head, "bins": 5, "std": 0.5, "ratio": ratio})
+				acted(t, p, 5, 2, 1.2)
+				u := update(1, 5, 5, 1) // the last position of every second chunk was not executed
+				u.Temperature = 1.2
+				u.Trajectories[1].Values = []float64{0.5, -1, 2, 0.3, -0.7} // one an env step
+				p.state.reference = p.net.initial(77)
+				// Away from the recorded weights, so that ratios differ from 1, and with larger outputs, so that everything matters.
+				r := rand.New(rand.NewPCG(8, 1))
+				for i := range p.state.weights {
+					p.state.weights[i] += float32(0.01 * r.NormFloat64())
+				}
+				lessons, err := p.lessons(u)
+				require.NoError(t, err)
+				require.Len(t, lessons, 10)
+				for i := range lessons {
+					lessons[i].reference = random(r, p.net.outputs)
+				}
+				order := r.Perm(len(lessons))
+				parts := [][]float32{make([]float32, p.net.size)}
+				loss := func() float64 {
+					s, _ := p.lossGradient(u, lessons, order, [][]float32{make([]float32, p.net.size)})
+					return s.loss / s.units
+				}
+				tally, g := p.lossGradient(u, lessons, order, parts)
+				require.NotEqual(t, 1.0, tally.ratio/tally.units)
+				at := 0
+				for _, s := range p.net.names {
+					n := plugins.Elements(s.Shape)
+					part := g[at : at+n]
+					norm := math.Sqrt(dot(part, part))
+					require.Positive(t, norm, s.Name)
+					// The loss is rounded to about 1e-7 of itself and has kinks: the step is a compromise.
+					const h = 1e-3
+					move := func(by float64) {
+						for i := range part {
+							p.state.weights[at+i] += float32(by * float64(part[i]) / norm)
+						}
+					}
+					old := append([]float32(nil), p.state.weights...)
+					move(h)
+					up := loss()
+					copy(p.state.weights, old)
+					move(-h)
+					down := loss()
+					copy(p.state.weights, old)
+					require.InEpsilon(t, norm, (up-down)/(2*h), 0.01, "%s", s.Name)
+					at += n
+				}
+			})
+		}
+	}
+}
+
+func TestClipped(t *testing.T) {
+	h := policy.Hyperparameters{ClipLow: 0.2, ClipHigh: 0.28, ClipDual: 3}
+	for _, c := range []struct {
+		r, a, loss, slope float64
+		cut               bool
+	}{
+		{1, 2, -2, -2, false}, {1.2, 2, -2.4, -2, false}, {1.5, 2, -2.56, 0, true}, {0.5, 2, -1, -2, false}, // good: no further up
+		{1, -1, 1, 1, false}, {0.9, -1, 0.9, 1, false}, {0.5, -1, 0.8, 0, true}, {2, -1, 2, 1, false}, {4, -1, 3, 0, true}, // bad: no further down, and the dual clip
+		{1, 0, 0, 0, false},
+	} {
+		loss, slope, cut := clipped(c.r, c.a, h)
+		require.InDelta(t, c.loss, loss, 1e-12, "%+v", c)
+		require.InDelta(t, c.slope, slope, 1e-12, "%+v", c)
+		require.Equal(t, c.cut, cut, "%+v", c)
+	}
+	h.ClipDual = 0
+	loss, _, _ := clipped(4, -1, h)
+	require.InDelta(t, 4, loss, 1e-12)
+}
+
+func TestFirstRatio(t *testing.T) {
+	for _, head := range []string{"gaussian", "tokens"} {
+		p := small(t, 1, map[string]any{"head": head, "ratio": "chunk", "mini_batch": 7})
+		acted(t, p, 6, 3, 0.8)
+		u := update(1, 6, 9, 2)
+		u.Temperature = 0.8
+		var done []float64
+		s, err := p.Update(ctx, u, func(v float64) { done = append(done, v) })
+		require.NoError(t, err)
+		require.InDelta(t, 1, s.FirstRatio, 1e-5)
+		require.InDelta(t, 0, s.Extra["first_kl"], 1e-9)
+		require.Positive(t, s.KL)
+		require.Positive(t, s.GradNorm)
+		require.Equal(t, 18, s.Samples)
+		require.Len(t, done, 6)
+		require.IsIncreasing(t, done)
+		require.Equal(t, 1.0, done[5])
+	}
+}
+
+// TestBatchIndependence: an item's result is the same bits alone, in any company and order, on one core or more.
+func TestBatchIndependence(t *testing.T) {
+	for _, more := range []map[string]any{nil, {"head": "tokens"}, {"hidden": 300, "conv": []string{"8,4,4", "16,3,2"}}} {
+		p := small(t, 1, more)
+		var items []policy.Item
+		for i := range 37 {
+			items = append(items, policy.Item{Trajectory: fmt.Sprint(i), Step: i, Observation: observe(uint64(i)), Seed: uint64(i)})
+		}
+		act := func(items ...policy.Item) []policy.Result {
+			out, err := p.Act(ctx, policy.Act{Items: items, Temperature: 1})
+			require.NoError(t, err)
+			return out
+		}
+		all := act(items...)
+		require.NotEqual(t, all[0], all[1])
+		for _, i := range []int{0, 5, 16, 36} {
+			require.Equal(t, all[i], act(items[i])[0])
+			require.Equal(t, all[i], act(items[36], items[3], items[i])[2])
+		}
+		old := runtime.GOMAXPROCS(1)
+		alone := act(items...)
+		runtime.GOMAXPROCS(5)
+		many := act(items...)
+		runtime.GOMAXPROCS(old)
+		require.Equal(t, all, alone)
+		require.Equal(t, all, many)
+	}
+}
+
+func TestActLogProbs(t *testing.T) {
+	p := small(t, 1, map[string]any{"std": 0.8})
+	out := acted(t, p, 1, 1, 1.5)
+	r := p.records["t0"][0]
+	std := 0.8 * 1.5
+	for k := range 3 {
+		var want float64
+		for d := range 2 {
+			// The mean is what greedy gives; range and clipping undone by the record's own sample.
+			g, err := p.Act(ctx, policy.Act{Items: []policy.Item{{Trajectory: "x", Observation: observe(0)}}, Greedy: true})
+			require.NoError(t, err)
+			a := float64(g[0].Actions.Float32s()[k*2+d])
+			mean := [2]float64{a, a/2 - 1}[d]
+			e := (float64(r.sample[k*2+d]) - mean) / std
+			want += -0.5*e*e - math.Log(std*math.Sqrt(2*math.Pi))
+		}
+		require.InDelta(t, want, float64(out[0].LogProbs[k]), 1e-3)
+	}
+	clippedOnce := false
+	for _, res := range acted(t, p, 20, 1, 3) {
+		for i, v := range res.Actions.Float32s() {
+			low, high := p.env.Action.Low[i%2], p.env.Action.High[i%2]
+			require.True(t, v >= low && v <= high)
+			clippedOnce = clippedOnce || v == low || v == high
+		}
+	}
+	require.True(t, clippedOnce, "the test should clip")
+}
+
+func TestActRefuses(t *testing.T) {
+	p := small(t, 1, nil)
+	good := policy.Item{Trajectory: "a", Observation: observe(1)}
+	for name, change := range map[string]func(*policy.Item){
+		"no picture": func(i *policy.Item) { i.Observation.Images = nil },
+		"another camera": func(i *policy.Item) {
+			i.Observation.Images = map[string]plugins.Tensor{"wrist": observe(1).Images["front"]}
+		},
+		"flat picture": func(i *policy.Item) {
+			i.Observation.Images = map[string]plugins.Tensor{"front": plugins.Bytes(make([]byte, 4), 2, 2)}
+		},
+		"empty picture": func(i *policy.Item) {
+			i.Observation.Images = map[string]plugins.Tensor{"front": plugins.Bytes(nil, 0, 2, 3)}
+		},
+		"long proprio":  func(i *policy.Item) { i.Observation.Proprio = plugins.Floats(make([]float32, 3)) },
+		"NaN proprio":   func(i *policy.Item) { i.Observation.Proprio = plugins.Floats([]float32{0, float32(math.NaN())}) },
+		"negative step": func(i *policy.Item) { i.Step = -1 },
+	} {
+		bad := good
+		change(&bad)
+		_, err := p.Act(ctx, policy.Act{Items: []policy.Item{good, bad}, Temperature: 1, Record: true})
+		require.Error(t, err, name)
+		require.Contains(t, plugins.AsError(err).Place, "episode a", name)
+		require.Empty(t, p.records, name)
+	}
+	for _, temperature := range []float64{0, -1, math.NaN(), math.Inf(1)} {
+		_, err := p.Act(ctx, policy.Act{Items: []policy.Item{good}, Temperature: temperature})
+		require.Equal(t, plugins.Invalid, plugins.KindOf(err))
+	}
+	stopped, cancel := context.WithCancel(ctx)
+	cancel()
+	_, err := p.Act(stopped, policy.Act{Items: []policy.Item{good}, Temperature: 1})
+	require.Equal(t, plugins.Canceled, plugins.KindOf(err))
+}
+
+func TestRecordsAreBounded(t *testing.T) {
+	p := small(t, 1, map[string]any{"record_mb": 1})
+	acted(t, p, 10, 8, 1)
+	one := p.recorded / 80
+	require.InDelta(t, side*side*3, one, 600)
+	acted(t, p, 10, 8, 1) // the same trajectories again: nothing is kept twice
+	require.Equal(t, 80*one, p.recorded)
+	_, err := p.Act(ctx, policy.Act{Items: []policy.Item{{Trajectory: "more", Observation: observe(1)}, {Trajectory: "most", Observation: observe(1)},
+		{Trajectory: "a", Observation: observe(1)}, {Trajectory: "b", Observation: observe(1)}, {Trajectory: "c", Observation: observe(1)}}, Temperature: 1, Record: true})
+	require.Equal(t, plugins.Exhausted, plugins.KindOf(err))
+	require.NoError(t, p.Forget(ctx, []string{"t3", "unknown"}))
+	require.Equal(t, 72*one, p.recorded)
+	require.NoError(t, p.Forget(ctx, nil))
+	require.Zero(t, p.recorded)
+	require.Empty(t, p.records)
+}
+
+func TestUpdateRaisesWhatWasRewarded(t *testing.T) {
+	for _, head := range []string{"gaussian", "tokens"} {
+		p := small(t, 1, map[string]any{"head": head, "lr": 1e-3})
+		acted(t, p, 8, 2, 1)
+		before := append([]float32(nil), p.state.weights...)
+		probability := func(i int) (sum float64) {
+			lp := make([]float64, 6)
+			p.passing(p.records[fmt.Sprint("t", i)], 1, p.state.weights, func(k int, out []float32) {
+				p.head.logProb(out, p.records[fmt.Sprint("t", i)][k].sample, 1, lp)
+				for _, v := range lp {
+					sum += v
+				}
+			})
+			return sum
+		}
+		old := runtime.GOMAXPROCS(1) // lp above is shared
+		defer runtime.GOMAXPROCS(old)
+		var first [8]float64
+		for i := range first {
+			first[i] = probability(i)
+		}
+		u := update(1, 8, 6, 6)
+		u.Hyperparameters.KLBeta = 0
+		_, err := p.Update(ctx, u, nil)
+		require.NoError(t, err)
+		require.False(t, slices.Equal(before, p.state.weights))
+		var up, down float64
+		for i := range first {
+			if i%2 == 0 {
+				up += probability(i) - first[i]
+			} else {
+				down += probability(i) - first[i]
+			}
+		}
+		require.Greater(t, up, 0.0, head)
+		require.Less(t, down, 0.0, head)
+	}
+}
+
+// TestMasks: what was not executed has no say, and neither have its advantages.
+func TestMasks(t *testing.T) {
+	run := func(change func(p *Policy, u *policy.Update)) ([]float32, policy.Statistics) {
+		p := small(t, 1, nil)
+		acted(t, p, 4, 2, 1)
+		u := update(1, 4, 4, 2)
+		change(p, &u)
+		s, err := p.Update(ctx, u, nil)
+		require.NoError(t, err)
+		return p.state.weights, s
+	}
+	plain, s := run(func(*Policy, *policy.Update) {})
+	require.Equal(t, 8, s.Samples)
+	changed, _ := run(func(p *Policy, _ *policy.Update) { // step 4 and 5 lie in the second chunk and were not executed
+		p.records["t1"][1].sample[2] += 3
+		p.records["t1"][1].logProb[5] -= 3
+	})
+	require.Equal(t, plain, changed)
+	changed, _ = run(func(p *Policy, _ *policy.Update) { p.records["t1"][1].logProb[1] += 0.1 })
+	require.NotEqual(t, plain, changed)
+	changed, _ = run(func(_ *Policy, u *policy.Update) {
+		for i := range u.Trajectories { // one an env step, more than were executed
+			v := u.Trajectories[i].Values[0]
+			u.Trajectories[i].Values = []float64{v, v, v, v, 99, 99}
+		}
+	})
+	require.Equal(t, plain, changed)
+	_, s = run(func(_ *Policy, u *policy.Update) { u.Trajectories[2].Steps = 3 })
+	require.Equal(t, 7, s.Samples)
+}
+
+func TestUpdateRefuses(t *testing.T) {
+	p := small(t, 1, nil)
+	acted(t, p, 3, 2, 1)
+	before, optimiser := append([]float32(nil), p.state.weights...), p.state.adam.clone()
+	for name, c := range map[string]struct {
+		kind   plugins.ErrorKind
+		change func(*policy.Update)
+	}{
+		"unknown":        {plugins.NotFound, func(u *policy.Update) { u.Trajectories[1].Trajectory = "x" }},
+		"NaN":            {plugins.Invalid, func(u *policy.Update) { u.Trajectories[1].Values[0] = math.NaN() }},
+		"too few":        {plugins.Invalid, func(u *policy.Update) { u.Trajectories[1].Values = []float64{1, 2} }},
+		"none":           {plugins.Invalid, func(u *policy.Update) { u.Trajectories[1].Values = nil }},
+		"no step":        {plugins.Invalid, func(u *policy.Update) { u.Trajectories = nil }},
+		"dual below 1":   {plugins.Invalid, func(u *policy.Update) { u.Hyperparameters.ClipDual = 0.5 }},
+		"negative clip":  {plugins.Invalid, func(u *policy.Update) { u.Hyperparameters.ClipLow = -1 }},
+		"infinite beta":  {plugins.Invalid, func(u *policy.Update) { u.Hyperparameters.KLBeta = math.Inf(1) }},
+		"huge advantage": {plugins.Internal, func(u *policy.Update) { u.Trajectories[1].Values[0] = 1e300 }},
+	} {
+		u := update(1, 3, 6, 2)
+		c.change(&u)
+		_, err := p.Update(ctx, u, nil)
+		require.Equal(t, c.kind, plugins.KindOf(err), "%s: %v", name, err)
+		require.NotEmpty(t, plugins.AsError(err).Hint, name)
+		require.Equal(t, before, p.state.weights, name)
+		require.Equal(t, optimiser, p.state.adam, name)
+		require.Nil(t, p.state.reference, name)
+	}
+	stopped, cancel := context.WithCancel(ctx)
+	_, err := p.Update(stopped, update(1, 3, 6, 5), func(done float64) {
+		if done > 0.5 {
+			cancel()
+		}
+	})
+	require.Equal(t, plugins.Canceled, plugins.KindOf(err))
+	require.Equal(t, before, p.state.weights)
+	require.Equal(t, optimiser, p.state.adam)
+	_, err = p.Update(ctx, update(1, 3, 6, 2), nil)
+	require.NoError(t, err)
+}
+
+func TestAlreadyApplied(t *testing.T) {
+	p := small(t, 1, nil)
+	acted(t, p, 3, 2, 1)
+	first, err := p.Update(ctx, update(4, 3, 6, 2), nil)
+	require.NoError(t, err)
+	require.False(t, first.AlreadyApplied)
+	weights := append([]float32(nil), p.state.weights...)
+	require.NoError(t, p.Forget(ctx, nil))
+	again, err := p.Update(ctx, update(4, 3, 6, 2), nil)
+	require.NoError(t, err)
+	require.True(t, again.AlreadyApplied)
+	again.AlreadyApplied = false
+	require.Equal(t, first, again)
+	require.Equal(t, weights, p.state.weights)
+	_, err = p.Update(ctx, update(3, 3, 6, 2), nil)
+	require.Equal(t, plugins.Invalid, plugins.KindOf(err), "ids grow")
+
+	folder := t.TempDir()
+	require.NoError(t, p.Save(ctx, folder))
+	q := small(t, 2, nil)
+	last, err := q.Load(ctx, folder)
+	require.NoError(t, err)
+	require.Equal(t, uint64(4), last)
+	again, err = q.Update(ctx, update(4, 3, 6, 2), nil)
+	require.NoError(t, err)
+	require.True(t, again.AlreadyApplied)
+	require.InDelta(t, first.Loss, again.Loss, 0)
+}
+
+// TestSaveLoad: saving and loading in between changes no bit of what follows, whatever the number of cores.
+func TestSaveLoad(t *testing.T) {
+	train := func(save bool) *Policy {
+		p := small(t, 1, nil)
+		require.NoError(t, p.Imitate(ctx, policy.Imitate{ID: 1, Seed: 2, Steps: 5}, sequence(demonstration(8)), nil))
+		for id := range uint64(3) {
+			acted(t, p, 4, 3, 1)
+			_, err := p.Update(ctx, update(id+1, 4, 8, 2), nil)
+			require.NoError(t, err)
+			if save {
+				folder := t.TempDir()
+				require.NoError(t, p.Save(ctx, folder))
+				p = small(t, 99, nil)
+				last, err := p.Load(ctx, folder)
+				require.NoError(t, err)
+				require.Equal(t, id+1, last)
+			}
+		}
+		return p
+	}
+	plain, saved := train(false), train(true)
+	require.Equal(t, plain.state, saved.state)
+	old := runtime.GOMAXPROCS(1)
+	alone := train(false)
+	runtime.GOMAXPROCS(old)
+	require.Equal(t, plain.state, alone.state)
+}
+
+func TestLoadRefuses(t *testing.T) {
+	p := small(t, 1, nil)
+	folder := t.TempDir()
+	require.NoError(t, p.Save(ctx, folder))
+	file := filepath.Join(folder, fileName)
+	good, err := os.ReadFile(file)
+	require.NoError(t, err)
+	q := small(t, 2, nil)
+	before := append([]float32(nil), q.state.weights...)
+	refused := func(q *Policy, kind plugins.ErrorKind, words string) {
+		t.Helper()
+		_, err := q.Load(ctx, folder)
+		require.Equal(t, kind, plugins.KindOf(err), "%v", err)
+		require.ErrorContains(t, err, words)
+		require.NotEmpty(t, plugins.AsError(err).Hint)
+	}
+	for _, n := range []int{0, 5, 11, 43, 60, 500, len(good) / 2, len(good) - 1} {
+		require.NoError(t, os.WriteFile(file, good[:n], 0o644))
+		refused(q, plugins.Corrupt, "cut short")
+	}
+	require.NoError(t, os.WriteFile(file, append(append([]byte(nil), good...), 0), 0o644))
+	refused(q, plugins.Corrupt, "")
+	for _, at := range []int{0, 12, 40, len(good) / 2, len(good) - 40, len(good) - 1} {
+		bad := append([]byte(nil), good...)
+		bad[at] ^= 4
+		require.NoError(t, os.WriteFile(file, bad, 0o644))
+		refused(q, plugins.Corrupt, "")
+	}
+	require.Equal(t, before, q.state.weights)
+	require.NoError(t, os.WriteFile(file, good, 0o644))
+	refused(small(t, 1, map[string]any{"hidden": 13}), plugins.Mismatch, "network")
+	refused(small(t, 1, map[string]any{"head": "tokens"}), plugins.Mismatch, "network")
+	other := small(t, 1, nil)
+	other.env.Action.High = []float32{1, 5}
+	refused(other, plugins.Mismatch, "actions")
+	other = small(t, 1, nil)
+	other.env.Proprio = []string{"eef_x [m]", "speed"}
+	refused(other, plugins.Mismatch, "proprio")
+	_, err = q.Load(ctx, folder)
+	require.NoError(t, err)
+	require.Equal(t, p.state.weights, q.state.weights)
+	entries, err := os.ReadDir(folder)
+	require.NoError(t, err)
+	require.Len(t, entries, 1, "no leftovers")
+
+	_, err = q.Load(ctx, filepath.Join(folder, "nowhere"))
+	require.Equal(t, plugins.NotFound, plugins.KindOf(err))
+	require.Equal(t, plugins.NotFound, plugins.KindOf(q.Save(ctx, filepath.Join(folder, "nowhere"))))
+}
+
+// demonstration is a made-up drive along x, 0.02 m a step at full action, that closes the gripper halfway.
+func demonstration(n int) policy.Demonstration {
+	var pictures []byte
+	var proprio, actions []float32
+	x := float32(0)
+	for i := range n {
+		pictures = append(pictures, observe(uint64(i)).Images["front"].Data...)
+		a, grip := float32(math.Sin(float64(i)/3)), float32(0)
+		if i > n/2 {
+			grip = 4
+		}
+		proprio = append(proprio, x, grip/4)
+		actions = append(actions, a, grip)
+		x += 0.02 * a
+	}
+	return policy.Demonstration{ID: "demo", Instruction: "put it there", Success: true, Proprio: plugins.Floats(proprio, n, 2), Actions: plugins.Floats(actions, n, 2),
+		Images: map[string]plugins.Tensor{"front": plugins.Bytes(pictures, n, side, side, 3)}}
+}
+
+// item is what the policy would see at step t of a demonstration.
+func item(d policy.Demonstration, t int) policy.Item {
+	size := side * side * 3
+	return policy.Item{Trajectory: "x", Step: t, Observation: env.Observation{Instruction: d.Instruction, Proprio: plugins.Floats(d.Proprio.Float32s()[2*t : 2*t+2]),
+		Images: map[string]plugins.Tensor{"front": plugins.Bytes(d.Images["front"].Data[t*size:(t+1)*size], side, side, 3)}}}
+}
+
+func TestImitateOverfits(t *testing.T) {
+	for _, head := range []string{"gaussian", "tokens"} {
+		p := small(t, 1, map[string]any{"head": head, "hidden": 32, "shift": 0, "image_shift": 0, "brightness": 0, "imitate_steps": 400, "imitate_copies": 1, "clock_bases": 8, "imitate_lr": 1e-2})
+		d := demonstration(12)
+		var first, last float64
+		require.NoError(t, p.Imitate(ctx, policy.Imitate{ID: 1, Seed: 3}, sequence(d), func(done, loss float64) {
+			if first == 0 {
+				first = loss
+			}
+			last = loss
+		}))
+		require.Less(t, last, first/10)
+		want := d.Actions.Float32s()
+		for step := range 12 {
+			out, err := p.Act(ctx, policy.Act{Items: []policy.Item{item(d, step)}, Greedy: true})
+			require.NoError(t, err)
+			got := out[0].Actions.Float32s()
+			tolerance := 0.1 // the tokens' bins are 0.06 wide
+			for k := 0; k < 3 && step+k < 12; k++ {
+				require.InDelta(t, want[2*(step+k)], got[2*k], tolerance, "%s step %d+%d", head, step, k)
+				require.InDelta(t, want[2*(step+k)+1], got[2*k+1], 2*tolerance, "%s step %d+%d", head, step, k)
+			}
+		}
+		require.Equal(t, p.state.weights, p.state.reference)
+		require.Zero(t, p.state.adam.steps)
+		require.InDelta(t, 15, p.state.horizon, 0)
+	}
+}
+
+// TestAugmentation: a gripper that is off by some way gets labels that bring it back over shift_steps steps, and reach is found from the demonstration.
+func TestAugmentation(t *testing.T) {
+	p := small(t, 1, map[string]any{"shift": 0.01, "image_shift": 0, "brightness": 0})
+	e, err := p.example(demonstration(30))
+	require.NoError(t, err)
+	p.measure([]example{e})
+	require.Equal(t, []pair{{0, 0}}, p.pairs())
+	require.InDelta(t, 0.02, p.reach([]example{e}, p.pairs()), 1e-6)
+	g := p.augmenting([]example{e})
+	ps := newPass(p.net, 1, 64)
+	r := rand.New(rand.NewPCG(1, 1))
+	var squares float64
+	for range 200 {
+		ps.reset()
+		var targets, weights [][]float32
+		g.draw(r, ps, 64, func(target, weight []float32) { targets, weights = append(targets, target), append(weights, weight) })
+		for i := range targets {
+			x := float64(ps.in[i*p.net.hidden[0].in+p.net.seen()]*p.state.scale[0] + p.state.mean[0])
+			at := math.Inf(1)
+			var off float64
+			step := 0
+			for s := range e.actions { // whose labels are these? the second action dimension and the third position are not touched
+				d := math.Abs(float64(targets[i][4]-action(e, s+2, 0))) + math.Abs(float64(targets[i][1]-e.actions[s][1]))
+				if weights[i][4] == 1 && d < at {
+					at, off, step = d, x-float64(e.proprio[s][0]), s
+				}
+			}
+			if math.IsInf(at, 1) {
+				continue // the demonstration's end
+			}
+			require.Zero(t, at)
+			squares += off * off / (200 * 64)
+			for k := range 2 {
+				want := min(max(float64(e.actions[step+k][0])-off/2/0.02, -1), 1)
+				require.InDelta(t, want, float64(targets[i][2*k]), 1e-3)
+			}
+		}
+	}
+	require.InDelta(t, 0.01, math.Sqrt(squares), 0.001)
+
+	p = small(t, 1, map[string]any{"delta_scale": 0.05})
+	require.Equal(t, []float64{0.05}, p.augmenting([]example{e}).scale)
+}
+
+func action(e example, step, d int) float32 {
+	if step >= len(e.actions) {
+		return 9
+	}
+	return e.actions[step][d]
+}
+
+func TestMove(t *testing.T) {
+	src, dst := make([]byte, side*side*3), make([]byte, side*side*3)
+	src[(10*side+20)*3] = 100
+	move(dst, src, 2, -3, 1.1)
+	require.Equal(t, byte(110), dst[(12*side+17)*3])
+	require.Zero(t, dst[(10*side+20)*3])
+}
+
+func TestImitateRefuses(t *testing.T) {
+	p := small(t, 1, nil)
+	before := append([]float32(nil), p.state.weights...)
+	failed := demonstration(5)
+	failed.Success = false
+	short := demonstration(5)
+	short.Images = map[string]plugins.Tensor{"front": plugins.Bytes(make([]byte, 4*64*64*3), 4, 64, 64, 3)}
+	nan := demonstration(5)
+	nan.Actions = plugins.Floats([]float32{float32(math.NaN()), 0}, 1, 2)
+	still := demonstration(5)
+	still.Actions = plugins.Floats(make([]float32, 10), 5, 2)
+	for name, d := range map[string]policy.Demonstration{"failed": failed, "short": short, "nan": nan, "still": still} {
+		require.Error(t, p.Imitate(ctx, policy.Imitate{}, sequence(d), nil), name)
+		require.Equal(t, before, p.state.weights, name)
+		require.Nil(t, p.state.reference, name)
+	}
+	stopped, cancel := context.WithCancel(ctx)
+	err := p.Imitate(stopped, policy.Imitate{}, sequence(demonstration(5)), func(float64, float64) { cancel() })
+	require.Equal(t, plugins.Canceled, plugins.KindOf(err))
+	require.Equal(t, before, p.state.weights)
+
+	require.NoError(t, p.Imitate(ctx, policy.Imitate{ID: 7, Seed: 1, Steps: 3}, sequence(demonstration(5)), nil))
+	once := append([]float32(nil), p.state.weights...)
+	require.NotEqual(t, before, once)
+	require.NoError(t, p.Imitate(ctx, policy.Imitate{ID: 7, Seed: 1, Steps: 3}, sequence(demonstration(5)), nil))
+	require.Equal(t, once, p.state.weights, "the same id is not applied twice")
+}
+
+// TestImageOff: without pixels the picture does not matter, and no camera is asked for.
+func TestImageOff(t *testing.T) {
+	for _, on := range []bool{true, false} {
+		p := small(t, 1, map[string]any{"image": on})
+		spec, err := p.Describe(ctx)
+		require.NoError(t, err)
+		a, b := observe(1), observe(1)
+		b.Images = observe(2).Images
+		if !on {
+			b.Images = nil
+		}
+		out, err := p.Act(ctx, policy.Act{Items: []policy.Item{{Observation: a}, {Observation: b}}, Greedy: true})
+		require.NoError(t, err)
+		if on {
+			require.Len(t, spec.Cameras, 1)
+			require.NotEqual(t, out[0], out[1])
+		} else {
+			require.Empty(t, spec.Cameras)
+			require.Equal(t, out[0], out[1])
+		}
+	}
+}
