@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"sync"
+	"sync/atomic"
 )
 
 // side is the height and width that every image is averaged to.
@@ -271,18 +272,16 @@ func workers(n int, f func(worker, i int)) {
 		}
 		return
 	}
-	next := make(chan int)
+	var next atomic.Int64
+	run := func(k int) {
+		for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
+			f(k, i)
+		}
+	}
 	var wg sync.WaitGroup
-	for k := range w {
-		wg.Go(func() {
-			for i := range next {
-				f(k, i)
-			}
-		})
+	for k := 1; k < w; k++ {
+		wg.Go(func() { run(k) })
 	}
-	for i := range n {
-		next <- i
-	}
-	close(next)
+	run(0)
 	wg.Wait()
 }

@@ -99,6 +99,9 @@ func TestSettings(t *testing.T) {
 func TestLossGradient(t *testing.T) {
 	for _, head := range []string{"gaussian", "tokens"} {
 		for _, ratio := range []string{"chunk", "position", "token"} {
+			if head == "tokens" && ratio == "position" {
+				continue // takes time and shows nothing that the others do not
+			}
 			t.Run(head+"/"+ratio, func(t *testing.T) {
 				p := small(t, 3, map[string]any{"head": head, "bins": 5, "std": 0.5, "ratio": ratio})
 				acted(t, p, 5, 2, 1.2)
@@ -547,8 +550,10 @@ func item(d policy.Demonstration, t int) policy.Item {
 }
 
 func TestImitateOverfits(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // on a busy machine, waiting for another core in each of 600 steps takes longer than the steps
 	for _, head := range []string{"gaussian", "tokens"} {
-		p := small(t, 1, map[string]any{"head": head, "hidden": 32, "shift": 0, "image_shift": 0, "brightness": 0, "imitate_steps": 400, "imitate_copies": 1, "clock_bases": 8, "imitate_lr": 1e-2})
+		p := small(t, 1, map[string]any{"head": head, "conv": []string{"3,16,16"}, "hidden": 32, "shift": 0, "image_shift": 0, "brightness": 0,
+			"imitate_steps": 300, "imitate_copies": 1, "clock_bases": 8, "imitate_lr": 1e-2})
 		d := demonstration(12)
 		var first, last float64
 		require.NoError(t, p.Imitate(ctx, policy.Imitate{ID: 1, Seed: 3}, sequence(d), func(done, loss float64) {
