@@ -4,6 +4,12 @@
 // hashed bag of the instruction's words and radial bases of the episode's step go through two hidden layers to the head. The head is Gaussian with a
 // fixed standard deviation, or discrete tokens as in OpenVLA (setting head).
 //
+// The Gaussian head is the default because it learned better on envs/tabletop (two_blocks, jitter 0.02, image = false, one demonstration, then 10 iterations of 16
+// groups of 16 with binary reward, clip 0.4/0.5, 6 epochs, temperature 1; sampled success over 100 episodes, measured by TestLearn): gaussian with std 0.05 from 0.22 to 0.70 (3 seeds),
+// tokens with 33 bins from 0.14 to 0.45 (2 seeds) at three times the computing time. PPO's ratio is taken per token by default, for it lets a policy move farther within
+// the same clip than one position or a whole chunk does: 0.50 against 0.44 by position (4 seeds, 8 groups of 8, std 0.07, lr 1e-4, clip 0.2/0.28), and 0.48 by position against
+// 0.38 by chunk (3 seeds, lr 1e-3). A standard deviation that is learned, and noise correlated over a chunk, were tried and gained nothing in as many iterations.
+//
 // Everything random comes from the seed of a call or of the configuration; there is no generator whose state lives on between calls. Sums are made in an
 // order that does not depend on the number of cores: the same calls give the same bits on the same kind of machine.
 package tiny
