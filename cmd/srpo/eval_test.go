@@ -23,13 +23,6 @@ import (
 	"github.com/srpo-dev/srpo/plugins/env"
 )
 
-// srpo starts its own program as the built-in plugins' processes; in a test that is the test's binary.
-func init() {
-	if len(os.Args) > 1 && os.Args[1] == "plugin" {
-		os.Exit(Main(os.Args[1:], os.Stdout, os.Stderr))
-	}
-}
-
 // evalCLI runs a command line and returns its exit code and what it printed.
 func evalCLI(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
@@ -64,12 +57,11 @@ func smallPolicy(t *testing.T) string {
 	return smallRun.dir
 }
 
-func TestMain(m *testing.M) {
-	code := m.Run()
+// removeSmallRun is called by TestMain.
+func removeSmallRun() {
 	if smallRun.dir != "" {
 		_ = os.RemoveAll(filepath.Dir(smallRun.dir))
 	}
-	os.Exit(code)
 }
 
 func evalEpisodes(t *testing.T, dir string) map[string]host.EvalEpisode {

@@ -116,6 +116,11 @@ func (x *examination) run(ctx context.Context) error {
 	if x.logDir, drop, err = x.w.logs("test-" + x.pkg.Name); err != nil {
 		return err
 	}
+	defer func() {
+		if x.failed == 0 {
+			drop()
+		}
+	}()
 	where := string(x.pkg.Origin)
 	if x.pkg.Origin == catalog.Folder {
 		where = x.pkg.Dir
@@ -150,7 +155,6 @@ func (x *examination) run(ctx context.Context) error {
 		x.say("%s; everything that it printed is in %s", words, x.logDir)
 		return errReported
 	}
-	drop()
 	x.say("%s", words)
 	return nil
 }
@@ -284,6 +288,9 @@ func (x *examination) examine(ctx context.Context, part string, arenaBytes int, 
 	}
 	began = time.Now()
 	given, err := x.given(ctx, client)
+	if w := (wrongSetting{}); errors.As(err, &w) {
+		return false, w.error
+	}
 	var mismatch error
 	if err == nil && x.pkg.Manifest != nil {
 		mismatch = x.sameAsManifest(ctx, client)
@@ -318,6 +325,9 @@ func stopRequested(ctx context.Context) error {
 	return plugins.Errorf(plugins.Canceled, "the test was stopped: %w", context.Cause(ctx))
 }
 
+// wrongSetting is an error of whoever typed the command, not of the plugin.
+type wrongSetting struct{ error }
+
 // given returns the settings that srpo.toml and --set give to the plugin.
 func (x *examination) given(ctx context.Context, p plugins.Plugin) (map[string]any, error) {
 	i, err := p.Info(ctx)
@@ -326,7 +336,7 @@ func (x *examination) given(ctx context.Context, p plugins.Plugin) (map[string]a
 	}
 	values, err := x.w.cfg.ResolvePlugin(x.pkg.Kind, x.pkg.Name, i.Settings)
 	if err != nil {
-		return nil, err
+		return nil, wrongSetting{err}
 	}
 	given := map[string]any{}
 	for name, v := range values {

@@ -49,7 +49,7 @@ func (t *transcript) compare(other *transcript) (common int, err error) {
 		common++
 		if err == nil && t.answers[k].digest != b.digest {
 			err = plugins.Errorf(plugins.Corrupt, "call %d, %s, is answered differently", i+1, b.what).
-				WithHint("copy tensors that are kept beyond the call: shared memory is used again afterwards")
+				WithHint("if the same seed gives the same answer otherwise: copy tensors that are kept beyond the call, for shared memory is used again afterwards")
 		}
 	}
 	return common, err

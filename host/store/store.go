@@ -42,6 +42,9 @@ const (
 	lockFile       = ".lock"
 	checkpointsDir = "checkpoints"
 	episodesDir    = "episodes"
+	// written by others into the folder
+	logsDir    = "plugins"
+	reportFile = "report.html"
 )
 
 // Manifest says what made a run.
@@ -167,8 +170,8 @@ type Run struct {
 	last     int // the last committed iteration, -1: none
 }
 
-// Create makes a run folder. Errors: Invalid when dir is not empty or cannot be written, Exhausted when the disk is full, Unavailable when another host
-// has it open.
+// Create makes a run folder. What a run left that ended before it committed anything, for want of a plugin for example, is replaced, but for its plugins'
+// logs. Errors: Invalid when dir holds anything else or cannot be written, Exhausted when the disk is full, Unavailable when another host has it open.
 func Create(dir string, m Manifest, config []byte) (*Run, error) { return create(dir, m, config, nil) }
 
 func create(dir string, m Manifest, config []byte, fault func(op, path string) error) (*Run, error) {
@@ -183,6 +186,17 @@ func create(dir string, m Manifest, config []byte, fault func(op, path string) e
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return fail(r.disk.wrap("read", dir, err))
+	}
+	if neverBegan(dir, entries) {
+		for _, e := range entries {
+			if e.Name() == lockFile || e.Name() == logsDir {
+				continue
+			}
+			if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+				return fail(r.disk.wrap("remove", filepath.Join(dir, e.Name()), err))
+			}
+		}
+		entries = nil
 	}
 	for _, e := range entries {
 		if e.Name() == lockFile {
@@ -218,6 +232,32 @@ func create(dir string, m Manifest, config []byte, fault func(op, path string) e
 		return fail(err)
 	}
 	return r, nil
+}
+
+// neverBegan says whether a folder holds a run of this format without any commit, and nothing else.
+func neverBegan(dir string, entries []os.DirEntry) bool {
+	isRun := false
+	for _, e := range entries {
+		switch e.Name() {
+		case lockFile, logsDir, configFile, reportFile:
+		case manifestFile:
+			data, err := os.ReadFile(filepath.Join(dir, manifestFile))
+			var m Manifest
+			isRun = err == nil && json.Unmarshal(data, &m) == nil && m.FormatVersion == FormatVersion
+		case checkpointsDir, episodesDir:
+			if inside, err := os.ReadDir(filepath.Join(dir, e.Name())); err != nil || len(inside) > 0 {
+				return false
+			}
+		case metricsFile:
+			if info, err := e.Info(); err != nil || info.Size() > 0 {
+				return false
+			}
+		case eventsFile, cutFile: // they tell why the run did not begin
+		default:
+			return false
+		}
+	}
+	return isRun
 }
 
 // Open opens a run folder to go on with it. Errors: NotFound when there is no run, Mismatch when another version of srpo made it, Unavailable when

@@ -147,6 +147,37 @@ func TestGoOnBeforeTheFirstCommit(t *testing.T) {
 	require.NoError(t, commit(r, 0))
 }
 
+// A run that ended before its first commit, because a name was mistyped for example, is in nobody's way.
+func TestARunThatNeverBeganIsReplaced(t *testing.T) {
+	r := newRun(t)
+	require.NoError(t, r.Append(Event{Type: Failed, Message: "no env is called that"}))
+	require.NoError(t, r.Close())
+	log := filepath.Join(r.Dir(), logsDir, "env-x.log")
+	require.NoError(t, os.MkdirAll(filepath.Dir(log), 0o755))
+	require.NoError(t, os.WriteFile(log, []byte("words\n"), 0o644))
+	require.NoError(t, os.WriteFile(filepath.Join(r.Dir(), reportFile), nil, 0o644))
+	again, err := Create(r.Dir(), manifest(), []byte("[run]\nenv = \"y\"\n"))
+	require.NoError(t, err)
+	require.FileExists(t, log)
+	text, err := os.ReadFile(filepath.Join(r.Dir(), configFile))
+	require.NoError(t, err)
+	require.Contains(t, string(text), `"y"`)
+	rec, err := Read(r.Dir())
+	require.NoError(t, err)
+	require.Empty(t, rec.Events)
+	require.NoError(t, again.Close())
+
+	// Not with anything of the user's in it, nor half a checkpoint.
+	for _, name := range []string{"notes.txt", filepath.Join(checkpointsDir, pendingName+"000000"), filepath.Join(episodesDir, "a.gif")} {
+		file := filepath.Join(r.Dir(), name)
+		require.NoError(t, os.WriteFile(file, []byte("x"), 0o644))
+		_, err = Create(r.Dir(), manifest(), nil)
+		require.Equal(t, plugins.Invalid, plugins.KindOf(err), name)
+		require.FileExists(t, file)
+		require.NoError(t, os.Remove(file))
+	}
+}
+
 // Whatever is done to the newest checkpoint, it is not used, the file is named, and the run goes on from the one before.
 func TestDamageIsFoundAndNamed(t *testing.T) {
 	for name, tc := range map[string]struct {
@@ -367,6 +398,7 @@ func TestOneWriter(t *testing.T) {
 
 func TestFoldersThatAreRefused(t *testing.T) {
 	r := newRun(t)
+	require.NoError(t, commit(r, 0))
 	require.NoError(t, r.Close())
 	_, err := Create(r.Dir(), manifest(), nil)
 	require.Equal(t, plugins.Invalid, plugins.KindOf(err))

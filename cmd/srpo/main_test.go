@@ -1,0 +1,84 @@
+package main
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/signal"
+	"syscall"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/stretchr/testify/require"
+
+	"github.com/srpo-dev/srpo/plugins"
+	"github.com/srpo-dev/srpo/plugins/env"
+	"github.com/srpo-dev/srpo/sdk"
+)
+
+// TestMain makes the test binary what the tests start: the commands of the scripts, srpo and badplugin, and the built-in plugins, which srpo serves by
+// starting its own program (under the name srpo in scripts, under the test's in tests that call Main).
+func TestMain(m *testing.M) {
+	if len(os.Args) > 2 && os.Args[1] == "plugin" && os.Args[2] == "serve" {
+		// Not os.Exit: GORACE does not reach plugins, and without it the race detector sleeps for a second at the end.
+		syscall.Exit(Main(os.Args[1:], os.Stdout, os.Stderr))
+	}
+	testscript.Main(tests{m}, map[string]func(){
+		"srpo":      func() { os.Exit(Main(os.Args[1:], os.Stdout, os.Stderr)) },
+		"badplugin": func() { badPlugin(os.Args[1]); syscall.Exit(0) },
+	})
+}
+
+type tests struct{ m *testing.M }
+
+func (t tests) Run() int {
+	defer removeSmallRun()
+	return t.m.Run()
+}
+
+// badPlugin is an env that breaks promises.
+func badPlugin(mode string) {
+	if mode == "stubborn" { // its server stops, and the process does not
+		signal.Ignore(syscall.SIGTERM)
+		defer func() { select {} }()
+	}
+	sdk.ServeSim(sdk.SimSpec{
+		Info: plugins.Info{Name: "bad", Version: "0.1.0", Doc: "breaks promises"},
+		Env: plugins.EnvSpec{Cameras: []plugins.Camera{{Name: "main", Height: 8, Width: 8, View: "third_person"}}, Proprio: []string{"x"},
+			Action: plugins.ActionSpace{Names: []string{"x"}, Low: []float32{-1}, High: []float32{1}, Meaning: "nothing"}},
+		Tasks: []env.Task{{ID: "bad/task", Suite: "bad", Instruction: "do nothing", StartStates: 2, MaxSteps: 20}},
+		New:   func(plugins.Config, int) (sdk.Sim, error) { return &badSim{mode: mode}, nil },
+	})
+}
+
+type badSim struct {
+	mode string
+	x    float32
+}
+
+func (b *badSim) Reset(string, int, uint64) error {
+	b.x = 0
+	switch b.mode {
+	case "careless":
+		b.x = rand.Float32()
+		_, _ = syscall.Write(1, []byte("resetting\n")) // as a C library or a child process does; fmt.Println goes to the log
+	case "dies":
+		fmt.Fprintln(os.Stderr, "simulator: out of memory")
+		os.Exit(9)
+	}
+	return nil
+}
+func (b *badSim) Step([]float32) (sdk.Outcome, error) { return sdk.Outcome{}, nil }
+func (b *badSim) Proprio() []float32                  { return []float32{b.x} }
+func (b *badSim) Render(_ string, h, w int) []byte    { return make([]byte, h*w*3) }
+
+// TestRequirementsOfTemplates keeps one list of what srpo_sdk needs: the example's, which CI installs, and the one that `srpo plugin init` writes.
+func TestRequirementsOfTemplates(t *testing.T) {
+	for _, name := range []string{"requirements.in", "requirements.txt"} {
+		want, err := os.ReadFile("../../examples/reach-python/" + name)
+		require.NoError(t, err)
+		got, err := templates.ReadFile("templates/python/all/" + name)
+		require.NoError(t, err)
+		require.Equal(t, string(want), string(got), name)
+	}
+}

@@ -1,0 +1,155 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/srpo-dev/srpo/host/supervise/catalog"
+	"github.com/srpo-dev/srpo/host/supervise/pyenv"
+)
+
+// TestScripts runs testdata/script: what the command line prints is text that a person reads there.
+//
+// Besides testscript's own commands there are
+//
+//	fails CODE ARG...               srpo ARG... must end with this exit code
+//	interrupt FILE PATTERN ARG...   srpo ARG... gets Ctrl-C as soon as FILE has a line that matches PATTERN; it must end with 130
+//	same FILE FILE...               files are equal byte by byte
+func TestScripts(t *testing.T) {
+	source, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	goVars := map[string]string{}
+	for _, name := range []string{"GOCACHE", "GOMODCACHE", "GOROOT", "GOTOOLCHAIN"} {
+		out, err := exec.Command("go", "env", name).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		goVars[name] = strings.TrimSpace(string(out))
+	}
+	python, whyNot := pythonCache(source)
+	testscript.Run(t, testscript.Params{
+		Dir:             "testdata/script",
+		ContinueOnError: true,
+		UpdateScripts:   os.Getenv("SRPO_UPDATE_SCRIPTS") != "",
+		Setup: func(e *testscript.Env) error {
+			home := filepath.Join(e.WorkDir, "home")
+			if err := os.MkdirAll(home, 0o755); err != nil {
+				return err
+			}
+			for name, value := range goVars {
+				e.Setenv(name, value)
+			}
+			e.Setenv("HOME", home)
+			e.Setenv("SRPO_CACHE", filepath.Join(e.WorkDir, "cache"))
+			e.Setenv("SRPO_SOURCE", source)
+			e.Setenv("PYTHON_CACHE", python)
+			e.Setenv("GORACE", "atexit_sleep_ms=0")
+			e.Setenv("NO_COLOR", "1")
+			return nil
+		},
+		Condition: func(name string) (bool, error) {
+			if name == "python" {
+				if whyNot != "" {
+					t.Logf("no Python plugin is tested here: %s", whyNot)
+				}
+				return whyNot == "", nil
+			}
+			return false, fmt.Errorf("unknown condition %q", name)
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"fails": func(ts *testscript.TestScript, _ bool, args []string) {
+				want, err := strconv.Atoi(args[0])
+				ts.Check(err)
+				if got := exitCode(ts.Exec("srpo", args[1:]...)); got != want {
+					ts.Fatalf("srpo %s ended with code %d, want %d", strings.Join(args[1:], " "), got, want)
+				}
+			},
+			"interrupt": interrupt,
+			"same": func(ts *testscript.TestScript, neg bool, args []string) {
+				first := ts.ReadFile(args[0])
+				for _, f := range args[1:] {
+					if (ts.ReadFile(f) == first) == neg {
+						ts.Fatalf("%s and %s: equal is %t", args[0], f, !neg)
+					}
+				}
+			},
+		},
+	})
+}
+
+// pythonCache is the user's own cache when the environment of a plugin like the one that `srpo plugin init` writes is there; a test installs nothing.
+func pythonCache(source string) (cache, whyNot string) {
+	cache, err := pyenv.CacheDir()
+	if err != nil {
+		return "", err.Error()
+	}
+	pkg, err := (&catalog.Catalog{}).Open(filepath.Join(source, "examples", "reach-python"))
+	if err != nil {
+		return "", err.Error()
+	}
+	m := pkg.Manifest.Python
+	s := pyenv.Spec{Name: pkg.Name, Python: m.Requirement, Requirements: filepath.Join(pkg.Dir, m.Requirements)}
+	if !pyenv.Installed(s, pyenv.Options{Cache: cache}) {
+		return "", "the environment of examples/reach-python is not installed: srpo plugin install ./examples/reach-python"
+	}
+	return cache, ""
+}
+
+func exitCode(err error) int {
+	var e *exec.ExitError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &e):
+		return e.ExitCode()
+	}
+	return -1
+}
+
+func interrupt(ts *testscript.TestScript, _ bool, args []string) {
+	file, pattern := ts.MkAbs(args[0]), regexp.MustCompile(args[1])
+	cmd := exec.Command("srpo", args[2:]...)
+	cmd.Dir = ts.MkAbs(".")
+	for _, name := range []string{"HOME", "SRPO_CACHE", "GORACE", "NO_COLOR", "PATH", "TMPDIR"} {
+		cmd.Env = append(cmd.Env, name+"="+ts.Getenv(name))
+	}
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	ts.Check(cmd.Start())
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	limit := time.After(60 * time.Second)
+	for asked := false; ; {
+		select {
+		case err := <-done:
+			ts.Check(os.WriteFile(ts.MkAbs("interrupted"), out.Bytes(), 0o644))
+			if got := exitCode(err); got != 130 {
+				ts.Fatalf("srpo %s ended with code %d, want 130:\n%s", strings.Join(args[2:], " "), got, out.Bytes())
+			}
+			return
+		case <-limit:
+			_ = cmd.Process.Kill()
+			ts.Fatalf("srpo %s did not end:\n%s", strings.Join(args[2:], " "), out.Bytes())
+		case <-time.After(20 * time.Millisecond):
+			if text, err := os.ReadFile(file); err == nil && !asked && pattern.Match(text) {
+				asked = true
+				ts.Check(syscall.Kill(-cmd.Process.Pid, syscall.SIGINT)) // as a terminal does: to the whole group
+			}
+		}
+	}
+}
