@@ -6,7 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -15,6 +15,7 @@ import (
 	"github.com/srpo-dev/srpo/envs/libero"
 	"github.com/srpo-dev/srpo/envs/tabletop"
 	"github.com/srpo-dev/srpo/host"
+	"github.com/srpo-dev/srpo/host/bench"
 	"github.com/srpo-dev/srpo/host/config"
 	"github.com/srpo-dev/srpo/host/report"
 	"github.com/srpo-dev/srpo/host/store"
@@ -33,12 +34,17 @@ type builtIn struct {
 	kind      plugins.Kind
 	name, doc string
 	serve     func()
+	// hidden ones are for `srpo bench`: they can be served, but not named.
+	hidden bool
 }
 
 var builtIns = []builtIn{
-	{plugins.Env, "tabletop", "a small robot arm over a table, two blocks to bring to two plates", func() { sdk.ServeEnv(tabletop.New()) }},
-	{plugins.Policy, "tiny", "a small image, proprio and instruction policy that learns on a CPU", func() { sdk.ServePolicy(tiny.New()) }},
-	{plugins.Encoder, "pixel", "shrunken frames, averaged over the clip: the baseline", func() { sdk.ServeEncoder(pixel.New()) }},
+	{plugins.Env, "tabletop", "a small robot arm over a table, two blocks to bring to two plates", func() { sdk.ServeEnv(tabletop.New()) }, false},
+	{plugins.Policy, "tiny", "a small image, proprio and instruction policy that learns on a CPU", func() { sdk.ServePolicy(tiny.New()) }, false},
+	{plugins.Encoder, "pixel", "shrunken frames, averaged over the clip: the baseline", func() { sdk.ServeEncoder(pixel.New()) }, false},
+	{plugins.Env, bench.Name, "does nothing", func() { sdk.ServeEnv(bench.NewEnv()) }, true},
+	{plugins.Policy, bench.Name, "does nothing", func() { sdk.ServePolicy(bench.NewPolicy()) }, true},
+	{plugins.Encoder, bench.Name, "does nothing", func() { sdk.ServeEncoder(bench.NewEncoder()) }, true},
 }
 
 // embedded are the Python packages that this program carries.
@@ -48,6 +54,7 @@ var embedded = []fs.FS{libero.Files}
 type settingsFlags struct {
 	file string
 	set  []string
+	own  []string // the flags that add added
 	cmd  *cobra.Command
 }
 
@@ -75,9 +82,10 @@ func (f *settingsFlags) add(c *cobra.Command, skip ...string) {
 	c.Flags().StringVar(&f.file, "config", "", "configuration file; default srpo.toml where there is one")
 	c.Flags().StringArrayVar(&f.set, "set", nil, "setting over the file, e.g. --set policy.tiny.lr=1e-3; may be repeated")
 	for _, s := range shorthands {
-		if strings.Contains(" "+strings.Join(skip, " ")+" ", " "+s.flag+" ") {
+		if slices.Contains(skip, s.flag) {
 			continue
 		}
+		f.own = append(f.own, s.flag)
 		if s.flag == "task" {
 			c.Flags().StringArray(s.flag, nil, s.doc)
 			continue
@@ -94,7 +102,7 @@ func (f *settingsFlags) given() []config.Flag {
 	var out []config.Flag
 	for _, s := range shorthands {
 		fl := f.cmd.Flags().Lookup(s.flag)
-		if fl == nil || !fl.Changed {
+		if fl == nil || !fl.Changed || !slices.Contains(f.own, s.flag) { // a command may have a flag of its own by that name
 			continue
 		}
 		values := []string{fl.Value.String()}
@@ -128,6 +136,9 @@ func packages(cfg *config.Config) (*catalog.Catalog, error) {
 		c.Path = cfg.Host.PluginPath
 	}
 	for _, b := range builtIns {
+		if b.hidden {
+			continue
+		}
 		c.BuiltIns = append(c.BuiltIns, catalog.BuiltInPackage{Kind: b.kind, Name: b.name, Doc: b.doc, Version: version})
 	}
 	return c, nil

@@ -1,0 +1,236 @@
+package bench
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/go-plugin"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc"
+
+	"github.com/srpo-dev/srpo/host/supervise"
+	"github.com/srpo-dev/srpo/host/supervise/manifest"
+	"github.com/srpo-dev/srpo/plugins"
+	"github.com/srpo-dev/srpo/plugins/encoder"
+	"github.com/srpo-dev/srpo/plugins/env"
+	"github.com/srpo-dev/srpo/plugins/policy"
+	"github.com/srpo-dev/srpo/plugins/serve"
+)
+
+// roleEnv makes the test binary a plugin, or a program that answers, instead of a test.
+const roleEnv = "BENCH_TEST_ROLE"
+
+func TestMain(m *testing.M) {
+	switch os.Getenv(roleEnv) {
+	case "":
+		os.Exit(m.Run())
+	case "env":
+		serveRole(plugins.Env, &env.Plugin{Impl: NewEnv()})
+	case "policy":
+		serveRole(plugins.Policy, &policy.Plugin{Impl: NewPolicy()})
+	case "encoder":
+		serveRole(plugins.Encoder, &encoder.Plugin{Impl: NewEncoder()})
+	case "vector": // stands for gymnasium's, with 50 microseconds a step
+		for d := json.NewDecoder(os.Stdin); ; {
+			var ask struct{ Lanes, Frame int }
+			if d.Decode(&ask) != nil {
+				return
+			}
+			fmt.Println(`{"us": 50, "steps": 10, "warm": 10}`)
+		}
+	case "dies":
+		fmt.Fprintln(os.Stderr, "ModuleNotFoundError: gymnasium")
+		os.Exit(3)
+	}
+}
+
+// serveRole is what the SDK does; the host's packages do not import it.
+func serveRole(kind plugins.Kind, p plugin.Plugin) {
+	if fd, err := strconv.Atoi(os.Getenv(plugins.LifelineEnv)); err == nil {
+		syscall.CloseOnExec(fd)
+		go func() {
+			_, _ = io.Copy(io.Discard, os.NewFile(uintptr(fd), "lifeline"))
+			_ = syscall.Kill(-os.Getpid(), syscall.SIGKILL)
+		}()
+	}
+	plugin.Serve(&plugin.ServeConfig{
+		HandshakeConfig:  plugins.Handshake,
+		VersionedPlugins: map[int]plugin.PluginSet{plugins.Protocol: {string(kind): p}},
+		GRPCServer:       func(o []grpc.ServerOption) *grpc.Server { return grpc.NewServer(append(o, serve.Options()...)...) },
+		Logger:           hclog.NewNullLogger(),
+	})
+}
+
+func role(t *testing.T, kind plugins.Kind, name string) supervise.Launch {
+	t.Helper()
+	exe, err := os.Executable()
+	require.NoError(t, err)
+	return supervise.Launch{Kind: kind, Name: Name, Argv: []string{exe}, Env: map[string]string{roleEnv: name, "GORACE": "atexit_sleep_ms=0"}}
+}
+
+func tools(t *testing.T) Tools {
+	t.Helper()
+	return Tools{Env: role(t, plugins.Env, "env"), Policy: role(t, plugins.Policy, "policy"), Encoder: role(t, plugins.Encoder, "encoder"), ArenaMB: 16,
+		Say: func(string, ...any) {}}
+}
+
+// vector makes a script's path lead back to the test binary.
+func vector(t *testing.T, tools *Tools, as string) {
+	t.Helper()
+	dir := t.TempDir()
+	exe, err := os.Executable()
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "vector.py"), []byte("#!/bin/sh\nexec '"+exe+"'\n"), 0o755))
+	tools.Python = supervise.Launch{Name: "bench", Dir: dir, Argv: []string{"/bin/sh", filepath.Join(dir, "encoder.py")}, Env: map[string]string{roleEnv: as}}
+}
+
+func TestOverhead(t *testing.T) {
+	x := tools(t)
+	vector(t, &x, "vector")
+	s, err := Overhead(t.Context(), x, OverheadOptions{Lanes: []int{2}, Frames: []int{16}, Repeats: 2, Seconds: 0.01, Alone: true})
+	require.NoError(t, err)
+	require.Len(t, s.Tables, 2, "of the clock, and of processor time")
+	for _, table := range s.Tables {
+		require.Len(t, table.Rows, 1)
+		for _, row := range table.Rows {
+			require.Len(t, row.Cells, len(table.Columns))
+			require.Equal(t, 2.0, row.Values["lanes"])
+			require.Equal(t, 50.0, row.Values["gymnasium_us"])
+			for _, way := range []string{"chunk8", "chunk1", "chunk1_env", "alone_chunk8", "alone_chunk1_env"} {
+				us := row.Values[way+"_us"]
+				require.Positive(t, us, way)
+				require.False(t, math.IsInf(us, 0), way)
+				require.InDelta(t, us/50, row.Values[way+"_ratio"], us/25, way)
+				require.Contains(t, row.Values, way+"_cpu_us")
+			}
+		}
+	}
+
+	var b bytes.Buffer
+	r := Report{Command: "srpo bench", Commit: "abc", Machine: ThisMachine(), Sections: []Section{s}}
+	require.NoError(t, r.Markdown(&b))
+	require.Contains(t, b.String(), "| lanes | gymnasium | chunk 8, policy process |")
+	require.Equal(t, 2*(2+1), strings.Count(b.String(), "\n|"))
+	_, err = json.Marshal(r)
+	require.NoError(t, err, "no number is NaN")
+}
+
+func TestOverheadWithoutPython(t *testing.T) {
+	s, err := Overhead(t.Context(), tools(t), OverheadOptions{Lanes: []int{2}, Frames: []int{0}, Repeats: 1, Seconds: 0.01})
+	require.NoError(t, err)
+	require.Contains(t, s.Text, "Without gymnasium")
+	require.Equal(t, "-", s.Tables[0].Rows[0].Cells[1])
+	_, err = json.Marshal(s)
+	require.NoError(t, err)
+
+	x := tools(t)
+	vector(t, &x, "dies")
+	_, err = Overhead(t.Context(), x, OverheadOptions{Lanes: []int{2}, Frames: []int{8}, Repeats: 1, Seconds: 0.01})
+	require.Error(t, err)
+	require.Equal(t, plugins.Unavailable, plugins.KindOf(err))
+
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err = Overhead(ctx, tools(t), OverheadOptions{Lanes: []int{2}, Frames: []int{8}})
+	require.Equal(t, plugins.Canceled, plugins.KindOf(err))
+}
+
+func TestRig(t *testing.T) {
+	x := tools(t)
+	for _, alone := range []bool{false, true} {
+		r, err := newRig(t.Context(), rigOptions{env: x.Env, policy: &x.Policy, lanes: 3, alone: alone, chunk: 4, see: true, arenaMB: 4})
+		require.NoError(t, err)
+		require.Equal(t, map[bool]int{false: 1, true: 3}[alone], len(r.sched.Envs))
+		s, err := r.roll(t.Context(), 10)
+		require.NoError(t, err)
+		require.Equal(t, 30, s.steps, "ten steps on each of three lanes")
+		require.Positive(t, s.inStep)
+		require.Less(t, s.inStep, s.wall)
+		n, err := r.length(t.Context(), 0.01)
+		require.NoError(t, err)
+		require.Zero(t, n%4)
+		r.close()
+	}
+	_, err := newRig(t.Context(), rigOptions{env: x.Env, lanes: 1, chunk: 4, task: "another"})
+	require.Equal(t, plugins.NotFound, plugins.KindOf(err))
+}
+
+func TestClip(t *testing.T) {
+	x := tools(t)
+	s, err := Clip(t.Context(), x, ClipOptions{Frames: 6, Side: 32, Repeats: 2})
+	require.NoError(t, err)
+	require.Len(t, s.Tables, 2)
+	require.Len(t, s.Tables[0].Rows, 5, "the copy, and Go by two ways, twice")
+	require.Len(t, s.Tables[1].Rows, 2)
+	for _, table := range s.Tables {
+		for _, row := range table.Rows {
+			require.Len(t, row.Cells, len(table.Columns))
+			require.Len(t, row.Values, 3)
+			for name, v := range row.Values {
+				require.Positive(t, v, name)
+			}
+		}
+	}
+}
+
+func TestThroughHost(t *testing.T) {
+	x := tools(t)
+	// The policy's waves are actions within the env's range: the scheduler and the env both check.
+	whole, inStep, err := throughHost(t.Context(), x, rigOptions{env: x.Env, envSettings: plugins.Settings{"steps": int64(128)}, policy: &x.Policy, lanes: 2, chunk: 8, see: true, wave: 0.5, arenaMB: 4}, 2, 0.01)
+	require.NoError(t, err)
+	require.Len(t, whole, 2)
+	for i := range whole {
+		require.Positive(t, whole[i])
+		require.Positive(t, inStep[i])
+	}
+	s, err := Steps(t.Context(), x, StepOptions{Env: x.Env, Settings: plugins.Settings{"steps": int64(64)}, Lanes: []int{2}, Repeats: 1, Seconds: 0.01})
+	require.NoError(t, err)
+	require.Len(t, s.Tables[0].Rows, 1)
+	require.Positive(t, s.Tables[0].Rows[0].Values["chunk1_per_s"])
+}
+
+func TestQuantile(t *testing.T) {
+	require.True(t, math.IsNaN(median(nil)))
+	require.Equal(t, 3.0, median([]float64{5, 3, 1}))
+	require.Equal(t, 2.5, median([]float64{4, 1, 3, 2}))
+	require.InDelta(t, 1.3, quantile([]float64{4, 1, 3, 2}, 0.1), 1e-12)
+	require.Equal(t, []float64{2, 0.5}, ratios([]float64{4, 1, 9}, []float64{2, 2}))
+}
+
+func TestCPUSeconds(t *testing.T) {
+	before := cpuSeconds(0)
+	x := 0.0
+	for i := range 100_000_000 {
+		x += math.Sqrt(float64(i))
+	}
+	require.Positive(t, x)
+	require.Greater(t, cpuSeconds(0), before)
+	require.Zero(t, cpuSeconds(-7))
+}
+
+// The Python package is what a package must be, and its programs at least compile.
+func TestFiles(t *testing.T) {
+	m, err := manifest.Load(Files(), "bench")
+	require.NoError(t, err)
+	require.Equal(t, "bench", m.Name)
+	python, err := exec.LookPath("python3")
+	if err != nil {
+		t.Skip("no python3")
+	}
+	for _, name := range []string{"encoder.py", "env.py", "vector.py", "libero_lane.py"} {
+		out, err := exec.Command(python, "-c", "import ast,sys; ast.parse(open(sys.argv[1]).read())", filepath.Join("python", name)).CombinedOutput()
+		require.NoError(t, err, string(out))
+	}
+}
