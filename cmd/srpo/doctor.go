@@ -145,12 +145,14 @@ func (d *doctor) err(needed bool, what string, err error) {
 }
 
 func (d *doctor) examine(ctx context.Context) {
+	interpreters := make(chan interpreters, 1) // the slowest look: it runs beside the others
+	go func() { interpreters <- d.interpreters(ctx) }()
 	d.machine()
 	d.disk()
 	d.leftovers()
 	d.packages()
 	d.builtIns(ctx)
-	d.pythons(ctx)
+	d.pythons(<-interpreters)
 	d.tools(ctx)
 	d.environments()
 	d.egl(ctx)
@@ -336,20 +338,34 @@ func (d *doctor) builtIns(ctx context.Context) {
 	}
 }
 
-// pythons lists what is there and what each Python package takes of it.
-func (d *doctor) pythons(ctx context.Context) {
-	var found []pyenv.Interpreter
+// interpreters are the Pythons and the uv of this machine.
+type interpreters struct {
+	found   []pyenv.Interpreter
+	err     error // of [host] python
+	uv, why string
+}
+
+func (d *doctor) interpreters(ctx context.Context) (i interpreters) {
+	i.uv, i.why = pyenv.UV(ctx)
 	if given := d.w.cfg.Host.Python; given != "" {
-		any310, _ := pyenv.ParseRequirement(">=3.6")
-		in, err := pyenv.Find(ctx, any310, given)
-		if err != nil {
-			d.err(false, "Python", err)
-			return
+		var in pyenv.Interpreter
+		any3, _ := pyenv.ParseRequirement(">=3.6")
+		if in, i.err = pyenv.Find(ctx, any3, given); i.err == nil {
+			i.found = []pyenv.Interpreter{in}
 		}
-		found = []pyenv.Interpreter{in}
-	} else {
-		found = pyenv.Scan(ctx)
+		return i
 	}
+	i.found = pyenv.Scan(ctx)
+	return i
+}
+
+// pythons lists what is there and what each Python package takes of it.
+func (d *doctor) pythons(i interpreters) {
+	if i.err != nil {
+		d.err(false, "Python", i.err)
+		return
+	}
+	found, uv, why := i.found, i.uv, i.why
 	var words []string
 	for _, in := range found {
 		w := fmt.Sprintf("%s %s", in.Version, in.Path)
@@ -363,7 +379,6 @@ func (d *doctor) pythons(ctx context.Context) {
 	} else {
 		d.ok("Python", "%s", strings.Join(words, "\n"))
 	}
-	uv, why := pyenv.UV(ctx)
 	if uv == "" {
 		mend := ""
 		if len(found) > 0 && !slices.ContainsFunc(found, func(in pyenv.Interpreter) bool { return in.Venv }) {
