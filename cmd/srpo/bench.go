@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io/fs"
@@ -89,25 +90,28 @@ func (a *app) bench(ctx context.Context, o *benchOptions, names []string) error 
 			return err
 		}
 		r.Sections = append(r.Sections, s)
-	}
-	if o.out != "" {
-		f, err := os.Create(o.out)
-		if err != nil {
-			return plugins.Errorf(plugins.Invalid, "%w", err).WithPlace("--out").WithHint("give a file in a folder that exists")
+		if o.out != "" { // after each: the next one may take minutes, or fail
+			if err := writeReport(r, o.out); err != nil {
+				return err
+			}
+			term.Line("written: %s", o.out)
 		}
-		if err := r.Markdown(f); err != nil {
-			f.Close()
-			return plugins.Errorf(plugins.Exhausted, "%w", err).WithPlace("--out %s", o.out)
-		}
-		if err := f.Close(); err != nil {
-			return plugins.Errorf(plugins.Exhausted, "%w", err).WithPlace("--out %s", o.out)
-		}
-		term.Line("written: %s", o.out)
 	}
 	if a.json {
 		return a.printJSON(r)
 	}
 	return r.Markdown(a.out)
+}
+
+func writeReport(r bench.Report, path string) error {
+	var b bytes.Buffer
+	if err := r.Markdown(&b); err != nil {
+		return err
+	}
+	if err := os.WriteFile(path, b.Bytes(), 0o644); err != nil {
+		return plugins.Errorf(plugins.Invalid, "%w", err).WithPlace("--out %s", path).WithHint("give a file in a folder that exists and has room")
+	}
+	return nil
 }
 
 func (a *app) benchSection(ctx context.Context, name string, o *benchOptions, cfg *config.Config, term *report.Terminal, tools bench.Tools) (bench.Section, error) {
