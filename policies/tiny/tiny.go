@@ -10,6 +10,9 @@
 // the same clip than one position or a whole chunk does: 0.50 against 0.44 by position (4 seeds, 8 groups of 8, std 0.07, lr 1e-4, clip 0.2/0.28), and 0.48 by position against
 // 0.38 by chunk (3 seeds, lr 1e-3). A standard deviation that is learned, and noise correlated over a chunk, were tried and gained nothing in as many iterations.
 //
+// With the defaults, jitter 0.015, 10 iterations of 16 groups of 8, 4 epochs, clip 0.4/0.5 and KL 0.01, one demonstration's policy goes from 0.50 to 0.86 sampled and
+// from 0.57 to 0.98 greedy (3 seeds). With image = false it is 0.37 to 0.85 and 0.47 to 0.99: sight helps the clone there, but what updates teach needs none.
+//
 // Everything random comes from the seed of a call or of the configuration; there is no generator whose state lives on between calls. Sums are made in an
 // order that does not depend on the number of cores: the same calls give the same bits on the same kind of machine.
 package tiny
@@ -89,7 +92,7 @@ func settings() []plugins.Setting {
 		{Name: "adam_beta2", Default: 0.999, Min: at(0), Max: at(0.99999), Doc: "Adam's decay of the gradient's square"},
 		{Name: "grad_clip", Default: 1.0, Min: at(0), Doc: "largest norm of the gradient; 0: no bound"},
 		{Name: "ratio", Default: "token", Choices: []string{"chunk", "position", "token"}, Doc: "what PPO's ratio is taken over: the executed part of a chunk, a chunk position, or a single action dimension (token, as OpenVLA-OFT's)"},
-		{Name: "mini_batch", Default: int64(512), Min: at(1), Doc: "chunks in a mini-batch when the update leaves it to the policy"},
+		{Name: "mini_batch", Default: int64(256), Min: at(1), Doc: "chunks in a mini-batch when the update leaves it to the policy"},
 		{Name: "imitate_lr", Default: 3e-3, Min: at(0), Max: at(1), Doc: "Adam's first learning rate in imitation; it falls to 0 along a cosine"},
 		{Name: "imitate_steps", Default: int64(800), Min: at(1), Doc: "gradient steps of imitation when the call leaves it to the policy"},
 		{Name: "imitate_batch", Default: int64(16), Min: at(1), Max: at(4096), Doc: "frames in a step of imitation"},
