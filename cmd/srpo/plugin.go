@@ -129,7 +129,9 @@ func (w *workbench) find(kind plugins.Kind, nameOrPath string) (catalog.Package,
 	return catalog.Package{}, e.WithHint("give the path of a package's folder (./NAME), or name the folder of your packages in [host] plugin_path")
 }
 
-// state says whether a package can start as it is: "ready", "not installed", or what is wrong with it. pkg.Dir must be set.
+const notInstalled = "not installed"
+
+// state says whether a package can start as it is: "ready", notInstalled, or what is wrong with it. pkg.Dir must be set.
 func (w *workbench) state(pkg catalog.Package) (string, *pyenv.Env) {
 	spec, o, ok := w.prep.Environment(pkg)
 	if !ok {
@@ -140,7 +142,7 @@ func (w *workbench) state(pkg catalog.Package) (string, *pyenv.Env) {
 	case plugins.Unspecified:
 		return "ready", &env
 	case plugins.NotFound:
-		return "not installed", nil
+		return notInstalled, nil
 	}
 	return "changed since it was installed", nil
 }

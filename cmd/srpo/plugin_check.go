@@ -299,7 +299,11 @@ func (x *examination) examine(ctx context.Context, part string, arenaBytes int, 
 		x.note(part, "Info says what plugin.toml says", died(p, cmp.Or(err, mismatch)), time.Since(began))
 	}
 	if err == nil {
-		plugintest.Run(ctx, x.checks(client, given), x.deadline, func(r plugintest.Result) { x.note(part, r.Name, died(p, r.Err), r.Took) })
+		plugintest.Run(ctx, x.checks(client, given), x.deadline, func(r plugintest.Result) {
+			if ctx.Err() == nil { // after Ctrl-C nothing is the plugin's fault
+				x.note(part, r.Name, died(p, r.Err), r.Took)
+			}
+		})
 	}
 	if err := stopRequested(ctx); err != nil {
 		return false, err

@@ -88,7 +88,7 @@ func (a *app) init(dir, lang, kind, name, source string) error {
 	if filepath.IsAbs(dir) || strings.HasPrefix(dir, "..") {
 		s.Dir = filepath.ToSlash(filepath.Clean(dir))
 	}
-	s.Run = map[plugins.Kind]string{plugins.Env: "--env " + s.Dir, plugins.Policy: "--policy " + s.Dir, plugins.Encoder: "--encoder " + s.Dir}[k]
+	s.Run = map[plugins.Kind]string{plugins.Env: "--env " + s.Dir + " --set imitate.demos=5", plugins.Policy: "--policy " + s.Dir, plugins.Encoder: "--encoder " + s.Dir}[k]
 	files := map[string][]byte{}
 	if lang == "go" {
 		if source == "" {

@@ -175,7 +175,7 @@ func (a *app) listOne(ctx context.Context, w *workbench, pkg catalog.Package) er
 		fmt.Fprintln(a.out, out.Doc)
 	}
 	if state != "ready" {
-		fmt.Fprintf(a.out, "\n%s%s: its settings are known when it can be started\n  srpo plugin install %s\n", state, sizes(pkg), installName(pkg))
+		fmt.Fprintf(a.out, "\n%s: its settings are known when it can be started\n  %s\n", stateWords(state, pkg), installCommand(state, pkg))
 		return nil
 	}
 	facts := fmt.Sprintf("protocol %d", out.Protocol)
@@ -241,8 +241,8 @@ func (a *app) listTasks(ctx context.Context, w *workbench, pkg catalog.Package) 
 		return err
 	}
 	if state, _ := w.state(pkg); state != "ready" {
-		return plugins.Errorf(plugins.NotFound, "%s%s: its tasks are known when it can be started", state, sizes(pkg)).WithPlace("env %s", pkg.Name).
-			WithHint("srpo plugin install %s", installName(pkg))
+		return plugins.Errorf(plugins.NotFound, "%s: its tasks are known when it can be started", stateWords(state, pkg)).WithPlace("env %s", pkg.Name).
+			WithHint("%s", installCommand(state, pkg))
 	}
 	list := []listedTask{}
 	unavailable := 0
@@ -300,6 +300,21 @@ func count(n int, what string) string {
 		return "1 " + what
 	}
 	return fmt.Sprintf("%d %ss", n, what)
+}
+
+func stateWords(state string, pkg catalog.Package) string {
+	if state == notInstalled {
+		return state + sizes(pkg)
+	}
+	return state
+}
+
+// installCommand is what makes a package ready that is not.
+func installCommand(state string, pkg catalog.Package) string {
+	if state == notInstalled {
+		return "srpo plugin install " + installName(pkg)
+	}
+	return "srpo plugin install " + installName(pkg) + " --repair"
 }
 
 // installName is what `srpo plugin install` takes for a package.

@@ -130,6 +130,9 @@ func (p *Preparer) python(ctx context.Context, pkg catalog.Package, l *Launch) e
 	spec, options, _ := p.Environment(pkg)
 	env, err := pyenv.Ensure(ctx, spec, options)
 	if err != nil {
+		if e := plugins.AsError(err); pkg.Origin == catalog.Folder && strings.HasPrefix(e.Hint, "srpo plugin install ") {
+			return e.WithHint("srpo plugin install %s --repair", pkg.Dir) // its name alone need not be known
+		}
 		return err
 	}
 	if env.Built && p.Say != nil {
@@ -209,8 +212,12 @@ func (p *Preparer) build(ctx context.Context, pkg catalog.Package, tree lock.Tre
 				return "", plugins.Errorf(plugins.Canceled, "the build was stopped: %w", ctx.Err())
 			}
 			words := strings.Split(strings.TrimSpace(out.String()), "\n")
+			hint := "run it by hand in " + pkg.Dir
+			if strings.Contains(out.String(), "missing go.sum entry") || strings.Contains(out.String(), "updates to go.mod needed") {
+				hint = "cd " + pkg.Dir + " && go mod tidy"
+			}
 			return "", plugins.Errorf(plugins.Invalid, "%s failed: %w", strings.Join(pkg.Manifest.Command.Build, " "), err).
-				WithDetail(strings.Join(words[max(0, len(words)-30):], "\n")).WithHint("run it by hand in %s", pkg.Dir)
+				WithDetail(strings.Join(words[max(0, len(words)-30):], "\n")).WithHint("%s", hint)
 		}
 	}
 }

@@ -193,7 +193,7 @@ func open(dir string) (Env, error) {
 	}
 	now, changed, err := integrity(dir)
 	if err != nil {
-		return Env{}, plugins.Errorf(plugins.Corrupt, "the Python environment in %s cannot be read: %w", dir, err).WithHint("run srpo plugin install, which builds it anew")
+		return Env{}, plugins.Errorf(plugins.Corrupt, "the Python environment in %s cannot be read: %w", dir, err).WithHint("srpo plugin install %s --repair", packageOf(dir))
 	}
 	if now != env.Stamp.Integrity {
 		what := "its files are not those that were installed"
@@ -202,9 +202,18 @@ func open(dir string) (Env, error) {
 			what = strings.Join(changed[:min(3, len(changed))], ", ")
 		}
 		return Env{}, plugins.Errorf(plugins.Corrupt, "the Python environment in %s has changed since it was installed: %s", dir, what).
-			WithHint("run srpo plugin install, which builds it anew, or delete the folder")
+			WithHint("srpo plugin install %s --repair, which builds it anew", packageOf(dir))
 	}
 	return env, nil
+}
+
+// packageOf is the name of the package whose environment lies in dir, NAME-HASH.
+func packageOf(dir string) string {
+	name := filepath.Base(dir)
+	if i := strings.LastIndexByte(name, '-'); i > 0 {
+		name = name[:i]
+	}
+	return name
 }
 
 // lockFile takes a lock that ends with this process, and tells once when it has to wait.

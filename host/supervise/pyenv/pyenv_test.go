@@ -103,6 +103,15 @@ func TestFindSkipsBrokenShims(t *testing.T) {
 	_, err = Find(background, v, "/nonexistent/python")
 	require.Equal(t, plugins.NotFound, plugins.KindOf(err))
 
+	// Nothing fits: the error says what was tried and why not.
+	t.Setenv("HOME", root)
+	_, err = Find(background, requirement(t, "3.6.99"), "")
+	require.ErrorContains(t, err, "no Python 3.6.99 on this machine")
+	e := plugins.AsError(err)
+	require.Contains(t, e.Detail, name+": command not found")
+	require.Contains(t, e.Detail, "is "+in.Version.String())
+	require.Contains(t, e.Hint, "uv python install 3.6")
+
 	// A scan lists what runs, once, however many names lead to it.
 	script(t, filepath.Join(good, "python3."+fmt.Sprint(in.Version.Minor)), "#!/bin/sh\nexec "+in.Real+" \"$@\"\n")
 	n := 0
@@ -113,15 +122,6 @@ func TestFindSkipsBrokenShims(t *testing.T) {
 		}
 	}
 	require.Equal(t, 1, n)
-
-	// Nothing fits: the error says what was tried and why not.
-	t.Setenv("HOME", root)
-	_, err = Find(background, requirement(t, "3.6.99"), "")
-	require.ErrorContains(t, err, "no Python 3.6.99 on this machine")
-	e := plugins.AsError(err)
-	require.Contains(t, e.Detail, name+": command not found")
-	require.Contains(t, e.Detail, "is "+in.Version.String())
-	require.Contains(t, e.Hint, "uv python install 3.6")
 }
 
 func TestByVersion(t *testing.T) {
@@ -231,6 +231,7 @@ func TestEnsure(t *testing.T) {
 			require.ErrorContains(t, err, "srpotoy.py has 10 bytes instead of 15")
 			_, err = Open(s, o)
 			require.Equal(t, plugins.Corrupt, plugins.KindOf(err))
+			require.Contains(t, plugins.AsError(err).Hint, "srpo plugin install "+s.Name+" --repair")
 			o.Repair = true
 			env, err = Ensure(background, s, o)
 			require.NoError(t, err)
