@@ -217,7 +217,7 @@ func (r *run) iteration(ctx context.Context, i int) error {
 // plan is an iteration's rollouts.
 func (r *run) plan(i int) rollout.Plan {
 	s, c := r.session, r.cfg.Rollout
-	p := rollout.Plan{Rules: s.rules(!r.sparse, r.cfg.Run.Videos > 0), Seed: r.cfg.Run.Seed, Iteration: i, Groups: c.Groups, GroupSize: c.GroupSize,
+	p := rollout.Plan{Rules: s.rules(!r.sparse, r.cfg.Run.Videos > 0), Seed: r.cfg.Run.Seed, Iteration: i, Groups: s.groups(), GroupSize: c.GroupSize,
 		KeepLow: c.KeepLow, KeepHigh: c.KeepHigh, ExtraGroups: c.ExtraGroups}
 	p.Record = true
 	if c.GroupBy == "start" {
@@ -484,6 +484,8 @@ func (r *run) startingPolicy(ctx context.Context) error {
 			return plugins.AsError(err).WithPlace("%s, checkpoint %s", r.cfg.Origin("run.checkpoint"), folder)
 		}
 		r.Terminal.Line("starting policy: %s", folder)
+	} else if r.cfg.Imitate.Demos == 0 {
+		r.Terminal.Line("no checkpoint and no demonstrations: starting from the policy's fresh weights")
 	} else if err := r.imitate(ctx); err != nil {
 		return err
 	}

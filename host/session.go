@@ -94,7 +94,7 @@ func (s *Session) lanes(info plugins.Info) int {
 	if n == 0 {
 		n = runtime.NumCPU()
 		if info.MaxLanes > 1 {
-			n = min(info.MaxLanes, 32, s.cfg.Rollout.Groups*s.cfg.Rollout.GroupSize)
+			n = min(info.MaxLanes, 32)
 		}
 	}
 	return max(n, 1)
@@ -365,6 +365,17 @@ func (s *Session) policyAlive(ctx context.Context) error {
 	}
 	s.Sched.PolicyIncarnation = incarnation
 	return nil
+}
+
+// groups is the number of groups an iteration; where the configuration leaves it open, as many as the env's speed suggests.
+func (s *Session) groups() int {
+	switch n := s.cfg.Rollout.Groups; {
+	case n > 0:
+		return n
+	case s.EnvInfo.MaxLanes > 1:
+		return 16
+	}
+	return 4
 }
 
 // rules are the parts of a rollout that training and evaluation share.

@@ -73,7 +73,7 @@ const (
 func New() env.Env { return &Tabletop{} }
 
 var settings = []plugins.Setting{
-	{Name: "jitter", Default: 0.02, Min: plugins.Bound(0), Max: plugins.Bound(0.04),
+	{Name: "jitter", Default: 0.017, Min: plugins.Bound(0), Max: plugins.Bound(0.04),
 		Doc: "how far a start state shifts each block along x and y, evenly within plus and minus this, m; the gripper starts within half of it"},
 	{Name: "grasp_tolerance", Default: 0.02, Min: plugins.Bound(0.004), Max: plugins.Bound(0.03),
 		Doc: "how far the gripper may be off a block's middle, along x and y, and still grasp it, m; it widens the open jaw as well"},

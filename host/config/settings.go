@@ -129,7 +129,7 @@ func (c *Config) declare() []section {
 			setting(&c.Run.Keep, "keep", n(3), "Newest checkpoints to keep; the one with the highest success rate is kept beside them.").within(1, many),
 		}},
 		{"rollout", "How groups of episodes are sampled.", []field{
-			setting(&c.Rollout.Groups, "groups", n(8), "Groups an iteration, dealt over the tasks.").within(1, many),
+			setting(&c.Rollout.Groups, "groups", n(0), "Groups an iteration, dealt over the tasks. 0: 16 where one env process holds many lanes, 4 where every lane is a simulator of its own.").within(0, many),
 			setting(&c.Rollout.GroupSize, "group_size", n(8), "Episodes a group, the M of the paper; advantages are normalised within a group.").within(2, many),
 			setting(&c.Rollout.Temperature, "temperature", 1.0, "Sampling temperature of the policy. The published OpenVLA-OFT runs use 1.6.").above(0),
 			setting(&c.Rollout.RecordEvery, "record_every", n(4), "Env steps between two frames recorded for the encoder. 1 gives the reference's behaviour.").within(1, many),
@@ -154,11 +154,11 @@ func (c *Config) declare() []section {
 			setting(&c.Update.ClipHigh, "clip_high", 0.28, "The ratio is clipped above at 1 + clip_high.").above(0),
 			setting(&c.Update.ClipDual, "clip_dual", 3.0, "Bounds the loss of a negative advantage at clip_dual times the advantage. 0: none.").from(0),
 			setting(&c.Update.KLBeta, "kl_beta", 0.01, "Weight of KL(pi || pi_ref). 0 turns it off, as the reference code does in practice.").from(0),
-			setting(&c.Update.Epochs, "epochs", n(2), "Passes over an iteration's trajectories.").within(1, many),
+			setting(&c.Update.Epochs, "epochs", n(4), "Passes over an iteration's trajectories.").within(1, many),
 			setting(&c.Update.MiniBatch, "mini_batch", n(0), "Action chunks a mini-batch. 0: the policy's own choice.").within(0, many),
 		}},
 		{"imitate", "The starting policy, when run.checkpoint is empty: supervised training on demonstrations of the env's expert.", []field{
-			setting(&c.Imitate.Demos, "demos", n(1), "Demonstrations a task; 1 is the paper's one-shot policy.").within(1, many),
+			setting(&c.Imitate.Demos, "demos", n(1), "Demonstrations a task; 1 is the paper's one-shot policy. 0: none, the policy starts from its fresh weights.").within(0, many),
 			setting(&c.Imitate.Steps, "steps", n(0), "Steps of gradient descent. 0: the policy's own choice.").within(0, many),
 			setting(&c.Imitate.Noise, "noise", 0.0, "Std of Gaussian noise on the expert's actions, in action units.").from(0),
 		}},
