@@ -66,7 +66,7 @@ func Run(ctx context.Context, checks []Check, deadline time.Duration, report fun
 		report(r)
 		if err != nil && !r.Skipped() {
 			failed++
-			if plugins.KindOf(err) == plugins.Unavailable {
+			if plugins.KindOf(err) == plugins.Unavailable || ctx.Err() != nil {
 				return failed
 			}
 		}
