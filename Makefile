@@ -68,9 +68,10 @@ libero: build venv
 bench: build
 	./srpo bench
 
-# What makes docs/results; each is a run of its own and some take long, so they are listed and not run.
+# What makes docs/results. Each is a run of its own and some take long, so they are listed and not run.
 results:
-	@ls docs/results >/dev/null 2>&1 && grep -rhE '^ +(\./srpo|srpo|go run \./cmd/srpo|make) ' docs/results --include=*.md | sed 's/^ *//' || echo "docs/results is empty"
+	@ls docs/results/*.sh 2>/dev/null | sed 's/^/bash /' || true
+	@grep -hoE '(\./srpo|go run \./cmd/srpo|srpo) (bench|run|eval|report|imitate) [^`]*' docs/results/*.md 2>/dev/null | sort -u || true
 
 venv: $(VENV)/complete
 
