@@ -292,7 +292,13 @@ func TestPolicyRoundTrip(t *testing.T) {
 	require.Equal(t, uint64(42), id)
 
 	demo := policy.Demonstration{ID: "d", Actions: plugins.Floats([]float32{1, 2}, 1, 2), Images: map[string]plugins.Tensor{"main": plugins.Bytes(img, 1, 64, 64, 3)}}
-	demos := func(yield func(policy.Demonstration, error) bool) { _ = yield(demo, nil) && yield(demo, nil) }
+	demos := func(yield func(policy.Demonstration, error) bool) {
+		for range 2 {
+			if !yield(demo, nil) {
+				return
+			}
+		}
+	}
 	require.NoError(t, c.Imitate(ctx, policy.Imitate{}, demos, nil))
 	require.Equal(t, 2, impl.demos)
 	broken := errors.New("no expert")

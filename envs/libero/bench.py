@@ -3,9 +3,9 @@
     PYTHONPATH=../../sdk/python python bench.py [--task ID] [--chunk 8] [--steps 96] [--size 256] [--cameras agentview]
 
 Both take the same actions from the same start state. The lane renders at the end of each chunk, as the policy and a
-recording with ``record_every = chunk`` want it; the reference renders at every step, as it always does. bit_equal: joint
-positions, velocities, proprio, success and every rendered frame are equal to the last bit. cpu_ratio compares seconds of
-processor time, which other programs on the machine disturb less than seconds of the clock.
+recording with ``record_every = chunk`` want it; the reference renders at every step, as it always does. bit_equal:
+joint positions, velocities, proprio, success and every rendered frame are equal to the last bit. cpu_ratio compares
+seconds of processor time, which other programs on the machine disturb less than seconds of the clock.
 """
 
 from __future__ import annotations

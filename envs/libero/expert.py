@@ -1,8 +1,8 @@
 """A scripted policy for libero_object, from the simulator's own knowledge: no camera, no random numbers.
 
 It goes through the phases hover, descend, close, lift, carry, lower, release, and back to hover when it finds that it
-holds nothing, once for each of ``SHIFTS_M``. Phases change by what the state is, so it goes on sensibly when another policy
-has acted in between.
+holds nothing, once for each of ``SHIFTS_M``. Phases change by what the state is, so it goes on sensibly when another
+policy has acted in between.
 """
 
 from __future__ import annotations

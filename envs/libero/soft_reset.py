@@ -1,7 +1,7 @@
 """A soft reset that leaves what a hard one leaves, to the last bit.
 
 A hard reset of robosuite reads the task's XML, meshes and textures again (seconds). A soft one clears the simulation's
-data (milliseconds), but forgets some things that a hard one renews, and each of them moves later steps by a bit or more:
+data (milliseconds), but forgets some things that a hard one renews; each of them moves later steps by a bit or more:
 
 * the model: fixtures stay where the last episode placed them, and lights and flames as it left them;
 * the solver's warm start: a hard reset has run two forwards on the unplaced scene before anything is set (one when the

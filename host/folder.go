@@ -1,0 +1,181 @@
+package host
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"time"
+
+	"github.com/srpo-dev/srpo/host/report"
+	"github.com/srpo-dev/srpo/host/rollout"
+	"github.com/srpo-dev/srpo/host/store"
+	"github.com/srpo-dev/srpo/host/supervise"
+	"github.com/srpo-dev/srpo/plugins"
+)
+
+// reload reads the host's state of the last commit, and makes sure that the policy has its weights.
+func (r *run) reload(ctx context.Context) (err error) {
+	if r.state, err = readState(r.last); err != nil {
+		return err
+	}
+	p, incarnation, err := r.session.Sched.Policy.Client(ctx)
+	if err != nil {
+		return err
+	}
+	r.session.Sched.PolicyIncarnation = incarnation
+	_, err = p.Load(ctx, r.last.PolicyDir())
+	return err
+}
+
+// openFolder creates the run folder, or opens it to go on.
+func (r *run) openFolder() (err error) {
+	if r.Resume != "" {
+		if r.folder, err = store.Open(r.Resume); err != nil {
+			return err
+		}
+		var warnings []error
+		if r.last, warnings, err = r.folder.Resume(); err != nil {
+			r.folder.Close()
+			return err
+		}
+		for _, w := range warnings {
+			r.Terminal.Warn("%v", w)
+		}
+		rec, err := store.Read(r.folder.Dir())
+		if err != nil {
+			return err
+		}
+		r.metrics = rec.Metrics
+		at := 0
+		if r.last != nil {
+			at = r.last.Iteration
+		}
+		if err := r.folder.UpdateManifest(func(m *store.Manifest) {
+			m.Resumed = append(m.Resumed, store.Resumed{Time: time.Now(), Iteration: at, Command: r.Command, Host: r.Version})
+		}); err != nil {
+			return err
+		}
+		r.Terminal.Line("resuming %s after iteration %d", r.folder.Dir(), at)
+	} else {
+		dir := r.cfg.Run.Out
+		if dir == "" {
+			dir = filepath.Join("runs", r.name())
+		}
+		var text bytes.Buffer
+		if err := r.cfg.Write(&text); err != nil {
+			return err
+		}
+		m := store.Manifest{Name: filepath.Base(dir), Created: time.Now(), Host: r.Version, Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH,
+			Machine: map[string]string{"cores": strconv.Itoa(runtime.NumCPU())}, Command: r.Command, Seed: r.cfg.Run.Seed}
+		if r.folder, err = store.Create(dir, m, text.Bytes()); err != nil {
+			return err
+		}
+		r.event(store.Event{Type: store.Started})
+		r.Terminal.Line("run folder: %s", dir)
+	}
+	r.folder.Keep = r.cfg.Run.Keep
+	if r.cfg.Run.TensorBoard {
+		r.tb, err = report.OpenTensorBoard(filepath.Join(r.folder.Dir(), "tensorboard"), r.folder.Manifest().Created, r.metrics)
+	}
+	return err
+}
+
+// name of a run that was not given one.
+func (r *run) name() string {
+	if r.cfg.Run.Name != "" {
+		return r.cfg.Run.Name
+	}
+	return fmt.Sprintf("%s-%s-%s-%s", filepath.Base(r.cfg.Run.Env), filepath.Base(r.cfg.Run.Policy), r.cfg.Reward.Kind, time.Now().Format("0102-150405"))
+}
+
+// record completes the manifest with what only the plugins know, and writes the resolved configuration with their settings.
+func (r *run) record() error {
+	s := r.session
+	var text bytes.Buffer
+	if err := r.cfg.Write(&text); err != nil {
+		return err
+	}
+	if r.Resume == "" {
+		if err := r.folder.WriteFile("srpo.toml", text.Bytes()); err != nil {
+			return err
+		}
+	}
+	side := r.cfg.Rollout.StartStates
+	split := &store.StartStates{Used: side, TrainFraction: r.cfg.Rollout.TrainFraction}
+	if side != "all" {
+		split.Train, split.Test = map[string][]int{}, map[string][]int{}
+		for _, t := range s.Tasks {
+			split.Train[t.ID], split.Test[t.ID] = s.states(t, "train"), s.states(t, "test")
+		}
+	}
+	return r.folder.UpdateManifest(func(m *store.Manifest) {
+		m.Plugins, m.StartStates, m.Checkpoint = s.Plugins, split, r.cfg.Run.Checkpoint
+		m.Tasks = nil
+		for _, t := range s.Tasks {
+			m.Tasks = append(m.Tasks, t.ID)
+		}
+	})
+}
+
+// end writes the last words of a run and closes its folder.
+func (r *run) end(ctx context.Context, err error) error {
+	at := 0
+	if r.last != nil {
+		at = r.last.Iteration
+	}
+	switch {
+	case err == nil:
+		r.event(store.Event{Type: store.Finished, Iteration: at})
+	case ctx.Err() != nil:
+		r.event(store.Event{Type: store.Interrupted, Iteration: at})
+		e := plugins.Errorf(plugins.Canceled, "stopped after iteration %d of %d, which is committed", at, r.cfg.Run.Iterations)
+		if r.last == nil {
+			e = plugins.Errorf(plugins.Canceled, "stopped before anything was committed")
+		}
+		err = e.WithHint("srpo run --resume %s", r.folder.Dir())
+	default:
+		r.event(store.ErrorEvent(store.Failed, at, err))
+		e := plugins.AsError(err)
+		if r.last != nil && e.Hint == "" {
+			e = e.WithHint("iteration %d is committed: srpo run --resume %s", at, r.folder.Dir())
+		}
+		err = e
+	}
+	if r.tb != nil {
+		_ = r.tb.Close()
+	}
+	if werr := report.WriteRun(r.folder); err == nil {
+		err = werr
+	}
+	if cerr := r.folder.Close(); err == nil {
+		err = cerr
+	}
+	return err
+}
+
+// event appends to the event log. A log that cannot be written shows at the next commit, which fails with the cause.
+func (r *run) event(e store.Event) {
+	_ = r.folder.Append(e)
+}
+
+// onPlugin logs what happens to plugins' processes.
+func (r *run) onPlugin(e supervise.Event) {
+	switch e.What {
+	case "ready":
+		r.event(store.Event{Type: store.PluginStarted, Message: fmt.Sprintf("%s is ready (process %d, %.2f s)", e.Plugin, e.PID, e.Seconds)})
+	case "died", "replaced", "gave up":
+		r.event(store.Event{Type: store.PluginFailed, Message: fmt.Sprintf("%s %s: %s", e.Plugin, e.What, e.Cause)})
+		r.Terminal.Warn("%s %s: %s", e.Plugin, e.What, e.Cause)
+	case "restarting":
+		r.Terminal.Line("%s is restarted in %.1f s", e.Plugin, e.Seconds)
+	}
+}
+
+func (r *run) onFault(f rollout.Fault) {
+	e := store.ErrorEvent(store.EpisodeRetried, r.status.Iteration, f.Err)
+	e.Message = f.Episode + ": " + e.Message
+	r.event(e)
+}

@@ -1,0 +1,238 @@
+package host
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/srpo-dev/srpo/host/report"
+	"github.com/srpo-dev/srpo/host/rollout"
+	"github.com/srpo-dev/srpo/host/srpo"
+	"github.com/srpo-dev/srpo/host/store"
+	"github.com/srpo-dev/srpo/plugins"
+	"github.com/srpo-dev/srpo/plugins/env"
+	"github.com/srpo-dev/srpo/plugins/policy"
+)
+
+// startingPolicy loads run.checkpoint, or trains the policy on demonstrations of the env's expert, and commits the result as iteration 0.
+func (r *run) startingPolicy(ctx context.Context) error {
+	s := r.session
+	state, err := newState()
+	if err != nil {
+		return err
+	}
+	r.state = state
+	if folder := r.cfg.Run.Checkpoint; folder != "" {
+		if folder, err = filepath.Abs(folder); err != nil {
+			return err
+		}
+		p, _, err := s.Sched.Policy.Client(ctx)
+		if err != nil {
+			return err
+		}
+		if state.UpdateID, err = p.Load(ctx, PolicyFolder(folder)); err != nil {
+			return plugins.AsError(err).WithPlace("%s, checkpoint %s", r.cfg.Origin("run.checkpoint"), folder)
+		}
+		r.Terminal.Line("starting policy: %s", folder)
+	} else if r.cfg.Imitate.Demos == 0 {
+		r.Terminal.Line("no checkpoint and no demonstrations: starting from the policy's fresh weights")
+	} else if err := r.imitate(ctx); err != nil {
+		return err
+	}
+	if !r.sparse && !r.ImitateOnly {
+		if err := r.references(ctx); err != nil {
+			return err
+		}
+	}
+	seconds := map[string]float64{}
+	m := store.Metrics{SecondsByPhase: seconds, Extra: map[string]float64{}}
+	if r.cfg.Run.EvalEvery > 0 && !r.ImitateOnly {
+		if err := r.evaluate(ctx, 0, &m, seconds); err != nil {
+			return err
+		}
+	}
+	return r.commit(ctx, 0, nil)
+}
+
+// PolicyFolder returns the policy's own folder inside a checkpoint or a run folder; any other folder is returned as it is.
+func PolicyFolder(folder string) string {
+	if c, _, err := store.Latest(folder); err == nil && c != nil {
+		return c.PolicyDir()
+	}
+	if c, err := store.OpenCheckpoint(folder); err == nil {
+		return c.PolicyDir()
+	}
+	return folder
+}
+
+// imitate makes the policy by supervised learning on the env's expert.
+func (r *run) imitate(ctx context.Context) error {
+	s, c := r.session, r.cfg.Imitate
+	if !s.Sched.PolicySpec.CanImitate {
+		return plugins.Errorf(plugins.Invalid, "%s cannot learn from demonstrations, and no checkpoint is given", s.Sched.PolicyName).WithHint("give a trained policy: --checkpoint FOLDER")
+	}
+	if !s.Sched.EnvSpec.Expert {
+		return plugins.Errorf(plugins.Invalid, "%s has no expert to demonstrate, and no checkpoint is given", s.Sched.EnvName).WithHint("give a trained policy: --checkpoint FOLDER")
+	}
+	client, _, err := s.Sched.Policy.Client(ctx)
+	if err != nil {
+		return err
+	}
+	im, ok := client.(policy.Imitator)
+	if !ok {
+		return plugins.Errorf(plugins.Unsupported, "%s cannot learn from demonstrations", s.Sched.PolicyName).WithHint("give a trained policy: --checkpoint FOLDER")
+	}
+	r.Terminal.Line("no checkpoint given: imitating %s a task of the env's expert first", count(c.Demos, "demonstration"))
+	start := time.Now()
+	r.status = report.Status{Iterations: r.cfg.Run.Iterations, Phase: "imitate"}
+	steps, failed := 0, 0
+	demos := func(yield func(policy.Demonstration, error) bool) {
+		for d, err := range r.demonstrations(ctx) {
+			if err == nil && !d.Success {
+				// an expert that fails has nothing to teach
+				failed++
+				continue
+			}
+			if err == nil {
+				steps += d.Actions.Shape[0]
+			}
+			if !yield(d, err) {
+				return
+			}
+		}
+		if steps == 0 {
+			yield(policy.Demonstration{}, plugins.Errorf(plugins.Invalid, "the env's expert failed in all %d demonstrations", failed).
+				WithHint("other start states (another seed), or less noise: --set imitate.noise=0"))
+		}
+	}
+	var last float64
+	r.state.UpdateID++
+	err = im.Imitate(ctx, policy.Imitate{ID: r.state.UpdateID, Seed: rollout.Seed(r.cfg.Run.Seed, "imitate"), Steps: c.Steps}, demos, func(done, loss float64) {
+		last = loss
+		r.status.Done, r.status.Total = int(1000*done), 1000
+		r.Terminal.Update(r.status)
+	})
+	if err != nil {
+		return err
+	}
+	if failed > 0 {
+		r.Terminal.Warn("the env's expert failed in %d demonstrations, which were left out", failed)
+	}
+	r.state.EnvSteps += int64(steps)
+	took := time.Since(start).Seconds()
+	r.event(store.Event{Type: store.Imitated, Message: fmt.Sprintf("%d steps of demonstrations, last loss %.4g", steps, last),
+		Data: map[string]any{"demo_steps": steps, "loss": last, "failed": failed, "seconds": took}})
+	r.Terminal.Line("imitated %d steps of demonstrations in %.1f s, last loss %.4g", steps, took, last)
+	return nil
+}
+
+// demonstrations yields the expert's episodes for every task.
+func (r *run) demonstrations(ctx context.Context) func(yield func(policy.Demonstration, error) bool) {
+	s := r.session
+	plan := rollout.DemoPlan{Seed: r.cfg.Run.Seed, Noise: float32(r.cfg.Imitate.Noise), Observe: s.observe, MaxSteps: r.cfg.Rollout.MaxSteps, EnvName: s.Sched.EnvName}
+	if cam := s.Sched.EnvSpec.RecordCamera; cam != "" && !contains(plan.Observe, cam) {
+		plan.Observe = append([]string{cam}, plan.Observe...)
+	}
+	for _, t := range s.Tasks {
+		states := s.states(t, r.cfg.Rollout.StartStates)
+		for k := range r.cfg.Imitate.Demos {
+			// spread over the start states, each once before any is used twice
+			n := t.StartStates
+			if states != nil {
+				n = len(states)
+			}
+			at := (int(rollout.Seed(r.cfg.Run.Seed, "demonstration", t.ID)%uint64(n)) + k) % n
+			if states != nil {
+				at = states[at]
+			}
+			plan.Trials = append(plan.Trials, rollout.Trial{Task: t, StartState: at, Repeat: k / n})
+		}
+	}
+	return rollout.Demonstrations(ctx, s.Sched.Envs[0].Worker, s.Sched.EnvSpec, plan)
+}
+
+func contains(list []string, s string) bool {
+	for _, x := range list {
+		if x == s {
+			return true
+		}
+	}
+	return false
+}
+
+// references embeds what some rewards measure against: "nothing happened" for anchored, demonstrations for references = "demos".
+func (r *run) references(ctx context.Context) error {
+	s := r.session
+	enc, _, err := s.Sched.Encoder.Client(ctx)
+	if err != nil {
+		return err
+	}
+	embed := func(clip plugins.Tensor) ([]float64, error) {
+		v, err := enc.Encode(ctx, []plugins.Tensor{clip})
+		if err != nil {
+			return nil, err
+		}
+		out := make([]float64, len(v[0]))
+		for i, x := range v[0] {
+			out[i] = float64(x)
+		}
+		return out, nil
+	}
+	rules := s.rules(true, true)
+	if r.cfg.Reward.Kind == string(srpo.Anchored) {
+		r.state.Anchors = map[string][]float64{}
+		for _, t := range s.Tasks {
+			client, _, err := s.Sched.Envs[0].Worker.Client(ctx)
+			if err != nil {
+				return err
+			}
+			tr, err := client.Reset(ctx, env.Reset{Task: t.ID, Seed: rollout.Seed(r.cfg.Run.Seed, "anchor", t.ID), Render: env.Render{Record: rules.RecordCamera, RecordEvery: rules.RecordEvery}})
+			if err != nil {
+				return plugins.AsError(err).WithPlace("%s, task %s", s.Sched.EnvName, t.ID)
+			}
+			if tr.Recorded.IsZero() {
+				return plugins.Errorf(plugins.Corrupt, "Reset recorded no frame").WithPlace("%s, task %s", s.Sched.EnvName, t.ID)
+			}
+			// held still; encoders sample frames, so that 16 of them stand for any number
+			clip := plugins.Bytes(bytes.Repeat(tr.Recorded.Data, 16), append([]int{16}, tr.Recorded.Shape[1:]...)...)
+			if r.state.Anchors[t.ID], err = embed(clip); err != nil {
+				return err
+			}
+		}
+	}
+	if r.cfg.Reward.References == string(srpo.ReferencesDemos) {
+		if !s.Sched.EnvSpec.Expert {
+			return plugins.Errorf(plugins.Invalid, "%s has no expert, so there are no demonstrations to refer to", s.Sched.EnvName).
+				WithPlace("%s", r.cfg.Origin("reward.references")).WithHint(`use references = "batch" or "memory"`)
+		}
+		r.state.Demos = map[string][][]float64{}
+		demos := r.demonstrations(ctx)
+		k := 0
+		for d, err := range demos {
+			if err != nil {
+				return err
+			}
+			task := s.Tasks[k/max(1, r.cfg.Imitate.Demos)].ID
+			k++
+			if !d.Success {
+				continue
+			}
+			frames := d.Images[rules.RecordCamera]
+			size := len(frames.Data) / frames.Shape[0]
+			var clip []byte
+			n := 0
+			for f := 0; f < frames.Shape[0]; f += rules.RecordEvery {
+				clip = append(clip, frames.Data[f*size:(f+1)*size]...)
+				n++
+			}
+			v, err := embed(plugins.Bytes(clip, append([]int{n}, frames.Shape[1:]...)...))
+			if err != nil {
+				return err
+			}
+			r.state.Demos[task] = append(r.state.Demos[task], v)
+		}
+	}
+	return nil
+}
