@@ -360,7 +360,7 @@ func (r *run) evaluate(ctx context.Context, i int, m *store.Metrics, seconds map
 		}
 	}
 	ev.SuccessRate /= float64(max(1, len(episodes)))
-	for _, t := range sortedKeys(n) {
+	for t := range n {
 		ev.ByTask[t] /= n[t]
 	}
 	seconds["eval"] = time.Since(at).Seconds()

@@ -106,7 +106,6 @@ func (s *Session) openEnv(ctx context.Context, launch Launcher) error {
 		return err
 	}
 	label := "env " + l.Name
-	var cameras []plugins.CameraRequest
 	var mu sync.Mutex // the closures of several processes share what follows
 	configure := func(process int) func(context.Context, env.Env) error {
 		return func(ctx context.Context, e env.Env) error {
@@ -119,13 +118,12 @@ func (s *Session) openEnv(ctx context.Context, launch Launcher) error {
 			if process == 0 {
 				s.EnvInfo = info
 			}
-			wanted := cameras
 			mu.Unlock()
 			if err != nil {
 				return err
 			}
 			share := supervise.Shares(s.lanes(info), info.MaxLanes)[process]
-			return e.Configure(ctx, plugins.Config{Settings: settings, Seed: s.cfg.Run.Seed, WorldSize: 1, Lanes: share, Cameras: wanted})
+			return e.Configure(ctx, plugins.Config{Settings: settings, Seed: s.cfg.Run.Seed, WorldSize: 1, Lanes: share})
 		}
 	}
 	first := supervise.NewEnv(s.super, l, configure(0))

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/srpo-dev/srpo/host/report"
@@ -132,7 +133,7 @@ func (r *run) imitate(ctx context.Context) error {
 func (r *run) demonstrations(ctx context.Context) func(yield func(policy.Demonstration, error) bool) {
 	s := r.session
 	plan := rollout.DemoPlan{Seed: r.cfg.Run.Seed, Noise: float32(r.cfg.Imitate.Noise), Observe: s.observe, MaxSteps: r.cfg.Rollout.MaxSteps, EnvName: s.Sched.EnvName}
-	if cam := s.Sched.EnvSpec.RecordCamera; cam != "" && !contains(plan.Observe, cam) {
+	if cam := s.Sched.EnvSpec.RecordCamera; cam != "" && !slices.Contains(plan.Observe, cam) {
 		plan.Observe = append([]string{cam}, plan.Observe...)
 	}
 	for _, t := range s.Tasks {
@@ -151,15 +152,6 @@ func (r *run) demonstrations(ctx context.Context) func(yield func(policy.Demonst
 		}
 	}
 	return rollout.Demonstrations(ctx, s.Sched.Envs[0].Worker, s.Sched.EnvSpec, plan)
-}
-
-func contains(list []string, s string) bool {
-	for _, x := range list {
-		if x == s {
-			return true
-		}
-	}
-	return false
 }
 
 // references embeds what some rewards measure against: "nothing happened" for anchored, demonstrations for references = "demos".

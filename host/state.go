@@ -2,7 +2,6 @@ package host
 
 import (
 	"encoding/json"
-	"sort"
 
 	"github.com/srpo-dev/srpo/host/srpo"
 	"github.com/srpo-dev/srpo/host/store"
@@ -71,13 +70,4 @@ func readState(c *store.Checkpoint) (*state, error) {
 		return nil, plugins.Errorf(plugins.Corrupt, "%s: %w", memoryFile, err).WithPlace("%s", c.Dir)
 	}
 	return s, nil
-}
-
-func sortedKeys[V any](m map[string]V) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	sort.Strings(keys)
-	return keys
 }

@@ -9,6 +9,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 	"sort"
 )
 
@@ -88,7 +89,7 @@ func (s Setting) Check(v any) (any, error) {
 		if !ok {
 			return bad()
 		}
-		if len(s.Choices) > 0 && !contains(s.Choices, t) {
+		if len(s.Choices) > 0 && !slices.Contains(s.Choices, t) {
 			return nil, Errorf(Invalid, "setting %q cannot be %q", s.Name, t).WithHint("one of %v", s.Choices)
 		}
 		return t, nil
@@ -163,15 +164,6 @@ func typeName(v any) string {
 		return "a list of strings"
 	}
 	return fmt.Sprintf("%T", v)
-}
-
-func contains(list []string, s string) bool {
-	for _, e := range list {
-		if e == s {
-			return true
-		}
-	}
-	return false
 }
 
 // Settings are checked values by name; every declared setting is present.
