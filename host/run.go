@@ -148,7 +148,7 @@ func (r *run) iteration(ctx context.Context, i int) error {
 	// 2. Cluster the successes' embeddings, 3. measure each failure's distance to the nearest centre, 4. reward it.
 	at := time.Now()
 	rollouts := toRollouts(result)
-	scored, err := srpo.ScoreBatch(rollouts, r.known(), r.rewardOptions())
+	scored, err := srpo.ScoreBatch(rollouts, r.known(), rewardOptions(r.cfg, s.Sched.EncoderSpec.Dimension))
 	if err != nil {
 		return err
 	}
@@ -228,14 +228,6 @@ func (r *run) plan(i int) rollout.Plan {
 		p.KeepFrames = func(e rollout.Episode) bool { return e.Group < enough }
 	}
 	return p
-}
-
-func (r *run) rewardOptions() srpo.RewardOptions {
-	o := srpo.DefaultRewardOptions()
-	c := r.cfg.Reward
-	o.Kind, o.References, o.Cluster.Kind, o.Alpha = srpo.RewardKind(c.Kind), srpo.ReferenceKind(c.References), srpo.ClusterKind(c.Cluster), c.Alpha
-	o.Dim = r.session.Sched.EncoderSpec.Dimension
-	return o
 }
 
 func (r *run) advantageOptions() srpo.AdvantageOptions {
