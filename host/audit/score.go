@@ -61,8 +61,36 @@ type Task struct {
 
 // Scores are a list's scores in the order of the input, and its tasks in the order of their names.
 type Scores struct {
-	Attempts []Score
-	Tasks    []Task
+	Attempts []Score `json:"attempts"`
+	Tasks    []Task  `json:"tasks"`
+}
+
+// Scored is all that one encoder's embeddings gave.
+type Scored struct {
+	// Encoder's name and version, empty where embeddings were given; Dimension is the length of its vectors.
+	Encoder        string `json:"encoder"`
+	EncoderVersion string `json:"encoder_version,omitempty"`
+	Dimension      int    `json:"dimension"`
+	Scores
+	Metrics Metrics `json:"metrics"`
+	// Curves are here when they were asked for.
+	Curves []Curve `json:"curves,omitempty"`
+}
+
+// Metrics say whether the reward is any good: on clips as they are, and cut to the shortest of each task.
+type Metrics struct {
+	Measured
+	EqualLength *EqualLength `json:"equal_length,omitempty"`
+	Bootstrap   int          `json:"bootstrap"`
+	Seed        uint64       `json:"seed"`
+	// Definitions say what each measure is, by its name.
+	Definitions map[string]string `json:"definitions"`
+}
+
+// EqualLength are the measures on clips cut to the shortest labelled one of their task, of so many Frames.
+type EqualLength struct {
+	Frames map[string]int `json:"frames"`
+	Measured
 }
 
 // Reward scores attempts by their embeddings, one for each attempt (nil: it has none, and list[i].Problem says why). It is srpo.ScoreBatch on one batch:
