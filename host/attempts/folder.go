@@ -166,9 +166,9 @@ func (l *List) unlabelled(dir string, rows []entry, videos []string, labelled ma
 	if len(names) > 0 {
 		what := "scored against the others"
 		if len(tasks) > 1 {
-			what = "left out, because nothing says which task they are"
+			what = "left out, because nothing says which task it is"
 		}
-		l.Warnings = append(l.Warnings, fmt.Sprintf("%d videos have no label and are %s: %s", len(names), what, few(names)))
+		l.Warnings = append(l.Warnings, fmt.Sprintf("without a label, and %s: %s", what, few(names)))
 	}
 }
 
