@@ -46,7 +46,7 @@ type EvalOptions struct {
 	Episodes int
 	// Sample draws actions at rollout.temperature; otherwise the policy is greedy.
 	Sample bool
-	// Videos is how many of the episodes, the first ones in the order of trials, are saved as GIFs.
+	// Videos is how many of the episodes, the first ones in the order of trials, are saved as GIFs. Config.Run.KeepClips keeps frames for srpo reward.
 	Videos int
 }
 
@@ -198,7 +198,7 @@ func Evaluate(ctx context.Context, o EvalOptions) (*Evaluation, error) {
 	defer session.Close()
 	e.sess = session
 	// The split is a run's own: the same method of the session, seed and fraction.
-	plan := rollout.Evaluation{Rules: session.rules(false, e.Videos > 0), Name: "eval", Seed: e.cfg.Run.Seed, Trials: session.trials(e.States, e.Episodes)}
+	plan := rollout.Evaluation{Rules: session.rules(false, e.Videos > 0 || e.cfg.Run.KeepClips != "none"), Name: "eval", Seed: e.cfg.Run.Seed, Trials: session.trials(e.States, e.Episodes)}
 	plan.Greedy = !e.Sample
 	if err := e.claim(plan); err != nil {
 		return nil, err
@@ -457,6 +457,13 @@ func (e *evaluation) roll(ctx context.Context, plan rollout.Evaluation, began ti
 
 	rolling, stop := context.WithCancel(ctx)
 	defer stop()
+	plan.OnFrames = func(ep rollout.Episode) { // before its line, so that an episode that is there has its clip
+		if e.failed == nil && wantsClip(e.cfg.Run.KeepClips, ep.Success) {
+			if e.failed = e.keepClip(ep); e.failed != nil {
+				stop()
+			}
+		}
+	}
 	plan.OnEpisode = func(ep rollout.Episode) {
 		if e.failed != nil {
 			return

@@ -133,6 +133,7 @@ func (r *run) iteration(ctx context.Context, i int) error {
 
 	// 1. Roll out groups of M episodes of each task, embedding each as it ends: h_i = W(o_0:T).
 	plan := r.plan(i)
+	clips := r.keepClips(&plan, i)
 	r.status = report.Status{Iteration: i, Iterations: r.cfg.Run.Iterations, Phase: "rollout", EnvSteps: r.state.EnvSteps}
 	s.Sched.Progress = func(p rollout.Progress) {
 		st := r.status
@@ -140,6 +141,9 @@ func (r *run) iteration(ctx context.Context, i int) error {
 		r.Terminal.Update(st)
 	}
 	result, err := s.Sched.Run(ctx, plan)
+	if kept := clips.close(); err == nil {
+		err = kept
+	}
 	if err != nil {
 		return err
 	}
@@ -184,6 +188,12 @@ func (r *run) iteration(ctx context.Context, i int) error {
 	}
 	m := metrics(i, result, scored, diagnosis, groups, stats, updated, seconds)
 	m.EnvSteps = next.EnvSteps
+	if err := r.audit(i, result, rollouts, scored, &m); err != nil {
+		return err
+	}
+	if err := r.keepEmbeddings(i, rollouts, scored.Scores); err != nil {
+		return err
+	}
 	if err := r.saveVideos(i, result, scored.Scores, advantages); err != nil {
 		return err
 	}
@@ -213,7 +223,7 @@ func (r *run) iteration(ctx context.Context, i int) error {
 // plan is an iteration's rollouts.
 func (r *run) plan(i int) rollout.Plan {
 	s, c := r.session, r.cfg.Rollout
-	p := rollout.Plan{Rules: s.rules(!r.sparse, r.cfg.Run.Videos > 0), Seed: r.cfg.Run.Seed, Iteration: i, Groups: s.groups(), GroupSize: c.GroupSize,
+	p := rollout.Plan{Rules: s.rules(!r.sparse, r.cfg.Run.Videos > 0 || r.cfg.Run.KeepClips != "none"), Seed: r.cfg.Run.Seed, Iteration: i, Groups: s.groups(), GroupSize: c.GroupSize,
 		KeepLow: c.KeepLow, KeepHigh: c.KeepHigh, ExtraGroups: c.ExtraGroups}
 	p.Record = true
 	if c.GroupBy == "start" {

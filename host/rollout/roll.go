@@ -118,6 +118,9 @@ func (r *roll) collect(rolled, finished func(*Episode)) error {
 	finish := func(e *Episode) {
 		r.unfinished--
 		r.queue.hold(-len(e.Frames.Data))
+		if r.rules.OnFrames != nil && !e.Frames.IsZero() {
+			r.rules.OnFrames(*e)
+		}
 		frames.offer(e)
 		finished(e)
 	}

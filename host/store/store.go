@@ -435,6 +435,19 @@ func (r *Run) WriteFile(name string, data []byte) error {
 	return r.disk.replace(filepath.Join(r.dir, name), data)
 }
 
+// SaveInto writes a file into a folder of the run folder, which is made when it is not there; a file of that name is replaced.
+func (r *Run) SaveInto(folder, name string, data []byte) error {
+	for _, n := range []string{folder, name} {
+		if n != filepath.Base(n) || !filepath.IsLocal(n) {
+			return plugins.Errorf(plugins.Invalid, "%q is not a plain file name", n)
+		}
+	}
+	if err := r.disk.mkdir(filepath.Join(r.dir, folder)); err != nil {
+		return err
+	}
+	return r.disk.replace(filepath.Join(r.dir, folder, name), data)
+}
+
 // Append writes an event. It is durable with the next commit.
 func (r *Run) Append(e Event) error {
 	if e.Time.IsZero() {
