@@ -383,6 +383,12 @@ func (e *embedder) one(ctx context.Context, i int, measure bool, grid, cut int, 
 	if err != nil {
 		return err
 	}
+	if n := len(rows[0]); n != e.spec.Dimension {
+		return plugins.Errorf(plugins.Invalid, "%s gave a vector of %d numbers instead of %d", e.label, n, e.spec.Dimension)
+	}
+	if notFinite(float64s(rows[0])) {
+		return plugins.Errorf(plugins.Invalid, "%s gave a vector with what is not a number", e.label)
+	}
 	for k, row := range rows {
 		*to[k] = float64s(row)
 	}

@@ -29,7 +29,7 @@ func readFolder(dir string) (*List, error) {
 	case there("manifest.json") && there("srpo.toml"):
 		return readRun(dir, "run", "srpo run --set run.keep_clips=all (or run.keep_embeddings=true) keeps every episode")
 	case there("eval.json"):
-		return readRun(dir, "evaluation", "srpo eval --keep-clips all keeps every episode")
+		return readRun(dir, "evaluation", "srpo eval --set run.keep_clips=all keeps every episode")
 	}
 	return readVideos(dir)
 }
