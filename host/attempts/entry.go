@@ -208,6 +208,7 @@ func (l *List) json(path string, data []byte) ([]entry, error) {
 	wrong := func(format string, args ...any) error {
 		return plugins.Errorf(plugins.Invalid, format, args...).WithPlace("%s", path).WithHint(`a list [{"id": ..., "task": ..., "success": true, "embedding": [...]}, ...], or an object {"attempts": [...], "anchors": {...}}`)
 	}
+	object0, _ := whole.(map[string]any)
 	if object, ok := whole.(map[string]any); ok {
 		if anchors, ok := object["anchors"].(map[string]any); ok {
 			l.Anchors = map[string][]float64{}
@@ -234,6 +235,10 @@ func (l *List) json(path string, data []byte) ([]entry, error) {
 	if !ok {
 		return nil, wrong("there is no list of attempts")
 	}
+	matrix, err := l.matrix(path, object0, len(items))
+	if err != nil {
+		return nil, err
+	}
 	var rows []entry
 	for i, item := range items {
 		row, ok := item.(map[string]any)
@@ -245,7 +250,33 @@ func (l *List) json(path string, data []byte) ([]entry, error) {
 		if err != nil {
 			return nil, err
 		}
+		if matrix != nil && e.Embedding == nil && e.Video == "" {
+			e.Embedding = &vector{numbers: matrix[i]}
+		}
 		rows = append(rows, e)
+	}
+	return rows, nil
+}
+
+// matrix reads the rows that an object's "embeddings" names: a .npy of as many rows as there are attempts. nil: there is none.
+func (l *List) matrix(path string, object map[string]any, n int) ([][]float64, error) {
+	name, ok := object["embeddings"].(string)
+	if !ok {
+		return nil, nil
+	}
+	fail := func(format string, args ...any) error {
+		return plugins.Errorf(plugins.Invalid, format, args...).WithPlace("%s, embeddings %s", path, name).WithHint("save a matrix of one row an attempt, float32 or float64, with numpy.save")
+	}
+	h, numbers, err := readFloats(beside(path, name))
+	switch {
+	case err != nil:
+		return nil, fail("%s", plugins.AsError(err).Message)
+	case len(h.shape) != 2 || h.shape[0] != n || h.fortran:
+		return nil, fail("the array has shape (%s) for %d attempts", shapeWords(h.shape), n)
+	}
+	rows := make([][]float64, n)
+	for i := range rows {
+		rows[i] = numbers[i*h.shape[1] : (i+1)*h.shape[1]]
 	}
 	return rows, nil
 }

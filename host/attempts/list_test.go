@@ -86,6 +86,29 @@ func TestEmbeddingsFromFiles(t *testing.T) {
 	}
 }
 
+// Many embeddings are one matrix.
+func TestEmbeddingsAsAMatrix(t *testing.T) {
+	dir := t.TempDir()
+	head := []byte("\x93NUMPY\x01\x00\x3b\x00{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3)}  \n")
+	head[8] = byte(len(head) - 10)
+	put(t, filepath.Join(dir, "m.npy"), append(head, make([]byte, 2*3*4)...))
+	put(t, filepath.Join(dir, "l.json"), []byte(`{"embeddings": "m.npy", "attempts": [{"id": "a"}, {"id": "b", "embedding": [1, 2, 3]}]}`))
+	list, err := Read(context.Background(), filepath.Join(dir, "l.json"))
+	require.NoError(t, err)
+	require.Equal(t, []float64{0, 0, 0}, list.Attempts[0].Embedding)
+	require.Equal(t, []float64{1, 2, 3}, list.Attempts[1].Embedding, "its own wins")
+	for text, want := range map[string]string{
+		`{"embeddings": "m.npy", "attempts": [{"id": "a"}]}`:    "shape (2 x 3) for 1 attempts",
+		`{"embeddings": "gone.npy", "attempts": [{"id": "a"}]}`: "it is not there",
+		`{"embeddings": "l.json", "attempts": [{"id": "a"}]}`:   "no .npy array",
+	} {
+		put(t, filepath.Join(dir, "bad.json"), []byte(text))
+		_, err := Read(context.Background(), filepath.Join(dir, "bad.json"))
+		require.ErrorContains(t, err, want)
+		require.Contains(t, plugins.AsError(err).Place, "embeddings ")
+	}
+}
+
 // One clear error with its place, and what to do.
 func TestBadLists(t *testing.T) {
 	for _, c := range []struct{ name, text, place, want string }{

@@ -109,35 +109,48 @@ func bad(format string, args ...any) error { return plugins.Errorf(plugins.Inval
 
 // readVector reads an array of one dimension (or 1 x N), float32, float64 or float16.
 func readVector(path string) ([]float64, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, bad("it is not there")
-	}
-	defer f.Close()
-	r := bufio.NewReader(f)
-	h, err := readNpyHeader(r)
+	h, numbers, err := readFloats(path)
 	if err != nil {
 		return nil, err
 	}
-	n := h.elements()
 	long := 0
 	for _, d := range h.shape {
 		if d > 1 {
 			long++
 		}
 	}
-	if long > 1 || n < 1 || n > 1<<24 {
+	if long > 1 || len(numbers) == 0 {
 		return nil, bad("the array has shape (%s), not one vector", shapeWords(h.shape))
 	}
+	return numbers, nil
+}
+
+// readFloats reads an array of floats of any shape, up to 2^28 of them.
+func readFloats(path string) (h npyHeader, out []float64, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return h, nil, bad("it is not there")
+	}
+	defer f.Close()
+	r := bufio.NewReaderSize(f, 1<<20)
+	if h, err = readNpyHeader(r); err != nil {
+		return h, nil, err
+	}
+	n := h.elements()
 	size := map[string]int{"<f2": 2, "<f4": 4, "<f8": 8}[h.descr]
-	if size == 0 {
-		return nil, bad("the array's numbers are %q, not little-endian floats", h.descr)
+	switch info, err := f.Stat(); {
+	case size == 0:
+		return h, nil, bad("the array's numbers are %q, not little-endian floats", h.descr)
+	case n < 0 || n > 1<<28:
+		return h, nil, bad("the array has shape (%s), which is too large", shapeWords(h.shape))
+	case err != nil || int64(n*size) > info.Size():
+		return h, nil, bad("the array ends before its %d numbers", n)
 	}
 	data := make([]byte, n*size)
 	if _, err := io.ReadFull(r, data); err != nil {
-		return nil, bad("the array ends before its %d numbers", n)
+		return h, nil, bad("the array ends before its %d numbers", n)
 	}
-	out := make([]float64, n)
+	out = make([]float64, n)
 	for i := range out {
 		switch size {
 		case 2:
@@ -148,7 +161,7 @@ func readVector(path string) ([]float64, error) {
 			out[i] = math.Float64frombits(binary.LittleEndian.Uint64(data[8*i:]))
 		}
 	}
-	return out, nil
+	return h, out, nil
 }
 
 // half is the value of an IEEE 754 binary16.

@@ -7,6 +7,7 @@
 //	  metrics.jsonl        one [Metrics] a line, one an iteration
 //	  checkpoints/000003/  policy and host state after iteration 3, with a MANIFEST of checksums
 //	  episodes/            some episodes as animated GIFs, each with its [Episode] as JSON
+//	  clips/, embeddings/  what the run was asked to keep for srpo reward, see [Run.SaveInto]
 //
 // An iteration is committed or it never was: its checkpoint, its line of metrics and its events count from the moment in which the checkpoint's folder
 // gets its name. Whoever resumes cuts off what came later. A folder has one writer at a time, held by a file lock.

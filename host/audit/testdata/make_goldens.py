@@ -58,7 +58,8 @@ def order(curve):
 
 rng = np.random.default_rng(4)
 samples = []
-for n, m, kind in [(5, 7, "wide"), (30, 12, "near"), (40, 40, "ends"), (8, 3, "tied"), (2, 2, "wide"), (60, 25, "same")]:
+cases = [(5, 7, "wide"), (30, 12, "near"), (40, 40, "ends"), (8, 3, "tied"), (2, 2, "wide"), (60, 25, "same")]
+for n, m, kind in cases:
     if kind == "ends":
         x, y = 1 - rng.beta(1, 30, n), rng.beta(2, 5, m)
     elif kind == "tied":
@@ -82,9 +83,8 @@ for n in [2, 3, 9, 32, 64]:
             c = np.round(c, 1)  # equal values
         if np.ptp(c) == 0:
             continue
-        curves.append({
-            "curve": c.tolist(), "sc": float(spearmanr(np.arange(n), c).statistic), "mono": float(np.mean(np.diff(c) > 0)), "order": order(c),
-        })  # fmt: skip
+        sc, mono = spearmanr(np.arange(n), c).statistic, np.mean(np.diff(c) > 0)
+        curves.append({"curve": c.tolist(), "sc": float(sc), "mono": float(mono), "order": order(c)})
 
 versions = {p: importlib.metadata.version(p) for p in ("numpy", "scipy", "scikit-learn")}
 out = {"versions": versions, "samples": samples, "curves": curves}
