@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,18 +33,19 @@ type benchOptions struct {
 	noPython bool
 }
 
-var benchNames = []string{"host", "clip", "step", "libero"}
+var benchNames = []string{"host", "clip", "step", "libero", "reward"}
 
 func (a *app) benchCommand() *cobra.Command {
 	var o benchOptions
 	c := &cobra.Command{
-		Use:   "bench [host|clip|step|libero]...",
+		Use:   "bench [host|clip|step|libero|reward]...",
 		Short: "Measure what srpo costs on this machine",
 		Long: "bench measures with real processes through the host's real path, next to what it is compared with:\n" +
 			"  host    microseconds of overhead an env step, beside gymnasium's AsyncVectorEnv\n" +
 			"  clip    milliseconds for a clip to an encoder and for a frame from an env\n" +
 			"  step    steps a second of the env that --env names\n" +
 			"  libero  steps a second of libero, beside the unmodified OffScreenRenderEnv\n" +
+			"  reward  seconds for clustering and rewards of up to 10,000 embeddings of 1408 numbers\n" +
 			"Without a name: host, clip and step. The Python side is installed into its own environment on first use. Other programs on the machine disturb\n" +
 			"times more than ratios; the load is noted.",
 		Example:   "  srpo bench\n  srpo bench host clip --out docs/results/bench.md\n  srpo bench libero --json",
@@ -79,9 +81,11 @@ func (a *app) bench(ctx context.Context, o *benchOptions, names []string) error 
 	if err != nil {
 		return err
 	}
-	tools, err := benchTools(ctx, cfg, term, !o.noPython)
-	if err != nil {
-		return err
+	var tools bench.Tools
+	if slices.ContainsFunc(names, func(n string) bool { return n != "reward" }) { // which needs none
+		if tools, err = benchTools(ctx, cfg, term, !o.noPython); err != nil {
+			return err
+		}
 	}
 	r := bench.Report{Command: strings.Join(append([]string{"srpo"}, os.Args[1:]...), " "), Commit: commit(), Date: time.Now().UTC().Truncate(time.Second), Machine: bench.ThisMachine()}
 	for _, n := range names {
@@ -128,6 +132,12 @@ func (a *app) benchSection(ctx context.Context, name string, o *benchOptions, cf
 			c.Repeats = 5
 		}
 		return bench.Clip(ctx, tools, c)
+	case "reward":
+		r := bench.RewardOptions{Repeats: o.repeats}
+		if o.quick {
+			r.Sizes, r.Repeats = []int{100, 1000}, max(o.repeats, 1)
+		}
+		return bench.Reward(ctx, r)
 	case "step":
 		launch, err := envLaunch(ctx, cfg, term, cfg.Run.Env)
 		if err != nil {
