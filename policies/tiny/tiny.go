@@ -102,6 +102,7 @@ func settings() []plugins.Setting {
 		{Name: "shift_proprio", Default: []string{"eef_x|gripper_x", "eef_y|gripper_y", "eef_z|gripper_z"}, Doc: "proprio entries that are the gripper's position, in metres, by name without the unit (| separates alternatives); those that the env lacks are left out, pairwise with shift_actions"},
 		{Name: "shift_actions", Default: []string{"dx", "dy", "dz"}, Doc: "action dimensions that move it"},
 		{Name: "delta_scale", Default: 0.0, Min: at(0), Doc: "metres that the gripper moves in one step for 1 unit of these actions; 0: estimated from the demonstrations by least squares over shift_steps, which counts only what the controller reaches (LIBERO's OSC_POSE commands 0.05)"},
+		{Name: "proprio_noise", Default: 1.0, Min: at(0), Doc: "standard deviation of the noise that imitation adds to the other proprio entries, in units of their spread in the demonstrations"},
 		{Name: "image_shift", Default: int64(2), Min: at(0), Max: at(side / 2), Doc: "pixels (of 64) by which imitation moves a picture at most, each way"},
 		{Name: "brightness", Default: 0.1, Min: at(0), Max: at(0.9), Doc: "share by which imitation brightens or darkens a picture at most"},
 		{Name: "clock_jitter", Default: 0.0, Min: at(0), Doc: "standard deviation in env steps by which imitation shifts the clock"},
