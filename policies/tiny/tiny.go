@@ -82,6 +82,7 @@ func settings() []plugins.Setting {
 		{Name: "chunk", Default: int64(8), Min: at(1), Max: at(64), Doc: "actions emitted at once (8 as in OpenVLA-OFT)"},
 		{Name: "image", Default: true, Doc: "false: zeros instead of pixels, a control that shows what sight is worth"},
 		{Name: "camera", Default: "", Doc: "camera to look through; empty: the env's recording camera"},
+		{Name: "camera_size", Default: int64(0), Min: at(0), Max: at(4096), Doc: "height and width to ask the env's camera for; 0: the camera's own. Whatever comes is averaged to 64x64"},
 		{Name: "conv", Default: []string{"8,4,4", "16,3,2", "16,3,1"}, Doc: "convolutions over the 64x64 picture, each \"channels,kernel,stride\""},
 		{Name: "vision", Default: int64(32), Min: at(1), Max: at(1024), Doc: "width of the linear layer over the last convolution"},
 		{Name: "hidden", Default: int64(128), Min: at(1), Max: at(4096), Doc: "width of the two hidden layers"},
@@ -202,7 +203,7 @@ func (p *Policy) Describe(context.Context) (policy.Spec, error) {
 	}
 	s := policy.Spec{Proprio: p.net.Proprio > 0, Chunk: p.net.Chunk, Trainable: true, CanImitate: true, Parameters: p.net.size}
 	if p.settings.Bool("image") {
-		s.Cameras = []plugins.CameraRequest{{Name: p.settings.String("camera")}}
+		s.Cameras = []plugins.CameraRequest{{Name: p.settings.String("camera"), Height: p.settings.Int("camera_size"), Width: p.settings.Int("camera_size")}}
 	}
 	return s, nil
 }
