@@ -180,6 +180,11 @@ func (s *scoring) videos(ctx context.Context) error {
 	if len(names) == 0 {
 		names = []string{s.Config.Run.Encoder}
 	}
+	if len(names) == 1 {
+		if err := s.Config.Unstarted(map[plugins.Kind]string{plugins.Encoder: names[0]}); err != nil {
+			return err
+		}
+	}
 	opt := rewardOptions(s.Config, 0)
 	if opt.References == srpo.ReferencesDemos {
 		if err := canReward(s.list, opt, s.Config); err != nil {
