@@ -228,6 +228,9 @@ func (e *embedder) key(i int, op string) embeddings.Key {
 	return embeddings.KeyOf("vectors", e.identity, e.clips.info[i].Hash, op)
 }
 
+// callBytes bounds the clips of one call, so that they fit a message where they do not fit the shared memory.
+const callBytes = 96 << 20
+
 // embed gives clips of one attempt their vectors, those of the cache without looking at a frame. A clip that the encoder refuses has NaN.
 func (e *embedder) embed(ctx context.Context, i int, jobs []job) ([][]float32, error) {
 	out := make([][]float32, len(jobs))
@@ -246,15 +249,18 @@ func (e *embedder) embed(ctx context.Context, i int, jobs []job) ([][]float32, e
 	if err != nil {
 		return nil, err
 	}
-	batch := e.spec.Batch
-	if batch < 1 {
-		batch = len(missing)
-	}
-	for part := range slices.Chunk(missing, batch) {
-		list := make([]plugins.Tensor, len(part))
-		for n, k := range part {
-			list[n] = jobs[k].make(frames)
+	for len(missing) > 0 {
+		var part []int
+		var list []plugins.Tensor
+		bytes := 0
+		for _, k := range missing {
+			clip := jobs[k].make(frames)
+			if bytes += len(clip.Data); len(part) > 0 && (bytes > callBytes || len(part) == e.spec.Batch) {
+				break
+			}
+			part, list = append(part, k), append(list, clip)
 		}
+		missing = missing[len(part):]
 		rows, err := e.call(ctx, func(c encoder.Encoder) ([][]float32, error) { return c.Encode(ctx, list) }, len(list))
 		if err != nil {
 			return nil, err

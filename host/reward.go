@@ -191,6 +191,11 @@ func (s *scoring) videos(ctx context.Context) error {
 			return err
 		}
 	}
+	for _, name := range names[1:] { // a name that is wrong, or what cannot be installed, shows before the first one has worked for an hour
+		if _, _, err := s.Launch(ctx, plugins.Encoder, name); err != nil {
+			return err
+		}
+	}
 	super, err := newSupervisor(s.Config, "", s.onPlugin)
 	if err != nil {
 		return err
