@@ -288,9 +288,7 @@ func RewardHTML(w io.Writer, p RewardPage) error {
 			e.Distances = append(e.Distances, template.HTML(distances(s, t.Name)))
 		}
 		v.Encoders = append(v.Encoders, e)
-		for _, n := range s.Metrics.Notes {
-			v.Notes = append(v.Notes, n)
-		}
+		v.Notes = append(v.Notes, s.Metrics.Notes...)
 	}
 	v.clips(p, first)
 	v.scores(p)
