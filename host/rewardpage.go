@@ -43,6 +43,11 @@ func (s *scoring) write(ctx context.Context) error {
 	page := report.RewardPage{Title: filepath.Base(filepath.Clean(s.Source)), Reward: s.result.Reward, Cluster: s.result.Cluster, References: s.result.References, Encoders: s.scored,
 		Warnings: s.result.Warnings, Command: strings.Join(s.Command, " "), Version: s.Version, Now: time.Now()}
 	chosen := report.ChooseCurves(s.scored[0])
+	if s.clips.kept != nil { // there are videos
+		if page.Fooled, err = s.fooled(ctx); err != nil {
+			return err
+		}
+	}
 	if len(chosen) > 0 {
 		for _, x := range s.scored {
 			if err := put("curves-"+plainFile(x.Encoder)+".svg", []byte(report.CurvesSVG(x, chosen))); err != nil {
@@ -106,6 +111,37 @@ func (s *scoring) films(ctx context.Context, chosen []report.Chosen) ([]report.F
 				}
 			}
 		}
+	}
+	return out, nil
+}
+
+// mostFooled is how many failures that fool an encoder are shown.
+const mostFooled = 4
+
+// fooled finds, for each encoder, the failures that it takes for successes, and films the first of them.
+func (s *scoring) fooled(ctx context.Context) ([]report.Fooled, error) {
+	var out []report.Fooled
+	for _, x := range s.scored {
+		f := report.WhoFools(x)
+		var chosen []report.Chosen
+		for _, i := range f.Indices[:min(mostFooled, len(f.Indices))] {
+			chosen = append(chosen, report.Chosen{Index: i})
+		}
+		films, err := s.films(ctx, chosen)
+		if err != nil {
+			return nil, err
+		}
+		for k, film := range films {
+			if film.Frames.IsZero() {
+				continue
+			}
+			gif, err := report.FilmGIF([]report.Film{film}, 1)
+			if err != nil {
+				return nil, err
+			}
+			f.Clips = append(f.Clips, report.RewardClip{ID: s.list.Attempts[chosen[k].Index].ID, GIF: gif})
+		}
+		out = append(out, f)
 	}
 	return out, nil
 }

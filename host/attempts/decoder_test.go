@@ -24,7 +24,7 @@ func installed(t *testing.T) *Decoder {
 	m := pkg.Manifest.Python
 	env, err := pyenv.Open(pyenv.Spec{Name: pkg.Name, Python: m.Requirement, Requirements: filepath.Join(pkg.Dir, m.Requirements)}, pyenv.Options{Cache: cache})
 	if err != nil {
-		t.Skip("the video decoder is not installed here: srpo reward host/attempts/testdata/labels.csv installs it")
+		t.Skip("the video decoder is not installed here: srpo reward host/attempts/testdata installs it")
 	}
 	d := &Decoder{Command: func(context.Context) ([]string, []string, error) {
 		return []string{env.Python, "-u", filepath.Join(pkg.Dir, m.Entry)}, nil, nil

@@ -23,7 +23,9 @@ type RewardPage struct {
 	// Encoders have scored the same attempts, one after the other.
 	Encoders []audit.Scored
 	// Clips are attempts to look at, with a video each.
-	Clips    []RewardClip
+	Clips []RewardClip
+	// Fooled has, for each encoder, the failures that it takes for successes.
+	Fooled   []Fooled
 	Warnings []string
 	Command  string
 	Version  string
@@ -37,6 +39,39 @@ type RewardClip struct {
 	Mark, ID string
 	// GIF shows its frames and, beside them, its curves.
 	GIF []byte
+}
+
+// Fooled are the failures that an encoder puts nearer to the centres than at least one success of their task: Count of the Failures with a distance.
+type Fooled struct {
+	Encoder         string
+	Count, Failures int
+	// Indices of the attempts, the nearest first; Clips show the first of them.
+	Indices []int
+	Clips   []RewardClip
+}
+
+// WhoFools finds the failures that fool an encoder.
+func WhoFools(s audit.Scored) Fooled {
+	f := Fooled{Encoder: s.Encoder}
+	farthest := map[string]float64{}
+	for _, a := range s.Attempts {
+		if a.Success != nil && *a.Success && a.Distance != nil {
+			farthest[a.Task] = max(farthest[a.Task], *a.Distance)
+		}
+	}
+	for i, a := range s.Attempts {
+		if a.Success == nil || *a.Success || a.Distance == nil {
+			continue
+		}
+		f.Failures++
+		if d, ok := farthest[a.Task]; ok && *a.Distance <= d {
+			f.Indices = append(f.Indices, i)
+		}
+	}
+	f.Count = len(f.Indices)
+	share := func(i int) float64 { return *s.Attempts[i].Distance / farthest[s.Attempts[i].Task] }
+	sort.SliceStable(f.Indices, func(a, b int) bool { return share(f.Indices[a]) < share(f.Indices[b]) })
+	return f
 }
 
 // Chosen are attempts whose curves are drawn.
@@ -219,6 +254,12 @@ type rewardClip struct {
 	Note             string
 }
 
+type fooledView struct {
+	Name            string
+	Count, Failures int
+	Clips           []rewardClip
+}
+
 type scoreRow struct {
 	ID, Task, Label, Class, Remark string
 	Cells                          []scoreCell
@@ -246,6 +287,7 @@ type rewardView struct {
 	Measures, Controls                        []measureRow
 	Encoders                                  []encoderView
 	Clips                                     []rewardClip
+	Fooled                                    []fooledView
 	Tasks                                     []audit.Task
 	Several                                   bool
 	Scores                                    []scoreRow
@@ -290,7 +332,14 @@ func RewardHTML(w io.Writer, p RewardPage) error {
 		v.Encoders = append(v.Encoders, e)
 		v.Notes = append(v.Notes, s.Metrics.Notes...)
 	}
-	v.clips(p, first)
+	v.Clips = clipViews(p.Clips, first)
+	for i, f := range p.Fooled {
+		name := f.Encoder
+		if name == "" {
+			name = "as given"
+		}
+		v.Fooled = append(v.Fooled, fooledView{name, f.Count, f.Failures, clipViews(f.Clips, p.Encoders[i])})
+	}
 	v.scores(p)
 	if err := rewardPage.Execute(w, v); err != nil {
 		return plugins.Errorf(plugins.Internal, "the page cannot be written: %w", err)
@@ -412,20 +461,22 @@ func judge(n audit.Name, x audit.Value) string {
 	return ""
 }
 
-func (v *rewardView) clips(p RewardPage, first audit.Scored) {
+// clipViews are clips with what an encoder made of them.
+func clipViews(clips []RewardClip, s audit.Scored) (out []rewardClip) {
 	byID := map[string]audit.Score{}
-	for _, a := range first.Attempts {
+	for _, a := range s.Attempts {
 		byID[a.ID] = a
 	}
-	for _, c := range p.Clips {
+	for _, c := range clips {
 		a := byID[c.ID]
 		x := rewardClip{RewardClip: c, Source: template.URL("data:image/gif;base64," + base64.StdEncoding.EncodeToString(c.GIF)), Known: a.Success != nil,
 			Success: a.Success != nil && *a.Success, Reward: fmt.Sprintf("%.3f", a.Reward), Distance: "–", Note: a.Note}
 		if a.Distance != nil {
 			x.Distance = fmt.Sprintf("%.4g", *a.Distance)
 		}
-		v.Clips = append(v.Clips, x)
+		out = append(out, x)
 	}
+	return out
 }
 
 func (v *rewardView) scores(p RewardPage) {
@@ -471,7 +522,8 @@ table.ms td{vertical-align:middle}table.ms td:first-child{color:var(--ink)}table
 td.nw{white-space:nowrap}
 `
 
-var rewardPage = template.Must(template.New("reward").Parse(`<!doctype html>
+var rewardPage = template.Must(template.New("reward").Parse(`{{define "clip"}}<div class="card clip{{if .Success}} yes{{end}}"><img src="{{.Source}}" alt="attempt {{.ID}}" loading="lazy">
+<div class="w"><div class="r"><span>{{.Mark}} {{if not .Known}}unlabelled{{else if .Success}}<span class="good">success</span>{{else}}<span class="bad">failure</span>{{end}}</span><span>reward {{.Reward}}</span></div><div>distance {{.Distance}}{{if .Note}} · {{.Note}}{{end}}</div><div class="id m">{{.ID}}</div></div></div>{{end}}<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1"><title>{{.Title}} · srpo reward</title><style>{{.Style}}</style></head>
 <body><main>
 <header><h1>{{.Title}}</h1><span class="pill">srpo reward</span><span class="sub">{{.Summary}}</span></header>
@@ -484,8 +536,9 @@ var rewardPage = template.Must(template.New("reward").Parse(`<!doctype html>
 {{range .Controls}}<tr><td>{{.Title}}<span>{{.Doc}}</span></td>{{range .Cells}}<td class="v"><b class="{{.Class}}">{{.Text}}</b><span>{{.Interval}}</span></td>{{end}}</tr>{{end}}</table></div>{{end}}
 {{range .Encoders}}{{if .Curves}}<h2>Progress over time: {{.Name}}</h2><div class="card">{{.Curves}}</div>
 <p class="key">Progress, above: of a success its nearness to the end of its own video, of a failure to the nearest success centre, each curve from its least (0 %) to its most (100 %): a failure too has its 100 %. Distance, below: to the nearest centre of successes, a success measured against the others, all on one scale; 0 is a centre.</p>{{end}}{{end}}
-{{if .Clips}}<h2>The same attempts, with their progress</h2>{{if .Several}}<p class="key" style="margin:0 2px 10px">{{range $i, $e := .Encoders}}<span style="color:var(--s{{$e.Hue}})">●</span> {{$e.Name}} &nbsp; {{end}}</p>{{end}}<div class="wideclips">{{range .Clips}}<div class="card clip{{if .Success}} yes{{end}}"><img src="{{.Source}}" alt="attempt {{.ID}}" loading="lazy">
-<div class="w"><div class="r"><span>{{.Mark}} {{if not .Known}}unlabelled{{else if .Success}}<span class="good">success</span>{{else}}<span class="bad">failure</span>{{end}}</span><span>reward {{.Reward}}</span></div><div>distance {{.Distance}}{{if .Note}} · {{.Note}}{{end}}</div><div class="id m">{{.ID}}</div></div></div>{{end}}</div>{{end}}
+{{if .Clips}}<h2>The same attempts, with their progress</h2>{{if .Several}}<p class="key" style="margin:0 2px 10px">{{range $i, $e := .Encoders}}<span style="color:var(--s{{$e.Hue}})">●</span> {{$e.Name}} &nbsp; {{end}}</p>{{end}}<div class="wideclips">{{range .Clips}}{{template "clip" .}}{{end}}</div>{{end}}
+{{range .Fooled}}<h2>Failures that fool {{.Name}}: {{.Count}} of {{.Failures}}</h2>{{if .Clips}}<div class="wideclips">{{range .Clips}}{{template "clip" .}}{{end}}</div>{{end}}{{end}}
+{{if .Fooled}}<p class="key">Failures that lie nearer to the centres than at least one success of their task (which is measured with its own share taken out), the nearest first.</p>{{end}}
 {{range .Encoders}}<h2>Distances: {{.Name}}</h2><div class="two">{{range .Distances}}<div class="card">{{.}}</div>{{end}}</div>{{if .MoreTasks}}<p class="hint">and {{.MoreTasks}} more tasks in results.json</p>{{end}}{{end}}
 <p class="key">Distance to the nearest centre of the task's successes, in the units of the embedding. A success is measured with its own share taken out of its centre.</p>
 <h2>Tasks</h2><div class="card wide"><table><tr><th>task</th><th>successes</th><th>failures</th><th>unlabelled</th><th>not usable</th><th>centres</th><th>reward</th><th></th></tr>

@@ -58,14 +58,24 @@ func TestChooseCurves(t *testing.T) {
 	require.Empty(t, ChooseCurves(audit.Scored{}))
 }
 
+func TestWhoFools(t *testing.T) {
+	s := scoredBy("pixel")
+	require.Equal(t, Fooled{Encoder: "pixel", Failures: 14}, WhoFools(s))
+	near, nearer := 2.4, 0.1
+	s.Attempts[9].Distance, s.Attempts[14+7].Distance = &near, &nearer // the farthest success has 2.5
+	require.Equal(t, []int{21, 9}, WhoFools(s).Indices)
+	require.Equal(t, 2, WhoFools(s).Count)
+}
+
 func TestRewardPage(t *testing.T) {
 	p := RewardPage{Title: "<videos>", Reward: "zscore", Cluster: "auto", References: "batch", Encoders: []audit.Scored{scoredBy("pixel"), scoredBy("other")},
-		Clips: []RewardClip{{Mark: "S1", ID: "stack & pile/0", GIF: []byte("GIF89a")}}, Warnings: []string{"3 < 4"}, Now: time.Unix(0, 0)}
+		Clips: []RewardClip{{Mark: "S1", ID: "stack & pile/0", GIF: []byte("GIF89a")}}, Warnings: []string{"3 < 4"},
+		Fooled: []Fooled{{Encoder: "pixel", Count: 1, Failures: 9, Clips: []RewardClip{{ID: "<push>/7", GIF: []byte("GIF89a")}}}, {Encoder: "other", Failures: 9}}, Now: time.Unix(0, 0)}
 	var b bytes.Buffer
 	require.NoError(t, RewardHTML(&b, p))
 	page := b.String()
 	for _, want := range []string{"&lt;videos&gt;", "3 &lt; 4", "&lt;push&gt;", "it does not decode: &lt;eof&gt;", "pixel, equal length", "frames: &lt;push&gt; 12", "other: progress of successes",
-		`<b class="good">0.900</b>`, `<b class="bad">0.100</b>`, `<b class="bad">1.000</b>`, "a note", "2 of 4, 2", "1970-01-01"} {
+		`<b class="good">0.900</b>`, `<b class="bad">0.100</b>`, `<b class="bad">1.000</b>`, "a note", "2 of 4, 2", "Failures that fool pixel: 1 of 9", "attempt &lt;push&gt;/7", "Failures that fool other: 0 of 9", "1970-01-01"} {
 		require.Contains(t, page, want)
 	}
 	for _, never := range []string{"<push>", "http://", "https://", "ZgotmplZ", "NaN", "%!"} {
