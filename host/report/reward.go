@@ -520,6 +520,7 @@ table.ms td{vertical-align:middle}table.ms td:first-child{color:var(--ink)}table
 .bar i.good{background:var(--good)}.bar i.bad{background:var(--s1)}
 .key{font-size:12.5px;color:var(--soft);margin:6px 2px 0}
 td.nw{white-space:nowrap}
+.few{grid-template-columns:repeat(auto-fill,minmax(min(100%,440px),1fr))}
 `
 
 var rewardPage = template.Must(template.New("reward").Parse(`{{define "clip"}}<div class="card clip{{if .Success}} yes{{end}}"><img src="{{.Source}}" alt="attempt {{.ID}}" loading="lazy">
@@ -539,7 +540,7 @@ var rewardPage = template.Must(template.New("reward").Parse(`{{define "clip"}}<d
 {{if .Clips}}<h2>The same attempts, with their progress</h2>{{if .Several}}<p class="key" style="margin:0 2px 10px">{{range $i, $e := .Encoders}}<span style="color:var(--s{{$e.Hue}})">●</span> {{$e.Name}} &nbsp; {{end}}</p>{{end}}<div class="wideclips">{{range .Clips}}{{template "clip" .}}{{end}}</div>{{end}}
 {{range .Fooled}}<h2>Failures that fool {{.Name}}: {{.Count}} of {{.Failures}}</h2>{{if .Clips}}<div class="wideclips">{{range .Clips}}{{template "clip" .}}{{end}}</div>{{end}}{{end}}
 {{if .Fooled}}<p class="key">Failures that lie nearer to the centres than at least one success of their task (which is measured with its own share taken out), the nearest first.</p>{{end}}
-{{range .Encoders}}<h2>Distances: {{.Name}}</h2><div class="two">{{range .Distances}}<div class="card">{{.}}</div>{{end}}</div>{{if .MoreTasks}}<p class="hint">and {{.MoreTasks}} more tasks in results.json</p>{{end}}{{end}}
+{{range .Encoders}}<h2>Distances: {{.Name}}</h2><div class="two few">{{range .Distances}}<div class="card">{{.}}</div>{{end}}</div>{{if .MoreTasks}}<p class="hint">and {{.MoreTasks}} more tasks in results.json</p>{{end}}{{end}}
 <p class="key">Distance to the nearest centre of the task's successes, in the units of the embedding. A success is measured with its own share taken out of its centre.</p>
 <h2>Tasks</h2><div class="card wide"><table><tr><th>task</th><th>successes</th><th>failures</th><th>unlabelled</th><th>not usable</th><th>centres</th><th>reward</th><th></th></tr>
 {{range .Tasks}}<tr><td>{{.Name}}</td><td class="n">{{.Successes}}</td><td class="n">{{.Failures}}</td><td class="n">{{.Unlabelled}}</td><td class="n">{{.Unusable}}</td><td class="n">{{.Centres}}{{if gt .Centres 1}} of {{range $i, $n := .Sizes}}{{if $i}}, {{end}}{{$n}}{{end}}{{end}}</td><td>{{.Reward}}</td><td>{{range .Notes}}<div>{{.}}</div>{{end}}</td></tr>{{end}}</table></div>
