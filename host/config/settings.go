@@ -127,7 +127,7 @@ func (c *Config) declare() []section {
 			setting(&c.Run.EvalEvery, "eval_every", n(0), "Evaluate greedily after every so many iterations. 0: never. The published runs use 5.").within(0, many),
 			setting(&c.Run.EvalEpisodes, "eval_episodes", n(0), "Episodes an evaluation, spread over the tasks. 0: every start state of the split once.").within(0, many),
 			setting(&c.Run.Keep, "keep", n(3), "Newest checkpoints to keep; the one with the highest success rate is kept beside them.").within(1, many),
-			setting(&c.Run.KeepClips, "keep_clips", "none", "Whose recorded frames stay in the run folder, for srpo reward: nobody's, those of failures, or all. A clip of 64 frames of 128 x 128 pixels takes about 0.5 MB.").choices("none", "failures", "all"),
+			setting(&c.Run.KeepClips, "keep_clips", "none", "Whose recorded frames stay in the run folder, for srpo reward: nobody's, those of failures, or all.").choices("none", "failures", "all"),
 			setting(&c.Run.KeepEmbeddings, "keep_embeddings", false, "Keep the embedding of every episode in the run folder, for srpo reward with another form of reward."),
 		}},
 		{"rollout", "How groups of episodes are sampled.", []field{
