@@ -2,9 +2,6 @@ package frames
 
 import "math"
 
-// precision is the number of fractional bits of a weight, as in Pillow: sums of 255 times a weight stay below 2^31.
-const precision = 22
-
 // taps are the weights of one pixel of the output, from a pixel of the input on.
 type taps struct {
 	from    int
@@ -14,7 +11,7 @@ type taps struct {
 // bilinear is a triangle of half-width 1.
 func bilinear(x float64) float64 { return max(0, 1-math.Abs(x)) }
 
-// bicubic is Keys' kernel with a = -0.5, which Pillow uses, and torch where it antialiases.
+// bicubic is Keys' kernel with a = -0.5, which torch uses where it antialiases, and Pillow.
 func bicubic(x float64) float64 {
 	const a = -0.5
 	x = math.Abs(x)
@@ -27,18 +24,29 @@ func bicubic(x float64) float64 {
 	return 0
 }
 
-// resample gives the taps of pixels first to first+n of a side of in pixels that is made out pixels long. With antialias, the kernel is as much wider as
-// the picture gets smaller.
-func resample(in, out, first, n int, kernel func(float64) float64, support float64, antialias bool) []taps {
+// axis is one direction of a resize: the taps of each pixel of the output that is wanted.
+type axis struct {
+	taps      []taps
+	precision uint // fractional bits of a weight
+}
+
+// resample is the axis that makes a side of in pixels out pixels long, of which pixels first to first+n are wanted. With antialias, the kernel is as much
+// wider as the picture gets smaller. Weights have 16 bits, as torch has them where it resizes bytes: as many of them after the point as the largest
+// weight of the whole side leaves.
+func resample(in, out, first, n int, kernel func(float64) float64, support float64, antialias bool) axis {
 	scale := float64(in) / float64(out)
 	wide := 1.0
 	if antialias {
 		wide = max(1, scale)
 	}
 	support *= wide
-	all := make([]taps, n)
+	all := make([]struct {
+		from    int
+		weights []float64
+	}, out)
+	largest := 0.0
 	for i := range all {
-		center := (float64(first+i) + 0.5) * scale
+		center := (float64(i) + 0.5) * scale
 		from := max(0, int(center-support+0.5))
 		to := min(in, int(center+support+0.5))
 		w := make([]float64, to-from)
@@ -47,42 +55,55 @@ func resample(in, out, first, n int, kernel func(float64) float64, support float
 			w[j] = kernel((float64(from+j) - center + 0.5) / wide)
 			sum += w[j]
 		}
-		all[i] = taps{from, make([]int32, len(w))}
 		for j := range w {
-			all[i].weights[j] = int32(math.Round(w[j] / sum * (1 << precision)))
+			w[j] /= sum
+			largest = max(largest, w[j])
+		}
+		all[i].from, all[i].weights = from, w
+	}
+	a := axis{taps: make([]taps, n)}
+	for a.precision < 22 && int(0.5+largest*float64(int(1)<<(a.precision+1))) < 1<<15 {
+		a.precision++
+	}
+	one := float64(int(1) << a.precision)
+	for i := range a.taps {
+		w := all[first+i].weights
+		a.taps[i] = taps{all[first+i].from, make([]int32, len(w))}
+		for j := range w {
+			a.taps[i].weights[j] = int32(math.Round(w[j] * one)) // half away from zero
 		}
 	}
-	return all
+	return a
 }
 
-// clip8 rounds a sum to a byte.
-func clip8(sum int32) byte { return byte(min(max(sum>>precision, 0), 255)) }
+// half is what sums begin with, so that they are rounded.
+func (a *axis) half() int32 { return 1 << (a.precision - 1) }
+
+// clip8 turns a sum into a byte.
+func (a *axis) clip8(sum int32) byte { return byte(min(max(sum>>a.precision, 0), 255)) }
 
 // plan says how pictures of one size become the cropped picture.
 type plan struct {
-	width         int    // of the input
-	rows, columns []taps // of the crop; nil where the side keeps its length
-	top, left     int    // of the crop in the resized picture
+	width         int   // of the input
+	rows, columns *axis // of the crop; nil where the side keeps its length
+	top, left     int   // of the crop in the resized picture
 	side          int
 	// firstRow and lastRow bound the rows of the input that the crop looks at.
 	firstRow, lastRow int
 }
 
-// run resizes uint8 [H, W, 3] and writes the crop, [side, side, 3]. line is for scratch and returned for the next call.
-func (p *plan) run(pixels, out, scratch []byte) []byte {
+// run resizes uint8 [H, W, 3] and writes the crop, [side, side, 3].
+func (p *plan) run(pixels, out []byte) {
 	n := p.side * 3
-	if need := (p.lastRow - p.firstRow) * n; cap(scratch) < need {
-		scratch = make([]byte, need)
-	}
-	lines := scratch[:(p.lastRow-p.firstRow)*n]
+	lines := make([]byte, (p.lastRow-p.firstRow)*n)
 	for y := p.firstRow; y < p.lastRow; y++ { // along x, for the rows that will be looked at
 		row, to := pixels[y*p.width*3:(y+1)*p.width*3], lines[(y-p.firstRow)*n:(y-p.firstRow+1)*n]
 		if p.columns == nil {
 			copy(to, row[p.left*3:(p.left+p.side)*3])
 			continue
 		}
-		for x, t := range p.columns {
-			r, g, b := int32(1<<(precision-1)), int32(1<<(precision-1)), int32(1<<(precision-1))
+		for x, t := range p.columns.taps {
+			r, g, b := p.columns.half(), p.columns.half(), p.columns.half()
 			from := row[t.from*3 : (t.from+len(t.weights))*3]
 			for j, w := range t.weights {
 				px := from[3*j : 3*j+3 : 3*j+3]
@@ -90,17 +111,17 @@ func (p *plan) run(pixels, out, scratch []byte) []byte {
 				g += w * int32(px[1])
 				b += w * int32(px[2])
 			}
-			to[3*x], to[3*x+1], to[3*x+2] = clip8(r), clip8(g), clip8(b)
+			to[3*x], to[3*x+1], to[3*x+2] = p.columns.clip8(r), p.columns.clip8(g), p.columns.clip8(b)
 		}
 	}
 	if p.rows == nil {
-		copy(out, lines[(p.top-p.firstRow)*n:])
-		return scratch
+		copy(out, lines)
+		return
 	}
 	sums := make([]int32, n)
-	for y, t := range p.rows {
+	for y, t := range p.rows.taps {
 		for i := range sums {
-			sums[i] = 1 << (precision - 1)
+			sums[i] = p.rows.half()
 		}
 		for j, w := range t.weights {
 			line := lines[(t.from+j-p.firstRow)*n : (t.from+j-p.firstRow+1)*n]
@@ -110,8 +131,7 @@ func (p *plan) run(pixels, out, scratch []byte) []byte {
 		}
 		to := out[y*n : (y+1)*n]
 		for i, s := range sums {
-			to[i] = clip8(s)
+			to[i] = p.rows.clip8(s)
 		}
 	}
-	return scratch
 }
