@@ -63,7 +63,7 @@ func New(n Network) *Encoder {
 	add("threads", int64(0), "threads of one run on the CPU; 0: one a core").Min = plugins.Bound(0)
 	s := add("batch", int64(0), "clips a run of the network; 0: 1 on the CPU, 4 on a GPU")
 	if n.FrameWise {
-		s.Doc = "frames a run of the network; 0: 8 on the CPU, 64 on a GPU"
+		s.Doc = "frames a run of the network; 0: 8 on the CPU, 32 on a GPU"
 	}
 	s.Min, s.Max = plugins.Bound(0), plugins.Bound(4096)
 	add("memory_mb", int64(0), "most memory that the model may take, 10^6 bytes: one that would take more is refused before it is loaded, and on a GPU ONNX Runtime takes no more; "+
@@ -136,7 +136,7 @@ func defaultBatch(frameWise bool, provider string) int {
 	case provider == "cpu":
 		return 1
 	case frameWise:
-		return 64
+		return 32
 	}
 	return 4
 }
@@ -305,7 +305,8 @@ func (e *Encoder) chosen(end int) []int {
 }
 
 // run puts n items through the network, batch by batch, and prepares the next batch meanwhile. fill writes an item's numbers, got takes its vector (valid
-// during the call), in order.
+// during the call), in order. The last batch is as long as the others, whatever stands in its rest: ONNX Runtime cuts matrices by their size, so an item's
+// last bits depend on how many there are beside it, but not on what they are or where it stands among them.
 func (e *Encoder) run(ctx context.Context, n int, fill func(i int, to []float32), got func(i int, vector []float32)) error {
 	size, dimension := e.session.Card().Elements(), e.session.Card().Dimension
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -331,8 +332,8 @@ func (e *Encoder) run(ctx context.Context, n int, fill func(i int, to []float32)
 			case <-ctx.Done():
 				return
 			}
-			if len(data) < count*size {
-				data = make([]float32, count*size)
+			if data == nil {
+				data = make([]float32, e.batch*size)
 			}
 			if !together(ctx, count, func(i int) { fill(from+i, data[i*size:(i+1)*size]) }) {
 				return
@@ -345,7 +346,7 @@ func (e *Encoder) run(ctx context.Context, n int, fill func(i int, to []float32)
 		}
 	})
 	for b := range ready {
-		out, err := e.session.Run(ctx, b.data[:b.n*size], b.n)
+		out, err := e.session.Run(ctx, b.data, e.batch)
 		if err != nil {
 			return err
 		}

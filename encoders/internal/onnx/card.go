@@ -102,9 +102,15 @@ func readCard(f *File, family string) (c Card, err error) {
 	if !slices.Contains(f.Inputs, c.Input.Name) {
 		return c, corrupt("its graph has no input %q but %v", c.Input.Name, f.Inputs)
 	}
+	if want := map[string]int{"float32": typeFloat, "float16": typeHalf}[c.Input.DType]; f.Types[c.Input.Name] != want {
+		return c, corrupt("its graph has an input of type %d of ONNX, not %s", f.Types[c.Input.Name], c.Input.DType)
+	}
 	for what, name := range c.Outputs {
 		if !slices.Contains(f.Outputs, name) {
 			return c, corrupt("its graph has no output %q (%s) but %v", name, what, f.Outputs)
+		}
+		if is := f.Types[name]; is != typeFloat && is != typeHalf {
+			return c, corrupt("its graph has an output %q of type %d of ONNX, neither float32 nor float16", name, is)
 		}
 	}
 	return c, nil

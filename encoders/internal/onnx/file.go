@@ -20,6 +20,8 @@ type File struct {
 	Path            string
 	Metadata        map[string]string
 	Inputs, Outputs []string
+	// Types are the element types of inputs and outputs by name, as TensorProto.DataType counts them.
+	Types map[string]int
 	// Bytes of the file and of the files beside it that hold weights.
 	Bytes int64
 	// External are the files beside it, relative to its folder.
@@ -42,7 +44,7 @@ func Inspect(path string) (*File, error) {
 	if err != nil || !info.Mode().IsRegular() {
 		return nil, plugins.Errorf(plugins.Invalid, "%s is not a file", path).WithHint("the setting model wants the path of an .onnx file")
 	}
-	f := &File{Path: path, Metadata: map[string]string{}, Bytes: info.Size()}
+	f := &File{Path: path, Metadata: map[string]string{}, Types: map[string]int{}, Bytes: info.Size()}
 	s := &scanner{r: r, file: f, external: map[string]int64{}}
 	err = s.model(info.Size())
 	switch {
@@ -85,9 +87,11 @@ type scanner struct {
 }
 
 const (
-	modelGraph, modelMetadata                      = 7, 14
-	graphInitializer, graphInput, graphOutput      = 5, 11, 12
-	tensorExternal, entryKey, entryValue, infoName = 13, 1, 2, 1
+	modelGraph, modelMetadata                 = 7, 14
+	graphInitializer, graphInput, graphOutput = 5, 11, 12
+	tensorExternal, entryKey, entryValue      = 13, 1, 2
+	infoName, infoType, tensorType, elementOf = 1, 2, 1, 1
+	typeFloat, typeHalf                       = 1, 10
 )
 
 // maxText bounds names and metadata.
@@ -168,22 +172,47 @@ func (s *scanner) inGraph(at, n int64) error {
 		switch number {
 		case graphInitializer:
 			return s.tensor(at, n)
-		case graphInput, graphOutput:
-			return s.fields(at, at+n, func(inner protowire.Number, _ protowire.Type, at, n int64) error {
-				if inner != infoName {
-					return nil
-				}
-				name, err := s.text(at, n)
-				if number == graphInput {
-					s.file.Inputs = append(s.file.Inputs, name)
-				} else {
-					s.file.Outputs = append(s.file.Outputs, name)
-				}
-				return err
-			})
+		case graphInput:
+			name, err := s.info(at, n)
+			s.file.Inputs = append(s.file.Inputs, name)
+			return err
+		case graphOutput:
+			name, err := s.info(at, n)
+			s.file.Outputs = append(s.file.Outputs, name)
+			return err
 		}
 		return nil
 	})
+}
+
+// info reads the name of an input or output and notes its element type.
+func (s *scanner) info(at, n int64) (name string, err error) {
+	element := 0
+	err = s.fields(at, at+n, func(number protowire.Number, kind protowire.Type, at, n int64) (err error) {
+		switch {
+		case number == infoName && kind == protowire.BytesType:
+			name, err = s.text(at, n)
+		case number == infoType && kind == protowire.BytesType:
+			err = s.fields(at, at+n, func(number protowire.Number, kind protowire.Type, at, n int64) error {
+				if number != tensorType || kind != protowire.BytesType {
+					return nil
+				}
+				return s.fields(at, at+n, func(number protowire.Number, kind protowire.Type, at, n int64) error {
+					if number != elementOf || kind != protowire.VarintType {
+						return nil
+					}
+					text, err := s.text(at, n)
+					if v, m := protowire.ConsumeVarint([]byte(text)); m > 0 {
+						element = int(v)
+					}
+					return err
+				})
+			})
+		}
+		return err
+	})
+	s.file.Types[name] = element
+	return name, err
 }
 
 // tensor notes where a weight lies that is not in the file.

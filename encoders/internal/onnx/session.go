@@ -35,6 +35,7 @@ type Session struct {
 	card     Card
 	provider string
 	output   string
+	half     bool // the output's type
 	session  *ort.DynamicAdvancedSession
 	turn     chan struct{} // holds a token while nobody runs
 }
@@ -59,6 +60,7 @@ func Open(o Options) (*Session, error) {
 	if !ok {
 		return nil, plugins.Errorf(plugins.Invalid, "%s has no output %q but %v", o.Model, s.output, card.OutputNames()).WithHint("choose one of them")
 	}
+	s.half = file.Types[name] == typeHalf
 	path, err := FindLibrary(o.Library)
 	if err != nil {
 		return nil, err
@@ -182,13 +184,19 @@ func (s *Session) Run(ctx context.Context, x []float32, n int) ([]float32, error
 		defer close(ended)
 		_ = options.Terminate()
 	})
-	outputs := []ort.Value{nil}
+	outputs := []ort.Value{nil} // to be made by ONNX Runtime
+	if s.half {                 // which the Go side cannot take over in this type
+		shape := ort.NewShape(int64(n), int64(s.card.Dimension))
+		if outputs[0], err = ort.NewCustomDataTensor(shape, make([]byte, 2*n*s.card.Dimension), ort.TensorElementDataTypeFloat16); err != nil {
+			return nil, plugins.Errorf(plugins.Internal, "ONNX Runtime: %w", err)
+		}
+	}
 	err = s.session.RunWithOptions([]ort.Value{input}, outputs, options)
 	if !stop() {
 		<-ended
 	}
 	_ = options.Destroy()
-	if outputs[0] != nil {
+	if outputs[0] != nil && (s.half || err == nil) {
 		defer outputs[0].Destroy()
 	}
 	switch {
@@ -228,18 +236,15 @@ func (s *Session) numbers(v ort.Value, n int) ([]float32, error) {
 	if !v.GetShape().Equals(ort.NewShape(int64(n), int64(s.card.Dimension))) {
 		return nil, wrong()
 	}
-	switch t := v.(type) {
-	case *ort.Tensor[float32]:
-		return append([]float32(nil), t.GetData()...), nil
-	case *ort.CustomDataTensor:
-		if int(t.DataType()) != int(ort.TensorElementDataTypeFloat16) {
-			return nil, wrong()
-		}
+	if t, ok := v.(*ort.CustomDataTensor); ok && s.half {
 		out := make([]float32, n*s.card.Dimension)
 		for i := range out {
 			out[i] = fromHalf(binary.LittleEndian.Uint16(t.GetData()[2*i:]))
 		}
 		return out, nil
+	}
+	if t, ok := v.(*ort.Tensor[float32]); ok {
+		return append([]float32(nil), t.GetData()...), nil
 	}
 	return nil, wrong()
 }
