@@ -1,12 +1,15 @@
-"""Writes efficientnet-lite0.onnx: the features of EfficientNet-Lite0 as a graph for ONNX Runtime, from the weights that a package of the environment carries.
+"""Writes efficientnet-lite0.onnx: the features of EfficientNet-Lite0 as a graph for ONNX Runtime, from the weights that
+a package of the environment carries.
 
-Run once by srpo when the generic encoder is installed: `python make_model.py FOLDER`. The weights are a pickle of torch; they are read here by a reader
-that knows tensors and nothing else, because torch itself would be 5 GB in the environment for one file of 19 MB. The graph is then run by ONNX Runtime and
-compared with the same network in plain NumPy before it gets its name.
+Run once by srpo when the generic encoder is installed: `python make_model.py FOLDER`. The weights are a pickle of
+torch; they are read here by a reader that knows tensors and nothing else, because torch itself would be 5 GB in the
+environment for one file of 19 MB. The graph is then run by ONNX Runtime and compared with the same network in plain
+NumPy before it gets its name.
 """
 
 import hashlib
 import importlib.util
+import io
 import json
 import os
 import pickle
@@ -27,8 +30,17 @@ MODEL = "efficientnet-lite0.onnx"
 
 SIZE = 224  # pixels, height and width
 FEATURES = 1280
-# EfficientNet-Lite0 (Tan & Le 2019, arXiv 1905.11946, without squeeze and excitation, with ReLU6): repeats, kernel, stride of the first, expansion, channels.
-STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320))
+# EfficientNet-Lite0 (Tan & Le 2019, arXiv 1905.11946, without squeeze and excitation, with ReLU6): repeats, kernel,
+# stride of the first, expansion, channels.
+STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
 STEM = 32  # channels
 BN_EPS = 1e-3
 TOLERANCE = 1e-4  # relative, between ONNX Runtime and NumPy
@@ -52,7 +64,7 @@ def main(folder: Path) -> None:
         got = session.run(None, {"pixel_values": batch})[0]
         worst = max(worst, float(np.abs(got - want[: len(batch)]).max() / np.abs(want).max()))
     if not worst <= TOLERANCE:
-        raise RuntimeError(f"ONNX Runtime and NumPy differ by {worst:.2g} of the largest feature ({TOLERANCE:.0e} allowed)")
+        raise RuntimeError(f"ONNX Runtime and NumPy differ by {worst:.2g} of the largest feature, {TOLERANCE} allowed")
 
     card = {
         "format": 1,
@@ -79,7 +91,8 @@ def main(folder: Path) -> None:
             "std": [128 / 255] * 3,
         },
     }
-    helper.set_model_props(model, {"srpo.encoder": json.dumps(card), "srpo.verified": json.dumps({"against": "NumPy", "relative": worst, "clips": len(pictures)})})
+    verified = {"against": "NumPy", "largest_relative_difference": worst, "tolerance": TOLERANCE, "clips": len(want)}
+    helper.set_model_props(model, {"srpo.encoder": json.dumps(card), "srpo.verified": json.dumps(verified)})
     unfinished = folder / f".{MODEL}"
     onnx.save(model, unfinished)
     os.replace(unfinished, folder / MODEL)
@@ -112,12 +125,12 @@ class Tensor:
         last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True))
         if min((self.offset, *self.shape, *self.strides)) < 0 or last >= self.storage.count:
             raise RuntimeError("a tensor reaches beyond its storage")
-        view = np.lib.stride_tricks.as_strided(self.storage.values[self.offset :], self.shape, [s * size for s in self.strides])
-        return np.ascontiguousarray(view)
+        values, strides = self.storage.values[self.offset :], [s * size for s in self.strides]
+        return np.ascontiguousarray(np.lib.stride_tricks.as_strided(values, self.shape, strides))
 
 
 class Reader(pickle.Unpickler):
-    """Reads tensors in ordered dictionaries; every other class is refused, so that a changed file cannot run anything."""
+    """Reads tensors in ordered dictionaries; every other class is refused, so that a changed file can run nothing."""
 
     def __init__(self, file):
         super().__init__(file)
@@ -140,10 +153,11 @@ class Reader(pickle.Unpickler):
 
 
 def read_torch(data: bytes) -> dict[str, np.ndarray]:
-    """The tensors of a state dictionary that torch.save wrote before torch 1.6: three pickled numbers, the pickled dictionary, the pickled list of its
-    storages, and each storage as a count (int64) and that many numbers. Raises RuntimeError or pickle.UnpicklingError for anything else."""
-    import io
+    """The tensors of a state dictionary that torch.save wrote before torch 1.6: three pickled headers, the pickled
+    dictionary, the pickled list of its storages, and each storage as a count (int64) and that many numbers.
 
+    Raises RuntimeError or pickle.UnpicklingError for anything else.
+    """
     file = io.BytesIO(data)
     if Reader(file).load() != MAGIC or Reader(file).load() != PROTOCOL:
         raise RuntimeError("not a file of torch.save in the form before torch 1.6")
@@ -165,8 +179,9 @@ def read_torch(data: bytes) -> dict[str, np.ndarray]:
 
 
 def layers(w: dict[str, np.ndarray]):
-    """The network's convolutions in order. Yields (name of the weights, name of the batch norm, stride, groups, ReLU6 after it, what to add: None, "keep"
-    (remember the input of this layer) or "add" (add what was remembered to its output))."""
+    """The network's convolutions in order. Yields (name of the weights, name of the batch norm, stride, groups, whether
+    ReLU6 follows, what to add: None, "keep" (remember this layer's input) or "add" (add what was remembered to its
+    output))."""
     yield "_conv_stem", "_bn0", 2, 1, True, None
     block, channels = 0, STEM
     for repeats, kernel, first, expansion, out in STAGES:
@@ -174,7 +189,8 @@ def layers(w: dict[str, np.ndarray]):
             p, stride = f"_blocks.{block}.", first if i == 0 else 1
             residual = stride == 1 and channels == out
             wide = channels * expansion
-            if w[p + "_depthwise_conv.weight"].shape != (wide, 1, kernel, kernel) or w[p + "_project_conv.weight"].shape != (out, wide, 1, 1):
+            shapes = w[p + "_depthwise_conv.weight"].shape, w[p + "_project_conv.weight"].shape
+            if shapes != ((wide, 1, kernel, kernel), (out, wide, 1, 1)):
                 raise RuntimeError(f"block {block} of the weights is not that of EfficientNet-Lite0")
             if expansion != 1:
                 yield p + "_expand_conv", p + "_bn0", 1, 1, True, "keep" if residual else None
@@ -185,26 +201,29 @@ def layers(w: dict[str, np.ndarray]):
 
 
 def padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Zeros before and after, as TensorFlow's SAME: the output has ceil(size / stride) pixels and the odd one comes after."""
+    """Zeros before and after, as TensorFlow's SAME: the output has ceil(size / stride) pixels; the odd one is after."""
     total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
     return total // 2, total - total // 2
 
 
 def graph(w: dict[str, np.ndarray]) -> onnx.ModelProto:
     """pixel_values [B, 3, 224, 224] to mean [B, 1280], float32. Batch norms are folded into their convolutions."""
-    nodes, values = [], [numpy_helper.from_array(np.float32(0), "zero"), numpy_helper.from_array(np.float32(6), "six")]
+    nodes = []
+    values = [numpy_helper.from_array(np.float32(0), "zero"), numpy_helper.from_array(np.float32(6), "six")]
     x, kept, size = "pixel_values", "", SIZE
     for i, (conv, bn, stride, groups, relu, extra) in enumerate(layers(w)):
         weight = w[conv + ".weight"].astype(np.float64)
         scale = w[bn + ".weight"] / np.sqrt(w[bn + ".running_var"].astype(np.float64) + BN_EPS)
         bias = w[bn + ".bias"] - w[bn + ".running_mean"] * scale
-        values.append(numpy_helper.from_array((weight * scale[:, None, None, None]).astype(np.float32), f"w{i}"))
+        weight = (weight * scale[:, None, None, None]).astype(np.float32)
+        values.append(numpy_helper.from_array(weight, f"w{i}"))
         values.append(numpy_helper.from_array(bias.astype(np.float32), f"b{i}"))
         before, after = padding(size, weight.shape[2], stride)
         size = -(-size // stride)
         if extra == "keep":
             kept = x
-        nodes.append(helper.make_node("Conv", [x, f"w{i}", f"b{i}"], [f"c{i}"], strides=[stride] * 2, pads=[before] * 2 + [after] * 2, group=groups))
+        place = {"strides": [stride] * 2, "pads": [before] * 2 + [after] * 2, "group": groups}
+        nodes.append(helper.make_node("Conv", [x, f"w{i}", f"b{i}"], [f"c{i}"], **place))
         x = f"c{i}"
         if relu:
             nodes.append(helper.make_node("Clip", [x, "zero", "six"], [f"r{i}"]))
@@ -216,22 +235,24 @@ def graph(w: dict[str, np.ndarray]) -> onnx.ModelProto:
     nodes.append(helper.make_node("Flatten", ["pooled"], ["mean"], axis=1))
     inputs = [helper.make_tensor_value_info("pixel_values", TensorProto.FLOAT, ["batch", 3, SIZE, SIZE])]
     outputs = [helper.make_tensor_value_info("mean", TensorProto.FLOAT, ["batch", FEATURES])]
-    model = helper.make_model(helper.make_graph(nodes, "efficientnet-lite0", inputs, outputs, values), opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    network = helper.make_graph(nodes, "efficientnet-lite0", inputs, outputs, values)
+    model = helper.make_model(network, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     model.producer_name = "srpo"
     onnx.checker.check_model(model, full_check=True)
     return model
 
 
 def forward(w: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
-    """What graph computes, float32 [1, 3, 224, 224] to [1, 1280], with the batch norms as they were trained and nothing shared with the graph but the order of
-    its layers."""
+    """What graph computes, float32 [1, 3, 224, 224] to [1, 1280], with the batch norms as they were trained and nothing
+    shared with the graph but the order of its layers."""
     x, kept = x[0], None
     for conv, bn, stride, groups, relu, extra in layers(w):
         if extra == "keep":
             kept = x
         x = convolve(x, w[conv + ".weight"], stride, groups)
-        column = {k: w[f"{bn}.{k}"][:, None, None] for k in ("weight", "bias", "running_mean", "running_var")}
-        x = (x - column["running_mean"]) / np.sqrt(column["running_var"] + np.float32(BN_EPS)) * column["weight"] + column["bias"]
+        norm = (w[f"{bn}.{k}"][:, None, None] for k in ("weight", "bias", "running_mean", "running_var"))
+        gamma, beta, mean, var = norm
+        x = (x - mean) / np.sqrt(var + np.float32(BN_EPS)) * gamma + beta
         if relu:
             x = np.clip(x, 0, 6)
         if extra == "add":

@@ -7,8 +7,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/srpo-dev/srpo/encoders/internal/frames"
-	"github.com/srpo-dev/srpo/encoders/internal/onnx"
-	"github.com/srpo-dev/srpo/encoders/internal/onnxtest"
+	"github.com/srpo-dev/srpo/encoders/internal/model"
+	"github.com/srpo-dev/srpo/encoders/internal/modeltest"
 	"github.com/srpo-dev/srpo/plugins"
 	"github.com/srpo-dev/srpo/plugins/encoder"
 	"github.com/srpo-dev/srpo/sdk/plugintest"
@@ -18,7 +18,7 @@ const small = "testdata/patch8-16x32.onnx" // 16 frames of 32 x 32
 
 // TestContract runs the conformance suite over gRPC, with the arena and without.
 func TestContract(t *testing.T) {
-	onnxtest.Environment(t, "vjepa2")
+	modeltest.Environment(t, "vjepa2")
 	plugintest.TestEncoder(t, New, map[string]any{"model": small})
 }
 
@@ -32,12 +32,12 @@ func tolerance(model string) float64 {
 
 // TestParity compares with torch: frames that the published preprocessing made, alone and in batches, and whole clips from their pixels on.
 func TestParity(t *testing.T) {
-	onnxtest.Environment(t, "vjepa2")
-	goldens := onnxtest.Goldens(t, "testdata")
+	modeltest.Environment(t, "vjepa2")
+	goldens := modeltest.Goldens(t, "testdata")
 	require.GreaterOrEqual(t, len(goldens), 3)
 	for _, g := range goldens {
 		t.Run(g.Model, func(t *testing.T) {
-			s, err := onnx.Open(onnx.Options{Model: g.Path(), Family: "vjepa2", Provider: "cpu", Threads: 1})
+			s, err := model.Open(model.Options{Model: g.Path(), Family: "vjepa2", Provider: "cpu", Threads: 1})
 			require.NoError(t, err)
 			defer s.Close()
 			card := s.Card()
@@ -62,14 +62,14 @@ func TestParity(t *testing.T) {
 					got, err := s.Run(t.Context(), all[from*card.Elements():(from+batch)*card.Elements()], batch)
 					require.NoError(t, err)
 					for i := range batch {
-						d := onnxtest.Difference(t, got[i*card.Dimension:(i+1)*card.Dimension], want[from+i])
+						d := modeltest.Difference(t, got[i*card.Dimension:(i+1)*card.Dimension], want[from+i])
 						require.Less(t, d, tolerance(g.Model), "clip %d in a batch of %d", from+i, batch)
 					}
 				}
 			}
 
 			for _, batch := range []int64{1, 2, 8} {
-				e := onnxtest.Configured(t, New(), plugins.Settings{"model": g.Path(), "batch": batch, "provider": "cpu"})
+				e := modeltest.Configured(t, New(), plugins.Settings{"model": g.Path(), "batch": batch, "provider": "cpu"})
 				var clips []plugins.Tensor
 				for _, c := range g.Clips {
 					clips = append(clips, g.Strip(t, c.File, c.Frames))
@@ -77,7 +77,7 @@ func TestParity(t *testing.T) {
 				got, err := e.Encode(t.Context(), clips)
 				require.NoError(t, err)
 				for i := range got {
-					require.Less(t, onnxtest.Difference(t, got[i], want[i]), tolerance(g.Model), "clip %d, batch %d", i, batch)
+					require.Less(t, modeltest.Difference(t, got[i], want[i]), tolerance(g.Model), "clip %d, batch %d", i, batch)
 				}
 			}
 		})
@@ -86,13 +86,13 @@ func TestParity(t *testing.T) {
 
 // Which frames are seen: a clip equals the one that was made of its chosen frames, and windows equal clips that are cut, bit for bit.
 func TestFrames(t *testing.T) {
-	onnxtest.Environment(t, "vjepa2")
-	e := onnxtest.Configured(t, New(), plugins.Settings{"model": small, "provider": "cpu", "batch": int64(2)})
+	modeltest.Environment(t, "vjepa2")
+	e := modeltest.Configured(t, New(), plugins.Settings{"model": small, "provider": "cpu", "batch": int64(2)})
 	spec, err := e.Describe(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, encoder.Spec{Dimension: 24, Frames: 16, Height: 32, Width: 32, Batch: 2}, spec)
 
-	clip := onnxtest.Noise(1, 40, 36, 48)
+	clip := modeltest.Noise(1, 40, 36, 48)
 	size := 36 * 48 * 3
 	chosen := func(order []int) plugins.Tensor {
 		var data []byte
@@ -105,10 +105,24 @@ func TestFrames(t *testing.T) {
 	windows, err := e.(encoder.Windower).EncodeWindows(t.Context(), clip, ends)
 	require.NoError(t, err)
 	for i, end := range ends {
-		rows, err := e.Encode(t.Context(), []plugins.Tensor{onnxtest.Cut(clip, end), chosen(frames.Sample(end, 16))})
+		rows, err := e.Encode(t.Context(), []plugins.Tensor{modeltest.Cut(clip, end), chosen(frames.Sample(end, 16))})
 		require.NoError(t, err)
 		require.Equal(t, rows[0], rows[1], "end %d", end)
 		require.Equal(t, rows[0], windows[i], "end %d", end)
 	}
-	require.Greater(t, onnxtest.Difference(t, windows[1], windows[0]), 1e-3)
+	require.Greater(t, modeltest.Difference(t, windows[1], windows[0]), 1e-3)
+}
+
+// Without a model file the error says where one comes from.
+func TestNoModel(t *testing.T) {
+	e := plugins.AsError(New().Configure(t.Context(), plugins.Config{}))
+	require.Equal(t, plugins.Invalid, e.Kind)
+	require.Equal(t, "setting model: the encoder vjepa2 has no model: it comes without weights", e.Error())
+	require.Contains(t, e.Hint, "srpo encoder export vjepa2 --model CHECKPOINT")
+	require.Contains(t, e.Hint, "--set encoder.vjepa2.model=FILE.onnx")
+
+	modeltest.Environment(t, "vjepa2")
+	e = plugins.AsError(New().Configure(t.Context(), plugins.Config{Settings: plugins.Settings{"model": "../dinov2/testdata/plain-42.onnx"}}))
+	require.Equal(t, plugins.Mismatch, e.Kind)
+	require.Contains(t, e.Message, "of the family dinov2")
 }

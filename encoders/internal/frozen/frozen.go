@@ -14,7 +14,7 @@ import (
 	"sync/atomic"
 
 	"github.com/srpo-dev/srpo/encoders/internal/frames"
-	"github.com/srpo-dev/srpo/encoders/internal/onnx"
+	"github.com/srpo-dev/srpo/encoders/internal/model"
 	"github.com/srpo-dev/srpo/plugins"
 	"github.com/srpo-dev/srpo/plugins/encoder"
 )
@@ -37,7 +37,7 @@ type Encoder struct {
 	network  Network
 	settings []plugins.Setting
 
-	session   *onnx.Session
+	session   *model.Session
 	transform *frames.Transform
 	batch     int
 	frames    int // frame-wise: at most so many of a clip; 0: all
@@ -53,11 +53,11 @@ func New(n Network) *Encoder {
 		e.settings = append(e.settings, plugins.Setting{Name: name, Default: value, Doc: doc})
 		return &e.settings[len(e.settings)-1]
 	}
-	model := "path of the model file (.onnx); srpo encoder export " + n.Name + " makes it from a checkpoint"
+	doc := "path of the model file (.onnx); srpo encoder export " + n.Name + " makes it from a checkpoint"
 	if n.Made != "" {
-		model = "path of another model file (.onnx) of the same family; empty: the one that the installation made"
+		doc = "path of another model file (.onnx) of the same family; empty: the one that the installation made"
 	}
-	add("model", "", model)
+	add("model", "", doc)
 	add("library", "", "path of the libonnxruntime to use, 1.24.1 or newer (for a GPU that of the package onnxruntime-gpu); empty: the one in the plugin's environment")
 	add("provider", "auto", "where the network runs: cpu, cuda, or auto: CUDA where it works, else the CPU").Choices = []string{"auto", "cpu", "cuda"}
 	add("threads", int64(0), "threads of one run on the CPU; 0: one a core").Min = plugins.Bound(0)
@@ -81,8 +81,8 @@ func New(n Network) *Encoder {
 func (e *Encoder) Info(context.Context) (plugins.Info, error) {
 	i := plugins.Info{Name: e.network.Name, Kind: plugins.Encoder, Version: e.network.Version, Doc: e.network.Doc, Settings: e.settings,
 		Versions: map[string]string{"go": runtime.Version()}}
-	if path, err := onnx.FindLibrary(""); err == nil && onnx.Load(path) == nil {
-		i.Versions["onnxruntime"] = onnx.Version()
+	if path, err := model.FindLibrary(""); err == nil && model.Load(path) == nil {
+		i.Versions["onnxruntime"] = model.Version()
 	}
 	return i, nil
 }
@@ -94,29 +94,29 @@ func (e *Encoder) Configure(_ context.Context, c plugins.Config) error {
 		return err
 	}
 	n := e.network
-	model := s.String("model")
-	if model == "" && n.Made != "" {
-		if model = os.Getenv(n.Made); model == "" {
+	path := s.String("model")
+	if path == "" && n.Made != "" {
+		if path = os.Getenv(n.Made); path == "" {
 			return plugins.Errorf(plugins.NotFound, "the model that the installation makes is not there: the plugin was started without its environment").
 				WithHint("start it by srpo, or give a model file in the setting model")
 		}
 	}
-	if model == "" {
+	if path == "" {
 		return plugins.Errorf(plugins.Invalid, "the encoder %s has no model: it comes without weights", n.Name).WithPlace("setting model").
 			WithHint("make a model file from a checkpoint, srpo encoder export %s --model CHECKPOINT, and give it: --set encoder.%[1]s.model=FILE.onnx", n.Name)
 	}
-	o := onnx.Options{Model: model, Family: n.Family, Library: s.String("library"), Provider: s.String("provider"), Threads: s.Int("threads"), MemoryMB: s.Int("memory_mb")}
+	o := model.Options{Model: path, Family: n.Family, Library: s.String("library"), Provider: s.String("provider"), Threads: s.Int("threads"), MemoryMB: s.Int("memory_mb")}
 	if p := s.String("pooling"); p != fromCard {
 		o.Output = p
 	}
-	session, err := onnx.Open(o)
+	session, err := model.Open(o)
 	if err != nil {
 		return err
 	}
 	card := session.Card()
 	if (card.Input.Layout == "BCHW") != n.FrameWise {
 		session.Close()
-		return plugins.Errorf(plugins.Mismatch, "%s takes %s, which the encoder %s does not", model, card.Input.Layout, n.Name).WithHint("make the model file anew")
+		return plugins.Errorf(plugins.Mismatch, "%s takes %s, which the encoder %s does not", path, card.Input.Layout, n.Name).WithHint("make the model file anew")
 	}
 	if e.session != nil {
 		e.session.Close()
@@ -125,7 +125,7 @@ func (e *Encoder) Configure(_ context.Context, c plugins.Config) error {
 	if e.batch == 0 {
 		e.batch = defaultBatch(n.FrameWise, session.Provider())
 	}
-	fmt.Fprintf(os.Stderr, "%s on %s, ONNX Runtime %s\n", card, session.Provider(), onnx.Version())
+	fmt.Fprintf(os.Stderr, "%s on %s, ONNX Runtime %s\n", card, session.Provider(), model.Version())
 	return nil
 }
 
@@ -356,7 +356,7 @@ func (e *Encoder) run(ctx context.Context, n int, fill func(i int, to []float32)
 		free <- b.data
 	}
 	if ctx.Err() != nil {
-		return onnx.Stopped(ctx)
+		return model.Stopped(ctx)
 	}
 	return nil
 }

@@ -3,10 +3,11 @@
     uv pip install torch==2.15.0 torchvision transformers==5.23.0 pillow==13.0.0 scikit-image
     python make_goldens.py
 
-writes, beside this file, astronaut.png and cat.png (cut from NASA's portrait of Eileen Collins, in the public domain, and from
-Stefan van der Walt's Chelsea, CC0, both as scikit-image ships them) and goldens.json: for each picture and recipe the SHA-256 of
-the crop that the processors of V-JEPA 2 and DINOv2 in transformers make (torchvision where there is no such processor, and for
-pictures of a few pixels, which they take for channels), and of the photographs every 23rd of its bytes.
+writes, beside this file, astronaut.png and cat.png (cut from NASA's portrait of Eileen Collins, in the public domain,
+and from Stefan van der Walt's Chelsea, CC0, both as scikit-image ships them) and goldens.json: for each picture and
+recipe the SHA-256 of the crop that the processors of V-JEPA 2 and DINOv2 in transformers make (torchvision where there
+is no such processor, and for pictures of a few pixels, which they take for channels), and of the photographs every 23rd
+of its bytes.
 """
 
 import hashlib
@@ -39,7 +40,8 @@ PATTERNS = [(256, 256), (480, 640), (720, 1280), (97, 61), (33, 57), (5, 3), (1,
 def pattern(seed: int, h: int, w: int) -> np.ndarray:
     """uint8 [h, w, 3] of slopes, edges and texture; frames_test.go makes the same."""
     y, x, c = np.mgrid[0:h, 0:w, 0:3]
-    return ((x * (c + 3) + 2 * y * (c + 1) + (x * y + 31 * seed) % 97 + 60 * ((x // 9 + y // 7 + seed) % 3)) % 256).astype(np.uint8)
+    texture, blocks = (x * y + 31 * seed) % 97, 60 * ((x // 9 + y // 7 + seed) % 3)
+    return ((x * (c + 3) + 2 * y * (c + 1) + texture + blocks) % 256).astype(np.uint8)
 
 
 def photographs() -> dict[str, np.ndarray]:
@@ -50,7 +52,7 @@ def photographs() -> dict[str, np.ndarray]:
 
 def pillow(pixels: np.ndarray, to: tuple[int, int], interpolation: str, crop: int) -> np.ndarray:
     """What Pillow makes of it, for comparison; to is (height, width)."""
-    picture = Image.fromarray(pixels).resize(to[::-1], {"bilinear": Image.BILINEAR, "bicubic": Image.BICUBIC}[interpolation])
+    picture = Image.fromarray(pixels).resize(to[::-1], Image.Resampling[interpolation.upper()])
     top, left = (to[0] - crop) // 2, (to[1] - crop) // 2
     return np.asarray(picture.crop((left, top, left + crop, top + crop)))
 

@@ -1,4 +1,4 @@
-package onnx
+package model
 
 import (
 	"context"
@@ -15,7 +15,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/srpo-dev/srpo/encoders/internal/frames"
-	"github.com/srpo-dev/srpo/encoders/internal/onnxtest"
+	"github.com/srpo-dev/srpo/encoders/internal/modeltest"
 	"github.com/srpo-dev/srpo/plugins"
 )
 
@@ -53,7 +53,7 @@ func write(t *testing.T, name string, data []byte) string {
 
 func open(t *testing.T, path string) *Session {
 	t.Helper()
-	onnxtest.Environment(t, "vjepa2")
+	modeltest.Environment(t, "vjepa2")
 	s, err := Open(Options{Model: path, Family: "efficientnet", Provider: "cpu", Threads: 1})
 	require.NoError(t, err)
 	t.Cleanup(s.Close)
@@ -108,7 +108,7 @@ func TestOutside(t *testing.T) {
 
 // Every file that will not do gets an error that says what it is and how to come by another.
 func TestBadFiles(t *testing.T) {
-	onnxtest.Environment(t, "vjepa2")
+	modeltest.Environment(t, "vjepa2")
 	good, err := os.ReadFile(carded(t, "means.onnx", means()))
 	require.NoError(t, err)
 	bare, err := os.ReadFile("testdata/means.onnx")
@@ -274,7 +274,7 @@ func TestLibrary(t *testing.T) {
 
 // The plugin's library has no CUDA: that is an error where it was asked for, and a stated fallback where it was not.
 func TestCUDA(t *testing.T) {
-	onnxtest.Environment(t, "vjepa2")
+	modeltest.Environment(t, "vjepa2")
 	path := carded(t, "means.onnx", means())
 	_, err := Open(Options{Model: path, Family: "efficientnet", Provider: "cuda"})
 	require.Equal(t, plugins.Unsupported, plugins.KindOf(err), err)

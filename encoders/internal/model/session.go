@@ -1,6 +1,6 @@
-// Package onnx runs the networks that `srpo encoder export` and the generic encoder's installation write, on ONNX Runtime: a library that is opened when it
+// Package model runs the networks that `srpo encoder export` and the generic encoder's installation write, on ONNX Runtime: a library that is opened when it
 // is needed (nothing is linked), a model file with a card in its metadata, and runs that end with their context.
-package onnx
+package model
 
 import (
 	"context"

@@ -1,6 +1,6 @@
-// Package onnxtest is what the tests of the ONNX encoders share: ONNX Runtime's library from a plugin's own locked environment, and clips with what
+// Package modeltest is what the tests of the ONNX encoders share: ONNX Runtime's library from a plugin's own locked environment, and clips with what
 // torch makes of them.
-package onnxtest
+package modeltest
 
 import (
 	"encoding/json"

@@ -3,7 +3,7 @@
     uv pip install onnx==1.23.2 numpy
     python make_fixtures.py
 
-means.onnx       pixel_values [B, 3, 4, 4] to mean [B, 3], the mean of each channel, plus a weight of zeros that lies in the file
+means.onnx       pixel_values [B, 3, 4, 4] to mean [B, 3], the mean of each channel, with a weight (zeros) in the file
 half.onnx        the same in half precision
 outside.onnx     the same with the weight in outside.onnx.data
 endless.onnx     the same after 2^62 rounds of a loop
@@ -32,7 +32,8 @@ def model(dtype: int, loop: bool = False) -> onnx.ModelProto:
             [helper.make_tensor_value_info("on", TensorProto.BOOL, []),
              helper.make_tensor_value_info("next", dtype, None)],
         )
-        values += [numpy_helper.from_array(np.int64(1 << 62), "rounds"), numpy_helper.from_array(np.bool_(True), "true")]
+        values.append(numpy_helper.from_array(np.int64(1 << 62), "rounds"))
+        values.append(numpy_helper.from_array(np.bool_(True), "true"))
         nodes.append(helper.make_node("Loop", ["rounds", "true", x], ["looped"], body=body))
         x = "looped"
     nodes += [
