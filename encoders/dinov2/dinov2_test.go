@@ -87,6 +87,8 @@ func TestWindows(t *testing.T) {
 		e := modeltest.Configured(t, New(), plugins.Settings{"model": small, "frames": most, "batch": int64(4), "provider": "cpu"})
 		spec, err := e.Describe(t.Context())
 		require.NoError(t, err)
+		require.Regexp(t, "^[0-9a-f]{64}, cls, cpu$", spec.Model)
+		spec.Model = ""
 		require.Equal(t, encoder.Spec{Dimension: 24, Frames: int(most), Height: 42, Width: 42, FrameWise: true}, spec)
 		got, err := e.(encoder.Windower).EncodeWindows(t.Context(), clip, ends)
 		require.NoError(t, err)

@@ -35,10 +35,12 @@ func TestParity(t *testing.T) {
 	g := modeltest.Goldens(t, "testdata")[0]
 	c := g.Clips[0]
 	clip, want := g.Strip(t, c.File, c.Frames), c.Embeddings["mean"]
-	for _, batch := range []int64{0, 1, 2} {
+	for _, batch := range []int64{0, 2} {
 		e := modeltest.Configured(t, New(), plugins.Settings{"batch": batch, "threads": int64(1)})
 		spec, err := e.Describe(t.Context())
 		require.NoError(t, err)
+		require.NotEmpty(t, spec.Model)
+		spec.Model = ""
 		require.Equal(t, encoder.Spec{Dimension: 1280, Height: 224, Width: 224, FrameWise: true}, spec)
 		size := len(clip.Data) / c.Frames
 		clips := []plugins.Tensor{clip}

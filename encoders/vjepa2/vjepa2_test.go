@@ -90,6 +90,8 @@ func TestFrames(t *testing.T) {
 	e := modeltest.Configured(t, New(), plugins.Settings{"model": small, "provider": "cpu", "batch": int64(2)})
 	spec, err := e.Describe(t.Context())
 	require.NoError(t, err)
+	require.Regexp(t, "^[0-9a-f]{64}, mean, cpu$", spec.Model)
+	spec.Model = ""
 	require.Equal(t, encoder.Spec{Dimension: 24, Frames: 16, Height: 32, Width: 32, Batch: 2}, spec)
 
 	clip := modeltest.Noise(1, 40, 36, 48)

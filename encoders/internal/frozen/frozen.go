@@ -147,7 +147,8 @@ func (e *Encoder) Describe(context.Context) (encoder.Spec, error) {
 		return encoder.Spec{}, plugins.Errorf(plugins.Invalid, "Describe before Configure")
 	}
 	c := e.session.Card()
-	spec := encoder.Spec{Dimension: c.Dimension, Frames: c.Frames, Height: c.Input.Height, Width: c.Input.Width, Batch: e.batch, FrameWise: e.network.FrameWise}
+	spec := encoder.Spec{Dimension: c.Dimension, Frames: c.Frames, Height: c.Input.Height, Width: c.Input.Width, Batch: e.batch, FrameWise: e.network.FrameWise,
+		Model: fmt.Sprintf("%s, %s, %s", c.Hash(), e.session.Output(), e.session.Provider())}
 	if spec.FrameWise { // the host counts in clips, which are many frames
 		spec.Frames, spec.Batch = e.frames, 0
 	}

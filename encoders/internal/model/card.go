@@ -1,6 +1,8 @@
 package model
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"path/filepath"
@@ -35,6 +37,8 @@ type Card struct {
 	Outputs    map[string]string `json:"outputs"`
 	Default    string            `json:"default_output"`
 	Preprocess frames.Recipe     `json:"preprocess"`
+
+	text string
 }
 
 // Input is the graph's only input.
@@ -71,6 +75,7 @@ func readCard(f *File, family string) (c Card, err error) {
 	if err := json.Unmarshal([]byte(text), &c); err != nil {
 		return c, corrupt("%w", err)
 	}
+	c.text = text
 	if c.Format != 1 {
 		return c, plugins.Errorf(plugins.Mismatch, "the model card in %s has format %d, this srpo reads format 1", f.Path, c.Format).WithHint("use the srpo that made it, or %s", remedy(family))
 	}
@@ -123,6 +128,9 @@ func plugin(family string) string {
 	}
 	return family
 }
+
+// Hash is over the whole card, the hash of the weights in it, so that it changes whenever the vectors may.
+func (c Card) Hash() string { sum := sha256.Sum256([]byte(c.text)); return hex.EncodeToString(sum[:]) }
 
 // OutputNames are the outputs that can be asked for, sorted.
 func (c Card) OutputNames() []string {

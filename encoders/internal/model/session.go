@@ -149,6 +149,9 @@ func outOfMemory(err error) bool {
 // Card is what the model file says of itself.
 func (s *Session) Card() Card { return s.card }
 
+// Output is which of the card's outputs the session gives.
+func (s *Session) Output() string { return s.output }
+
 // Provider is "cpu" or "cuda".
 func (s *Session) Provider() string { return s.provider }
 
