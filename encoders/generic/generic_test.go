@@ -26,7 +26,7 @@ func environment(t *testing.T) {
 // TestContract runs the conformance suite over gRPC, with the arena and without.
 func TestContract(t *testing.T) {
 	environment(t)
-	plugintest.TestEncoder(t, New, map[string]any{"frames": int64(3), "batch": int64(4)})
+	plugintest.TestEncoder(t, New, map[string]any{"frames": int64(3), "batch": int64(2), "threads": int64(1)})
 }
 
 // TestParity compares with the network's own code in torch, on photographs from their pixels on.
