@@ -2,7 +2,6 @@ package model
 
 import (
 	"context"
-	"encoding/json"
 	"math"
 	"os"
 	"os/exec"
@@ -12,7 +11,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/srpo-dev/srpo/encoders/internal/frames"
 	"github.com/srpo-dev/srpo/encoders/internal/modeltest"
@@ -27,22 +25,13 @@ func means() Card {
 		Preprocess: frames.Recipe{Resize: 4, Mode: "exact", Interpolation: "bilinear", Crop: 4, Rescale: 1, Mean: []float64{0, 0, 0}, Std: []float64{1, 1, 1}}}
 }
 
-// carded writes a fixture with a card into a folder of its own. Messages of protocol buffers may be appended to, and of two entries the later counts.
-func carded(t *testing.T, fixture string, card any) string {
+// carded writes a fixture with a card into a folder of its own.
+func carded(t *testing.T, fixture string, card Card) string {
 	t.Helper()
-	data, err := os.ReadFile(filepath.Join("testdata", fixture))
-	require.NoError(t, err)
-	text, err := json.Marshal(card)
-	require.NoError(t, err)
-	return write(t, fixture, append(data, entry(cardKey, string(text))...))
+	return modeltest.Carded(t, filepath.Join("testdata", fixture), card)
 }
 
-func entry(key, value string) []byte {
-	var e []byte
-	e = protowire.AppendString(protowire.AppendTag(e, entryKey, protowire.BytesType), key)
-	e = protowire.AppendString(protowire.AppendTag(e, entryValue, protowire.BytesType), value)
-	return protowire.AppendBytes(protowire.AppendTag(nil, modelMetadata, protowire.BytesType), e)
-}
+func entry(key, value string) []byte { return modeltest.Metadata(key, value) }
 
 func write(t *testing.T, name string, data []byte) string {
 	t.Helper()
@@ -180,7 +169,7 @@ func TestCancel(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		running, waiting := make(chan error, 1), make(chan error, 1)
 		go func() { _, err := s.Run(ctx, ramp(1), 1); running <- err }()
-		for len(s.turn) > 0 { // until it has its turn
+		for !s.Busy() {
 			runtime.Gosched()
 		}
 		limited, stop := context.WithTimeout(t.Context(), time.Millisecond)

@@ -252,6 +252,9 @@ func (s *Session) numbers(v ort.Value, n int) ([]float32, error) {
 	return nil, wrong()
 }
 
+// Busy says whether the network runs.
+func (s *Session) Busy() bool { return len(s.turn) == 0 }
+
 // Close frees the network after the run in progress.
 func (s *Session) Close() {
 	<-s.turn

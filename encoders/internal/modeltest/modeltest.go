@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/srpo-dev/srpo/plugins"
 	"github.com/srpo-dev/srpo/plugins/encoder"
@@ -156,4 +157,26 @@ func Noise(seed, t, h, w int) plugins.Tensor {
 		}
 	}
 	return plugins.Bytes(data, t, h, w, 3)
+}
+
+// Carded writes a copy of a model file with a card, which is put into JSON, into a folder of its own, and returns its path. Messages of protocol buffers
+// may be appended to, and of two entries the later counts.
+func Carded(t testing.TB, file string, card any) string {
+	t.Helper()
+	data, err := os.ReadFile(file)
+	require.NoError(t, err)
+	text, err := json.Marshal(card)
+	require.NoError(t, err)
+	path := filepath.Join(t.TempDir(), filepath.Base(file))
+	require.NoError(t, os.WriteFile(path, append(data, Metadata("srpo.encoder", string(text))...), 0o644))
+	return path
+}
+
+// Metadata is an entry of a model file's metadata, to be appended to the file.
+func Metadata(key, value string) []byte {
+	const modelMetadata, entryKey, entryValue = 14, 1, 2 // of onnx.proto
+	var e []byte
+	e = protowire.AppendString(protowire.AppendTag(e, entryKey, protowire.BytesType), key)
+	e = protowire.AppendString(protowire.AppendTag(e, entryValue, protowire.BytesType), value)
+	return protowire.AppendBytes(protowire.AppendTag(nil, modelMetadata, protowire.BytesType), e)
 }
