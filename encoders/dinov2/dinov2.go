@@ -11,7 +11,7 @@ import (
 
 // Files is the package: plugin.toml at its root.
 //
-//go:embed plugin.toml requirements.txt
+//go:embed plugin.toml requirements.txt requirements-gpu.txt
 var Files embed.FS
 
 // New makes an encoder with the default settings; Configure wants a model file, and loads it.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -155,10 +156,21 @@ func (p *Preparer) Environment(pkg catalog.Package) (s pyenv.Spec, o pyenv.Optio
 	m := pkg.Manifest.Python
 	s = pyenv.Spec{Name: pkg.Name, Python: m.Requirement, Requirements: filepath.Join(pkg.Dir, filepath.FromSlash(m.Requirements)),
 		NoDeps: m.NoDeps, DownloadMB: m.DownloadMB, DiskMB: m.DiskMB}
+	if m.GPU != nil && hasNVIDIA() {
+		s.Requirements = filepath.Join(pkg.Dir, filepath.FromSlash(m.GPU.Requirements))
+		s.DownloadMB, s.DiskMB = m.GPU.DownloadMB, m.GPU.DiskMB
+	}
 	if m.PostInstall != "" {
 		s.PostInstall = filepath.Join(pkg.Dir, filepath.FromSlash(m.PostInstall))
 	}
 	return s, pyenv.Options{Cache: p.Cache, Interpreter: p.Interpreter, PipOnly: p.PipOnly, Repair: p.Repair, Progress: p.Progress}, true
+}
+
+// nvidiaDriver are files of which a machine with NVIDIA's driver has one, inside of containers too; a variable so that tests can give their own.
+var nvidiaDriver = []string{"/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/nvidia0"}
+
+func hasNVIDIA() bool {
+	return slices.ContainsFunc(nvidiaDriver, func(file string) bool { _, err := os.Stat(file); return err == nil })
 }
 
 // python makes a package's environment where it is not there yet.

@@ -141,6 +141,34 @@ func TestPreparePython(t *testing.T) {
 	require.NoError(t, err, "and the lock still holds")
 }
 
+// On a machine with an NVIDIA driver a package may have another list of requirements.
+func TestGPURequirements(t *testing.T) {
+	root := t.TempDir()
+	dir := filepath.Join(root, "toy")
+	write(t, filepath.Join(dir, "plugin.toml"), toyHead+"[python]\nversion = \">=3.8\"\ndownload_mb = 1\n[python.gpu]\nrequirements = \"gpu.txt\"\ndownload_mb = 7\n", 0o644)
+	for _, name := range []string{"requirements.txt", "gpu.txt", "plugin.py"} {
+		write(t, filepath.Join(dir, name), "# "+name+"\n", 0o644)
+	}
+	before := nvidiaDriver
+	t.Cleanup(func() { nvidiaDriver = before })
+	driver := filepath.Join(root, "version")
+	nvidiaDriver = []string{filepath.Join(root, "nothing"), driver}
+	p := &Preparer{Cache: filepath.Join(root, "cache")}
+	plain, _, ok := p.Environment(open(t, dir))
+	require.True(t, ok)
+	require.Equal(t, filepath.Join(dir, "requirements.txt"), plain.Requirements)
+	require.Equal(t, 1.0, plain.DownloadMB)
+	write(t, driver, "", 0o644)
+	gpu, o, _ := p.Environment(open(t, dir))
+	require.Equal(t, filepath.Join(dir, "gpu.txt"), gpu.Requirements)
+	require.Equal(t, 7.0, gpu.DownloadMB)
+	one, err := plain.Dir(o)
+	require.NoError(t, err)
+	other, err := gpu.Dir(o)
+	require.NoError(t, err)
+	require.NotEqual(t, one, other)
+}
+
 func TestLibraries(t *testing.T) {
 	root := t.TempDir()
 	write(t, filepath.Join(root, "conf", "ld.so.conf"), "# comment\ninclude conf.d/*.conf\n", 0o644)

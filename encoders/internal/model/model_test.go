@@ -274,6 +274,31 @@ func TestCUDA(t *testing.T) {
 	require.Equal(t, "cpu", s.Provider())
 }
 
+// Libraries of Python packages are loaded whatever the order in which they need each other.
+func TestPreload(t *testing.T) {
+	site := t.TempDir()
+	put := func(folder, name, code string, flags ...string) {
+		dir := filepath.Join(site, "nvidia", folder, "lib")
+		require.NoError(t, os.MkdirAll(dir, 0o755))
+		source := filepath.Join(t.TempDir(), "x.c")
+		require.NoError(t, os.WriteFile(source, []byte(code), 0o644))
+		args := append([]string{"-shared", "-fPIC", "-Wl,-soname," + name, "-o", filepath.Join(dir, name), source}, flags...)
+		out, err := exec.Command("gcc", args...).CombinedOutput()
+		require.NoError(t, err, string(out))
+	}
+	put("zz", "libsrpotestbase.so.1", "int srpo_test_base(void) { return 1; }\n")
+	put("aa", "libsrpotestneeds.so.1", "int srpo_test_base(void); int srpo_test_needs(void) { return srpo_test_base(); }\n",
+		filepath.Join(site, "nvidia", "zz", "lib", "libsrpotestbase.so.1"))
+	put("aa", "libsrpotestlost.so.1", "int srpo_test_nowhere(void); int srpo_test_lost(void) { return srpo_test_nowhere(); }\n")
+	loaded, failures := preloadCUDA(filepath.Join(site, "onnxruntime", "capi", "libonnxruntime.so"))
+	require.Equal(t, 2, loaded)
+	require.Len(t, failures, 1)
+	require.Contains(t, failures[0], "srpo_test_nowhere")
+	loaded, failures = preloadCUDA(filepath.Join(t.TempDir(), "onnxruntime", "capi", "libonnxruntime.so"))
+	require.Zero(t, loaded)
+	require.Empty(t, failures)
+}
+
 func TestHalf(t *testing.T) {
 	for h := range 1 << 16 { // every number there is
 		x := fromHalf(uint16(h))

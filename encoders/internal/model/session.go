@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 
 	ort "github.com/yalue/onnxruntime_go"
@@ -73,10 +74,12 @@ func Open(o Options) (*Session, error) {
 	}
 	providers := []string{o.Provider}
 	if o.Provider == "auto" {
-		providers = []string{"cuda", "cpu"}
+		if providers = []string{"cuda", "cpu"}; !hasCUDA(path) { // nothing to try, and nothing to say
+			providers = []string{"cpu"}
+		}
 	}
 	for _, s.provider = range providers {
-		if s.session, err = load(o, card.Input.Name, name, s.provider); err == nil {
+		if s.session, err = load(o, path, card.Input.Name, name, s.provider); err == nil {
 			return s, nil
 		}
 		if s.provider != providers[len(providers)-1] {
@@ -86,7 +89,7 @@ func Open(o Options) (*Session, error) {
 	return nil, err
 }
 
-func load(o Options, input, output, provider string) (*ort.DynamicAdvancedSession, error) {
+func load(o Options, path, input, output, provider string) (*ort.DynamicAdvancedSession, error) {
 	internal := func(err error) error {
 		return plugins.Errorf(plugins.Internal, "ONNX Runtime: %w", err).WithHint("report it with the plugin's log")
 	}
@@ -107,8 +110,12 @@ func load(o Options, input, output, provider string) (*ort.DynamicAdvancedSessio
 		}
 	}
 	if provider == "cuda" {
+		var missing []string
+		if hasCUDA(path) {
+			_, missing = preloadCUDA(path)
+		}
 		if err := appendCUDA(options, o.MemoryMB); err != nil {
-			return nil, plugins.Errorf(plugins.Unsupported, "CUDA does not work here: %w", err).
+			return nil, plugins.Errorf(plugins.Unsupported, "CUDA does not work here: %w", err).WithDetail(strings.Join(missing, "\n")).
 				WithHint("set provider = \"cpu\", or give the libonnxruntime.so of the package onnxruntime-gpu in the setting library, with CUDA's and cuDNN's libraries on LD_LIBRARY_PATH")
 		}
 	}
@@ -123,6 +130,12 @@ func load(o Options, input, output, provider string) (*ort.DynamicAdvancedSessio
 		return nil, plugins.Errorf(plugins.Unsupported, "CUDA does not work here: %w", err).WithHint("set provider = \"cpu\"")
 	}
 	return nil, plugins.Errorf(plugins.Corrupt, "%s cannot be loaded: %w", o.Model, err).WithHint("%s", remedy(o.Family))
+}
+
+// hasCUDA says whether a libonnxruntime comes with the part that runs on CUDA.
+func hasCUDA(library string) bool {
+	_, err := os.Stat(filepath.Join(filepath.Dir(library), "libonnxruntime_providers_cuda.so"))
+	return err == nil
 }
 
 func appendCUDA(options *ort.SessionOptions, memoryMB int) error {

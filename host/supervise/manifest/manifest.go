@@ -55,8 +55,18 @@ type Python struct {
 	// DownloadMB and DiskMB tell the user what the environment takes, in 10^6 bytes.
 	DownloadMB float64 `toml:"download_mb"`
 	DiskMB     float64 `toml:"disk_mb"`
+	// GPU is what takes the place of the list above on a machine with an NVIDIA driver; nil: nothing does.
+	GPU *PythonGPU `toml:"gpu"`
 
 	Requirement pyenv.Requirement `toml:"-"`
+}
+
+// PythonGPU is the list of requirements for machines with an NVIDIA driver.
+type PythonGPU struct {
+	// Requirements is a list with hashes, relative to the package.
+	Requirements string  `toml:"requirements"`
+	DownloadMB   float64 `toml:"download_mb"`
+	DiskMB       float64 `toml:"disk_mb"`
 }
 
 // Command says that the package is a program.
@@ -177,10 +187,11 @@ func clean(key string) string {
 
 // keys are the known keys by table.
 var keys = map[string][]string{
-	"":        {"name", "kind", "version", "protocol", "doc", "python", "command", "system", "env"},
-	"python":  {"version", "requirements", "no_deps", "entry", "post_install", "download_mb", "disk_mb"},
-	"command": {"exec", "build"},
-	"system":  {"library", "apt"},
+	"":           {"name", "kind", "version", "protocol", "doc", "python", "command", "system", "env"},
+	"python":     {"version", "requirements", "no_deps", "entry", "post_install", "download_mb", "disk_mb", "gpu"},
+	"python.gpu": {"requirements", "download_mb", "disk_mb"},
+	"command":    {"exec", "build"},
+	"system":     {"library", "apt"},
 }
 
 func (c checker) unknown(key toml.Key) error {
@@ -269,6 +280,14 @@ func (c checker) python(p *Python, command bool) (err error) {
 	}
 	if err := c.inside("python.requirements", &p.Requirements); err != nil {
 		return err
+	}
+	if p.GPU != nil {
+		if p.GPU.DownloadMB < 0 || p.GPU.DiskMB < 0 {
+			return c.at("python.gpu.download_mb", "a size is negative").WithHint("sizes are in MB (10^6 bytes)")
+		}
+		if err := c.inside("python.gpu.requirements", &p.GPU.Requirements); err != nil {
+			return err
+		}
 	}
 	if !command {
 		if err := c.inside("python.entry", &p.Entry); err != nil {
