@@ -81,8 +81,8 @@ func New(n Network) *Encoder {
 func (e *Encoder) Info(context.Context) (plugins.Info, error) {
 	i := plugins.Info{Name: e.network.Name, Kind: plugins.Encoder, Version: e.network.Version, Doc: e.network.Doc, Settings: e.settings,
 		Versions: map[string]string{"go": runtime.Version()}}
-	if path, err := model.FindLibrary(""); err == nil && model.Load(path) == nil {
-		i.Versions["onnxruntime"] = model.Version()
+	if v := model.Version(); v != "" {
+		i.Versions["onnxruntime"] = v
 	}
 	return i, nil
 }

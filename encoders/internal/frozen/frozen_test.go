@@ -3,6 +3,9 @@ package frozen
 import (
 	"context"
 	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"runtime"
 	"testing"
 
@@ -75,6 +78,31 @@ func TestCancelOverRPC(t *testing.T) {
 			runtime.Gosched()
 		}
 	}
+}
+
+// The library may be another than the plugin's own, also after it was asked who it is. In a process of its own: a process loads one.
+func TestLibrarySetting(t *testing.T) {
+	if path := os.Getenv("FROZEN_TEST_LIBRARY"); path != "" {
+		e := New(Network{Name: "means", Version: "1", Family: "efficientnet", FrameWise: true})
+		before, err := e.Info(t.Context())
+		require.NoError(t, err)
+		s := plugins.Settings{"model": os.Getenv("FROZEN_TEST_MODEL"), "library": path, "provider": "cpu", "threads": int64(1)}
+		require.NoError(t, e.Configure(t.Context(), plugins.Config{Settings: s}))
+		after, err := e.Info(t.Context())
+		require.NoError(t, err)
+		require.Regexp(t, `^1\.\d+\.\d+$`, before.Versions["onnxruntime"])
+		require.Equal(t, before.Versions, after.Versions)
+		return
+	}
+	_, path := network(t, "means.onnx", false)
+	own, err := model.FindLibrary("")
+	require.NoError(t, err)
+	other := filepath.Join(t.TempDir(), "libonnxruntime.so")
+	require.NoError(t, os.Symlink(own, other))
+	cmd := exec.Command(os.Args[0], "-test.run=^TestLibrarySetting$")
+	cmd.Env = append(os.Environ(), "FROZEN_TEST_LIBRARY="+other, "FROZEN_TEST_MODEL="+path)
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, string(out))
 }
 
 // A model that takes clips is none for frames.

@@ -80,12 +80,16 @@ func Load(path string) error {
 	return nil
 }
 
-// Version is that of the loaded library; empty: none is.
+// Version is that of the loaded library, or of the plugin's own, by its name: looking does not load it, since settings may name another. Empty: unknown.
 func Version() string {
 	loaded.Lock()
 	defer loaded.Unlock()
-	if loaded.path == "" {
-		return ""
+	if loaded.path != "" {
+		return ort.GetVersion()
 	}
-	return ort.GetVersion()
+	path, err := FindLibrary("")
+	if v := versionInName.FindStringSubmatch(path); err == nil && v != nil {
+		return v[1]
+	}
+	return ""
 }
