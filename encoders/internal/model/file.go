@@ -24,6 +24,8 @@ type File struct {
 	Types map[string]int
 	// Bytes of the file and of the files beside it that hold weights.
 	Bytes int64
+	// HalfBytes of them are weights in half precision.
+	HalfBytes int64
 	// External are the files beside it, relative to its folder.
 	External []string
 }
@@ -89,7 +91,8 @@ type scanner struct {
 const (
 	modelGraph, modelMetadata                 = 7, 14
 	graphInitializer, graphInput, graphOutput = 5, 11, 12
-	tensorExternal, entryKey, entryValue      = 13, 1, 2
+	tensorElement, tensorRaw, tensorExternal  = 2, 9, 13
+	entryKey, entryValue                      = 1, 2
 	infoName, infoType, tensorType, elementOf = 1, 2, 1, 1
 	typeFloat, typeHalf                       = 1, 10
 )
@@ -152,6 +155,12 @@ func (s *scanner) text(at, n int64) (string, error) {
 	return string(b), nil
 }
 
+func (s *scanner) varint(at, n int64) (int, error) {
+	text, err := s.text(at, n)
+	v, _ := protowire.ConsumeVarint([]byte(text))
+	return int(v), err
+}
+
 func (s *scanner) model(size int64) error {
 	return s.fields(0, size, func(number protowire.Number, kind protowire.Type, at, n int64) error {
 		switch {
@@ -201,10 +210,7 @@ func (s *scanner) info(at, n int64) (name string, err error) {
 					if number != elementOf || kind != protowire.VarintType {
 						return nil
 					}
-					text, err := s.text(at, n)
-					if v, m := protowire.ConsumeVarint([]byte(text)); m > 0 {
-						element = int(v)
-					}
+					element, err = s.varint(at, n)
 					return err
 				})
 			})
@@ -215,20 +221,30 @@ func (s *scanner) info(at, n int64) (name string, err error) {
 	return name, err
 }
 
-// tensor notes where a weight lies that is not in the file.
+// tensor notes how long a weight is in half precision, and where it lies if not in the file.
 func (s *scanner) tensor(at, n int64) error {
 	where := map[string]string{}
-	err := s.fields(at, at+n, func(number protowire.Number, _ protowire.Type, at, n int64) error {
-		if number != tensorExternal {
-			return nil
+	element, inside := 0, int64(0)
+	err := s.fields(at, at+n, func(number protowire.Number, kind protowire.Type, at, n int64) (err error) {
+		switch {
+		case number == tensorElement && kind == protowire.VarintType:
+			element, err = s.varint(at, n)
+		case number == tensorRaw && kind == protowire.BytesType:
+			inside = n
+		case number == tensorExternal && kind == protowire.BytesType:
+			var key, value string
+			key, value, err = s.entry(at, n)
+			where[key] = value
 		}
-		key, value, err := s.entry(at, n)
-		where[key] = value
 		return err
 	})
 	if name := where["location"]; name != "" && err == nil {
 		number := func(key string) int64 { v, _ := strconv.ParseInt(strings.TrimSpace(where[key]), 10, 64); return v }
 		s.external[name] = max(s.external[name], number("offset")+number("length"))
+		inside = number("length")
+	}
+	if element == typeHalf {
+		s.file.HalfBytes += inside
 	}
 	return err
 }

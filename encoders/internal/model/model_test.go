@@ -191,9 +191,18 @@ func TestCancel(t *testing.T) {
 
 func TestMemory(t *testing.T) {
 	f := &File{Path: "big.onnx", Bytes: 4_000_000_000}
-	err := enoughMemory(f, 8000)
+	err := enoughMemory(f, 5000, true)
 	require.Equal(t, plugins.Exhausted, plugins.KindOf(err))
-	require.ErrorContains(t, err, "takes about 8800 MB to load, more than the limit of 8000 MB")
+	require.ErrorContains(t, err, "takes about 6000 MB to load, more than the limit of 5000 MB")
+
+	half := &File{Path: "half.onnx", Bytes: 2_000_000_000, HalfBytes: 2_000_000_000}
+	require.ErrorContains(t, enoughMemory(half, 5000, true), "takes about 8000 MB", "a CPU computes in single precision")
+	inside, err := Inspect("testdata/half.onnx")
+	require.NoError(t, err)
+	require.Equal(t, int64(48*2), inside.HalfBytes)
+	inside, err = Inspect("testdata/outside.onnx")
+	require.NoError(t, err)
+	require.Zero(t, inside.HalfBytes)
 
 	root := t.TempDir()
 	before, group := meminfo, cgroup
@@ -203,17 +212,18 @@ func TestMemory(t *testing.T) {
 		require.NoError(t, os.WriteFile(filepath.Join(root, name), []byte(text), 0o644))
 	}
 	put("meminfo", "MemTotal: 32000000 kB\nMemAvailable:   10000000 kB\n")
-	require.NoError(t, enoughMemory(f, 9000))
+	require.NoError(t, enoughMemory(f, 9000, true))
+	require.NoError(t, enoughMemory(half, 5000, false), "a GPU does not")
 	put("meminfo", "MemTotal: 32000000 kB\nMemAvailable:   5000000 kB\n")
-	require.ErrorContains(t, enoughMemory(f, 0), "the machine has 5120 MB free")
+	require.ErrorContains(t, enoughMemory(f, 0, true), "the machine has 5120 MB free")
 	put("meminfo", "MemTotal: 32000000 kB\nMemAvailable:   20000000 kB\n")
 	put("memory.max", "4000000000\n")
 	put("memory.current", "1000000000\n")
-	require.ErrorContains(t, enoughMemory(f, 0), "the container has 3000 MB free")
+	require.ErrorContains(t, enoughMemory(f, 0, true), "the container has 3000 MB free")
 	put("memory.max", "max\n")
-	require.NoError(t, enoughMemory(f, 0))
+	require.NoError(t, enoughMemory(f, 0, true))
 	require.NoError(t, os.Remove(filepath.Join(root, "meminfo")))
-	require.NoError(t, enoughMemory(f, 0), "unknown")
+	require.NoError(t, enoughMemory(f, 0, true), "unknown")
 }
 
 // TestLibrary tells what is wrong with a library. It runs in a process of its own: a process loads one.

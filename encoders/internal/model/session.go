@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	ort "github.com/yalue/onnxruntime_go"
@@ -69,14 +70,14 @@ func Open(o Options) (*Session, error) {
 	if err := Load(path); err != nil {
 		return nil, err
 	}
-	if err := enoughMemory(file, o.MemoryMB); err != nil {
-		return nil, err
-	}
 	providers := []string{o.Provider}
 	if o.Provider == "auto" {
 		if providers = []string{"cuda", "cpu"}; !hasCUDA(path) { // nothing to try, and nothing to say
 			providers = []string{"cpu"}
 		}
+	}
+	if err := enoughMemory(file, o.MemoryMB, slices.Equal(providers, []string{"cpu"})); err != nil {
+		return nil, err
 	}
 	for _, s.provider = range providers {
 		if s.session, err = load(o, path, card.Input.Name, name, s.provider); err == nil {
