@@ -215,7 +215,7 @@ func newEmbedder(ctx context.Context, super *supervise.Supervisor, cfg *config.C
 	if err != nil {
 		return nil, err
 	}
-	return &embedder{startedEncoder: e, identity: embeddings.Identity(e.info, e.record.Hash, e.settings, e.spec.Dimension), clips: c, cache: c.cache}, nil
+	return &embedder{startedEncoder: e, identity: embeddings.Identity(e.info, e.record.Hash, e.settings, e.spec), clips: c, cache: c.cache}, nil
 }
 
 // job is one thing to embed: how it is named in the cache, and the clip.

@@ -19,6 +19,7 @@ import (
 	"sync/atomic"
 
 	"github.com/srpo-dev/srpo/plugins"
+	"github.com/srpo-dev/srpo/plugins/encoder"
 )
 
 // magic begins every entry; another one is another format.
@@ -171,9 +172,10 @@ func (c *Cache) PutJSON(k Key, v any) error {
 	return c.Put(k, data)
 }
 
-// Identity is an encoder in words that change whenever its vectors may: name, version, the hash of its package, its libraries' versions and its settings.
-func Identity(info plugins.Info, hash string, settings plugins.Settings, dimension int) string {
-	words := []string{info.Name, info.Version, hash, fmt.Sprint(dimension)}
+// Identity is an encoder in words that change whenever its vectors may: name, version, the hash of its package, its libraries' versions, its
+// settings, and the model that it says its vectors come from: a file of weights may be replaced at the same path.
+func Identity(info plugins.Info, hash string, settings plugins.Settings, spec encoder.Spec) string {
+	words := []string{info.Name, info.Version, hash, fmt.Sprint(spec.Dimension), fmt.Sprintf("%q", spec.Model)}
 	var more []string
 	for name, v := range info.Versions {
 		more = append(more, fmt.Sprintf("%q=%q", name, v))

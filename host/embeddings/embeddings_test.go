@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/srpo-dev/srpo/plugins"
+	"github.com/srpo-dev/srpo/plugins/encoder"
 )
 
 func TestVectorsComeBack(t *testing.T) {
@@ -82,14 +83,15 @@ func TestKeysDiffer(t *testing.T) {
 	require.NotEqual(t, KeyOf("a", "b"), KeyOf("b", "a"))
 	require.NotEqual(t, KeyOf("1:a"), KeyOf("a"))
 	info := plugins.Info{Name: "pixel", Version: "1", Versions: map[string]string{"go": "1", "x": "2"}}
-	id := Identity(info, "hash", plugins.Settings{"size": int64(32), "gray": false}, 3)
-	require.Equal(t, id, Identity(info, "hash", plugins.Settings{"gray": false, "size": int64(32)}, 3))
+	id := Identity(info, "hash", plugins.Settings{"size": int64(32), "gray": false}, encoder.Spec{Dimension: 3})
+	require.Equal(t, id, Identity(info, "hash", plugins.Settings{"gray": false, "size": int64(32)}, encoder.Spec{Dimension: 3}))
 	for _, other := range []string{
-		Identity(info, "other", plugins.Settings{"size": int64(32), "gray": false}, 3),
-		Identity(info, "hash", plugins.Settings{"size": int64(16), "gray": false}, 3),
-		Identity(info, "hash", plugins.Settings{"size": "32", "gray": false}, 3),
-		Identity(info, "hash", plugins.Settings{"size": int64(32), "gray": false}, 4),
-		Identity(plugins.Info{Name: "pixel", Version: "2"}, "hash", plugins.Settings{"size": int64(32), "gray": false}, 3),
+		Identity(info, "other", plugins.Settings{"size": int64(32), "gray": false}, encoder.Spec{Dimension: 3}),
+		Identity(info, "hash", plugins.Settings{"size": int64(16), "gray": false}, encoder.Spec{Dimension: 3}),
+		Identity(info, "hash", plugins.Settings{"size": "32", "gray": false}, encoder.Spec{Dimension: 3}),
+		Identity(info, "hash", plugins.Settings{"size": int64(32), "gray": false}, encoder.Spec{Dimension: 4}),
+		Identity(info, "hash", plugins.Settings{"size": int64(32), "gray": false}, encoder.Spec{Dimension: 3, Model: "other weights"}),
+		Identity(plugins.Info{Name: "pixel", Version: "2"}, "hash", plugins.Settings{"size": int64(32), "gray": false}, encoder.Spec{Dimension: 3}),
 	} {
 		require.NotEqual(t, id, other)
 	}
