@@ -58,15 +58,15 @@ def sample(clip: np.ndarray, frames: int) -> np.ndarray:
 def preprocess(clip: np.ndarray, card: dict) -> torch.Tensor:
     """A clip uint8 [T, H, W, 3] as normalised floats [T, 3, crop, crop], as the model card's preprocess says."""
     p = card["preprocess"]
-    x = torch.from_numpy(np.ascontiguousarray(clip)).permute(0, 3, 1, 2).float()
+    x = torch.from_numpy(np.ascontiguousarray(clip)).permute(0, 3, 1, 2)
     h, w = x.shape[-2:]
     to = (p["resize"], p["resize"])
     if p["resize_mode"] == "short_side":
         to = (p["resize"], int(p["resize"] * w / h)) if h <= w else (int(p["resize"] * h / w), p["resize"])
     if to != (h, w):
+        # On uint8, as the published processors do it: rounded, and clamped between the two directions.
         x = torch.nn.functional.interpolate(x, to, mode=p["interpolation"], align_corners=False, antialias=p["antialias"])
-        x = x.round().clamp(0, 255)
-    top, left = round((to[0] - p["crop"]) / 2), round((to[1] - p["crop"]) / 2)
-    x = x[..., top : top + p["crop"], left : left + p["crop"]] * p["rescale"]
+    top, left = (to[0] - p["crop"]) // 2, (to[1] - p["crop"]) // 2
+    x = x[..., top : top + p["crop"], left : left + p["crop"]].float() * p["rescale"]
     mean, std = (torch.tensor(p[k]).view(3, 1, 1) for k in ("mean", "std"))
     return (x - mean) / std

@@ -7,6 +7,7 @@ import argparse
 import gc
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -71,7 +72,10 @@ def export(a, reports: Reports) -> dict:
     model = graph.export(wrapper, network.example(wrapper, frames, card["input"]["height"], 2))
     card["sha256"] = c.sha256()
     out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{out.stem}-", dir=out.parent))
+    for left in out.parent.glob(f".{out.stem}-tmp-*"):
+        if not alive(left.name.split("-")[-2]):
+            shutil.rmtree(left, ignore_errors=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{out.stem}-tmp-{os.getpid()}-", dir=out.parent))
     try:
         reports.phase("writing", note=f"{graph.weight_bytes(model) / 1e6:.1f} MB")
         # Another export's weights file never has this name, so the old file stays whole until the new one takes its place.
@@ -87,11 +91,23 @@ def export(a, reports: Reports) -> dict:
         os.replace(work / out.name, out)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    for old in out.parent.glob(f"{out.stem}-*.data"):
-        if old.name != beside or not outside:
+    # Weights of exports that this one replaces.
+    for old in out.parent.iterdir():
+        if re.fullmatch(re.escape(out.stem) + r"-[0-9a-f]{12}-\d+(-half)?\.data", old.name) and not (outside and old.name == beside):
             old.unlink()
     size = out.stat().st_size + ((out.parent / beside).stat().st_size if outside else 0)
     return {"file": str(out), "bytes": size, "card": card, "verified": verified}
+
+
+def alive(pid: str) -> bool:
+    """Whether a process with this id may still be there."""
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def describe(c: checkpoint.Checkpoint, wrapper, frames: int) -> dict:

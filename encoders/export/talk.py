@@ -105,6 +105,10 @@ def hold_lifeline() -> None:
     threading.Thread(target=wait, name="lifeline", daemon=True).start()
 
 
+def _stop(*_) -> None:
+    raise Refused("canceled", "stopped", "the same command starts again")
+
+
 def run(work) -> int:
     """Calls work(reports) and returns the exit code: 0, or 1 after an error was reported.
 
@@ -112,6 +116,7 @@ def run(work) -> int:
     """
     hold_lifeline()
     reports = Reports()
+    signal.signal(signal.SIGTERM, _stop)
     try:
         result = work(reports)
     except Refused as e:
