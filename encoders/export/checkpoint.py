@@ -58,21 +58,33 @@ def find(family: str, model: str, revision: str = "") -> Checkpoint:
     if not folder.is_dir():
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
             raise Refused(
-                "not found", f"there is no folder {model}",
+                "not found",
+                f"there is no folder {model}",
                 f"give a folder with {_list(WANTED[family])}, or the id of a checkpoint on the model hub, OWNER/NAME",
             )
         folder, commit, source = _fetch(family, model, revision), revision, model
         if re.fullmatch(r"[0-9a-f]{40}", folder.name):
             commit = folder.name
     elif revision:
-        raise Refused("invalid", "--revision is for checkpoints of the model hub, and --model is a folder", "leave it out")
+        raise Refused(
+            "invalid", "--revision is for checkpoints of the model hub, and --model is a folder", "leave it out"
+        )
     config = _json(folder, "config.json", family)
     _check_family(family, config, folder)
     weights = _weights(folder, family)
     for path in weights:
         check_safetensors(path)
-    return Checkpoint(folder, family, config, _preprocess(family, folder, config), weights, source, commit,
-                      _licence(folder), str(folder))
+    return Checkpoint(
+        folder,
+        family,
+        config,
+        _preprocess(family, folder, config),
+        weights,
+        source,
+        commit,
+        _licence(folder),
+        str(folder),
+    )
 
 
 def _list(names) -> str:
@@ -90,17 +102,24 @@ def _fetch(family: str, model: str, revision: str) -> Path:
     try:
         return Path(snapshot_download(model, revision=revision or None, allow_patterns=patterns))
     except GatedRepoError as e:
-        raise Refused("unavailable", f"{model} asks for a licence to be accepted first",
-                      "accept it on the hub's page and set HF_TOKEN, or download the files there") from e
+        raise Refused(
+            "unavailable",
+            f"{model} asks for a licence to be accepted first",
+            "accept it on the hub's page and set HF_TOKEN, or download the files there",
+        ) from e
     except RevisionNotFoundError as e:
         raise Refused("not found", f"{model} has no revision {revision}", "leave --revision out for the newest") from e
     except RepositoryNotFoundError as e:
-        raise Refused("not found", f"the model hub has no {model}, or it is private",
-                      "check the id; for a private one set HF_TOKEN") from e
+        raise Refused(
+            "not found",
+            f"the model hub has no {model}, or it is private",
+            "check the id; for a private one set HF_TOKEN",
+        ) from e
     except Exception as e:  # the hub's client raises what its HTTP library does, which changes between versions
         name = model.split("/")[-1]
         raise Refused(
-            "unavailable", f"{model} is not on this machine and the model hub cannot be reached ({type(e).__name__})",
+            "unavailable",
+            f"{model} is not on this machine and the model hub cannot be reached ({type(e).__name__})",
             f"on a machine with network download {_list(WANTED[family])} of {model}, put them into one folder here, for"
             f" example ~/models/{name}, and give --model ~/models/{name}",
         ) from e
@@ -111,9 +130,11 @@ def _json(folder: Path, name: str, family: str) -> dict:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise Refused("not found", f"{folder} has no {name}",
-                      f"a checkpoint in the format of transformers has {_list(WANTED[family])}: bring the missing file"
-                      ) from None
+        raise Refused(
+            "not found",
+            f"{folder} has no {name}",
+            f"a checkpoint in the format of transformers has {_list(WANTED[family])}: bring the missing file",
+        ) from None
     except (ValueError, UnicodeDecodeError) as e:
         raise Refused("corrupt", f"it is no JSON: {e}", "bring the file again", str(path)) from None
     if not isinstance(value, dict):
@@ -126,10 +147,17 @@ def _check_family(family: str, config: dict, folder: Path) -> None:
     if kind in FAMILIES[family]:
         return
     other = [f for f, kinds in FAMILIES.items() if kind in kinds]
-    hint = (f"srpo encoder export {other[0]} --model {folder}" if other else
-            f"{family} takes checkpoints with model_type {' or '.join(FAMILIES[family])}")
-    raise Refused("mismatch", f'the checkpoint is of another architecture: model_type = "{kind}", not {family}', hint,
-                  str(folder / "config.json"))
+    hint = (
+        f"srpo encoder export {other[0]} --model {folder}"
+        if other
+        else f"{family} takes checkpoints with model_type {' or '.join(FAMILIES[family])}"
+    )
+    raise Refused(
+        "mismatch",
+        f'the checkpoint is of another architecture: model_type = "{kind}", not {family}',
+        hint,
+        str(folder / "config.json"),
+    )
 
 
 def _weights(folder: Path, family: str) -> list[Path]:
@@ -138,8 +166,11 @@ def _weights(folder: Path, family: str) -> list[Path]:
         names = sorted(set(_json(folder, index.name, family).get("weight_map", {}).values()))
         missing = [n for n in names if not (folder / n).is_file()]
         if missing or not names:
-            raise Refused("not found", f"{folder} lacks {', '.join(missing[:3]) or 'weights'}, which {index.name} lists",
-                          "bring the missing files into the folder")
+            raise Refused(
+                "not found",
+                f"{folder} lacks {', '.join(missing[:3]) or 'weights'}, which {index.name} lists",
+                "bring the missing files into the folder",
+            )
         return [folder / n for n in names]
     if (folder / "model.safetensors").is_file():
         return [folder / "model.safetensors"]
@@ -167,8 +198,9 @@ def check_safetensors(path: Path) -> None:
         except (ValueError, KeyError, TypeError, AttributeError):
             raise Refused("corrupt", "it is no safetensors file", again, str(path)) from None
     if 8 + length + end != size:
-        raise Refused("corrupt", f"it is cut off: its header speaks of {8 + length + end} bytes, it has {size}", again,
-                      str(path))
+        raise Refused(
+            "corrupt", f"it is cut off: its header speaks of {8 + length + end} bytes, it has {size}", again, str(path)
+        )
 
 
 def _preprocess(family: str, folder: Path, config: dict) -> dict:
@@ -203,8 +235,12 @@ def _preprocess(family: str, folder: Path, config: dict) -> dict:
         if crop is None:
             raise bad("crop_size is no square")
         if crop != config.get("crop_size", 256):
-            raise Refused("mismatch", f"crop_size is {crop}, and {config.get('crop_size', 256)} in config.json",
-                          "take both files from one checkpoint", place)
+            raise Refused(
+                "mismatch",
+                f"crop_size is {crop}, and {config.get('crop_size', 256)} in config.json",
+                "take both files from one checkpoint",
+                place,
+            )
         # As the published processor does, whatever size the file gives.
         out.update(resize=int(crop * 256 / 224), resize_mode="short_side", crop=crop)
     else:

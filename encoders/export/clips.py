@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
 from talk import Refused
 
 
@@ -14,8 +15,10 @@ def scenes(count: int, frames: int, height: int = 96, width: int = 120, noise: f
         rng = np.random.default_rng(k)
         y, x = np.mgrid[0:height, 0:width] / height
         ground = np.stack([(0.5 + 0.4 * np.sin(a * x + b * y + c)) for a, b, c in rng.uniform(-6, 6, (3, 3))], -1)
-        discs = [(rng.uniform(0.1, 0.9, 2), rng.uniform(-0.5, 0.5, 2), rng.uniform(0.05, 0.2), rng.uniform(0, 1, 3))
-                 for _ in range(4)]
+        discs = [
+            (rng.uniform(0.1, 0.9, 2), rng.uniform(-0.5, 0.5, 2), rng.uniform(0.05, 0.2), rng.uniform(0, 1, 3))
+            for _ in range(4)
+        ]
         clip = np.empty((frames, height, width, 3), np.uint8)
         for t in range(frames):
             picture = ground.copy()
@@ -37,11 +40,19 @@ def read(folder: Path) -> list[np.ndarray]:
     for path in sorted([*folder.rglob("*.npz"), *folder.rglob("*.npy")]):
         try:
             loaded = np.load(path, allow_pickle=False)
-            array = loaded if isinstance(loaded, np.ndarray) else loaded["frames" if "frames" in loaded else loaded.files[0]]
+            array = (
+                loaded
+                if isinstance(loaded, np.ndarray)
+                else loaded["frames" if "frames" in loaded else loaded.files[0]]
+            )
         except Exception as e:  # numpy raises what zipfile and its parsers do
-            raise Refused("corrupt", f"numpy cannot read it: {e}", "remove the file, or write it again", str(path)) from e
+            raise Refused(
+                "corrupt", f"numpy cannot read it: {e}", "remove the file, or write it again", str(path)
+            ) from e
         if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] != 3 or 0 in array.shape:
-            raise Refused("invalid", f"it holds {array.dtype} {list(array.shape)}", "a clip is uint8 [T, H, W, 3]", str(path))
+            raise Refused(
+                "invalid", f"it holds {array.dtype} {list(array.shape)}", "a clip is uint8 [T, H, W, 3]", str(path)
+            )
         out.append(array)
     if not out:
         raise Refused("not found", f"{folder} has no clips", "a clip is a .npz or .npy file with uint8 [T, H, W, 3]")
@@ -49,7 +60,7 @@ def read(folder: Path) -> list[np.ndarray]:
 
 
 def sample(clip: np.ndarray, frames: int) -> np.ndarray:
-    """frames pictures of a clip, evenly spaced, first and last among them; a shorter clip is repeated from its start."""
+    """frames pictures of a clip, evenly spaced, first and last among them; a shorter clip begins again at its end."""
     if len(clip) < frames:
         return clip[np.arange(frames) % len(clip)]
     return clip[np.linspace(0, len(clip) - 1, frames).astype(int)]
@@ -65,7 +76,9 @@ def preprocess(clip: np.ndarray, card: dict) -> torch.Tensor:
         to = (p["resize"], int(p["resize"] * w / h)) if h <= w else (int(p["resize"] * h / w), p["resize"])
     if to != (h, w):
         # On uint8, as the published processors do it: rounded, and clamped between the two directions.
-        x = torch.nn.functional.interpolate(x, to, mode=p["interpolation"], align_corners=False, antialias=p["antialias"])
+        x = torch.nn.functional.interpolate(
+            x, to, mode=p["interpolation"], align_corners=False, antialias=p["antialias"]
+        )
     top, left = (to[0] - p["crop"]) // 2, (to[1] - p["crop"]) // 2
     x = x[..., top : top + p["crop"], left : left + p["crop"]].float() * p["rescale"]
     mean, std = (torch.tensor(p[k]).view(3, 1, 1) for k in ("mean", "std"))

@@ -1,6 +1,6 @@
 """Checkpoint to ONNX, verified against torch: the program behind `srpo encoder export`.
 
-    python export.py vjepa2 --model FOLDER|OWNER/NAME --out FILE.onnx [--half] [--revision R] [--frames N] [--clips DIR]
+python export.py vjepa2 --model FOLDER|OWNER/NAME --out FILE.onnx [--half] [--revision R] [--frames N] [--clips DIR]
 """
 
 import argparse
@@ -48,9 +48,9 @@ def export(a, reports: Reports) -> dict:
     reports.phase("loading", note=a.model)
     c = checkpoint.find(a.family, a.model, a.revision)
 
-    import network
-    import onnx_ir as ir
     import torch
+
+    import network
 
     if a.threads:
         torch.set_num_threads(a.threads)
@@ -59,8 +59,10 @@ def export(a, reports: Reports) -> dict:
     wrapper = network.load(c)
     card = describe(c, wrapper, frames)
     count = sum(p.numel() for p in wrapper.parameters())
-    reports.say(f"{c.source}: {a.family}, {count / 1e6:.1f} M parameters, {card['input']['height']} px, {frames} frames,"
-                f" {card['dimension']} numbers a vector; loaded in {time.monotonic() - began:.1f} s")
+    reports.say(
+        f"{c.source}: {a.family}, {count / 1e6:.1f} M parameters, {card['input']['height']} px, {frames} frames,"
+        f" {card['dimension']} numbers a vector; loaded in {time.monotonic() - began:.1f} s"
+    )
 
     shown = pictures(a, card)
     reference = embed_torch(wrapper, shown, reports)
@@ -78,7 +80,7 @@ def export(a, reports: Reports) -> dict:
     work = Path(tempfile.mkdtemp(prefix=f".{out.stem}-tmp-{os.getpid()}-", dir=out.parent))
     try:
         reports.phase("writing", note=f"{graph.weight_bytes(model) / 1e6:.1f} MB")
-        # Another export's weights file never has this name, so the old file stays whole until the new one takes its place.
+        # Other weights have another name, so the file that is there stays whole until the new one takes its place.
         beside = f"{out.stem}-{card['sha256'][:12]}-{frames}{'-half' if a.half else ''}.data"
         model.metadata_props["srpo.encoder"] = json.dumps(card)
         outside = graph.save(model, work / out.name, beside)
@@ -93,7 +95,9 @@ def export(a, reports: Reports) -> dict:
         shutil.rmtree(work, ignore_errors=True)
     # Weights of exports that this one replaces.
     for old in out.parent.iterdir():
-        if re.fullmatch(re.escape(out.stem) + r"-[0-9a-f]{12}-\d+(-half)?\.data", old.name) and not (outside and old.name == beside):
+        if re.fullmatch(re.escape(out.stem) + r"-[0-9a-f]{12}-\d+(-half)?\.data", old.name) and not (
+            outside and old.name == beside
+        ):
             old.unlink()
     size = out.stat().st_size + ((out.parent / beside).stat().st_size if outside else 0)
     return {"file": str(out), "bytes": size, "card": card, "verified": verified}
@@ -117,14 +121,25 @@ def describe(c: checkpoint.Checkpoint, wrapper, frames: int) -> dict:
 
     outputs = {name: name for name in wrapper.outputs}
     card = {
-        "format": FORMAT, "family": c.family, "source": c.source, "revision": c.revision, "sha256": "",
+        "format": FORMAT,
+        "family": c.family,
+        "source": c.source,
+        "revision": c.revision,
+        "sha256": "",
         "exporter": f"srpo {os.environ.get('SRPO_VERSION', 'unknown')}, torch {torch.__version__},"
-                    f" transformers {transformers.__version__}",
+        f" transformers {transformers.__version__}",
         "dimension": wrapper.model.config.hidden_size,
         "frames": frames,
-        "input": {"name": wrapper.inputs, "layout": "BTCHW" if c.family == "vjepa2" else "BCHW",
-                  "height": c.preprocess["crop"], "width": c.preprocess["crop"], "dtype": "float32"},
-        "outputs": outputs, "default_output": next(iter(outputs)), "preprocess": c.preprocess,
+        "input": {
+            "name": wrapper.inputs,
+            "layout": "BTCHW" if c.family == "vjepa2" else "BCHW",
+            "height": c.preprocess["crop"],
+            "width": c.preprocess["crop"],
+            "dtype": "float32",
+        },
+        "outputs": outputs,
+        "default_output": next(iter(outputs)),
+        "preprocess": c.preprocess,
     }
     if c.licence:
         card["licence"] = c.licence
@@ -197,13 +212,27 @@ def verify(path: Path, shown: list, reference: list[dict], a, reports: Reports) 
                     worst, where = difference, f"output {output}, clip {i} in a batch of {len(shard)}"
     reports.phase("verifying", done, total, rate(began, done, total))
     if not worst <= tolerance:
-        hint = "export it in float32: its values are too large for float16" if a.half else \
-            "the file was not kept; report it with the checkpoint's config.json"
-        raise Refused("corrupt", f"the exported network differs from torch by {worst:.2e} of a vector's length ({where}),"
-                                 f" more than {tolerance:.0e}", hint)
-    return {"largest_relative_difference": worst, "tolerance": tolerance, "clips": len(shown), "batches": [len(s) for s in SHARDS],
-            "pictures": Path(a.clips).resolve().name if a.clips else "moving scenes", "half": a.half,
-            "onnxruntime": onnxruntime.__version__, "seconds_a_clip": (time.monotonic() - began) / total}
+        hint = (
+            "export it in float32: its values are too large for float16"
+            if a.half
+            else "the file was not kept; report it with the checkpoint's config.json"
+        )
+        raise Refused(
+            "corrupt",
+            f"the exported network differs from torch by {worst:.2e} of a vector's length ({where}),"
+            f" more than {tolerance:.0e}",
+            hint,
+        )
+    return {
+        "largest_relative_difference": worst,
+        "tolerance": tolerance,
+        "clips": len(shown),
+        "batches": [len(s) for s in SHARDS],
+        "pictures": Path(a.clips).resolve().name if a.clips else "moving scenes",
+        "half": a.half,
+        "onnxruntime": onnxruntime.__version__,
+        "seconds_a_clip": (time.monotonic() - began) / total,
+    }
 
 
 def append_metadata(path: Path, key: str, value: str) -> None:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import onnx_ir as ir
 import torch
-from talk import Refused
 from transformers import AttentionInterface, AttentionMaskInterface
+
+from talk import Refused
 
 # The whole model must fit into one protobuf message below 2 GiB; above this many bytes of weights they lie beside it.
 INLINE_BYTES = 1_900_000_000
@@ -24,8 +25,14 @@ def _fused(module, query, key, value, attention_mask, scaling=None, dropout=0.0,
     b, heads, s, d = query.shape
     flat = [x.transpose(1, 2).reshape(b, s, heads * d) for x in (query, key, value)]
     scale = d**-0.5 if scaling is None else scaling
-    out = torch.onnx.ops.symbolic("com.microsoft::MultiHeadAttention", flat, {"num_heads": heads, "scale": scale},
-                                  dtype=query.dtype, shape=flat[0].shape, version=1)
+    out = torch.onnx.ops.symbolic(
+        "com.microsoft::MultiHeadAttention",
+        flat,
+        {"num_heads": heads, "scale": scale},
+        dtype=query.dtype,
+        shape=flat[0].shape,
+        version=1,
+    )
     return out.view(b, s, heads, d), None
 
 
@@ -36,23 +43,34 @@ AttentionMaskInterface.register("srpo_fused", lambda *_, **__: None)
 def export(wrapper, sample: torch.Tensor) -> ir.Model:
     """The graph of a network, with a batch that varies; sample is an input with a batch of 2 or more.
 
-    The graph's tensors are the network's own memory. Raises Refused (internal) when attention was not fused.
+    Raises Refused (internal) when attention was not fused.
     """
     wrapper.model.set_attn_implementation("srpo_fused")
     with torch.no_grad():
         program = torch.onnx.export(
-            wrapper, (sample,), dynamo=True, opset_version=OPSET, input_names=[wrapper.inputs],
-            output_names=list(wrapper.outputs), dynamic_shapes=({0: torch.export.Dim("batch")},), verbose=False,
+            wrapper,
+            (sample,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[wrapper.inputs],
+            output_names=list(wrapper.outputs),
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            verbose=False,
         )
     model = program.model
     layers = wrapper.model.config.num_hidden_layers
     kinds = [n.op_type for n in model.graph.all_nodes()]
     if kinds.count("MultiHeadAttention") != layers or "Softmax" in kinds or "Attention" in kinds:
-        raise Refused("internal", f"{kinds.count('MultiHeadAttention')} of {layers} layers have fused attention",
-                      "this exporter does not know the checkpoint's form: report it with its config.json")
+        raise Refused(
+            "internal",
+            f"{kinds.count('MultiHeadAttention')} of {layers} layers have fused attention",
+            "this exporter does not know the checkpoint's form: report it with its config.json",
+        )
     batch = model.graph.inputs[0].shape[0]
     if isinstance(batch, int):
-        raise Refused("internal", f"the graph takes a batch of {batch} only", "report it with the checkpoint's config.json")
+        raise Refused(
+            "internal", f"the graph takes a batch of {batch} only", "report it with the checkpoint's config.json"
+        )
     _strip(model)
     return model
 

@@ -3,9 +3,10 @@
 import os
 
 import torch
+from torch import nn
+
 from checkpoint import Checkpoint
 from talk import Refused
-from torch import nn
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the files are here: nothing is to be asked of a network any more
 
@@ -63,18 +64,30 @@ def load(c: Checkpoint) -> nn.Module:
         raise
     except Exception as e:
         line = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
-        raise Refused("corrupt", f"transformers cannot load it: {line}",
-                      "see that config.json and the weights are of one checkpoint", str(c.folder)) from e
+        raise Refused(
+            "corrupt",
+            f"transformers cannot load it: {line}",
+            "see that config.json and the weights are of one checkpoint",
+            str(c.folder),
+        ) from e
     wanted = [k for k in info["missing_keys"] if not k.startswith("predictor.")]
     shapes = [str(k[0] if isinstance(k, tuple) else k) for k in info.get("mismatched_keys", ())]
     for names, what in ((wanted, "lacks"), (shapes, "has other shapes than config.json says for")):
         if names:
-            raise Refused("corrupt", f"the checkpoint {what} {len(names)} of its network's weights, such as {sorted(names)[0]}",
-                          "see that config.json and the weights are of one checkpoint", str(c.folder))
+            raise Refused(
+                "corrupt",
+                f"the checkpoint {what} {len(names)} of its network's weights, such as {sorted(names)[0]}",
+                "see that config.json and the weights are of one checkpoint",
+                str(c.folder),
+            )
     for name, p in model.named_parameters():
         if not torch.isfinite(p).all():
-            raise Refused("corrupt", f"the weight {name} has {int((~torch.isfinite(p)).sum())} values that are NaN or infinite",
-                          "take another checkpoint: this one was damaged, or its training diverged", str(c.folder))
+            raise Refused(
+                "corrupt",
+                f"the weight {name} has {int((~torch.isfinite(p)).sum())} values that are NaN or infinite",
+                "take another checkpoint: this one was damaged, or its training diverged",
+                str(c.folder),
+            )
     if kind == "vjepa2":
         model.predictor = None  # never asked
     model.requires_grad_(False)
@@ -85,13 +98,20 @@ def frames_of(c: Checkpoint, wanted: int | None) -> int:
     """Frames a clip: as in config.json, or as asked for. Raises Refused (invalid)."""
     if c.family != "vjepa2":
         if wanted is not None:
-            raise Refused("invalid", f"{c.family} looks at single frames, whose number is no part of the model", "leave --frames out")
+            raise Refused(
+                "invalid",
+                f"{c.family} looks at single frames, whose number is no part of the model",
+                "leave --frames out",
+            )
         return 1
     tubelet = c.config.get("tubelet_size", 2)
     frames = c.config.get("frames_per_clip", 64) if wanted is None else wanted
     if frames < tubelet or frames % tubelet:
-        raise Refused("invalid", f"{frames} frames a clip is no multiple of the checkpoint's tubelet of {tubelet}",
-                      f"--frames {max(tubelet, frames - frames % tubelet)}")
+        raise Refused(
+            "invalid",
+            f"{frames} frames a clip is no multiple of the checkpoint's tubelet of {tubelet}",
+            f"--frames {max(tubelet, frames - frames % tubelet)}",
+        )
     return frames
 
 
@@ -153,6 +173,6 @@ def rotary_tables(config, frames: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Turns each pair of neighbours of x [..., tokens, head size] by the tables' angles; an angle of 0 changes nothing."""
+    """Turns each pair of neighbours of x [..., tokens, head size] by the tables' angles; 0 changes nothing."""
     even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
     return x * cos + torch.stack((-odd, even), -1).flatten(-2) * sin

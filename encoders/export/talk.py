@@ -123,7 +123,9 @@ def run(work) -> int:
         reports.error(e)
         return 1
     except MemoryError:
-        reports.error(Refused("exhausted", "there is not enough memory", "close other programs, or use a larger machine"))
+        reports.error(
+            Refused("exhausted", "there is not enough memory", "close other programs, or use a larger machine")
+        )
         return 1
     except OSError as e:
         if e.errno not in (28, 122):  # no space left; quota

@@ -185,4 +185,3 @@ func (l *leader) succeeded() bool {
 	status, ok := l.state.Sys().(syscall.WaitStatus)
 	return ok && status.Exited() && status.ExitStatus() == 0
 }
-
