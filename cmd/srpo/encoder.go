@@ -20,6 +20,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/srpo-dev/srpo/encoders/export"
+	"github.com/srpo-dev/srpo/encoders/vjepa2/train"
 	"github.com/srpo-dev/srpo/host/config"
 	"github.com/srpo-dev/srpo/host/report"
 	"github.com/srpo-dev/srpo/host/supervise"
@@ -32,9 +33,9 @@ import (
 func (a *app) encoderCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "encoder",
-		Short: "Make model files for the encoders vjepa2 and dinov2",
-		Long: "The encoders vjepa2 and dinov2 run ONNX files. export makes one from a checkpoint in the format of transformers. Its Python environment (torch,\n" +
-			"transformers, ONNX) is srpo's own, made at the first use.",
+		Short: "Make models for the encoders vjepa2 and dinov2",
+		Long: "The encoders vjepa2 and dinov2 run ONNX files. export makes one from a checkpoint in the format of transformers; train makes a small V-JEPA 2\n" +
+			"checkpoint from clips of your own tasks. Their Python environment (torch, transformers, ONNX) is srpo's own, made at the first use.",
 		Args: cobra.ArbitraryArgs,
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(args) == 0 {
@@ -51,7 +52,7 @@ func (a *app) encoderCommand() *cobra.Command {
 			return e.WithHint("%s --help lists the commands", c.CommandPath())
 		},
 	}
-	c.AddCommand(a.encoderExport(), a.encoderShow(), a.encoderInstall())
+	c.AddCommand(a.encoderExport(), a.encoderTrain(), a.encoderShow(), a.encoderInstall())
 	return c
 }
 
@@ -231,6 +232,109 @@ func (o *exportOptions) check(family string) error {
 		}
 	}
 	return e.WithHint("%s takes checkpoints with model_type %s", family, strings.Join(f.ModelTypes, " or "))
+}
+
+// trainNumbers are flags of `srpo encoder train` that go to the program as they are.
+var trainNumbers = []struct {
+	flag string
+	zero any // 0 of the flag's type: the program's own default
+	doc  string
+}{
+	{"steps", 0, "steps of training, default 5000"},
+	{"batch", 0, "clips a step, default 32"},
+	{"rate", 0.0, "largest learning rate, default 6e-4"},
+	{"warmup", 0, "steps until it is reached, default 250"},
+	{"decay", 0.0, "weight decay, default 0.04"},
+	{"momentum", 0.0, "of the target encoder at the beginning, default 0.992; a hundredth as far from 1 in the end"},
+	{"seed", 0, "seed of everything random"},
+	{"crop", 0, "height and width of pictures, pixels, default 64"},
+	{"patch", 0, "side of a token, pixels, default 8"},
+	{"frames", 0, "frames a clip, default 16"},
+	{"tubelet", 0, "frames a token, default 2"},
+	{"hidden", 0, "numbers of an embedding, default 192"},
+	{"layers", 0, "layers of the encoder, default 6"},
+	{"heads", 0, "attention heads of encoder and predictor, default 3"},
+	{"predictor", 0, "width of the predictor, default 96"},
+	{"predictor-layers", 0, "its layers, default 4"},
+	{"log", 0, "steps between two lines of log.jsonl, default 20"},
+	{"threads", 0, "threads to use, default one a core"},
+}
+
+func (a *app) encoderTrain() *cobra.Command {
+	var clips []string
+	var out string
+	c := &cobra.Command{
+		Use:   "train --clips FOLDER --out FOLDER",
+		Short: "Train a small V-JEPA 2 on clips of your tasks",
+		Long: "train learns a small V-JEPA 2 (transformers' own classes) from clips without labels: an encoder sees part of a clip, a predictor says what a slowly\n" +
+			"following copy of the encoder makes of the rest. --clips are folders of .npz files (T x H x W x 3 uint8) from srpo record or elsewhere. In --out are\n" +
+			"checkpoint/, which srpo encoder export vjepa2 takes, log.jsonl, and state.pt: stopped at any time, the same command goes on.",
+		Example: "  srpo record --task 'tabletop/*' --actor expert --actor noise:0.3 --actor random --episodes 300 --set rollout.record_every=1 --out clips\n" +
+			"  srpo encoder train --clips clips --out tiny-world-model\n  srpo encoder export vjepa2 --model tiny-world-model/checkpoint",
+		RunE: func(c *cobra.Command, args []string) error {
+			if err := noArgs(c, args); err != nil {
+				return err
+			}
+			return a.trainEncoder(c, clips, out)
+		},
+	}
+	c.Flags().StringArrayVar(&clips, "clips", nil, "folder of clips; may be repeated")
+	c.Flags().StringVar(&out, "out", "tiny-world-model", "folder for checkpoint, state and log")
+	for _, n := range trainNumbers {
+		if _, whole := n.zero.(int); whole {
+			c.Flags().Int(n.flag, 0, n.doc)
+		} else {
+			c.Flags().Float64(n.flag, 0, n.doc)
+		}
+	}
+	return c
+}
+
+func (a *app) trainEncoder(c *cobra.Command, clips []string, out string) error {
+	if len(clips) == 0 {
+		return plugins.Errorf(plugins.Invalid, "no clips given").WithPlace("--clips").WithHint("srpo record --out clips makes some; then --clips clips")
+	}
+	var args []string
+	for _, folder := range clips {
+		if info, err := os.Stat(folder); err != nil || !info.IsDir() {
+			return plugins.Errorf(plugins.NotFound, "there is no folder %s", folder).WithPlace("--clips").WithHint("srpo record --out %s makes one", folder)
+		}
+		args = append(args, "--clips", folder)
+	}
+	args = append(args, "--out", out)
+	for _, n := range trainNumbers {
+		if f := c.Flags().Lookup(n.flag); f.Changed {
+			args = append(args, "--"+n.flag, f.Value.String())
+		}
+	}
+	w, err := a.workbench("", nil)
+	if err != nil {
+		return err
+	}
+	defer w.term.Close()
+	result, err := w.python(c.Context(), pythonProgram{name: "train", files: train.Files, entry: "train.py", args: args})
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return a.printJSON(result)
+	}
+	var r struct {
+		Checkpoint string
+		Steps      int
+		Seconds    float64
+		Loss       float64
+		HeldOut    float64 `json:"held_out"`
+		Spread     float64
+		Rank       float64
+	}
+	if err := json.Unmarshal(result, &r); err != nil {
+		return plugins.Errorf(plugins.Internal, "the training's result: %w", err)
+	}
+	w.term.Close()
+	fmt.Fprintf(a.out, "%s\n%d steps in %.0f s: loss %.3f, on clips held out %.3f; embeddings of clips have a spread of %.2f and an effective rank of %.1f\n"+
+		"next: srpo encoder export vjepa2 --model %s\n", r.Checkpoint, r.Steps, r.Seconds, r.Loss, r.HeldOut, r.Spread, r.Rank, r.Checkpoint)
+	return nil
 }
 
 func (a *app) encoderShow() *cobra.Command {

@@ -31,44 +31,50 @@ def scenes(count: int, frames: int, height: int = 96, width: int = 120, noise: f
     return out
 
 
-def read(folder: Path) -> list[np.ndarray]:
-    """Clips from a folder of .npz and .npy files, each with one array uint8 [T, H, W, 3]; sorted by name.
+def load(path: Path) -> np.ndarray:
+    """The clip in a .npz or .npy file: uint8 [T, H, W, 3]. Raises Refused: corrupt, invalid (another type or shape)."""
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        array = loaded
+        if not isinstance(loaded, np.ndarray):
+            array = loaded["frames" if "frames" in loaded else loaded.files[0]]
+    except Exception as e:  # numpy raises what zipfile and its parsers do
+        raise Refused("corrupt", f"numpy cannot read it: {e}", "remove the file, or write it again", str(path)) from e
+    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] != 3 or 0 in array.shape:
+        what = f"it holds {array.dtype} {list(array.shape)}"
+        raise Refused("invalid", what, "a clip is uint8 [T, H, W, 3]", str(path))
+    return array
 
-    Raises Refused: not found (no such file), invalid (another type or shape).
+
+def read(folder: Path, most: int) -> list[np.ndarray]:
+    """Up to so many clips from a folder of .npz and .npy files, sorted by name. Raises Refused as load does, and not
+    found where there is none.
     """
-    out = []
-    for path in sorted([*folder.rglob("*.npz"), *folder.rglob("*.npy")]):
-        try:
-            loaded = np.load(path, allow_pickle=False)
-            array = (
-                loaded
-                if isinstance(loaded, np.ndarray)
-                else loaded["frames" if "frames" in loaded else loaded.files[0]]
-            )
-        except Exception as e:  # numpy raises what zipfile and its parsers do
-            raise Refused(
-                "corrupt", f"numpy cannot read it: {e}", "remove the file, or write it again", str(path)
-            ) from e
-        if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] != 3 or 0 in array.shape:
-            raise Refused(
-                "invalid", f"it holds {array.dtype} {list(array.shape)}", "a clip is uint8 [T, H, W, 3]", str(path)
-            )
-        out.append(array)
-    if not out:
+    paths = sorted([*folder.rglob("*.npz"), *folder.rglob("*.npy")])
+    if not paths:
         raise Refused("not found", f"{folder} has no clips", "a clip is a .npz or .npy file with uint8 [T, H, W, 3]")
-    return out
+    return [load(path) for path in paths[:most]]
+
+
+def places(length: int, frames: int) -> np.ndarray:
+    """Which of length frames to take: evenly spaced, first and last among them; a shorter clip begins again."""
+    if length < frames:
+        return np.arange(frames) % length
+    return np.linspace(0, length - 1, frames).astype(int)
 
 
 def sample(clip: np.ndarray, frames: int) -> np.ndarray:
-    """frames pictures of a clip, evenly spaced, first and last among them; a shorter clip begins again at its end."""
-    if len(clip) < frames:
-        return clip[np.arange(frames) % len(clip)]
-    return clip[np.linspace(0, len(clip) - 1, frames).astype(int)]
+    """As many pictures of a clip, see places."""
+    return clip[places(len(clip), frames)]
 
 
 def preprocess(clip: np.ndarray, card: dict) -> torch.Tensor:
     """A clip uint8 [T, H, W, 3] as normalised floats [T, 3, crop, crop], as the model card's preprocess says."""
-    p = card["preprocess"]
+    return normalise(cropped(clip, card["preprocess"]), card["preprocess"])
+
+
+def cropped(clip: np.ndarray, p: dict) -> torch.Tensor:
+    """A clip uint8 [T, H, W, 3], resized and cut: uint8 [T, 3, crop, crop]."""
     x = torch.from_numpy(np.ascontiguousarray(clip)).permute(0, 3, 1, 2)
     h, w = x.shape[-2:]
     to = (p["resize"], p["resize"])
@@ -80,6 +86,10 @@ def preprocess(clip: np.ndarray, card: dict) -> torch.Tensor:
             x, to, mode=p["interpolation"], align_corners=False, antialias=p["antialias"]
         )
     top, left = (to[0] - p["crop"]) // 2, (to[1] - p["crop"]) // 2
-    x = x[..., top : top + p["crop"], left : left + p["crop"]].float() * p["rescale"]
+    return x[..., top : top + p["crop"], left : left + p["crop"]]
+
+
+def normalise(pixels: torch.Tensor, p: dict) -> torch.Tensor:
+    """uint8 [..., 3, H, W] as the floats that a network sees."""
     mean, std = (torch.tensor(p[k]).view(3, 1, 1) for k in ("mean", "std"))
-    return (x - mean) / std
+    return (pixels.float() * p["rescale"] - mean) / std

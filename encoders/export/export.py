@@ -150,7 +150,7 @@ def pictures(a, card: dict) -> list:
     """Three preprocessed inputs: of the user's clips where given (repeated when fewer), of moving scenes otherwise."""
     import clips
 
-    raw = clips.read(Path(a.clips)) if a.clips else clips.scenes(3, max(card["frames"], 3))
+    raw = clips.read(Path(a.clips), 3) if a.clips else clips.scenes(3, max(card["frames"], 3))
     raw = [raw[i % len(raw)] for i in range(3)]
     if card["frames"] > 1:
         return [clips.preprocess(clips.sample(clip, card["frames"]), card) for clip in raw]
