@@ -72,7 +72,7 @@ func (a *app) encoderExport() *cobra.Command {
 			"and compares it with torch on three clips in batches of 1, 2 and 3. The file gets its name only when they agree to 1e-4 (with --half: 2e-2) of a\n" +
 			"vector's length. Its metadata say where it is from and what must be done to frames before it: srpo encoder show FILE.\n\n" +
 			"--model is a folder with config.json, model.safetensors and (video_)preprocessor_config.json, or the id of a checkpoint on the model hub.\n" +
-			"A large network wants three times its weights as memory.",
+			"A large network wants 2.3 times its float32 weights as memory.",
 		Example: "  srpo encoder export vjepa2 --model ~/models/vjepa2-vitl-fpc64-256\n  srpo encoder export dinov2 --model facebook/dinov2-base --half",
 		Args:    oneArg("vjepa2 or dinov2"),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -87,7 +87,7 @@ func (a *app) encoderExport() *cobra.Command {
 	c.Flags().BoolVar(&o.half, "half", false, "float16 weights and arithmetic, for GPUs; the outputs stay float32")
 	c.Flags().StringVar(&o.revision, "revision", "", "branch, tag or commit on the model hub")
 	c.Flags().IntVar(&o.frames, "frames", 0, "vjepa2: frames a clip; default the checkpoint's own")
-	c.Flags().StringVar(&o.clips, "clips", "", "folder of .npz clips (T x H x W x 3 uint8) to verify with; default made-up moving scenes")
+	c.Flags().StringVar(&o.clips, "clips", "", "folder of .npz clips (T x H x W x 3 uint8) to verify with; default three episodes of tabletop")
 	c.Flags().IntVar(&o.threads, "threads", 0, "threads to use; 0: one a core")
 	c.Flags().BoolVar(&o.repair, "repair", false, "make the Python environment anew where its files have changed")
 	return c

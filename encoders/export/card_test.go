@@ -107,7 +107,7 @@ func FuzzReadCard(f *testing.F) {
 }
 
 func TestFilesAreWhole(t *testing.T) {
-	for _, name := range []string{"export.py", "checkpoint.py", "network.py", "graph.py", "clips.py", "talk.py", "requirements.txt"} {
+	for _, name := range []string{"export.py", "checkpoint.py", "network.py", "graph.py", "clips.py", "talk.py", "requirements.txt", "episodes/expert.npz"} {
 		_, err := Files.Open(name)
 		require.NoError(t, err)
 	}

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import re
 import struct
@@ -44,6 +45,18 @@ class Checkpoint:
                 while block := f.read(1 << 22):
                     h.update(block)
         return h.hexdigest()
+
+    def parameters(self) -> int:
+        """How many numbers the weight files hold, by their headers."""
+        return sum(
+            math.prod(e["shape"]) for path in self.weights for k, e in header(path).items() if k != "__metadata__"
+        )
+
+
+def header(path: Path) -> dict:
+    """The header of a safetensors file that was checked: tensors by name, with dtype, shape and data_offsets."""
+    with open(path, "rb") as f:
+        return json.loads(f.read(struct.unpack("<Q", f.read(8))[0]))
 
 
 def find(family: str, model: str, revision: str = "") -> Checkpoint:

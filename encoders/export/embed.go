@@ -5,7 +5,7 @@ import "embed"
 
 // Files is the program: export.py at its root, and requirements.txt of its environment.
 //
-//go:embed requirements.txt export.py checkpoint.py network.py graph.py clips.py talk.py
+//go:embed requirements.txt export.py checkpoint.py network.py graph.py clips.py talk.py episodes/*.npz
 var Files embed.FS
 
 // Python is the version that requirements.txt is locked for; DownloadMB and DiskMB are what its environment takes: torch brings CUDA along.

@@ -56,6 +56,7 @@ def export(a, reports: Reports) -> dict:
         torch.set_num_threads(a.threads)
     frames = network.frames_of(c, a.frames)
     began = time.monotonic()
+    enough_memory(c.parameters())
     wrapper = network.load(c)
     card = describe(c, wrapper, frames)
     count = sum(p.numel() for p in wrapper.parameters())
@@ -103,6 +104,27 @@ def export(a, reports: Reports) -> dict:
     return {"file": str(out), "bytes": size, "card": card, "verified": verified}
 
 
+# Peak memory over the float32 weights: torch's and the graph's copy of them, then ONNX Runtime's and what it packs.
+MEMORY = 2.3
+
+
+def enough_memory(parameters: int) -> None:
+    """Raises Refused (exhausted) where the network cannot be exported, before the system ends some program."""
+    try:
+        text = Path("/proc/meminfo").read_text()
+    except OSError:
+        return  # not Linux
+    have = int(re.search(r"MemAvailable:\s+(\d+) kB", text).group(1)) * 1024
+    need = MEMORY * 4 * parameters
+    if need > have:
+        raise Refused(
+            "exhausted",
+            f"the network's {parameters / 1e6:.0f} M parameters need about {need / 1e9:.1f} GB of memory to export,"
+            f" and {have / 1e9:.1f} GB are free",
+            "close other programs, or export on a larger machine and bring the files: they run with less",
+        )
+
+
 def alive(pid: str) -> bool:
     """Whether a process with this id may still be there."""
     try:
@@ -146,11 +168,15 @@ def describe(c: checkpoint.Checkpoint, wrapper, frames: int) -> dict:
     return card
 
 
+# Rollouts of srpo's tabletop: the expert, the expert with noise, random actions.
+EPISODES = Path(__file__).resolve().parent / "episodes"
+
+
 def pictures(a, card: dict) -> list:
-    """Three preprocessed inputs: of the user's clips where given (repeated when fewer), of moving scenes otherwise."""
+    """Three preprocessed inputs: of the user's clips where given (repeated when fewer), else of tabletop episodes."""
     import clips
 
-    raw = clips.read(Path(a.clips), 3) if a.clips else clips.scenes(3, max(card["frames"], 3))
+    raw = clips.read(Path(a.clips) if a.clips else EPISODES, 3)
     raw = [raw[i % len(raw)] for i in range(3)]
     if card["frames"] > 1:
         return [clips.preprocess(clips.sample(clip, card["frames"]), card) for clip in raw]
@@ -228,7 +254,7 @@ def verify(path: Path, shown: list, reference: list[dict], a, reports: Reports) 
         "tolerance": tolerance,
         "clips": len(shown),
         "batches": [len(s) for s in SHARDS],
-        "pictures": Path(a.clips).resolve().name if a.clips else "moving scenes",
+        "pictures": Path(a.clips).resolve().name if a.clips else "tabletop episodes",
         "half": a.half,
         "onnxruntime": onnxruntime.__version__,
         "seconds_a_clip": (time.monotonic() - began) / total,

@@ -21,31 +21,81 @@ from export import export
 # Name, size and depth of the network, and what else is asked for. Widths, heads and MLP ratios of ViT-L, ViT-H and
 # ViT-g are the published ones; depth is cut so that a laptop checks them in minutes.
 VJEPA2 = [
-    ("tiny 32 px, 4 frames", {"patch_size": 8, "crop_size": 32, "frames_per_clip": 4, "hidden_size": 24,
-                              "num_attention_heads": 2}, {}),
-    ("tiny 64 px, 16 frames", {"patch_size": 8, "crop_size": 64, "frames_per_clip": 16, "hidden_size": 48,
-                               "num_attention_heads": 3, "num_hidden_layers": 6}, {}),
-    ("tiny 64 px, 64 frames", {"patch_size": 16, "crop_size": 64, "frames_per_clip": 64, "hidden_size": 48,
-                               "num_attention_heads": 3}, {}),
-    ("the same, --frames 16", {"patch_size": 16, "crop_size": 64, "frames_per_clip": 64, "hidden_size": 48,
-                               "num_attention_heads": 3}, {"frames": 16}),
-    ("tiny 64 px, 8 frames, --half", {"patch_size": 16, "crop_size": 64, "frames_per_clip": 8, "hidden_size": 48,
-                                      "num_attention_heads": 3}, {"half": True}),
+    (
+        "tiny 32 px, 4 frames",
+        {"patch_size": 8, "crop_size": 32, "frames_per_clip": 4, "hidden_size": 24, "num_attention_heads": 2},
+        {},
+    ),
+    (
+        "tiny 64 px, 16 frames",
+        {
+            "patch_size": 8,
+            "crop_size": 64,
+            "frames_per_clip": 16,
+            "hidden_size": 48,
+            "num_attention_heads": 3,
+            "num_hidden_layers": 6,
+        },
+        {},
+    ),
+    (
+        "tiny 64 px, 64 frames",
+        {"patch_size": 16, "crop_size": 64, "frames_per_clip": 64, "hidden_size": 48, "num_attention_heads": 3},
+        {},
+    ),
+    (
+        "the same, --frames 16",
+        {"patch_size": 16, "crop_size": 64, "frames_per_clip": 64, "hidden_size": 48, "num_attention_heads": 3},
+        {"frames": 16},
+    ),
+    (
+        "tiny 64 px, 8 frames, --half",
+        {"patch_size": 16, "crop_size": 64, "frames_per_clip": 8, "hidden_size": 48, "num_attention_heads": 3},
+        {"half": True},
+    ),
     ("ViT-L's width, 2 layers, 256 px, 8 frames", {"crop_size": 256, "frames_per_clip": 8}, {}),
-    ("ViT-H's width, 1 layer, 256 px, 8 frames", {"crop_size": 256, "frames_per_clip": 8, "hidden_size": 1280,
-                                                  "num_hidden_layers": 1}, {}),
-    ("ViT-g's width, 1 layer, 384 px, 4 frames", {"crop_size": 384, "frames_per_clip": 4, "hidden_size": 1408,
-                                                  "num_attention_heads": 22, "mlp_ratio": 4.363636363636363,
-                                                  "num_hidden_layers": 1}, {}),
+    (
+        "ViT-H's width, 1 layer, 256 px, 8 frames",
+        {"crop_size": 256, "frames_per_clip": 8, "hidden_size": 1280, "num_hidden_layers": 1},
+        {},
+    ),
+    (
+        "ViT-g's width, 1 layer, 384 px, 4 frames",
+        {
+            "crop_size": 384,
+            "frames_per_clip": 4,
+            "hidden_size": 1408,
+            "num_attention_heads": 22,
+            "mlp_ratio": 4.363636363636363,
+            "num_hidden_layers": 1,
+        },
+        {},
+    ),
 ]
 DINOV2 = [
     ("tiny, 42 px of 56", {"image_size": 56, "hidden_size": 24, "num_attention_heads": 2}, 48, 42, {}),
-    ("tiny, 4 registers, 56 px of 42", {"image_size": 42, "hidden_size": 24, "num_attention_heads": 2,
-                                        "num_register_tokens": 4}, 64, 56, {}),
+    (
+        "tiny, 4 registers, 56 px of 42",
+        {"image_size": 42, "hidden_size": 24, "num_attention_heads": 2, "num_register_tokens": 4},
+        64,
+        56,
+        {},
+    ),
     ("tiny, --half", {"image_size": 56, "hidden_size": 24, "num_attention_heads": 2}, 48, 42, {"half": True}),
     ("ViT-B's width, 3 layers, 224 px of 518", {"image_size": 518, "num_hidden_layers": 3}, 256, 224, {}),
-    ("ViT-L's width, 4 registers, 2 layers, 224 px of 518", {"image_size": 518, "hidden_size": 1024,
-     "num_attention_heads": 16, "num_hidden_layers": 2, "num_register_tokens": 4}, 256, 224, {}),
+    (
+        "ViT-L's width, 4 registers, 2 layers, 224 px of 518",
+        {
+            "image_size": 518,
+            "hidden_size": 1024,
+            "num_attention_heads": 16,
+            "num_hidden_layers": 2,
+            "num_register_tokens": 4,
+        },
+        256,
+        224,
+        {},
+    ),
 ]
 
 
@@ -71,8 +121,10 @@ def batches(session, sample: np.ndarray) -> float:
 
 def main() -> int:
     torch.set_num_threads(1)
-    print(f"torch {torch.__version__}, transformers {transformers.__version__}, ONNX Runtime {onnxruntime.__version__},"
-          " one thread, CPU.\n")
+    print(
+        f"torch {torch.__version__}, transformers {transformers.__version__}, ONNX Runtime {onnxruntime.__version__},"
+        " one thread, CPU.\n"
+    )
     print("| family | network | parameters | tokens | against torch | batch of 1 against 2, 3, 5 | seconds |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     worst = 0.0
@@ -108,8 +160,11 @@ def main() -> int:
             session = onnxruntime.InferenceSession(str(out), options)
             sample = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
             spread = batches(session, sample)
-        print(f"| {family} | {name} | {parameters / 1e6:.2f} M | {tokens} | {difference:.1e} | {spread:.1e} |"
-              f" {time.monotonic() - began:.0f} |", flush=True)
+        print(
+            f"| {family} | {name} | {parameters / 1e6:.2f} M | {tokens} | {difference:.1e} | {spread:.1e} |"
+            f" {time.monotonic() - began:.0f} |",
+            flush=True,
+        )
     print(f"\nLargest in float32: {worst:.1e}; 1e-4 is accepted.")
     return 0 if worst <= 1e-4 else 1
 

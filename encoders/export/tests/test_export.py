@@ -343,6 +343,13 @@ def test_bad_checkpoints(case, copy, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_too_large_for_the_memory(video, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "MEMORY", 1e9)
+    with pytest.raises(Refused, match=r"need about \d+\.\d GB of memory to export, and \d+\.\d GB are free") as e:
+        run("vjepa2", video, tmp_path / "v.onnx")
+    assert e.value.kind == "exhausted" and list(tmp_path.iterdir()) == []
+
+
 def test_bad_arguments(video, pictures, tmp_path):
     for more, message in (
         ({"revision": "main"}, "--model is a folder"),
