@@ -2,9 +2,9 @@
 
     python speed.py [--layers 24] [--frames 16] [--crop 256] [--rounds 3] [--threads 0] > TABLE.md
 
-The network has ViT-L's width (1024, 16 heads) and random weights. Torch and ONNX Runtime take turns, clip by clip, each
-in a process of its own, so that a busy machine is as busy for both; the medians are compared. The attention layer is the
-network with one layer, exported as srpo does it and as torch does by itself (opset 20, scores materialised).
+The network has ViT-L's width (1024, 16 heads) and random weights. Torch and ONNX Runtime take turns, clip by clip,
+each in a process of its own, so that a busy machine is as busy for both; medians are compared. The attention layer is
+the network with one layer, exported as srpo does it and as torch does by itself (opset 20, scores materialised).
 """
 
 import argparse
