@@ -205,10 +205,11 @@ func (r *recorder) roll(ctx context.Context, client env.Env, take Take) (Episode
 	}
 	dice := dice{space: r.EnvSpec.Action, rng: rand.New(rand.NewPCG(e.Seed, Seed(e.Seed, "random actions")))}
 	var frames []byte
+	gaveUp := false
 	for {
 		frames = append(frames, t.Recorded.Data...)
 		e.FrameCount += frameCount(t.Recorded)
-		if t.Done() {
+		if t.Done() || gaveUp {
 			break
 		}
 		n := min(recordChunk, maxSteps-e.Steps)
@@ -216,7 +217,13 @@ func (r *recorder) roll(ctx context.Context, client env.Env, take Take) (Episode
 		if take.Random {
 			step.Expert, step.Actions = 0, dice.actions(n)
 		}
-		if t, err = client.Step(ctx, step); err == nil {
+		t, err = client.Step(ctx, step)
+		// An expert that gives up leaves the episode open, and here that is its end: a failure like any other.
+		gaveUp = err == nil && step.Expert > 0 && t.StepsDone < n && !t.Done()
+		if gaveUp {
+			n = t.StepsDone
+		}
+		if err == nil && n > 0 {
 			err = replies.step(t, e.Steps, n)
 		}
 		if err != nil {

@@ -156,6 +156,44 @@ func TestRandomActionsAreHeldAndInRange(t *testing.T) {
 	require.Greater(t, high, float32(0.7))
 }
 
+// An expert that gives up ends its episode, with what was recorded until then.
+func TestRecordOfAnExpertThatGivesUp(t *testing.T) {
+	for _, done := range []int{0, 3} {
+		w := quitter{Worker: (&world{t: t}).process(1), done: done}
+		s := &Scheduler{EnvSpec: fakeSpec, Envs: []*EnvProc{{Worker: w, Lanes: 1}}}
+		var got []Episode
+		require.NoError(t, s.Record(context.Background(), RecordPlan{Takes: takes(1)[:1], Every: 1}, func(_ Take, e Episode) error { got = append(got, e); return nil }))
+		require.Equal(t, done, got[0].Steps)
+		require.Equal(t, []int{1 + done, 4, 4, 3}, got[0].Frames.Shape)
+		require.False(t, got[0].Success || got[0].Terminated || got[0].Truncated)
+		require.Zero(t, got[0].Retries)
+	}
+}
+
+// quitter's expert gives up in its first call, after done steps.
+type quitter struct {
+	Worker[env.Env]
+	done int
+}
+
+func (q quitter) Client(ctx context.Context) (env.Env, uint64, error) {
+	c, n, err := q.Worker.Client(ctx)
+	return quitterClient{c, q.done}, n, err
+}
+
+type quitterClient struct {
+	env.Env
+	done int
+}
+
+func (q quitterClient) Step(context.Context, env.Step) (env.Transition, error) {
+	t := env.Transition{StepsDone: q.done, EpisodeSteps: q.done, Observation: env.Observation{Proprio: plugins.Floats([]float32{0, 0})}}
+	if q.done > 0 {
+		t.Recorded = plugins.Bytes(make([]byte, q.done*48), q.done, 4, 4, 3)
+	}
+	return t, nil
+}
+
 // spyEnv notes the actions that an env gets.
 type spyEnv struct {
 	Worker[env.Env]
