@@ -72,7 +72,7 @@ func (a *app) encoderExport() *cobra.Command {
 			"and compares it with torch on three clips in batches of 1, 2 and 3. The file gets its name only when they agree to 1e-4 (with --half: 2e-2) of a\n" +
 			"vector's length. Its metadata say where it is from and what must be done to frames before it: srpo encoder show FILE.\n\n" +
 			"--model is a folder with config.json, model.safetensors and (video_)preprocessor_config.json, or the id of a checkpoint on the model hub.\n" +
-			"A large network wants 2.3 times its float32 weights as memory.",
+			"A network wants about 2.3 times its float32 weights as memory.",
 		Example: "  srpo encoder export vjepa2 --model ~/models/vjepa2-vitl-fpc64-256\n  srpo encoder export dinov2 --model facebook/dinov2-base --half",
 		Args:    oneArg("vjepa2 or dinov2"),
 		RunE: func(c *cobra.Command, args []string) error {

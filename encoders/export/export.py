@@ -104,7 +104,7 @@ def export(a, reports: Reports) -> dict:
     return {"file": str(out), "bytes": size, "card": card, "verified": verified}
 
 
-# Peak memory over the float32 weights: torch's and the graph's copy of them, then ONNX Runtime's and what it packs.
+# Peak memory over the float32 weights, estimated: torch's, the graph's copy of most of them, and room to compute.
 MEMORY = 2.3
 
 
