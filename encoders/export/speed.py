@@ -1,6 +1,6 @@
 """How fast and how large: ONNX Runtime against torch on the same clips, and the memory of one attention layer.
 
-    python speed.py [--layers 24] [--frames 16] [--crop 256] [--rounds 3] [--threads 0] > TABLE.md
+    python speed.py [--part time|memory] [--layers 24] [--frames 16] [--crop 256] [--rounds 3] [--threads 0] > TABLE.md
 
 The network has ViT-L's width (1024, 16 heads) and random weights. Torch and ONNX Runtime take turns, clip by clip,
 each in a process of its own, so that a busy machine is as busy for both; medians are compared. The attention layer is
@@ -10,7 +10,6 @@ the network with one layer, exported as srpo does it and as torch does by itself
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -20,6 +19,12 @@ from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
+
+
+def status(field: str) -> int:
+    """Bytes of this process's memory by /proc: VmRSS now, VmHWM at most. getrusage would count its parent's, too."""
+    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(field))
+    return 1024 * int(line.split()[1])
 
 
 def worker(kind: str, path: str, a) -> None:
@@ -48,13 +53,13 @@ def worker(kind: str, path: str, a) -> None:
         def embed():
             session.run(None, {session.get_inputs()[0].name: clip})
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = status("VmRSS")
     print("ready", flush=True)
     for _ in sys.stdin:
         began = time.perf_counter()
         embed()
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        print(json.dumps({"seconds": time.perf_counter() - began, "more": 1024 * (peak - before)}), flush=True)
+        took = time.perf_counter() - began
+        print(json.dumps({"seconds": took, "more": status("VmHWM") - before}), flush=True)
 
 
 class Turn:
@@ -84,6 +89,7 @@ def arguments():
     p = argparse.ArgumentParser()
     for name, default in {"layers": 24, "frames": 16, "crop": 256, "rounds": 3, "threads": 0}.items():
         p.add_argument("--" + name, type=int, default=default)
+    p.add_argument("--part", choices=("time", "memory", "both"), default="both")
     p.add_argument("--worker", default="")
     p.add_argument("--path", default="")
     return p.parse_args()
@@ -139,6 +145,14 @@ def main() -> None:
         f"torch {torch.__version__}, ONNX Runtime {onnxruntime.__version__}, {os.cpu_count()} cores, load"
         f" {os.getloadavg()[0]:.1f} at the start, {a.threads or 'as many'} threads{'' if a.threads else ' as cores'}.\n"
     )
+    if a.part != "memory":
+        durations(a)
+    if a.part != "time":
+        memory(a)
+
+
+def durations(a) -> None:
+    """Prints seconds a clip of torch and of the exported file, which take turns."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         paths = exported(folder, a, a.layers, a.frames)
@@ -157,6 +171,10 @@ def main() -> None:
         for kind, v in seconds.items():
             print(f"| {kind} | {median[kind]:.2f} | {min(v):.2f} | {max(v):.2f} |")
         print(f"\nONNX Runtime takes {median['onnx'] / median['torch']:.2f} of torch's time.\n", flush=True)
+
+
+def memory(a) -> None:
+    """Prints what one layer at 8192 tokens takes, fused and as torch exports it by itself."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         # 8192 tokens: 64 frames of 256 px.
