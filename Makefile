@@ -17,7 +17,7 @@ export PATH := $(PATH):$(VENV)/tools
 
 STEPS := fmt vet staticcheck proto-check ruff go-test python-test examples smoke libero
 
-.PHONY: build test bench results proto clean venv $(STEPS)
+.PHONY: build test bench parity results proto clean venv $(STEPS)
 
 build:
 	$(GO) build -o srpo ./cmd/srpo
@@ -69,6 +69,10 @@ libero: build venv
 # Tables of speed: env steps, host overhead, the data plane.
 bench: build
 	./srpo bench
+
+# The exporter of encoders and the training of the tiny world model against torch: downloads about 3 GB at the first time, and takes minutes.
+parity: build venv
+	bash .ci/parity
 
 # What makes docs/results. Each is a run of its own and some take long, so they are listed and not run.
 results:

@@ -1,0 +1,59 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/srpo-dev/srpo/host"
+	"github.com/srpo-dev/srpo/host/report"
+)
+
+func (a *app) recordCommand() *cobra.Command {
+	var f settingsFlags
+	o := host.RecordOptions{}
+	c := &cobra.Command{
+		Use:   "record",
+		Short: "Record episodes without a policy, as clips with labels",
+		Long: "record rolls episodes of the env's scripted expert, of the expert with noise, or of random actions, and writes each one's frames as\n" +
+			"clips/*.npz (T x H x W x 3 uint8) with a line in labels.jsonl: what srpo encoder train and srpo reward take. Frames are of the env's recording\n" +
+			"camera, one each rollout.record_every steps. Stopped at any time, the same command goes on where it was.",
+		Example: "  srpo record --task 'tabletop/*' --actor expert --actor noise:0.6 --actor random --episodes 300 --out clips\n" +
+			"  srpo record --env libero --task 'libero_object/*' --actor expert --actor noise:0.5 --episodes 100 --set rollout.record_every=2",
+		RunE: func(c *cobra.Command, _ []string) error { return a.record(c.Context(), &f, o) },
+	}
+	f.add(c, "policy", "encoder", "iterations", "checkpoint", "out", "name", "tensorboard", "reward", "cluster", "references")
+	c.Flags().StringVar(&o.Dir, "out", "recording", "folder for clips and labels")
+	c.Flags().StringArrayVar(&o.Actors, "actor", []string{"expert"}, "expert, noise:SIGMA (std in action units) or random; may be repeated")
+	c.Flags().IntVar(&o.Episodes, "episodes", 100, "episodes of each actor, spread over tasks and start states")
+	return c
+}
+
+func (a *app) record(ctx context.Context, f *settingsFlags, o host.RecordOptions) error {
+	term := report.NewTerminal(a.err)
+	defer term.Close()
+	cfg, err := f.load()
+	if err != nil {
+		return err
+	}
+	launch, err := launcher(cfg, term)
+	if err != nil {
+		return err
+	}
+	o.Config, o.Launch, o.Terminal, o.Version = cfg, launch, term, version
+	r, err := host.Record(ctx, o)
+	term.Close()
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return a.printJSON(r)
+	}
+	for _, by := range r.ByActor {
+		fmt.Fprintf(a.out, "%s: %d episodes, %d successes\n", by.Actor, by.Episodes, by.Successes)
+	}
+	fmt.Fprintf(a.out, "%d clips in %s, labels in %s; %.1f s\n", r.Episodes, filepath.Join(r.Dir, "clips"), filepath.Join(r.Dir, "labels.jsonl"), r.Seconds)
+	return nil
+}

@@ -1,0 +1,295 @@
+"""From --model to a folder in the format of transformers whose parts were looked at: config, weights, preprocessing."""
+
+import hashlib
+import json
+import math
+import os
+import re
+import struct
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from talk import Refused
+
+# model_type in config.json by family.
+FAMILIES = {"vjepa2": ("vjepa2",), "dinov2": ("dinov2", "dinov2_with_registers")}
+
+WANTED = {
+    "vjepa2": ("config.json", "model.safetensors", "video_preprocessor_config.json"),
+    "dinov2": ("config.json", "model.safetensors", "preprocessor_config.json"),
+}
+
+INTERPOLATION = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
+
+
+@dataclass
+class Checkpoint:
+    """A checkpoint's folder and what its files say."""
+
+    folder: Path
+    family: str
+    config: dict
+    preprocess: dict  # in the form of the model card
+    weights: list[Path]
+    source: str
+    revision: str = ""
+    licence: str = ""
+    place: str = field(default="", repr=False)
+
+    def sha256(self) -> str:
+        """The SHA-256 over the weight files: for each, sorted by name, its name, a NUL byte and its bytes."""
+        h = hashlib.sha256()
+        for path in sorted(self.weights, key=lambda p: p.name):
+            h.update(path.name.encode() + b"\0")
+            with open(path, "rb") as f:
+                while block := f.read(1 << 22):
+                    h.update(block)
+        return h.hexdigest()
+
+    def parameters(self) -> int:
+        """How many numbers the weight files hold, by their headers."""
+        return sum(
+            math.prod(e["shape"]) for path in self.weights for k, e in header(path).items() if k != "__metadata__"
+        )
+
+
+def header(path: Path) -> dict:
+    """The header of a safetensors file that was checked: tensors by name, with dtype, shape and data_offsets."""
+    with open(path, "rb") as f:
+        return json.loads(f.read(struct.unpack("<Q", f.read(8))[0]))
+
+
+def find(family: str, model: str, revision: str = "") -> Checkpoint:
+    """Opens the checkpoint that --model means: a folder, or the id of one on the model hub.
+
+    Raises Refused: not found, mismatch (another architecture), corrupt (a truncated file), invalid (preprocessing).
+    """
+    folder = Path(os.path.expanduser(model))
+    source, commit = folder.resolve().name, ""
+    if folder.is_file():
+        raise Refused("invalid", f"{model} is a file", f"give the folder that holds it, with {_list(WANTED[family])}")
+    if not folder.is_dir():
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
+            raise Refused(
+                "not found",
+                f"there is no folder {model}",
+                f"give a folder with {_list(WANTED[family])}, or the id of a checkpoint on the model hub, OWNER/NAME",
+            )
+        folder, commit, source = _fetch(family, model, revision), revision, model
+        if re.fullmatch(r"[0-9a-f]{40}", folder.name):
+            commit = folder.name
+    elif revision:
+        raise Refused(
+            "invalid", "--revision is for checkpoints of the model hub, and --model is a folder", "leave it out"
+        )
+    config = _json(folder, "config.json", family)
+    _check_family(family, config, folder)
+    weights = _weights(folder, family)
+    for path in weights:
+        check_safetensors(path)
+    return Checkpoint(
+        folder,
+        family,
+        config,
+        _preprocess(family, folder, config),
+        weights,
+        source,
+        commit,
+        _licence(folder),
+        str(folder),
+    )
+
+
+def _list(names) -> str:
+    return ", ".join(names[:-1]) + " and " + names[-1]
+
+
+def _fetch(family: str, model: str, revision: str) -> Path:
+    """Brings a checkpoint from the model hub, or finds it in the hub's cache on this machine."""
+    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "10")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    patterns = ["config.json", "*.safetensors", "*.safetensors.index.json", "*preprocessor_config.json", "README.md"]
+    try:
+        return Path(snapshot_download(model, revision=revision or None, allow_patterns=patterns))
+    except GatedRepoError as e:
+        raise Refused(
+            "unavailable",
+            f"{model} asks for a licence to be accepted first",
+            "accept it on the hub's page and set HF_TOKEN, or download the files there",
+        ) from e
+    except RevisionNotFoundError as e:
+        raise Refused("not found", f"{model} has no revision {revision}", "leave --revision out for the newest") from e
+    except RepositoryNotFoundError as e:
+        raise Refused(
+            "not found",
+            f"the model hub has no {model}, or it is private",
+            "check the id; for a private one set HF_TOKEN",
+        ) from e
+    except Exception as e:  # the hub's client raises what its HTTP library does, which changes between versions
+        name = model.split("/")[-1]
+        raise Refused(
+            "unavailable",
+            f"{model} is not on this machine and the model hub cannot be reached ({type(e).__name__})",
+            f"on a machine with network download {_list(WANTED[family])} of {model}, put them into one folder here, for"
+            f" example ~/models/{name}, and give --model ~/models/{name}",
+        ) from e
+
+
+def _json(folder: Path, name: str, family: str) -> dict:
+    path = folder / name
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise Refused(
+            "not found",
+            f"{folder} has no {name}",
+            f"a checkpoint in the format of transformers has {_list(WANTED[family])}: bring the missing file",
+        ) from None
+    except (ValueError, UnicodeDecodeError) as e:
+        raise Refused("corrupt", f"it is no JSON: {e}", "bring the file again", str(path)) from None
+    if not isinstance(value, dict):
+        raise Refused("corrupt", "it is no JSON object", "bring the file again", str(path))
+    return value
+
+
+def _check_family(family: str, config: dict, folder: Path) -> None:
+    kind = config.get("model_type", "")
+    if kind in FAMILIES[family]:
+        return
+    other = [f for f, kinds in FAMILIES.items() if kind in kinds]
+    hint = (
+        f"srpo encoder export {other[0]} --model {folder}"
+        if other
+        else f"{family} takes checkpoints with model_type {' or '.join(FAMILIES[family])}"
+    )
+    raise Refused(
+        "mismatch",
+        f'the checkpoint is of another architecture: model_type = "{kind}", not {family}',
+        hint,
+        str(folder / "config.json"),
+    )
+
+
+def _weights(folder: Path, family: str) -> list[Path]:
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        names = sorted(set(_json(folder, index.name, family).get("weight_map", {}).values()))
+        missing = [n for n in names if not (folder / n).is_file()]
+        if missing or not names:
+            raise Refused(
+                "not found",
+                f"{folder} lacks {', '.join(missing[:3]) or 'weights'}, which {index.name} lists",
+                "bring the missing files into the folder",
+            )
+        return [folder / n for n in names]
+    if (folder / "model.safetensors").is_file():
+        return [folder / "model.safetensors"]
+    hint = "bring model.safetensors into the folder"
+    if list(folder.glob("pytorch_model*.bin")):
+        hint = "it has the older pytorch_model.bin: load it with transformers and save it again with save_pretrained"
+    raise Refused("not found", f"{folder} has no model.safetensors", hint)
+
+
+def check_safetensors(path: Path) -> None:
+    """Compares a file's length with what its header says, before gigabytes are loaded. Raises Refused (corrupt)."""
+    again = "bring the file again: its copy or download did not finish"
+    size = path.stat().st_size
+    with open(path, "rb") as f:
+        head = f.read(8)
+        if len(head) < 8:
+            raise Refused("corrupt", f"it is cut off: {size} bytes", again, str(path))
+        length = struct.unpack("<Q", head)[0]
+        if 8 + length > size:
+            what = "it is cut off within its header" if length < 1 << 30 else "it is no safetensors file"
+            raise Refused("corrupt", what, again, str(path))
+        try:
+            entries = json.loads(f.read(length))
+            end = max((e["data_offsets"][1] for k, e in entries.items() if k != "__metadata__"), default=0)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise Refused("corrupt", "it is no safetensors file", again, str(path)) from None
+    if 8 + length + end != size:
+        raise Refused(
+            "corrupt", f"it is cut off: its header speaks of {8 + length + end} bytes, it has {size}", again, str(path)
+        )
+
+
+def _preprocess(family: str, folder: Path, config: dict) -> dict:
+    """What must be done to frames before the model, from the checkpoint's own preprocessor config."""
+    names = ["preprocessor_config.json"]
+    if family == "vjepa2":
+        names.insert(0, "video_preprocessor_config.json")
+    name = next((n for n in names if (folder / n).exists()), names[0])
+    p = _json(folder, name, family)
+    place = str(folder / name)
+
+    def bad(message: str, hint: str = "take the checkpoint's published file") -> Refused:
+        return Refused("invalid", message, hint, place)
+
+    for key in ("do_resize", "do_rescale", "do_normalize"):
+        if p.get(key) is False:
+            raise bad(f"{key} is false, which srpo's encoders do not do")
+    out: dict = {"antialias": True, "rescale": p.get("rescale_factor", 1 / 255)}
+    default = {"vjepa2": 2, "dinov2": 3}[family]
+    if p.get("resample", default) not in INTERPOLATION:
+        raise bad(f"resample = {p['resample']} is neither bilinear (2) nor bicubic (3)")
+    out["interpolation"] = INTERPOLATION[p.get("resample", default)]
+    for key in ("mean", "std"):
+        v = p.get("image_" + key)
+        if not (isinstance(v, list) and len(v) == 3 and all(isinstance(x, int | float) for x in v)):
+            raise bad(f"image_{key} is not a list of three numbers")
+        out[key] = [float(x) for x in v]
+    if min(out["std"]) <= 0:
+        raise bad("image_std is not positive")
+    crop = _side(p.get("crop_size"))
+    if family == "vjepa2":
+        if crop is None:
+            raise bad("crop_size is no square")
+        if crop != config.get("crop_size", 256):
+            raise Refused(
+                "mismatch",
+                f"crop_size is {crop}, and {config.get('crop_size', 256)} in config.json",
+                "take both files from one checkpoint",
+                place,
+            )
+        # As the published processor does, whatever size the file gives.
+        out.update(resize=int(crop * 256 / 224), resize_mode="short_side", crop=crop)
+    else:
+        size = p.get("size")
+        short = size.get("shortest_edge") if isinstance(size, dict) else size
+        if short is not None and p.get("do_center_crop", True):
+            if crop is None:
+                raise bad("crop_size is no square")
+            out.update(resize=int(short), resize_mode="short_side", crop=crop)
+        elif _side(size) is not None:
+            side = _side(size)
+            out.update(resize=side, resize_mode="exact", crop=crop if p.get("do_center_crop") and crop else side)
+        else:
+            raise bad("size gives neither shortest_edge nor a square")
+    if out["crop"] > out["resize"]:
+        raise bad(f"crop_size {out['crop']} is larger than what frames are resized to, {out['resize']}")
+    patch = config.get("patch_size", {"vjepa2": 16, "dinov2": 14}[family])
+    patch = patch if isinstance(patch, int) else patch[0]
+    if out["crop"] % patch or out["crop"] < patch:
+        raise bad(f"crop_size {out['crop']} is no multiple of the patch size {patch}")
+    return out
+
+
+def _side(size) -> int | None:
+    """The side of a square given as a number or {"height", "width"}; None for anything else."""
+    if isinstance(size, dict):
+        size = size["height"] if "height" in size and size.get("height") == size.get("width") else None
+    return size if isinstance(size, int) and not isinstance(size, bool) and size > 0 else None
+
+
+def _licence(folder: Path) -> str:
+    """The licence in the front matter of README.md; empty where there is none."""
+    try:
+        text = (folder / "README.md").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
+    head = re.match(r"---\n(.*?)\n---", text, re.S)
+    line = re.search(r"^license:\s*(\S+)", head.group(1), re.M) if head else None
+    return line.group(1) if line else ""
