@@ -24,7 +24,7 @@ func wantsClip(keep string, success bool) bool {
 // clipFiles are an episode's clip as srpo reward reads it: NAME.npz, and NAME.json beside it.
 func clipFiles(ep rollout.Episode, iteration, recordEvery int) (name string, npz, label []byte, err error) {
 	var b bytes.Buffer
-	if err := attempts.WriteNpz(&b, ep.Frames); err != nil {
+	if err := store.EncodeNPZ(&b, "frames", ep.Frames); err != nil {
 		return "", nil, nil, plugins.AsError(err).WithPlace("episode %s", ep.ID)
 	}
 	label, err = attempts.Label{ID: ep.ID, Task: ep.Task, Success: ep.Success, Progress: finiteOrNil(ep.Progress), Iteration: iteration, Steps: ep.Steps, RecordEvery: recordEvery}.Marshal()

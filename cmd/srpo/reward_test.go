@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/srpo-dev/srpo/host"
-	"github.com/srpo-dev/srpo/host/attempts"
+	"github.com/srpo-dev/srpo/host/store"
 	"github.com/srpo-dev/srpo/plugins"
 	"github.com/srpo-dev/srpo/plugins/encoder"
 )
@@ -58,7 +58,7 @@ func writeVideos(dir string) error {
 			}
 			name := fmt.Sprintf("%s-%d.npz", task, i)
 			var b bytes.Buffer
-			if err := attempts.WriteNpz(&b, film(uint64(10*k+i), goal, share, 12+(3*i)%4)); err != nil {
+			if err := store.EncodeNPZ(&b, "frames", film(uint64(10*k+i), goal, share, 12+(3*i)%4)); err != nil {
 				return err
 			}
 			if err := os.WriteFile(filepath.Join(dir, name), b.Bytes(), 0o644); err != nil {
@@ -194,7 +194,7 @@ func TestRewardOfBadVideos(t *testing.T) {
 	}
 	npz := func(name string, frames plugins.Tensor) {
 		var b bytes.Buffer
-		require.NoError(t, attempts.WriteNpz(&b, frames))
+		require.NoError(t, store.EncodeNPZ(&b, "frames", frames))
 		put(name, b.Bytes())
 	}
 	one := film(99, [2]int{18, 6}, 0.5, 10)

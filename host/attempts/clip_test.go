@@ -4,6 +4,8 @@ import (
 	"archive/zip"
 	"bytes"
 	"context"
+	"encoding/binary"
+	"fmt"
 	"image"
 	"image/color"
 	"image/gif"
@@ -11,11 +13,13 @@ import (
 	"image/png"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/srpo-dev/srpo/host/store"
 	"github.com/srpo-dev/srpo/plugins"
 )
 
@@ -80,7 +84,7 @@ func TestSameFramesFromEveryFormat(t *testing.T) {
 	dir := t.TempDir()
 	want := square(16)
 	var npz bytes.Buffer
-	require.NoError(t, WriteNpz(&npz, want))
+	require.NoError(t, store.EncodeNPZ(&npz, "frames", want))
 	put(t, filepath.Join(dir, "a.npy"), npy(want))
 	put(t, filepath.Join(dir, "a.npz"), npz.Bytes())
 	for i := range 16 {
@@ -136,7 +140,7 @@ func TestWhatIsWrongWithAVideo(t *testing.T) {
 		return b.Bytes()
 	}
 	var npz bytes.Buffer
-	require.NoError(t, WriteNpz(&npz, square(4)))
+	require.NoError(t, store.EncodeNPZ(&npz, "frames", square(4)))
 	damaged := bytes.Clone(npz.Bytes())
 	damaged[len(damaged)/4] ^= 0x55
 	gray := append(npyHead([]int{4, 2, 2, 1}), make([]byte, 16)...)
@@ -259,4 +263,20 @@ func FuzzNpy(f *testing.F) {
 			t.Fatalf("%v", c.Frames.Shape)
 		}
 	})
+}
+
+// npyHead makes the header of a uint8 array.
+func npyHead(shape []int) []byte {
+	words := make([]string, len(shape))
+	for i, d := range shape {
+		words[i] = strconv.Itoa(d)
+	}
+	text := fmt.Sprintf("{'descr': '|u1', 'fortran_order': False, 'shape': (%s,), }", strings.Join(words, ", "))
+	for (10+len(text)+1)%64 != 0 {
+		text += " "
+	}
+	text += "\n"
+	head := append([]byte("\x93NUMPY\x01\x00"), 0, 0)
+	binary.LittleEndian.PutUint16(head[8:], uint16(len(text)))
+	return append(head, text...)
 }

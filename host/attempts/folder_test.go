@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/srpo-dev/srpo/host/store"
 	"github.com/srpo-dev/srpo/plugins"
 )
 
@@ -17,7 +18,7 @@ func folder(t *testing.T, files map[string]string, videos ...string) string {
 	t.Helper()
 	dir := t.TempDir()
 	var clip bytes.Buffer
-	require.NoError(t, WriteNpz(&clip, square(3)))
+	require.NoError(t, store.EncodeNPZ(&clip, "frames", square(3)))
 	for _, v := range videos {
 		data := clip.Bytes()
 		if strings.HasSuffix(v, ".png") {

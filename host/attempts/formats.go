@@ -111,28 +111,6 @@ func openNpz(path string) (Clip, error) {
 	return clip, nil
 }
 
-// WriteNpz writes frames, uint8 [T, H, W, 3], as a compressed .npz that NumPy reads: the array "frames".
-func WriteNpz(w io.Writer, frames plugins.Tensor) error {
-	if err := frames.Check("video", plugins.Uint8, -1, -1, -1, 3); err != nil {
-		return err
-	}
-	z := zip.NewWriter(w)
-	f, err := z.Create("frames.npy")
-	if err == nil {
-		_, err = f.Write(npyHead(frames.Shape))
-	}
-	if err == nil {
-		_, err = f.Write(frames.Data)
-	}
-	if err == nil {
-		err = z.Close()
-	}
-	if err != nil {
-		return plugins.Errorf(plugins.Exhausted, "the clip cannot be written: %w", err)
-	}
-	return nil
-}
-
 // openGIF plays an animation as a viewer would: frames over each other, as their disposal says.
 func openGIF(path string) (Clip, error) {
 	data, err := os.ReadFile(path)

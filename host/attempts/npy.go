@@ -3,7 +3,6 @@ package attempts
 import (
 	"bufio"
 	"encoding/binary"
-	"fmt"
 	"io"
 	"math"
 	"os"
@@ -180,20 +179,4 @@ func half(b uint16) float64 {
 		return math.Inf(int(sign))
 	}
 	return sign * math.Ldexp(1024+fraction, exponent-25)
-}
-
-// npyHead makes the header of a uint8 array.
-func npyHead(shape []int) []byte {
-	words := make([]string, len(shape))
-	for i, d := range shape {
-		words[i] = strconv.Itoa(d)
-	}
-	text := fmt.Sprintf("{'descr': '|u1', 'fortran_order': False, 'shape': (%s,), }", strings.Join(words, ", "))
-	for (10+len(text)+1)%64 != 0 {
-		text += " "
-	}
-	text += "\n"
-	head := append([]byte("\x93NUMPY\x01\x00"), 0, 0)
-	binary.LittleEndian.PutUint16(head[8:], uint16(len(text)))
-	return append(head, text...)
 }
