@@ -14,7 +14,8 @@ import numpy as np
 import srpo_sdk as srpo
 
 import suites
-from libero_env import CAMERAS, Libero
+from lane import CAMERAS
+from libero_env import Libero
 
 WAIT_STEPS = 10
 
