@@ -13,6 +13,7 @@ import (
 
 	"github.com/srpo-dev/srpo/encoders/pixel"
 	"github.com/srpo-dev/srpo/envs/libero"
+	liberoplus "github.com/srpo-dev/srpo/envs/libero-plus"
 	"github.com/srpo-dev/srpo/envs/tabletop"
 	"github.com/srpo-dev/srpo/host"
 	"github.com/srpo-dev/srpo/host/bench"
@@ -47,8 +48,8 @@ var builtIns = []builtIn{
 	{plugins.Encoder, bench.Name, "does nothing", func() { sdk.ServeEncoder(bench.NewEncoder()) }, true},
 }
 
-// embedded are the Python packages that this program carries.
-var embedded = []fs.FS{libero.Files}
+// embedded are the Python packages that this program carries. Plugins do not import each other; what they share is put together here.
+var embedded = []fs.FS{libero.Files, layered{liberoplus.Files, libero.Shared}}
 
 // settingsFlags are the flags that stand for settings of srpo.toml.
 type settingsFlags struct {
