@@ -57,7 +57,8 @@ type evaluation struct {
 	EvalOptions
 	cfg    *config.Config
 	dir    string
-	weight string // the policy's folder
+	fresh  bool   // the folder was not there before
+	weight string // the policy's folder; empty: it holds its own weights
 	ident  map[string]string
 	record score.Record
 	log    *episodeLog
@@ -116,8 +117,6 @@ func EvalDir(checkpoint, states string, sample bool, shard, shards int) string {
 func Evaluate(ctx context.Context, o EvalOptions) (*score.Results, error) {
 	e := &evaluation{EvalOptions: o, cfg: o.Config, have: map[string]rollout.Episode{}, lines: map[string]score.Episode{}, clips: map[string][]score.Episode{}}
 	switch {
-	case e.cfg.Run.Checkpoint == "":
-		return nil, plugins.Errorf(plugins.Invalid, "no policy to evaluate").WithHint("--checkpoint FOLDER: a run folder, one of its checkpoints, or a policy's own folder")
 	case e.States == "":
 		e.States = "all"
 	case e.States != "all" && e.States != "train" && e.States != "test":
@@ -141,6 +140,13 @@ func Evaluate(ctx context.Context, o EvalOptions) (*score.Results, error) {
 	}
 	defer session.Close()
 	e.sess = session
+	if e.weight == "" && session.Sched.PolicySpec.Trainable {
+		session.Close()
+		if e.fresh {
+			_ = os.RemoveAll(e.dir) // nothing but the plugins' logs
+		}
+		return nil, plugins.Errorf(plugins.Invalid, "no policy to evaluate").WithHint("--checkpoint FOLDER: a run folder, one of its checkpoints, or a policy's own folder")
+	}
 	for _, words := range session.leftOutWords() {
 		e.Terminal.Warn("%s", words)
 	}
@@ -174,23 +180,12 @@ func Evaluate(ctx context.Context, o EvalOptions) (*score.Results, error) {
 // open makes the folder, or opens one that is there, and refuses one that holds something else.
 func (e *evaluation) open() error {
 	checkpoint := e.cfg.Run.Checkpoint
-	if info, err := os.Stat(checkpoint); err != nil || !info.IsDir() {
-		return plugins.Errorf(plugins.NotFound, "no folder %s", checkpoint).WithPlace("%s", e.cfg.Origin("run.checkpoint")).
-			WithHint("give a run folder, one of its checkpoints, or a policy's own folder")
-	}
-	if run, ok := RunOf(checkpoint); ok && filepath.Clean(run) == filepath.Clean(checkpoint) {
-		// A run whose checkpoints are damaged must say so rather than be taken for a policy's folder.
-		if _, _, err := store.Latest(checkpoint); err != nil {
+	sum := "none: the policy holds its own weights"
+	if checkpoint != "" {
+		var err error
+		if sum, err = e.weights(checkpoint); err != nil {
 			return err
 		}
-	}
-	var err error
-	if e.weight, err = filepath.Abs(PolicyFolder(checkpoint)); err != nil {
-		return plugins.Errorf(plugins.Invalid, "%w", err)
-	}
-	sum, err := hashFolder(e.weight)
-	if err != nil {
-		return plugins.Errorf(plugins.Invalid, "the policy's folder cannot be read: %w", err).WithPlace("%s", e.weight).WithHint("check its permissions")
 	}
 	mode := "greedy"
 	if e.Sample {
@@ -204,6 +199,10 @@ func (e *evaluation) open() error {
 	if e.States != "all" {
 		e.ident["split"] = e.cfg.Rollout.Split
 		e.ident["train_fraction"] = strconv.FormatFloat(e.cfg.Rollout.TrainFraction, 'g', -1, 64)
+	}
+	var err error
+	if e.Dir == "" && checkpoint == "" {
+		checkpoint = filepath.Base(e.cfg.Run.Policy) + "-" + filepath.Base(e.cfg.Run.Env) // a name for the folder
 	}
 	if e.Dir == "" {
 		e.Dir = EvalDir(checkpoint, e.States, e.Sample, e.Shard, e.Shards)
@@ -220,10 +219,34 @@ func (e *evaluation) open() error {
 			return err
 		}
 	}
+	if _, err := os.Stat(e.dir); errors.Is(err, fs.ErrNotExist) {
+		e.fresh = true
+	}
 	if err := os.MkdirAll(e.dir, 0o755); err != nil {
 		return onDisk("make", e.dir, err)
 	}
 	return e.takeLock()
+}
+
+// weights finds the policy's folder that a checkpoint means, and returns a hash over its files.
+func (e *evaluation) weights(checkpoint string) (sum string, err error) {
+	if info, err := os.Stat(checkpoint); err != nil || !info.IsDir() {
+		return "", plugins.Errorf(plugins.NotFound, "no folder %s", checkpoint).WithPlace("%s", e.cfg.Origin("run.checkpoint")).
+			WithHint("give a run folder, one of its checkpoints, or a policy's own folder")
+	}
+	if run, ok := RunOf(checkpoint); ok && filepath.Clean(run) == filepath.Clean(checkpoint) {
+		// A run whose checkpoints are damaged must say so rather than be taken for a policy's folder.
+		if _, _, err := store.Latest(checkpoint); err != nil {
+			return "", err
+		}
+	}
+	if e.weight, err = filepath.Abs(PolicyFolder(checkpoint)); err != nil {
+		return "", plugins.Errorf(plugins.Invalid, "%w", err)
+	}
+	if sum, err = hashFolder(e.weight); err != nil {
+		return "", plugins.Errorf(plugins.Invalid, "the policy's folder cannot be read: %w", err).WithPlace("%s", e.weight).WithHint("check its permissions")
+	}
+	return sum, nil
 }
 
 // takeLock keeps a second srpo out of the folder.
@@ -439,6 +462,9 @@ func (e *evaluation) trainedOn() string {
 
 // load gives the policy its weights, those of its later incarnations too.
 func (e *evaluation) load(ctx context.Context) error {
+	if e.weight == "" {
+		return e.sess.policyAlive(ctx)
+	}
 	p, _, err := e.sess.Sched.Policy.Client(ctx)
 	if err != nil {
 		return err
@@ -470,8 +496,12 @@ func (e *evaluation) roll(ctx context.Context, plan rollout.Evaluation, began ti
 			}
 		}
 	}
-	e.Terminal.Line("%s: %s, %s on %s %s, %s, %d lanes · policy %s from %s · ready in %.1f s", s.Sched.EnvName, count(len(s.Tasks), "task"),
-		count(total, "episode"), e.States, e.sess.split.what(), e.ident["actions"], s.Lanes, e.cfg.Run.Policy, e.cfg.Run.Checkpoint, time.Since(began).Seconds())
+	from := ""
+	if e.weight != "" {
+		from = " from " + e.cfg.Run.Checkpoint
+	}
+	e.Terminal.Line("%s: %s, %s on %s %s, %s, %d lanes · policy %s%s · ready in %.1f s", s.Sched.EnvName, count(len(s.Tasks), "task"),
+		count(total, "episode"), e.States, e.sess.split.what(), e.ident["actions"], s.Lanes, e.cfg.Run.Policy, from, time.Since(began).Seconds())
 
 	rolling, stop := context.WithCancel(ctx)
 	defer stop()

@@ -86,6 +86,10 @@ func Run(ctx context.Context, o Options) (sum Summary, err error) {
 		return sum, err
 	}
 	defer r.session.Close()
+	if !r.session.Sched.PolicySpec.Trainable && !o.ImitateOnly {
+		return sum, plugins.Errorf(plugins.Unsupported, "the policy cannot be trained").WithPlace("%s", r.session.Sched.PolicyName).
+			WithHint("srpo eval measures it; train another one: --policy NAME")
+	}
 	r.session.Sched.OnFault = r.onFault
 	if err := r.record(); err != nil {
 		return sum, err

@@ -25,6 +25,7 @@ import (
 	"github.com/srpo-dev/srpo/host/supervise/lock"
 	"github.com/srpo-dev/srpo/host/supervise/pyenv"
 	"github.com/srpo-dev/srpo/plugins"
+	"github.com/srpo-dev/srpo/policies/remote"
 	"github.com/srpo-dev/srpo/policies/tiny"
 	"github.com/srpo-dev/srpo/sdk"
 	pythonsdk "github.com/srpo-dev/srpo/sdk/python"
@@ -49,7 +50,7 @@ var builtIns = []builtIn{
 }
 
 // embedded are the Python packages that this program carries. Plugins do not import each other; what they share is put together here.
-var embedded = []fs.FS{libero.Files, layered{liberoplus.Files, libero.Shared}}
+var embedded = []fs.FS{libero.Files, layered{liberoplus.Files, libero.Shared}, remote.Files}
 
 // settingsFlags are the flags that stand for settings of srpo.toml.
 type settingsFlags struct {
