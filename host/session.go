@@ -433,20 +433,17 @@ func (s *Session) rules(encode, record bool) rollout.Rules {
 }
 
 // trials lists an evaluation's episodes: n of them spread evenly over tasks and start states, each start state once before any is used twice; n = 0: each
-// start state of the side once.
+// start state of the side once. Of more than n tasks a sample is taken, see [Session.sample].
 func (s *Session) trials(side string, n int) []rollout.Trial {
 	var byTask [][]rollout.Trial
 	total := 0
-	for _, t := range s.Tasks {
+	for _, t := range s.sample(side, n) {
 		states := slices.Clone(s.states(t, side))
 		if states == nil {
 			states = make([]int, t.StartStates)
 			for i := range states {
 				states[i] = i
 			}
-		}
-		if len(states) == 0 { // nothing of this task is on that side
-			continue
 		}
 		// in an order by seed, so that a part of them is a fair sample
 		sort.SliceStable(states, func(a, b int) bool {
@@ -477,6 +474,40 @@ func (s *Session) trials(side string, n int) []rollout.Trial {
 		out = append(out, tr)
 	}
 	return out
+}
+
+// sample picks n of the tasks on a side, if there are more, by seed: as many of each dimension, or suite where there are no dimensions, as of any other. They
+// stay in the env's order.
+func (s *Session) sample(side string, n int) []env.Task {
+	tasks := slices.DeleteFunc(slices.Clone(s.Tasks), func(t env.Task) bool { states := s.states(t, side); return states != nil && len(states) == 0 })
+	if n == 0 || n >= len(tasks) {
+		return tasks
+	}
+	strata := map[string][]string{}
+	var names []string
+	for _, t := range tasks {
+		name := t.Tags["dimension"]
+		if name == "" {
+			name = t.Suite
+		}
+		if strata[name] == nil {
+			names = append(names, name)
+		}
+		strata[name] = append(strata[name], t.ID)
+	}
+	key := func(id string) uint64 { return rollout.Seed(s.cfg.Run.Seed, "trial task", id) }
+	for _, ids := range strata {
+		sort.Slice(ids, func(a, b int) bool { return key(ids[a]) < key(ids[b]) })
+	}
+	picked := map[string]bool{}
+	for k := 0; len(picked) < n; k++ {
+		for _, name := range names {
+			if k < len(strata[name]) && len(picked) < n {
+				picked[strata[name][k]] = true
+			}
+		}
+	}
+	return slices.DeleteFunc(tasks, func(t env.Task) bool { return !picked[t.ID] })
 }
 
 // finiteStatistics refuses statistics that no healthy update has.

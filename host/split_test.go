@@ -125,6 +125,27 @@ func TestTrialsOfABenchmark(t *testing.T) {
 	require.Len(t, seen, 10200)
 }
 
+// Fewer episodes than tasks: a sample by seed, with as many of each dimension.
+func TestTrialsAreSampled(t *testing.T) {
+	all := variants(20)
+	s := session(t, all, all)
+	count, seen := map[string]int{}, map[string]bool{}
+	for _, tr := range s.trials("all", 31) {
+		require.False(t, seen[tr.Task.ID])
+		seen[tr.Task.ID] = true
+		count[tr.Task.Tags["dimension"]]++
+	}
+	require.Equal(t, map[string]int{"camera": 11, "noise": 10, "light": 10}, count)
+	require.Equal(t, s.trials("all", 31), s.trials("all", 31))
+	for _, tr := range s.trials("all", 30) {
+		require.True(t, seen[tr.Task.ID], "a smaller sample is part of a larger one")
+	}
+	require.NotEqual(t, s.trials("all", 30), session(t, all, all, "run.seed=4").trials("all", 30))
+	for _, tr := range s.trials("test", 7) {
+		require.Equal(t, []int{0}, s.states(tr.Task, "test"))
+	}
+}
+
 func TestWeights(t *testing.T) {
 	all := append(variants(4), env.Task{ID: "b/light/x", Suite: "b", StartStates: 1, MaxSteps: 9, Tags: map[string]string{"dimension": "light"}})
 	s := session(t, all, all, `rollout.weights=["camera=6", "noise=0"]`)

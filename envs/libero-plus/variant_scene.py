@@ -7,7 +7,8 @@ joints in which the arm is put at a reset.
 
 from __future__ import annotations
 
-import mujoco
+import math
+
 import numpy as np
 from robosuite.models.robots.robot_model import REGISTERED_ROBOTS
 
@@ -49,9 +50,10 @@ class VariantScene(Scene):
         domain.horizon_view, domain.vertical_view, domain.scale_factor = horizontal, vertical, distance / 100
         domain.end_point_rot, domain.end_point_vertical = turn, tilt
         domain._setup_camera(mujoco_arena=seen)
-        quaternion = np.array(seen.poses[CAMERA][1], np.float64)
-        mujoco.mju_normalize4(quaternion)  # as the model's compiler does
-        return np.array(seen.poses[CAMERA][0], np.float64), quaternion
+        position, (w, x, y, z) = seen.poses[CAMERA]
+        # As the model's compiler does it, which divides; mju_normalize4 multiplies by the inverse: other last bits.
+        norm = math.sqrt(w * w + x * x + y * y + z * z)
+        return np.array(position, np.float64), np.array([w, x, y, z], np.float64) / norm
 
     def placed(self, state: np.ndarray) -> np.ndarray:
         """The start state, with the arm where the reset has put it if it is to stay there."""
