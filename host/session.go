@@ -284,8 +284,11 @@ func (s *Session) noneLeft(all []env.Task, label string) error {
 		}
 		return reasons[a] < reasons[b]
 	})
-	return plugins.Errorf(plugins.NotFound, "none of the %d tasks that match can run here", n).WithPlace("%s", label).WithHint("%s", reasons[0]).
-		WithDetail(strings.Join(reasons, "\n"))
+	e := plugins.Errorf(plugins.NotFound, "none of the %d tasks that match can run here", n).WithPlace("%s", label).WithHint("%s", reasons[0])
+	if len(reasons) > 1 {
+		e = e.WithDetail(strings.Join(reasons, "\n"))
+	}
+	return e
 }
 
 // leftOutWords says which matching tasks are left out, a sentence for each reason.
