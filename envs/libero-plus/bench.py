@@ -32,7 +32,7 @@ from plus_env import LiberoPlus
 
 SOUP = "pick_up_the_alphabet_soup_and_place_it_in_the_basket"
 PLAYED = [
-    f"libero_object/camera/{SOUP}_view_301_15_100_0_0_initstate_0",
+    f"libero_object/camera/{SOUP}_view_6_15_100_0_0_initstate_0",
     f"libero_object/robot/{SOUP}_view_0_0_100_0_0_initstate_11",
     f"libero_object/language/{SOUP}_language_2_view_0_0_100_0_0_initstate_0",
     f"libero_object/noise/{SOUP}_view_0_0_100_0_0_initstate_0_noise_35",

@@ -17,7 +17,6 @@ from lane import CAMERAS
 from plus_env import LiberoPlus
 
 SOUP = "pick_up_the_alphabet_soup_and_place_it_in_the_basket"
-STOVE = "libero_goal/camera/turn_on_the_stove_view_{}_initstate_0"
 STEPS, WAIT, SIZE, SEED = 12, 3, 256, 2**40 + 3
 EVERY = 6
 
@@ -51,7 +50,7 @@ def by_reference(variant, actions, folder, keep_arm):
 
 # In this order: every one leaves something behind that the next must not find.
 CASES = {
-    "camera": f"libero_object/camera/{SOUP}_view_301_15_100_0_0_initstate_0",
+    "camera": f"libero_object/camera/{SOUP}_view_6_15_100_0_0_initstate_0",
     "robot": f"libero_object/robot/{SOUP}_view_0_0_100_0_0_initstate_11",
     "robot overwritten": f"libero_object/robot/{SOUP}_view_0_0_100_0_0_initstate_11",
     "motion": f"libero_object/noise/{SOUP}_view_0_0_100_0_0_initstate_0_noise_2",

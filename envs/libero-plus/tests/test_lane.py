@@ -10,7 +10,7 @@ from plus_env import LiberoPlus
 
 SOUP = "pick_up_the_alphabet_soup_and_place_it_in_the_basket"
 PLAIN = f"libero_object/language/{SOUP}_language_2_view_0_0_100_0_0_initstate_0"
-CAMERA = f"libero_object/camera/{SOUP}_view_301_15_100_0_0_initstate_0"
+CAMERA = f"libero_object/camera/{SOUP}_view_6_15_100_0_0_initstate_0"
 ROBOT = f"libero_object/robot/{SOUP}_view_0_0_100_0_0_initstate_11"
 FOG = f"libero_object/noise/{SOUP}_view_0_0_100_0_0_initstate_0_noise_38"
 
