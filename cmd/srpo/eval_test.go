@@ -426,8 +426,8 @@ func TestEvalShards(t *testing.T) {
 	require.Contains(t, stderr, "the evaluation has 39 of its 40 episodes")
 }
 
-// An env that is killed again and again costs time only: every episode is there once, and ended as it would have.
-func TestEvalKilledEnv(t *testing.T) {
+// An env and a policy that are killed again and again cost time only: every episode is there once, and ended as it would have.
+func TestEvalKilledPlugins(t *testing.T) {
 	run := smallPolicy(t)
 	args := []string{"eval", "--checkpoint", run, "--episodes", "60", "--lanes", "3", "--sample", "--set", "host.restarts=50"}
 	code, _, stderr := evalCLI(t, append(args, "--out", "whole")...)
@@ -446,7 +446,7 @@ func TestEvalKilledEnv(t *testing.T) {
 			}
 			data, _ := os.ReadFile("torn/episodes.jsonl")
 			if have := bytes.Count(data, []byte("\n")); n < 4 && have >= last+7 {
-				for _, pid := range envProcesses() {
+				for _, pid := range serving([]string{"env\x00tabletop", "policy\x00tiny"}[n%2]) {
 					if syscall.Kill(pid, syscall.SIGKILL) == nil {
 						n, last = n+1, have
 					}
@@ -459,11 +459,12 @@ func TestEvalKilledEnv(t *testing.T) {
 	require.Zero(t, code, stderr)
 	require.GreaterOrEqual(t, <-kills, 2, "nothing was killed")
 	require.Contains(t, stderr, "env tabletop died")
+	require.Contains(t, stderr, "policy tiny died")
 	require.Equal(t, evalEpisodes(t, "whole"), evalEpisodes(t, "torn"))
 }
 
-// envProcesses are this process's own children that serve the env.
-func envProcesses() (pids []int) {
+// serving gives this process's own children that serve a plugin, named by its kind and name.
+func serving(what string) (pids []int) {
 	files, _ := filepath.Glob("/proc/[0-9]*/stat")
 	for _, file := range files {
 		data, err := os.ReadFile(file)
@@ -472,7 +473,7 @@ func envProcesses() (pids []int) {
 		}
 		fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
 		line, _ := os.ReadFile(filepath.Join(filepath.Dir(file), "cmdline"))
-		if len(fields) > 1 && fields[1] == strconv.Itoa(os.Getpid()) && bytes.Contains(line, []byte("serve\x00env\x00tabletop")) {
+		if len(fields) > 1 && fields[1] == strconv.Itoa(os.Getpid()) && bytes.Contains(line, []byte("serve\x00"+what)) {
 			if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file))); err == nil {
 				pids = append(pids, pid)
 			}

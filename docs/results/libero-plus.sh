@@ -59,3 +59,43 @@ for part in "${parts[@]}"; do
     *) echo "there is no part $part: sheet memory bench sample learn" >&2 && exit 2 ;;
   esac
 done
+
+# The page: what is there, and what is not there yet.
+python3 - "$runs" "$(git rev-parse --short=10 HEAD)" "$(nproc)" "${parts[*]}" > docs/results/libero-plus.tmp <<'PY'
+import json, os, sys
+
+runs, commit, cores, parts = sys.argv[1:]
+
+
+def file(name):
+    path = os.path.join(runs, name)
+    return open(path).read() if os.path.exists(path) else ""
+
+
+print(f"# LIBERO-Plus on the CPU\n\nMade by `docs/results/libero-plus.sh {parts}` at commit {commit}, {cores} cores.")
+if os.path.exists("docs/img/libero-plus.jpg"):
+    print("\n![variants of one task in the dimensions that run from packages](../img/libero-plus.jpg)")
+print("\n## Time against the benchmark's own environment\n")
+if text := file("bench.json"):
+    b = json.loads(text)
+    print(f"{b['variants']} variants of one task, {b['steps']} steps each after 10 waiting steps, one process, a frame of 256 x 256 every {b['chunk']} steps against every step: "
+          f"{b['ours_s']} s against {b['theirs_s']} s, {b['ratio']} times (load {b['load']} to {b['load_after']}). With frames, resets and one scene loaded that is "
+          f"{b['ours_episodes_an_hour']} episodes of that length an hour and process. The full benchmark, 10,030 episodes of at most 220 to 520 steps (331 in the mean), "
+          f"would take at most about {10030 * 331 / b['steps'] / b['ours_episodes_an_hour']:.0f} hours of one such process, without the policy's own time; a process takes one core.")
+else:
+    print("Not run yet.")
+print("\n## Memory over 300 resets of mixed variants\n")
+if text := file("memory.json"):
+    m = json.loads(text)
+    print("| resets | scenes loaded | resident, MB |\n| --- | --- | --- |")
+    for row in m["rows"]:
+        print(f"| {row['resets']} | {row['scenes_loaded']} | {row['mb']} |")
+    print(f"\n`keep_scenes = {m['scenes']}`, {m['seconds']} s.")
+else:
+    print("Not run yet.")
+print("\n## A one-shot policy on a stratified sample\n")
+print(f"```\n{file('sample.txt')}```" if file("sample.txt") else "Not run yet.")
+print("\n## SRPO on camera variants, held-out variants before (A) and after (B)\n")
+print(f"```\n{file('learn.txt')}```" if file("learn.txt") else "Not run yet.")
+PY
+mv docs/results/libero-plus.tmp docs/results/libero-plus.md

@@ -139,7 +139,7 @@ func (r *Results) publishedTable(w io.Writer) error {
 }
 
 func publishedWords(source string) string {
-	return "Published by others (" + source + "), not measured by srpo: other weights on other machines; success in %."
+	return "Published by others (" + source + "), not measured by srpo: other weights on other machines; success in %, means over the printed columns."
 }
 
 // publishedLines is the table with its header; the first line is this evaluation's own.
@@ -187,7 +187,7 @@ func (r *Results) Page(name string, rec Record, video func(string) ([]byte, erro
 	tile := func(label string, rate, low, high float64, note string) {
 		p.Tiles = append(p.Tiles, report.EvalTile{Label: label, Rate: rate, Low: low, High: high, Note: note})
 	}
-	tile("success, all episodes", r.All.Rate, r.All.Low, r.All.High, fmt.Sprintf("%d of %d", r.All.Successes, r.All.Episodes))
+	tile("success, weighted by episodes", r.All.Rate, r.All.Low, r.All.High, fmt.Sprintf("%d of %d", r.All.Successes, r.All.Episodes))
 	if r.Totals != nil {
 		tile("plain mean of the "+r.Totals.Of, r.Totals.Mean, r.Totals.Low, r.Totals.High, "each counting the same")
 	}
