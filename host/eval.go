@@ -344,8 +344,12 @@ func (e *evaluation) trainedOn() string {
 		return ""
 	}
 	s := rec.Manifest.StartStates
+	trained := map[string]bool{}
+	for _, id := range rec.Manifest.Tasks {
+		trained[id] = true
+	}
 	for _, t := range e.sess.Tasks {
-		if !slices.Contains(rec.Manifest.Tasks, t.ID) {
+		if !trained[t.ID] {
 			return ""
 		}
 	}

@@ -10,12 +10,12 @@ not the benchmark's wrapper, which needs gym, ImageMagick and scikit-image, and 
 from __future__ import annotations
 
 import hashlib
+import importlib.machinery
 import importlib.util
 import os
 import shutil
 import sys
 import tempfile
-import types
 from pathlib import Path
 
 import locations
@@ -66,7 +66,6 @@ def enter(root: Path) -> None:
     importlib.invalidate_caches()
     for name in ("liberoplus", "liberoplus.liberoplus", "liberoplus.liberoplus.envs"):
         if name not in sys.modules:
-            package = types.ModuleType(name)
-            package.__path__ = [os.path.join(root, *name.split("."))]
-            package.__file__ = os.path.join(package.__path__[0], "__init__.py")
-            sys.modules[name] = package
+            spec = importlib.machinery.ModuleSpec(name, None, is_package=True)
+            spec.submodule_search_locations = [os.path.join(root, *name.split("."))]
+            sys.modules[name] = importlib.util.module_from_spec(spec)

@@ -1,5 +1,6 @@
 """The table of variants: complete, right, quick, and without a simulator."""
 
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -127,6 +128,21 @@ def test_listing_imports_no_simulator():
         "assert not loaded, loaded"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": PATH, "PATH": ""})
+
+
+def test_the_packages_tree_takes_the_installed_ones_place():
+    code = (
+        "import importlib, importlib.util, os, package_tree, variants;"
+        "installed = variants.package_root();"
+        "root = package_tree.make(package_tree.libero_assets()); package_tree.enter(root); package_tree.enter(root);"
+        "assert importlib.util.find_spec('liberoplus') is not None;"  # another lane of the process asks
+        "style = importlib.import_module('liberoplus.liberoplus.envs.arenas.style');"
+        "assert style.__file__.startswith(str(root)), style.__file__;"
+        "assert os.path.isdir(os.path.join(root, 'liberoplus', 'liberoplus', 'assets', 'scenes'));"
+        "assert package_tree.make(package_tree.libero_assets()) == root;"
+        "assert not (installed / 'assets').exists(), 'the installed package was changed'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": PATH})
 
 
 def test_without_imagemagick_only_motion_blur_is_missing(tasks, monkeypatch):
