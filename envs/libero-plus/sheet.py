@@ -2,13 +2,13 @@
 
     PYTHONPATH=../libero:../../sdk/python python sheet.py OUT.jpg [--base TASK] [--columns 6] [--size 160]
 
-The first picture of each row is the base task's own (of language and robot variants it looks nearly the same, and
-should). Frames are turned back upright and un-mirrored for people.
+Pictures of language variants look the same, and should. Frames are turned for people, who see left on the left.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 
 import locations
 
@@ -54,18 +54,13 @@ def main() -> None:
 
 
 def _spread(tasks: list, count: int) -> list:
-    """``count`` of the tasks, evenly over the list; of noise some of each kind."""
+    """``count`` of the tasks, or all of fewer, evenly over the list; of noise some of each kind."""
     kinds: dict[str, list] = {}
     for task in tasks:
         kinds.setdefault(task.tags.get("kind", ""), []).append(task)
-    chosen = []
-    while len(chosen) < min(count, len(tasks)):
-        for group in kinds.values():
-            step = max(1, len(group) // max(1, count // len(kinds)))
-            position = sum(task in chosen for task in group) * step
-            if position < len(group) and len(chosen) < count:
-                chosen.append(group[position])
-    return chosen
+    each = -(-count // len(kinds))
+    picked = [group[:: max(1, len(group) // each)][:each] for group in kinds.values()]
+    return [task for round_ in itertools.zip_longest(*picked) for task in round_ if task is not None][:count]
 
 
 if __name__ == "__main__":
