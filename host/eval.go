@@ -44,7 +44,8 @@ type EvalOptions struct {
 	Episodes int
 	// Sample draws actions at rollout.temperature; otherwise the policy is greedy.
 	Sample bool
-	// Videos is how many episodes of each kind of outcome, the first ones in the order of trials, are saved as GIFs.
+	// Videos is how many episodes of each kind of outcome, the first ones in the order of trials, are saved as GIFs. Config.Run.KeepClips keeps frames for srpo
+	// reward.
 	Videos int
 	// Shard is which part of the trials to roll: every Shards-th of them, from the Shard-th on, counted from 1. Shards 0: all of them.
 	Shard, Shards int
@@ -152,9 +153,9 @@ func Evaluate(ctx context.Context, o EvalOptions) (*score.Results, error) {
 		return nil, err
 	}
 	// The split is a run's own: the same method of the session, seed and fraction.
-	plan := rollout.Evaluation{Rules: session.rules(false, e.Videos > 0), Name: "eval", Seed: e.cfg.Run.Seed, Trials: session.trials(e.States, e.Episodes)}
+	plan := rollout.Evaluation{Rules: session.rules(false, e.Videos > 0 || e.cfg.Run.KeepClips != "none"), Name: "eval", Seed: e.cfg.Run.Seed, Trials: session.trials(e.States, e.Episodes)}
 	plan.Greedy = !e.Sample
-	if chunk := session.Sched.PolicySpec.Chunk; plan.RecordCamera != "" && chunk > 0 {
+	if chunk := session.Sched.PolicySpec.Chunk; plan.RecordCamera != "" && chunk > 0 && e.cfg.Run.KeepClips == "none" {
 		plan.RecordEvery = chunk // the frames that the policy sees, so that videos cost no frame of their own
 	}
 	e.number(plan)
@@ -388,13 +389,6 @@ func (e *evaluation) roll(ctx context.Context, plan rollout.Evaluation, began ti
 	for i, t := range plan.Trials {
 		repeat[plan.ID(i)] = t.Repeat
 	}
-	if e.Videos > 0 {
-		plan.OnFrames = func(ep rollout.Episode) {
-			if e.failed == nil {
-				e.failed = e.film(e.line(ep, repeat[ep.ID]), ep.Frames)
-			}
-		}
-	}
 	from := ""
 	if e.weight != "" {
 		from = " from " + e.cfg.Run.Checkpoint
@@ -404,6 +398,17 @@ func (e *evaluation) roll(ctx context.Context, plan rollout.Evaluation, began ti
 
 	rolling, stop := context.WithCancel(ctx)
 	defer stop()
+	plan.OnFrames = func(ep rollout.Episode) { // before its line, so that an episode that is there has its clip and its video
+		if e.failed == nil && wantsClip(e.cfg.Run.KeepClips, ep.Success) {
+			e.failed = e.keepClip(ep)
+		}
+		if e.failed == nil && e.Videos > 0 {
+			e.failed = e.film(e.line(ep, repeat[ep.ID]), ep.Frames)
+		}
+		if e.failed != nil {
+			stop()
+		}
+	}
 	plan.OnEpisode = func(ep rollout.Episode) {
 		if e.failed == nil {
 			line := e.line(ep, repeat[ep.ID])

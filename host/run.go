@@ -150,6 +150,7 @@ func (r *run) iteration(ctx context.Context, i int) error {
 
 	// 1. Roll out groups of M episodes of each task, embedding each as it ends: h_i = W(o_0:T).
 	plan := r.plan(i)
+	clips := r.keepClips(&plan, i)
 	r.status = report.Status{Iteration: i, Iterations: r.cfg.Run.Iterations, Phase: "rollout", EnvSteps: r.state.EnvSteps}
 	s.Sched.Progress = func(p rollout.Progress) {
 		st := r.status
@@ -157,6 +158,9 @@ func (r *run) iteration(ctx context.Context, i int) error {
 		r.Terminal.Update(st)
 	}
 	result, err := s.Sched.Run(ctx, plan)
+	if kept := clips.close(); err == nil {
+		err = kept
+	}
 	if err != nil {
 		return err
 	}
@@ -165,7 +169,7 @@ func (r *run) iteration(ctx context.Context, i int) error {
 	// 2. Cluster the successes' embeddings, 3. measure each failure's distance to the nearest centre, 4. reward it.
 	at := time.Now()
 	rollouts := toRollouts(result)
-	scored, err := srpo.ScoreBatch(rollouts, r.known(), r.rewardOptions())
+	scored, err := srpo.ScoreBatch(rollouts, r.known(), rewardOptions(r.cfg, s.Sched.EncoderSpec.Dimension))
 	if err != nil {
 		return err
 	}
@@ -204,6 +208,12 @@ func (r *run) iteration(ctx context.Context, i int) error {
 		m.EmbeddingsDropped = 0
 	}
 	m.EnvSteps = next.EnvSteps
+	if err := r.audit(i, result, rollouts, scored, &m); err != nil {
+		return err
+	}
+	if err := r.keepEmbeddings(i, rollouts, scored.Scores); err != nil {
+		return err
+	}
 	if err := r.saveVideos(i, result, scored.Scores, advantages); err != nil {
 		return err
 	}
@@ -233,7 +243,7 @@ func (r *run) iteration(ctx context.Context, i int) error {
 // plan is an iteration's rollouts.
 func (r *run) plan(i int) rollout.Plan {
 	s, c := r.session, r.cfg.Rollout
-	p := rollout.Plan{Rules: s.rules(!r.sparse, r.cfg.Run.Videos > 0), Seed: r.cfg.Run.Seed, Iteration: i, Groups: s.groups(), GroupSize: c.GroupSize,
+	p := rollout.Plan{Rules: s.rules(!r.sparse, r.cfg.Run.Videos > 0 || r.cfg.Run.KeepClips != "none"), Seed: r.cfg.Run.Seed, Iteration: i, Groups: s.groups(), GroupSize: c.GroupSize,
 		KeepLow: c.KeepLow, KeepHigh: c.KeepHigh, ExtraGroups: c.ExtraGroups}
 	p.Record = true
 	if c.GroupBy == "start" {
@@ -251,14 +261,6 @@ func (r *run) plan(i int) rollout.Plan {
 		p.KeepFrames = func(e rollout.Episode) bool { return e.Group < enough }
 	}
 	return p
-}
-
-func (r *run) rewardOptions() srpo.RewardOptions {
-	o := srpo.DefaultRewardOptions()
-	c := r.cfg.Reward
-	o.Kind, o.References, o.Cluster.Kind, o.Alpha = srpo.RewardKind(c.Kind), srpo.ReferenceKind(c.References), srpo.ClusterKind(c.Cluster), c.Alpha
-	o.Dim = r.session.Sched.EncoderSpec.Dimension
-	return o
 }
 
 func (r *run) advantageOptions() srpo.AdvantageOptions {

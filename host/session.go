@@ -57,15 +57,7 @@ type Session struct {
 
 // Open starts and matches the plugins that a configuration names. Close the session.
 func Open(ctx context.Context, cfg *config.Config, launch Launcher, needs Needs, logDir string, onEvent func(supervise.Event)) (_ *Session, err error) {
-	seconds := func(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
-	h := cfg.Host
-	arenaBytes := h.ArenaMB << 20
-	if h.Arena == "off" {
-		arenaBytes = 0
-	}
-	super, err := supervise.New(supervise.Options{LogDir: logDir, StartTimeout: seconds(h.StartTimeoutS), ArenaBytes: arenaBytes, EnvAllow: h.EnvAllow,
-		Restarts: h.Restarts, Window: seconds(h.RestartWindowS), OnEvent: onEvent, Deadlines: supervise.Deadlines{Reset: seconds(h.ResetTimeoutS),
-			Step: seconds(h.StepTimeoutS), Act: seconds(h.ActTimeoutS), Encode: seconds(h.EncodeTimeoutS), Save: seconds(h.SaveTimeoutS), Update: seconds(h.UpdateTimeoutS)}})
+	super, err := newSupervisor(cfg, logDir, onEvent)
 	if err != nil {
 		return nil, err
 	}
@@ -102,6 +94,19 @@ func Open(ctx context.Context, cfg *config.Config, launch Launcher, needs Needs,
 		}
 	}
 	return s, cfg.Unused()
+}
+
+// newSupervisor runs plugins as [host] says.
+func newSupervisor(cfg *config.Config, logDir string, onEvent func(supervise.Event)) (*supervise.Supervisor, error) {
+	seconds := func(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
+	h := cfg.Host
+	arenaBytes := h.ArenaMB << 20
+	if h.Arena == "off" {
+		arenaBytes = 0
+	}
+	return supervise.New(supervise.Options{LogDir: logDir, StartTimeout: seconds(h.StartTimeoutS), ArenaBytes: arenaBytes, EnvAllow: h.EnvAllow,
+		Restarts: h.Restarts, Window: seconds(h.RestartWindowS), OnEvent: onEvent, Deadlines: supervise.Deadlines{Reset: seconds(h.ResetTimeoutS),
+			Step: seconds(h.StepTimeoutS), Act: seconds(h.ActTimeoutS), Encode: seconds(h.EncodeTimeoutS), Save: seconds(h.SaveTimeoutS), Update: seconds(h.UpdateTimeoutS)}})
 }
 
 // Close stops every plugin.
@@ -430,42 +435,63 @@ func cameraNames(spec plugins.EnvSpec) string {
 }
 
 func (s *Session) openEncoder(ctx context.Context, launch Launcher) error {
-	l, record, err := launch(ctx, plugins.Encoder, s.cfg.Run.Encoder)
+	e, err := startEncoder(ctx, s.super, s.cfg, launch, s.cfg.Run.Encoder)
 	if err != nil {
 		return err
 	}
-	label := "encoder " + l.Name
-	w := supervise.NewEncoder(s.super, l, func(ctx context.Context, e encoder.Encoder) error {
+	if s.Sched.EnvSpec.RecordCamera == "" {
+		return plugins.Errorf(plugins.Mismatch, "the env records no camera for an encoder").WithPlace("%s in %s", e.label, s.Sched.EnvName).
+			WithHint(`use --set reward.kind=binary, or an env with a third-person camera`)
+	}
+	s.EncoderInfo, s.Sched.EncoderSpec = e.info, e.spec
+	s.Plugins = append(s.Plugins, e.record)
+	s.Sched.Encoder, s.Sched.EncoderName = e.worker, e.label
+	return nil
+}
+
+// startedEncoder is an encoder's process, configured.
+type startedEncoder struct {
+	worker   supervise.Worker[encoder.Encoder]
+	label    string // "encoder NAME"
+	info     plugins.Info
+	spec     encoder.Spec
+	settings plugins.Settings
+	record   store.Plugin
+}
+
+// startEncoder starts an encoder with its settings of the configuration.
+func startEncoder(ctx context.Context, super *supervise.Supervisor, cfg *config.Config, launch Launcher, name string) (*startedEncoder, error) {
+	l, record, err := launch(ctx, plugins.Encoder, name)
+	if err != nil {
+		return nil, err
+	}
+	s := &startedEncoder{label: "encoder " + l.Name}
+	s.worker = supervise.NewEncoder(super, l, func(ctx context.Context, e encoder.Encoder) error {
 		info, err := e.Info(ctx)
 		if err != nil {
 			return err
 		}
-		settings, err := s.cfg.ResolvePlugin(plugins.Encoder, l.Name, info.Settings)
+		settings, err := cfg.ResolvePlugin(plugins.Encoder, l.Name, info.Settings)
 		if err != nil {
 			return err
 		}
-		s.EncoderInfo = info
-		scratch, err := s.super.Scratch("encoder-" + l.Name)
+		s.info, s.settings = info, settings
+		scratch, err := super.Scratch("encoder-" + l.Name)
 		if err != nil {
 			return err
 		}
-		return e.Configure(ctx, plugins.Config{Settings: settings, Seed: s.cfg.Run.Seed, WorldSize: 1, Scratch: scratch})
+		return e.Configure(ctx, plugins.Config{Settings: settings, Seed: cfg.Run.Seed, WorldSize: 1, Scratch: scratch})
 	})
-	e, _, err := w.Client(ctx)
+	e, _, err := s.worker.Client(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if s.Sched.EncoderSpec, err = e.Describe(ctx); err != nil {
-		return plugins.AsError(err).WithPlace("%s", label)
+	if s.spec, err = e.Describe(ctx); err != nil {
+		return nil, plugins.AsError(err).WithPlace("%s", s.label)
 	}
-	if s.Sched.EnvSpec.RecordCamera == "" {
-		return plugins.Errorf(plugins.Mismatch, "the env records no camera for an encoder").WithPlace("%s in %s", label, s.Sched.EnvName).
-			WithHint(`use --set reward.kind=binary, or an env with a third-person camera`)
-	}
-	record.Version, record.Protocol, record.Versions = s.EncoderInfo.Version, s.EncoderInfo.Protocol, s.EncoderInfo.Versions
-	s.Plugins = append(s.Plugins, record)
-	s.Sched.Encoder, s.Sched.EncoderName = w, label
-	return nil
+	record.Version, record.Protocol, record.Versions = s.info.Version, s.info.Protocol, s.info.Versions
+	s.record = record
+	return s, nil
 }
 
 // useWeights makes every later incarnation of the policy load a folder, and notes which one acts now.

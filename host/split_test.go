@@ -11,8 +11,8 @@ import (
 	"github.com/srpo-dev/srpo/plugins/env"
 )
 
-// variants are n tasks of a single start state in each of two suites and three dimensions.
-func variants(n int) (all []env.Task) {
+// dimensional gives n tasks of a single start state in each of two suites and three dimensions.
+func dimensional(n int) (all []env.Task) {
 	for _, suite := range []string{"a", "b"} {
 		for _, d := range []string{"camera", "noise", "light"} {
 			for i := range n {
@@ -31,7 +31,7 @@ func session(t *testing.T, all, tasks []env.Task, set ...string) *Session {
 }
 
 func TestSplitByTask(t *testing.T) {
-	all := variants(10)
+	all := dimensional(10)
 	s := session(t, all, all, "rollout.train_fraction=0.3")
 	require.Equal(t, "task", s.split.by())
 	count := map[string]int{}
@@ -110,7 +110,7 @@ func TestTrialsAreExact(t *testing.T) {
 
 // A benchmark of 10,030 variants is listed at once, each id once, in any number of shards.
 func TestTrialsOfABenchmark(t *testing.T) {
-	all := variants(1700)
+	all := dimensional(1700)
 	s := session(t, all, all)
 	trials := s.trials("all", 0)
 	require.Len(t, trials, 10200)
@@ -127,7 +127,7 @@ func TestTrialsOfABenchmark(t *testing.T) {
 
 // Fewer episodes than tasks: a sample by seed, with as many of each dimension.
 func TestTrialsAreSampled(t *testing.T) {
-	all := variants(20)
+	all := dimensional(20)
 	s := session(t, all, all)
 	count, seen := map[string]int{}, map[string]bool{}
 	for _, tr := range s.trials("all", 31) {
@@ -147,7 +147,7 @@ func TestTrialsAreSampled(t *testing.T) {
 }
 
 func TestWeights(t *testing.T) {
-	all := append(variants(4), env.Task{ID: "b/light/x", Suite: "b", StartStates: 1, MaxSteps: 9, Tags: map[string]string{"dimension": "light"}})
+	all := append(dimensional(4), env.Task{ID: "b/light/x", Suite: "b", StartStates: 1, MaxSteps: 9, Tags: map[string]string{"dimension": "light"}})
 	s := session(t, all, all, `rollout.weights=["camera=6", "noise=0"]`)
 	weights, err := s.weigh(all)
 	require.NoError(t, err)

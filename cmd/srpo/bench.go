@@ -33,12 +33,12 @@ type benchOptions struct {
 	noPython bool
 }
 
-var benchNames = []string{"host", "clip", "step", "encoder", "libero"}
+var benchNames = []string{"host", "clip", "step", "encoder", "libero", "reward"}
 
 func (a *app) benchCommand() *cobra.Command {
 	var o benchOptions
 	c := &cobra.Command{
-		Use:   "bench [host|clip|step|encoder|libero]...",
+		Use:   "bench [host|clip|step|encoder|libero|reward]...",
 		Short: "Measure what srpo costs on this machine",
 		Long: "bench measures with real processes through the host's real path, next to what it is compared with:\n" +
 			"  host    microseconds of overhead an env step, beside gymnasium's AsyncVectorEnv\n" +
@@ -46,6 +46,7 @@ func (a *app) benchCommand() *cobra.Command {
 			"  step    steps a second of the env that --env names\n" +
 			"  encoder clips a second of the encoder that --encoder names, and a progress curve in one call beside clip by clip\n" +
 			"  libero  steps a second of libero, beside the unmodified OffScreenRenderEnv\n" +
+			"  reward  seconds for clustering and rewards of up to 10,000 embeddings of 1408 numbers\n" +
 			"Without a name: host, clip and step. The Python side is installed into its own environment on first use. Other programs on the machine disturb\n" +
 			"times more than ratios; the load is noted.",
 		Example:   "  srpo bench\n  srpo bench host clip --out docs/results/bench.md\n  srpo bench encoder --encoder generic\n  srpo bench libero --json",
@@ -81,7 +82,7 @@ func (a *app) bench(ctx context.Context, o *benchOptions, names []string) error 
 	if err != nil {
 		return err
 	}
-	beside := slices.ContainsFunc(names, func(n string) bool { return n != "step" && n != "encoder" }) // these have nothing in Python beside them
+	beside := slices.ContainsFunc(names, func(n string) bool { return n != "step" && n != "encoder" && n != "reward" }) // these have nothing in Python beside them
 	tools, err := benchTools(ctx, cfg, term, beside && !o.noPython)
 	if err != nil {
 		return err
@@ -131,6 +132,12 @@ func (a *app) benchSection(ctx context.Context, name string, o *benchOptions, cf
 			c.Repeats = 5
 		}
 		return bench.Clip(ctx, tools, c)
+	case "reward":
+		r := bench.RewardOptions{Repeats: o.repeats}
+		if o.quick {
+			r.Sizes, r.Repeats = []int{100, 1000}, max(o.repeats, 1)
+		}
+		return bench.Reward(ctx, r)
 	case "step":
 		launch, err := envLaunch(ctx, cfg, term, cfg.Run.Env)
 		if err != nil {

@@ -108,7 +108,7 @@ func (a *app) root() *cobra.Command {
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return plugins.Errorf(plugins.Invalid, "%w", err).WithHint("%s --help lists the flags", c.CommandPath())
 	})
-	root.AddCommand(a.runCommand(), a.imitateCommand(), a.evalCommand(), a.reportCommand(), a.pluginCommand(), a.doctorCommand(), a.benchCommand(), a.versionCommand())
+	root.AddCommand(a.runCommand(), a.imitateCommand(), a.evalCommand(), a.rewardCommand(), a.reportCommand(), a.pluginCommand(), a.doctorCommand(), a.benchCommand(), a.versionCommand())
 	for _, c := range root.Commands() {
 		if c.RunE != nil && c.Args == nil {
 			c.Args = noArgs

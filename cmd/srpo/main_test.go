@@ -42,6 +42,10 @@ func badPlugin(mode string) {
 		signal.Ignore(syscall.SIGTERM)
 		defer func() { select {} }()
 	}
+	if mode == "encoder" {
+		sdk.ServeEncoder(badEncoder{})
+		return
+	}
 	sdk.ServeSim(sdk.SimSpec{
 		Info: plugins.Info{Name: "bad", Version: "0.1.0", Doc: "breaks promises"},
 		Env: plugins.EnvSpec{Cameras: []plugins.Camera{{Name: "main", Height: 8, Width: 8, View: "third_person"}}, Proprio: []string{"x"},

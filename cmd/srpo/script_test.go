@@ -27,6 +27,7 @@ import (
 //	fails CODE ARG...               srpo ARG... must end with this exit code
 //	interrupt FILE PATTERN ARG...   srpo ARG... gets Ctrl-C as soon as FILE has a line that matches PATTERN; it must end with 130
 //	same FILE FILE...               files are equal byte by byte
+//	videos DIR                      videos of two tasks with labels.csv: 5 successes and 4 failures each
 func TestScripts(t *testing.T) {
 	source, err := filepath.Abs("../..")
 	if err != nil {
@@ -79,6 +80,7 @@ func TestScripts(t *testing.T) {
 				}
 			},
 			"interrupt": interrupt,
+			"videos":    func(ts *testscript.TestScript, _ bool, args []string) { ts.Check(writeVideos(ts.MkAbs(args[0]))) },
 			"same": func(ts *testscript.TestScript, neg bool, args []string) {
 				first := ts.ReadFile(args[0])
 				for _, f := range args[1:] {

@@ -23,6 +23,7 @@ type Config struct {
 	Reward  Reward
 	Update  Update
 	Imitate Imitate
+	Report  Report
 	Host    Host
 
 	sections []section
@@ -59,6 +60,9 @@ type Run struct {
 	EvalEvery, EvalEpisodes int
 	// Keep is the number of newest checkpoints kept beside the best.
 	Keep int
+	// KeepClips is "none", "failures" or "all": whose recorded frames stay in the run folder. KeepEmbeddings keeps every episode's embedding.
+	KeepClips      string
+	KeepEmbeddings bool
 }
 
 // Rollout says how groups of episodes are sampled.
@@ -104,6 +108,12 @@ type Imitate struct {
 	Demos, Steps int
 	// Noise is the std of Gaussian noise on the expert's actions, in action units.
 	Noise float64
+}
+
+// Report says what a run watches of itself.
+type Report struct {
+	// AuditEvery is in iterations, 0: never.
+	AuditEvery int
 }
 
 // Host says how plugins are run. Times are in seconds.

@@ -52,10 +52,11 @@ func TestRootFileEqualsDefaults(t *testing.T) {
 	require.Equal(t, d.Reward, c.Reward)
 	require.Equal(t, d.Update, c.Update)
 	require.Equal(t, d.Imitate, c.Imitate)
+	require.Equal(t, d.Report, c.Report)
 	require.Equal(t, d.Host, c.Host)
 	// Every field of the structs is a setting, and every default obeys its own bounds.
 	fields := 0
-	for _, s := range []any{d.Run, d.Rollout, d.Reward, d.Update, d.Imitate, d.Host} {
+	for _, s := range []any{d.Run, d.Rollout, d.Reward, d.Update, d.Imitate, d.Report, d.Host} {
 		fields += reflect.TypeOf(s).NumField()
 	}
 	require.Len(t, d.Values(), fields)

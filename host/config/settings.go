@@ -127,6 +127,8 @@ func (c *Config) declare() []section {
 			setting(&c.Run.EvalEvery, "eval_every", n(0), "Evaluate greedily after every so many iterations. 0: never. The published runs use 5.").within(0, many),
 			setting(&c.Run.EvalEpisodes, "eval_episodes", n(0), "Episodes an evaluation, spread over the tasks. 0: every start state of the split once.").within(0, many),
 			setting(&c.Run.Keep, "keep", n(3), "Newest checkpoints to keep; the one with the highest success rate is kept beside them.").within(1, many),
+			setting(&c.Run.KeepClips, "keep_clips", "none", "Whose recorded frames stay in the run folder, for srpo reward: nobody's, those of failures, or all.").choices("none", "failures", "all"),
+			setting(&c.Run.KeepEmbeddings, "keep_embeddings", false, "Keep the embedding of every episode in the run folder, for srpo reward with another form of reward."),
 		}},
 		{"rollout", "How groups of episodes are sampled.", []field{
 			setting(&c.Rollout.Groups, "groups", n(0), "Groups an iteration, dealt over the tasks. 0: 16 where one env process holds many lanes, 4 where every lane is a simulator of its own.").within(0, many),
@@ -163,6 +165,9 @@ func (c *Config) declare() []section {
 			setting(&c.Imitate.Demos, "demos", n(1), "Demonstrations a task; 1 is the paper's one-shot policy. 0: none, the policy starts from its fresh weights.").within(0, many),
 			setting(&c.Imitate.Steps, "steps", n(0), "Steps of gradient descent. 0: the policy's own choice.").within(0, many),
 			setting(&c.Imitate.Noise, "noise", 0.0, "Std of Gaussian noise on the expert's actions, in action units.").from(0),
+		}},
+		{"report", "What a run watches of itself.", []field{
+			setting(&c.Report.AuditEvery, "audit_every", n(5), "Measure after every so many iterations whether the reward still tells success from failure, with centres held out. 0: never.").within(0, many),
 		}},
 		{"host", "How the plugins' processes are run.", []field{
 			setting(&c.Host.Arena, "arena", "auto", "Frames travel through shared memory (auto: where plugin and host are on one machine) or inside messages (off). The results are the same.").choices("auto", "off"),

@@ -39,7 +39,9 @@ type chart struct {
 	// percent shows y as 0 to 100 %; otherwise y's range is that of the data, from zero when it is near.
 	percent bool
 	// whole says that x counts things.
-	whole         bool
+	whole bool
+	// most fixes y's range from 0 to it, so that charts can be compared; 0: it is that of the data.
+	most          float64
 	width, height float64
 	series        []series
 }
@@ -197,6 +199,9 @@ func (c chart) limits() (x0, x1, y0, y1 float64) {
 	}
 	if c.percent {
 		return x0, x1, 0, 1
+	}
+	if c.most > 0 {
+		y0, y1 = 0, c.most
 	}
 	if y0 > 0 && y0 < 0.7*y1 || y0 == y1 && y0 > 0 {
 		y0 = 0

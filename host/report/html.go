@@ -115,6 +115,7 @@ type view struct {
 	Written               string
 	Tiles                 []tile
 	Success, Small, Work  []template.HTML
+	Audit                 []template.HTML
 	Rollouts              []iterationRollouts
 	LeftOut               int
 	Settings              []rows
@@ -289,9 +290,12 @@ func (v *view) charts(rec *store.Record) {
 	}
 	names := make([]string, 0, len(extra))
 	for k := range extra {
-		names = append(names, k)
+		if !strings.HasPrefix(k, "audit_") {
+			names = append(names, k)
+		}
 	}
 	sort.Strings(names)
+	v.audits(ms)
 	for _, k := range names[:min(len(names), 12)] {
 		small(k, 0, func(m store.Metrics) float64 {
 			if x, ok := m.Extra[k]; ok {
@@ -330,6 +334,37 @@ func (v *view) charts(rec *store.Record) {
 		column(ms, func(m store.Metrics) float64 { return float64(m.GroupsKept) }),
 		column(ms, func(m store.Metrics) float64 { return float64(m.GroupsDropped) }),
 	})))
+}
+
+// audits draws what the run measured of its reward every few iterations.
+func (v *view) audits(ms []store.Metrics) {
+	line := func(name, key string, hue int, band bool) series {
+		s := series{name: name, hue: hue}
+		for _, m := range ms {
+			x, ok := m.Extra[key]
+			if !ok {
+				continue
+			}
+			s.x, s.y = append(s.x, float64(m.Iteration)), append(s.y, x)
+			if band {
+				s.low, s.high = append(s.low, m.Extra[key+"_low"]), append(s.high, m.Extra[key+"_high"])
+			}
+		}
+		return s
+	}
+	draw := func(title string, list ...series) {
+		c := chart{title: title, xLabel: "iteration", whole: true, percent: true, width: 600, height: 250}
+		for _, s := range list {
+			if len(s.x) > 0 {
+				c.series = append(c.series, s)
+			}
+		}
+		if len(c.series) > 0 {
+			v.Audit = append(v.Audit, template.HTML(c.inline()))
+		}
+	}
+	draw("AUROC of the reward", line("reward, 95 % band", "audit_auroc", 0, true), line("length alone", "audit_length_auroc", 1, false))
+	draw("Order among failures", line("pairs as the env's progress", "audit_progress_order", 2, true))
 }
 
 // rollouts picks videos: those of the last iteration, then of the first, then spread over the others, as many as fit.

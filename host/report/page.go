@@ -48,6 +48,8 @@ var page = template.Must(template.New("run").Parse(`<!doctype html>
 <div class="two">{{range .Success}}<div class="card">{{.}}</div>{{end}}</div>
 <h2>Update and reward</h2>
 <div class="small">{{range .Small}}<div class="card">{{.}}</div>{{end}}</div>
+{{if .Audit}}<h2>Is the reward any good</h2><div class="two">{{range .Audit}}<div class="card">{{.}}</div>{{end}}</div>
+<p class="hint">Every few iterations (report.audit_every), over the episodes of that iteration, against centres that do not know the episode which is measured. 50 % is chance. Where length alone separates success from failure, an encoder that sees only length would look as good.</p>{{end}}
 <h2>Where the time and the groups go</h2>
 <div class="two">{{range .Work}}<div class="card">{{.}}</div>{{end}}</div>
 <h2>Rollouts</h2>

@@ -29,9 +29,6 @@ type Evaluation struct {
 	// OnEpisode, when set, is called with each episode that was rolled, in the order of completion and never twice at a time, with what the result will have
 	// (but for frames that do not fit in the end). An episode is complete when it is embedded too, if it is to be.
 	OnEpisode func(Episode)
-	// OnFrames, when set, is called before OnEpisode with the recorded frames still there, whatever KeepFrames keeps: for those who write some of them down and
-	// hold none.
-	OnFrames func(Episode)
 }
 
 // ID is "<name>/<task>/<start state>/<repeat>", the name of trial i.
@@ -53,7 +50,6 @@ func (s *Scheduler) Evaluate(ctx context.Context, e Evaluation) ([]Episode, Timi
 		return nil, Timing{}, err
 	}
 	rolled := map[int]*Episode{}
-	r.onFrames = e.OnFrames
 	r.add(jobs)
 	err = r.collect(func(*Episode) {}, func(ep *Episode) {
 		rolled[ep.Index] = ep

@@ -28,6 +28,9 @@ type Rules struct {
 	// alone, and is never called twice at a time. Wanted frames are kept in the order of ids until they fill FrameBytes (0: 256 MiB).
 	KeepFrames func(Episode) bool
 	FrameBytes int
+	// OnFrames, when set, is called with each finished (and encoded) episode while its recorded frames are there, in the order of arrival and never twice at a
+	// time. Whoever keeps the frames does not change them. An episode that is rolled again after the policy was lost comes again.
+	OnFrames func(Episode)
 	// KeepActions keeps the executed actions in the result.
 	KeepActions bool
 }

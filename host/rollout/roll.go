@@ -39,7 +39,6 @@ type roll struct {
 	// What collect knows: jobs that were given out, that are not rolled yet, that are not finished yet.
 	total, unrolled, unfinished int
 	maxSteps                    map[string]int // by task
-	onFrames                    func(Episode)  // nil: nobody looks
 
 	began             time.Time
 	envTime, waitTime atomic.Int64 // nanoseconds, over lanes
@@ -119,8 +118,8 @@ func (r *roll) collect(rolled, finished func(*Episode)) error {
 	finish := func(e *Episode) {
 		r.unfinished--
 		r.queue.hold(-len(e.Frames.Data))
-		if r.onFrames != nil {
-			r.onFrames(*e)
+		if r.rules.OnFrames != nil && !e.Frames.IsZero() {
+			r.rules.OnFrames(*e)
 		}
 		frames.offer(e)
 		finished(e)

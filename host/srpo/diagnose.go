@@ -42,13 +42,13 @@ func Diagnose(rollouts []Rollout, scores []Score) (Diagnostics, error) {
 		for _, i := range members[task] {
 			r, s := rollouts[i], scores[i]
 			switch {
-			case s.Centre < 0:
+			case s.Centre < 0 || r.Unlabelled:
 			case r.Success:
 				success = append(success, -s.Distance)
 			default:
 				failure = append(failure, -s.Distance)
 			}
-			if !r.Success && !s.Dropped && r.Progress != nil {
+			if !r.Success && !r.Unlabelled && !s.Dropped && r.Progress != nil {
 				reward = append(reward, s.Reward)
 				progress = append(progress, *r.Progress)
 			}

@@ -110,3 +110,28 @@ func ExampleDiagnose() {
 	fmt.Println(d.AUROC.Value, d.Spearman.Value, d.PairOrder.Value, err)
 	// Output: 1 1 1 <nil>
 }
+
+// Whoever trains nothing scores what nobody judged against what somebody did.
+func ExampleRollout_unlabelled() {
+	rollouts := []srpo.Rollout{
+		{ID: "0", Task: "stack", Success: true, Embedding: []float64{0, 1}},
+		{ID: "1", Task: "stack", Success: true, Embedding: []float64{0, 3}},
+		{ID: "2", Task: "stack", Embedding: []float64{1, 2}},
+		{ID: "3", Task: "stack", Embedding: []float64{9, 2}},
+		{ID: "4", Task: "stack", Unlabelled: true, Embedding: []float64{1, 2}},
+	}
+	scored, err := srpo.ScoreBatch(rollouts, srpo.Known{}, srpo.DefaultRewardOptions())
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for _, s := range scored.Scores {
+		fmt.Printf("%s %.3f\n", s.ID, s.Reward)
+	}
+	// Output:
+	// 0 1.000
+	// 1 1.000
+	// 2 0.585
+	// 3 0.215
+	// 4 0.585
+}

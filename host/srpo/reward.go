@@ -27,6 +27,8 @@ type Known struct {
 type TaskSummary struct {
 	Task                string
 	Successes, Failures int
+	// Unlabelled is the number of rollouts without a verdict; they are not among Failures.
+	Unlabelled int
 	// References is the number of embeddings that were clustered, Clusters that of
 	// their centres, of Sizes members each, Noise that of references in no cluster.
 	References, Clusters, Noise int
@@ -42,7 +44,7 @@ type TaskSummary struct {
 	// bit. In a group that samples its actions it should be 0: two rollouts that share a video
 	// share a reward, and SRPO becomes GRPO.
 	Repeated int
-	// MeanDistance and StdDistance (population) are over the scored failures.
+	// MeanDistance and StdDistance (population) are over the scored failures; where there is none, over the unlabelled rollouts.
 	MeanDistance, StdDistance float64
 	// Yardstick is the distance that Anchored divided by, 0 otherwise.
 	Yardstick float64
@@ -68,6 +70,9 @@ type Scored struct {
 // A success gets 1 also when its embedding is unusable (the reference gives it 0). A
 // failure with an unusable embedding gets 0 and is dropped, except under binary,
 // which reads no embedding (and measures distances only for Diagnose). A task without references pays its failures 0.
+//
+// An unlabelled rollout is paid as a failure at its distance, with the mean, spread and range of the task's failures; a task
+// that has only unlabelled ones measures them against each other. No other reward depends on it.
 //
 // The result does not depend on the order of the rollouts. The error names the
 // option or the rollout that is wrong; one bad embedding is not an error.
@@ -108,16 +113,23 @@ func scoreTask(task string, members []int, rollouts []Rollout, scores []Score, k
 	summary := TaskSummary{Task: task, Kind: opt.Kind}
 
 	// The verdicts, and which embeddings are fit for use.
-	var successes, failures []int
+	var successes, failures, unlabelled []int
 	for _, i := range members {
 		r := rollouts[i]
+		if r.Success && r.Unlabelled {
+			return summary, fmt.Errorf("rollout %q is a success and has no label; it can be one of the two", r.ID)
+		}
 		why := whyUnusable(r.Embedding, opt.Dim)
 		scores[i] = Score{ID: r.ID, Centre: -1, Reason: why}
 		if r.Success {
 			scores[i].Reward = 1
 			summary.Successes++
 		} else {
-			summary.Failures++
+			if r.Unlabelled {
+				summary.Unlabelled++
+			} else {
+				summary.Failures++
+			}
 			scores[i].Dropped = why != "" && opt.Kind != Binary
 		}
 		switch {
@@ -125,6 +137,8 @@ func scoreTask(task string, members []int, rollouts []Rollout, scores []Score, k
 			summary.Unusable++
 		case r.Success:
 			successes = append(successes, i)
+		case r.Unlabelled:
+			unlabelled = append(unlabelled, i)
 		default:
 			failures = append(failures, i)
 		}
@@ -132,7 +146,7 @@ func scoreTask(task string, members []int, rollouts []Rollout, scores []Score, k
 			summary.Dropped++
 		}
 	}
-	summary.Repeated = repeated(rollouts, successes, failures)
+	summary.Repeated = repeated(rollouts, successes, failures, unlabelled)
 
 	// 1. References.
 	references, notes := referencesOf(task, successes, rollouts, known, opt)
@@ -168,15 +182,20 @@ func scoreTask(task string, members []int, rollouts []Rollout, scores []Score, k
 			scores[i].Distance, scores[i].Centre = clusters.NearestHeldOut(h, k) // successes come first among the references
 		}
 	}
-	d := make([]float64, len(failures))
-	for k, i := range failures {
+	paid := append(failures, unlabelled...)
+	d := make([]float64, len(paid))
+	for k, i := range paid {
 		d[k], scores[i].Centre = clusters.Nearest(rollouts[i].Embedding)
 		scores[i].Distance = d[k]
 	}
 	if len(d) == 0 {
 		return summary, nil
 	}
-	summary.MeanDistance, summary.StdDistance = stat.PopMeanStdDev(d, nil)
+	base := d[:len(failures)] // whose mean, spread and range count
+	if len(base) == 0 {
+		base = d
+	}
+	summary.MeanDistance, summary.StdDistance = stat.PopMeanStdDev(base, nil)
 
 	// 4. Reward.
 	var g []float64
@@ -190,15 +209,15 @@ func scoreTask(task string, members []int, rollouts []Rollout, scores []Score, k
 		}
 		summary.Kind = ZScore
 		summary.Notes = append(summary.Notes, fmt.Sprintf("%s: rewarded by %q instead of %q", why, ZScore, Anchored))
-		g = ZScoreRewards(d, opt.Alpha)
+		g = zscoreAmong(base, d, opt.Alpha)
 	case ZScore:
-		g = ZScoreRewards(d, opt.Alpha)
+		g = zscoreAmong(base, d, opt.Alpha)
 	case MinMax:
-		g = MinMaxRewards(d, opt.MinMaxScale, opt.MinMaxSteepness, opt.MinMaxOffset)
+		g = minMaxAmong(base, d, opt.MinMaxScale, opt.MinMaxSteepness, opt.MinMaxOffset)
 	case Binary:
 		g = make([]float64, len(d))
 	}
-	for k, i := range failures {
+	for k, i := range paid {
 		scores[i].Reward = math.Min(g[k], math.Nextafter(1, 0)) // whatever the options, no failure reaches a success
 	}
 	return summary, nil
@@ -211,11 +230,14 @@ func scoreTask(task string, members []int, rollouts []Rollout, scores []Score, k
 // with the population std, over the failures of the batch's task. The printed
 // formula lacks the minus sign and would pay the farther failure more. One
 // failure, or distances that are equal up to rounding (std <= 1e-9 mean): z = 0, g = alpha/2.
-func ZScoreRewards(d []float64, alpha float64) []float64 {
+func ZScoreRewards(d []float64, alpha float64) []float64 { return zscoreAmong(d, d, alpha) }
+
+// zscoreAmong pays d with the mean and std of base.
+func zscoreAmong(base, d []float64, alpha float64) []float64 {
 	g := make([]float64, len(d))
 	m, std := 0.0, 0.0
-	if len(d) > 0 {
-		m, std = stat.PopMeanStdDev(d, nil)
+	if len(base) > 0 {
+		m, std = stat.PopMeanStdDev(base, nil)
 	}
 	for i := range d {
 		z := 0.0
@@ -235,9 +257,14 @@ func ZScoreRewards(d []float64, alpha float64) []float64 {
 // scale all count as equal. With the reference's 0.6, 10 and 0.5 one lone failure gets 0.30, and
 // the nearest of several 0.596, however far it is. The paper standardises instead.
 func MinMaxRewards(d []float64, scale, steepness, offset float64) []float64 {
+	return minMaxAmong(d, d, scale, steepness, offset)
+}
+
+// minMaxAmong pays d with the range of base; beyond it dn leaves [0, 1], and the sigmoid bounds the reward.
+func minMaxAmong(base, d []float64, scale, steepness, offset float64) []float64 {
 	g := make([]float64, len(d))
 	least, most := math.Inf(1), math.Inf(-1)
-	for _, v := range d {
+	for _, v := range base {
 		least, most = math.Min(least, v), math.Max(most, v)
 	}
 	for i := range d {

@@ -445,3 +445,54 @@ func TestOptionsSayWhatIsAllowed(t *testing.T) {
 	require.NoError(t, err, "an empty batch")
 	assert.Empty(t, scored.Scores)
 }
+
+// A rollout that nobody judged is paid, and changes nobody else's reward.
+func TestUnlabelledChangeNobody(t *testing.T) {
+	rng := rand.New(rand.NewPCG(8, 8))
+	everyOption(t, rng, func(t *testing.T, rollouts []Rollout, known Known, opt RewardOptions) {
+		before, err := ScoreBatch(rollouts, known, opt)
+		require.NoError(t, err)
+		with := append([]Rollout{}, rollouts...)
+		for k := range 5 {
+			with = append(with, Rollout{ID: fmt.Sprint("a new one ", k), Task: "task 0", Unlabelled: true, Embedding: gauss(rng, len(rollouts[0].Embedding), 3)})
+		}
+		after, err := ScoreBatch(with, known, opt)
+		require.NoError(t, err)
+		require.Equal(t, before.Scores, after.Scores[:len(rollouts)])
+		require.Equal(t, 5, after.Tasks[0].Unlabelled)
+		require.Equal(t, before.Tasks[0].Failures, after.Tasks[0].Failures)
+		for k, s := range after.Scores[len(rollouts):] {
+			require.GreaterOrEqual(t, s.Reward, 0.0, with[len(rollouts)+k].ID)
+			require.Less(t, s.Reward, 1.0)
+			require.Equal(t, s.Centre >= 0, after.Tasks[0].Clusters > 0)
+		}
+		diagnosed, err := Diagnose(rollouts, before.Scores)
+		require.NoError(t, err)
+		again, err := Diagnose(with, after.Scores)
+		require.NoError(t, err)
+		require.Equal(t, diagnosed, again)
+	})
+	_, err := ScoreBatch([]Rollout{{ID: "x", Success: true, Unlabelled: true}}, Known{}, DefaultRewardOptions())
+	require.ErrorContains(t, err, "can be one of the two")
+}
+
+// At a failure's distance a rollout without a verdict gets that failure's reward.
+func TestUnlabelledArePaidAsFailures(t *testing.T) {
+	for _, kind := range RewardKinds() {
+		opt := DefaultRewardOptions()
+		opt.Kind = RewardKind(kind)
+		known := Known{Yardsticks: map[string]float64{"": 4}}
+		scored, err := ScoreBatch([]Rollout{
+			{ID: "s", Success: true, Embedding: []float64{0, 1}}, {ID: "f", Embedding: []float64{3, 1}}, {ID: "g", Embedding: []float64{1, 1}},
+			{ID: "u", Unlabelled: true, Embedding: []float64{0, 4}}}, known, opt)
+		require.NoError(t, err)
+		require.Equal(t, scored.Scores[1].Reward, scored.Scores[3].Reward, kind)
+	}
+	// with nobody to compare with they are compared with each other
+	scored, err := ScoreBatch([]Rollout{
+		{ID: "s", Success: true, Embedding: []float64{0, 1}}, {ID: "u", Unlabelled: true, Embedding: []float64{3, 1}}, {ID: "v", Unlabelled: true, Embedding: []float64{1, 1}}},
+		Known{}, DefaultRewardOptions())
+	require.NoError(t, err)
+	require.InDelta(t, 0.8/(1+math.E), scored.Scores[1].Reward, 1e-12) // z = 1
+	require.InDelta(t, 0.8/(1+1/math.E), scored.Scores[2].Reward, 1e-12)
+}

@@ -19,6 +19,9 @@ type Rollout struct {
 	Group string
 	// Success is the environment's verdict.
 	Success bool
+	// Unlabelled says that there is no verdict (Success is then false): the rollout is paid as a
+	// failure, and changes nobody else's reward, neither as a reference nor by the failures' mean and spread.
+	Unlabelled bool
 	// Embedding is h_i = W(o_0:T), one vector for the whole trajectory.
 	Embedding []float64
 	// Steps is the number of environment steps done; it is carried, not used.

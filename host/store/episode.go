@@ -43,7 +43,7 @@ func (r *Run) SaveEpisode(meta Episode, frames plugins.Tensor) (string, error) {
 	if err := EncodeGIF(&b, frames, GIF{}); err != nil {
 		return "", plugins.AsError(err).WithPlace("episode %s", meta.ID)
 	}
-	name := fileName(meta.ID)
+	name := FileName(meta.ID)
 	meta.Video = name + ".gif"
 	if !finite(meta.Reward) || !finite(meta.Advantage) {
 		return "", plugins.Errorf(plugins.Internal, "reward %v or advantage %v is not a number", meta.Reward, meta.Advantage).WithPlace("episode %s", meta.ID)
@@ -62,8 +62,8 @@ func (r *Run) SaveEpisode(meta Episode, frames plugins.Tensor) (string, error) {
 	return path, r.disk.replace(filepath.Join(r.dir, episodesDir, name+".json"), append(text, '\n'))
 }
 
-// fileName makes a file's name of an episode's id: readable, sorted by iteration, different for different ids.
-func fileName(id string) string {
+// FileName makes a file's name of an episode's id: readable, sorted by iteration, different for different ids.
+func FileName(id string) string {
 	sum := sha256.Sum256([]byte(id))
 	head, rest, ok := strings.Cut(id, "/")
 	n := 0

@@ -7,6 +7,7 @@
 //	  metrics.jsonl        one [Metrics] a line, one an iteration
 //	  checkpoints/000003/  policy and host state after iteration 3, with a MANIFEST of checksums
 //	  episodes/            some episodes as animated GIFs, each with its [Episode] as JSON
+//	  clips/, embeddings/  what the run was asked to keep for srpo reward, see [Run.SaveInto]
 //
 // An iteration is committed or it never was: its checkpoint, its line of metrics and its events count from the moment in which the checkpoint's folder
 // gets its name. Whoever resumes cuts off what came later. A folder has one writer at a time, held by a file lock.
@@ -437,6 +438,19 @@ func (r *Run) WriteFile(name string, data []byte) error {
 		return plugins.Errorf(plugins.Invalid, "%q is not a plain file name", name)
 	}
 	return r.disk.replace(filepath.Join(r.dir, name), data)
+}
+
+// SaveInto writes a file into a folder of the run folder, which is made when it is not there; a file of that name is replaced.
+func (r *Run) SaveInto(folder, name string, data []byte) error {
+	for _, n := range []string{folder, name} {
+		if n != filepath.Base(n) || !filepath.IsLocal(n) {
+			return plugins.Errorf(plugins.Invalid, "%q is not a plain file name", n)
+		}
+	}
+	if err := r.disk.mkdir(filepath.Join(r.dir, folder)); err != nil {
+		return err
+	}
+	return r.disk.replace(filepath.Join(r.dir, folder, name), data)
 }
 
 // Append writes an event. It is durable with the next commit.

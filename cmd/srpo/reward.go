@@ -1,0 +1,124 @@
+package main
+
+import (
+	"context"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/srpo-dev/srpo/host"
+	"github.com/srpo-dev/srpo/host/attempts"
+	"github.com/srpo-dev/srpo/host/config"
+	"github.com/srpo-dev/srpo/host/report"
+	"github.com/srpo-dev/srpo/host/supervise/catalog"
+	"github.com/srpo-dev/srpo/host/supervise/pyenv"
+	"github.com/srpo-dev/srpo/plugins"
+)
+
+func (a *app) rewardCommand() *cobra.Command {
+	var f settingsFlags
+	var o host.RewardOptions
+	var fresh bool
+	c := &cobra.Command{
+		Use:   "reward ATTEMPTS",
+		Short: "Score attempts at tasks, zero-shot: nothing is trained",
+		Long: "reward pays each attempt as srpo run does: 1 for a success, and for anything else by its distance to the successes of its task.\n" +
+			"Attempts without a label are scored against the labelled ones.\n\n" +
+			"ATTEMPTS is one of\n" +
+			"  a list        .json, .jsonl or .csv of {id, task, success, video or embedding}; success is true, false or null\n" +
+			"  a folder      of videos (mp4, webp, gif, npz, npy, folders of pictures) with labels.csv or labels.json\n" +
+			"  a run folder  of srpo run or srpo eval, see run.keep_clips\n\n" +
+			"--metrics measures whether the reward can be trusted, --curves draws progress over time, --out DIR writes a page with all of it. What was\n" +
+			"embedded once is remembered, so that a second call with another reward takes seconds.",
+		Example: "  srpo reward list.json\n  srpo reward videos/ --encoder pixel\n  srpo reward list.csv --reward minmax --cluster reference --json\n" +
+			"  srpo reward runs/NAME --compare pixel,./my-encoder --out runs/NAME-reward",
+		Args: oneArg("a list, a folder of videos or a run folder"),
+		RunE: func(c *cobra.Command, args []string) error {
+			o.Source = args[0]
+			return a.reward(c.Context(), &f, o, fresh)
+		},
+	}
+	c.Flags().StringSliceVar(&o.Compare, "compare", nil, "encoders to score with, side by side: names or folders")
+	c.Flags().BoolVar(&o.Metrics, "metrics", false, "measure the reward by growing windows, controls and clips of equal length too")
+	c.Flags().BoolVar(&o.Curves, "curves", false, "progress curves; drawn into --out")
+	c.Flags().StringVar(&o.Out, "out", "", "folder for results.json, the page and the drawings; with --curves by default runs/NAME-reward")
+	c.Flags().IntVar(&o.Windows, "windows", 0, "growing windows a curve; 0: 32 for encoders that look at frames one by one, 8 for others")
+	c.Flags().BoolVar(&fresh, "no-cache", false, "neither use nor keep embeddings in srpo's cache folder")
+	f.add(c, "env", "policy", "task", "iterations", "checkpoint", "lanes", "out", "name", "tensorboard")
+	return c
+}
+
+func (a *app) reward(ctx context.Context, f *settingsFlags, o host.RewardOptions, fresh bool) error {
+	if o.Windows < 0 || o.Windows == 1 {
+		return plugins.Errorf(plugins.Invalid, "%d windows make no curve", o.Windows).WithPlace("--windows").WithHint("2 or more, or 0")
+	}
+	term := report.NewTerminal(a.err)
+	defer term.Close()
+	cfg, err := f.load()
+	if err != nil {
+		return err
+	}
+	launch, err := launcher(cfg, term)
+	if err != nil {
+		return err
+	}
+	o.Config, o.Launch, o.Terminal, o.Version, o.Command = cfg, launch, term, version, append([]string{"srpo"}, os.Args[1:]...)
+	if o.Decoder, err = decoder(cfg, term); err != nil {
+		return err
+	}
+	defer o.Decoder.Close()
+	if o.Curves && o.Out == "" && !a.json {
+		name := filepath.Base(filepath.Clean(o.Source))
+		o.Out = filepath.Join("runs", strings.TrimSuffix(name, filepath.Ext(name))+"-reward")
+	}
+	if !fresh {
+		cache, err := pyenv.CacheDir()
+		if err != nil {
+			return err
+		}
+		o.Cache = filepath.Join(cache, "embeddings")
+	}
+	result, err := host.Reward(ctx, o)
+	term.Close()
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return a.printJSON(result)
+	}
+	return result.Table(a.out)
+}
+
+// decoder decodes videos with a Python program of its own, which is installed when the first one is met that needs it.
+func decoder(cfg *config.Config, term *report.Terminal) (*attempts.Decoder, error) {
+	prep, err := preparer(cfg, term)
+	if err != nil {
+		return nil, err
+	}
+	return &attempts.Decoder{Command: func(ctx context.Context) (argv, env []string, err error) {
+		cat := &catalog.Catalog{Embedded: []fs.FS{attempts.DecodeFiles()}, Cache: prep.Cache}
+		pkg, err := cat.Find(plugins.Encoder, "video")
+		if err != nil {
+			return nil, nil, err
+		}
+		if spec, o, ok := prep.Environment(pkg); ok && !pyenv.Installed(spec, o) {
+			term.Line("mp4 and webp videos need a Python environment of srpo's own, once: about %.0f MB to download, %.0f MB on disk (av, Pillow, NumPy)", spec.DownloadMB, spec.DiskMB)
+		}
+		l, err := prep.Prepare(ctx, pkg)
+		if err != nil {
+			e := plugins.AsError(err)
+			e.Place = "the video decoder"
+			if strings.HasPrefix(e.Hint, "srpo plugin install") {
+				e = e.WithHint("remove %s, and it is made anew; or give the videos as gif, npz or folders of pictures", filepath.Join(prep.Cache, "venvs", "video-*"))
+			}
+			return nil, nil, e
+		}
+		for name, value := range l.Env {
+			env = append(env, name+"="+value)
+		}
+		return l.Argv, env, nil
+	}}, nil
+}

@@ -1,0 +1,129 @@
+"""Decode videos for srpo: requests on stdin, frames on stdout.
+
+A request is one line of JSON: {"path", "max_frames", "max_bytes"}. The answer is one line of JSON and the pixels:
+
+    {"frames": N, "height": H, "width": W, "seen": M, "stride": K}   then N*H*W*3 bytes, uint8 RGB, row by row
+    {"problem": "why it cannot be decoded"}                          then nothing
+
+M frames were seen. Of more than max_frames (or more than max_bytes of pixels) every K-th is taken, K a power of two,
+and the last one. The end of stdin ends the program, in the middle of a video too.
+"""
+
+import json
+import os
+import queue
+import sys
+import threading
+
+
+class Unusable(Exception):
+    """A video that cannot be used; the message says why."""
+
+
+class Thinner:
+    """Keeps evenly spaced frames of a stream whose length nobody knows, in bounded memory."""
+
+    def __init__(self, max_frames, max_bytes):
+        self.max_frames, self.max_bytes = max_frames, max_bytes
+        self.kept, self.stride, self.seen, self.last = [], 1, 0, None
+
+    def add(self, frame):
+        """frame: uint8 [H, W, 3]."""
+        if self.last is not None and frame.shape != self.last.shape:
+            (h, w, _), (h0, w0, _) = frame.shape, self.last.shape
+            raise Unusable(f"it changes size: frame {self.seen + 1} is {w} x {h} pixels, those before {w0} x {h0}")
+        if frame.nbytes > self.max_bytes:
+            raise Unusable(f"its frames are too large: {frame.shape[1]} x {frame.shape[0]} pixels")
+        if self.seen % self.stride == 0:
+            if len(self.kept) >= 2 and (
+                len(self.kept) >= self.max_frames or (len(self.kept) + 1) * frame.nbytes > self.max_bytes
+            ):
+                self.kept = self.kept[::2]
+                self.stride *= 2
+            if self.seen % self.stride == 0:
+                self.kept.append(frame)
+        self.last = frame
+        self.seen += 1
+
+    def result(self):
+        if self.seen == 0:
+            raise Unusable("the video is empty: it has no frame")
+        if (self.seen - 1) % self.stride:
+            self.kept.append(self.last)
+        return self.kept
+
+
+def pictures(path, thinner):
+    """Animated pictures: webp, apng, avif."""
+    import numpy as np
+    from PIL import Image
+
+    with Image.open(path) as image:
+        for n in range(getattr(image, "n_frames", 1)):
+            image.seek(n)
+            rgba = image.convert("RGBA")
+            black = Image.new("RGBA", rgba.size, (0, 0, 0, 255))
+            thinner.add(np.asarray(Image.alpha_composite(black, rgba).convert("RGB")))
+
+
+def film(path, thinner):
+    """Everything that FFmpeg's libraries read."""
+    import av
+    import numpy as np
+
+    with av.open(path) as container:
+        if not container.streams.video:
+            raise Unusable("it holds no video")
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        stream.codec_context.thread_count = 1
+        for frame in container.decode(stream):
+            pixels = frame.to_ndarray(format="rgb24")
+            turns = round(getattr(frame, "rotation", 0) / 90) % 4  # as a phone was held
+            thinner.add(np.rot90(pixels, turns) if turns else pixels)
+
+
+def decode(request):
+    thinner = Thinner(request["max_frames"], request["max_bytes"])
+    path = request["path"]
+    try:
+        (pictures if path.lower().endswith((".webp", ".png", ".apng", ".avif")) else film)(path, thinner)
+    except Unusable:
+        raise
+    except MemoryError:
+        raise Unusable("not enough memory to decode it") from None
+    except Exception as e:  # whatever a library says of a broken file
+        words = " ".join(str(getattr(e, "strerror", None) or e).split())
+        place = f" beyond frame {thinner.seen}" if thinner.seen else ""
+        raise Unusable(f"it does not decode{place}: {words or type(e).__name__}") from None
+    return thinner, thinner.result()
+
+
+def main():
+    out = os.fdopen(os.dup(1), "wb", buffering=1 << 20)
+    os.dup2(2, 1)  # what libraries print must not come between the pixels
+    requests = queue.Queue()
+
+    def read():
+        for line in sys.stdin.buffer:
+            requests.put(line)
+        os._exit(0)
+
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        request = json.loads(requests.get())
+        try:
+            thinner, frames = decode(request)
+        except Unusable as e:
+            out.write(json.dumps({"problem": str(e)}).encode() + b"\n")
+        else:
+            height, width, _ = frames[0].shape
+            head = {"frames": len(frames), "height": height, "width": width, "seen": thinner.seen}
+            out.write(json.dumps({**head, "stride": thinner.stride}).encode() + b"\n")
+            for frame in frames:
+                out.write(frame.tobytes())
+        out.flush()
+
+
+if __name__ == "__main__":
+    main()

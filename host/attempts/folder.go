@@ -1,0 +1,309 @@
+package attempts
+
+import (
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"sort"
+	"strings"
+
+	"github.com/srpo-dev/srpo/plugins"
+)
+
+// ClipsDir is where a run folder keeps the frames of its episodes (run.keep_clips), each as NAME.npz with NAME.json beside it.
+const ClipsDir = "clips"
+
+// EmbeddingsDir is where a run folder keeps the embeddings of its episodes (run.keep_embeddings), a list for each iteration.
+const EmbeddingsDir = "embeddings"
+
+// labelFiles are the names of a labels file.
+var labelFiles = []string{"labels.json", "labels.jsonl", "labels.csv"}
+
+// readFolder reads a folder of videos, or the run folder of `srpo run` or `srpo eval`.
+func readFolder(dir string) (*List, error) {
+	there := func(name string) bool { _, err := os.Stat(filepath.Join(dir, name)); return err == nil }
+	switch {
+	case there("manifest.json") && there("srpo.toml"):
+		return readRun(dir, "run", "srpo run --set run.keep_clips=all (or run.keep_embeddings=true) keeps every episode")
+	case there("eval.json"):
+		return readRun(dir, "evaluation", "srpo eval --set run.keep_clips=all keeps every episode")
+	}
+	return readVideos(dir)
+}
+
+// readRun reads what a run folder kept: clips, else embeddings, else the few GIFs that it shows.
+func readRun(dir, form, hint string) (*List, error) {
+	holds := func(sub string) bool {
+		list, err := os.ReadDir(filepath.Join(dir, sub))
+		return err == nil && len(list) > 0
+	}
+	var list *List
+	var err error
+	switch {
+	case holds(ClipsDir):
+		list, err = readVideos(filepath.Join(dir, ClipsDir))
+	case holds(EmbeddingsDir):
+		list, err = readEmbeddings(filepath.Join(dir, EmbeddingsDir))
+	case holds("episodes"):
+		if list, err = readVideos(filepath.Join(dir, "episodes")); err == nil {
+			list.Warnings = append(list.Warnings, fmt.Sprintf("the folder kept no clips: the %d GIFs of at most 60 frames and 160 pixels that it shows are scored; %s", len(list.Attempts), hint))
+		}
+	default:
+		return nil, plugins.Errorf(plugins.NotFound, "the %s folder kept no episode", form).WithPlace("%s", dir).WithHint("%s", hint)
+	}
+	if err == nil {
+		list.Form = form
+	}
+	return list, err
+}
+
+// readEmbeddings reads the lists of all iterations.
+func readEmbeddings(dir string) (*List, error) {
+	files, err := filepath.Glob(filepath.Join(dir, "*.json*"))
+	if err != nil {
+		return nil, plugins.AsError(err)
+	}
+	sort.Strings(files)
+	all := &List{}
+	for _, f := range files {
+		list, err := readListFile(f)
+		if err != nil {
+			return nil, err
+		}
+		all.Attempts, all.Warnings = append(all.Attempts, list.Attempts...), append(all.Warnings, list.Warnings...)
+		if list.Encoder != "" {
+			all.Encoder = list.Encoder
+		}
+	}
+	return all, nil
+}
+
+// readVideos reads a folder of videos with a labels file, or with a .json of the same name beside each.
+func readVideos(dir string) (*List, error) {
+	videos, err := findVideos(dir)
+	if err != nil {
+		return nil, err
+	}
+	list := &List{}
+	rows, from, err := readLabels(dir, videos, list)
+	if err != nil {
+		return nil, err
+	}
+	list.Form = "folder"
+	if from == "" {
+		what := "no labels file"
+		if len(videos) == 0 {
+			what = "no video and no labels file"
+		}
+		return nil, plugins.Errorf(plugins.Invalid, "the folder has %s", what).WithPlace("%s", dir).
+			WithHint(`write labels.csv there: a first line "file,task,success", then one line a video, such as "a.mp4,stack,true"`)
+	}
+	labelled := map[string]bool{}
+	found := 0
+	for _, r := range rows {
+		a := r.attempt()
+		name := match(r, videos)
+		switch {
+		case r.Embedding != nil && r.Video == "":
+			a.Embedding, a.Problem = r.Embedding.read(dir)
+			found++
+		case name == "" && r.Video == "":
+			a.Problem = "no video of the folder is called so"
+		case name == "":
+			a.Problem = "the video is not there: " + r.Video
+		case labelled[name]:
+			return nil, plugins.Errorf(plugins.Invalid, "%s has two labels", name).WithPlace("%s", r.place).WithHint("leave one of them out")
+		default:
+			labelled[name] = true
+			a.Video = filepath.Join(dir, filepath.FromSlash(name))
+			found++
+		}
+		list.Attempts = append(list.Attempts, a)
+	}
+	if found == 0 && len(rows) > 0 {
+		have := "there is no video in it"
+		if len(videos) > 0 {
+			have = fmt.Sprintf("the folder has %s", few(videos))
+		}
+		return nil, plugins.Errorf(plugins.Invalid, "none of the %d labels names a video of the folder: %s, for example; %s", len(rows), nameOf(rows[0]), have).WithPlace("%s", from).
+			WithHint("names are paths relative to the folder, such as a.mp4")
+	}
+	list.unlabelled(dir, rows, videos, labelled)
+	return list, nil
+}
+
+// unlabelled adds the videos that no label names.
+func (l *List) unlabelled(dir string, rows []entry, videos []string, labelled map[string]bool) {
+	tasks := map[string]bool{}
+	for _, r := range rows {
+		tasks[r.Task] = true
+	}
+	ids := map[string]bool{}
+	for _, a := range l.Attempts {
+		ids[a.ID] = true
+	}
+	var names []string
+	for _, v := range videos {
+		if labelled[v] {
+			continue
+		}
+		names = append(names, v)
+		a := Attempt{ID: v, Task: oneTask, Video: filepath.Join(dir, filepath.FromSlash(v))}
+		if ids[a.ID] {
+			a.ID += " (without a label)"
+		}
+		switch {
+		case len(tasks) == 1 && len(rows) > 0:
+			a.Task = rows[0].Task
+		case len(tasks) > 1:
+			a.Task, a.Problem = "", "no label says which task it is"
+		}
+		l.Attempts = append(l.Attempts, a)
+	}
+	if len(names) > 0 {
+		what := "scored against the others"
+		if len(tasks) > 1 {
+			what = "left out, because nothing says which task it is"
+		}
+		l.Warnings = append(l.Warnings, fmt.Sprintf("without a label, and %s: %s", what, few(names)))
+	}
+}
+
+func few(names []string) string {
+	if len(names) > 3 {
+		return strings.Join(names[:3], ", ") + fmt.Sprintf(" and %d more", len(names)-3)
+	}
+	return strings.Join(names, ", ")
+}
+
+func nameOf(r entry) string {
+	if r.Video != "" {
+		return r.Video
+	}
+	return r.ID
+}
+
+// findVideos lists the videos below a folder, as slash-separated paths: files by their extension, and folders that hold pictures.
+func findVideos(dir string) ([]string, error) {
+	var out []string
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(dir, path)
+		if err != nil || rel == "." {
+			return err
+		}
+		switch {
+		case strings.HasPrefix(d.Name(), "."):
+			if d.IsDir() {
+				return fs.SkipDir
+			}
+		case d.IsDir():
+			if strings.Count(rel, string(filepath.Separator)) > 4 {
+				return fs.SkipDir
+			}
+			if holdsPictures(path) {
+				out = append(out, filepath.ToSlash(rel))
+				return fs.SkipDir
+			}
+		case isVideo(d.Name()):
+			out = append(out, filepath.ToSlash(rel))
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, plugins.Errorf(plugins.Invalid, "the folder cannot be read: %w", err).WithPlace("%s", dir).WithHint("check its permissions")
+	}
+	sort.Slice(out, func(a, b int) bool { return naturally(out[a], out[b]) })
+	return out, nil
+}
+
+func holdsPictures(dir string) bool {
+	entries, err := os.ReadDir(dir)
+	return err == nil && slices.ContainsFunc(entries, func(e os.DirEntry) bool { return !e.IsDir() && isPicture(e.Name()) })
+}
+
+// readLabels reads a labels file, or the .json beside each video; from is where they come from, empty when there are none.
+func readLabels(dir string, videos []string, list *List) (rows []entry, from string, err error) {
+	var files []string
+	for _, name := range labelFiles {
+		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
+			files = append(files, name)
+		}
+	}
+	if len(files) > 1 {
+		return nil, "", plugins.Errorf(plugins.Invalid, "there are %s", strings.Join(files, " and ")).WithPlace("%s", dir).WithHint("leave one of them")
+	}
+	if len(files) == 1 {
+		from = filepath.Join(dir, files[0])
+		read, rows, err := readEntries(from)
+		if err != nil {
+			return nil, "", err
+		}
+		*list = *read
+		return rows, from, nil
+	}
+	for _, v := range videos {
+		path := filepath.Join(dir, strings.TrimSuffix(filepath.FromSlash(v), filepath.Ext(v))+".json")
+		data, err := os.ReadFile(path)
+		if err != nil {
+			continue
+		}
+		var row map[string]any
+		if err := decode(path, data, &row); err != nil {
+			return nil, "", err
+		}
+		delete(row, "index") // of an episode of ours
+		row["video"] = v
+		delete(row, "file")
+		e, err := (&List{}).entry(path, row)
+		if err != nil {
+			return nil, "", err
+		}
+		if !e.hasTask {
+			e.Task = oneTask
+		}
+		rows, from = append(rows, e), dir
+	}
+	return rows, from, nil
+}
+
+// match finds the video that a label means: by its path, or by its id without an extension.
+func match(r entry, videos []string) string {
+	name := filepath.ToSlash(filepath.Clean(nameOf(r)))
+	if slices.Contains(videos, name) {
+		return name
+	}
+	found := ""
+	for _, v := range videos {
+		if strings.TrimSuffix(v, filepath.Ext(v)) == name {
+			if found != "" {
+				return "" // two videos are called so
+			}
+			found = v
+		}
+	}
+	return found
+}
+
+// Label is what stands beside a clip of a run folder.
+type Label struct {
+	ID       string   `json:"id"`
+	Task     string   `json:"task"`
+	Success  bool     `json:"success"`
+	Progress *float64 `json:"progress,omitempty"`
+	// Iteration, Steps and RecordEvery place the clip; they are not read back.
+	Iteration   int `json:"iteration"`
+	Steps       int `json:"steps"`
+	RecordEvery int `json:"record_every,omitempty"`
+}
+
+// Marshal is the label as a file holds it.
+func (l Label) Marshal() ([]byte, error) {
+	data, err := json.MarshalIndent(l, "", "  ")
+	return append(data, '\n'), err
+}

@@ -1,0 +1,206 @@
+package host
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+
+	"github.com/srpo-dev/srpo/host/attempts"
+	"github.com/srpo-dev/srpo/host/audit"
+	"github.com/srpo-dev/srpo/host/rollout"
+	"github.com/srpo-dev/srpo/host/srpo"
+	"github.com/srpo-dev/srpo/host/store"
+	"github.com/srpo-dev/srpo/plugins"
+)
+
+// wantsClip says whether run.keep_clips keeps an episode.
+func wantsClip(keep string, success bool) bool {
+	return keep == "all" || keep == "failures" && !success
+}
+
+// clipFiles are an episode's clip as srpo reward reads it: NAME.npz, and NAME.json beside it.
+func clipFiles(ep rollout.Episode, iteration, recordEvery int) (name string, npz, label []byte, err error) {
+	var b bytes.Buffer
+	if err := attempts.WriteNpz(&b, ep.Frames); err != nil {
+		return "", nil, nil, plugins.AsError(err).WithPlace("episode %s", ep.ID)
+	}
+	label, err = attempts.Label{ID: ep.ID, Task: ep.Task, Success: ep.Success, Progress: finiteOrNil(ep.Progress), Iteration: iteration, Steps: ep.Steps, RecordEvery: recordEvery}.Marshal()
+	return store.FileName(ep.ID), b.Bytes(), label, err
+}
+
+func finiteOrNil(v *float64) *float64 {
+	if v == nil || math.IsNaN(*v) || math.IsInf(*v, 0) {
+		return nil
+	}
+	return v
+}
+
+// clipKeeper writes clips while others are rolled.
+type clipKeeper struct {
+	todo chan rollout.Episode
+	done chan error
+}
+
+// clipsWaiting bounds the clips that wait to be written: rollouts wait for a slow disk, memory does not grow.
+const clipsWaiting = 8
+
+// keepClips makes a plan hand over the frames that run.keep_clips wants. Close what it returns when the plan is rolled.
+func (r *run) keepClips(p *rollout.Plan, i int) *clipKeeper {
+	keep := r.cfg.Run.KeepClips
+	if keep == "none" {
+		return nil
+	}
+	k := &clipKeeper{todo: make(chan rollout.Episode, clipsWaiting), done: make(chan error, 1)}
+	p.OnFrames = func(e rollout.Episode) {
+		if wantsClip(keep, e.Success) {
+			k.todo <- e
+		}
+	}
+	go func() {
+		var failed error
+		for e := range k.todo {
+			if failed != nil {
+				continue // the first failure counts; the others are waited for
+			}
+			name, npz, label, err := clipFiles(e, i, r.cfg.Rollout.RecordEvery)
+			if err == nil {
+				err = r.folder.SaveInto(attempts.ClipsDir, name+".npz", npz)
+			}
+			if err == nil { // the label last: a clip without one is not read
+				err = r.folder.SaveInto(attempts.ClipsDir, name+".json", label)
+			}
+			failed = err
+		}
+		k.done <- failed
+	}()
+	return k
+}
+
+// close waits until all clips are written.
+func (k *clipKeeper) close() error {
+	if k == nil {
+		return nil
+	}
+	close(k.todo)
+	return <-k.done
+}
+
+// keepClip writes an evaluated episode's clip.
+func (e *evaluation) keepClip(ep rollout.Episode) error {
+	name, npz, label, err := clipFiles(ep, 0, e.cfg.Rollout.RecordEvery)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Join(e.dir, attempts.ClipsDir), 0o755); err != nil {
+		return onDisk("make", e.dir, err)
+	}
+	if err := e.write(attempts.ClipsDir+"/"+name+".npz", npz); err != nil {
+		return err
+	}
+	return e.write(attempts.ClipsDir+"/"+name+".json", label)
+}
+
+// keptEmbedding is a line of the list that run.keep_embeddings writes.
+type keptEmbedding struct {
+	ID        string    `json:"id"`
+	Task      string    `json:"task"`
+	Success   bool      `json:"success"`
+	Progress  *float64  `json:"progress,omitempty"`
+	Reward    float64   `json:"reward"`
+	Embedding []float32 `json:"embedding"`
+}
+
+// keepEmbeddings writes an iteration's embeddings as a list that srpo reward reads.
+func (r *run) keepEmbeddings(i int, rollouts []srpo.Rollout, scores []srpo.Score) error {
+	if !r.cfg.Run.KeepEmbeddings || r.sparse {
+		return nil
+	}
+	list := struct {
+		Encoder  string          `json:"encoder"`
+		Attempts []keptEmbedding `json:"attempts"`
+	}{Encoder: r.session.EncoderInfo.Name}
+	for k, x := range rollouts {
+		e := keptEmbedding{ID: x.ID, Task: x.Task, Success: x.Success, Progress: finiteOrNil(x.Progress), Reward: scores[k].Reward, Embedding: make([]float32, len(x.Embedding))}
+		for j, v := range x.Embedding {
+			e.Embedding[j] = float32(v)
+		}
+		list.Attempts = append(list.Attempts, e)
+	}
+	data, err := json.Marshal(list)
+	if err != nil {
+		return plugins.Errorf(plugins.Internal, "the embeddings of iteration %d: %w", i, err)
+	}
+	return r.folder.SaveInto(attempts.EmbeddingsDir, fmt.Sprintf("%06d.json", i), append(data, '\n'))
+}
+
+// auditBootstrap is the number of resamples of a run's own audit.
+const auditBootstrap = 300
+
+// enoughForWarning is how many successes and failures of tasks that have both must be there before a run doubts its reward.
+const enoughForWarning = 5
+
+// audit measures, every few iterations, whether the reward tells success from failure among the iteration's episodes, and warns when it does not. It depends
+// on nothing but them and the run's seed.
+func (r *run) audit(i int, result *rollout.Result, rollouts []srpo.Rollout, scored srpo.Scored, m *store.Metrics) error {
+	n := r.cfg.Report.AuditEvery
+	if n == 0 || i%n != 0 || r.sparse {
+		return nil
+	}
+	var items []audit.Item
+	var frames []int
+	for _, g := range result.Groups {
+		for _, e := range g.Episodes {
+			frames = append(frames, e.FrameCount)
+		}
+	}
+	unusable := 0
+	for k, x := range rollouts {
+		if scored.Scores[k].Reason != "" {
+			unusable++
+			continue
+		}
+		items = append(items, audit.Item{ID: x.ID, Task: x.Task, Success: &rollouts[k].Success, Progress: finiteOrNil(x.Progress), Frames: frames[k], Embedding: x.Embedding})
+	}
+	measured, err := audit.Measure(items, audit.MeasureOptions{Cluster: rewardOptions(r.cfg, 0).Cluster, Seed: rollout.Seed(r.cfg.Run.Seed, "audit", i), Bootstrap: auditBootstrap})
+	if err != nil {
+		return plugins.Errorf(plugins.Internal, "the audit of iteration %d: %w", i, err)
+	}
+	m.Extra["audit_dropped_share"] = float64(unusable) / float64(max(1, len(rollouts)))
+	m.Extra["audit_clusters"] = float64(m.Clusters)
+	for _, name := range []string{"auroc", "progress_order", "progress_rank"} {
+		if v, ok := measured.Mean[name]; ok {
+			m.Extra["audit_"+name], m.Extra["audit_"+name+"_low"], m.Extra["audit_"+name+"_high"] = v.Value, v.Low, v.High
+		}
+	}
+	if v, ok := measured.Mean["length_auroc"]; ok {
+		m.Extra["audit_length_auroc"] = v.Value
+	}
+	r.doubt(i, items, measured)
+	return nil
+}
+
+// doubt warns when the reward cannot be told from chance.
+func (r *run) doubt(i int, items []audit.Item, measured audit.Measured) {
+	v, ok := measured.Mean["auroc"]
+	successes, failures := 0, 0
+	for _, it := range items {
+		if _, has := measured.Tasks[it.Task]["auroc"]; !has {
+			continue
+		}
+		if *it.Success {
+			successes++
+		} else {
+			failures++
+		}
+	}
+	if !ok || v.Low > 0.5 || successes < enoughForWarning || failures < enoughForWarning {
+		return
+	}
+	msg := fmt.Sprintf("the reward does not tell success from failure: AUROC %.2f (95 %%: %.2f to %.2f) over %d successes and %d failures, centres held out", v.Value, v.Low, v.High, successes, failures)
+	hint := "look at the failures in report.html; try another encoder, rollout.equal_length or reward.cluster, and compare with --reward binary"
+	r.event(store.Event{Type: store.Warning, Iteration: i, Message: msg, Hint: hint})
+	r.Terminal.Warn("iteration %d: %s", i, msg)
+}

@@ -1,0 +1,433 @@
+package host
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/srpo-dev/srpo/host/attempts"
+	"github.com/srpo-dev/srpo/host/audit"
+	"github.com/srpo-dev/srpo/host/config"
+	"github.com/srpo-dev/srpo/host/embeddings"
+	"github.com/srpo-dev/srpo/host/report"
+	"github.com/srpo-dev/srpo/host/srpo"
+	"github.com/srpo-dev/srpo/host/supervise"
+	"github.com/srpo-dev/srpo/plugins"
+)
+
+// RewardOptions say what [Reward] is to score, and how.
+type RewardOptions struct {
+	// Config holds [reward], [encoder.NAME] and how plugins are run; Run.Encoder embeds videos.
+	Config *config.Config
+	Launch Launcher
+	// Decoder decodes mp4 and webp videos; nil: such attempts are dropped.
+	Decoder *attempts.Decoder
+	// Terminal shows progress and warnings.
+	Terminal *report.Terminal
+	// Source is what attempts.Read reads.
+	Source string
+	// Compare names the encoders to score with; empty: Run.Encoder.
+	Compare []string
+	// Metrics measures the reward by growing windows and controls, too; Curves draws. Both make windows, and Out implies both.
+	Metrics, Curves bool
+	// Out is a folder for results.json, the page and the drawings; empty: nothing is written.
+	Out string
+	// Windows is the number of growing windows of a curve; 0: 32 for encoders that look at frames one by one, 8 for others.
+	Windows int
+	// Cache is the folder of embeddings; empty: nothing is remembered.
+	Cache string
+	// Version of srpo and Command line, for the record.
+	Version string
+	Command []string
+}
+
+// RewardResult is what `srpo reward` found: the object that --json prints, and results.json.
+type RewardResult struct {
+	Source string `json:"source"`
+	// Form is what the source was taken for: list, folder, run or evaluation.
+	Form string `json:"form"`
+	// Reward, Cluster and References are as asked for.
+	Reward     string `json:"reward"`
+	Cluster    string `json:"cluster"`
+	References string `json:"references"`
+	Version    string `json:"version,omitempty"`
+	// The first encoder's scores.
+	audit.Scored
+	// Encoders are all of them, when there are several.
+	Encoders []audit.Scored `json:"encoders,omitempty"`
+	Warnings []string       `json:"warnings,omitempty"`
+	// Out is the folder that was written; empty: none.
+	Out string `json:"out,omitempty"`
+	// Seconds it took; Cached and Embedded count the vectors that were remembered and made.
+	Seconds  float64 `json:"seconds"`
+	Cached   int     `json:"cached"`
+	Embedded int     `json:"embedded"`
+}
+
+// scoring is one call of Reward.
+type scoring struct {
+	RewardOptions
+	list   *attempts.List
+	clips  *clips
+	result *RewardResult
+	scored []audit.Scored
+}
+
+// Reward scores attempts that are there already, and trains nothing.
+func Reward(ctx context.Context, o RewardOptions) (*RewardResult, error) {
+	began := time.Now()
+	list, err := attempts.Read(ctx, o.Source)
+	if err != nil {
+		return nil, err
+	}
+	if o.Out != "" {
+		o.Metrics, o.Curves = true, true
+	}
+	c := o.Config
+	s := &scoring{RewardOptions: o, list: list, result: &RewardResult{Source: o.Source, Form: list.Form, Reward: c.Reward.Kind, Cluster: c.Reward.Cluster,
+		References: c.Reward.References, Version: o.Version, Out: o.Out}}
+	s.warn(list.Warnings...)
+	cache := &embeddings.Cache{Dir: o.Cache}
+	if o.Cache == "" {
+		dir, err := os.MkdirTemp("", "srpo-embeddings-")
+		if err != nil {
+			return nil, plugins.Errorf(plugins.Exhausted, "a folder for this call: %w", err).WithHint("make room in the temporary folder")
+		}
+		defer os.RemoveAll(dir)
+		cache.Dir = dir
+	}
+	s.clips = &clips{list: list, decoder: o.Decoder, cache: cache, term: o.Terminal}
+	given, videos := 0, 0
+	for _, a := range list.Attempts {
+		if a.Embedding != nil {
+			given++
+		} else if a.Video != "" {
+			videos++
+		}
+	}
+	switch {
+	case given > 0 && videos > 0:
+		return nil, plugins.Errorf(plugins.Invalid, "%d attempts have embeddings and %d have videos: the two cannot be compared", given, videos).WithPlace("%s", o.Source).
+			WithHint("give the one or the other for all")
+	case videos == 0:
+		if err := s.bare(); err != nil {
+			return nil, err
+		}
+	default:
+		if err := s.videos(ctx); err != nil {
+			return nil, err
+		}
+	}
+	r := s.result
+	r.Scored = s.scored[0]
+	if len(s.scored) > 1 {
+		r.Encoders = s.scored
+	}
+	hits, misses, damaged := cache.Counts()
+	r.Cached, r.Embedded = hits, misses
+	if damaged > 0 {
+		s.warn(fmt.Sprintf("%d remembered embeddings were damaged and are made again", damaged))
+	}
+	r.Seconds = time.Since(began).Seconds()
+	if o.Out != "" {
+		if err := s.write(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return r, nil
+}
+
+// warn tells and records.
+func (s *scoring) warn(warnings ...string) {
+	for _, w := range warnings {
+		s.result.Warnings = append(s.result.Warnings, w)
+		s.Terminal.Warn("%s", w)
+	}
+}
+
+// bare scores embeddings as they were given.
+func (s *scoring) bare() error {
+	if len(s.Compare) > 1 {
+		return plugins.Errorf(plugins.Invalid, "the embeddings are given, so there are no encoders to compare").WithPlace("--compare").WithHint("give videos")
+	}
+	v := make([]variants, len(s.list.Attempts))
+	s.clips.info = make([]clipInfo, len(v))
+	for i, a := range s.list.Attempts {
+		v[i].clip = a.Embedding
+	}
+	if err := canReward(s.list, rewardOptions(s.Config, 0), s.Config); err != nil {
+		return err
+	}
+	return s.score(s.list.Encoder, "", 0, v, s.list.Anchors)
+}
+
+// videos embeds with each encoder, and scores.
+func (s *scoring) videos(ctx context.Context) error {
+	if err := s.clips.look(ctx); err != nil {
+		return err
+	}
+	if s.clips.broken != nil && !slices.ContainsFunc(s.clips.info, func(i clipInfo) bool { return i.Frames > 0 }) {
+		return s.clips.broken
+	}
+	names := s.Compare
+	if len(names) == 0 {
+		names = []string{s.Config.Run.Encoder}
+	}
+	if len(names) == 1 {
+		if err := s.Config.Unstarted(map[plugins.Kind]string{plugins.Encoder: names[0]}); err != nil {
+			return err
+		}
+	}
+	opt := rewardOptions(s.Config, 0)
+	if opt.References == srpo.ReferencesDemos {
+		if err := canReward(s.list, opt, s.Config); err != nil {
+			return err
+		}
+	}
+	for _, name := range names[1:] { // a name that is wrong, or what cannot be installed, shows before the first one has worked for an hour
+		if _, _, err := s.Launch(ctx, plugins.Encoder, name); err != nil {
+			return err
+		}
+	}
+	super, err := newSupervisor(s.Config, "", s.onPlugin)
+	if err != nil {
+		return err
+	}
+	defer super.Close()
+	for n, name := range names {
+		if slices.Contains(names[:n], name) {
+			continue
+		}
+		if err := s.encoder(ctx, super, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// encoder embeds and scores with one encoder; its process ends with the supervisor.
+func (s *scoring) encoder(ctx context.Context, super *supervise.Supervisor, name string) error {
+	s.Terminal.Update(report.Status{Phase: "start " + name})
+	e, err := newEmbedder(ctx, super, s.Config, s.Launch, name, s.clips)
+	if err != nil {
+		return err
+	}
+	v, err := e.all(ctx, s.Metrics || s.Curves, s.Windows)
+	if err != nil {
+		return err
+	}
+	var anchors map[string][]float64
+	if s.Config.Reward.Kind == string(srpo.Anchored) {
+		if anchors, err = e.anchors(ctx); err != nil {
+			return err
+		}
+	}
+	return s.score(e.info.Name, e.info.Version, e.spec.Dimension, v, anchors)
+}
+
+func (s *scoring) onPlugin(e supervise.Event) {
+	switch e.What {
+	case "died", "replaced", "gave up":
+		s.Terminal.Warn("%s %s: %s", e.Plugin, e.What, e.Cause)
+	}
+}
+
+// score pays the attempts and measures the reward.
+func (s *scoring) score(name, version string, dim int, v []variants, anchors map[string][]float64) error {
+	vectors := make([][]float64, len(v))
+	list := slices.Clone(s.list.Attempts)
+	for i := range v {
+		vectors[i] = v[i].clip
+		if v[i].problem != "" {
+			list[i].Problem = v[i].problem
+		}
+	}
+	opt := rewardOptions(s.Config, dim)
+	scores, err := audit.Reward(list, vectors, anchors, opt)
+	if err != nil {
+		return plugins.Errorf(plugins.Invalid, "%w", err).WithPlace("%s", s.Source)
+	}
+	for i := range scores.Attempts {
+		scores.Attempts[i].Frames, scores.Attempts[i].Note = s.clips.info[i].Frames, s.clips.info[i].Note
+	}
+	if dim == 0 {
+		for _, x := range vectors {
+			dim = max(dim, len(x))
+		}
+	}
+	out := audit.Scored{Encoder: name, EncoderVersion: version, Dimension: dim, Scores: scores}
+	m := audit.MeasureOptions{Cluster: opt.Cluster, Seed: s.Config.Run.Seed}
+	s.Terminal.Update(report.Status{Phase: "measure"})
+	if out.Metrics.Measured, err = audit.Measure(s.clips.items(v, scores.Attempts, false), m); err != nil {
+		return plugins.Errorf(plugins.Invalid, "%w", err).WithPlace("%s", s.Source)
+	}
+	if s.Metrics && s.clips.kept != nil {
+		cut, err := audit.Measure(s.clips.items(v, scores.Attempts, true), m)
+		if err != nil {
+			return plugins.Errorf(plugins.Invalid, "%w", err).WithPlace("%s", s.Source)
+		}
+		out.Metrics.EqualLength = &audit.EqualLength{Frames: s.clips.cuts(), Measured: cut}
+	}
+	out.Metrics.Bootstrap, out.Metrics.Seed, out.Metrics.Definitions = 1000, m.Seed, audit.Definitions()
+	if s.Curves {
+		out.Curves = out.Metrics.Curves
+	}
+	s.scored = append(s.scored, out)
+	return nil
+}
+
+// rewardOptions are [reward]'s settings for embeddings of a size; 0: the size that most of them have.
+func rewardOptions(cfg *config.Config, dim int) srpo.RewardOptions {
+	o := srpo.DefaultRewardOptions()
+	c := cfg.Reward
+	o.Kind, o.References, o.Cluster.Kind, o.Alpha = srpo.RewardKind(c.Kind), srpo.ReferenceKind(c.References), srpo.ClusterKind(c.Cluster), c.Alpha
+	o.Dim = dim
+	return o
+}
+
+// canReward refuses what has nothing to measure against.
+func canReward(list *attempts.List, opt srpo.RewardOptions, cfg *config.Config) error {
+	if opt.Kind == srpo.Anchored && len(list.Anchors) == 0 {
+		return plugins.Errorf(plugins.Invalid, "the reward %q measures against \"nothing happened\", and the list has no anchors", opt.Kind).
+			WithPlace("%s", cfg.Origin("reward.kind")).WithHint(`give videos, whose first frames are held still for it, or {"anchors": {"TASK": [...]}, "attempts": [...]}, or use --reward zscore`)
+	}
+	if opt.References == srpo.ReferencesDemos {
+		for _, a := range list.Attempts {
+			if a.Demo {
+				return nil
+			}
+		}
+		return plugins.Errorf(plugins.Invalid, "references are %q and no attempt is a demonstration", opt.References).WithPlace("%s", cfg.Origin("reward.references")).
+			WithHint(`mark the attempts that are: "demo": true; or use --references batch`)
+	}
+	return nil
+}
+
+// Table writes, for each encoder, one line a task and one line an attempt, and then what was measured.
+func (r *RewardResult) Table(w io.Writer) error {
+	all := r.Encoders
+	if len(all) == 0 {
+		all = []audit.Scored{r.Scored}
+	}
+	var b bytes.Buffer
+	for _, s := range all {
+		if len(all) > 1 {
+			fmt.Fprintf(&b, "encoder %s\n", s.Encoder)
+		}
+		scoreTable(&b, s.Scores)
+		fmt.Fprintln(&b)
+	}
+	measureTable(&b, all)
+	if _, err := w.Write(b.Bytes()); err != nil {
+		return plugins.Errorf(plugins.Exhausted, "%w", err)
+	}
+	return nil
+}
+
+func scoreTable(w io.Writer, s audit.Scores) {
+	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
+	fmt.Fprintln(t, "task\tattempts\tsuccesses\tfailures\tunlabelled\tdropped\tcentres\tmean distance")
+	for _, x := range s.Tasks {
+		centres := strconv.Itoa(x.Centres)
+		if x.Centres > 1 {
+			centres += " of " + joinInts(x.Sizes)
+		}
+		distance := "-"
+		if x.Centres > 0 && x.Failures+x.Unlabelled > x.Dropped {
+			distance = fmt.Sprintf("%.4g", x.MeanDistance)
+		}
+		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%d\t%d\t%s\t%s\n", x.Name, x.Attempts, x.Successes, x.Failures, x.Unlabelled, x.Dropped, centres, distance)
+	}
+	_ = t.Flush()
+	for _, x := range s.Tasks {
+		for _, n := range x.Notes {
+			fmt.Fprintf(w, "%s: %s\n", x.Name, n)
+		}
+	}
+	fmt.Fprintln(w)
+	t = tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
+	fmt.Fprintln(t, "id\ttask\tlabel\treward\tdistance\tcentre\tremark")
+	for _, a := range s.Attempts {
+		label := "unlabelled"
+		if a.Success != nil {
+			label = map[bool]string{true: "success", false: "failure"}[*a.Success]
+		}
+		reward, distance, centre := fmt.Sprintf("%.3f", a.Reward), "-", "-"
+		if a.Dropped {
+			reward = "dropped"
+		}
+		if a.Distance != nil {
+			distance, centre = fmt.Sprintf("%.4g", *a.Distance), strconv.Itoa(*a.Centre)
+		}
+		remark := a.Reason
+		if remark == "" {
+			remark = a.Note
+		}
+		if remark == "" {
+			remark = "-"
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", a.ID, a.Task, label, reward, distance, centre, remark)
+	}
+	_ = t.Flush()
+}
+
+// measureTable has a line for each measure, and a column for each encoder and length of clips.
+func measureTable(w io.Writer, all []audit.Scored) {
+	type column struct {
+		title string
+		m     audit.Measures
+	}
+	var columns []column
+	for _, s := range all {
+		name := s.Encoder
+		if name == "" {
+			name = "as given"
+		}
+		columns = append(columns, column{name, s.Metrics.Mean})
+		if e := s.Metrics.EqualLength; e != nil {
+			columns = append(columns, column{name + ", equal length", e.Mean})
+		}
+	}
+	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
+	fmt.Fprint(t, "is the reward any good")
+	for _, c := range columns {
+		fmt.Fprintf(t, "\t%s", c.title)
+	}
+	fmt.Fprintln(t)
+	rows := 0
+	for _, n := range audit.Names {
+		cells, there := "", false
+		for _, c := range columns {
+			v, ok := c.m[n.Key]
+			there = there || ok
+			if !ok {
+				cells += "\t-"
+				continue
+			}
+			cells += fmt.Sprintf("\t%.3f (%.3f to %.3f)", v.Value, v.Low, v.High)
+		}
+		if there {
+			rows++
+			fmt.Fprintf(t, "%s%s\n", n.Title, cells)
+		}
+	}
+	if rows > 0 {
+		_ = t.Flush()
+		fmt.Fprintln(w, "means over tasks, with bootstrap intervals of 95 %; centres held out")
+	}
+}
+
+func joinInts(list []int) string {
+	words := make([]string, len(list))
+	for i, n := range list {
+		words[i] = strconv.Itoa(n)
+	}
+	return strings.Join(words, ", ")
+}
