@@ -1,7 +1,6 @@
 package host
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/sha256"
@@ -9,20 +8,19 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
-	"syscall"
-	"text/tabwriter"
 	"time"
 
 	"github.com/srpo-dev/srpo/host/config"
 	"github.com/srpo-dev/srpo/host/report"
 	"github.com/srpo-dev/srpo/host/rollout"
+	"github.com/srpo-dev/srpo/host/score"
 	"github.com/srpo-dev/srpo/host/store"
 	"github.com/srpo-dev/srpo/host/supervise"
 	"github.com/srpo-dev/srpo/plugins"
@@ -40,84 +38,17 @@ type EvalOptions struct {
 	Command []string
 	// Dir is the evaluation's folder; empty: [EvalDir].
 	Dir string
-	// States is "all", "train" or "test": the side of the start states' split, the very split of a run with the same seed and train_fraction.
+	// States is "all", "train" or "test": the side of the split, the very split of a run with the same seed, train_fraction and split.
 	States string
 	// Episodes to roll, spread over tasks and start states; 0: each start state of each task once.
 	Episodes int
 	// Sample draws actions at rollout.temperature; otherwise the policy is greedy.
 	Sample bool
-	// Videos is how many of the episodes, the first ones in the order of trials, are saved as GIFs. Config.Run.KeepClips keeps frames for srpo reward.
+	// Videos is how many episodes of each kind of outcome, the first ones in the order of trials, are saved as GIFs. Config.Run.KeepClips keeps frames for srpo
+	// reward.
 	Videos int
-}
-
-// Evaluation is what an evaluation came to: results.json.
-type Evaluation struct {
-	Dir        string `json:"dir"`
-	Checkpoint string `json:"checkpoint"`
-	Env        string `json:"env"`
-	Policy     string `json:"policy"`
-	// States is the side of the split, Mode "greedy" or "sampled".
-	States string `json:"states"`
-	Mode   string `json:"mode"`
-	Seed   uint64 `json:"seed,string"`
-	// All sums up every episode; Suites and Tasks do so by suite and by task, in the env's order.
-	All    Score   `json:"all"`
-	Suites []Score `json:"suites"`
-	Tasks  []Score `json:"tasks"`
-	// EnvSteps of all episodes. Seconds and Rolled are of this call alone: an evaluation that was stopped has the rest behind it.
-	EnvSteps int64   `json:"env_steps"`
-	Seconds  float64 `json:"seconds"`
-	Rolled   int     `json:"rolled"`
-}
-
-// Score is a success rate with its Wilson 95 % interval.
-type Score struct {
-	Name      string  `json:"name"`
-	Episodes  int     `json:"episodes"`
-	Successes int     `json:"successes"`
-	Rate      float64 `json:"success_rate"`
-	Low       float64 `json:"low"`
-	High      float64 `json:"high"`
-	// MeanSteps is over all of its episodes, in env steps.
-	MeanSteps float64 `json:"mean_steps"`
-}
-
-// EvalEpisode is a line of episodes.jsonl.
-type EvalEpisode struct {
-	ID         string `json:"id"`
-	Task       string `json:"task"`
-	StartState int    `json:"start_state"`
-	Repeat     int    `json:"repeat"`
-	Seed       uint64 `json:"seed,string"`
-	Success    bool   `json:"success"`
-	Terminated bool   `json:"terminated"`
-	Truncated  bool   `json:"truncated"`
-	// Steps are env steps. Progress is the env's own measure, 0 to 1, where it has one.
-	Steps    int      `json:"steps"`
-	Progress *float64 `json:"progress,omitempty"`
-	// Video is the GIF's path within the folder.
-	Video string `json:"video,omitempty"`
-}
-
-// The files of an evaluation's folder.
-const (
-	evalFile     = "eval.json"
-	episodesFile = "episodes.jsonl"
-	resultsFile  = "results.json"
-	evalFormat   = 1
-)
-
-// evalRecord is eval.json: what was asked for, so that nobody adds episodes of something else.
-type evalRecord struct {
-	Format  int       `json:"format"`
-	Created time.Time `json:"created"`
-	Host    string    `json:"host"`
-	Command []string  `json:"command"`
-	// Checkpoint is where the policy came from; the identity holds a hash over its files.
-	Checkpoint string `json:"checkpoint"`
-	// Identity is everything that an episode's outcome depends on, by name.
-	Identity map[string]string `json:"identity"`
-	Plugins  []store.Plugin    `json:"plugins"`
+	// Shard is which part of the trials to roll: every Shards-th of them, from the Shard-th on, counted from 1. Shards 0: all of them.
+	Shard, Shards int
 }
 
 // evaluation is one call of Evaluate.
@@ -125,14 +56,21 @@ type evaluation struct {
 	EvalOptions
 	cfg    *config.Config
 	dir    string
-	weight string // the policy's folder
+	fresh  bool   // the folder was not there before
+	weight string // the policy's folder; empty: it holds its own weights
 	ident  map[string]string
+	record score.Record
 	log    *episodeLog
 	lock   *os.File
 	sess   *Session
+	tasks  []score.Task
+	byTask map[string]score.Task
+	index  map[string]int // of a trial among all shards', by id
+	side   map[string]string
 	have   map[string]rollout.Episode
-	videos map[string]string
-	failed error // the first failure to write
+	lines  map[string]score.Episode
+	clips  map[string][]score.Episode // the saved videos' episodes, by kind, in the order of trials
+	failed error                      // the first failure to write
 }
 
 // RunOf returns the run folder that a policy's folder belongs to: itself, or the run of a checkpoint. ok is false for a folder that belongs to no run.
@@ -148,9 +86,9 @@ func RunOf(folder string) (run string, ok bool) {
 	return "", false
 }
 
-// EvalDir is where an evaluation goes by default: runs/NAME-eval, NAME being the run's name and the iteration, with the side of the split and "sampled"
-// where they are not the usual ones.
-func EvalDir(checkpoint, states string, sample bool) string {
+// EvalDir is where an evaluation goes by default: runs/NAME-eval, NAME being the run's name and the iteration, with the side of the split, "sampled" and the
+// shard where they are not the usual ones.
+func EvalDir(checkpoint, states string, sample bool, shard, shards int) string {
 	name := filepath.Base(filepath.Clean(checkpoint))
 	if run, ok := RunOf(checkpoint); ok {
 		name = filepath.Base(run)
@@ -167,16 +105,17 @@ func EvalDir(checkpoint, states string, sample bool) string {
 	if sample {
 		name += "-sampled"
 	}
+	if shards > 0 {
+		name += fmt.Sprintf("-shard-%d-of-%d", shard, shards)
+	}
 	return filepath.Join("runs", name)
 }
 
 // Evaluate rolls every trial once with a checkpoint's policy, which learns nothing from it. Stopped at any time, it goes on where it was when it is called
 // again with the same folder. A folder that holds an evaluation of something else is refused and left as it is.
-func Evaluate(ctx context.Context, o EvalOptions) (*Evaluation, error) {
-	e := &evaluation{EvalOptions: o, cfg: o.Config, have: map[string]rollout.Episode{}, videos: map[string]string{}}
+func Evaluate(ctx context.Context, o EvalOptions) (*score.Results, error) {
+	e := &evaluation{EvalOptions: o, cfg: o.Config, have: map[string]rollout.Episode{}, lines: map[string]score.Episode{}, clips: map[string][]score.Episode{}}
 	switch {
-	case e.cfg.Run.Checkpoint == "":
-		return nil, plugins.Errorf(plugins.Invalid, "no policy to evaluate").WithHint("--checkpoint FOLDER: a run folder, one of its checkpoints, or a policy's own folder")
 	case e.States == "":
 		e.States = "all"
 	case e.States != "all" && e.States != "train" && e.States != "test":
@@ -184,6 +123,9 @@ func Evaluate(ctx context.Context, o EvalOptions) (*Evaluation, error) {
 	}
 	if e.Episodes < 0 || e.Videos < 0 {
 		return nil, plugins.Errorf(plugins.Invalid, "a count of %d", min(e.Episodes, e.Videos)).WithPlace("--episodes or --videos").WithHint("0 or more")
+	}
+	if e.Shards < 0 || e.Shards > 0 && (e.Shard < 1 || e.Shard > e.Shards) {
+		return nil, plugins.Errorf(plugins.Invalid, "there is no shard %d of %d", e.Shard, e.Shards).WithPlace("--shard").WithHint("I/N, from 1/N to N/N")
 	}
 	if err := e.open(); err != nil {
 		return nil, err
@@ -197,9 +139,31 @@ func Evaluate(ctx context.Context, o EvalOptions) (*Evaluation, error) {
 	}
 	defer session.Close()
 	e.sess = session
+	if e.weight == "" && session.Sched.PolicySpec.Trainable {
+		session.Close()
+		if e.fresh {
+			_ = os.RemoveAll(e.dir) // nothing but the plugins' logs
+		}
+		return nil, plugins.Errorf(plugins.Invalid, "no policy to evaluate").WithHint("--checkpoint FOLDER: a run folder, one of its checkpoints, or a policy's own folder")
+	}
+	for _, words := range session.leftOutWords() {
+		e.Terminal.Warn("%s", words)
+	}
+	if _, err := session.onSide(e.States); err != nil {
+		return nil, err
+	}
 	// The split is a run's own: the same method of the session, seed and fraction.
 	plan := rollout.Evaluation{Rules: session.rules(false, e.Videos > 0 || e.cfg.Run.KeepClips != "none"), Name: "eval", Seed: e.cfg.Run.Seed, Trials: session.trials(e.States, e.Episodes)}
 	plan.Greedy = !e.Sample
+	if chunk := session.Sched.PolicySpec.Chunk; plan.RecordCamera != "" && chunk > 0 && e.cfg.Run.KeepClips == "none" {
+		plan.RecordEvery = chunk // the frames that the policy sees, so that videos cost no frame of their own
+	}
+	e.number(plan)
+	all := len(plan.Trials)
+	if plan.Trials = e.shard(plan.Trials); len(plan.Trials) == 0 {
+		return nil, plugins.Errorf(plugins.Invalid, "nothing is left for shard %d of %d: there are %d episodes", e.Shard, e.Shards, all).WithPlace("--shard").WithHint("fewer shards")
+	}
+	e.record.Trials, e.record.Mine = all, len(plan.Trials)
 	if err := e.claim(plan); err != nil {
 		return nil, err
 	}
@@ -215,23 +179,12 @@ func Evaluate(ctx context.Context, o EvalOptions) (*Evaluation, error) {
 // open makes the folder, or opens one that is there, and refuses one that holds something else.
 func (e *evaluation) open() error {
 	checkpoint := e.cfg.Run.Checkpoint
-	if info, err := os.Stat(checkpoint); err != nil || !info.IsDir() {
-		return plugins.Errorf(plugins.NotFound, "no folder %s", checkpoint).WithPlace("%s", e.cfg.Origin("run.checkpoint")).
-			WithHint("give a run folder, one of its checkpoints, or a policy's own folder")
-	}
-	if run, ok := RunOf(checkpoint); ok && filepath.Clean(run) == filepath.Clean(checkpoint) {
-		// A run whose checkpoints are damaged must say so rather than be taken for a policy's folder.
-		if _, _, err := store.Latest(checkpoint); err != nil {
+	sum := "none: the policy holds its own weights"
+	if checkpoint != "" {
+		var err error
+		if sum, err = e.weights(checkpoint); err != nil {
 			return err
 		}
-	}
-	var err error
-	if e.weight, err = filepath.Abs(PolicyFolder(checkpoint)); err != nil {
-		return plugins.Errorf(plugins.Invalid, "%w", err)
-	}
-	sum, err := hashFolder(e.weight)
-	if err != nil {
-		return plugins.Errorf(plugins.Invalid, "the policy's folder cannot be read: %w", err).WithPlace("%s", e.weight).WithHint("check its permissions")
 	}
 	mode := "greedy"
 	if e.Sample {
@@ -239,11 +192,19 @@ func (e *evaluation) open() error {
 	}
 	e.ident = map[string]string{"checkpoint": sum, "env": e.cfg.Run.Env, "policy": e.cfg.Run.Policy, "seed": strconv.FormatUint(e.cfg.Run.Seed, 10), "states": e.States,
 		"actions": mode, "max_steps": strconv.Itoa(e.cfg.Rollout.MaxSteps), "episodes": strconv.Itoa(e.Episodes)}
+	if e.Shards > 0 {
+		e.ident["shard"] = fmt.Sprintf("%d/%d", e.Shard, e.Shards)
+	}
 	if e.States != "all" {
+		e.ident["split"] = e.cfg.Rollout.Split
 		e.ident["train_fraction"] = strconv.FormatFloat(e.cfg.Rollout.TrainFraction, 'g', -1, 64)
 	}
+	var err error
+	if e.Dir == "" && checkpoint == "" {
+		checkpoint = filepath.Base(e.cfg.Run.Policy) + "-" + filepath.Base(e.cfg.Run.Env) // a name for the folder
+	}
 	if e.Dir == "" {
-		e.Dir = EvalDir(checkpoint, e.States, e.Sample)
+		e.Dir = EvalDir(checkpoint, e.States, e.Sample, e.Shard, e.Shards)
 	}
 	if e.dir, err = filepath.Abs(e.Dir); err != nil {
 		return plugins.Errorf(plugins.Invalid, "%w", err).WithPlace("--out %s", e.Dir)
@@ -257,100 +218,37 @@ func (e *evaluation) open() error {
 			return err
 		}
 	}
+	if _, err := os.Stat(e.dir); errors.Is(err, fs.ErrNotExist) {
+		e.fresh = true
+	}
 	if err := os.MkdirAll(e.dir, 0o755); err != nil {
 		return onDisk("make", e.dir, err)
 	}
 	return e.takeLock()
 }
 
-// takeLock keeps a second srpo out of the folder.
-func (e *evaluation) takeLock() error {
-	path := filepath.Join(e.dir, ".lock")
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
-	if err != nil {
-		return onDisk("open", path, err)
+// number gives every trial its place in the whole evaluation and its side of the split.
+func (e *evaluation) number(plan rollout.Evaluation) {
+	e.index, e.side, e.byTask = map[string]int{}, map[string]string{}, map[string]score.Task{}
+	for i, t := range plan.Trials {
+		e.index[plan.ID(i)], e.side[plan.ID(i)] = i, e.sess.split.side(t.Task, t.StartState)
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		_ = f.Close()
-		return plugins.Errorf(plugins.Unavailable, "another srpo writes this evaluation").WithPlace("%s", e.dir).WithHint("wait until it has ended, or give another --out")
-	}
-	e.lock = f
-	return nil
-}
-
-func (e *evaluation) close() {
-	if e.log != nil {
-		_ = e.log.close()
-	}
-	if e.lock != nil {
-		_ = e.lock.Close()
+	for _, t := range e.sess.Tasks {
+		line := score.Task{ID: t.ID, Suite: t.Suite, Instruction: t.Instruction, Tags: t.Tags}
+		e.tasks, e.byTask[t.ID] = append(e.tasks, line), line
 	}
 }
 
-// read returns what the folder holds an evaluation of; nil for a folder that is empty or not there.
-func (e *evaluation) read() (*evalRecord, error) {
-	path := filepath.Join(e.dir, evalFile)
-	data, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		entries, err := os.ReadDir(e.dir)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, plugins.Errorf(plugins.Invalid, "%w", err).WithPlace("--out %s", e.Dir).WithHint("give another --out")
-		}
-		for _, f := range entries {
-			// A first try that found no plugin leaves its lock and the plugins' logs.
-			if f.Name() != ".lock" && f.Name() != "plugins" && !strings.HasPrefix(f.Name(), ".tmp-") {
-				return nil, plugins.Errorf(plugins.Invalid, "the folder holds %s and no evaluation", f.Name()).WithPlace("--out %s", e.Dir).
-					WithHint("give a folder that is empty or does not exist")
-			}
-		}
-		return nil, nil
+// shard takes every n-th trial. Trials go round the tasks, so that each shard gets a fair share of all of them.
+func (e *evaluation) shard(trials []rollout.Trial) []rollout.Trial {
+	if e.Shards == 0 {
+		return trials
 	}
-	if err != nil {
-		return nil, onDisk("read", path, err)
+	var mine []rollout.Trial
+	for i := e.Shard - 1; i < len(trials); i += e.Shards {
+		mine = append(mine, trials[i])
 	}
-	rec := &evalRecord{}
-	if err := json.Unmarshal(data, rec); err != nil {
-		return nil, plugins.Errorf(plugins.Corrupt, "%w", err).WithPlace("%s", path).WithHint("give another --out")
-	}
-	if rec.Format != evalFormat {
-		return nil, plugins.Errorf(plugins.Mismatch, "the folder has format %d, this srpo reads %d", rec.Format, evalFormat).WithPlace("%s", path).
-			WithHint("use the srpo that made it, or give another --out")
-	}
-	return rec, nil
-}
-
-// same compares what is asked for with what the folder holds: what is known before the plugins are started, and in the end all of it.
-func (e *evaluation) same(old map[string]string, all bool) error {
-	var names []string
-	for name, now := range e.ident {
-		if was, ok := old[name]; ok && was != now || !ok && all {
-			names = append(names, name)
-		}
-	}
-	if all {
-		for name := range old {
-			if _, ok := e.ident[name]; !ok {
-				names = append(names, name)
-			}
-		}
-	}
-	if len(names) == 0 {
-		return nil
-	}
-	sort.Strings(names)
-	var detail []string
-	for _, name := range names {
-		detail = append(detail, fmt.Sprintf("%s: %s there, %s now", name, orNothing(old[name]), orNothing(e.ident[name])))
-	}
-	return plugins.Errorf(plugins.Mismatch, "the folder holds another evaluation: %s differs; nothing was changed", strings.Join(names, ", ")).WithPlace("--out %s", e.Dir).
-		WithHint("give another --out").WithDetail(strings.Join(detail, "\n"))
-}
-
-func orNothing(s string) string {
-	if s == "" {
-		return "nothing"
-	}
-	return s
+	return mine
 }
 
 // claim completes the identity with what only the plugins know, writes it down or compares it with what is there, and reads the episodes that are there.
@@ -382,9 +280,12 @@ func (e *evaluation) claim(plan rollout.Evaluation) error {
 		if err := e.same(old.Identity, true); err != nil {
 			return err
 		}
+		e.record = *old
 	} else {
-		rec := evalRecord{Format: evalFormat, Created: time.Now().UTC().Truncate(time.Millisecond), Host: e.Version, Command: e.Command, Checkpoint: e.cfg.Run.Checkpoint,
-			Identity: e.ident, Plugins: s.Plugins}
+		split := s.split.record(nil, e.States)
+		e.record = score.Record{Format: score.Format, Created: time.Now().UTC().Truncate(time.Millisecond), Host: e.Version, Command: e.Command, Seed: e.cfg.Run.Seed,
+			Checkpoint: e.cfg.Run.Checkpoint, Identity: e.ident, Plugins: s.Plugins, Trials: e.record.Trials, Mine: e.record.Mine, LeftOut: s.LeftOut,
+			Split: score.Split{Used: e.States, By: split.By, TrainFraction: split.TrainFraction, TrainedOn: e.trainedOn()}}
 		var text bytes.Buffer
 		if err := e.cfg.Write(&text); err != nil {
 			return err
@@ -392,7 +293,14 @@ func (e *evaluation) claim(plan rollout.Evaluation) error {
 		if err := e.write("srpo.toml", text.Bytes()); err != nil {
 			return err
 		}
-		if err := e.writeJSON(evalFile, rec); err != nil {
+		lines, err := score.JSONLines(e.tasks)
+		if err != nil {
+			return err
+		}
+		if err := e.write(score.TasksFile, lines); err != nil {
+			return err
+		}
+		if err := e.writeJSON(score.RecordFile, e.record); err != nil {
 			return err
 		}
 	}
@@ -400,8 +308,8 @@ func (e *evaluation) claim(plan rollout.Evaluation) error {
 	for i := range plan.Trials {
 		trials[plan.ID(i)] = true
 	}
-	var lines []EvalEpisode
-	if e.log, lines, err = openEpisodes(filepath.Join(e.dir, episodesFile)); err != nil {
+	var lines []score.Episode
+	if e.log, lines, err = openEpisodes(filepath.Join(e.dir, score.EpisodesFile)); err != nil {
 		return err
 	}
 	for n, ep := range lines {
@@ -411,7 +319,14 @@ func (e *evaluation) claim(plan rollout.Evaluation) error {
 		}
 		e.have[ep.ID] = rollout.Episode{ID: ep.ID, Task: ep.Task, StartState: ep.StartState, Seed: ep.Seed, Success: ep.Success, Terminated: ep.Terminated,
 			Truncated: ep.Truncated, Steps: ep.Steps, Progress: ep.Progress}
-		e.videos[ep.ID] = ep.Video
+		e.lines[ep.ID] = ep
+		if _, err := os.Stat(filepath.Join(e.dir, filepath.FromSlash(score.VideoName(ep)))); err == nil {
+			kind := e.kind(ep)
+			e.clips[kind] = append(e.clips[kind], ep)
+		}
+	}
+	for _, list := range e.clips {
+		sort.Slice(list, func(a, b int) bool { return list[a].Index < list[b].Index })
 	}
 	if len(lines) > 0 {
 		e.Terminal.Line("going on in %s: %d of %d episodes are there", e.Dir, len(lines), len(plan.Trials))
@@ -419,8 +334,37 @@ func (e *evaluation) claim(plan rollout.Evaluation) error {
 	return nil
 }
 
+// trainedOn is the side of this very split that the checkpoint's run trained on; "" when it belongs to no run, or to one of other tasks or another split.
+func (e *evaluation) trainedOn() string {
+	run, ok := RunOf(e.cfg.Run.Checkpoint)
+	if !ok {
+		return ""
+	}
+	rec, err := store.Read(run)
+	if err != nil || rec.Manifest == nil || rec.Manifest.StartStates == nil {
+		return ""
+	}
+	s := rec.Manifest.StartStates
+	trained := map[string]bool{}
+	for _, id := range rec.Manifest.Tasks {
+		trained[id] = true
+	}
+	for _, t := range e.sess.Tasks {
+		if !trained[t.ID] {
+			return ""
+		}
+	}
+	if s.Used == "all" || rec.Manifest.Seed == e.cfg.Run.Seed && s.TrainFraction == e.cfg.Rollout.TrainFraction && (s.By == "" || s.By == e.sess.split.by()) {
+		return s.Used
+	}
+	return ""
+}
+
 // load gives the policy its weights, those of its later incarnations too.
 func (e *evaluation) load(ctx context.Context) error {
+	if e.weight == "" {
+		return e.sess.policyAlive(ctx)
+	}
 	p, _, err := e.sess.Sched.Policy.Client(ctx)
 	if err != nil {
 		return err
@@ -442,33 +386,36 @@ func (e *evaluation) roll(ctx context.Context, plan rollout.Evaluation, began ti
 		}
 	}
 	repeat := map[string]int{}
-	wanted := map[string]bool{}
 	for i, t := range plan.Trials {
 		repeat[plan.ID(i)] = t.Repeat
-		if i < e.Videos {
-			wanted[plan.ID(i)] = true
-		}
 	}
-	if e.Videos > 0 {
-		plan.KeepFrames = func(ep rollout.Episode) bool { return wanted[ep.ID] }
+	from := ""
+	if e.weight != "" {
+		from = " from " + e.cfg.Run.Checkpoint
 	}
-	e.Terminal.Line("%s: %s, %s on %s start states, %s, %d lanes · policy %s from %s · ready in %.1f s", s.Sched.EnvName, count(len(s.Tasks), "task"),
-		count(total, "episode"), e.States, e.ident["actions"], s.Lanes, e.cfg.Run.Policy, e.cfg.Run.Checkpoint, time.Since(began).Seconds())
+	e.Terminal.Line("%s: %s, %s on %s %s, %s, %d lanes · policy %s%s · ready in %.1f s", s.Sched.EnvName, count(len(s.Tasks), "task"),
+		count(total, "episode"), e.States, e.sess.split.what(), e.ident["actions"], s.Lanes, e.cfg.Run.Policy, from, time.Since(began).Seconds())
 
 	rolling, stop := context.WithCancel(ctx)
 	defer stop()
-	plan.OnFrames = func(ep rollout.Episode) { // before its line, so that an episode that is there has its clip
+	plan.OnFrames = func(ep rollout.Episode) { // before its line, so that an episode that is there has its clip and its video
 		if e.failed == nil && wantsClip(e.cfg.Run.KeepClips, ep.Success) {
-			if e.failed = e.keepClip(ep); e.failed != nil {
-				stop()
-			}
+			e.failed = e.keepClip(ep)
+		}
+		if e.failed == nil && e.Videos > 0 {
+			e.failed = e.film(e.line(ep, repeat[ep.ID]), ep.Frames)
+		}
+		if e.failed != nil {
+			stop()
 		}
 	}
 	plan.OnEpisode = func(ep rollout.Episode) {
-		if e.failed != nil {
-			return
+		if e.failed == nil {
+			line := e.line(ep, repeat[ep.ID])
+			e.lines[ep.ID] = line
+			e.failed = e.log.append(line)
 		}
-		if e.failed = e.keep(ep, repeat[ep.ID]); e.failed != nil {
+		if e.failed != nil {
 			stop()
 			return
 		}
@@ -501,103 +448,80 @@ func (e *evaluation) roll(ctx context.Context, plan rollout.Evaluation, began ti
 	return e.log.sync()
 }
 
-// keep writes an episode's line, and its video first.
-func (e *evaluation) keep(ep rollout.Episode, repeat int) error {
-	line := EvalEpisode{ID: ep.ID, Task: ep.Task, StartState: ep.StartState, Repeat: repeat, Seed: ep.Seed, Success: ep.Success, Terminated: ep.Terminated,
-		Truncated: ep.Truncated, Steps: ep.Steps, Progress: ep.Progress}
-	if !ep.Frames.IsZero() {
-		var gif bytes.Buffer
-		if err := store.EncodeGIF(&gif, ep.Frames, store.GIF{}); err != nil {
-			return plugins.AsError(err).WithPlace("episode %s", ep.ID)
-		}
-		outcome := "failure"
-		if ep.Success {
-			outcome = "success"
-		}
-		clean := strings.Map(func(r rune) rune {
-			if r == '_' || r == '-' || r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' {
-				return r
-			}
-			return '-'
-		}, ep.Task)
-		sum := sha256.Sum256([]byte(ep.ID)) // different ids may read the same once cleaned
-		line.Video = fmt.Sprintf("videos/%s-%03d-%d-%s-%x.gif", clean[:min(len(clean), 80)], ep.StartState, repeat, outcome, sum[:3])
-		if err := os.MkdirAll(filepath.Join(e.dir, "videos"), 0o755); err != nil {
-			return onDisk("make", e.dir, err)
-		}
-		if err := e.write(line.Video, gif.Bytes()); err != nil {
-			return err
-		}
-	}
-	return e.log.append(line)
+// line is what episodes.jsonl says of an episode.
+func (e *evaluation) line(ep rollout.Episode, repeat int) score.Episode {
+	return score.Episode{ID: ep.ID, Index: e.index[ep.ID], Task: ep.Task, StartState: ep.StartState, Repeat: repeat, Seed: ep.Seed, Side: e.side[ep.ID], Success: ep.Success,
+		Terminated: ep.Terminated, Truncated: ep.Truncated, Steps: ep.Steps, Progress: ep.Progress}
 }
 
-// finish writes results.json.
-func (e *evaluation) finish(plan rollout.Evaluation, seconds float64) (*Evaluation, error) {
-	r := &Evaluation{Dir: e.dir, Checkpoint: e.cfg.Run.Checkpoint, Env: e.cfg.Run.Env, Policy: e.cfg.Run.Policy, States: e.States, Mode: e.ident["actions"], Seed: e.cfg.Run.Seed,
-		Seconds: seconds, Rolled: e.log.added, Suites: []Score{}, Tasks: []Score{}}
-	r.All.Name = "all"
-	tasks, suites := map[string]*Score{}, map[string]*Score{}
-	for i, t := range plan.Trials {
-		ep := e.have[plan.ID(i)]
-		r.EnvSteps += int64(ep.Steps)
-		for _, s := range []*Score{&r.All, scoreOf(tasks, t.Task.ID), scoreOf(suites, t.Task.Suite)} {
-			s.Episodes++
-			s.MeanSteps += float64(ep.Steps)
-			if ep.Success {
-				s.Successes++
-			}
-		}
-	}
-	r.All.close()
-	for _, t := range e.sess.Tasks {
-		for _, x := range []struct {
-			from map[string]*Score
-			name string
-			to   *[]Score
-		}{{tasks, t.ID, &r.Tasks}, {suites, t.Suite, &r.Suites}} {
-			if s := x.from[x.name]; s != nil {
-				s.close()
-				*x.to = append(*x.to, *s)
-				delete(x.from, x.name)
-			}
-		}
-	}
-	return r, e.writeJSON(resultsFile, r)
+func (e *evaluation) kind(line score.Episode) string {
+	return score.GroupOf(e.byTask[line.Task]) + "\x00" + line.Outcome()
 }
 
-func scoreOf(m map[string]*Score, name string) *Score {
-	if m[name] == nil {
-		m[name] = &Score{Name: name}
+// film saves an episode's video if it is among the first of its kind in the order of trials, in the place of a later one. So the videos that are there in the
+// end do not depend on the order in which episodes end.
+func (e *evaluation) film(line score.Episode, frames plugins.Tensor) error {
+	kind := e.kind(line)
+	clips := e.clips[kind]
+	if frames.IsZero() || len(clips) >= e.Videos && line.Index > clips[len(clips)-1].Index {
+		return nil
 	}
-	return m[name]
-}
-
-func (s *Score) close() {
-	s.Rate = float64(s.Successes) / float64(max(1, s.Episodes))
-	s.MeanSteps /= float64(max(1, s.Episodes))
-	s.Low, s.High = report.Wilson(s.Rate, s.Episodes)
-}
-
-// Table writes the success rates by task and suite, with Wilson 95 % intervals.
-func (r *Evaluation) Table(w io.Writer) error {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(t, "TASK\tSUCCESS\t95 %%\tEPISODES\tMEAN STEPS\n")
-	row := func(name string, s Score) {
-		fmt.Fprintf(t, "%s\t%.1f %%\t%.1f to %.1f\t%d of %d\t%.0f\n", name, 100*s.Rate, 100*s.Low, 100*s.High, s.Successes, s.Episodes, s.MeanSteps)
+	var gif bytes.Buffer
+	if err := store.EncodeGIF(&gif, frames, store.GIF{}); err != nil {
+		return plugins.AsError(err).WithPlace("episode %s", line.ID)
 	}
-	for _, s := range r.Tasks {
-		row(s.Name, s)
+	if err := os.MkdirAll(filepath.Join(e.dir, score.VideosDir), 0o755); err != nil {
+		return onDisk("make", e.dir, err)
 	}
-	if len(r.Suites) > 1 || len(r.Tasks) > 1 {
-		for _, s := range r.Suites {
-			if s.Name != "" {
-				row("suite "+s.Name, s)
-			}
+	if err := e.write(score.VideoName(line), gif.Bytes()); err != nil {
+		return err
+	}
+	at := sort.Search(len(clips), func(i int) bool { return clips[i].Index > line.Index })
+	clips = slices.Insert(clips, at, line)
+	for len(clips) > e.Videos {
+		path := filepath.Join(e.dir, filepath.FromSlash(score.VideoName(clips[len(clips)-1])))
+		if err := os.Remove(path); err != nil {
+			return onDisk("remove", path, err)
 		}
-		row("all", r.All)
+		clips = clips[:len(clips)-1]
 	}
-	return t.Flush()
+	e.clips[kind] = clips
+	return nil
+}
+
+// finish writes results.json and report.html.
+func (e *evaluation) finish(plan rollout.Evaluation, seconds float64) (*score.Results, error) {
+	episodes := make([]score.Episode, 0, len(plan.Trials))
+	for i := range plan.Trials {
+		episodes = append(episodes, e.lines[plan.ID(i)])
+	}
+	videos := map[string]string{}
+	for _, list := range e.clips {
+		for _, ep := range list {
+			videos[ep.ID] = score.VideoName(ep)
+		}
+	}
+	r := score.Sum(e.record, e.tasks, episodes, videos)
+	r.Dir, r.Seconds, r.Rolled = e.dir, seconds, e.log.added
+	return r, writeResults(e.dir, e.record, r)
+}
+
+// writeResults writes results.json and report.html into an evaluation's folder.
+func writeResults(dir string, rec score.Record, r *score.Results) error {
+	data, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return plugins.Errorf(plugins.Internal, "%s: %w", score.ResultsFile, err)
+	}
+	if err := writeInto(dir, score.ResultsFile, append(data, '\n')); err != nil {
+		return err
+	}
+	page := r.Page(filepath.Base(dir), rec, func(name string) ([]byte, error) { return os.ReadFile(filepath.Join(dir, filepath.FromSlash(name))) })
+	page.Now = time.Now()
+	var html bytes.Buffer
+	if err := page.Write(&html); err != nil {
+		return err
+	}
+	return writeInto(dir, score.ReportFile, html.Bytes())
 }
 
 // ended says how far an evaluation came that did not end.
@@ -621,134 +545,4 @@ func (e *evaluation) onPlugin(ev supervise.Event) {
 	case "restarting":
 		e.Terminal.Line("%s is restarted in %.1f s", ev.Plugin, ev.Seconds)
 	}
-}
-
-func (e *evaluation) writeJSON(name string, v any) error {
-	data, err := json.MarshalIndent(v, "", "  ")
-	if err != nil {
-		return plugins.Errorf(plugins.Internal, "%s: %w", name, err)
-	}
-	return e.write(name, append(data, '\n'))
-}
-
-// write puts a file into the folder: the whole of it, or the one that was there.
-func (e *evaluation) write(name string, data []byte) error {
-	path := filepath.Join(e.dir, filepath.FromSlash(name))
-	f, err := os.CreateTemp(filepath.Dir(path), ".tmp-")
-	if err != nil {
-		return onDisk("write", path, err)
-	}
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
-	}
-	return onDisk("write", path, err)
-}
-
-func onDisk(op, path string, err error) error {
-	if err == nil {
-		return nil
-	}
-	kind, hint := plugins.Invalid, "check the folder's permissions, or give another --out"
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		kind, hint = plugins.Exhausted, "the disk or the quota is full: make room, and run the same command again; what is written is kept"
-	}
-	return plugins.Errorf(kind, "cannot %s the file: %w", op, err).WithPlace("%s", path).WithHint("%s", hint)
-}
-
-// episodeLog is episodes.jsonl: a line for each episode, durable at the latest a second later.
-type episodeLog struct {
-	path   string
-	file   *os.File
-	synced time.Time
-	added  int
-}
-
-// openEpisodes opens the file, cuts off a last line that a crash left without its end, and returns the episodes in it.
-func openEpisodes(path string) (*episodeLog, []EvalEpisode, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
-	if err != nil {
-		return nil, nil, onDisk("open", path, err)
-	}
-	l := &episodeLog{path: path, file: f, synced: time.Now()}
-	fail := func(err error) (*episodeLog, []EvalEpisode, error) {
-		_ = f.Close()
-		return nil, nil, err
-	}
-	var episodes []EvalEpisode
-	whole := int64(0)
-	for r := bufio.NewReader(f); ; {
-		line, err := r.ReadBytes('\n')
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return fail(onDisk("read", path, err))
-		}
-		var ep EvalEpisode
-		if err := json.Unmarshal(line, &ep); err != nil {
-			return fail(plugins.Errorf(plugins.Corrupt, "%w", err).WithPlace("%s:%d", path, len(episodes)+1).WithHint("remove the line to have its episode rolled again, or give another --out"))
-		}
-		episodes = append(episodes, ep)
-		whole += int64(len(line))
-	}
-	if err := f.Truncate(whole); err != nil {
-		return fail(onDisk("truncate", path, err))
-	}
-	if _, err := f.Seek(whole, io.SeekStart); err != nil {
-		return fail(onDisk("read", path, err))
-	}
-	return l, episodes, nil
-}
-
-func (l *episodeLog) append(ep EvalEpisode) error {
-	data, err := json.Marshal(ep)
-	if err != nil {
-		return plugins.Errorf(plugins.Internal, "episode %s: %w", ep.ID, err)
-	}
-	if _, err := l.file.Write(append(data, '\n')); err != nil {
-		return onDisk("write", l.path, err) // a torn line is cut off by the next one who opens the file
-	}
-	l.added++
-	if time.Since(l.synced) > time.Second {
-		return l.sync()
-	}
-	return nil
-}
-
-func (l *episodeLog) sync() error {
-	l.synced = time.Now()
-	return onDisk("fsync", l.path, l.file.Sync())
-}
-
-func (l *episodeLog) close() error { return errors.Join(l.sync(), l.file.Close()) }
-
-// hashFolder is a SHA-256 over the names and bytes of every file in a folder.
-func hashFolder(dir string) (string, error) {
-	sum := sha256.New()
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		name, err := filepath.Rel(dir, path)
-		if err != nil {
-			return err
-		}
-		f, err := os.Open(path)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		one := sha256.New()
-		if _, err := io.Copy(one, f); err != nil {
-			return err
-		}
-		fmt.Fprintf(sum, "%q %x\n", filepath.ToSlash(name), one.Sum(nil))
-		return nil
-	})
-	return hex.EncodeToString(sum.Sum(nil)), err
 }

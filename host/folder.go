@@ -103,14 +103,7 @@ func (r *run) record() error {
 			return err
 		}
 	}
-	side := r.cfg.Rollout.StartStates
-	split := &store.StartStates{Used: side, TrainFraction: r.cfg.Rollout.TrainFraction}
-	if side != "all" {
-		split.Train, split.Test = map[string][]int{}, map[string][]int{}
-		for _, t := range s.Tasks {
-			split.Train[t.ID], split.Test[t.ID] = s.states(t, "train"), s.states(t, "test")
-		}
-	}
+	split := s.split.record(s.Tasks, r.cfg.Rollout.StartStates)
 	return r.folder.UpdateManifest(func(m *store.Manifest) {
 		m.Plugins, m.StartStates, m.Checkpoint = s.Plugins, split, r.cfg.Run.Checkpoint
 		m.Tasks = nil

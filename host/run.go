@@ -18,6 +18,7 @@ import (
 	"github.com/srpo-dev/srpo/host/srpo"
 	"github.com/srpo-dev/srpo/host/store"
 	"github.com/srpo-dev/srpo/plugins"
+	"github.com/srpo-dev/srpo/plugins/env"
 	"github.com/srpo-dev/srpo/plugins/policy"
 )
 
@@ -55,6 +56,9 @@ type run struct {
 	last    *store.Checkpoint
 	metrics []store.Metrics
 	sparse  bool // the reward reads no embeddings
+	// tasks are those with start states on the side that is trained on; weights are theirs, nil: they are taken in turn.
+	tasks   []env.Task
+	weights map[string]float64
 	status  report.Status
 }
 
@@ -82,11 +86,24 @@ func Run(ctx context.Context, o Options) (sum Summary, err error) {
 		return sum, err
 	}
 	defer r.session.Close()
+	if !r.session.Sched.PolicySpec.Trainable && !o.ImitateOnly {
+		return sum, plugins.Errorf(plugins.Unsupported, "the policy cannot be trained").WithPlace("%s", r.session.Sched.PolicyName).
+			WithHint("srpo eval measures it; train another one: --policy NAME")
+	}
 	r.session.Sched.OnFault = r.onFault
 	if err := r.record(); err != nil {
 		return sum, err
 	}
 	s := r.session
+	for _, words := range s.leftOutWords() {
+		r.Terminal.Warn("%s", words)
+	}
+	if r.tasks, err = s.onSide(r.cfg.Rollout.StartStates); err != nil {
+		return sum, err
+	}
+	if r.weights, err = s.weigh(r.tasks); err != nil {
+		return sum, err
+	}
 	r.Terminal.Line("%s: %s, %d lanes · policy %s (%s parameters) · reward %s%s · ready in %.1f s", s.Sched.EnvName, count(len(s.Tasks), "task"), s.Lanes,
 		r.cfg.Run.Policy, thousands(s.Sched.PolicySpec.Parameters), r.cfg.Reward.Kind, r.encoderWords(), time.Since(started).Seconds())
 
@@ -232,8 +249,11 @@ func (r *run) plan(i int) rollout.Plan {
 	if c.GroupBy == "start" {
 		p.GroupBy = rollout.ByStart
 	}
-	for _, t := range s.Tasks {
-		p.Tasks = append(p.Tasks, rollout.PlanTask{Task: t, States: s.states(t, c.StartStates)})
+	if r.weights != nil {
+		p.Order = rollout.Drawn
+	}
+	for _, t := range r.tasks {
+		p.Tasks = append(p.Tasks, rollout.PlanTask{Task: t, States: s.states(t, c.StartStates), Weight: r.weights[t.ID]})
 	}
 	if r.cfg.Run.Videos > 0 {
 		// every member of the first groups, so that successes can be shown beside failures of the same task

@@ -6,6 +6,7 @@ import (
 	"math"
 	"path"
 	"runtime"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -36,8 +37,10 @@ type Session struct {
 	Sched *rollout.Scheduler
 	// Plugins in use, for the manifest.
 	Plugins []store.Plugin
-	// Tasks that the patterns of run.task match, in the env's order.
-	Tasks []env.Task
+	// Tasks that the patterns of run.task match and that can run here, in the env's order. LeftOut counts those that cannot, by the reason.
+	Tasks   []env.Task
+	LeftOut map[string]int
+	split   split
 	// EnvInfo, PolicyInfo and EncoderInfo are what the plugins said of themselves.
 	EnvInfo, PolicyInfo, EncoderInfo plugins.Info
 	Lanes                            int
@@ -223,8 +226,7 @@ func (s *Session) resize(ctx context.Context) error {
 // matchTasks keeps the tasks that a pattern of run.task matches; without patterns, the env's first task.
 func (s *Session) matchTasks(ctx context.Context, e env.Env, label string) error {
 	var all []env.Task
-	unavailable := 0
-	var why string
+	s.LeftOut = map[string]int{}
 	for t, err := range e.Tasks(ctx) {
 		if err != nil {
 			return plugins.AsError(err).WithPlace("%s", label)
@@ -245,8 +247,7 @@ func (s *Session) matchTasks(ctx context.Context, e env.Env, label string) error
 		}
 		if t.Unavailable != "" {
 			if len(patterns) > 0 {
-				unavailable++
-				why = t.Unavailable
+				s.LeftOut[t.Unavailable]++
 			}
 			continue
 		}
@@ -258,9 +259,51 @@ func (s *Session) matchTasks(ctx context.Context, e env.Env, label string) error
 		}
 	}
 	if len(s.Tasks) == 0 {
-		return plugins.Errorf(plugins.NotFound, "none of the %d tasks that match can run here", unavailable).WithPlace("%s", label).WithHint("%s", why)
+		return s.noneLeft(all, label)
 	}
+	s.split = newSplit(s.cfg.Run.Seed, s.cfg.Rollout, all, s.Tasks)
 	return nil
+}
+
+// noneLeft says why no task can run, the reason of most of them first.
+func (s *Session) noneLeft(all []env.Task, label string) error {
+	n, reasons := 0, make([]string, 0, len(s.LeftOut))
+	for reason, k := range s.LeftOut {
+		n += k
+		reasons = append(reasons, reason)
+	}
+	if n == 0 { // no pattern was given
+		n = len(all)
+		for _, t := range all {
+			if len(reasons) == 0 {
+				reasons = append(reasons, t.Unavailable)
+			}
+		}
+	}
+	if n == 0 {
+		return plugins.Errorf(plugins.NotFound, "it has no tasks").WithPlace("%s", label)
+	}
+	sort.Slice(reasons, func(a, b int) bool {
+		if x, y := s.LeftOut[reasons[a]], s.LeftOut[reasons[b]]; x != y {
+			return x > y
+		}
+		return reasons[a] < reasons[b]
+	})
+	e := plugins.Errorf(plugins.NotFound, "none of the %d tasks that match can run here", n).WithPlace("%s", label).WithHint("%s", reasons[0])
+	if len(reasons) > 1 {
+		e = e.WithDetail(strings.Join(reasons, "\n"))
+	}
+	return e
+}
+
+// leftOutWords says which matching tasks are left out, a sentence for each reason.
+func (s *Session) leftOutWords() []string {
+	var out []string
+	for reason, n := range s.LeftOut {
+		out = append(out, fmt.Sprintf("%s cannot run here and left out: %s", count(n, "matching task"), reason))
+	}
+	sort.Strings(out)
+	return out
 }
 
 // Match says whether a task's id matches a pattern: * stands for any characters, / among them, ? for one.
@@ -496,43 +539,18 @@ func (s *Session) rules(encode, record bool) rollout.Rules {
 	return r
 }
 
-// states gives the start states of a task on one side of the split; nil: all.
-func (s *Session) states(t env.Task, side string) []int {
-	train, test := rollout.Split(s.cfg.Run.Seed, t, s.cfg.Rollout.TrainFraction)
-	switch side {
-	case "train":
-		return train
-	case "test":
-		return test
-	}
-	return nil
-}
-
-// evalSide is the side that evaluations use: the other one, so that they show what was not trained on.
-func evalSide(side string) string {
-	switch side {
-	case "train":
-		return "test"
-	case "test":
-		return "train"
-	}
-	return "all"
-}
-
 // trials lists an evaluation's episodes: n of them spread evenly over tasks and start states, each start state once before any is used twice; n = 0: each
-// start state of the side once.
+// start state of the side once. Of more than n tasks a sample is taken, see [Session.sample].
 func (s *Session) trials(side string, n int) []rollout.Trial {
 	var byTask [][]rollout.Trial
 	total := 0
-	for _, t := range s.Tasks {
-		states := s.states(t, side)
+	for _, t := range s.sample(side, n) {
+		states := slices.Clone(s.states(t, side))
 		if states == nil {
 			states = make([]int, t.StartStates)
 			for i := range states {
 				states[i] = i
 			}
-		} else {
-			states = append([]int(nil), states...)
 		}
 		// in an order by seed, so that a part of them is a fair sample
 		sort.SliceStable(states, func(a, b int) bool {
@@ -548,6 +566,9 @@ func (s *Session) trials(side string, n int) []rollout.Trial {
 	if n == 0 {
 		n = total
 	}
+	if total == 0 {
+		return nil
+	}
 	var out []rollout.Trial
 	for i := 0; len(out) < n; i++ {
 		list := byTask[i%len(byTask)]
@@ -560,6 +581,40 @@ func (s *Session) trials(side string, n int) []rollout.Trial {
 		out = append(out, tr)
 	}
 	return out
+}
+
+// sample picks n of the tasks on a side, if there are more, by seed: as many of each dimension, or suite where there are no dimensions, as of any other. They
+// stay in the env's order.
+func (s *Session) sample(side string, n int) []env.Task {
+	tasks := slices.DeleteFunc(slices.Clone(s.Tasks), func(t env.Task) bool { states := s.states(t, side); return states != nil && len(states) == 0 })
+	if n == 0 || n >= len(tasks) {
+		return tasks
+	}
+	strata := map[string][]string{}
+	var names []string
+	for _, t := range tasks {
+		name := t.Tags["dimension"]
+		if name == "" {
+			name = t.Suite
+		}
+		if strata[name] == nil {
+			names = append(names, name)
+		}
+		strata[name] = append(strata[name], t.ID)
+	}
+	key := func(id string) uint64 { return rollout.Seed(s.cfg.Run.Seed, "trial task", id) }
+	for _, ids := range strata {
+		sort.Slice(ids, func(a, b int) bool { return key(ids[a]) < key(ids[b]) })
+	}
+	picked := map[string]bool{}
+	for k := 0; len(picked) < n; k++ {
+		for _, name := range names {
+			if k < len(strata[name]) && len(picked) < n {
+				picked[strata[name][k]] = true
+			}
+		}
+	}
+	return slices.DeleteFunc(tasks, func(t env.Task) bool { return !picked[t.ID] })
 }
 
 // finiteStatistics refuses statistics that no healthy update has.

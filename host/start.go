@@ -136,7 +136,7 @@ func (r *run) demonstrations(ctx context.Context) func(yield func(policy.Demonst
 	if cam := s.Sched.EnvSpec.RecordCamera; cam != "" && !slices.Contains(plan.Observe, cam) {
 		plan.Observe = append([]string{cam}, plan.Observe...)
 	}
-	for _, t := range s.Tasks {
+	for _, t := range r.tasks {
 		states := s.states(t, r.cfg.Rollout.StartStates)
 		for k := range r.cfg.Imitate.Demos {
 			// spread over the start states, each once before any is used twice
@@ -175,7 +175,7 @@ func (r *run) references(ctx context.Context) error {
 	rules := s.rules(true, true)
 	if r.cfg.Reward.Kind == string(srpo.Anchored) {
 		r.state.Anchors = map[string][]float64{}
-		for _, t := range s.Tasks {
+		for _, t := range r.tasks {
 			client, _, err := s.Sched.Envs[0].Worker.Client(ctx)
 			if err != nil {
 				return err
@@ -206,7 +206,7 @@ func (r *run) references(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			task := s.Tasks[k/max(1, r.cfg.Imitate.Demos)].ID
+			task := r.tasks[k/max(1, r.cfg.Imitate.Demos)].ID
 			k++
 			if !d.Success {
 				continue

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 
@@ -10,29 +11,67 @@ import (
 	"github.com/srpo-dev/srpo/host"
 	"github.com/srpo-dev/srpo/host/config"
 	"github.com/srpo-dev/srpo/host/report"
+	"github.com/srpo-dev/srpo/host/score"
+	"github.com/srpo-dev/srpo/plugins"
 )
 
 func (a *app) evalCommand() *cobra.Command {
 	var f settingsFlags
 	var o host.EvalOptions
+	var shard string
+	var compare, merge bool
 	c := &cobra.Command{
-		Use:   "eval --checkpoint FOLDER",
-		Short: "Measure a policy's success rate",
+		Use:   "eval --checkpoint FOLDER | --compare A B | --merge SHARD...",
+		Short: "Measure a policy's success rate, or compare two",
 		Long: "eval rolls each start state of each task once with a policy that does not learn from it, greedily unless --sample is given, and writes\n" +
-			"episodes.jsonl, results.json and a table with Wilson 95 % intervals. Stopped at any time, the same command goes on where it was.\n\n" +
+			"episodes.jsonl, results.json and report.html: success by suite and, where tasks have them, by dimension and level, with Wilson 95 % intervals, both\n" +
+			"totals, published rows beside them, and a video for each kind of failure. Stopped at any time, the same command goes on where it was.\n\n" +
 			"--checkpoint is a run folder (its last iteration), one of its checkpoints, or a policy's own folder. A run's env, policy, tasks and settings are\n" +
 			"taken over, and so is its seed, so that --states train and test are the run's own split; flags win. Results go to runs/NAME-eval unless --out\n" +
-			"says otherwise. A folder that holds an evaluation of anything else is refused.",
+			"says otherwise. A folder that holds an evaluation of anything else is refused.\n\n" +
+			"--shard I/N rolls every N-th episode, on as many machines as you like; --merge puts the shards' folders together.\n" +
+			"--compare A B is the paired difference of two evaluations of the same episodes.",
 		Example: "  srpo eval --checkpoint runs/NAME --states test\n  srpo eval --checkpoint runs/NAME/checkpoints/000004 --sample --out runs/NAME-sampled\n" +
-			"  srpo eval --checkpoint runs/NAME --set policy.tiny.image=false --out runs/NAME-blind",
-		RunE: func(c *cobra.Command, _ []string) error { return a.evaluate(c.Context(), &f, o) },
+			"  srpo eval --checkpoint runs/NAME --set policy.tiny.image=false --out runs/NAME-blind\n  srpo eval --compare runs/NAME-eval runs/NAME-blind\n" +
+			"  srpo eval --checkpoint runs/NAME --shard 1/4 --out part-1\n  srpo eval --merge part-1 part-2 part-3 part-4 --out runs/NAME-eval",
+		Args: cobra.ArbitraryArgs,
+		RunE: func(c *cobra.Command, args []string) error {
+			switch {
+			case compare && merge:
+				return plugins.Errorf(plugins.Invalid, "--compare and --merge at once").WithHint("one of them")
+			case compare && len(args) != 2:
+				return plugins.Errorf(plugins.Invalid, "--compare wants two folders, got %d", len(args)).WithHint("srpo eval --compare A B")
+			case compare:
+				return a.compareEvals(args[0], args[1])
+			case merge && len(args) == 0:
+				return plugins.Errorf(plugins.Invalid, "--merge wants the shards' folders").WithHint("srpo eval --merge part-1 part-2 --out FOLDER")
+			case merge:
+				r, err := host.MergeEvals(args, o.Dir, version, append([]string{"srpo"}, os.Args[1:]...))
+				if err != nil {
+					return err
+				}
+				return a.showResults(r)
+			case len(args) > 0:
+				return plugins.Errorf(plugins.Invalid, "eval takes no argument, got %q", args[0]).WithHint("--checkpoint FOLDER")
+			}
+			if shard != "" {
+				var rest string
+				if n, err := fmt.Sscanf(shard+" .", "%d/%d %s", &o.Shard, &o.Shards, &rest); n != 3 || err != nil || rest != "." || o.Shards < 1 {
+					return plugins.Errorf(plugins.Invalid, "%q is no shard", shard).WithPlace("--shard").WithHint("I/N, for example 1/4 to 4/4")
+				}
+			}
+			return a.evaluate(c.Context(), &f, o)
+		},
 	}
 	f.add(c, "encoder", "iterations", "out", "name", "tensorboard", "reward", "cluster", "references")
 	c.Flags().StringVar(&o.Dir, "out", "", "folder for the results; default runs/NAME-eval")
-	c.Flags().StringVar(&o.States, "states", "all", "start states: all, or the train or test side of the split by seed")
+	c.Flags().StringVar(&o.States, "states", "all", "all, or the train or test side of the split by seed")
 	c.Flags().IntVar(&o.Episodes, "episodes", 0, "episodes, spread over tasks and start states; 0: each start state once")
 	c.Flags().BoolVar(&o.Sample, "sample", false, "draw actions at rollout.temperature instead of taking the likeliest")
-	c.Flags().IntVar(&o.Videos, "videos", 0, "episodes to save as videos")
+	c.Flags().IntVar(&o.Videos, "videos", 1, "videos of each kind of outcome; 0: none")
+	c.Flags().StringVar(&shard, "shard", "", "I/N: every N-th episode, from the I-th on")
+	c.Flags().BoolVar(&compare, "compare", false, "compare two evaluations: --compare A B")
+	c.Flags().BoolVar(&merge, "merge", false, "merge the folders of shards: --merge A B C --out FOLDER")
 	return c
 }
 
@@ -53,14 +92,29 @@ func (a *app) evaluate(ctx context.Context, f *settingsFlags, o host.EvalOptions
 	if err != nil {
 		return err
 	}
-	if a.json {
-		return a.printJSON(result)
-	}
-	if err := result.Table(a.out); err != nil {
+	if err := a.showResults(result); err != nil || a.json {
 		return err
 	}
-	term.Line("%d episodes rolled in %.1f s; results: %s", result.Rolled, result.Seconds, filepath.Join(result.Dir, "results.json"))
+	term.Line("%d episodes rolled in %.1f s; results: %s", result.Rolled, result.Seconds, filepath.Join(result.Dir, score.ReportFile))
 	return nil
+}
+
+func (a *app) showResults(r *score.Results) error {
+	if a.json {
+		return a.printJSON(r)
+	}
+	return r.Table(a.out)
+}
+
+func (a *app) compareEvals(first, second string) error {
+	c, err := host.CompareEvals(first, second)
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return a.printJSON(c)
+	}
+	return c.Table(a.out)
 }
 
 // loadFor is load with the configuration of the run that a checkpoint belongs to in the place of srpo.toml, unless --config names another.

@@ -7,8 +7,11 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sort"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -18,6 +21,7 @@ import (
 	"github.com/srpo-dev/srpo/host"
 	"github.com/srpo-dev/srpo/host/report"
 	"github.com/srpo-dev/srpo/host/rollout"
+	"github.com/srpo-dev/srpo/host/score"
 	"github.com/srpo-dev/srpo/host/store"
 	"github.com/srpo-dev/srpo/plugins"
 	"github.com/srpo-dev/srpo/plugins/env"
@@ -64,13 +68,13 @@ func removeSmallRun() {
 	}
 }
 
-func evalEpisodes(t *testing.T, dir string) map[string]host.EvalEpisode {
+func evalEpisodes(t *testing.T, dir string) map[string]score.Episode {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join(dir, "episodes.jsonl"))
 	require.NoError(t, err)
-	all := map[string]host.EvalEpisode{}
+	all := map[string]score.Episode{}
 	for _, line := range strings.Split(strings.TrimSuffix(string(data), "\n"), "\n") {
-		var e host.EvalEpisode
+		var e score.Episode
 		require.NoError(t, json.Unmarshal([]byte(line), &e))
 		require.NotContains(t, all, e.ID)
 		all[e.ID] = e
@@ -82,7 +86,7 @@ func TestEval(t *testing.T) {
 	run := smallPolicy(t)
 	code, out, stderr := evalCLI(t, "eval", "--checkpoint", run, "--json", "--videos", "2")
 	require.Zero(t, code, stderr)
-	var r host.Evaluation
+	var r score.Results
 	require.NoError(t, json.Unmarshal([]byte(out), &r))
 	const dir = "runs/small-000000-eval"
 	require.Equal(t, dir, mustRel(t, r.Dir))
@@ -90,7 +94,7 @@ func TestEval(t *testing.T) {
 	// Each start state of the run's own task exactly once, and the numbers are those of the episodes.
 	all := evalEpisodes(t, dir)
 	require.Len(t, all, 50)
-	states, successes, steps, videos := map[int]bool{}, 0, int64(0), 0
+	states, successes, steps, indices := map[int]bool{}, 0, int64(0), map[int]bool{}
 	for _, e := range all {
 		require.Equal(t, "tabletop/one_block", e.Task)
 		require.Zero(t, e.Repeat)
@@ -99,15 +103,14 @@ func TestEval(t *testing.T) {
 		if e.Success {
 			successes++
 		}
-		if e.Video != "" {
-			videos++
-			require.FileExists(t, filepath.Join(dir, e.Video))
-		}
+		indices[e.Index] = true
+		require.Contains(t, []string{"train", "test"}, e.Side)
 	}
 	require.Len(t, states, 50)
-	require.Equal(t, 2, videos)
+	require.Len(t, indices, 50, "the place of each in the whole")
+	evalVideos(t, dir, r, all, 2)
 	low, high := report.Wilson(float64(successes)/50, 50)
-	require.Equal(t, host.Score{Name: "all", Episodes: 50, Successes: successes, Rate: float64(successes) / 50, Low: low, High: high, MeanSteps: float64(steps) / 50}, r.All)
+	require.Equal(t, score.Score{Name: "all", Episodes: 50, Successes: successes, Rate: float64(successes) / 50, Low: low, High: high, MeanSteps: float64(steps) / 50}, r.All)
 	require.Len(t, r.Tasks, 1)
 	require.Equal(t, steps, r.EnvSteps)
 	require.Equal(t, 50, r.Rolled)
@@ -118,7 +121,7 @@ func TestEval(t *testing.T) {
 	// Once more: everything is there already.
 	code, out, _ = evalCLI(t, "eval", "--checkpoint", run, "--json")
 	require.Zero(t, code)
-	var again host.Evaluation
+	var again score.Results
 	require.NoError(t, json.Unmarshal([]byte(out), &again))
 	require.Zero(t, again.Rolled)
 	require.Equal(t, r.All, again.All)
@@ -132,12 +135,13 @@ func TestEval(t *testing.T) {
 		code, out, stderr = evalCLI(t, "eval", "--checkpoint", run+"/checkpoints/000000", "--states", side, "--lanes", "3")
 		require.Zero(t, code, stderr)
 		require.Contains(t, out, "of 25")
+		require.Contains(t, out, map[string]string{"train": "trained on these very start states.", "test": "start states were held out from training."}[side])
 		got := evalEpisodes(t, dir+"-"+side)
 		require.Len(t, got, 25)
 		for _, s := range want {
 			id := "eval/tabletop/one_block/" + itoa(s) + "/0"
 			have, full := got[id], all[id]
-			have.Video, full.Video = "", ""
+			have.Index, full.Index = 0, 0
 			require.Equal(t, full, have, "the same episode, whatever the lanes and the rest of the list")
 		}
 	}
@@ -147,11 +151,51 @@ func TestEval(t *testing.T) {
 	require.Zero(t, code, stderr)
 	blind := evalEpisodes(t, "blind")
 	require.Len(t, blind, 50)
-	for id, e := range blind {
-		if e.Video != "" {
-			require.NotEqual(t, evalRead(t, filepath.Join(dir, all[id].Video)), evalRead(t, filepath.Join("blind", e.Video)), "a policy that sees nothing acts otherwise")
+	for _, e := range blind {
+		name := score.VideoName(e)
+		if _, err := os.Stat(filepath.Join("blind", name)); err == nil {
+			require.NotEqual(t, evalRead(t, filepath.Join(dir, name)), evalRead(t, filepath.Join("blind", name)), "a policy that sees nothing acts otherwise")
 		}
 	}
+
+	// What was trained on is told apart from what was not.
+	require.Equal(t, score.Split{Used: "all", By: "start", TrainFraction: 0.5, TrainedOn: "train", Train: r.Split.Train, Test: r.Split.Test}, r.Split)
+	require.Equal(t, 25, r.Split.Train.Episodes)
+	require.Equal(t, 25, r.Split.Test.Episodes)
+	page := evalRead(t, filepath.Join(dir, "report.html"))
+	for _, words := range []string{"data:image/gif;base64,", "side test, held out", "one of ", "tabletop/one_block", "By suite"} {
+		require.Contains(t, page, words)
+	}
+	require.NotContains(t, page, "http://")
+	require.NotContains(t, page, "https://")
+}
+
+// evalVideos checks that the first n episodes of each kind of outcome, and no others, have their video.
+func evalVideos(t *testing.T, dir string, r score.Results, all map[string]score.Episode, n int) {
+	t.Helper()
+	var kinds []string
+	files := map[string]bool{}
+	for _, k := range r.Kinds {
+		kinds = append(kinds, k.Outcome)
+		var want []score.Episode
+		for _, e := range all {
+			if e.Outcome() == k.Outcome {
+				want = append(want, e)
+			}
+		}
+		require.Equal(t, k.Episodes, len(want))
+		sort.Slice(want, func(a, b int) bool { return want[a].Index < want[b].Index })
+		require.Len(t, k.Examples, min(n, len(want)))
+		for i, x := range k.Examples {
+			require.Equal(t, want[i].ID, x.ID)
+			require.FileExists(t, filepath.Join(dir, x.Video))
+			files[filepath.Base(x.Video)] = true
+		}
+	}
+	require.NotEmpty(t, kinds)
+	there, err := os.ReadDir(filepath.Join(dir, "videos"))
+	require.NoError(t, err)
+	require.Len(t, there, len(files), "one that a better one replaced is removed")
 }
 
 func evalRead(t *testing.T, path string) string {
@@ -273,7 +317,7 @@ func TestEvalGoesOn(t *testing.T) {
 	code, out, stderr := evalCLI(t, append(all, "--out", "parts", "--json")...)
 	require.Zero(t, code, stderr)
 	require.Equal(t, want, evalEpisodes(t, "parts"))
-	var r host.Evaluation
+	var r score.Results
 	require.NoError(t, json.Unmarshal([]byte(out), &r))
 	require.Equal(t, 150-len(some), r.Rolled, "what was there is not rolled again")
 	require.Len(t, r.Tasks, 3)
@@ -286,4 +330,154 @@ func TestEvalGoesOn(t *testing.T) {
 	code, _, stderr = evalCLI(t, append(all, "--out", "parts")...)
 	require.Equal(t, 8, code, stderr)
 	require.Contains(t, stderr, "episodes.jsonl:151")
+}
+
+// The shards of an evaluation, merged, are the evaluation in one piece: the same episodes, numbers and videos.
+func TestEvalShards(t *testing.T) {
+	run := smallPolicy(t)
+	args := []string{"eval", "--checkpoint", run, "--task", "*", "--episodes", "40", "--lanes", "2", "--sample"}
+	code, out, stderr := evalCLI(t, append(args, "--out", "whole", "--json")...)
+	require.Zero(t, code, stderr)
+	var whole score.Results
+	require.NoError(t, json.Unmarshal([]byte(out), &whole))
+
+	seen := map[string]bool{}
+	for _, i := range []string{"1", "2", "3"} {
+		code, _, stderr = evalCLI(t, append(args, "--shard", i+"/3", "--out", "part-"+i)...)
+		require.Zero(t, code, stderr)
+		for id := range evalEpisodes(t, "part-"+i) {
+			require.NotContains(t, seen, id, "in two shards")
+			seen[id] = true
+		}
+	}
+	require.Len(t, seen, 40)
+
+	for _, c := range []struct {
+		args []string
+		code int
+		says string
+	}{
+		{[]string{"part-1", "part-3"}, 2, "13 of 40 episodes are in none of the folders, which are the shards 1/3, 3/3"},
+		{[]string{"part-1", "part-2", "part-2"}, 2, "is in part-2 and in part-2"},
+		{[]string{"part-1", "whole"}, 2, "is in part-1 and in whole"},
+		{[]string{"part-1", "nowhere"}, 3, "there is no eval.json"},
+		{nil, 2, "--merge wants the shards' folders"},
+	} {
+		code, _, stderr := evalCLI(t, append([]string{"eval", "--merge", "--out", "merged"}, c.args...)...)
+		require.Equal(t, c.code, code, stderr)
+		require.Contains(t, stderr, c.says)
+		require.Contains(t, stderr, "try: ")
+		require.NoDirExists(t, "merged")
+	}
+	code, out, stderr = evalCLI(t, "eval", "--merge", "part-2", "part-3", "part-1", "--out", "merged", "--json")
+	require.Zero(t, code, stderr)
+	var merged score.Results
+	require.NoError(t, json.Unmarshal([]byte(out), &merged))
+	require.Equal(t, evalEpisodes(t, "whole"), evalEpisodes(t, "merged"))
+	merged.Dir, merged.Seconds, merged.Rolled = whole.Dir, whole.Seconds, whole.Rolled
+	require.Equal(t, whole, merged)
+	for _, k := range merged.Kinds {
+		for _, x := range k.Examples {
+			require.Equal(t, evalRead(t, "whole/"+x.Video), evalRead(t, "merged/"+x.Video))
+		}
+	}
+	require.FileExists(t, "merged/report.html")
+	code, _, stderr = evalCLI(t, "eval", "--merge", "part-1", "part-2", "part-3", "--out", "merged")
+	require.Equal(t, 2, code)
+	require.Contains(t, stderr, "the folder holds ")
+
+	for _, s := range []string{"0/3", "4/3", "1/0", "a/b", "1/3x", "-1/3"} {
+		code, _, stderr := evalCLI(t, append(args, "--shard", s, "--out", "never")...)
+		require.Equal(t, 2, code, s)
+		require.Contains(t, stderr, "shard")
+		require.NoDirExists(t, "never")
+	}
+	code, _, stderr = evalCLI(t, append(args, "--shard", "2/3", "--out", "part-1")...)
+	require.Equal(t, 4, code)
+	require.Contains(t, stderr, "shard: 1/3 there, 2/3 now")
+
+	// The paired difference, and the folders that it refuses.
+	code, _, stderr = evalCLI(t, append(args[:len(args)-1], "--out", "greedy")...)
+	require.Zero(t, code, stderr)
+	code, out, stderr = evalCLI(t, "eval", "--compare", "whole", "greedy")
+	require.Zero(t, code, stderr)
+	require.Contains(t, out, "No difference shown")
+	require.Contains(t, out, "Newcombe")
+	require.Regexp(t, `(?m)^all .* 40 `, out)
+	for dir, change := range map[string][]string{"other-seed": {"--seed", "6"}, "fewer": {"--episodes", "39"}, "longer": {"--set", "rollout.max_steps=25"}} {
+		code, _, stderr = evalCLI(t, append(append(args[:len(args)-1:len(args)-1], change...), "--out", dir)...)
+		require.Zero(t, code, stderr)
+	}
+	for _, c := range []struct{ a, b, says string }{
+		{"greedy", "other-seed", "episode 1 is eval/tabletop/"},
+		{"fewer", "greedy", " is in greedy only"},
+		{"greedy", "longer", "max_steps is 24 in the one, 25 in the other"},
+		{"greedy", "part-1", "episode 2 is"},
+	} {
+		code, _, stderr := evalCLI(t, "eval", "--compare", c.a, c.b)
+		require.Equal(t, 4, code, stderr)
+		require.Contains(t, stderr, c.says)
+		require.Contains(t, stderr, "try: ")
+	}
+	lines := evalRead(t, "greedy/episodes.jsonl")
+	require.NoError(t, os.WriteFile("greedy/episodes.jsonl", []byte(lines[:strings.LastIndex(strings.TrimSuffix(lines, "\n"), "\n")+1]), 0o644))
+	code, _, stderr = evalCLI(t, "eval", "--compare", "whole", "greedy")
+	require.Equal(t, 2, code)
+	require.Contains(t, stderr, "the evaluation has 39 of its 40 episodes")
+}
+
+// An env and a policy that are killed again and again cost time only: every episode is there once, and ended as it would have.
+func TestEvalKilledPlugins(t *testing.T) {
+	run := smallPolicy(t)
+	args := []string{"eval", "--checkpoint", run, "--episodes", "60", "--lanes", "3", "--sample", "--set", "host.restarts=50"}
+	code, _, stderr := evalCLI(t, append(args, "--out", "whole")...)
+	require.Zero(t, code, stderr)
+
+	done := make(chan struct{})
+	kills := make(chan int, 1)
+	go func() {
+		n := 0
+		defer func() { kills <- n }()
+		for last := 0; ; {
+			select {
+			case <-done:
+				return
+			case <-time.After(2 * time.Millisecond):
+			}
+			data, _ := os.ReadFile("torn/episodes.jsonl")
+			if have := bytes.Count(data, []byte("\n")); n < 4 && have >= last+7 {
+				for _, pid := range serving([]string{"env\x00tabletop", "policy\x00tiny"}[n%2]) {
+					if syscall.Kill(pid, syscall.SIGKILL) == nil {
+						n, last = n+1, have
+					}
+				}
+			}
+		}
+	}()
+	code, _, stderr = evalCLI(t, append(args, "--out", "torn")...)
+	close(done)
+	require.Zero(t, code, stderr)
+	require.GreaterOrEqual(t, <-kills, 2, "nothing was killed")
+	require.Contains(t, stderr, "env tabletop died")
+	require.Contains(t, stderr, "policy tiny died")
+	require.Equal(t, evalEpisodes(t, "whole"), evalEpisodes(t, "torn"))
+}
+
+// serving gives this process's own children that serve a plugin, named by its kind and name.
+func serving(what string) (pids []int) {
+	files, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			continue
+		}
+		fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
+		line, _ := os.ReadFile(filepath.Join(filepath.Dir(file), "cmdline"))
+		if len(fields) > 1 && fields[1] == strconv.Itoa(os.Getpid()) && bytes.Contains(line, []byte("serve\x00"+what)) {
+			if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file))); err == nil {
+				pids = append(pids, pid)
+			}
+		}
+	}
+	return pids
 }

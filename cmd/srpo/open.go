@@ -16,6 +16,7 @@ import (
 	"github.com/srpo-dev/srpo/encoders/pixel"
 	"github.com/srpo-dev/srpo/encoders/vjepa2"
 	"github.com/srpo-dev/srpo/envs/libero"
+	liberoplus "github.com/srpo-dev/srpo/envs/libero-plus"
 	"github.com/srpo-dev/srpo/envs/tabletop"
 	"github.com/srpo-dev/srpo/host"
 	"github.com/srpo-dev/srpo/host/bench"
@@ -27,6 +28,7 @@ import (
 	"github.com/srpo-dev/srpo/host/supervise/lock"
 	"github.com/srpo-dev/srpo/host/supervise/pyenv"
 	"github.com/srpo-dev/srpo/plugins"
+	"github.com/srpo-dev/srpo/policies/remote"
 	"github.com/srpo-dev/srpo/policies/tiny"
 	"github.com/srpo-dev/srpo/sdk"
 	pythonsdk "github.com/srpo-dev/srpo/sdk/python"
@@ -53,8 +55,9 @@ var builtIns = []builtIn{
 	{plugins.Encoder, bench.Name, "does nothing", func() { sdk.ServeEncoder(bench.NewEncoder()) }, true},
 }
 
-// embedded are the packages that this program carries: programs in Python, and those that it serves itself and that need an environment.
-var embedded = []fs.FS{libero.Files, generic.Files, dinov2.Files, vjepa2.Files}
+// embedded are the packages that this program carries: programs in Python, and those that it serves itself and that need an environment. Plugins do not import
+// each other; what they share is put together here.
+var embedded = []fs.FS{libero.Files, layered{liberoplus.Files, libero.Shared}, remote.Files, generic.Files, dinov2.Files, vjepa2.Files}
 
 // settingsFlags are the flags that stand for settings of srpo.toml.
 type settingsFlags struct {

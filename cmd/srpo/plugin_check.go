@@ -28,7 +28,7 @@ import (
 const cleanStop = 2 * time.Second
 
 func (a *app) pluginTest() *cobra.Command {
-	var file, kind, envName string
+	var file, kind, envName, task string
 	var set []string
 	var deadline time.Duration
 	c := &cobra.Command{
@@ -37,7 +37,7 @@ func (a *app) pluginTest() *cobra.Command {
 		Long: "test starts a plugin as a run does and checks what it promises: spaces, determinism by seed, chunk ends, terminated against truncated, bad\n" +
 			"requests refused, a quiet stdout, a clean stop; once with tensors in shared memory and once in the messages, which must give the same.\n" +
 			"A package that is in srpo.lock may have changed: testing is what one does before srpo plugin lock.",
-		Example: "  srpo plugin test ./my-env\n  srpo plugin test ./my-env --set noise=0.1\n  srpo plugin test ./my-policy --env ./my-env",
+		Example: "  srpo plugin test ./my-env\n  srpo plugin test ./my-env --set noise=0.1\n  srpo plugin test ./my-policy --env ./my-env\n  srpo plugin test libero-plus --task '*/noise/*'",
 		Args:    oneArg("one plugin"),
 		RunE: func(c *cobra.Command, args []string) error {
 			k, err := parseKind(kind)
@@ -61,11 +61,12 @@ func (a *app) pluginTest() *cobra.Command {
 				return err
 			}
 			defer w.term.Close()
-			return (&examination{app: a, w: w, pkg: pkg, envName: envName, deadline: deadline}).run(c.Context())
+			return (&examination{app: a, w: w, pkg: pkg, envName: envName, task: task, deadline: deadline}).run(c.Context())
 		},
 	}
 	c.Flags().StringVar(&kind, "kind", "", "env, policy or encoder, where a name is not enough")
 	c.Flags().StringVar(&envName, "env", "tabletop", "for policies: the env that they are to act in")
+	c.Flags().StringVar(&task, "task", "", "for envs: check the first task whose id matches, * matches anything; default: the first that can run")
 	c.Flags().DurationVar(&deadline, "deadline", 5*time.Minute, "for each check")
 	c.Flags().StringVar(&file, "config", "", "configuration file; default srpo.toml where there is one")
 	c.Flags().StringArrayVar(&set, "set", nil, "the plugin's own setting, e.g. --set noise=0.1; may be repeated")
@@ -78,6 +79,7 @@ type examination struct {
 	w        *workbench
 	pkg      catalog.Package
 	envName  string
+	task     string // pattern, for envs
 	deadline time.Duration
 
 	launch  supervise.Launch
@@ -366,7 +368,7 @@ func (x *examination) sameAsManifest(ctx context.Context, p plugins.Plugin) erro
 func (x *examination) checks(client plugins.Plugin, given map[string]any) []plugintest.Check {
 	switch c := client.(type) {
 	case *heardEnv:
-		return plugintest.Env(c, given)
+		return plugintest.EnvTask(c, given, x.task)
 	case *heardPolicy:
 		folder := filepath.Join(x.logDir, "saved")
 		_ = os.RemoveAll(folder)

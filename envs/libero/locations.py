@@ -35,14 +35,17 @@ def _private_temporary_folder(name: str) -> Path:
     return Path(tempfile.mkdtemp(prefix=name + "-"))
 
 
-def redirect_writes() -> Path:
-    """Point every library's files at the cache folder; returns it. Variables that are set already are kept."""
+def redirect_writes(package: str = "libero") -> Path:
+    """Point every library's files at the cache folder; returns it. Variables that are set already are kept.
+
+    ``package`` is the one whose list of folders LIBERO_CONFIG_PATH holds: each benchmark has its own.
+    """
     cache = cache_folder()
     for variable, name in (
         ("NUMBA_CACHE_DIR", "numba"),
         ("MPLCONFIGDIR", "matplotlib"),
         ("MESA_SHADER_CACHE_DIR", "mesa"),
-        ("LIBERO_CONFIG_PATH", "libero"),
+        ("LIBERO_CONFIG_PATH", package),
     ):
         if variable not in os.environ:
             (cache / name).mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,8 @@ import numpy as np
 import srpo_sdk as srpo
 
 import suites
-from libero_env import CAMERAS, Libero
+from lane import CAMERAS
+from libero_env import Libero
 
 WAIT_STEPS = 10
 
@@ -35,9 +36,11 @@ def random_actions(count: int, seed: int = 7) -> np.ndarray:
     return actions.astype(np.float32)
 
 
-def by_lane(env: Libero, task: str, start_state: int, actions: np.ndarray, cameras: list[str], every: int) -> dict:
+def by_lane(
+    env, task: str, start_state: int, actions: np.ndarray, cameras: list[str], every: int, seed: int = 0
+) -> dict:
     """Reset and take every action, rendering at each ``every``-th; the keys are those of ``reference.py``."""
-    env.reset(task, start_state, seed=0)
+    env.reset(task, start_state, seed=seed)
     rows: dict[str, list] = {name: [] for name in ["qpos", "qvel", "proprio", "success", "rendered", *cameras]}
     seconds = cpu_seconds = 0.0
     for index, action in enumerate(actions):

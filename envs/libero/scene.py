@@ -13,7 +13,6 @@ import ctypes
 import glob
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 import mujoco
 import numpy as np
@@ -23,7 +22,6 @@ from robosuite.utils.observables import Observable, sensor
 
 import fast_step
 import render
-from soft_reset import load_domain
 
 WAIT_ACTION = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
 PLACEMENT_TRIES = 100
@@ -35,16 +33,19 @@ _copy_data.restype = ctypes.c_void_p
 
 
 class Scene:
-    """A loaded task. ``domain`` is LIBERO's environment, ``seen`` the mjData of the last observation."""
+    """A loaded task. ``domain`` is LIBERO's environment, ``seen`` the mjData of the last observation.
+
+    ``load`` makes the domain, one whose ``reset`` is quick (``soft_reset.restarting``).
+    """
 
     def __init__(
         self,
-        bddl: Path,
+        load: Callable[[], object],
         fast: bool = True,
         multisample: int = render.DEFAULT_MULTISAMPLE,
         tick: Callable[[], None] = lambda: None,  # called every few seconds while this takes long
     ):
-        self.domain = load_domain(bddl)
+        self.domain = load()
         tick()
         self.model = self.domain.sim.model._model
         self.data = self.domain.sim.data._data
@@ -80,13 +81,17 @@ class Scene:
         domain = self.domain
         domain.seed(fixture_seed)
         self._reset()
-        domain.sim.set_state_from_flattened(state)
+        domain.sim.set_state_from_flattened(self.placed(state))
         domain.sim.forward()
         domain._check_success()
         domain._post_process()
         domain._update_observables(force=True)
         for _ in range(wait_steps):
             self.step(WAIT_ACTION)
+
+    def placed(self, state: np.ndarray) -> np.ndarray:
+        """The state to begin with, asked for after the reset; a subclass may change it."""
+        return state
 
     def _reset(self) -> None:
         """``domain.reset``, with an end to its tries; LIBERO's wrapper retries for ever, whatever went wrong."""

@@ -78,6 +78,9 @@ type Rollout struct {
 	// StartStates is "all", "train" or "test"; TrainFraction is the share of start states that train.
 	StartStates   string
 	TrainFraction float64
+	// Split is what is divided: "auto", "start" or "task". Weights are DIMENSION=WEIGHT.
+	Split   string
+	Weights []string
 	// EqualLength is "none", "cut" or "hold"; GroupBy is "task" or "start".
 	EqualLength, GroupBy string
 }

@@ -141,6 +141,8 @@ func (c *Config) declare() []section {
 			setting(&c.Rollout.ExtraGroups, "extra_groups", n(8), "Replacement groups an iteration may roll at most.").within(0, many),
 			setting(&c.Rollout.StartStates, "start_states", "all", "Start states to train on: all, or one side of the split by train_fraction. Evaluations of \"train\" use \"test\" and vice versa.").choices("all", "train", "test"),
 			setting(&c.Rollout.TrainFraction, "train_fraction", 0.5, "Share of every task's start states on the train side; the seed chooses which.").between(0, 1),
+			setting(&c.Rollout.Split, "split", "auto", "What train_fraction divides: each task's start states (start), or the tasks, a share of every suite and dimension of the env (task). auto: task where every task has a single start state.").choices("auto", "start", "task"),
+			setting(&c.Rollout.Weights, "weights", []string{}, "Weights of dimensions, such as \"camera=2\": groups draw their dimension by weight, then one of its tasks. Those not named weigh 1, 0 leaves one out. Empty: tasks in turn."),
 			setting(&c.Rollout.EqualLength, "equal_length", "none", "Clips for the encoder: as they are, all cut to the shortest of the group, or the last frame held to the longest. A success ends early, so length alone can tell it apart.").choices("none", "cut", "hold"),
 			setting(&c.Rollout.GroupBy, "group_by", "task", "Members of a group share a task, or a task and its start state.").choices("task", "start"),
 		}},

@@ -550,6 +550,9 @@ func (v *view) manifest(m *store.Manifest) {
 		if train+test > 0 {
 			split += fmt.Sprintf(" (%d train, %d test)", train, test)
 		}
+		if n := len(s.TrainTasks) + len(s.TestTasks); n > 0 {
+			split += fmt.Sprintf(", by task (%d train, %d test)", len(s.TrainTasks), len(s.TestTasks))
+		}
 		add("start states", split)
 	}
 	v.Plugins = m.Plugins

@@ -94,12 +94,16 @@ type Plugin struct {
 
 // StartStates is the split of start states (algorithm.md 5).
 type StartStates struct {
-	// Used is "all", "train" or "test".
+	// Used is "all", "train" or "test". By is what was divided: "start" (each task's start states) or "task".
 	Used          string  `json:"used"`
 	TrainFraction float64 `json:"train_fraction"`
-	// Train and Test are the indices by task.
+	By            string  `json:"by,omitempty"`
+	// Train and Test are the indices by task, when start states were divided.
 	Train map[string][]int `json:"train,omitempty"`
 	Test  map[string][]int `json:"test,omitempty"`
+	// TrainTasks and TestTasks are the sides when tasks were.
+	TrainTasks []string `json:"train_tasks,omitempty"`
+	TestTasks  []string `json:"test_tasks,omitempty"`
 }
 
 // EventType says what an event tells.

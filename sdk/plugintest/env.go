@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"math"
 	"math/rand"
+	"path"
 	"reflect"
+	"strings"
 
 	"github.com/srpo-dev/srpo/plugins"
 	"github.com/srpo-dev/srpo/plugins/env"
@@ -18,13 +20,17 @@ type envRun struct {
 	settings map[string]any
 	lanes    int
 	spec     plugins.EnvSpec
+	wanted   string // pattern over task ids; empty: any
 	task     env.Task
 	record   string
 }
 
 // Env lists the checks of an env that is not configured yet; the second of them configures it. Run them in order.
-func Env(e env.Env, settings map[string]any) []Check {
-	r := &envRun{env: e, settings: settings}
+func Env(e env.Env, settings map[string]any) []Check { return EnvTask(e, settings, "") }
+
+// EnvTask is Env with the first task whose id matches a pattern, * standing for any characters; empty: the first that can run.
+func EnvTask(e env.Env, settings map[string]any, pattern string) []Check {
+	r := &envRun{env: e, settings: settings, wanted: pattern}
 	ready := func(run func(ctx context.Context) error) func(context.Context) error {
 		return func(ctx context.Context) error {
 			if r.task.ID == "" {
@@ -93,19 +99,34 @@ func (r *envRun) configure(ctx context.Context) error {
 	if !reflect.DeepEqual(tasks, again) {
 		return wants("yield the tasks in a fixed order", "Tasks gives another list the second time")
 	}
+	why, matching := "", 0
 	for _, t := range tasks {
+		if !matches(r.wanted, t.ID) {
+			continue
+		}
+		matching++
 		if t.Unavailable == "" {
 			if t.Instruction == "" {
 				return wants("a policy needs words", "task %q has no instruction", t.ID)
 			}
 			r.task = t
-			break
+			return nil
 		}
+		why = t.Unavailable
 	}
-	if r.task.ID == "" {
-		return wants(tasks[0].Unavailable, "no task can run here")
+	if matching == 0 {
+		return wants(fmt.Sprintf("there are %d tasks, for example %s", len(tasks), tasks[0].ID), "no task matches %q", r.wanted)
 	}
-	return nil
+	return wants(why, "no task can run here")
+}
+
+// matches is path.Match in which a * goes over slashes too; an empty pattern matches all.
+func matches(pattern, id string) bool {
+	if pattern == "" {
+		return true
+	}
+	ok, err := path.Match(strings.ReplaceAll(pattern, "/", "\x00"), strings.ReplaceAll(id, "/", "\x00"))
+	return err == nil && ok
 }
 
 func (r *envRun) render(every int) env.Render {

@@ -109,7 +109,7 @@ func (r *policyRun) ask(ctx context.Context, a policy.Act) ([]policy.Result, err
 		if err := res.Actions.Check("actions", plugins.Float32, r.spec.Chunk, dim); err != nil {
 			return nil, err
 		}
-		if len(res.LogProbs) != r.spec.Chunk {
+		if len(res.LogProbs) != r.spec.Chunk && (r.spec.Trainable || len(res.LogProbs) > 0) {
 			return nil, wants("one a chunk position", "item %d has %d log-probabilities for a chunk of %d", i, len(res.LogProbs), r.spec.Chunk)
 		}
 		for j, x := range res.Actions.Float32s() {

@@ -1,0 +1,65 @@
+package main
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"testing"
+	"testing/fstest"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/srpo-dev/srpo/envs/libero"
+	liberoplus "github.com/srpo-dev/srpo/envs/libero-plus"
+	"github.com/srpo-dev/srpo/host/supervise/catalog"
+	"github.com/srpo-dev/srpo/host/supervise/lock"
+	"github.com/srpo-dev/srpo/plugins"
+)
+
+func TestLayered(t *testing.T) {
+	l := layered{
+		fstest.MapFS{"a.py": {Data: []byte("top")}, "d/x": {Data: []byte("x")}},
+		fstest.MapFS{"a.py": {Data: []byte("below")}, "b.py": {Data: []byte("b")}, "d/y": {Data: []byte("y")}},
+	}
+	require.NoError(t, fstest.TestFS(fs.FS(l[0]), "a.py"))
+	for name, want := range map[string]string{"a.py": "top", "b.py": "b", "d/x": "x", "d/y": "y"} {
+		data, err := fs.ReadFile(l, name)
+		require.NoError(t, err)
+		require.Equal(t, want, string(data))
+	}
+	var names []string
+	require.NoError(t, fs.WalkDir(l, ".", func(path string, _ fs.DirEntry, err error) error { names = append(names, path); return err }))
+	require.Equal(t, []string{".", "a.py", "b.py", "d", "d/x", "d/y"}, names)
+	_, err := l.Open("c.py")
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	_, err = l.ReadDir("e")
+	require.ErrorIs(t, err, fs.ErrNotExist)
+}
+
+// The package of libero-plus is its own files and libero's shared ones, all of them in its hash, and nothing of its own hides a shared one.
+func TestLiberoPlusIsWhole(t *testing.T) {
+	c := &catalog.Catalog{Embedded: embedded, Cache: t.TempDir()}
+	pkg, err := c.Find(plugins.Env, "libero-plus")
+	require.NoError(t, err)
+	tree, err := lock.HashDir(pkg.Dir)
+	require.NoError(t, err)
+	own, err := lock.HashFS(liberoplus.Files)
+	require.NoError(t, err)
+	shared, err := lock.HashFS(libero.Shared)
+	require.NoError(t, err)
+	require.Len(t, tree.Files, len(own.Files)+len(shared.Files), "a file of libero-plus hides one of libero")
+	for _, f := range append(own.Files, shared.Files...) {
+		require.FileExists(t, filepath.Join(pkg.Dir, f.Path))
+	}
+	// A changed byte of a shared module is another package, and a copy that differs is not run.
+	path := filepath.Join(pkg.Dir, "scene.py")
+	require.NoError(t, os.WriteFile(path, []byte("print('changed')\n"), 0o644))
+	again, err := c.Find(plugins.Env, "libero-plus")
+	require.NoError(t, err)
+	require.Equal(t, pkg.Dir, again.Dir)
+	data, err := os.ReadFile(path)
+	require.NoError(t, err)
+	want, err := fs.ReadFile(libero.Shared, "scene.py")
+	require.NoError(t, err)
+	require.Equal(t, string(want), string(data))
+}

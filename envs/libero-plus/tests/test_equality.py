@@ -1,0 +1,75 @@
+"""States, success, proprio and pixels of each dimension equal the benchmark's own environment to the last bit, in one
+process that plays one variant after the other.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import srpo_sdk as srpo
+from conftest import PATH, PLUGIN
+
+import rollout
+from lane import CAMERAS
+from plus_env import LiberoPlus
+
+SOUP = "pick_up_the_alphabet_soup_and_place_it_in_the_basket"
+STEPS, WAIT, SIZE, SEED = 12, 3, 256, 2**40 + 3
+EVERY = 6
+
+
+@pytest.fixture(scope="module")
+def lane():
+    settings = LiberoPlus.info.resolve({"wait_steps": WAIT, "keep_scenes": 1})
+    env = LiberoPlus(srpo.EnvConfig(settings=settings, cameras=dict.fromkeys(CAMERAS, (SIZE, SIZE))))
+    yield env
+    env.close()
+
+
+def by_reference(variant, actions, folder, keep_arm):
+    job = {
+        "variant": variant,
+        "start_state": 0,
+        "actions": actions.astype(np.float64).tolist(),
+        "cameras": list(CAMERAS.values()),
+        "size": SIZE,
+        "wait_steps": WAIT,
+        "keep_arm": keep_arm,
+        "seed": SEED,
+    }
+    (folder / "job.json").write_text(json.dumps(job))
+    command = [sys.executable, str(PLUGIN / "reference.py"), str(folder / "job.json"), str(folder / "out.npz")]
+    environment = os.environ | {"PYTHONPATH": PATH}
+    subprocess.run(command, check=True, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    with np.load(folder / "out.npz") as out:
+        return {name: out[name] for name in out.files}
+
+
+# In this order: every one leaves something behind that the next must not find.
+CASES = {
+    "camera": f"libero_object/camera/{SOUP}_view_6_15_100_0_0_initstate_0",
+    "robot": f"libero_object/robot/{SOUP}_view_0_0_100_0_0_initstate_11",
+    "robot overwritten": f"libero_object/robot/{SOUP}_view_0_0_100_0_0_initstate_11",
+    "motion": f"libero_object/noise/{SOUP}_view_0_0_100_0_0_initstate_0_noise_2",
+    "fog": f"libero_object/noise/{SOUP}_view_0_0_100_0_0_initstate_0_noise_35",
+    "language": f"libero_object/language/{SOUP}_language_2_view_0_0_100_0_0_initstate_0",
+    "layout": f"libero_object/layout/{SOUP}_level1_sample1",
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_equal_to_the_benchmarks_own_environment(lane, case, tmp_path):
+    keep_arm = case == "robot"
+    lane.settings["robot_start"] = "perturbed" if keep_arm else "overwritten"
+    actions = rollout.random_actions(STEPS)
+    reference = by_reference(CASES[case], actions, tmp_path, keep_arm)
+    ours = rollout.by_lane(lane, CASES[case], 0, actions, list(CAMERAS), EVERY, seed=SEED)
+    assert lane._scene.fast, "the fast step did not bind"
+    assert rollout.differences(ours, reference, list(CAMERAS)) == []
+    if case == "language":
+        task = next(t for t in LiberoPlus.tasks(lane.settings) if t.id == CASES[case])
+        assert task.instruction == str(reference["instruction"])
+    rollout.by_lane(lane, CASES["robot"], 0, np.ones((4, 7), np.float32), [], 1)  # somewhere else, gripper closed

@@ -1,0 +1,278 @@
+"""The client against servers of the protocol: what is sent, what is taken, and what is refused."""
+
+import http
+import pickle
+import socket
+
+import numpy as np
+import pytest
+import servers
+import srpo_sdk as srpo
+
+import wire
+from remote_policy import Remote, _scaled
+
+SPACE = srpo.ActionSpace(names=list("abcdefg"), low=[-1.0] * 7, high=[1.0] * 7, meaning="test", rate_hz=20.0)
+CAMERAS = [srpo.Camera("agentview", height=32, width=48), srpo.Camera("wrist", height=32, width=32)]
+ENV = srpo.EnvSpec(cameras=CAMERAS, action=SPACE, proprio=["x", "y"], record_camera="agentview")
+
+
+def policy(port: int, **settings) -> Remote:
+    given = {"host": "127.0.0.1", "port": port, "start_s": 0.0, "reply_s": 20.0} | settings
+    return Remote(srpo.PolicyConfig(settings=Remote.info.resolve(given), env=ENV))
+
+
+def items(count: int = 1) -> list:
+    draw = np.random.RandomState(1)
+    images = {c.name: draw.randint(0, 255, (c.height, c.width, 3)).astype(np.uint8) for c in CAMERAS}
+    seen = srpo.Observation(images=images, proprio=np.array([0.5, -0.25], np.float32), instruction="pick it up")
+    return [srpo.ActItem(f"t{i}", 0, seen, seed=2**63 + i) for i in range(count)]
+
+
+def act(remote: Remote, count: int = 1) -> list:
+    return remote.act(items(count), srpo.Sampling(greedy=True))
+
+
+def chunk(observation, length: int = 8) -> dict:
+    """Actions that depend on all that the observation holds."""
+    start = float(np.mean(observation["observation/image"])) / 255 + float(observation["observation/state"][0])
+    return {"actions": (start + np.arange(length * 7).reshape(length, 7)).astype(np.float64) / 100}
+
+
+def test_what_is_sent_and_what_is_taken():
+    heard = []
+    with servers.serve(lambda o: heard.append(o) or chunk(o)) as port:
+        remote = policy(port, label="pi0 at 30000")
+        assert remote._server.metadata == servers.METADATA
+        spec = remote.describe()
+        assert (spec.chunk, spec.trainable, spec.proprio) == (5, False, True)
+        assert spec.cameras == [("agentview", 0, 0), ("wrist", 0, 0)]
+        results = act(remote, 2)
+        remote.close()
+    assert len(heard) == 2 and set(heard[0]) == {
+        "observation/image",
+        "observation/wrist_image",
+        "observation/state",
+        "prompt",
+    }
+    assert heard[0]["prompt"] == "pick it up"
+    assert heard[0]["observation/image"].shape == (224, 224, 3) and heard[0]["observation/image"].dtype == np.uint8
+    assert heard[0]["observation/state"].dtype == np.float32
+    for result in results:
+        assert result.actions.dtype == np.float32 and result.actions.shape == (5, 7) and result.log_probs is None
+        assert np.array_equal(result.actions, np.clip(chunk(heard[0])["actions"][:5], -1, 1).astype(np.float32))
+
+
+def test_against_openpis_own_server_and_client():
+    """Both directions with the code of the packages openpi-server and openpi-client, where they are installed."""
+    image_tools = pytest.importorskip("openpi_client.image_tools", reason="tests/requirements.txt is not installed")
+    packing = pytest.importorskip("openpi_client.msgpack_numpy")
+    pytest.importorskip("openpi_server")
+    heard = []
+
+    class Policy:
+        def infer(self, observation):
+            if observation["prompt"] == "fail":
+                raise KeyError("state")
+            heard.append(observation)
+            return chunk(observation)
+
+    with servers.openpis_own(Policy()) as port:
+        remote = policy(port, start_s=20.0)
+        assert remote._server.metadata == servers.METADATA
+        result = act(remote)[0]
+        seen = items()[0].observation
+        for camera, key in (("agentview", "observation/image"), ("wrist", "observation/wrist_image")):
+            assert np.array_equal(heard[0][key], image_tools.resize_with_pad(seen.images[camera], 224, 224))
+        assert np.array_equal(result.actions, np.clip(chunk(heard[0])["actions"][:5], -1, 1).astype(np.float32))
+        failing = srpo.ActItem("t", 0, srpo.Observation(seen.images, seen.proprio, "fail"), 0)
+        with pytest.raises(srpo.Error) as failed:
+            remote.act([failing], srpo.Sampling())
+        assert "KeyError: 'state'" in str(failed.value) and "Traceback" in failed.value.detail
+        assert np.array_equal(act(remote)[0].actions, result.actions), "the next one is answered again"
+        remote.close()
+    message = {
+        "a": np.arange(6, dtype=np.int16).reshape(2, 3),
+        "b": np.float32(1.5),
+        "c": "words",
+        "d": [True, None, {"e": 2}],
+    }
+    for data in (packing.packb(message), wire.pack(message)):
+        for unpack in (packing.unpackb, wire.unpack):
+            back = unpack(data)
+            assert np.array_equal(back["a"], message["a"]) and back["a"].dtype == np.int16
+            assert back["b"] == np.float32(1.5) and back["c"] == "words" and back["d"] == message["d"]
+    assert packing.packb(message) == wire.pack(message)
+
+
+@pytest.mark.parametrize("size", [0, 16, 32, 224])
+def test_pictures_keep_their_shape(size):
+    image = np.full((32, 48, 3), 200, np.uint8)
+    scaled = _scaled(image, size)
+    if size == 0:
+        assert scaled.shape == image.shape
+        return
+    assert scaled.shape == (size, size, 3)
+    assert (scaled[0] == 0).all() and (scaled[-1] == 0).all(), "black bars above and below"
+    assert (scaled[size // 2] == 200).all()
+
+
+def hostile(dtype: str, data: bytes = b"", shape=(1,)) -> bytes:
+    import msgpack
+
+    return msgpack.packb({"actions": {b"__ndarray__": True, b"data": data, b"dtype": dtype, b"shape": shape}})
+
+
+@pytest.mark.parametrize(
+    "answer, words",
+    [
+        (hostile("|O", pickle.dumps([1])), "'|O'; only numbers"),
+        (hostile("|V8", bytes(8)), "'|V8'; only numbers"),
+        (hostile("<c8", bytes(8)), "'<c8'; only numbers"),
+        (hostile("<U2", bytes(8)), "'<U2'; only numbers"),
+        (hostile("<f4", bytes(7)), "[1] of float32 in 7 bytes"),
+        (hostile("<f4", bytes(4), (2**40, 2**40)), "in 4 bytes"),
+        (hostile("<f4", bytes(4), (-1,)), "of shape [-1]"),
+        (hostile("nonsense", bytes(4)), "dtype 'nonsense'"),
+        (b"\xc1", "no msgpack"),
+        (wire.pack([1, 2]), "answers with list"),
+    ],
+)
+def test_what_is_not_numbers_is_refused(answer, words):
+    with servers.serve(chunk, answer=answer) as port:
+        remote = policy(port)
+        with pytest.raises(srpo.Error) as refused:
+            act(remote)
+        remote.close()
+    assert refused.value.kind == "corrupt" and words in str(refused.value) and refused.value.hint
+    assert f"127.0.0.1:{port}" in refused.value.place
+
+
+def test_only_numbers_are_sent():
+    for value in (np.array([object()]), np.zeros(1, "V4"), np.zeros(1, np.complex64), object()):
+        with pytest.raises(wire.Refused, match="cannot be sent"):
+            wire.pack({"x": value})
+
+
+@pytest.mark.parametrize(
+    "answer, words",
+    [
+        ({"action": np.zeros((8, 7))}, "has no 'actions', only action"),
+        ({"actions": np.zeros((8, 6))}, "float64 [8, 6], not numbers [chunk, 7]"),
+        ({"actions": np.zeros(7)}, "[7], not numbers"),
+        ({"actions": "up"}, "not numbers"),
+        ({"actions": np.zeros((4, 7))}, "has 4 actions, fewer than the chunk of 5"),
+        ({"actions": np.full((8, 7), np.nan)}, "that are no numbers"),
+    ],
+)
+def test_answers_that_do_not_fit(answer, words):
+    with servers.serve(lambda _: answer) as port:
+        remote = policy(port)
+        with pytest.raises(srpo.Error) as refused:
+            act(remote)
+        remote.close()
+    assert refused.value.kind == "mismatch" and words in str(refused.value) and refused.value.hint
+
+
+def test_range():
+    with servers.serve(lambda _: {"actions": np.full((8, 7), 1.5)}) as port:
+        clipped, raw = policy(port), policy(port, clip=False, chunk=8)
+        assert (act(clipped)[0].actions == 1).all()
+        assert (act(raw)[0].actions == 1.5).all() and act(raw)[0].actions.shape == (8, 7)
+        clipped.close(), raw.close()
+
+
+def test_names_of_keys_and_the_seed():
+    heard = []
+    names = {
+        "images": ["img="],
+        "state": "",
+        "prompt": "task",
+        "seed": "noise_seed",
+        "actions": "plan",
+        "image_size": 0,
+    }
+    with servers.serve(lambda o: heard.append(o) or {"plan": np.zeros((5, 7), np.float32)}) as port:
+        remote = policy(port, **names)
+        assert remote.describe().cameras == [("", 0, 0)] and not remote.describe().proprio
+        act(remote, 2)
+        remote.close()
+    assert [set(o) for o in heard] == [{"img", "task", "noise_seed"}] * 2
+    assert [o["noise_seed"] for o in heard] == [2**63, 2**63 + 1]
+    assert heard[0]["img"].shape == (32, 48, 3)
+    with pytest.raises(srpo.Error, match="no KEY=CAMERA"):
+        policy(1, images=["=agentview"])
+
+
+def test_a_server_that_comes_back_is_asked_again():
+    with servers.serve(chunk) as port:
+        remote = policy(port)
+        first = act(remote)[0].actions
+        remote._server._socket.socket.shutdown(socket.SHUT_RDWR)  # as a network that fails
+        assert np.array_equal(act(remote)[0].actions, first)
+    with pytest.raises(srpo.Error) as gone:
+        act(remote)
+    assert gone.value.kind == "unavailable" and "no policy server answers" in str(gone.value)
+    remote.close()
+
+
+def test_health():
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        with pytest.raises(srpo.Error) as refused:
+            policy(nobody.getsockname()[1])
+    assert refused.value.kind == "unavailable" and "[policy.remote]" in refused.value.hint
+    asked = []
+
+    def loading():
+        asked.append(1)
+        return http.HTTPStatus.OK if len(asked) > 1 else http.HTTPStatus.SERVICE_UNAVAILABLE
+
+    with servers.serve(chunk, health=loading) as port:
+        policy(port, start_s=20.0).close()
+    assert len(asked) == 2
+    with servers.serve(chunk, health=http.HTTPStatus.SERVICE_UNAVAILABLE) as port:
+        with pytest.raises(srpo.Error, match="/healthz says 503"):
+            policy(port)
+    with servers.serve(chunk, health=http.HTTPStatus.NOT_FOUND) as port:  # one without /healthz
+        policy(port).close()
+    with servers.serve(chunk, metadata=[1]) as port:
+        with pytest.raises(srpo.Error, match="begins with list"):
+            policy(port)
+
+
+def test_a_server_that_does_not_answer():
+    import threading
+
+    hold = threading.Event()
+    with servers.serve(lambda o: hold.wait(20) and chunk(o)) as port:
+        remote = policy(port, reply_s=0.2)
+        with pytest.raises(srpo.Error) as late:
+            act(remote)
+        hold.set()
+        assert late.value.kind == "deadline" and "0.2 s" in str(late.value)
+        remote.close()
+
+
+def test_it_is_not_trained(tmp_path):
+    with servers.serve(chunk) as port:
+        remote = policy(port, label="x")
+        with pytest.raises(srpo.Error, match="cannot be trained"):
+            remote.update(None, None)
+        remote.save(str(tmp_path))
+        remote.load(str(tmp_path))
+        with pytest.raises(srpo.Error) as refused:
+            remote.load(str(tmp_path / ".."))
+        assert "leave --checkpoint out" in refused.value.hint
+        remote.close()
+
+
+def test_the_key_is_no_setting(monkeypatch):
+    with servers.serve(chunk) as port:
+        with pytest.raises(srpo.Error) as missing:
+            policy(port, api_key_variable="TEST_KEY")
+        assert "env_allow" in missing.value.hint
+        monkeypatch.setenv("TEST_KEY", "secret")
+        remote = policy(port, api_key_variable="TEST_KEY")
+        assert remote._server._socket.request.headers["Authorization"] == "Api-Key secret"
+        remote.close()
