@@ -296,7 +296,7 @@ type augmented struct {
 	jitter     float64
 	free       []int   // proprio entries that no pair corrects
 	noise      float64 // standard deviation that these get, in units of their scale
-	bounded    bool // labels must lie within the action range, as bins need it; a mean beyond it saturates at the same action and leaves the correction linear
+	bounded    bool    // labels must lie within the action range, as bins need it; a mean beyond it saturates at the same action and leaves the correction linear
 }
 
 func (p *Policy) augmenting(examples []example) *augmented {
