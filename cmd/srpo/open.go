@@ -24,6 +24,7 @@ import (
 	"github.com/srpo-dev/srpo/host/supervise/lock"
 	"github.com/srpo-dev/srpo/host/supervise/pyenv"
 	"github.com/srpo-dev/srpo/plugins"
+	"github.com/srpo-dev/srpo/policies/openvla"
 	"github.com/srpo-dev/srpo/policies/tiny"
 	"github.com/srpo-dev/srpo/sdk"
 	pythonsdk "github.com/srpo-dev/srpo/sdk/python"
@@ -48,7 +49,7 @@ var builtIns = []builtIn{
 }
 
 // embedded are the Python packages that this program carries.
-var embedded = []fs.FS{libero.Files}
+var embedded = []fs.FS{libero.Files, openvla.Files}
 
 // settingsFlags are the flags that stand for settings of srpo.toml.
 type settingsFlags struct {

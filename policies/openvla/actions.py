@@ -1,8 +1,8 @@
 """Action tokens and data-set statistics: from a token to a number in the env's units, and back.
 
 A dimension in [-1, 1] has 256 tokens but 255 values: the bins lie between 256 edges, and exactly 1 has a token of its
-own whose value is the last bin's, as in the published code. Statistics are the published ones: 1st and 99th percentile of each dimension map to
--1 and 1; where `mask` is false (the gripper) the number is left as it is, 0 closed and 1 open.
+own whose value is the last bin's, as in the published code. Statistics are the published ones: 1st and 99th percentile
+of each dimension map to -1 and 1; where `mask` is false (the gripper) the number is left as it is, 0 closed and 1 open.
 """
 
 from __future__ import annotations
@@ -94,9 +94,13 @@ def measure(actions: np.ndarray, libero: bool, key: str, trajectories: int) -> d
     if libero:
         mask[-1] = False
     of = {
-        "mean": data.mean(0), "std": data.std(0), "max": data.max(0), "min": data.min(0),
-        "q01": np.quantile(data, 0.01, axis=0), "q99": np.quantile(data, 0.99, axis=0),
-    }  # fmt: skip
+        "mean": data.mean(0),
+        "std": data.std(0),
+        "max": data.max(0),
+        "min": data.min(0),
+        "q01": np.quantile(data, 0.01, axis=0),
+        "q99": np.quantile(data, 0.99, axis=0),
+    }
     action = {name: value.tolist() for name, value in of.items()}
     return {key: {"action": {**action, "mask": mask}, "num_transitions": len(data), "num_trajectories": trajectories}}
 
@@ -126,10 +130,18 @@ def choose(statistics: Mapping[str, Any], key: str, place: str) -> str:
         return next(iter(statistics))
     have = ", ".join(sorted(statistics)[:40]) or "none"
     if key:
-        raise srpo.Error("not found", f"the checkpoint has no statistics for the data set {key!r}", place=place,
-                         hint=f"set unnorm_key to one of: {have}; or statistics = \"compute\" and imitate first")  # fmt: skip
-    raise srpo.Error("not found", f"the checkpoint has statistics of {len(statistics)} data sets", place=place,
-                     hint=f"set unnorm_key to one of: {have}")  # fmt: skip
+        raise srpo.Error(
+            "not found",
+            f"the checkpoint has no statistics for the data set {key!r}",
+            place=place,
+            hint=f'set unnorm_key to one of: {have}; or statistics = "compute" and imitate first',
+        )
+    raise srpo.Error(
+        "not found",
+        f"the checkpoint has statistics of {len(statistics)} data sets",
+        place=place,
+        hint=f"set unnorm_key to one of: {have}",
+    )
 
 
 def normaliser(statistics: Mapping[str, Any], key: str, libero: bool, place: str) -> Normaliser:
@@ -141,6 +153,10 @@ def normaliser(statistics: Mapping[str, Any], key: str, libero: bool, place: str
         if q01.ndim != 1 or not q01.shape == q99.shape == mask.shape or not np.isfinite(q01 + q99).all():
             raise ValueError("q01, q99 and mask must be finite lists of one length")
     except (KeyError, TypeError, ValueError) as e:
-        raise srpo.Error("corrupt", f"statistics of {key!r} cannot be used: {e!r}", place=place,
-                         hint="want {\"action\": {\"q01\": [...], \"q99\": [...], \"mask\": [...]}}") from e  # fmt: skip
+        raise srpo.Error(
+            "corrupt",
+            f"statistics of {key!r} cannot be used: {e!r}",
+            place=place,
+            hint='want {"action": {"q01": [...], "q99": [...], "mask": [...]}}',
+        ) from e
     return Normaliser(q01, q99, mask, libero)

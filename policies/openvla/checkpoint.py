@@ -76,23 +76,34 @@ class Source:
         ids, sizes = self.config.get("timm_model_ids") or ids, self.config.get("image_sizes") or sizes
         text = dict(self.config.get("text_config") or {})
         if not ids or not sizes or len(ids) != len(sizes) or len(ids) > 2:
-            raise srpo.Error("mismatch", f"unknown vision backbone {backbone!r}", place=place,
-                             hint=f"known: {', '.join(_BACKBONES)}, or one or two timm_model_ids with image_sizes")  # fmt: skip
+            raise srpo.Error(
+                "mismatch",
+                f"unknown vision backbone {backbone!r}",
+                place=place,
+                hint=f"known: {', '.join(_BACKBONES)}, or one or two timm_model_ids with image_sizes",
+            )
         if text.get("model_type", "llama") != "llama":
             raise srpo.Error("mismatch", f"the language model is a {text['model_type']}, want a llama", place=place)
         if self.config.get("n_action_bins", 256) != 256:
             raise srpo.Error("mismatch", f"n_action_bins is {self.config['n_action_bins']}, want 256", place=place)
         return Architecture(
-            tuple(ids), tuple(sizes), text, self.config.get("pad_to_multiple_of", 64),
+            tuple(ids),
+            tuple(sizes),
+            text,
+            self.config.get("pad_to_multiple_of", 64),
             tuple(self.config.get("timm_model_args", ())),
-        )  # fmt: skip
+        )
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of tokenizer.json; its template puts BOS in front."""
         place = os.path.join(self.folder, "tokenizer.json")
         if "tokenizer.json" not in self.carried:
-            raise srpo.Error("not found", "the checkpoint has no tokenizer.json", place=self.folder,
-                             hint="copy it from the model that this one was trained from")  # fmt: skip
+            raise srpo.Error(
+                "not found",
+                "the checkpoint has no tokenizer.json",
+                place=self.folder,
+                hint="copy it from the model that this one was trained from",
+            )
         try:
             return Tokenizer.from_buffer(self.carried["tokenizer.json"])
         except Exception as e:  # tokenizers raises plain exceptions
@@ -104,16 +115,24 @@ def locate(name: str) -> str:
     if os.path.isdir(name):
         return name
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise srpo.Error("not found", f"no folder {name!r}", place="setting checkpoint",
-                         hint="give a folder with config.json and *.safetensors, or a hub id as 'owner/name'")  # fmt: skip
+        raise srpo.Error(
+            "not found",
+            f"no folder {name!r}",
+            place="setting checkpoint",
+            hint="give a folder with config.json and *.safetensors, or a hub id as 'owner/name'",
+        )
     from huggingface_hub import snapshot_download
 
     try:
         return snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.py", "tokenizer*"])
     except Exception as e:
-        raise srpo.Error("not found", f"{name!r} is no folder, and cannot be fetched from the hub: "
-                         f"{str(e).splitlines()[0] if str(e) else type(e).__name__}", place="setting checkpoint",
-                         hint="download it by other means and give its folder")  # fmt: skip
+        raise srpo.Error(
+            "not found",
+            f"{name!r} is no folder, and cannot be fetched from the hub: "
+            f"{str(e).splitlines()[0] if str(e) else type(e).__name__}",
+            place="setting checkpoint",
+            hint="download it by other means and give its folder",
+        ) from e
 
 
 def read_source(folder: str) -> Source:
@@ -158,15 +177,22 @@ def shards(folder: str) -> list[str]:
         names = sorted(set(_json(index).get("weight_map", {}).values()))
         missing = [n for n in names if not os.path.isfile(os.path.join(folder, n))]
         if missing or not names:
-            raise srpo.Error("corrupt", f"shards are missing: {', '.join(missing) or 'all'}", place=index,
-                             hint="copy the checkpoint again")  # fmt: skip
+            raise srpo.Error(
+                "corrupt",
+                f"shards are missing: {', '.join(missing) or 'all'}",
+                place=index,
+                hint="copy the checkpoint again",
+            )
         return [os.path.join(folder, n) for n in names]
     if os.path.isfile(os.path.join(folder, ONE_FILE)):
         return [os.path.join(folder, ONE_FILE)]
     old = any(n.endswith((".bin", ".pt")) for n in os.listdir(folder))
-    raise srpo.Error("not found", f"neither {INDEX} nor {ONE_FILE}", place=folder,
-                     hint="weights must be safetensors; convert the .bin or .pt files" if old
-                     else "this folder holds no weights")  # fmt: skip
+    raise srpo.Error(
+        "not found",
+        f"neither {INDEX} nor {ONE_FILE}",
+        place=folder,
+        hint="weights must be safetensors; convert the .bin or .pt files" if old else "this folder holds no weights",
+    )
 
 
 def tensors(files: Iterable[str]) -> Iterator[tuple[str, str, torch.Tensor]]:
@@ -177,16 +203,17 @@ def tensors(files: Iterable[str]) -> Iterator[tuple[str, str, torch.Tensor]]:
                 for name in f.keys():  # noqa: SIM118  not a dictionary
                     yield path, name, f.get_tensor(name)
         except (SafetensorError, OSError) as e:
-            raise srpo.Error("corrupt", f"cannot be read: {e}", place=path,
-                             hint="the file was cut short or changed: copy it again") from e  # fmt: skip
+            raise srpo.Error(
+                "corrupt", f"cannot be read: {e}", place=path, hint="the file was cut short or changed: copy it again"
+            ) from e
 
 
 def load_weights(model: OpenVLA, folder: str, dtype: torch.dtype, device: torch.device) -> str:
     """Fills a model that has no weights yet. Returns a fingerprint of what was read.
 
     Raises:
-        srpo.Error: "corrupt" for files cut short, missing tensors or numbers that are not finite; "mismatch" for tensors
-            of another shape or name.
+        srpo.Error: "corrupt" for files cut short, missing tensors or numbers that are not finite; "mismatch" for
+            tensors of another shape or name.
     """
     wanted = {file_name(name): name for name, _ in model.named_parameters()}
     parameters = dict(model.named_parameters())
@@ -196,24 +223,38 @@ def load_weights(model: OpenVLA, folder: str, dtype: torch.dtype, device: torch.
         srpo.heartbeat()
         own = wanted.get(name) or (name if name in parameters else None)
         if own is None:
-            raise srpo.Error("mismatch", f"tensor {name} belongs to another architecture", place=path,
-                             hint="config.json and the weights do not fit together")  # fmt: skip
+            raise srpo.Error(
+                "mismatch",
+                f"tensor {name} belongs to another architecture",
+                place=path,
+                hint="config.json and the weights do not fit together",
+            )
         if tensor.shape != parameters[own].shape:
             raise srpo.Error(
-                "mismatch", f"tensor {name} is {list(tensor.shape)}, want {list(parameters[own].shape)}", place=path,
+                "mismatch",
+                f"tensor {name} is {list(tensor.shape)}, want {list(parameters[own].shape)}",
+                place=path,
                 hint="config.json and the weights do not fit together",
-            )  # fmt: skip
+            )
         if not torch.isfinite(tensor).all():
-            raise srpo.Error("corrupt", f"tensor {name} has numbers that are not finite", place=path,
-                             hint="the training that made it diverged: take an earlier checkpoint")  # fmt: skip
+            raise srpo.Error(
+                "corrupt",
+                f"tensor {name} has numbers that are not finite",
+                place=path,
+                hint="the training that made it diverged: take an earlier checkpoint",
+            )
         flat = tensor.reshape(-1)
         digest.update(f"{name} {list(tensor.shape)}".encode())
         digest.update(torch.cat([flat[:256], flat[-256:]]).float().numpy().tobytes())
         loaded[own] = tensor.to(device=device, dtype=dtype)
     missing = sorted(set(parameters) - set(loaded))
     if missing:
-        raise srpo.Error("corrupt", f"{len(missing)} tensors are missing, the first is {file_name(missing[0])}",
-                         place=folder, hint="copy the checkpoint again")  # fmt: skip
+        raise srpo.Error(
+            "corrupt",
+            f"{len(missing)} tensors are missing, the first is {file_name(missing[0])}",
+            place=folder,
+            hint="copy the checkpoint again",
+        )
     model.load_state_dict(loaded, strict=False, assign=True)
     return digest.hexdigest()
 
@@ -236,16 +277,19 @@ def write(
         shard_bytes: most bytes in a file.
         tick: called between files.
     """
-    parts: list[list[tuple[str, Callable[[], torch.Tensor]]]] = [[]]
+    parts: list[list[tuple[str, Callable[[], torch.Tensor]]]] = []
     room = shard_bytes
     for name, make in weights:
-        if parts[-1] and sizes[name] > room:
+        if not parts or sizes[name] > room:
             parts.append([])
             room = shard_bytes
         parts[-1].append((name, make))
         room -= sizes[name]
-    names = [ONE_FILE] if len(parts) == 1 else [
-        f"model-{i + 1:05d}-of-{len(parts):05d}.safetensors" for i in range(len(parts))]  # fmt: skip
+    names = (
+        [ONE_FILE]
+        if len(parts) == 1
+        else [f"model-{i + 1:05d}-of-{len(parts):05d}.safetensors" for i in range(len(parts))]
+    )
     for name, part in zip(names, parts):
         tick()
         save_file({n: make().contiguous().cpu() for n, make in part}, os.path.join(folder, name), {"format": "pt"})

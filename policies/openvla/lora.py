@@ -1,7 +1,7 @@
 """Low-rank adapters (Hu et al., 2021), in the file format of the package peft.
 
-Sixty lines instead of that package: it would bring accelerate and psutil along, and wants to wrap the whole model, while
-here an adapter is a few tensors that an update trains, saves and compares with those it started from.
+A page of code instead of that package: it would bring accelerate and psutil along, and wants to wrap the whole model,
+while here an adapter is a few tensors that an update trains, saves and compares with those it started from.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def adapt(model: nn.Module, rank: int, alpha: float, seed: int) -> None:
     """Gives every linear layer but the head an adapter (peft's "all-linear"); the rest of the model is frozen."""
     generator = torch.Generator().manual_seed(seed)
     model.requires_grad_(False)
-    for name, module in list(model.named_modules()):
+    for module in list(model.modules()):
         for child, layer in list(module.named_children()):
             if isinstance(layer, nn.Linear) and child != "lm_head" and not isinstance(module, Adapted):
                 setattr(module, child, Adapted(layer, rank, alpha, generator))
@@ -62,9 +62,16 @@ def write(model: nn.Module, folder: str, rank: int, alpha: float, base: str) -> 
     os.makedirs(folder, exist_ok=True)
     names = [name for name, _ in adapters(model)]
     config = {
-        "peft_type": "LORA", "r": rank, "lora_alpha": alpha, "lora_dropout": 0.0, "bias": "none", "target_modules": names,
-        "base_model_name_or_path": base, "init_lora_weights": "gaussian", "inference_mode": False,
-    }  # fmt: skip
+        "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": names,
+        "base_model_name_or_path": base,
+        "init_lora_weights": "gaussian",
+        "inference_mode": False,
+    }
     with open(os.path.join(folder, CONFIG), "w", encoding="utf-8") as f:
         json.dump(config, f, indent=2)
     tensors = {}
@@ -101,11 +108,17 @@ def read(model: nn.Module, folder: str) -> None:
     for name, tensor in found.items():
         layer, _, part = name.removeprefix(_PREFIX).removesuffix(".weight").removesuffix(".default").rpartition(".")
         if layer not in own or part not in ("lora_A", "lora_B"):
-            raise srpo.Error("mismatch", f"the adapter has {name}, which the model lacks", place=path,
-                             hint="set checkpoint to the model that the adapter was trained on")  # fmt: skip
+            raise srpo.Error(
+                "mismatch",
+                f"the adapter has {name}, which the model lacks",
+                place=path,
+                hint="set checkpoint to the model that the adapter was trained on",
+            )
         into = getattr(own[layer], part)
         if tensor.shape != into.shape or not torch.isfinite(tensor).all():
-            raise srpo.Error("mismatch", f"{name} is {list(tensor.shape)}, want {list(into.shape)} and finite", place=path)
+            raise srpo.Error(
+                "mismatch", f"{name} is {list(tensor.shape)}, want {list(into.shape)} and finite", place=path
+            )
         into.copy_(tensor)
 
 

@@ -174,7 +174,9 @@ class OpenVLA(nn.Module):
         visible = (at < end + slots + 1)[:, None, None, :].expand(batch, 1, size, size)
         if causal:
             visible = visible & (at[None, :] <= at[:, None])
-        mask = torch.zeros(visible.shape, dtype=x.dtype, device=x.device).masked_fill(~visible, torch.finfo(x.dtype).min)
+        mask = torch.zeros(visible.shape, dtype=x.dtype, device=x.device).masked_fill(
+            ~visible, torch.finfo(x.dtype).min
+        )
         out = self.language_model.model(inputs_embeds=x, attention_mask=mask, use_cache=False).last_hidden_state
         # The position before a slot predicts it, as in any language model.
         rows = end - 1 + torch.arange(slots + 1, device=ids.device)

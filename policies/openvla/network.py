@@ -132,21 +132,24 @@ class Network:
         rows = self.model.language_model.get_input_embeddings().num_embeddings
         if max(ids) >= rows:
             raise srpo.Error(
-                "corrupt", f"the tokenizer gives token {max(ids)}, the model knows {rows}", place=self.source.folder,
+                "corrupt",
+                f"the tokenizer gives token {max(ids)}, the model knows {rows}",
+                place=self.source.folder,
                 hint="tokenizer.json belongs to another model: take that of the model it was trained from",
-            )  # fmt: skip
+            )
         return tuple(ids)
 
-    def batches(self, samples: Sequence[Sample]) -> Iterator[list[int]]:
-        """Yields the indices of samples that share a forward pass, at most micro_batch of them. What a sample's batch
+    def batches(self, samples: Sequence[Sample], most: int = 0) -> Iterator[list[int]]:
+        """Yields the indices of samples that share a forward pass, at most micro_batch of them, or most. What a sample's batch
         looks like depends on its prompt's length alone: incomplete ones are filled up by `forward`.
         """
         groups: dict[int, list[int]] = {}
         for i, s in enumerate(samples):
             groups.setdefault(self._length(s), []).append(i)
         for length in sorted(groups):
-            for at in range(0, len(groups[length]), self.choice.micro_batch):
-                yield groups[length][at : at + self.choice.micro_batch]
+            size = most or self.choice.micro_batch
+            for at in range(0, len(groups[length]), size):
+                yield groups[length][at : at + size]
 
     def _length(self, s: Sample) -> int:
         # Without slots there is nothing behind the prompt that could be moved up, so one length is one batch.
@@ -195,7 +198,7 @@ class Network:
             draws = [
                 None if greedy else np.random.Generator(np.random.Philox(key=seeds[i])).random(self.slots)
                 for i in batch
-            ]  # fmt: skip
+            ]
             if self.kind == "openvla":
                 some = self._generated(some, draws, temperature)
                 logits = self.logits(some)
@@ -204,8 +207,11 @@ class Network:
                 picked = [pick(x, d, temperature) for x, d in zip(logits, draws)]
                 some = [replace(s, tokens=t) for s, t in zip(some, picked)]
             if not torch.isfinite(logits).all():
-                raise srpo.Error("internal", "the network's output is not finite",
-                                 hint="start from an earlier checkpoint, and lower the learning rate")  # fmt: skip
+                raise srpo.Error(
+                    "internal",
+                    "the network's output is not finite",
+                    hint="start from an earlier checkpoint, and lower the learning rate",
+                )
             scores = log_probs(logits, torch.from_numpy(np.stack([s.tokens for s in some])), temperature)
             for i, s, score in zip(batch, some, scores.cpu().numpy()):
                 out[i] = (s.tokens, score)
@@ -218,8 +224,10 @@ class Network:
         ids, _, seen = self.tensors(samples)
 
         def choose(i: int, logits: torch.Tensor) -> torch.Tensor:
-            rows = [pick(logits[b : b + 1], None if d is None else d[i : i + 1], temperature)[0]
-                    for b, d in enumerate(draws)]  # fmt: skip
+            rows = [
+                pick(logits[b : b + 1], None if d is None else d[i : i + 1], temperature)[0]
+                for b, d in enumerate(draws)
+            ]
             return torch.tensor(rows + rows[:1] * (len(ids) - len(rows)), device=ids.device)
 
         tokens = self.model.generate(ids, seen, self.slots, choose) - self.model.first_action

@@ -1,8 +1,8 @@
 """From a camera's frame to what the network sees, as the published evaluation code does it with TensorFlow and PIL.
 
-1. JPEG, quality 95, there and back (the training data were stored so), 2. Lanczos to 224 x 224, 3. the middle 0.9 of the
-area, bilinear, back to 224 x 224, 4. bicubic to each backbone's size, 5. each backbone's mean and std. Steps 1 to 3 end
-in uint8, which is what the policy records.
+1. JPEG, quality 95, there and back (the training data were stored so), 2. Lanczos to 224 x 224, 3. the middle 0.9 of
+the area, bilinear, back to 224 x 224, 4. bicubic to each backbone's size, 5. each backbone's mean and std. Steps 1 to 3
+end in uint8, which is what the policy records.
 """
 
 from __future__ import annotations
@@ -20,22 +20,30 @@ from PIL import Image
 
 SIDE = 224
 AREA = 0.9
-_RESAMPLE = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR,
-             "lanczos": Image.Resampling.LANCZOS}  # fmt: skip
+_RESAMPLE = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "lanczos": Image.Resampling.LANCZOS,
+}
 IMAGENET = [[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]
 HALF = [[0.5, 0.5, 0.5], [0.5, 0.5, 0.5]]
 
 
-def frame(picture: np.ndarray, jpeg: bool, crop: bool) -> np.ndarray:
-    """Steps 1 to 3: uint8 [H, W, 3] to uint8 [224, 224, 3]."""
-    if jpeg:
-        picture = _jpeg(picture)
-    picture = _lanczos(picture)
-    if not crop:
-        return picture
+def frame(picture: np.ndarray, jpeg: bool, cut: bool) -> np.ndarray:
+    """Steps 1 to 3: uint8 [H, W, 3] to uint8 [224, 224, 3]; cut: whether there is step 3."""
+    return crop(uncropped(picture, jpeg), cut)
+
+
+def uncropped(picture: np.ndarray, jpeg: bool) -> np.ndarray:
+    """Steps 1 and 2: what training keeps of a demonstration, uint8 [224, 224, 3]."""
+    return _lanczos(_jpeg(picture) if jpeg else picture)
+
+
+def crop(picture: np.ndarray, cut: bool = True) -> np.ndarray:
+    """Step 3, uint8 [224, 224, 3] to the same; without cut the picture itself."""
     side = np.sqrt(np.float32(AREA))
     start = (np.float32(1) - side) / 2
-    return quantised(window(picture, start, start, side))
+    return quantised(window(picture, start, start, side)) if cut else picture
 
 
 def _jpeg(picture: np.ndarray) -> np.ndarray:
@@ -79,8 +87,8 @@ def _lanczos(picture: np.ndarray) -> np.ndarray:
 
 
 def window(picture: np.ndarray, top: float, left: float, side: float) -> np.ndarray:
-    """The square window [top, top + side] x [left, left + side] (shares of the picture), bilinear, without antialiasing,
-    as tf.image.crop_and_resize: uint8 [H, W, 3] to float32 [224, 224, 3] in 0 to 1.
+    """The square window [top, top + side] x [left, left + side] (shares of the picture), bilinear, not antialiased, as
+    tf.image.crop_and_resize: uint8 [H, W, 3] to float32 [224, 224, 3] in 0 to 1.
     """
     x = picture.astype(np.float32) / np.float32(255)
     for axis, start in ((0, top), (1, left)):
@@ -146,8 +154,12 @@ class Processor:
             self.means = [torch.tensor(m, dtype=torch.float32)[:, None, None] for m in means]
             self.stds = [torch.tensor(s, dtype=torch.float32)[:, None, None] for s in stds]
         except (ValueError, KeyError, TypeError) as e:
-            raise srpo.Error("mismatch", f"preprocessor_config.json does not fit the model: {e}", place=place,
-                             hint="take the file from the model that the checkpoint was trained from") from e  # fmt: skip
+            raise srpo.Error(
+                "mismatch",
+                f"preprocessor_config.json does not fit the model: {e}",
+                place=place,
+                hint="take the file from the model that the checkpoint was trained from",
+            ) from e
 
     def __call__(self, frames: list[np.ndarray]) -> list[torch.Tensor]:
         """uint8 [224, 224, 3] each to float32 [B, 3, S, S], one a backbone."""
@@ -170,8 +182,3 @@ def processor(sizes: tuple[int, ...], carried: dict[str, bytes], place: str) -> 
     except ValueError as e:
         raise srpo.Error("corrupt", f"preprocessor_config.json cannot be read: {e}", place=place) from e
     return Processor(sizes, config, place)
-
-
-def uncropped(picture: np.ndarray, jpeg: bool) -> np.ndarray:
-    """Steps 1 and 2: what training keeps of a demonstration, uint8 [224, 224, 3]."""
-    return frame(picture, jpeg, crop=False)

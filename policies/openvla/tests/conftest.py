@@ -15,6 +15,7 @@ import torch
 torch.set_num_threads(1)
 
 import cases
+
 import tiny
 
 

@@ -12,14 +12,34 @@ import pictures
 from network import Choice, Network, Sample, log_probs
 
 GOLDENS = Path(__file__).parent / "goldens"
-SPACE = srpo.ActionSpace(["dx", "dy", "dz", "drx", "dry", "drz", "gripper"], [-1] * 7, [1] * 7,
-                         "end-effector delta, OSC_POSE; gripper -1 open, +1 close")  # fmt: skip
+SPACE = srpo.ActionSpace(
+    ["dx", "dy", "dz", "drx", "dry", "drz", "gripper"],
+    [-1] * 7,
+    [1] * 7,
+    "end-effector delta, OSC_POSE; gripper -1 open, +1 close",
+)
 
 
 def network(folder: str, causal: bool, **more) -> Network:
-    choice = dict(kind="auto", chunk=0, causal=causal, attention="sdpa", dtype=torch.float32, device=torch.device("cpu"),
-                  micro_batch=1, unnorm_key="", libero=False, jpeg=True, crop=True, compile=False, rank=0, alpha=16,
-                  seed=0, dim=7, statistics="auto")  # fmt: skip
+    choice = dict(
+        kind="auto",
+        chunk=0,
+        causal=causal,
+        attention="sdpa",
+        dtype=torch.float32,
+        device=torch.device("cpu"),
+        micro_batch=1,
+        unnorm_key="",
+        libero=False,
+        jpeg=True,
+        crop=True,
+        compile=False,
+        rank=0,
+        alpha=16,
+        seed=0,
+        dim=7,
+        statistics="auto",
+    )
     return Network(folder, Choice(**{**choice, **more}), SPACE)
 
 
@@ -33,7 +53,7 @@ def test_logits_log_probs_and_actions(checkpoints, name, micro_batch, attention)
     for i, instruction in enumerate(cases.INSTRUCTIONS):
         ids = net.prompt(instruction)
         assert list(ids) == golden[f"ids{i}"].tolist()
-        frame = pictures.frame(cases.frame(cases.FRAMES[i]), jpeg=True, crop=True)
+        frame = pictures.frame(cases.frame(cases.FRAMES[i]), True, True)
         samples.append(Sample(frame, ids, cases.chosen(net.slots)[i]))
     for i, sample in enumerate(samples):
         pixels = torch.cat(net.see([sample.frame]), 1)[0, :, ::16, ::16].numpy()
@@ -63,7 +83,7 @@ def test_causal_attention_is_another_model(checkpoints):
 def test_pictures_within_one_step_of_the_original():
     golden = np.load(GOLDENS / "pictures.npz")
     for n in range(4):
-        resized = pictures.uncropped(cases.frame(n), jpeg=True)[::5, ::3].astype(int)
-        cropped = pictures.frame(cases.frame(n), jpeg=True, crop=True)[::5, ::3].astype(int)
+        resized = pictures.uncropped(cases.frame(n), True)[::5, ::3].astype(int)
+        cropped = pictures.frame(cases.frame(n), True, True)[::5, ::3].astype(int)
         assert np.abs(resized - golden["resized"][n]).max() <= 1
         assert np.abs(cropped - golden["cropped"][n]).max() <= 1

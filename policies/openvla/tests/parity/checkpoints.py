@@ -8,6 +8,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parents[1]), str(HERE.parents[3] / "sdk" / "python")]
 
 import cases
+
 import tiny
 
 for name, (arguments, _) in cases.CASES.items():

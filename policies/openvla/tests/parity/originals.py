@@ -2,8 +2,8 @@
 
     python originals.py CHECKPOINTS GOLDENS --fork modeling_llama.py
 
-The fork is src/transformers/models/llama/modeling_llama.py of github.com/moojink/transformers-openvla-oft, commit bc339d9:
-transformers 4.40.1 with every position seeing every other, which OpenVLA-OFT is trained with.
+The fork is src/transformers/models/llama/modeling_llama.py of github.com/moojink/transformers-openvla-oft, commit
+bc339d9: transformers 4.40.1 with every position seeing every other, which OpenVLA-OFT is trained with.
 """
 
 import argparse
@@ -102,9 +102,9 @@ def main() -> None:
     parser.add_argument("goldens")
     parser.add_argument("--fork", required=True)
     given = parser.parse_args()
-    resize_image, = functions("utils/embodied/libero_utils.py", ["resize_image"])
-    crop, = functions("engine/rollout/embodied_rollout.py", ["center_crop_image"])[:1]
-    crop.__globals__["crop_and_resize"], = functions("engine/rollout/embodied_rollout.py", ["crop_and_resize"])
+    (resize_image,) = functions("utils/embodied/libero_utils.py", ["resize_image"])
+    (crop,) = functions("engine/rollout/embodied_rollout.py", ["center_crop_image"])[:1]
+    (crop.__globals__["crop_and_resize"],) = functions("engine/rollout/embodied_rollout.py", ["crop_and_resize"])
     crop.__globals__["tf"] = resize_image.__globals__["tf"]
 
     def shot(n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -112,10 +112,14 @@ def main() -> None:
         return small, np.asarray(crop(Image.fromarray(small)))
 
     resized, shots = zip(*(shot(n) for n in range(4)))
-    np.savez_compressed(os.path.join(given.goldens, "pictures.npz"), resized=np.stack(resized)[:, ::5, ::3],
-                        cropped=np.stack(shots)[:, ::5, ::3])  # fmt: skip
-    np.savez_compressed(os.path.join(given.checkpoints, "pictures.npz"), resized=np.stack(resized),
-                        cropped=np.stack(shots))  # fmt: skip
+    np.savez_compressed(
+        os.path.join(given.goldens, "pictures.npz"),
+        resized=np.stack(resized)[:, ::5, ::3],
+        cropped=np.stack(shots)[:, ::5, ::3],
+    )
+    np.savez_compressed(
+        os.path.join(given.checkpoints, "pictures.npz"), resized=np.stack(resized), cropped=np.stack(shots)
+    )
 
     for name, (arguments, causal) in cases.CASES.items():
         folder, kind = os.path.join(given.checkpoints, name), arguments["kind"]
@@ -123,7 +127,9 @@ def main() -> None:
         tokenizer = PreTrainedTokenizerFast(tokenizer_file=os.path.join(folder, "tokenizer.json"), pad_token="<PAD>")
         out: dict[str, list] = {}
         for i, instruction in enumerate(cases.INSTRUCTIONS):
-            text = tokenizer(f"In: What action should the robot take to {instruction.lower()}?\nOut:", return_tensors="pt")
+            text = tokenizer(
+                f"In: What action should the robot take to {instruction.lower()}?\nOut:", return_tensors="pt"
+            )
             ids = text.input_ids
             if not torch.all(ids[:, -1] == 29871):  # as predict_action and process_input do it
                 ids = torch.cat((ids, torch.tensor([[29871]])), dim=1)
@@ -135,17 +141,29 @@ def main() -> None:
                 if kind == "openvla-oft":
                     logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=seen)
                     acted, greedy = model.generate_action_verl(
-                        input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=seen, unnorm_key="tiny",
-                        do_sample=False, temperature=1.0, padding_idx=32000)  # fmt: skip
+                        input_ids=ids,
+                        attention_mask=torch.ones_like(ids),
+                        pixel_values=seen,
+                        unnorm_key="tiny",
+                        do_sample=False,
+                        temperature=1.0,
+                        padding_idx=32000,
+                    )
                     keep["greedy"], keep["actions"] = greedy[0].numpy(), acted[0]
                 else:
                     full = torch.cat([ids, tokens], 1)
-                    logits = model(input_ids=full, attention_mask=torch.ones_like(full), pixel_values=seen,
-                                   use_cache=False).logits[:, -n - 1 : -1]  # fmt: skip
-                    # The original samples over the whole vocabulary, ours over the action tokens: it is told to as well.
+                    logits = model(
+                        input_ids=full, attention_mask=torch.ones_like(full), pixel_values=seen, use_cache=False
+                    ).logits[:, -n - 1 : -1]
+                    # The original samples over the whole vocabulary, ours over the action tokens: so shall it.
                     keep["actions"] = model.predict_action(
-                        input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=seen, unnorm_key="tiny",
-                        do_sample=False, prefix_allowed_tokens_fn=lambda *_: list(range(31744, 32000)))  # fmt: skip
+                        input_ids=ids,
+                        attention_mask=torch.ones_like(ids),
+                        pixel_values=seen,
+                        unnorm_key="tiny",
+                        do_sample=False,
+                        prefix_allowed_tokens_fn=lambda *_: list(range(31744, 32000)),
+                    )
             action = logits[..., -256 - 64 : -64]
             keep["logits"] = action[0, :: max(1, n // 14)].numpy()
             keep["whole"] = logits[0, 0, ::64].numpy()
