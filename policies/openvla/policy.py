@@ -335,7 +335,7 @@ class OpenVLAPolicy(srpo.Policy):
                     network,
                     learning.Optimiser(network.model, s, s["offload_optimizer"]),
                     self._or("imitate_lr", 5e-4, 1e-3),
-                    s["imitate_batch"],
+                    self._or("imitate_batch", 8, 4),
                     s["imitate_micro_batch"] or (self.choice.micro_batch if self.choice.device.type == "cuda" else 4),
                     cosine,
                     s["augment"],

@@ -52,8 +52,10 @@ SETTINGS = [
             "1e-3 for a preset", min=0.0, max=1.0),
     Setting("imitate_steps", 0, "gradient steps when the call leaves it to the policy; 0: 2000 for a checkpoint, 300 "
             "for a preset", min=0),
-    Setting("imitate_batch", 8, "samples in a step of imitation", min=1, max=4096),
-    Setting("imitate_micro_batch", 0, "of these, in a forward pass; 0: micro_batch on cuda, 4 on a CPU", min=0, max=4096),
+    Setting("imitate_batch", 0, "samples in a step of imitation; 0: 8 for a checkpoint, 4 for a preset", min=0,
+            max=4096),
+    Setting("imitate_micro_batch", 0, "of these, in a forward pass; 0: micro_batch on cuda, 4 on a CPU", min=0,
+            max=4096),
     Setting("imitate_decay", "auto", "learning rate in imitation: none, or along a cosine to 0; auto: none for a "
             "checkpoint, cosine for a preset", choices=("auto", "none", "cosine")),
     Setting("augment", True, "random crops and colours in imitation (published)"),
