@@ -98,6 +98,9 @@ func (r *run) encoderWords() string {
 	if r.sparse {
 		return " (0 or 1, no encoder)"
 	}
+	if r.session.Sched.Encoder == nil { // imitation only
+		return ", encoder " + r.cfg.Run.Encoder
+	}
 	return fmt.Sprintf(", encoder %s (%d numbers)", r.cfg.Run.Encoder, r.session.Sched.EncoderSpec.Dimension)
 }
 

@@ -183,6 +183,9 @@ func (r *run) iteration(ctx context.Context, i int) error {
 		}
 	}
 	m := metrics(i, result, scored, diagnosis, groups, stats, updated, seconds)
+	if r.sparse { // nothing was encoded, so nothing was dropped
+		m.EmbeddingsDropped = 0
+	}
 	m.EnvSteps = next.EnvSteps
 	if err := r.saveVideos(i, result, scored.Scores, advantages); err != nil {
 		return err

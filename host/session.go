@@ -42,6 +42,10 @@ type Session struct {
 	EnvInfo, PolicyInfo, EncoderInfo plugins.Info
 	Lanes                            int
 	observe                          []string
+	// sizes are what the policy asked for where it is not the camera's own; newEnv makes the worker of a process of the env, firstEnv is that of process 0.
+	sizes    map[string]plugins.CameraRequest
+	newEnv   func(process int) *supervise.Proc[env.Env]
+	firstEnv *supervise.Proc[env.Env]
 
 	// weights is the policy folder that a new incarnation loads; empty: none yet.
 	mu      sync.Mutex
@@ -68,11 +72,24 @@ func Open(ctx context.Context, cfg *config.Config, launch Launcher, needs Needs,
 			super.Close()
 		}
 	}()
+	used := map[plugins.Kind]string{plugins.Env: cfg.Run.Env}
+	if needs.Policy {
+		used[plugins.Policy] = cfg.Run.Policy
+	}
+	if needs.Encoder {
+		used[plugins.Encoder] = cfg.Run.Encoder
+	}
+	if err = cfg.Unstarted(used); err != nil {
+		return nil, err
+	}
 	if err = s.openEnv(ctx, launch); err != nil {
 		return nil, err
 	}
 	if needs.Policy {
 		if err = s.openPolicy(ctx, launch); err != nil {
+			return nil, err
+		}
+		if err = s.resize(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -122,12 +139,23 @@ func (s *Session) openEnv(ctx context.Context, launch Launcher) error {
 			if err != nil {
 				return err
 			}
+			scratch, err := s.super.Scratch(fmt.Sprintf("env-%s-%d", l.Name, process+1))
+			if err != nil {
+				return err
+			}
 			share := supervise.Shares(s.lanes(info), info.MaxLanes)[process]
-			return e.Configure(ctx, plugins.Config{Settings: settings, Seed: s.cfg.Run.Seed, WorldSize: 1, Lanes: share})
+			return e.Configure(ctx, plugins.Config{Settings: settings, Seed: s.cfg.Run.Seed, WorldSize: 1, Lanes: share, Cameras: s.cameras(), Scratch: scratch})
 		}
 	}
-	first := supervise.NewEnv(s.super, l, configure(0))
-	e, _, err := first.Client(ctx)
+	s.newEnv = func(process int) *supervise.Proc[env.Env] {
+		other := l
+		if process > 0 {
+			other.Instance = strconv.Itoa(process + 1)
+		}
+		return supervise.NewEnv(s.super, other, configure(process))
+	}
+	s.firstEnv = s.newEnv(0)
+	e, _, err := s.firstEnv.Client(ctx)
 	if err != nil {
 		return err
 	}
@@ -142,13 +170,47 @@ func (s *Session) openEnv(ctx context.Context, launch Launcher) error {
 	s.Sched.EnvName = label
 	s.Lanes = s.lanes(s.EnvInfo)
 	for i, share := range supervise.Shares(s.Lanes, s.EnvInfo.MaxLanes) {
-		w := first
+		w := s.firstEnv
 		if i > 0 {
-			other := l
-			other.Instance = strconv.Itoa(i + 1)
-			w = supervise.NewEnv(s.super, other, configure(i))
+			w = s.newEnv(i)
 		}
 		s.Sched.Envs = append(s.Sched.Envs, &rollout.EnvProc{Worker: w, Lanes: share})
+	}
+	return nil
+}
+
+// cameras asks the env for every camera, where the policy wants another size than the camera's own at that size; nil: all as they are.
+func (s *Session) cameras() []plugins.CameraRequest {
+	if len(s.sizes) == 0 {
+		return nil
+	}
+	var out []plugins.CameraRequest
+	for _, c := range s.Sched.EnvSpec.Cameras {
+		r := plugins.CameraRequest{Name: c.Name}
+		if wanted, ok := s.sizes[c.Name]; ok {
+			r = wanted
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+// resize starts the env anew with the camera sizes that the policy asked for. An env is configured once, and what the policy wants is known only after the env
+// has said what it has; describing itself has cost it little.
+func (s *Session) resize(ctx context.Context) error {
+	if len(s.sizes) == 0 {
+		return nil
+	}
+	s.firstEnv.Close()
+	s.firstEnv = s.newEnv(0)
+	s.Sched.Envs[0].Worker = s.firstEnv
+	if _, _, err := s.firstEnv.Client(ctx); err != nil {
+		return err
+	}
+	for i, c := range s.Sched.EnvSpec.Cameras {
+		if r, ok := s.sizes[c.Name]; ok {
+			s.Sched.EnvSpec.Cameras[i].Height, s.Sched.EnvSpec.Cameras[i].Width = r.Height, r.Width
+		}
 	}
 	return nil
 }
@@ -245,7 +307,11 @@ func (s *Session) openPolicy(ctx context.Context, launch Launcher) error {
 			return err
 		}
 		s.PolicyInfo = info
-		if err := p.Configure(ctx, plugins.Config{Settings: settings, Seed: rollout.Seed(s.cfg.Run.Seed, "policy"), WorldSize: 1, Env: &spec}); err != nil {
+		scratch, err := s.super.Scratch("policy-" + l.Name)
+		if err != nil {
+			return err
+		}
+		if err := p.Configure(ctx, plugins.Config{Settings: settings, Seed: rollout.Seed(s.cfg.Run.Seed, "policy"), WorldSize: 1, Env: &spec, Scratch: scratch}); err != nil {
 			return err
 		}
 		s.mu.Lock()
@@ -284,6 +350,14 @@ func (s *Session) openPolicy(ctx context.Context, launch Launcher) error {
 				WithPlace("%s in %s", label, s.Sched.EnvName).WithHint("set the policy's camera names to the env's, or use another env")
 		}
 		if c.Height > 0 && (c.Height != have.Height || c.Width != have.Width) {
+			if have.AnySize {
+				if s.sizes == nil {
+					s.sizes = map[string]plugins.CameraRequest{}
+				}
+				s.sizes[name] = plugins.CameraRequest{Name: name, Height: c.Height, Width: c.Width}
+				s.observe = append(s.observe, name)
+				continue
+			}
 			return plugins.Errorf(plugins.Mismatch, "the policy wants camera %q at %d x %d, the env gives %d x %d", name, c.Height, c.Width, have.Height, have.Width).
 				WithPlace("%s in %s", label, s.Sched.EnvName).WithHint("change the size in the env's settings")
 		}
@@ -328,7 +402,11 @@ func (s *Session) openEncoder(ctx context.Context, launch Launcher) error {
 			return err
 		}
 		s.EncoderInfo = info
-		return e.Configure(ctx, plugins.Config{Settings: settings, Seed: s.cfg.Run.Seed, WorldSize: 1})
+		scratch, err := s.super.Scratch("encoder-" + l.Name)
+		if err != nil {
+			return err
+		}
+		return e.Configure(ctx, plugins.Config{Settings: settings, Seed: s.cfg.Run.Seed, WorldSize: 1, Scratch: scratch})
 	})
 	e, _, err := w.Client(ctx)
 	if err != nil {

@@ -340,19 +340,37 @@ func (c *Config) CheckPlugins(kind plugins.Kind, known []string) error {
 	return p.err()
 }
 
+// Unstarted is Unused beforehand: used names, by kind, the plugins that are about to be started. What a plugin in a folder is called is known only when it has
+// started, so a kind whose plugin is given by a path is left to Unused.
+func (c *Config) Unstarted(used map[plugins.Kind]string) error {
+	started := func(kind plugins.Kind, name string) bool {
+		return used[kind] == name || strings.ContainsAny(used[kind], `/\.`)
+	}
+	return c.unused(started, func(kind plugins.Kind) []string {
+		if used[kind] == "" {
+			return nil
+		}
+		return []string{used[kind]}
+	})
+}
+
 // Unused refuses a --set for a plugin that was not resolved: a setting typed for this run that would change nothing. Sections of the file may name
 // plugins that this run does not use.
 func (c *Config) Unused() error {
+	return c.unused(func(kind plugins.Kind, name string) bool { _, ok := c.resolved[kind][name]; return ok },
+		func(kind plugins.Kind) []string { return sortedKeys(c.resolved[kind]) })
+}
+
+func (c *Config) unused(started func(plugins.Kind, string) bool, inUse func(plugins.Kind) []string) error {
 	var p problems
 	for _, kind := range plugins.Kinds {
 		for _, name := range sortedKeys(c.given[kind]) {
-			if _, ok := c.resolved[kind][name]; ok {
+			if started(kind, name) {
 				continue
 			}
 			for _, a := range c.given[kind][name] {
 				if a.place.origin.Layer != "file" {
-					inUse := sortedKeys(c.resolved[kind])
-					p.add(a.section.unknown("this run uses no %s %q", kind, name).WithHint("%s", didYouMean(name, inUse, "in use: ")))
+					p.add(a.section.unknown("this run uses no %s %q", kind, name).WithHint("%s", didYouMean(name, inUse(kind), "in use: ")))
 				}
 			}
 		}

@@ -28,6 +28,9 @@ import (
 // lastWords is how many of a plugin's last lines an error carries.
 const lastWords = 20
 
+// scratchFolder is where plugins' scratch folders are, beside their logs.
+const scratchFolder = "scratch"
+
 // Options are what a run's plugins share; the zero value of each field gives its default.
 type Options struct {
 	// LogDir gets a log file for each plugin; empty: a temporary folder that is removed at the end.
@@ -165,7 +168,22 @@ func (s *Supervisor) Close() {
 		go func() { defer wg.Done(); p.Stop() }()
 	}
 	wg.Wait()
+	_ = os.RemoveAll(filepath.Join(s.o.LogDir, scratchFolder))
 	s.folder.remove()
+}
+
+// Scratch makes an empty folder of that name that a plugin may write to, in the folder of logs; [Supervisor.Close] removes it, and so does the next Scratch of
+// the name, which is what becomes of one that a killed host left.
+func (s *Supervisor) Scratch(name string) (string, error) {
+	folder := filepath.Join(s.o.LogDir, scratchFolder, fileName(name))
+	err := os.RemoveAll(folder)
+	if err == nil {
+		err = os.MkdirAll(folder, 0o700)
+	}
+	if err != nil {
+		return "", plugins.Errorf(plugins.Exhausted, "no scratch folder for %s: %w", name, err).WithHint("give a folder that can be written to")
+	}
+	return folder, nil
 }
 
 // Process is one running plugin.

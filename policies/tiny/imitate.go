@@ -27,7 +27,8 @@ type pair struct{ proprio, action int }
 // actions of the next chunk as labels (those beyond the demonstration's end are left out). The gaussian head minimises squared error, tokens cross-entropy.
 //
 // Every sample is augmented: the gripper's recorded position is shifted and the labels of the next shift_steps steps corrected so that they undo the
-// shift, which teaches to come back to the demonstrated path; the picture is moved and brightened a little; the clock is shifted.
+// shift, which teaches to come back to the demonstrated path; proprio entries that no action corrects get noise, since a demonstration hardly moves the wrist's
+// angles, exploration does, and what the policy never saw vary must not steer it; the picture is moved and brightened a little; the clock is shifted.
 //
 // The first demonstrations also fix the scale of the proprio inputs and the clock's horizon. Afterwards the result is the starting policy of the KL term, the
 // optimiser is fresh and recorded chunks are forgotten. Failed demonstrations are left out; none left is Invalid. An id above 0 that was applied before is
@@ -143,7 +144,7 @@ func (p *Policy) example(d policy.Demonstration) (example, error) {
 }
 
 // measure sets the proprio's mean and scale and the clock's horizon from the demonstrations. An entry that hardly moves is not blown up: the scale is at
-// least 0.02 (2 cm for a position, 0.02 of a gripper that goes from 0 to 1).
+// least 0.02 (2 cm for a position, 0.02 of a gripper that goes from 0 to 1), for an angle 0.1 rad.
 func (p *Policy) measure(examples []example) {
 	n := p.net.Proprio
 	sum, squares, count, longest := make([]float64, n), make([]float64, n), 0.0, 0
@@ -161,7 +162,11 @@ func (p *Policy) measure(examples []example) {
 	for i := range n {
 		m := sum[i] / count
 		p.state.mean[i] = float32(m)
-		p.state.scale[i] = float32(max(math.Sqrt(max(squares[i]/count-m*m, 0)), 0.02))
+		least := 0.02
+		if strings.HasSuffix(p.env.Proprio[i], "[rad]") {
+			least = 0.1
+		}
+		p.state.scale[i] = float32(max(math.Sqrt(max(squares[i]/count-m*m, 0)), least))
 	}
 	if p.settings.Int("clock_horizon") == 0 {
 		p.state.horizon = math.Ceil(1.25 * float64(longest))
@@ -289,12 +294,21 @@ type augmented struct {
 	image      int
 	brightness float64
 	jitter     float64
+	free       []int   // proprio entries that no pair corrects
+	noise      float64 // standard deviation that these get, in units of their scale
+	bounded    bool // labels must lie within the action range, as bins need it; a mean beyond it saturates at the same action and leaves the correction linear
 }
 
 func (p *Policy) augmenting(examples []example) *augmented {
 	s := p.settings
 	g := &augmented{p: p, examples: examples, pairs: p.pairs(), sigma: s.Float("shift"), back: s.Int("shift_steps"), image: s.Int("image_shift"),
-		brightness: s.Float("brightness"), jitter: s.Float("clock_jitter")}
+		brightness: s.Float("brightness"), jitter: s.Float("clock_jitter"),
+		noise: s.Float("proprio_noise"), bounded: p.net.Head == "tokens"}
+	for i := range p.env.Proprio {
+		if !slices.ContainsFunc(g.pairs, func(q pair) bool { return q.proprio == i }) {
+			g.free = append(g.free, i)
+		}
+	}
 	for _, e := range examples {
 		g.starts = append(g.starts, g.frames)
 		g.frames += len(e.actions)
@@ -333,14 +347,24 @@ func (g *augmented) draw(r *rand.Rand, ps *pass, copies int, label func(target, 
 			}
 		}
 		if g.sigma > 0 {
+			sigma := g.sigma
+			if r.IntN(4) == 0 { // far off the path too, where a late or stuck gripper is
+				sigma *= 3
+			}
 			for n, q := range g.pairs {
-				by := r.NormFloat64() * g.sigma
+				by := r.NormFloat64() * sigma
 				proprio[q.proprio] += float32(by)
 				for k := range min(g.back, g.p.net.Chunk) {
 					v := &target[k*dim+q.action]
-					*v = min(max(*v-float32(by/float64(g.back)/g.scale[n]), -1), 1)
+					*v -= float32(by / float64(g.back) / g.scale[n])
+					if g.bounded {
+						*v = min(max(*v, -1), 1)
+					}
 				}
 			}
+		}
+		for _, i := range g.free {
+			proprio[i] += float32(r.NormFloat64()*g.noise) * g.p.state.scale[i]
 		}
 		step := float64(t)
 		if g.jitter > 0 {

@@ -591,7 +591,8 @@ func TestAugmentation(t *testing.T) {
 	g := p.augmenting([]example{e})
 	ps := newPass(p.net, 1, 64)
 	r := rand.New(rand.NewPCG(1, 1))
-	var squares float64
+	var squares, noise, count float64
+	require.NotEmpty(t, g.free)
 	for range 200 {
 		ps.reset()
 		var targets, weights [][]float32
@@ -611,14 +612,30 @@ func TestAugmentation(t *testing.T) {
 				continue // the demonstration's end
 			}
 			require.Zero(t, at)
-			squares += off * off / (200 * 64)
+			count++
+			squares += off * off
+			free := g.free[0]
+			spread := float64(ps.in[i*p.net.hidden[0].in+p.net.seen()+free]) - float64((e.proprio[step][free]-p.state.mean[free])/p.state.scale[free])
+			noise += spread * spread
 			for k := range 2 {
-				want := min(max(float64(e.actions[step+k][0])-off/2/0.02, -1), 1)
-				require.InDelta(t, want, float64(targets[i][2*k]), 1e-3)
+				require.InDelta(t, float64(e.actions[step+k][0])-off/2/0.02, float64(targets[i][2*k]), 1e-3)
 			}
 		}
 	}
-	require.InDelta(t, 0.01, math.Sqrt(squares), 0.001)
+	require.InDelta(t, 0.01*math.Sqrt(0.75+0.25*9), math.Sqrt(squares/count), 0.001, "one in four is shifted three times as far")
+	require.InDelta(t, 1, noise/count, 0.05, "an entry that no action corrects gets noise of the size of its spread")
+
+	p = small(t, 1, map[string]any{"shift": 0.1, "head": "tokens"})
+	p.measure([]example{e})
+	g = p.augmenting([]example{e})
+	for range 20 {
+		ps = newPass(p.net, 1, 64)
+		g.draw(r, ps, 64, func(target, _ []float32) {
+			for _, v := range target {
+				require.LessOrEqual(t, math.Abs(float64(v)), 1.0, "bins end where the action range does")
+			}
+		})
+	}
 
 	p = small(t, 1, map[string]any{"delta_scale": 0.05})
 	require.Equal(t, []float64{0.05}, p.augmenting([]example{e}).scale)

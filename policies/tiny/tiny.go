@@ -82,12 +82,14 @@ func settings() []plugins.Setting {
 		{Name: "chunk", Default: int64(8), Min: at(1), Max: at(64), Doc: "actions emitted at once (8 as in OpenVLA-OFT)"},
 		{Name: "image", Default: true, Doc: "false: zeros instead of pixels, a control that shows what sight is worth"},
 		{Name: "camera", Default: "", Doc: "camera to look through; empty: the env's recording camera"},
+		{Name: "camera_size", Default: int64(0), Min: at(0), Max: at(4096), Doc: "height and width to ask the env's camera for; 0: the camera's own. Whatever comes is averaged to 64x64"},
 		{Name: "conv", Default: []string{"8,4,4", "16,3,2", "16,3,1"}, Doc: "convolutions over the 64x64 picture, each \"channels,kernel,stride\""},
 		{Name: "vision", Default: int64(32), Min: at(1), Max: at(1024), Doc: "width of the linear layer over the last convolution"},
 		{Name: "hidden", Default: int64(128), Min: at(1), Max: at(4096), Doc: "width of the two hidden layers"},
 		{Name: "clock_bases", Default: int64(20), Min: at(0), Max: at(256), Doc: "radial bases of the episode's step that the policy sees; 0: it has no clock"},
 		{Name: "clock_horizon", Default: int64(0), Min: at(0), Doc: "env steps at which the clock ends; 0: 1.25 times the longest demonstration (200 without one)"},
 		{Name: "lr", Default: 3e-4, Min: at(0), Max: at(1), Doc: "Adam's learning rate in updates"},
+		{Name: "lr_chunks", Default: int64(1024), Min: at(1), Doc: "chunks in an update that lr is meant for; with n fewer ones it is lr*sqrt(n/lr_chunks), since the steps of a small batch are mostly noise. 1: lr as it is"},
 		{Name: "adam_beta1", Default: 0.9, Min: at(0), Max: at(0.9999), Doc: "Adam's decay of the gradient's mean"},
 		{Name: "adam_beta2", Default: 0.999, Min: at(0), Max: at(0.99999), Doc: "Adam's decay of the gradient's square"},
 		{Name: "grad_clip", Default: 1.0, Min: at(0), Doc: "largest norm of the gradient; 0: no bound"},
@@ -102,6 +104,7 @@ func settings() []plugins.Setting {
 		{Name: "shift_proprio", Default: []string{"eef_x|gripper_x", "eef_y|gripper_y", "eef_z|gripper_z"}, Doc: "proprio entries that are the gripper's position, in metres, by name without the unit (| separates alternatives); those that the env lacks are left out, pairwise with shift_actions"},
 		{Name: "shift_actions", Default: []string{"dx", "dy", "dz"}, Doc: "action dimensions that move it"},
 		{Name: "delta_scale", Default: 0.0, Min: at(0), Doc: "metres that the gripper moves in one step for 1 unit of these actions; 0: estimated from the demonstrations by least squares over shift_steps, which counts only what the controller reaches (LIBERO's OSC_POSE commands 0.05)"},
+		{Name: "proprio_noise", Default: 1.0, Min: at(0), Doc: "standard deviation of the noise that imitation adds to the other proprio entries, in units of their spread in the demonstrations"},
 		{Name: "image_shift", Default: int64(2), Min: at(0), Max: at(side / 2), Doc: "pixels (of 64) by which imitation moves a picture at most, each way"},
 		{Name: "brightness", Default: 0.1, Min: at(0), Max: at(0.9), Doc: "share by which imitation brightens or darkens a picture at most"},
 		{Name: "clock_jitter", Default: 0.0, Min: at(0), Doc: "standard deviation in env steps by which imitation shifts the clock"},
@@ -201,7 +204,7 @@ func (p *Policy) Describe(context.Context) (policy.Spec, error) {
 	}
 	s := policy.Spec{Proprio: p.net.Proprio > 0, Chunk: p.net.Chunk, Trainable: true, CanImitate: true, Parameters: p.net.size}
 	if p.settings.Bool("image") {
-		s.Cameras = []plugins.CameraRequest{{Name: p.settings.String("camera")}}
+		s.Cameras = []plugins.CameraRequest{{Name: p.settings.String("camera"), Height: p.settings.Int("camera_size"), Width: p.settings.Int("camera_size")}}
 	}
 	return s, nil
 }

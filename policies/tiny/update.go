@@ -153,7 +153,10 @@ func (p *Policy) ppo(ctx context.Context, u policy.Update, lessons []lesson, pro
 	if batch == 0 {
 		batch = p.settings.Int("mini_batch")
 	}
-	batch = min(batch, len(lessons))
+	// Mini-batches of one size, near the one wanted: a remainder of a few chunks would move the weights as far as a whole batch, mostly at random.
+	batches := max(int(math.Round(float64(len(lessons))/float64(batch))), 1)
+	batch = (len(lessons) + batches - 1) / batches
+	lr := p.settings.Float("lr") * min(1, math.Sqrt(float64(len(lessons))/float64(p.settings.Int("lr_chunks"))))
 	parts := make([][]float32, (batch+shard-1)/shard)
 	for i := range parts {
 		parts[i] = make([]float32, p.net.size)
@@ -179,7 +182,7 @@ func (p *Policy) ppo(ctx context.Context, u policy.Update, lessons []lesson, pro
 				s.FirstRatio = t.ratio / t.units
 				s.Extra["first_kl"] = t.kl / t.chunks
 			}
-			p.state.adam.step(p.state.weights, g, p.settings.Float("lr"), p.settings.Float("adam_beta1"), p.settings.Float("adam_beta2"))
+			p.state.adam.step(p.state.weights, g, lr, p.settings.Float("adam_beta1"), p.settings.Float("adam_beta2"))
 			steps++
 			loss, norm = loss+value, norm+n
 			sum.add(t)
@@ -195,7 +198,7 @@ func (p *Policy) ppo(ctx context.Context, u policy.Update, lessons []lesson, pro
 		s.ClipFraction, s.Entropy = sum.clipped/sum.units, sum.entropy/sum.chunks
 		s.Extra["ratio"], s.Extra["ratio_max"] = sum.ratio/sum.units, sum.most
 	}
-	s.Extra["steps"], s.Extra["lr"] = float64(steps), p.settings.Float("lr")
+	s.Extra["steps"], s.Extra["lr"] = float64(steps), lr
 	return s, nil
 }
 
