@@ -17,7 +17,7 @@ export PATH := $(PATH):$(VENV)/tools
 
 STEPS := fmt vet staticcheck proto-check ruff go-test python-test examples smoke libero
 
-.PHONY: build test bench results proto clean venv $(STEPS)
+.PHONY: build test bench results proto clean venv openvla parity $(STEPS)
 
 build:
 	$(GO) build -o srpo ./cmd/srpo
@@ -63,6 +63,14 @@ smoke: build
 # Real MuJoCo: installs the libero plugin as a user's first run does, runs its tests in that environment, and trains for one short iteration.
 libero: build venv
 	bash .ci/libero
+
+# OpenVLA's plugin in its own environment (6 GB): its tests, and the contract.
+openvla: build venv
+	bash .ci/openvla
+
+# Goldens of policies/openvla, made anew with the published code.
+parity: build venv
+	bash .ci/openvla parity
 
 # Tables of speed: env steps, host overhead, the data plane.
 bench: build

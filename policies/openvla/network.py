@@ -140,8 +140,8 @@ class Network:
         return tuple(ids)
 
     def batches(self, samples: Sequence[Sample], most: int = 0) -> Iterator[list[int]]:
-        """Yields the indices of samples that share a forward pass, at most micro_batch of them, or most. What a sample's
-        batch looks like depends on its prompt's length alone: `tensors` fills incomplete ones up.
+        """Yields the indices of samples that share a forward pass, at most micro_batch of them, or most. A sample's
+        batch depends, in shape, on its own prompt alone: `tensors` fills incomplete ones up.
         """
         groups: dict[int, list[int]] = {}
         for i, s in enumerate(samples):

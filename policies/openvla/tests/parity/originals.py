@@ -1,4 +1,4 @@
-"""In the originals' environment (originals.in): loads the checkpoints with the published code and writes goldens.
+"""In the originals' environment (requirements.in): loads the checkpoints with the published code and writes goldens.
 
     python originals.py CHECKPOINTS GOLDENS --fork modeling_llama.py
 
