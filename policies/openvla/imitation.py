@@ -105,7 +105,7 @@ class Imitation:
         starts = np.cumsum([0] + [len(e.actions) for e in examples])
         mean = math.nan
         for step in range(steps):
-            rng = np.random.Generator(np.random.Philox(key=[seed, step]))
+            rng = np.random.Generator(np.random.Philox(key=seed + (step << 64)))
             drawn = [self._draw(examples, starts, rng) for _ in range(self.batch)]
             self.optimiser.zero()
             loss = 0.0

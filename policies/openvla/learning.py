@@ -69,6 +69,10 @@ class Optimiser:
             moved, lr=1.0, betas=(settings["adam_beta1"], settings["adam_beta2"]), weight_decay=settings["weight_decay"]
         )
 
+    def fresh(self) -> None:
+        """Forgets the gradients' moments."""
+        self.adam.state.clear()
+
     def zero(self) -> None:
         for p in self.parameters.values():
             p.grad = None
@@ -232,7 +236,7 @@ class Ppo:
         every, last = Sums(), Sums()
         statistics = srpo.Statistics(samples=len(todo))
         for epoch in range(h.epochs):
-            order = np.random.Generator(np.random.Philox(key=[update.seed, epoch])).permutation(len(todo))
+            order = np.random.Generator(np.random.Philox(key=update.seed + (epoch << 64))).permutation(len(todo))
             last = Sums()
             for at in range(0, len(order), size):
                 part = [todo[i] for i in order[at : at + size]]

@@ -6,6 +6,7 @@ while here an adapter is a few tensors that an update trains, saves and compares
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -79,6 +80,12 @@ def write(model: nn.Module, folder: str, rank: int, alpha: float, base: str) -> 
         tensors[f"{_PREFIX}{name}.lora_A.weight"] = m.lora_A.detach().cpu().contiguous()
         tensors[f"{_PREFIX}{name}.lora_B.weight"] = m.lora_B.detach().cpu().contiguous()
     save_file(tensors, os.path.join(folder, WEIGHTS), {"format": "pt"})
+
+
+def fingerprint(folder: str) -> str:
+    """Of an adapter's weights."""
+    with open(os.path.join(folder, WEIGHTS), "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def config(folder: str) -> tuple[int, float]:

@@ -149,6 +149,7 @@ class OpenVLAPolicy(srpo.Policy):
         network = Network(folder, Choice(**{**vars(self.choice), "rank": rank, "alpha": alpha}), self.space)
         lora.read(network.model, adapter)
         lora.merge(network.model)
+        network.fingerprint += lora.fingerprint(adapter)
         network.choice = self.choice
         network.model.requires_grad_(True)
         if self.choice.rank:
@@ -330,10 +331,11 @@ class OpenVLAPolicy(srpo.Policy):
             network.use_statistics({**old, **measured})
         try:
             with self._undone("imitation"):
+                self.optimiser.fresh()
                 cosine = self._or("imitate_decay", "none", "cosine") == "cosine"
                 training = imitation.Imitation(
                     network,
-                    learning.Optimiser(network.model, s, s["offload_optimizer"]),
+                    self.optimiser,
                     self._or("imitate_lr", 5e-4, 1e-3),
                     self._or("imitate_batch", 8, 4),
                     s["imitate_micro_batch"] or (self.choice.micro_batch if self.choice.device.type == "cuda" else 4),
@@ -345,7 +347,7 @@ class OpenVLAPolicy(srpo.Policy):
         except BaseException:
             network.use_statistics(old)
             raise
-        self._new_optimiser()
+        self.optimiser.fresh()
         self.start = None
         self.forget([])
 
