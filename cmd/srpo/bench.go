@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,26 +33,27 @@ type benchOptions struct {
 	noPython bool
 }
 
-var benchNames = []string{"host", "clip", "step", "libero"}
+var benchNames = []string{"host", "clip", "step", "encoder", "libero"}
 
 func (a *app) benchCommand() *cobra.Command {
 	var o benchOptions
 	c := &cobra.Command{
-		Use:   "bench [host|clip|step|libero]...",
+		Use:   "bench [host|clip|step|encoder|libero]...",
 		Short: "Measure what srpo costs on this machine",
 		Long: "bench measures with real processes through the host's real path, next to what it is compared with:\n" +
 			"  host    microseconds of overhead an env step, beside gymnasium's AsyncVectorEnv\n" +
 			"  clip    milliseconds for a clip to an encoder and for a frame from an env\n" +
 			"  step    steps a second of the env that --env names\n" +
+			"  encoder clips a second of the encoder that --encoder names, and a progress curve in one call beside clip by clip\n" +
 			"  libero  steps a second of libero, beside the unmodified OffScreenRenderEnv\n" +
 			"Without a name: host, clip and step. The Python side is installed into its own environment on first use. Other programs on the machine disturb\n" +
 			"times more than ratios; the load is noted.",
-		Example:   "  srpo bench\n  srpo bench host clip --out docs/results/bench.md\n  srpo bench libero --json",
+		Example:   "  srpo bench\n  srpo bench host clip --out docs/results/bench.md\n  srpo bench encoder --encoder generic\n  srpo bench libero --json",
 		Args:      cobra.ArbitraryArgs,
 		ValidArgs: benchNames,
 		RunE:      func(c *cobra.Command, args []string) error { return a.bench(c.Context(), &o, args) },
 	}
-	o.settings.add(c, "policy", "encoder", "task", "seed", "iterations", "checkpoint", "lanes", "out", "name", "tensorboard", "reward", "cluster", "references", "arena")
+	o.settings.add(c, "policy", "task", "seed", "iterations", "checkpoint", "lanes", "out", "name", "tensorboard", "reward", "cluster", "references", "arena")
 	c.Flags().StringVar(&o.out, "out", "", "write the tables to this Markdown file too")
 	c.Flags().IntVar(&o.repeats, "repeats", 0, "runs of each measurement; 0: 5, or 60 calls for clip, or 3 for libero")
 	c.Flags().IntSliceVar(&o.lanes, "lanes", nil, "numbers of lanes for host, step and libero; default 1,8,64,256, 1,8,32 and 1,2")
@@ -79,7 +81,8 @@ func (a *app) bench(ctx context.Context, o *benchOptions, names []string) error 
 	if err != nil {
 		return err
 	}
-	tools, err := benchTools(ctx, cfg, term, !o.noPython)
+	beside := slices.ContainsFunc(names, func(n string) bool { return n != "step" && n != "encoder" }) // these have nothing in Python beside them
+	tools, err := benchTools(ctx, cfg, term, beside && !o.noPython)
 	if err != nil {
 		return err
 	}
@@ -138,6 +141,23 @@ func (a *app) benchSection(ctx context.Context, name string, o *benchOptions, cf
 			s.Seconds, s.Repeats = 0.1, max(o.repeats, 1)
 		}
 		return bench.Steps(ctx, tools, s)
+	case "encoder":
+		launch, err := launcher(cfg, term)
+		if err != nil {
+			return bench.Section{}, err
+		}
+		l, _, err := launch(ctx, plugins.Encoder, cfg.Run.Encoder)
+		if err != nil {
+			return bench.Section{}, err
+		}
+		e := bench.EncoderOptions{Encoder: l, Repeats: o.repeats,
+			Resolve: func(declared []plugins.Setting) (plugins.Settings, error) {
+				return cfg.ResolvePlugin(plugins.Encoder, l.Name, declared)
+			}}
+		if o.quick {
+			e.Lengths, e.Episode, e.Windows, e.Repeats = []int{4}, 8, 4, max(o.repeats, 1)
+		}
+		return bench.Encode(ctx, tools, e)
 	default:
 		if o.noPython {
 			return bench.Section{}, plugins.Errorf(plugins.Invalid, "libero runs on Python").WithPlace("--no-python").WithHint("leave one of the two out")

@@ -11,7 +11,10 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/srpo-dev/srpo/encoders/dinov2"
+	"github.com/srpo-dev/srpo/encoders/generic"
 	"github.com/srpo-dev/srpo/encoders/pixel"
+	"github.com/srpo-dev/srpo/encoders/vjepa2"
 	"github.com/srpo-dev/srpo/envs/libero"
 	"github.com/srpo-dev/srpo/envs/tabletop"
 	"github.com/srpo-dev/srpo/host"
@@ -35,7 +38,7 @@ type builtIn struct {
 	kind      plugins.Kind
 	name, doc string
 	serve     func()
-	// hidden ones are for `srpo bench`: they can be served, but not named.
+	// hidden ones can be served, but not named: they are for `srpo bench`, or a package in embedded names them and brings what they need.
 	hidden bool
 }
 
@@ -43,13 +46,16 @@ var builtIns = []builtIn{
 	{plugins.Env, "tabletop", "a small robot arm over a table, two blocks to bring to two plates", func() { sdk.ServeEnv(tabletop.New()) }, false},
 	{plugins.Policy, "tiny", "a small image, proprio and instruction policy that learns on a CPU", func() { sdk.ServePolicy(tiny.New()) }, false},
 	{plugins.Encoder, "pixel", "shrunken frames, averaged over the clip: the baseline", func() { sdk.ServeEncoder(pixel.New()) }, false},
+	{plugins.Encoder, "generic", "", func() { sdk.ServeEncoder(generic.New()) }, true},
+	{plugins.Encoder, "dinov2", "", func() { sdk.ServeEncoder(dinov2.New()) }, true},
+	{plugins.Encoder, "vjepa2", "", func() { sdk.ServeEncoder(vjepa2.New()) }, true},
 	{plugins.Env, bench.Name, "does nothing", func() { sdk.ServeEnv(bench.NewEnv()) }, true},
 	{plugins.Policy, bench.Name, "does nothing", func() { sdk.ServePolicy(bench.NewPolicy()) }, true},
 	{plugins.Encoder, bench.Name, "does nothing", func() { sdk.ServeEncoder(bench.NewEncoder()) }, true},
 }
 
-// embedded are the Python packages that this program carries.
-var embedded = []fs.FS{libero.Files, openvla.Files}
+// embedded are the packages that this program carries: programs in Python, and those that it serves itself and that need an environment.
+var embedded = []fs.FS{libero.Files, openvla.Files, generic.Files, dinov2.Files, vjepa2.Files}
 
 // settingsFlags are the flags that stand for settings of srpo.toml.
 type settingsFlags struct {

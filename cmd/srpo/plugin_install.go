@@ -54,6 +54,7 @@ func (a *app) install(ctx context.Context, w *workbench, pkg catalog.Package, re
 		Folder    string       `json:"folder,omitempty"`
 		MB        float64      `json:"mb,omitempty"`
 		Made      *time.Time   `json:"made,omitempty"`
+		Files     string       `json:"files,omitempty"` // what post_install made
 		Python    string       `json:"python,omitempty"`
 		Installer string       `json:"installer,omitempty"`
 		Start     float64      `json:"start_seconds"`
@@ -66,7 +67,7 @@ func (a *app) install(ctx context.Context, w *workbench, pkg catalog.Package, re
 	out := result{Kind: pkg.Kind, Name: pkg.Name}
 	words := "is part of srpo, there is nothing to install"
 	if _, env := w.state(pkg); env != nil {
-		out.Folder, out.MB, out.Made, out.Python, out.Installer = env.Dir, env.Stamp.MB, &env.Stamp.Built, env.Stamp.Version, env.Stamp.Installer
+		out.Folder, out.MB, out.Made, out.Files, out.Python, out.Installer = env.Dir, env.Stamp.MB, &env.Stamp.Built, env.Made, env.Stamp.Version, env.Stamp.Installer
 		words = fmt.Sprintf("is installed: %.0f MB in %s, made %s with Python %s and %s", out.MB, out.Folder, out.Made.Local().Format("2006-01-02 15:04"), out.Python, out.Installer)
 	} else if pkg.Origin != catalog.BuiltIn {
 		out.Folder = filepath.Dir(l.Argv[0])

@@ -83,7 +83,7 @@ type Machine struct {
 
 // Section is one table.
 type Section struct {
-	// Name is "host", "clip", "step" or "libero".
+	// Name is "host", "clip", "step", "encoder" or "libero".
 	Name  string `json:"name"`
 	Title string `json:"title"`
 	// Text says what is compared with what.

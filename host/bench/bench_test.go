@@ -185,6 +185,32 @@ func TestClip(t *testing.T) {
 	}
 }
 
+func TestEncode(t *testing.T) {
+	x := tools(t)
+	read := func([]plugins.Setting) (plugins.Settings, error) { return plugins.Settings{"read": true}, nil }
+	s, err := Encode(t.Context(), x, EncoderOptions{Encoder: x.Encoder, Resolve: read, Lengths: []int{2, 5}, Side: 16, Episode: 7, Windows: 3, Repeats: 3})
+	require.NoError(t, err)
+	require.Len(t, s.Tables, 2)
+	require.Len(t, s.Tables[0].Rows, 2)
+	require.Len(t, s.Tables[1].Rows, 2)
+	for _, table := range s.Tables {
+		for _, row := range table.Rows {
+			require.Len(t, row.Cells, len(table.Columns))
+		}
+	}
+	require.Positive(t, s.Tables[0].Rows[0].Values["clip_s"])
+	require.Equal(t, 1.0, s.Tables[1].Rows[0].Values["curve_each_faster"])
+	require.Positive(t, s.Tables[1].Rows[1].Values["curve_together_faster"])
+
+	require.InDelta(t, 0.5, largest([][]float32{{1, 4}}, [][]float32{{1, 2}}), 1e-6)
+	require.True(t, math.IsNaN(largest([][]float32{{1, 4}}, [][]float32{{1, float32(math.NaN())}})))
+	require.Zero(t, largest([][]float32{{0}}, [][]float32{{0}}))
+
+	s, err = Encode(t.Context(), x, EncoderOptions{Encoder: x.Encoder, Lengths: []int{2}, Side: 16, Episode: -1, Repeats: 1})
+	require.NoError(t, err)
+	require.Len(t, s.Tables, 1)
+}
+
 func TestThroughHost(t *testing.T) {
 	x := tools(t)
 	// The policy's waves are actions within the env's range: the scheduler and the env both check.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -50,12 +51,9 @@ type Preparer struct {
 func (p *Preparer) Prepare(ctx context.Context, pkg catalog.Package) (Launch, error) {
 	l := Launch{Kind: pkg.Kind, Name: pkg.Name, Dir: pkg.Dir, Env: map[string]string{}}
 	if pkg.Origin == catalog.BuiltIn {
-		program := p.Program
-		if program == "" {
-			var err error
-			if program, err = os.Executable(); err != nil {
-				return l, plugins.Errorf(plugins.Internal, "finding srpo's own program: %w", err)
-			}
+		program, err := p.self()
+		if err != nil {
+			return l, err
 		}
 		l.Argv = []string{program, "plugin", "serve", string(pkg.Kind), pkg.Name}
 		return l, nil
@@ -68,6 +66,18 @@ func (p *Preparer) Prepare(ctx context.Context, pkg catalog.Package) (Launch, er
 		return l, e.WithPlace("%s", l.Label())
 	}
 	return l, nil
+}
+
+// self is srpo's own program.
+func (p *Preparer) self() (string, error) {
+	if p.Program != "" {
+		return p.Program, nil
+	}
+	program, err := os.Executable()
+	if err != nil {
+		return "", plugins.Errorf(plugins.Internal, "finding srpo's own program: %w", err)
+	}
+	return program, nil
 }
 
 func (p *Preparer) prepare(ctx context.Context, pkg catalog.Package, l *Launch) error {
@@ -86,6 +96,12 @@ func (p *Preparer) prepare(ctx context.Context, pkg catalog.Package, l *Launch) 
 	if err := CheckLibraries(m.System); err != nil {
 		return err
 	}
+	var env pyenv.Env
+	if m.Python != nil {
+		if env, err = p.python(ctx, pkg); err != nil {
+			return err
+		}
+	}
 	data := filepath.Join(p.Cache, "data", string(pkg.Kind)+"-"+pkg.Name)
 	for name, value := range m.Env {
 		if strings.Contains(value, "{cache}") {
@@ -93,10 +109,28 @@ func (p *Preparer) prepare(ctx context.Context, pkg catalog.Package, l *Launch) 
 				return plugins.Errorf(plugins.Exhausted, "the package's folder in the cache: %w", err).WithHint("set SRPO_CACHE to a folder that can be written to")
 			}
 		}
-		l.Env[name] = strings.NewReplacer("{package}", pkg.Dir, "{cache}", data).Replace(value)
+		l.Env[name] = strings.NewReplacer("{package}", pkg.Dir, "{cache}", data, "{venv}", env.Dir, "{made}", env.Made).Replace(value)
 	}
 	if m.Python != nil {
-		return p.python(ctx, pkg, l)
+		if err := p.pythonVariables(env, l); err != nil {
+			return err
+		}
+	}
+	if m.Command == nil {
+		l.Argv = []string{env.Python, "-u", filepath.Join(pkg.Dir, filepath.FromSlash(m.Python.Entry))}
+		return nil
+	}
+	if m.Command.IsSelf() {
+		if pkg.Origin != catalog.Embedded {
+			return plugins.Errorf(plugins.Invalid, "only packages inside of srpo are served by its own program").WithHint("name a program of the package in [command] exec")
+		}
+		program, err := p.self()
+		if err != nil {
+			return err
+		}
+		// Like what is built in, it works where the host does: paths in its settings are the user's.
+		l.Argv, l.Dir = append([]string{program}, m.Command.Exec[1:]...), ""
+		return nil
 	}
 	program := filepath.Join(pkg.Dir, filepath.FromSlash(m.Command.Exec[0]))
 	if len(m.Command.Build) > 0 {
@@ -120,26 +154,44 @@ func (p *Preparer) Environment(pkg catalog.Package) (s pyenv.Spec, o pyenv.Optio
 		return s, o, false
 	}
 	m := pkg.Manifest.Python
-	return pyenv.Spec{Name: pkg.Name, Python: m.Requirement, Requirements: filepath.Join(pkg.Dir, filepath.FromSlash(m.Requirements)),
-			NoDeps: m.NoDeps, DownloadMB: m.DownloadMB, DiskMB: m.DiskMB},
-		pyenv.Options{Cache: p.Cache, Interpreter: p.Interpreter, PipOnly: p.PipOnly, Repair: p.Repair, Progress: p.Progress}, true
+	s = pyenv.Spec{Name: pkg.Name, Python: m.Requirement, Requirements: filepath.Join(pkg.Dir, filepath.FromSlash(m.Requirements)),
+		NoDeps: m.NoDeps, DownloadMB: m.DownloadMB, DiskMB: m.DiskMB}
+	if m.GPU != nil && hasNVIDIA() {
+		s.Requirements = filepath.Join(pkg.Dir, filepath.FromSlash(m.GPU.Requirements))
+		s.DownloadMB, s.DiskMB = m.GPU.DownloadMB, m.GPU.DiskMB
+	}
+	if m.PostInstall != "" {
+		s.PostInstall = filepath.Join(pkg.Dir, filepath.FromSlash(m.PostInstall))
+	}
+	return s, pyenv.Options{Cache: p.Cache, Interpreter: p.Interpreter, PipOnly: p.PipOnly, Repair: p.Repair, Progress: p.Progress}, true
 }
 
-func (p *Preparer) python(ctx context.Context, pkg catalog.Package, l *Launch) error {
-	m := pkg.Manifest.Python
+// nvidiaDriver are files of which a machine with NVIDIA's driver has one, inside of containers too; a variable so that tests can give their own.
+var nvidiaDriver = []string{"/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/nvidia0"}
+
+func hasNVIDIA() bool {
+	return slices.ContainsFunc(nvidiaDriver, func(file string) bool { _, err := os.Stat(file); return err == nil })
+}
+
+// python makes a package's environment where it is not there yet.
+func (p *Preparer) python(ctx context.Context, pkg catalog.Package) (pyenv.Env, error) {
 	spec, options, _ := p.Environment(pkg)
 	env, err := pyenv.Ensure(ctx, spec, options)
 	if err != nil {
 		if e := plugins.AsError(err); pkg.Origin == catalog.Folder && strings.HasPrefix(e.Hint, "srpo plugin install ") {
-			return e.WithHint("srpo plugin install %s --repair", pkg.Dir) // its name alone need not be known
+			return env, e.WithHint("srpo plugin install %s --repair", pkg.Dir) // its name alone need not be known
 		}
-		return err
+		return env, err
 	}
 	if env.Built && p.Say != nil {
 		p.Say(fmt.Sprintf("%s's Python environment is ready: %.0f MB in %s, made in %.0f s with Python %s and %s", pkg.Name, env.Stamp.MB, env.Dir, env.Stamp.Seconds,
 			env.Stamp.Version, env.Stamp.Installer))
 	}
-	l.Argv = []string{env.Python, "-u", filepath.Join(pkg.Dir, filepath.FromSlash(m.Entry))}
+	return env, nil
+}
+
+// pythonVariables are those of every process that has a Python environment.
+func (p *Preparer) pythonVariables(env pyenv.Env, l *Launch) (err error) {
 	own := map[string]string{
 		"PYTHONNOUSERSITE": "1",
 		// Compiled files go to the cache, for three reasons: packages and environments stay as they were hashed, no compiled file that lies in a package is

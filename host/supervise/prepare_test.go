@@ -1,6 +1,7 @@
 package supervise
 
 import (
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -140,6 +141,34 @@ func TestPreparePython(t *testing.T) {
 	require.NoError(t, err, "and the lock still holds")
 }
 
+// On a machine with an NVIDIA driver a package may have another list of requirements.
+func TestGPURequirements(t *testing.T) {
+	root := t.TempDir()
+	dir := filepath.Join(root, "toy")
+	write(t, filepath.Join(dir, "plugin.toml"), toyHead+"[python]\nversion = \">=3.8\"\ndownload_mb = 1\n[python.gpu]\nrequirements = \"gpu.txt\"\ndownload_mb = 7\n", 0o644)
+	for _, name := range []string{"requirements.txt", "gpu.txt", "plugin.py"} {
+		write(t, filepath.Join(dir, name), "# "+name+"\n", 0o644)
+	}
+	before := nvidiaDriver
+	t.Cleanup(func() { nvidiaDriver = before })
+	driver := filepath.Join(root, "version")
+	nvidiaDriver = []string{filepath.Join(root, "nothing"), driver}
+	p := &Preparer{Cache: filepath.Join(root, "cache")}
+	plain, _, ok := p.Environment(open(t, dir))
+	require.True(t, ok)
+	require.Equal(t, filepath.Join(dir, "requirements.txt"), plain.Requirements)
+	require.Equal(t, 1.0, plain.DownloadMB)
+	write(t, driver, "", 0o644)
+	gpu, o, _ := p.Environment(open(t, dir))
+	require.Equal(t, filepath.Join(dir, "gpu.txt"), gpu.Requirements)
+	require.Equal(t, 7.0, gpu.DownloadMB)
+	one, err := plain.Dir(o)
+	require.NoError(t, err)
+	other, err := gpu.Dir(o)
+	require.NoError(t, err)
+	require.NotEqual(t, one, other)
+}
+
 func TestLibraries(t *testing.T) {
 	root := t.TempDir()
 	write(t, filepath.Join(root, "conf", "ld.so.conf"), "# comment\ninclude conf.d/*.conf\n", 0o644)
@@ -157,4 +186,58 @@ func TestLibraries(t *testing.T) {
 	require.Contains(t, plugins.AsError(err).Hint, "sudo apt-get install libeglx1")
 	loaderConfig = before
 	require.NoError(t, CheckLibraries([]manifest.System{{Library: "libc.so.6"}}))
+}
+
+// TestPrepareServed takes a package inside of srpo that srpo's own program serves, with an environment beside it, to a running plugin; a folder that wants
+// the same is refused.
+func TestPrepareServed(t *testing.T) {
+	want, err := pyenv.ParseRequirement(">=3.8")
+	require.NoError(t, err)
+	in, err := pyenv.Find(background, want, "")
+	if err != nil {
+		t.Skip("no Python")
+	}
+	root := t.TempDir()
+	exe, err := os.Executable()
+	require.NoError(t, err)
+	text := toyHead + "[python]\nversion = \">=3.8\"\npost_install = \"make.py\"\n[command]\nexec = [\"{srpo}\", \"plugin\", \"serve\"]\n[env]\n" +
+		modeEnv + " = \"good\"\nMODEL = \"{made}/model\"\nLIBRARY = \"{venv}/lib\"\n"
+	embedded := fstest.MapFS{"plugin.toml": {Data: []byte(text)}, "requirements.txt": {Data: []byte("# nothing\n")},
+		"make.py": {Data: []byte("import sys\nopen(sys.argv[1] + '/model', 'w').write('weights')\n")}}
+	c := &catalog.Catalog{Embedded: []fs.FS{embedded}, Cache: filepath.Join(root, "cache")}
+	pkg, err := c.Find(plugins.Env, "toy")
+	require.NoError(t, err)
+	p := &Preparer{Cache: c.Cache, Program: exe, Interpreter: in.Real}
+	l, err := p.Prepare(background, pkg)
+	require.NoError(t, err)
+	require.Equal(t, []string{exe, "plugin", "serve"}, l.Argv)
+	require.Empty(t, l.Dir, "paths in its settings are the user's")
+	weights, err := os.ReadFile(l.Env["MODEL"])
+	require.NoError(t, err)
+	require.Equal(t, "weights", string(weights))
+	require.DirExists(t, l.Env["LIBRARY"])
+	require.Equal(t, filepath.Dir(l.Env["LIBRARY"]), l.Env["VIRTUAL_ENV"])
+	proc, err := supervisor(t, Options{}).Start(background, l)
+	require.NoError(t, err)
+	configured(t, proc)
+	proc.Stop()
+
+	for _, dir := range []string{pkg.Dir, filepath.Join(root, "other")} {
+		if dir != pkg.Dir {
+			write(t, filepath.Join(dir, "plugin.toml"), strings.Replace(text, "toy", "other", 1), 0o644)
+			write(t, filepath.Join(dir, "requirements.txt"), "", 0o644)
+			write(t, filepath.Join(dir, "make.py"), "", 0o644)
+		}
+		_, err = c.Open(dir)
+		require.Equal(t, plugins.Invalid, plugins.KindOf(err))
+		require.ErrorContains(t, err, "only packages inside of it may be")
+		hint := "name a program of the package in [command] exec"
+		if dir == pkg.Dir {
+			hint = "give its name instead of its folder: toy"
+		}
+		require.Equal(t, hint, plugins.AsError(err).Hint)
+	}
+	pkg.Origin = catalog.Folder
+	_, err = p.Prepare(background, pkg)
+	require.ErrorContains(t, err, "only packages inside of srpo")
 }

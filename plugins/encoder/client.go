@@ -36,7 +36,8 @@ func (c *Client) Describe(ctx context.Context) (Spec, error) {
 	if err != nil {
 		return Spec{}, err
 	}
-	s := Spec{Dimension: int(m.Dimension), Frames: int(m.Frames), Height: int(m.Height), Width: int(m.Width), Batch: int(m.Batch), FrameWise: m.FrameWise}
+	s := Spec{Dimension: int(m.Dimension), Frames: int(m.Frames), Height: int(m.Height), Width: int(m.Width), Batch: int(m.Batch), FrameWise: m.FrameWise,
+		Model: wire.Text(m.Model)}
 	if s.Dimension < 1 || s.Dimension > maxDimension {
 		return s, plugins.Errorf(plugins.Corrupt, "the encoder describes vectors of %d numbers", s.Dimension)
 	}

@@ -32,4 +32,7 @@ type Spec struct {
 	Batch int
 	// FrameWise says that it encodes frame by frame, so that windows cost no more than the clip.
 	FrameWise bool
+	// Model names what the vectors come from, e.g. by a hash over the weights: with the same version, settings and model, the same clip gives the same
+	// vector. Empty: version and settings say it all.
+	Model string
 }

@@ -49,7 +49,8 @@ func (s *server) DescribeEncoder(ctx context.Context, _ *pb.DescribeEncoderReque
 	if err != nil {
 		return nil, err
 	}
-	return &pb.EncoderSpec{Dimension: uint32(d.Dimension), Frames: uint32(d.Frames), Height: uint32(d.Height), Width: uint32(d.Width), Batch: uint32(d.Batch), FrameWise: d.FrameWise}, nil
+	return &pb.EncoderSpec{Dimension: uint32(d.Dimension), Frames: uint32(d.Frames), Height: uint32(d.Height), Width: uint32(d.Width), Batch: uint32(d.Batch),
+		FrameWise: d.FrameWise, Model: d.Model}, nil
 }
 
 func (s *server) Encode(ctx context.Context, m *pb.EncodeRequest) (*pb.EncodeReply, error) {

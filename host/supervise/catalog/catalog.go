@@ -129,6 +129,15 @@ func (c *Catalog) Open(dir string) (Package, error) {
 	if err != nil {
 		return Package{}, err
 	}
+	if m.Command != nil && m.Command.IsSelf() {
+		e := plugins.Errorf(plugins.Invalid, "%s %s is served by srpo's own program: only packages inside of it may be", m.Kind, m.Name).WithPlace("%s", filepath.Join(abs, manifest.FileName))
+		for _, f := range c.Embedded {
+			if own, err := manifest.Load(f, "embedded"); err == nil && own.Kind == m.Kind && own.Name == m.Name {
+				return Package{}, e.WithHint("give its name instead of its folder: %s", m.Name)
+			}
+		}
+		return Package{}, e.WithHint("name a program of the package in [command] exec")
+	}
 	return Package{Kind: m.Kind, Name: m.Name, Version: m.Version, Doc: m.Doc, Origin: Folder, Dir: abs, Manifest: m}, nil
 }
 

@@ -21,7 +21,8 @@ import (
 // FileName is the manifest's name in a package's folder.
 const FileName = "plugin.toml"
 
-// Manifest says what a package is and how it runs: with [Python] or with [Command].
+// Manifest says what a package is and how it runs: with [Python], with [Command], or as a [Command] that finds libraries or files in an environment that
+// [Python] describes.
 type Manifest struct {
 	Name    string       `toml:"name"`
 	Kind    plugins.Kind `toml:"kind"`
@@ -33,11 +34,12 @@ type Manifest struct {
 	Python  *Python  `toml:"python"`
 	Command *Command `toml:"command"`
 	System  []System `toml:"system"`
-	// Env are variables of the plugin's process. "{package}" stands for the package's folder, "{cache}" for a folder of its own in srpo's cache.
+	// Env are variables of the plugin's process. "{package}" stands for the package's folder, "{cache}" for a folder of its own in srpo's cache, "{venv}" for
+	// its Python environment and "{made}" for what [Python.PostInstall] made.
 	Env map[string]string `toml:"env"`
 }
 
-// Python says that the package is a Python program with an environment of its own.
+// Python says that the package has a Python environment of its own, and, without a [Command], which program of the package runs in it.
 type Python struct {
 	// Version wanted: "3.11" (any 3.11), "3.11.7", or bounds such as ">=3.10,<3.13".
 	Version string `toml:"version"`
@@ -45,23 +47,39 @@ type Python struct {
 	Requirements string `toml:"requirements"`
 	// NoDeps installs the listed distributions and nothing that they ask for.
 	NoDeps bool `toml:"no_deps"`
-	// Entry is the program, relative to the package; default plugin.py.
+	// Entry is the program, relative to the package; default plugin.py. A package with a command has none.
 	Entry string `toml:"entry"`
+	// PostInstall is a program of the package that runs once in the new environment, with a folder as its only argument, for what cannot be downloaded as it
+	// is. It is one file and imports none of its neighbours; what it wrote belongs to the environment from then on.
+	PostInstall string `toml:"post_install"`
 	// DownloadMB and DiskMB tell the user what the environment takes, in 10^6 bytes.
 	DownloadMB float64 `toml:"download_mb"`
 	DiskMB     float64 `toml:"disk_mb"`
+	// GPU is what takes the place of the list above on a machine with an NVIDIA driver; nil: nothing does.
+	GPU *PythonGPU `toml:"gpu"`
 
 	Requirement pyenv.Requirement `toml:"-"`
 }
 
+// PythonGPU is the list of requirements for machines with an NVIDIA driver.
+type PythonGPU struct {
+	// Requirements is a list with hashes, relative to the package.
+	Requirements string  `toml:"requirements"`
+	DownloadMB   float64 `toml:"download_mb"`
+	DiskMB       float64 `toml:"disk_mb"`
+}
+
 // Command says that the package is a program.
 type Command struct {
-	// Exec is the program, relative to the package ("./my-plugin"), and its arguments.
+	// Exec is the program, relative to the package ("./my-plugin"), and its arguments. [Self] as the program is srpo's own, for packages inside of it only.
 	Exec []string `toml:"exec"`
 	// Build makes the program from source, started in the package's folder. The argument that names the program is replaced by a path in srpo's cache, so the
 	// package itself never changes.
 	Build []string `toml:"build"`
 }
+
+// Self stands for srpo's own program as a package's command.
+const Self = "{srpo}"
 
 // System is a shared library that must be there before anything is installed.
 type System struct {
@@ -169,10 +187,11 @@ func clean(key string) string {
 
 // keys are the known keys by table.
 var keys = map[string][]string{
-	"":        {"name", "kind", "version", "protocol", "doc", "python", "command", "system", "env"},
-	"python":  {"version", "requirements", "no_deps", "entry", "download_mb", "disk_mb"},
-	"command": {"exec", "build"},
-	"system":  {"library", "apt"},
+	"":           {"name", "kind", "version", "protocol", "doc", "python", "command", "system", "env"},
+	"python":     {"version", "requirements", "no_deps", "entry", "post_install", "download_mb", "disk_mb", "gpu"},
+	"python.gpu": {"requirements", "download_mb", "disk_mb"},
+	"command":    {"exec", "build"},
+	"system":     {"library", "apt"},
 }
 
 func (c checker) unknown(key toml.Key) error {
@@ -207,11 +226,11 @@ func (c checker) check(m *Manifest, md toml.MetaData) error {
 			return e.WithHint("upgrade srpo, or use an older version of the plugin")
 		}
 		return e.WithHint("use a newer version of the plugin")
-	case (m.Python == nil) == (m.Command == nil):
-		return c.at("name", "a package has either [python] or [command]").WithHint("[python] for a Python program, [command] for any other")
+	case m.Python == nil && m.Command == nil:
+		return c.at("name", "a package has [python] or [command]").WithHint("[python] for a Python program, [command] for any other")
 	}
 	if m.Python != nil {
-		if err := c.python(m.Python); err != nil {
+		if err := c.python(m.Python, m.Command != nil); err != nil {
 			return err
 		}
 	}
@@ -225,15 +244,21 @@ func (c checker) check(m *Manifest, md toml.MetaData) error {
 			return c.at("system", "library %q of [[system]] %d", s.Library, i+1).WithHint(`the name that programs load, e.g. "libEGL.so.1"`)
 		}
 	}
-	for name := range m.Env {
+	for name, value := range m.Env {
 		if !goodEnv.MatchString(name) || strings.HasPrefix(name, "SRPO_") || strings.HasPrefix(name, "PLUGIN_") {
 			return c.at("env."+name, "environment variable %q", name).WithHint("letters, digits and _; names that begin with SRPO_ and PLUGIN_ belong to the host")
+		}
+		if strings.Contains(value, "{venv}") && m.Python == nil {
+			return c.at("env."+name, "{venv} in a package without [python]").WithHint("remove it, or add [python]")
+		}
+		if strings.Contains(value, "{made}") && (m.Python == nil || m.Python.PostInstall == "") {
+			return c.at("env."+name, "{made} in a package that makes nothing").WithHint("remove it, or add post_install to [python]")
 		}
 	}
 	return nil
 }
 
-func (c checker) python(p *Python) (err error) {
+func (c checker) python(p *Python, command bool) (err error) {
 	if p.Version == "" {
 		return c.at("python", "[python] has no version").WithHint(`write version = "3.11", or ">=3.10"`)
 	}
@@ -244,7 +269,10 @@ func (c checker) python(p *Python) (err error) {
 	if p.Requirements == "" {
 		p.Requirements = "requirements.txt"
 	}
-	if p.Entry == "" {
+	if command && p.Entry != "" {
+		return c.at("python.entry", "both an entry and a [command]").WithHint("remove one of them: with [command], [python] is an environment that the program finds in VIRTUAL_ENV")
+	}
+	if !command && p.Entry == "" {
 		p.Entry = "plugin.py"
 	}
 	if p.DownloadMB < 0 || p.DiskMB < 0 {
@@ -253,12 +281,34 @@ func (c checker) python(p *Python) (err error) {
 	if err := c.inside("python.requirements", &p.Requirements); err != nil {
 		return err
 	}
-	return c.inside("python.entry", &p.Entry)
+	if p.GPU != nil {
+		if p.GPU.DownloadMB < 0 || p.GPU.DiskMB < 0 {
+			return c.at("python.gpu.download_mb", "a size is negative").WithHint("sizes are in MB (10^6 bytes)")
+		}
+		if err := c.inside("python.gpu.requirements", &p.GPU.Requirements); err != nil {
+			return err
+		}
+	}
+	if !command {
+		if err := c.inside("python.entry", &p.Entry); err != nil {
+			return err
+		}
+	}
+	if p.PostInstall == "" {
+		return nil
+	}
+	return c.inside("python.post_install", &p.PostInstall)
 }
 
 func (c checker) command(p *Command) error {
 	if len(p.Exec) == 0 || p.Exec[0] == "" {
 		return c.at("command.exec", "[command] has no exec").WithHint(`write exec = ["./my-plugin"]`)
+	}
+	if p.Exec[0] == Self {
+		if len(p.Build) > 0 {
+			return c.at("command.build", "%s is built already", Self).WithHint("remove build")
+		}
+		return nil
 	}
 	program := path.Clean(filepath.ToSlash(p.Exec[0]))
 	if !fs.ValidPath(program) {
@@ -303,6 +353,9 @@ func (p *Command) BuildArgs(output string) []string {
 	}
 	return args
 }
+
+// IsSelf says whether the program is srpo's own.
+func (p *Command) IsSelf() bool { return p.Exec[0] == Self }
 
 // String names the package, e.g. "env libero 0.1.0".
 func (m *Manifest) String() string { return fmt.Sprintf("%s %s %s", m.Kind, m.Name, m.Version) }

@@ -38,6 +38,18 @@ func TestCommand(t *testing.T) {
 	require.Equal(t, []string{"bin/tool"}, m.Command.Exec)
 }
 
+// A program that is no Python, with an environment beside it.
+func TestCommandWithEnvironment(t *testing.T) {
+	m, err := load(head + "[python]\nversion = \"3.11\"\npost_install = \"plugin.py\"\n[command]\nexec = [\"{srpo}\", \"plugin\"]\n[env]\nMODEL = \"{made}/x\"\nLIB = \"{venv}\"\n")
+	require.NoError(t, err)
+	require.True(t, m.Command.IsSelf())
+	require.Empty(t, m.Python.Entry)
+	require.Equal(t, "plugin.py", m.Python.PostInstall)
+	m, err = load(head + "[python]\nversion = \"3.11\"\n[command]\nexec = [\"./bin/tool\"]\n")
+	require.NoError(t, err)
+	require.False(t, m.Command.IsSelf())
+}
+
 func TestBad(t *testing.T) {
 	python := "[python]\nversion = \"3.11\"\n"
 	for _, c := range []struct{ name, text, place, message, hint string }{
@@ -52,8 +64,14 @@ func TestBad(t *testing.T) {
 		{"kind", "name = \"r\"\nkind = \"envs\"\nversion = \"1\"\nprotocol = 1\n" + python, "pkg/plugin.toml:2", `kind "envs"`, `did you mean "env"?`},
 		{"no version", "name = \"r\"\nkind = \"env\"\nprotocol = 1\n" + python, "pkg/plugin.toml", `version ""`, "0.1.0"},
 		{"no protocol", "name = \"r\"\nkind = \"env\"\nversion = \"1\"\n" + python, "pkg/plugin.toml", "no protocol", "protocol = 1"},
-		{"neither", head, "pkg/plugin.toml", "either [python] or [command]", ""},
-		{"both", head + python + "[command]\nexec = [\"./x\"]\n", "pkg/plugin.toml", "either [python] or [command]", ""},
+		{"neither", head, "pkg/plugin.toml", "[python] or [command]", ""},
+		{"entry and command", head + python + "entry = \"plugin.py\"\n[command]\nexec = [\"./bin/tool\"]\n", "pkg/plugin.toml:7", "both an entry and a [command]", "VIRTUAL_ENV"},
+		{"post_install missing", head + python + "post_install = \"make.py\"\n", "pkg/plugin.toml:7", `"make.py" is not a file of the package`, ""},
+		{"no list for GPUs", head + python + "[python.gpu]\nrequirements = \"gpu.txt\"\n", "pkg/plugin.toml:8", `"gpu.txt" is not a file of the package`, ""},
+		{"unknown key for GPUs", head + python + "[python.gpu]\nrequirments = \"requirements.txt\"\n", "pkg/plugin.toml:8", "unknown key python.gpu.requirments", `did you mean "requirements"?`},
+		{"nothing made", head + python + "[env]\nMODEL = \"{made}/x\"\n", "pkg/plugin.toml:8", "makes nothing", "post_install"},
+		{"no environment", head + "[command]\nexec = [\"./bin/tool\"]\n[env]\nLIB = \"{venv}/lib\"\n", "pkg/plugin.toml:8", "without [python]", ""},
+		{"srpo built", head + "[command]\nexec = [\"{srpo}\"]\nbuild = [\"make\"]\n", "pkg/plugin.toml:7", "is built already", ""},
 		{"python version", head + "[python]\nversion = \"latest\"\n", "pkg/plugin.toml:6", `"latest" is not a Python version`, "3.11"},
 		{"no python version", head + "[python]\nentry = \"plugin.py\"\n", "pkg/plugin.toml:5", "no version", ""},
 		{"entry missing", head + python + "entry = \"main.py\"\n", "pkg/plugin.toml:7", `"main.py" is not a file of the package`, ""},

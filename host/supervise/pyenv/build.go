@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/srpo-dev/srpo/host/supervise/lock"
 	"github.com/srpo-dev/srpo/plugins"
 )
 
@@ -36,6 +37,8 @@ type builder struct {
 	dir   string
 	began time.Time
 	log   *os.File
+	// step is what is being done, for progress.
+	step string
 }
 
 func (b *builder) build(ctx context.Context) error {
@@ -76,6 +79,7 @@ func (b *builder) build(ctx context.Context) error {
 			WithHint("install python3-venv (apt-get install python3.%d-venv) or uv, or give another Python in [host] python", in.Version.Minor)
 	}
 	b.report(Progress{What: b.plan(in, installer, count)})
+	b.step = "installing " + b.Name
 
 	python := filepath.Join(b.dir, "bin", "python")
 	var install []string
@@ -106,7 +110,54 @@ func (b *builder) build(ctx context.Context) error {
 			return err
 		}
 	}
-	return b.commit(in, installer)
+	made, err := b.postInstall(ctx, python)
+	if err != nil {
+		return err
+	}
+	return b.commit(in, installer, made)
+}
+
+// postInstallTimeout bounds the program that runs after the installation.
+const postInstallTimeout = 30 * time.Minute
+
+// postInstall runs the package's own last step, and returns the files that it made.
+func (b *builder) postInstall(ctx context.Context, python string) ([]lock.FileHash, error) {
+	if b.PostInstall == "" {
+		return nil, nil
+	}
+	program, err := filepath.Abs(b.PostInstall)
+	if err != nil {
+		return nil, err
+	}
+	made := filepath.Join(b.dir, madeFolder)
+	if err := os.Mkdir(made, 0o755); err != nil {
+		return nil, plugins.Errorf(plugins.Exhausted, "a folder for what is made: %w", err).WithHint("see that the disk is not full")
+	}
+	name := filepath.Base(program)
+	b.step = "running " + name + " of " + b.Name
+	ctx, cancel := context.WithTimeout(ctx, postInstallTimeout)
+	defer cancel()
+	b.report(Progress{What: b.step, Elapsed: time.Since(b.began)})
+	// -I: without the user's variables and site, and without the program's neighbours, which the environment's name does not depend on.
+	if err := b.runInstaller(ctx, python, "-I", "-B", "-u", program, made); err != nil {
+		e := plugins.AsError(err)
+		if e.Kind == plugins.Canceled {
+			return nil, err
+		}
+		return nil, plugins.Errorf(plugins.Corrupt, "%s, which makes what the package cannot bring, failed: %w", name, errors.Unwrap(e)).WithDetail(e.Detail).
+			WithHint("its output is in %s.log: if that names no remedy, tell the plugin's author", b.dir)
+	}
+	tree, err := lock.HashDir(made)
+	if err != nil {
+		return nil, err
+	}
+	if len(tree.Files) == 0 {
+		return nil, plugins.Errorf(plugins.Corrupt, "%s made no file", name).WithHint("it is to write into the folder that is its argument; tell the plugin's author")
+	}
+	for _, f := range tree.Files {
+		syncFile(filepath.Join(made, filepath.FromSlash(f.Path)))
+	}
+	return tree.Files, nil
 }
 
 func (b *builder) plan(in Interpreter, installer string, count int) string {
@@ -133,7 +184,7 @@ func (b *builder) checkSpace() error {
 }
 
 // commit checks that the environment's Python runs, and writes the stamp.
-func (b *builder) commit(in Interpreter, installer string) error {
+func (b *builder) commit(in Interpreter, installer string, made []lock.FileHash) error {
 	ctx, cancel := context.WithTimeout(context.Background(), probeTimeout)
 	defer cancel()
 	if _, err := probe(ctx, filepath.Join(b.dir, "bin", "python")); err != nil {
@@ -144,7 +195,7 @@ func (b *builder) commit(in Interpreter, installer string) error {
 		return plugins.Errorf(plugins.Corrupt, "the new environment: %w", err).WithHint("look into %s.log", b.dir)
 	}
 	data, err := json.MarshalIndent(Stamp{Python: in.Real, Version: in.Version.String(), Installer: installer, Built: time.Now().UTC(), Seconds: time.Since(b.began).Seconds(),
-		MB: folderMB(b.dir), Integrity: sum, Deviations: changed}, "", "  ")
+		MB: folderMB(b.dir), Integrity: sum, Deviations: changed, Made: made}, "", "  ")
 	if err == nil {
 		tmp := filepath.Join(b.dir, "."+stampFile)
 		if err = os.WriteFile(tmp, append(data, '\n'), 0o644); err == nil {
@@ -228,7 +279,7 @@ func (b *builder) runInstaller(ctx context.Context, name string, args ...string)
 				line = last[len(last)-1]
 			}
 			mu.Unlock()
-			b.report(Progress{What: "installing " + b.Name, MB: mb, OfMB: b.DiskMB, Elapsed: time.Since(b.began), Line: line})
+			b.report(Progress{What: b.step, MB: mb, OfMB: b.DiskMB, Elapsed: time.Since(b.began), Line: line})
 		}
 	}
 }

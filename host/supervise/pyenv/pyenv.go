@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/srpo-dev/srpo/host/supervise/lock"
 	"github.com/srpo-dev/srpo/plugins"
 )
 
@@ -31,6 +32,8 @@ type Spec struct {
 	Requirements string
 	// NoDeps installs the listed distributions only.
 	NoDeps bool
+	// PostInstall is the path of a Python program that runs once in the new environment, with the folder [Env.Made] as its argument; empty: none.
+	PostInstall string
 	// DownloadMB and DiskMB are what the package says that it takes, for the user and for a look at the free space; 0: unknown.
 	DownloadMB, DiskMB float64
 }
@@ -64,7 +67,9 @@ type Progress struct {
 type Env struct {
 	// Dir is its folder, Python the interpreter in it.
 	Dir, Python string
-	Stamp       Stamp
+	// Made is the folder that [Spec.PostInstall] filled; empty: there was none.
+	Made  string
+	Stamp Stamp
 	// Built says that it was built just now.
 	Built bool
 }
@@ -82,9 +87,14 @@ type Stamp struct {
 	// Deviations are files that were not as their distribution lists them from the beginning: some distributions list wrong sizes, and some overwrite each
 	// other's files.
 	Deviations []string `json:"deviations,omitempty"`
+	// Made are the files that [Spec.PostInstall] made.
+	Made []lock.FileHash `json:"made,omitempty"`
 }
 
-const stampFile = "srpo-stamp.json"
+const (
+	stampFile  = "srpo-stamp.json"
+	madeFolder = "srpo-made"
+)
 
 // CacheDir is $SRPO_CACHE, or srpo in the user's cache folder. It is the only place where srpo writes outside of run folders.
 func CacheDir() (string, error) {
@@ -106,7 +116,8 @@ func CacheDir() (string, error) {
 	return dir, nil
 }
 
-// Dir is where the environment of a spec lies: its name has a hash over the wanted Python and the requirements, so that a changed list is another folder.
+// Dir is where the environment of a spec lies: its name has a hash over the wanted Python, the requirements and the program of the last step, so that a
+// changed list is another folder.
 func (s Spec) Dir(o Options) (string, error) {
 	data, err := os.ReadFile(s.Requirements)
 	if err != nil {
@@ -115,6 +126,13 @@ func (s Spec) Dir(o Options) (string, error) {
 	h := sha256.New()
 	fmt.Fprintf(h, "1\n%s\n%s\n%v\n", s.Python, o.Interpreter, s.NoDeps)
 	h.Write(data)
+	if s.PostInstall != "" {
+		if data, err = os.ReadFile(s.PostInstall); err != nil {
+			return "", plugins.Errorf(plugins.NotFound, "the program to run after the installation: %w", err).WithHint("put the file that [python] post_install names into the package")
+		}
+		fmt.Fprintf(h, "\npost_install\n")
+		h.Write(data)
+	}
 	return filepath.Join(o.Cache, "venvs", s.Name+"-"+hex.EncodeToString(h.Sum(nil))[:16]), nil
 }
 
@@ -203,6 +221,18 @@ func open(dir string) (Env, error) {
 		}
 		return Env{}, plugins.Errorf(plugins.Corrupt, "the Python environment in %s has changed since it was installed: %s", dir, what).
 			WithHint("srpo plugin install %s --repair, which builds it anew", packageOf(dir))
+	}
+	if len(env.Stamp.Made) > 0 {
+		env.Made = filepath.Join(dir, madeFolder)
+		now, err := lock.HashDir(env.Made)
+		changes := lock.Tree{Files: env.Stamp.Made}.Changes(now)
+		if err != nil {
+			changes = []string{err.Error()}
+		}
+		if len(changes) > 0 {
+			return Env{}, plugins.Errorf(plugins.Corrupt, "what was made at the installation in %s has changed since: %s", env.Made, strings.Join(changes[:min(3, len(changes))], ", ")).
+				WithHint("srpo plugin install %s --repair, which makes it anew", packageOf(dir))
+		}
 	}
 	return env, nil
 }

@@ -338,3 +338,71 @@ func TestCacheDir(t *testing.T) {
 	_, err = CacheDir()
 	require.Equal(t, plugins.Exhausted, plugins.KindOf(err))
 }
+
+// The package's own last step: once, in the new environment; what it made is checked like everything else, and its program is part of what the environment is.
+func TestPostInstall(t *testing.T) {
+	in := anyPython(t)
+	offline(t)
+	dir := t.TempDir()
+	s := Spec{Name: "toy", Python: requirement(t, fmt.Sprintf("3.%d", in.Version.Minor)), Requirements: filepath.Join(dir, "requirements.txt"), PostInstall: filepath.Join(dir, "make.py")}
+	require.NoError(t, os.WriteFile(s.Requirements, []byte("# nothing\n"), 0o644))
+	count := filepath.Join(dir, "count")
+	program := func(text string) {
+		t.Helper()
+		require.NoError(t, os.WriteFile(s.PostInstall, []byte("import os, sys\nopen("+fmt.Sprintf("%q", count)+", 'a').write('x')\n"+text), 0o644))
+	}
+	var told []string
+	o := Options{Cache: t.TempDir(), Interpreter: in.Path, Progress: func(p Progress) { told = append(told, p.What) }}
+	program("os.mkdir(sys.argv[1] + '/sub')\nopen(sys.argv[1] + '/sub/model', 'w').write(sys.prefix)\n")
+	env, err := Ensure(background, s, o)
+	require.NoError(t, err)
+	made, err := os.ReadFile(filepath.Join(env.Made, "sub", "model"))
+	require.NoError(t, err)
+	require.Equal(t, env.Dir, string(made), "in the new environment")
+	require.Contains(t, told, "running make.py of toy")
+	require.Len(t, env.Stamp.Made, 1)
+
+	again, err := Ensure(background, s, o)
+	require.NoError(t, err)
+	require.False(t, again.Built)
+	require.Equal(t, env.Made, again.Made)
+	runs, err := os.ReadFile(count)
+	require.NoError(t, err)
+	require.Equal(t, "x", string(runs), "once")
+
+	model := filepath.Join(env.Made, "sub", "model")
+	require.NoError(t, os.WriteFile(model, []byte(strings.ToUpper(string(made))), 0o644))
+	_, err = Open(s, o)
+	require.Equal(t, plugins.Corrupt, plugins.KindOf(err))
+	require.ErrorContains(t, err, "sub/model changed")
+	require.Contains(t, plugins.AsError(err).Hint, "srpo plugin install toy --repair")
+	require.NoError(t, os.Remove(model))
+	_, err = Open(s, o)
+	require.ErrorContains(t, err, "sub/model was removed")
+	o.Repair = true
+	env, err = Ensure(background, s, o)
+	require.NoError(t, err)
+	require.FileExists(t, model)
+	o.Repair = false
+
+	before := env.Dir
+	program("open(sys.argv[1] + '/model', 'w').write('2')\n")
+	env, err = Ensure(background, s, o)
+	require.NoError(t, err)
+	require.NotEqual(t, before, env.Dir, "another program is another environment")
+
+	program("print('weights have the wrong shape')\nsys.exit(3)\n")
+	_, err = Ensure(background, s, o)
+	require.Equal(t, plugins.Corrupt, plugins.KindOf(err))
+	require.ErrorContains(t, err, "make.py, which makes what the package cannot bring, failed: exit status 3")
+	require.Contains(t, plugins.AsError(err).Detail, "weights have the wrong shape")
+	gone, err := s.Dir(o)
+	require.NoError(t, err)
+	require.NoDirExists(t, gone, "nothing half-made is left")
+	program("")
+	_, err = Ensure(background, s, o)
+	require.ErrorContains(t, err, "make.py made no file")
+	s.PostInstall = filepath.Join(dir, "none.py")
+	_, err = Ensure(background, s, o)
+	require.Equal(t, plugins.NotFound, plugins.KindOf(err))
+}

@@ -71,6 +71,7 @@ class EncoderService(Service):
             width=s.width,
             batch=s.batch,
             frame_wise=s.frame_wise,
+            model=s.model,
         )
 
     def _clip(self, tensor: pb.Tensor, what: str) -> np.ndarray:

@@ -18,6 +18,8 @@ class EncoderSpec:
         height, width: size that it resizes to, pixels; 0: any.
         batch: clips that `Encoder.encode` likes to get at once, and gets at most; 0: any number.
         frame_wise: whether it encodes frame by frame, so that windows cost no more than the clip.
+        model: what the vectors come from, e.g. a hash over the weights: with the same version, settings and model, the
+            same clip gives the same vector. Empty: version and settings say it all.
     """
 
     dimension: int
@@ -26,6 +28,7 @@ class EncoderSpec:
     width: int = 0
     batch: int = 0
     frame_wise: bool = False
+    model: str = ""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ def encode(plugin, *clips, arena=None):
 
 def test_describe(looker):
     spec = looker.call("Encoder.DescribeEncoder")
-    assert (spec.dimension, spec.frames, spec.batch, spec.frame_wise) == (4, 0, 3, False)
+    assert (spec.dimension, spec.frames, spec.batch, spec.frame_wise, spec.model) == (4, 0, 3, False, "eyes")
 
 
 def test_clips_of_any_size_in_batches_of_the_encoders_size(looker):

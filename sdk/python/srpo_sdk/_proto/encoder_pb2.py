@@ -14,7 +14,7 @@ _sym_db = _symbol_database.Default()
 from . import base_pb2 as srpo_dot_v1_dot_base__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15srpo/v1/encoder.proto\x12\x07srpo.v1\x1a\x12srpo/v1/base.proto\"\x18\n\x16\x44\x65scribeEncoderRequest\"r\n\x0b\x45ncoderSpec\x12\x11\n\tdimension\x18\x01 \x01(\r\x12\x0e\n\x06\x66rames\x18\x02 \x01(\r\x12\x0e\n\x06height\x18\x03 \x01(\r\x12\r\n\x05width\x18\x04 \x01(\r\x12\r\n\x05\x62\x61tch\x18\x05 \x01(\r\x12\x12\n\nframe_wise\x18\x06 \x01(\x08\"/\n\rEncodeRequest\x12\x1e\n\x05\x63lips\x18\x01 \x03(\x0b\x32\x0f.srpo.v1.Tensor\"2\n\x0b\x45ncodeReply\x12#\n\nembeddings\x18\x01 \x01(\x0b\x32\x0f.srpo.v1.Tensor\"C\n\x14\x45ncodeWindowsRequest\x12\x1d\n\x04\x63lip\x18\x01 \x01(\x0b\x32\x0f.srpo.v1.Tensor\x12\x0c\n\x04\x65nds\x18\x02 \x03(\r2\xd7\x01\n\rEncoderPlugin\x12H\n\x0f\x44\x65scribeEncoder\x12\x1f.srpo.v1.DescribeEncoderRequest\x1a\x14.srpo.v1.EncoderSpec\x12\x36\n\x06\x45ncode\x12\x16.srpo.v1.EncodeRequest\x1a\x14.srpo.v1.EncodeReply\x12\x44\n\rEncodeWindows\x12\x1d.srpo.v1.EncodeWindowsRequest\x1a\x14.srpo.v1.EncodeReplyB/Z-github.com/srpo-dev/srpo/plugins/proto/srpov1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15srpo/v1/encoder.proto\x12\x07srpo.v1\x1a\x12srpo/v1/base.proto\"\x18\n\x16\x44\x65scribeEncoderRequest\"\x81\x01\n\x0b\x45ncoderSpec\x12\x11\n\tdimension\x18\x01 \x01(\r\x12\x0e\n\x06\x66rames\x18\x02 \x01(\r\x12\x0e\n\x06height\x18\x03 \x01(\r\x12\r\n\x05width\x18\x04 \x01(\r\x12\r\n\x05\x62\x61tch\x18\x05 \x01(\r\x12\x12\n\nframe_wise\x18\x06 \x01(\x08\x12\r\n\x05model\x18\x07 \x01(\t\"/\n\rEncodeRequest\x12\x1e\n\x05\x63lips\x18\x01 \x03(\x0b\x32\x0f.srpo.v1.Tensor\"2\n\x0b\x45ncodeReply\x12#\n\nembeddings\x18\x01 \x01(\x0b\x32\x0f.srpo.v1.Tensor\"C\n\x14\x45ncodeWindowsRequest\x12\x1d\n\x04\x63lip\x18\x01 \x01(\x0b\x32\x0f.srpo.v1.Tensor\x12\x0c\n\x04\x65nds\x18\x02 \x03(\r2\xd7\x01\n\rEncoderPlugin\x12H\n\x0f\x44\x65scribeEncoder\x12\x1f.srpo.v1.DescribeEncoderRequest\x1a\x14.srpo.v1.EncoderSpec\x12\x36\n\x06\x45ncode\x12\x16.srpo.v1.EncodeRequest\x1a\x14.srpo.v1.EncodeReply\x12\x44\n\rEncodeWindows\x12\x1d.srpo.v1.EncodeWindowsRequest\x1a\x14.srpo.v1.EncodeReplyB/Z-github.com/srpo-dev/srpo/plugins/proto/srpov1b\x06proto3')
 
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, globals())
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'srpo.v1.encoder_pb2', globals())
@@ -24,14 +24,14 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._serialized_options = b'Z-github.com/srpo-dev/srpo/plugins/proto/srpov1'
   _DESCRIBEENCODERREQUEST._serialized_start=54
   _DESCRIBEENCODERREQUEST._serialized_end=78
-  _ENCODERSPEC._serialized_start=80
-  _ENCODERSPEC._serialized_end=194
-  _ENCODEREQUEST._serialized_start=196
-  _ENCODEREQUEST._serialized_end=243
-  _ENCODEREPLY._serialized_start=245
-  _ENCODEREPLY._serialized_end=295
-  _ENCODEWINDOWSREQUEST._serialized_start=297
-  _ENCODEWINDOWSREQUEST._serialized_end=364
-  _ENCODERPLUGIN._serialized_start=367
-  _ENCODERPLUGIN._serialized_end=582
+  _ENCODERSPEC._serialized_start=81
+  _ENCODERSPEC._serialized_end=210
+  _ENCODEREQUEST._serialized_start=212
+  _ENCODEREQUEST._serialized_end=259
+  _ENCODEREPLY._serialized_start=261
+  _ENCODEREPLY._serialized_end=311
+  _ENCODEWINDOWSREQUEST._serialized_start=313
+  _ENCODEWINDOWSREQUEST._serialized_end=380
+  _ENCODERPLUGIN._serialized_start=383
+  _ENCODERPLUGIN._serialized_end=598
 # @@protoc_insertion_point(module_scope)

@@ -10,7 +10,7 @@ class Looker(srpo.Encoder):
 
     @classmethod
     def describe(cls, settings):
-        return srpo.EncoderSpec(dimension=4, batch=3)
+        return srpo.EncoderSpec(dimension=4, batch=3, model="eyes")
 
     def encode(self, clips):
         assert len(clips) <= 3

@@ -1,0 +1,143 @@
+// Package frames turns the frames of a clip into what a network was trained on: which frames, at which size, with which mean and scale. Sizes are made
+// bit for bit as torchvision makes them of bytes, which is what the published processors of V-JEPA 2 and DINOv2 do; Pillow's differ by 2 of 255 at most.
+package frames
+
+import (
+	"sync"
+
+	"github.com/srpo-dev/srpo/plugins"
+)
+
+// Recipe is a network's preprocessing, as its model card says it.
+type Recipe struct {
+	// Resize is the length in pixels of the shorter side (Mode "short_side") or of both ("exact").
+	Resize int    `json:"resize"`
+	Mode   string `json:"resize_mode"`
+	// Interpolation is "bilinear" or "bicubic"; Antialias widens its kernel where the picture gets smaller.
+	Interpolation string `json:"interpolation"`
+	Antialias     bool   `json:"antialias"`
+	// Crop is the side of the square cut from the middle, in pixels.
+	Crop int `json:"crop"`
+	// A byte x becomes (x*Rescale - Mean) / Std, with one mean and std for each of red, green and blue.
+	Rescale float64   `json:"rescale"`
+	Mean    []float64 `json:"mean"`
+	Std     []float64 `json:"std"`
+}
+
+// Check says what is wrong with a recipe.
+func (r Recipe) Check() error {
+	bad := func(format string, args ...any) error { return plugins.Errorf(plugins.Corrupt, format, args...) }
+	switch {
+	case r.Resize < 1 || r.Resize > 1<<14 || r.Crop < 1 || r.Crop > r.Resize:
+		return bad("a crop of %d pixels from pictures of %d", r.Crop, r.Resize)
+	case r.Mode != "short_side" && r.Mode != "exact":
+		return bad("resize_mode %q", r.Mode)
+	case r.Interpolation != "bilinear" && r.Interpolation != "bicubic":
+		return bad("interpolation %q", r.Interpolation)
+	case len(r.Mean) != 3 || len(r.Std) != 3 || r.Std[0]*r.Std[1]*r.Std[2] == 0 || r.Rescale == 0:
+		return bad("rescale %v, mean %v, std %v", r.Rescale, r.Mean, r.Std)
+	}
+	return nil
+}
+
+// Transform applies a recipe. It may be used by several goroutines.
+type Transform struct {
+	recipe Recipe
+	values [3][256]float32 // what a byte becomes, by channel
+
+	mu    sync.Mutex
+	plans map[[2]int]*plan
+}
+
+// NewTransform makes a transform; the recipe must have passed [Recipe.Check].
+func NewTransform(r Recipe) *Transform {
+	t := &Transform{recipe: r, plans: map[[2]int]*plan{}}
+	for c := range t.values {
+		for x := range t.values[c] {
+			t.values[c][x] = float32((float64(x)*r.Rescale - r.Mean[c]) / r.Std[c])
+		}
+	}
+	return t
+}
+
+// Side is the length of the cropped picture's sides, pixels.
+func (t *Transform) Side() int { return t.recipe.Crop }
+
+// maxPlans bounds the sizes of pictures that are remembered.
+const maxPlans = 64
+
+func (t *Transform) plan(height, width int) *plan {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if p, ok := t.plans[[2]int{height, width}]; ok {
+		return p
+	}
+	r := t.recipe
+	high, wide := r.Resize, r.Resize
+	if r.Mode == "short_side" { // the longer side is rounded down
+		if height < width {
+			wide = int(float64(r.Resize) * float64(width) / float64(height))
+		} else {
+			high = int(float64(r.Resize) * float64(height) / float64(width))
+		}
+	}
+	kernel, support := bilinear, 1.0
+	if r.Interpolation == "bicubic" {
+		kernel, support = bicubic, 2.0
+	}
+	p := &plan{width: width, top: (high - r.Crop) / 2, left: (wide - r.Crop) / 2, side: r.Crop}
+	p.firstRow, p.lastRow = p.top, p.top+r.Crop
+	if high != height {
+		rows := resample(height, high, p.top, r.Crop, kernel, support, r.Antialias)
+		last := rows.taps[r.Crop-1]
+		p.rows, p.firstRow, p.lastRow = &rows, rows.taps[0].from, last.from+len(last.weights)
+	}
+	if wide != width {
+		columns := resample(width, wide, p.left, r.Crop, kernel, support, r.Antialias)
+		p.columns = &columns
+	}
+	if len(t.plans) >= maxPlans {
+		clear(t.plans)
+	}
+	t.plans[[2]int{height, width}] = p
+	return p
+}
+
+// Resize returns the resized and cropped picture, uint8 [Side, Side, 3], of a frame, uint8 [height, width, 3] with sides of 1 or more.
+func (t *Transform) Resize(pixels []byte, height, width int) []byte {
+	out := make([]byte, t.recipe.Crop*t.recipe.Crop*3)
+	t.plan(height, width).run(pixels, out)
+	return out
+}
+
+// Normalise writes a picture of [Transform.Resize] as float32 [3, Side, Side].
+func (t *Transform) Normalise(picture []byte, out []float32) {
+	n := t.recipe.Crop * t.recipe.Crop
+	for c := range t.values {
+		values, to := &t.values[c], out[c*n:(c+1)*n]
+		for i := range to {
+			to[i] = values[picture[3*i+c]]
+		}
+	}
+}
+
+// Sample chooses n frames of a clip of t: of a clip with n or more, evenly spaced ones, first and last included, rounded down as NumPy's
+// linspace(0, t-1, n, dtype=int); a shorter clip is repeated from its beginning (algorithm 1.1 of SRPO, arXiv 2511.15605).
+func Sample(t, n int) []int {
+	out := make([]int, n)
+	if t < n {
+		for i := range out {
+			out[i] = i % t
+		}
+		return out
+	}
+	if n == 1 {
+		return out
+	}
+	step := float64(t-1) / float64(n-1)
+	for i := range out {
+		out[i] = int(float64(i) * step)
+	}
+	out[n-1] = t - 1
+	return out
+}
