@@ -15,9 +15,9 @@ export SRPO_TEST_PYTHON := $(VENV)/bin/python
 # uv, for srpo itself, where the machine has none.
 export PATH := $(PATH):$(VENV)/tools
 
-STEPS := fmt vet staticcheck proto-check ruff go-test python-test examples smoke libero
+STEPS := fmt vet staticcheck proto-check ruff go-test python-test examples smoke remote libero libero-plus
 
-.PHONY: build test bench parity results proto clean venv $(STEPS)
+.PHONY: build test bench openvla parity results proto clean venv $(STEPS)
 
 build:
 	$(GO) build -o srpo ./cmd/srpo
@@ -66,13 +66,27 @@ smoke: build
 libero: build venv
 	bash .ci/libero
 
+# The 10,030 variants: the same, and the contract on a variant of each dimension that runs.
+libero-plus: build venv
+	bash .ci/libero-plus
+
+# The client of openpi's websocket protocol, against its published server.
+remote: build venv
+	bash .ci/remote
+
+# OpenVLA's plugin in its own environment (6 GB): its tests, and the contract.
+openvla: build venv
+	bash .ci/openvla
+
 # Tables of speed: env steps, host overhead, the data plane.
 bench: build
 	./srpo bench
 
-# The exporter of encoders and the training of the tiny world model against torch: downloads about 3 GB at the first time, and takes minutes.
+# Against the originals: the exporter of encoders and the training of the tiny world model against torch, and the goldens of policies/openvla made anew with the
+# published code. Downloads several GB at the first time, and takes minutes.
 parity: build venv
 	bash .ci/parity
+	bash .ci/openvla parity
 
 # What makes docs/results. Each is a run of its own and some take long, so they are listed and not run.
 results:

@@ -1,0 +1,9 @@
+// Package openvla carries the OpenVLA plugin, a Python package, so that the srpo binary can unpack it into the user's cache.
+package openvla
+
+import "embed"
+
+// Files is the plugin's package: plugin.toml at its root.
+//
+//go:embed plugin.toml requirements.txt *.py
+var Files embed.FS

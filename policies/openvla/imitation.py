@@ -1,0 +1,152 @@
+"""Supervised fine-tuning on demonstrations: cross-entropy of the action's tokens, over the whole vocabulary, and of the
+stop token, as the published fine-tuning does it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import srpo_sdk as srpo
+import torch
+from torch import nn
+
+import actions
+import pictures
+from learning import Optimiser
+from modeling import STOP
+from network import Network, Sample
+
+IGNORED = -100
+
+
+@dataclass
+class Example:
+    """One demonstration, ready for training.
+
+    Args:
+        frames: uint8 [T, 224, 224, 3], before the crop.
+        actions: float32 [T, D], the env's.
+        ids: the prompt.
+    """
+
+    frames: np.ndarray
+    actions: np.ndarray
+    ids: tuple[int, ...]
+
+
+def collect(network: Network, demonstrations: Iterable[srpo.Demonstration], camera: str, most_mb: int) -> list[Example]:
+    """Reads all demonstrations; failed ones are left out.
+
+    Raises:
+        srpo.Error: "invalid" for one that does not fit, or when none is left; "exhausted" beyond most_mb.
+    """
+    out: list[Example] = []
+    failed = used = 0
+    for d in demonstrations:
+        srpo.heartbeat()
+        if not d.success:
+            failed += 1
+            continue
+        place = f"demonstration {d.id}"
+        if d.actions.shape[1] != network.normaliser.dim or not len(d.actions):
+            raise srpo.Error(
+                "invalid", f"actions are {list(d.actions.shape)}, want [T, {network.normaliser.dim}]", place=place
+            )
+        if camera not in d.images:
+            raise srpo.Error(
+                "invalid",
+                f"no picture from camera {camera!r}, only from {sorted(d.images)}",
+                place=place,
+                hint="set policy.openvla.camera to a camera of the env",
+            )
+        used += len(d.actions) * pictures.SIDE * pictures.SIDE * 3
+        if used > most_mb << 20:
+            raise srpo.Error(
+                "exhausted",
+                f"the demonstrations take more than demo_mb = {most_mb}",
+                place=place,
+                hint="raise policy.openvla.demo_mb, or give fewer demonstrations",
+            )
+        frames = np.stack([pictures.uncropped(x, network.choice.jpeg) for x in d.images[camera]])
+        out.append(Example(frames, np.array(d.actions), network.prompt(d.instruction)))
+    if not out:
+        raise srpo.Error(
+            "invalid",
+            f"no successful demonstration, {failed} failed ones",
+            hint="record some with the env's expert, or use a trained checkpoint",
+        )
+    return out
+
+
+@dataclass(frozen=True)
+class Imitation:
+    """The training itself.
+
+    Args:
+        batch: samples in a gradient step.
+        micro_batch: those in a forward pass; nothing acts here that a batch's shape could change.
+        cosine: the learning rate falls to 0 along a cosine; else it is constant, as published.
+        augment: `pictures.augmented`; else the middle crop, as in acting.
+    """
+
+    network: Network
+    optimiser: Optimiser
+    lr: float
+    batch: int
+    micro_batch: int
+    cosine: bool
+    augment: bool
+
+    def run(self, examples: list[Example], steps: int, seed: int, progress: Callable[[float, float], None]) -> float:
+        """Makes the steps and returns the loss, averaged over the last of them; one that is not finite is an error."""
+        starts = np.cumsum([0] + [len(e.actions) for e in examples])
+        mean = math.nan
+        for step in range(steps):
+            rng = np.random.Generator(np.random.Philox(key=seed + (step << 64)))
+            drawn = [self._draw(examples, starts, rng) for _ in range(self.batch)]
+            self.optimiser.zero()
+            loss = 0.0
+            for some in self.network.batches([s for s, _ in drawn], self.micro_batch):
+                loss += self._micro_batch([drawn[i] for i in some])
+            lr = self.lr * (0.5 * (1 + math.cos(math.pi * step / steps)) if self.cosine else 1.0)
+            norm = self.optimiser.step(lr)
+            if not math.isfinite(loss + norm):
+                raise srpo.Error(
+                    "internal", f"loss or gradient is not finite at step {step}", hint="lower policy.openvla.imitate_lr"
+                )
+            mean = loss if math.isnan(mean) else 0.95 * mean + 0.05 * loss
+            progress((step + 1) / steps, mean)
+        self.optimiser.zero()
+        return mean
+
+    def _draw(self, examples: list[Example], starts: np.ndarray, rng: np.random.Generator) -> tuple[Sample, np.ndarray]:
+        """A frame of a demonstration with the labels of its chunk, int64 [slots + 1]; those behind its end
+        are ignored.
+        """
+        at = int(rng.integers(starts[-1]))
+        which = int(np.searchsorted(starts, at, "right")) - 1
+        e, t, net = examples[which], at - starts[which], self.network
+        frame = pictures.augmented(e.frames[t], rng) if self.augment else pictures.crop(e.frames[t], net.choice.crop)
+        chosen = actions.choices(net.normaliser.from_env(e.actions[t : t + net.chunk])).reshape(-1)
+        tokens = np.full(net.slots, actions.BINS // 2)
+        tokens[: len(chosen)] = chosen
+        labels = np.full(net.slots + 1, IGNORED)
+        labels[: len(chosen)] = net.model.first_action + chosen
+        labels[-1] = STOP
+        return Sample(frame, e.ids, tokens), labels
+
+    def _micro_batch(self, part: list[tuple[Sample, np.ndarray]]) -> float:
+        hidden = self.network.hidden([s for s, _ in part])
+        labels = torch.from_numpy(np.stack([x for _, x in part])).to(hidden.device)
+        keep = labels != IGNORED
+        # The mean over a sample's tokens, then over samples: a chunk at a demonstration's end weighs as much as others.
+        weight = (keep / keep.sum(1, keepdim=True))[keep] / self.batch
+        loss = (
+            nn.functional.cross_entropy(self.network.model.logits(hidden[keep]), labels[keep], reduction="none")
+            * weight
+        ).sum()
+        loss.backward()
+        return float(loss.detach())

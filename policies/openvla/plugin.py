@@ -1,0 +1,26 @@
+"""Entry of the openvla plugin: started by the srpo host, or ``python plugin.py`` in its environment."""
+
+import srpo_sdk  # first: it takes stdout for the handshake before torch's packages print on it
+
+from settings import SETTINGS
+
+
+class OpenVLA(srpo_sdk.Policy):
+    """What can be said without torch, which takes long to import: the host waits longer for Configure than for this."""
+
+    info = srpo_sdk.Info(
+        name="openvla",
+        version="0.1.0",
+        doc="OpenVLA and OpenVLA-OFT with discrete tokens, from the published checkpoint format",
+        settings=SETTINGS,
+        versions=["torch", "transformers", "timm", "safetensors"],
+    )
+
+    def __new__(cls, config: srpo_sdk.PolicyConfig) -> srpo_sdk.Policy:
+        from policy import OpenVLAPolicy
+
+        return OpenVLAPolicy(config)
+
+
+if __name__ == "__main__":
+    srpo_sdk.serve(OpenVLA)

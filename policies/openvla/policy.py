@@ -1,0 +1,456 @@
+"""OpenVLA as an srpo policy: acting, updates, imitation, checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import srpo_sdk as srpo
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+import actions
+import checkpoint
+import imitation
+import learning
+import lora
+import pictures
+import tiny
+from network import Choice, Network, Sample
+
+STATE = "srpo_state"  # folder beside the published files: optimiser, starting policy
+ADAPTER = "lora_adapter"
+PRESETS = {"tiny": "openvla-oft", "tiny-openvla": "openvla"}
+
+
+class OpenVLAPolicy(srpo.Policy):
+    """One process with one model. Everything random comes from the seeds of calls; nothing is drawn in between."""
+
+    def __init__(self, config: srpo.PolicyConfig):
+        super().__init__(config)
+        self.settings = dict(config.settings)
+        if config.env is None:
+            raise srpo.Error(
+                "invalid",
+                "no env was named",
+                place="policy openvla",
+                hint="the env's actions and cameras are needed; with srpo plugin test give --env",
+            )
+        if config.world_size > 1:
+            raise srpo.Error(
+                "unsupported",
+                f"world size {config.world_size}",
+                place="policy openvla",
+                hint="this policy runs in one process on one device",
+            )
+        self.space = config.env.action
+        self.camera = config.env.camera(self.settings["camera"]).name
+        torch.set_num_threads(self.settings["threads"])
+        self.records: dict[str, list[learning.Record]] = {}
+        self.recorded = 0  # bytes
+        self.start: dict[str, torch.Tensor] | None = None
+        self.broken = ""
+        with self._memory("loading the model"):
+            self.choice = self._choice()
+            self.network = self._open()
+            self._new_optimiser()
+
+    # How the settings are read.
+
+    def _choice(self) -> Choice:
+        s = self.settings
+        if bool(s["checkpoint"]) == bool(s["preset"]):
+            raise srpo.Error(
+                "invalid",
+                "give either checkpoint or preset",
+                place="policy openvla, settings",
+                hint="policy.openvla.checkpoint = FOLDER for a real model, or "
+                'policy.openvla.preset = "tiny" to try things out',
+            )
+        device = s["device"] if s["device"] != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            device = torch.device(device)
+            torch.empty(1, device=device)
+        except (RuntimeError, AssertionError) as e:
+            raise srpo.Error(
+                "unavailable",
+                f"device {s['device']!r}: {str(e).splitlines()[0]}",
+                place="policy openvla, setting device",
+                hint="cpu works everywhere",
+            ) from e
+        cuda = device.type == "cuda"
+        dtype = {
+            "auto": torch.bfloat16 if cuda else torch.float32,
+            "float32": torch.float32,
+            "bfloat16": torch.bfloat16,
+        }[s["dtype"]]
+        rank, alpha = s["lora_rank"], s["lora_alpha"]
+        if rank < 0:
+            rank = 0 if s["preset"] else 32
+        if s["adapter"] and s["adapter_mode"] == "keep":
+            rank, alpha = lora.config(s["adapter"])
+        return Choice(
+            kind=s["kind"],
+            chunk=s["chunk"],
+            causal=s["mask"] == "causal",
+            attention=s["attention"],
+            dtype=dtype,
+            device=device,
+            micro_batch=s["micro_batch"] or (8 if cuda else 1),
+            unnorm_key=s["unnorm_key"],
+            libero=actions.libero_gripper(s["gripper"], self.space),
+            jpeg=s["jpeg"],
+            crop=s["center_crop"],
+            compile=s["compile"],
+            rank=rank,
+            alpha=alpha,
+            seed=self.config.seed % 2**63,
+            dim=self.space.dim,
+            statistics=s["statistics"],
+        )
+
+    def _or(self, name: str, for_checkpoint: Any, for_preset: Any) -> Any:
+        """A setting, or its default where it is left open."""
+        value = self.settings[name]
+        return value if value not in (0, "auto") else for_preset if self.settings["preset"] else for_checkpoint
+
+    @contextlib.contextmanager
+    def _scratch(self) -> Iterator[str]:
+        folder = tempfile.mkdtemp(dir=self.config.scratch or None)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _open(self) -> Network:
+        s = self.settings
+        if s["preset"]:
+            with self._scratch() as folder:
+                stats = actions.ranges(self.space, self.choice.libero, "tiny")
+                tiny.make(folder, self.config.seed % 2**63, PRESETS[s["preset"]], stats, s["chunk"] or 8)
+                return self._load_network(folder)
+        return self._load_network(checkpoint.locate(s["checkpoint"]))
+
+    def _load_network(self, folder: str) -> Network:
+        adapter, keep = self.settings["adapter"], self.settings["adapter_mode"] == "keep"
+        if not adapter or keep:
+            network = Network(folder, self.choice, self.space)
+            if adapter:
+                lora.read(network.model, adapter)
+            return network
+        rank, alpha = lora.config(adapter)
+        network = Network(folder, Choice(**{**vars(self.choice), "rank": rank, "alpha": alpha}), self.space)
+        lora.read(network.model, adapter)
+        lora.merge(network.model)
+        network.fingerprint += lora.fingerprint(adapter)
+        network.choice = self.choice
+        network.model.requires_grad_(True)
+        if self.choice.rank:
+            lora.adapt(network.model, self.choice.rank, self.choice.alpha, self.choice.seed)
+        return network
+
+    def _new_optimiser(self) -> None:
+        if self.settings["gradient_checkpointing"]:
+            self.network.model.checkpoint_gradients(True)
+            # transformers computes activations twice in training mode only; there is no dropout that it would turn on.
+            self.network.model.language_model.train()
+        self.optimiser = learning.Optimiser(self.network.model, self.settings, self.settings["offload_optimizer"])
+
+    @contextlib.contextmanager
+    def _memory(self, what: str) -> Iterator[None]:
+        """Turns torch's ways of saying "out of memory" into one error with a remedy."""
+        try:
+            yield
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as e:
+            text = str(e)
+            if isinstance(e, RuntimeError) and not isinstance(e, torch.OutOfMemoryError):
+                if "out of memory" not in text and "can't allocate memory" not in text:
+                    raise
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            raise srpo.Error(
+                "exhausted",
+                f"out of memory while {what}: {text.splitlines()[0] if text else type(e).__name__}",
+                place="policy openvla",
+                hint="lower policy.openvla.micro_batch; turn on gradient_checkpointing, offload_optimizer, or "
+                "lora_rank = 32; the run goes on from its last checkpoint with --resume",
+            ) from e
+
+    def describe(self) -> srpo.PolicySpec:
+        return srpo.PolicySpec(
+            cameras=[(self.camera, 0, 0)], chunk=self.network.chunk, parameters=self.network.parameters
+        )
+
+    # Acting.
+
+    def act(self, items: list[srpo.ActItem], sampling: srpo.Sampling) -> list[srpo.ActResult]:
+        """Log-probabilities are of the tokens, over the 256 action tokens, at the call's temperature. Actions are
+        clipped to the env's range.
+        """
+        self._usable()
+        temperature = sampling.temperature if sampling.temperature > 0 else 1.0
+        samples = [self._sample(item) for item in items]
+        with self._memory(f"acting on {len(items)} observations"):
+            chosen = self.network.act(samples, [i.seed for i in items], temperature, sampling.greedy)
+        dim = self.network.normaliser.dim
+        results, records = [], []
+        for item, sample, (tokens, scores) in zip(items, samples, chosen):
+            acted = np.clip(self.network.env_actions(tokens), self.space.low, self.space.high)
+            results.append(srpo.ActResult(acted.astype(np.float32), scores.reshape(-1, dim).sum(1)))
+            seen = Sample(sample.frame, sample.ids, tokens.astype(np.int64))
+            records.append(learning.Record(item.step, seen, scores))
+        if sampling.record:
+            self._keep(items, records)
+        return results
+
+    def _sample(self, item: srpo.ActItem) -> Sample:
+        place = f"episode {item.trajectory}, step {item.step}"
+        picture = item.observation.images.get(self.camera)
+        if picture is None:
+            raise srpo.Error(
+                "invalid",
+                f"no picture from camera {self.camera!r}, only from {sorted(item.observation.images)}",
+                place=place,
+                hint="set policy.openvla.camera to a camera of the env",
+            )
+        if 0 in picture.shape:
+            raise srpo.Error("invalid", f"the picture of camera {self.camera!r} is {list(picture.shape)}", place=place)
+        frame = pictures.frame(picture, self.choice.jpeg, self.choice.crop)
+        try:
+            return Sample(frame, self.network.prompt(item.observation.instruction))
+        except srpo.Error as e:
+            raise e.at(place) from e
+
+    def _keep(self, items: list[srpo.ActItem], records: list[learning.Record]) -> None:
+        most = self.settings["record_mb"] << 20
+        if self.recorded + sum(r.bytes for r in records) > most:
+            raise srpo.Error(
+                "exhausted",
+                f"{self.recorded >> 20} MiB of chunks are recorded, and no more fit into "
+                f"record_mb = {self.settings['record_mb']}",
+                place="policy openvla",
+                hint="raise policy.openvla.record_mb, or sample fewer episodes an iteration",
+            )
+        for item, record in zip(items, records):
+            if item.step == 0:
+                self._forget(item.trajectory)
+            kept = self.records.setdefault(item.trajectory, [])
+            self.recorded -= sum(r.bytes for r in kept if r.step == item.step)
+            kept[:] = sorted([r for r in kept if r.step != item.step] + [record], key=lambda r: r.step)
+            self.recorded += record.bytes
+
+    def _forget(self, trajectory: str) -> None:
+        self.recorded -= sum(r.bytes for r in self.records.pop(trajectory, []))
+
+    def forget(self, trajectories: list[str]) -> None:
+        for t in trajectories or list(self.records):
+            self._forget(t)
+
+    def _usable(self) -> None:
+        if self.broken:
+            raise srpo.Error(
+                "unavailable",
+                self.broken,
+                place="policy openvla",
+                hint="the run goes on from its last checkpoint with --resume; a larger rollback_mb keeps "
+                "a copy to go back to",
+            )
+
+    # Learning.
+
+    @contextlib.contextmanager
+    def _undone(self, what: str) -> Iterator[None]:
+        """Undoes what was learned when something raises within."""
+        keep = learning.Keep(self.optimiser, self.settings["rollback_mb"] << 20)
+        try:
+            with self._memory(what):
+                yield
+        except BaseException:
+            if not keep.back():
+                self.broken = f"{what} failed half way, and the weights before it were too large to be kept"
+            raise
+
+    def update(self, update: srpo.Update, progress: Callable[[float], None]) -> srpo.Statistics:
+        """See `learning.Ppo`. An update that fails or is cancelled leaves everything as it was."""
+        self._usable()
+        h, dim = update.hyperparameters, self.network.normaliser.dim
+        if update.temperature == 0:
+            update = srpo.Update(**{**vars(update), "temperature": 1.0})
+        bounds = {
+            "clip_low": h.clip_low,
+            "clip_high": h.clip_high,
+            "kl_beta": h.kl_beta,
+            "clip_dual": h.clip_dual,
+            "epochs": h.epochs,
+            "mini_batch": h.mini_batch,
+            "temperature": update.temperature,
+        }
+        for name, value in bounds.items():
+            if not (np.isfinite(value) and value >= 0):
+                raise srpo.Error("invalid", f"{name} is {value}", place=f"update {update.id}", hint="want 0 or more")
+        if 0 < h.clip_dual <= 1:
+            raise srpo.Error(
+                "invalid",
+                f"clip_dual is {h.clip_dual}",
+                place=f"update {update.id}",
+                hint="above 1 (3 is usual), or 0 for none",
+            )
+        todo = learning.lessons(update, self.records, self.network.chunk, dim, self.settings["mean"] == "trajectory")
+        if h.kl_beta and self.start is None:
+            with self._memory("copying the starting policy"):
+                self.start = learning.starting(self.optimiser.parameters, self.settings["offload_optimizer"])
+        lr = self._or("lr", 5e-6, 1e-4)
+        with self._undone("an update"):
+            start = self.start if h.kl_beta else None
+            ppo = learning.Ppo(self.network, self.optimiser, start, lr, self.settings["mini_batch"])
+            return ppo.run(update, todo, progress)
+
+    def imitate(
+        self,
+        imitate: srpo.Imitate,
+        demonstrations: Iterator[srpo.Demonstration],
+        progress: Callable[[float, float], None],
+    ) -> None:
+        """See `imitation`. Afterwards the optimiser is fresh, the result is the starting policy of the KL term, and
+        recorded chunks are forgotten.
+        """
+        self._usable()
+        s, network = self.settings, self.network
+        examples = imitation.collect(network, demonstrations, self.camera, s["demo_mb"])
+        old = network.source.statistics
+        if s["statistics"] == "compute" or (s["statistics"] == "auto" and not network.measured):
+            everything = np.concatenate([e.actions for e in examples])
+            measured = actions.measure(everything, self.choice.libero, network.key, len(examples))
+            network.use_statistics({**old, **measured})
+        try:
+            with self._undone("imitation"):
+                self.optimiser.fresh()
+                cosine = self._or("imitate_decay", "none", "cosine") == "cosine"
+                training = imitation.Imitation(
+                    network,
+                    self.optimiser,
+                    self._or("imitate_lr", 5e-4, 1e-3),
+                    self._or("imitate_batch", 8, 4),
+                    s["imitate_micro_batch"] or (self.choice.micro_batch if self.choice.device.type == "cuda" else 4),
+                    cosine,
+                    s["augment"],
+                )
+                steps = imitate.steps or self._or("imitate_steps", 2000, 300)
+                training.run(examples, steps, imitate.seed, progress)
+        except BaseException:
+            network.use_statistics(old)
+            raise
+        self.optimiser.fresh()
+        self.start = None
+        self.forget([])
+
+    # Checkpoints.
+
+    def save(self, folder: str) -> None:
+        """Writes the published files, with adapters merged, `lora_adapter` in peft's format, and `srpo_state`."""
+        self._usable()
+        net, c = self.network, self.choice
+        own = {"kind": net.kind, "chunk": net.chunk, "unnorm_key": net.key}
+        source = checkpoint.Source(
+            folder, {**net.source.config, "srpo": own}, net.source.statistics, net.source.carried
+        )
+        weights, sizes = net.weights() if not c.rank or self.settings["save_merged"] else ([], {})
+        checkpoint.write(folder, source, weights, sizes, self.settings["shard_mb"] * 10**6, srpo.heartbeat)
+        if c.rank:
+            base = self.settings["checkpoint"] or self.settings["preset"]
+            lora.write(net.model, os.path.join(folder, ADAPTER), c.rank, c.alpha, base)
+        tensors, steps = self.optimiser.state()
+        tensors = dict(tensors)
+        if self.start is not None:
+            tensors.update({f"start.{n}": t for n, t in self.start.items()})
+        place = os.path.join(folder, STATE)
+        os.mkdir(place)
+        save_file(
+            {n: t.detach().contiguous().cpu() for n, t in tensors.items()}, os.path.join(place, "state.safetensors")
+        )
+        with open(os.path.join(place, "state.json"), "w", encoding="utf-8") as f:
+            json.dump(
+                {
+                    "format": 1,
+                    "base": net.fingerprint if c.rank else "",
+                    "rank": c.rank,
+                    "alpha": c.alpha,
+                    "steps": steps,
+                    "names": list(self.optimiser.parameters),
+                    "start": self.start is not None,
+                },
+                f,
+            )
+
+    def load(self, folder: str) -> None:
+        """Restores what save wrote. What learns must be the same kind (LoRA of the same rank on the same base, or the
+        whole model); else the folder's whole weights are the new base, with a fresh optimiser, and the log says so.
+
+        Raises:
+            srpo.Error: nothing has changed then.
+        """
+        with self._memory(f"loading {folder}"):
+            state, tensors = self._read_state(folder)
+            c = self.choice
+            same = state["rank"] == c.rank and (
+                not c.rank or (state["base"], state["alpha"]) == (self.network.fingerprint, c.alpha)
+            )
+            old = self.network, self.optimiser, self.start
+            try:
+                if same and c.rank:
+                    keep = learning.Keep(self.optimiser, 1 << 62)
+                    source = checkpoint.read_source(folder)
+                    try:
+                        lora.read(self.network.model, os.path.join(folder, ADAPTER))
+                        self.network.use_statistics(source.statistics)
+                        self._new_optimiser()
+                    except BaseException:
+                        keep.back()
+                        raise
+                else:
+                    self.network = Network(folder, Choice(**{**vars(c), "statistics": "keep"}), self.space)
+                    self.network.choice = c
+                    self._new_optimiser()
+                if same:
+                    self.optimiser.restore(tensors, state["steps"])
+                    names = [n for n in state["names"] if state["start"]]
+                    self.start = {n: tensors[f"start.{n}"] for n in names} or None
+                    if self.start and not self.settings["offload_optimizer"]:
+                        self.start = {n: t.to(c.device) for n, t in self.start.items()}
+                else:
+                    self.start = None
+                    print(f"{folder} was trained in another way: its weights are the new base, the optimiser is fresh")
+            except BaseException:
+                self.network, self.optimiser, self.start = old
+                raise
+        self.broken = ""
+        self.forget([])
+
+    def _read_state(self, folder: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        place = os.path.join(folder, STATE)
+        try:
+            with open(os.path.join(place, "state.json"), encoding="utf-8") as f:
+                state = json.load(f)
+            tensors = load_file(os.path.join(place, "state.safetensors"))
+            names = list(self.optimiser.parameters)
+            if state["format"] != 1 or (state["rank"] == self.choice.rank and state["names"] != names):
+                raise ValueError(f"format {state['format']} with {len(state['names'])} parameters, want {len(names)}")
+            return state, tensors
+        except FileNotFoundError as e:
+            raise srpo.Error(
+                "not found",
+                "not a folder that this policy was saved in",
+                place=place,
+                hint="for a published checkpoint set policy.openvla.checkpoint instead",
+            ) from e
+        except (ValueError, KeyError, TypeError, SafetensorError) as e:
+            raise srpo.Error(
+                "corrupt", f"cannot be read: {e}", place=place, hint="go back to an earlier checkpoint"
+            ) from e

@@ -1,0 +1,35 @@
+"""Test set-up: the plugin's folder and the kit on the path, one thread, a checkpoint for all tests."""
+
+import sys
+from pathlib import Path
+
+PLUGIN = Path(__file__).resolve().parents[1]
+for folder in (PLUGIN / "tests", PLUGIN.parents[1] / "sdk" / "python", PLUGIN):
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+import pytest
+import srpo_sdk  # noqa: F401  before torch, as in the plugin
+import torch
+
+torch.set_num_threads(1)
+
+import cases
+
+import tiny
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory):
+    """The folder of a case's checkpoint, by name; made once."""
+    made = {}
+
+    def folder(name: str) -> str:
+        arguments = cases.CASES[name][0]
+        key = str(sorted(arguments.items()))
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp("checkpoint")
+            tiny.make(str(made[key]), **arguments)
+        return str(made[key])
+
+    return folder

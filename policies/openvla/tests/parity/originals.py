@@ -1,0 +1,179 @@
+"""In the originals' environment (requirements.in): loads the checkpoints with the published code and writes goldens.
+
+    python originals.py CHECKPOINTS GOLDENS --fork modeling_llama.py
+
+The fork is src/transformers/models/llama/modeling_llama.py of github.com/moojink/transformers-openvla-oft, commit
+bc339d9: transformers 4.40.1 with every position seeing every other, which OpenVLA-OFT is trained with.
+"""
+
+import argparse
+import ast
+import contextlib
+import importlib
+import importlib.metadata
+import importlib.util
+import io
+import json
+import os
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+import transformers
+from PIL import Image
+from transformers import GenerationMixin, PreTrainedTokenizerFast
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import cases
+
+torch.set_num_threads(1)
+SIIRL = Path(importlib.metadata.distribution("siirl").locate_file("siirl"))
+
+
+def package(folder: str):
+    """siirl's modeling and processing modules of one model; importing siirl itself would want its whole stack."""
+    name = f"original_{folder}"
+    if name not in sys.modules:
+        stub = types.ModuleType(name)
+        stub.__path__ = [str(SIIRL / "models" / "embodied" / folder)]
+        sys.modules[name] = stub
+    with contextlib.redirect_stdout(io.StringIO()):
+        return [importlib.import_module(f"{name}.{m}_prismatic") for m in ("modeling", "processing")]
+
+
+def functions(file: str, names: list[str]):
+    """Some functions of a siirl module, without importing what the module imports beside."""
+    import tensorflow as tf
+
+    tree = ast.parse((SIIRL / file).read_text())
+    tree.body = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name in names]
+    scope = {"np": np, "tf": tf, "Image": Image}
+    exec(compile(tree, file, "exec"), scope)
+    return [scope[n] for n in names]
+
+
+def load(folder: str, kind: str, fork: str | None):
+    """The published model class, loaded by its own from_pretrained. Only the sizes of the backbones are ours."""
+    modeling, processing = package("openvla_oft" if kind == "openvla-oft" else "openvla")
+    config = modeling.OpenVLAConfig.from_pretrained(folder)
+    config.image_sizes = json.loads(Path(folder, "config.json").read_text())["image_sizes"]
+    sizes = dict(zip(config.timm_model_ids, config.timm_model_args))
+    make = timm.create_model
+    modeling.timm = types.SimpleNamespace(
+        create_model=lambda name, **k: make(name, **{n: v for n, v in k.items() if v is not None}, **sizes[name]),
+        __version__=timm.__version__,
+    )
+    if fork:
+        name = "transformers.models.llama.modeling_llama_oft"
+        spec = importlib.util.spec_from_file_location(name, fork)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+
+        class Auto:
+            @staticmethod
+            def from_config(c, attn_implementation):
+                return module.LlamaForCausalLM._from_config(c, attn_implementation=attn_implementation)
+
+        modeling.AutoModelForCausalLM = Auto
+    else:
+        modeling.AutoModelForCausalLM = transformers.AutoModelForCausalLM
+    # `_supports_sdpa` is a property that asks a module which __init__ has not made yet, in every release since.
+    modeling.PrismaticPreTrainedModel._supports_sdpa = True
+    model, info = modeling.OpenVLAForActionPrediction.from_pretrained(
+        folder, config=config, attn_implementation="sdpa", torch_dtype=torch.float32, output_loading_info=True
+    )
+    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"], info
+    assert isinstance(model, GenerationMixin) or kind == "openvla-oft" or hasattr(model, "generate")
+    assert model.language_model.config._attn_implementation == "sdpa"
+    with open(os.path.join(folder, "dataset_statistics.json")) as f:
+        model.norm_stats = json.load(f)
+    files = json.loads(Path(folder, "preprocessor_config.json").read_text())
+    files.pop("image_processor_type")
+    return model.eval(), processing.PrismaticImageProcessor(**files)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("checkpoints")
+    parser.add_argument("goldens")
+    parser.add_argument("--fork", required=True)
+    given = parser.parse_args()
+    (resize_image,) = functions("utils/embodied/libero_utils.py", ["resize_image"])
+    (crop,) = functions("engine/rollout/embodied_rollout.py", ["center_crop_image"])[:1]
+    (crop.__globals__["crop_and_resize"],) = functions("engine/rollout/embodied_rollout.py", ["crop_and_resize"])
+    crop.__globals__["tf"] = resize_image.__globals__["tf"]
+
+    def shot(n: int) -> tuple[np.ndarray, np.ndarray]:
+        small = resize_image(cases.frame(n), (224, 224))
+        return small, np.asarray(crop(Image.fromarray(small)))
+
+    resized, shots = zip(*(shot(n) for n in range(4)))
+    np.savez_compressed(
+        os.path.join(given.goldens, "pictures.npz"),
+        resized=np.stack(resized)[:, ::5, ::3],
+        cropped=np.stack(shots)[:, ::5, ::3],
+    )
+    np.savez_compressed(
+        os.path.join(given.checkpoints, "pictures.npz"), resized=np.stack(resized), cropped=np.stack(shots)
+    )
+
+    for name, (arguments, causal) in cases.CASES.items():
+        folder, kind = os.path.join(given.checkpoints, name), arguments["kind"]
+        model, see = load(folder, kind, None if causal else given.fork)
+        tokenizer = PreTrainedTokenizerFast(tokenizer_file=os.path.join(folder, "tokenizer.json"), pad_token="<PAD>")
+        out: dict[str, list] = {}
+        for i, instruction in enumerate(cases.INSTRUCTIONS):
+            text = tokenizer(
+                f"In: What action should the robot take to {instruction.lower()}?\nOut:", return_tensors="pt"
+            )
+            ids = text.input_ids
+            if not torch.all(ids[:, -1] == 29871):  # as predict_action and process_input do it
+                ids = torch.cat((ids, torch.tensor([[29871]])), dim=1)
+            seen = see(Image.fromarray(shot(cases.FRAMES[i])[1]), return_tensors="pt")["pixel_values"]
+            n = 56 if kind == "openvla-oft" else 7
+            tokens = torch.from_numpy(cases.chosen(n)[i : i + 1]) + 31744
+            keep = {"ids": ids[0].numpy(), "pixels": seen[0, :, ::16, ::16].numpy()}
+            with torch.no_grad():
+                if kind == "openvla-oft":
+                    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=seen)
+                    acted, greedy = model.generate_action_verl(
+                        input_ids=ids,
+                        attention_mask=torch.ones_like(ids),
+                        pixel_values=seen,
+                        unnorm_key="tiny",
+                        do_sample=False,
+                        temperature=1.0,
+                        padding_idx=32000,
+                    )
+                    keep["greedy"], keep["actions"] = greedy[0].numpy(), acted[0]
+                else:
+                    full = torch.cat([ids, tokens], 1)
+                    logits = model(
+                        input_ids=full, attention_mask=torch.ones_like(full), pixel_values=seen, use_cache=False
+                    ).logits[:, -n - 1 : -1]
+                    # The original samples over the whole vocabulary, ours over the action tokens: so shall it.
+                    keep["actions"] = model.predict_action(
+                        input_ids=ids,
+                        attention_mask=torch.ones_like(ids),
+                        pixel_values=seen,
+                        unnorm_key="tiny",
+                        do_sample=False,
+                        prefix_allowed_tokens_fn=lambda *_: list(range(31744, 32000)),
+                    )
+            action = logits[..., -256 - 64 : -64]
+            keep["logits"] = action[0, :: max(1, n // 14)].numpy()
+            keep["whole"] = logits[0, 0, ::64].numpy()
+            score = torch.log_softmax(action / cases.TEMPERATURE, -1)
+            keep["log_probs"] = score.gather(-1, (tokens - 31744)[..., None])[0, :, 0].numpy()
+            for key, value in keep.items():
+                out[f"{key}{i}"] = value
+        np.savez_compressed(os.path.join(given.goldens, f"{name}.npz"), **out)
+        print(f"{name}: {os.path.getsize(os.path.join(given.goldens, name + '.npz')) / 1e3:.0f} kB")
+
+
+if __name__ == "__main__":
+    main()

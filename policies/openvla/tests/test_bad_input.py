@@ -1,0 +1,233 @@
+"""What is wrong with a folder, an env or an observation is said in one error, with its place and a remedy."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import srpo_sdk as srpo
+import torch
+from safetensors.torch import load_file, save_file
+from test_policy import ENV, LIBERO, demonstration, item, policy, record, update
+
+
+@pytest.fixture
+def folder(checkpoints, tmp_path):
+    """A copy of a good checkpoint, to spoil."""
+    return Path(shutil.copytree(checkpoints("oft"), tmp_path / "checkpoint"))
+
+
+def fails(kind: str, *words: str, env: srpo.EnvSpec = ENV, **settings) -> srpo.Error:
+    with pytest.raises(srpo.Error) as e:
+        policy(env, **settings)
+    said = f"{e.value.place} {e.value.message} {e.value.hint}"
+    assert e.value.kind == kind and e.value.place and e.value.hint, said
+    for word in words:
+        assert word in said
+    return e.value
+
+
+def edit(path: Path, change) -> None:
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+def test_nothing_named_or_both(folder):
+    fails("invalid", "either checkpoint or preset", "policy.openvla.preset", preset="")
+    fails("invalid", "either", preset="tiny", checkpoint=str(folder))
+
+
+def test_no_folder(tmp_path):
+    fails("not found", "no folder", checkpoint=str(tmp_path / "nowhere"))
+
+
+def test_no_checkpoint(tmp_path):
+    fails("not found", "config.json", "safetensors", checkpoint=str(tmp_path))
+
+
+def test_an_adapter_alone(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    fails("not found", "LoRA adapter alone", "set checkpoint to", checkpoint=str(tmp_path))
+
+
+def test_another_architecture(folder):
+    edit(folder / "config.json", lambda c: c.update(model_type="llava"))
+    fails("mismatch", "'llava'", "want 'openvla'", checkpoint=str(folder))
+
+
+def test_another_backbone(folder):
+    edit(folder / "config.json", lambda c: c.update(vision_backbone_id="resnet", timm_model_ids=None))
+    fails("mismatch", "'resnet'", checkpoint=str(folder))
+
+
+def test_config_of_another_size(folder):
+    edit(folder / "config.json", lambda c: c["text_config"].update(hidden_size=32))
+    fails("mismatch", "want [", "model.safetensors", checkpoint=str(folder))
+
+
+def test_damaged_config(folder):
+    (folder / "config.json").write_text('{"model_type":')
+    fails("corrupt", "config.json", checkpoint=str(folder))
+
+
+def test_truncated_shard(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+    fails("corrupt", "model.safetensors", "cut short", checkpoint=str(folder))
+
+
+def test_missing_shard(folder):
+    (folder / "model.safetensors").unlink()
+    fails("not found", "no weights", checkpoint=str(folder))
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    fails("corrupt", "model-00001-of-00002.safetensors", checkpoint=str(folder))
+
+
+def test_missing_tensor(folder):
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["projector.fc2.weight"]
+    save_file(tensors, folder / "model.safetensors")
+    fails("corrupt", "projector.fc2.weight", checkpoint=str(folder))
+
+
+def test_weights_that_are_not_finite(folder):
+    tensors = load_file(folder / "model.safetensors")
+    tensors["projector.fc1.bias"][3] = float("nan")
+    save_file(tensors, folder / "model.safetensors")
+    fails("corrupt", "projector.fc1.bias", "not finite", "earlier checkpoint", checkpoint=str(folder))
+
+
+def test_statistics_of_another_data_set(folder):
+    fails("not found", "'bridge'", "one of: tiny", checkpoint=str(folder), unnorm_key="bridge")
+    p = policy(checkpoint=str(folder), unnorm_key="bridge", statistics="compute")
+    assert p.network.key == "bridge" and not p.network.measured
+
+
+def test_several_data_sets(folder):
+    def double(s):
+        s["libero_object_no_noops"] = s["tiny"]
+
+    edit(folder / "dataset_statistics.json", double)
+    fails("not found", "2 data sets", "libero_object_no_noops, tiny", checkpoint=str(folder))
+    assert policy(checkpoint=str(folder), unnorm_key="libero_object").network.key == "libero_object_no_noops"
+
+
+def test_statistics_that_cannot_be_used(folder):
+    edit(folder / "dataset_statistics.json", lambda s: s["tiny"]["action"].update(q99=[1.0, float("nan")]))
+    fails("corrupt", "dataset_statistics.json", "q01, q99", checkpoint=str(folder))
+
+
+def test_another_action_space(folder):
+    space = srpo.ActionSpace(["dx", "dy", "dz", "gripper"], [-1] * 4, [1] * 4)
+    env = srpo.EnvSpec([srpo.Camera("front", 64, 64)], space)
+    fails("mismatch", "7 action dimensions, the env has 4: dx, dy, dz, gripper", checkpoint=str(folder), env=env)
+
+
+def test_missing_camera():
+    with pytest.raises(srpo.Error, match="no camera 'wrist'"):
+        policy(camera="wrist")
+    bad = srpo.ActItem("0/t/0/0", 8, srpo.Observation({}, None, "x"), 0)
+    with pytest.raises(srpo.Error, match="no picture from camera 'agentview'") as e:
+        policy().act([bad], srpo.Sampling())
+    assert e.value.place == "episode 0/t/0/0, step 8" and "policy.openvla.camera" in e.value.hint
+
+
+def test_no_tokenizer(folder):
+    (folder / "tokenizer.json").unlink()
+    fails("not found", "tokenizer.json", checkpoint=str(folder))
+
+
+def test_token_outside_the_vocabulary(folder):
+    text = (folder / "tokenizer.json").read_text()
+    assert '"basket":' in text
+    spoilt = json.loads(text)
+    spoilt["model"]["vocab"]["basket"] = 40000
+    (folder / "tokenizer.json").write_text(json.dumps(spoilt))
+    p = policy(checkpoint=str(folder))
+    p.act([item(1)], srpo.Sampling())  # another instruction
+    with pytest.raises(srpo.Error, match="token 40000, the model knows 32064") as e:
+        p.act([item(0)], srpo.Sampling())
+    assert e.value.place.startswith("episode 0/t/0/0")
+
+
+def test_a_device_that_is_not_there():
+    fails("unavailable", "cuda:7", "cpu works", device="cuda:7")
+
+
+def test_out_of_memory_says_what_to_lower(monkeypatch):
+    p = policy()
+    record(p)
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(p.network, "_slots", full)
+    for call in (lambda: p.update(update(), lambda _: None), lambda: p.act([item(0)], srpo.Sampling())):
+        with pytest.raises(srpo.Error, match="out of memory while") as e:
+            call()
+        assert e.value.kind == "exhausted" and "micro_batch" in e.value.hint and "--resume" in e.value.hint
+    monkeypatch.undo()
+    p.update(update(), lambda _: None)  # and nothing was lost
+
+
+def test_records_beyond_their_room():
+    with pytest.raises(srpo.Error, match="record_mb = 1") as e:
+        p = policy(record_mb=1)
+        for _ in range(3):
+            record(p)
+            p.records["other" + str(len(p.records))] = p.records.pop("0/t/0/0")
+    assert e.value.kind == "exhausted"
+
+
+def test_updates_that_cannot_be():
+    p = policy()
+    with pytest.raises(srpo.Error, match="nothing was recorded"):
+        p.update(update(), lambda _: None)
+    record(p)
+    with pytest.raises(srpo.Error, match="no executed step"):
+        p.update(update(steps=0), lambda _: None)
+    with pytest.raises(srpo.Error, match="clip_dual"):
+        p.update(update(clip_dual=0.5), lambda _: None)
+    with pytest.raises(srpo.Error, match="clip_low is nan"):
+        p.update(update(clip_low=float("nan")), lambda _: None)
+
+
+def test_demonstrations_that_cannot_be():
+    p = policy()
+    d = demonstration()
+    bad = [
+        (vars(d) | {"success": False}, "no successful demonstration, 1 failed"),
+        (vars(d) | {"actions": np.zeros((12, 4), np.float32)}, r"want \[T, 7\]"),
+        (vars(d) | {"images": {"front": d.images["agentview"]}}, "no picture from camera 'agentview'"),
+    ]
+    for values, message in bad:
+        with pytest.raises(srpo.Error, match=message):
+            p.imitate(srpo.Imitate(1, 0, 1), iter([srpo.Demonstration(**values)]), lambda *_: None)
+    assert p.network.source.statistics["tiny"]["num_transitions"] == 0
+
+
+def test_load_of_something_else(folder, tmp_path):
+    p = policy()
+    with pytest.raises(srpo.Error, match="not a folder that this policy was saved in"):
+        p.load(str(folder))
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    p.save(str(saved))
+    path = saved / "srpo_state" / "state.safetensors"
+    path.write_bytes(path.read_bytes()[:-3] if path.stat().st_size > 100 else b"x")
+    with pytest.raises(srpo.Error, match="cannot be read") as e:
+        p.load(str(saved))
+    assert e.value.kind == "corrupt"
+    assert p.act([item(0)], srpo.Sampling())
+
+
+def test_no_env_and_several_processes():
+    with pytest.raises(srpo.Error, match="no env"):
+        policy(None)
+    from policy import OpenVLAPolicy
+
+    with pytest.raises(srpo.Error, match="world size 2"):
+        OpenVLAPolicy(srpo.PolicyConfig({}, env=srpo.EnvSpec([srpo.Camera("a", 8, 8)], LIBERO), world_size=2))

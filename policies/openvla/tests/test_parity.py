@@ -1,0 +1,89 @@
+"""Against the published code: the goldens that `make parity` writes with it (tests/parity/originals.py)."""
+
+from pathlib import Path
+
+import cases
+import numpy as np
+import pytest
+import srpo_sdk as srpo
+import torch
+
+import pictures
+from network import Choice, Network, Sample, log_probs
+
+GOLDENS = Path(__file__).parent / "goldens"
+SPACE = srpo.ActionSpace(
+    ["dx", "dy", "dz", "drx", "dry", "drz", "gripper"],
+    [-1] * 7,
+    [1] * 7,
+    "end-effector delta, OSC_POSE; gripper -1 open, +1 close",
+)
+
+
+def network(folder: str, causal: bool, **more) -> Network:
+    choice = dict(
+        kind="auto",
+        chunk=0,
+        causal=causal,
+        attention="sdpa",
+        dtype=torch.float32,
+        device=torch.device("cpu"),
+        micro_batch=1,
+        unnorm_key="",
+        libero=False,
+        jpeg=True,
+        crop=True,
+        compile=False,
+        rank=0,
+        alpha=16,
+        seed=0,
+        dim=7,
+        statistics="auto",
+    )
+    return Network(folder, Choice(**{**choice, **more}), SPACE)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("micro_batch", [1, 3])
+@pytest.mark.parametrize("name", list(cases.CASES))
+def test_logits_log_probs_and_actions(checkpoints, name, micro_batch, attention):
+    golden = np.load(GOLDENS / f"{name}.npz")
+    net = network(checkpoints(name), cases.CASES[name][1], micro_batch=micro_batch, attention=attention)
+    samples = []
+    for i, instruction in enumerate(cases.INSTRUCTIONS):
+        ids = net.prompt(instruction)
+        assert list(ids) == golden[f"ids{i}"].tolist()
+        frame = pictures.frame(cases.frame(cases.FRAMES[i]), True, True)
+        samples.append(Sample(frame, ids, cases.chosen(net.slots)[i]))
+    for i, sample in enumerate(samples):
+        pixels = torch.cat(net.see([sample.frame]), 1)[0, :, ::16, ::16].numpy()
+        np.testing.assert_allclose(pixels, golden[f"pixels{i}"], atol=1e-6)
+    for batch in net.batches(samples):
+        with torch.no_grad():
+            hidden = net.hidden([samples[i] for i in batch])
+            logits = net.model.action_logits(hidden[:, :-1])
+            whole = net.model.logits(hidden[:, 0])[:, ::64]
+        for row, i in enumerate(batch):
+            np.testing.assert_allclose(logits[row, :: max(1, net.slots // 14)].numpy(), golden[f"logits{i}"], atol=1e-5)
+            np.testing.assert_allclose(whole[row].numpy(), golden[f"whole{i}"], atol=1e-5)
+            scores = log_probs(logits[row], torch.from_numpy(samples[i].tokens), cases.TEMPERATURE)
+            np.testing.assert_allclose(scores.numpy(), golden[f"log_probs{i}"], atol=1e-5)
+    for i, (tokens, _) in enumerate(net.act(samples, [0, 0], 1.0, greedy=True)):
+        if f"greedy{i}" in golden:
+            assert (tokens + 31744).tolist() == golden[f"greedy{i}"].tolist()
+        np.testing.assert_allclose(net.env_actions(tokens), golden[f"actions{i}"].reshape(net.chunk, 7), atol=1e-6)
+
+
+def test_causal_attention_is_another_model(checkpoints):
+    """The two masks of the published code differ by far more than the tolerance above."""
+    a, b = np.load(GOLDENS / "oft.npz"), np.load(GOLDENS / "oft-causal.npz")
+    assert np.abs(a["logits0"] - b["logits0"]).max() > 0.1
+
+
+def test_pictures_within_one_step_of_the_original():
+    golden = np.load(GOLDENS / "pictures.npz")
+    for n in range(4):
+        resized = pictures.uncropped(cases.frame(n), True)[::5, ::3].astype(int)
+        cropped = pictures.frame(cases.frame(n), True, True)[::5, ::3].astype(int)
+        assert np.abs(resized - golden["resized"][n]).max() <= 1
+        assert np.abs(cropped - golden["cropped"][n]).max() <= 1

@@ -1,0 +1,298 @@
+"""The policy as the kit calls it: batches, updates, imitation, checkpoints."""
+
+import cases
+import numpy as np
+import pytest
+import srpo_sdk as srpo
+import torch
+
+import learning
+import lora
+from policy import OpenVLAPolicy
+from settings import SETTINGS
+
+LIBERO = srpo.ActionSpace(
+    ["dx", "dy", "dz", "drx", "dry", "drz", "gripper"],
+    [-1] * 7,
+    [1] * 7,
+    "end-effector delta, OSC_POSE; gripper -1 open, +1 close",
+)
+ENV = srpo.EnvSpec([srpo.Camera("agentview", 64, 64)], LIBERO, record_camera="agentview")
+
+
+def policy(env: srpo.EnvSpec = ENV, **settings) -> OpenVLAPolicy:
+    values = {s.name: s.default for s in SETTINGS}
+    if "checkpoint" not in settings:
+        values["preset"] = "tiny"
+    return OpenVLAPolicy(srpo.PolicyConfig({**values, **settings}, seed=3, env=env))
+
+
+def item(i: int, step: int = 0, seed: int | None = None) -> srpo.ActItem:
+    seen = srpo.Observation({"agentview": cases.frame(i + step, 64, 64)}, None, cases.INSTRUCTIONS[i % 2])
+    return srpo.ActItem(f"0/t/0/{i}", step, seen, 100 * i + step if seed is None else seed)
+
+
+def update(n: int = 1, kl: float = 0.1, steps: int = 11, **more) -> srpo.Update:
+    h = dict(clip_low=0.2, clip_high=0.28, kl_beta=kl, epochs=2, mini_batch=3, clip_dual=0.0)
+    h.update({k: v for k, v in more.items() if k in h})
+    given = [srpo.Advantage(f"0/t/0/{i}", np.array([1.0 if i % 2 else -1.0]), steps) for i in range(3)]
+    return srpo.Update(n, given, srpo.Hyperparameters(**h), 1.6, 7)
+
+
+def record(p: OpenVLAPolicy) -> None:
+    sampling = srpo.Sampling(temperature=1.6, record=True)
+    p.act([item(i) for i in range(3)], sampling)
+    p.act([item(i, p.describe().chunk) for i in range(3)], sampling)
+
+
+def equal(a: OpenVLAPolicy, b: OpenVLAPolicy) -> bool:
+    theirs = dict(b.network.model.named_parameters())
+    return all(torch.equal(x, theirs[n]) for n, x in a.network.model.named_parameters())
+
+
+def demonstration(n: int = 0, steps: int = 12) -> srpo.Demonstration:
+    images = np.stack([cases.frame(t + n, 64, 64) for t in range(steps)])
+    t = np.arange(steps)[:, None]
+    acted = (0.8 * np.cos(t + np.arange(7))).astype(np.float32)
+    acted[:, 3] = 0.25  # a dimension that never moves
+    acted[:, -1] = np.where(t[:, 0] < 6, -1, 1)
+    return srpo.Demonstration(f"demo{n}", cases.INSTRUCTIONS[0], {"agentview": images}, None, acted, True)
+
+
+@pytest.mark.parametrize("settings", [{}, {"preset": "tiny-openvla"}, {"lora_rank": 4}], ids=str)
+@pytest.mark.parametrize("greedy", [False, True])
+def test_result_does_not_depend_on_the_batch(settings, greedy):
+    p = policy(**settings)
+    sampling = srpo.Sampling(greedy=greedy, temperature=1.6)
+    alone = p.act([item(1)], sampling)[0]
+    mixed = p.act([item(2, 8), item(0), item(1), item(4)], sampling)[2]
+    np.testing.assert_array_equal(alone.actions, mixed.actions)
+    np.testing.assert_array_equal(alone.log_probs, mixed.log_probs)
+    other = p.act([item(1, seed=12345)], sampling)[0]
+    assert np.array_equal(other.actions, alone.actions) == greedy
+
+
+def test_one_shape_a_batch_gives_one_result():
+    """Also with more than one sample in a forward pass, where incomplete ones are filled up."""
+    p = policy(micro_batch=3)
+    sampling = srpo.Sampling(temperature=1.0)
+    alone = p.act([item(1)], sampling)[0]
+    mixed = p.act([item(2, 8), item(0), item(3), item(1), item(4)], sampling)[3]
+    np.testing.assert_array_equal(alone.log_probs, mixed.log_probs)
+
+
+def test_samples_follow_the_distribution():
+    from network import log_probs, pick
+
+    logits = torch.randn(1, 256, generator=torch.Generator().manual_seed(0))
+    rng = np.random.default_rng(0)
+    drawn = np.array([pick(logits, rng.random(1), 0.5)[0] for _ in range(4000)])
+    p = log_probs(logits.expand(256, 256), torch.arange(256), 0.5).exp().numpy()
+    likely = p.argsort()[-5:]
+    for k in likely:
+        assert abs((drawn == k).mean() - p[k]) < 4 * np.sqrt(p[k] / len(drawn))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"preset": "tiny-openvla"}, {"lora_rank": 4}, {"micro_batch": 2}, {"gradient_checkpointing": True}],
+    ids=str,
+)
+def test_first_ratio_is_one(settings):
+    p = policy(**settings)
+    record(p)
+    shares = []
+    s = p.update(update(), shares.append)
+    assert s.first_ratio == pytest.approx(1, abs=1e-5)
+    assert s.extra["first_kl"] == pytest.approx(0, abs=1e-6)
+    assert s.kl > 0 and s.extra["ratio_max"] > 1 and s.grad_norm > 0
+    assert shares == sorted(shares) and shares[-1] == 1
+    assert s.samples == 6
+
+
+def test_update_prefers_what_was_rewarded():
+    p = policy(lr=1e-3)
+    record(p)
+    before = {k: v[0].log_probs.sum() for k, v in p.records.items()}
+    p.update(update(kl=0.0, epochs=4), lambda _: None)
+    scores = {}
+    for k, (r, *_) in p.records.items():
+        with torch.no_grad():
+            logits = p.network.logits([r.sample])
+        scores[k] = float(learning.log_probs(logits[0], torch.from_numpy(r.sample.tokens), 1.6).sum())
+    assert scores["0/t/0/1"] > before["0/t/0/1"]  # advantage 1
+    assert scores["0/t/0/0"] < before["0/t/0/0"]  # advantage -1
+
+
+def test_masked_steps_do_not_matter():
+    """Tokens behind the last executed step have no part in the update."""
+    results = []
+    for other in (0, 9):
+        p = policy()
+        record(p)
+        for kept in p.records.values():  # 11 steps: 3 of the second chunk's actions were executed
+            kept[1].log_probs[3 * 7 :] += other
+        p.update(update(), lambda _: None)
+        results.append(p)
+    assert equal(*results)
+
+
+def test_clipping_matches_the_formula():
+    """The loss of one update, token by token in numpy."""
+    p = policy()
+    record(p)
+    shift = {}
+    rng = np.random.default_rng(0)
+    for name, kept in p.records.items():
+        for r in kept:
+            shift[name, r.step] = rng.normal(0, 0.4, r.log_probs.shape).astype(np.float32)
+            r.log_probs = r.log_probs - shift[name, r.step]
+    u = update(kl=0.0, epochs=1, mini_batch=100, clip_dual=1.5)
+    s = p.update(u, lambda _: None)
+    total = 0.0
+    for t in u.trajectories:
+        a = float(t.values[0])
+        ratio = np.exp(np.concatenate([shift[t.trajectory, 0], shift[t.trajectory, 8][: 3 * 7]]))
+        loss = np.maximum(-ratio * a, -np.clip(ratio, 0.8, 1.28) * a)
+        total += (np.minimum(loss, -1.5 * a) if a < 0 else loss).mean() / 3
+    assert s.loss == pytest.approx(total, abs=1e-4)
+
+
+def test_a_failed_update_leaves_everything(monkeypatch):
+    p, q = policy(), policy()
+    record(p)
+    calls = []
+
+    def stop(share):
+        calls.append(share)
+        if len(calls) == 8:
+            raise srpo.Error("canceled", "enough")
+
+    with pytest.raises(srpo.Error, match="enough"):
+        p.update(update(), stop)
+    assert equal(p, q) and not p.optimiser.adam.state
+    monkeypatch.setattr(learning.Optimiser, "step", lambda self, lr: float("nan"))
+    with pytest.raises(srpo.Error, match="not finite"):
+        p.update(update(), lambda _: None)
+    monkeypatch.undo()
+    s = p.update(update(), lambda _: None)
+    assert s.first_ratio == pytest.approx(1, abs=1e-5)
+
+
+def test_a_failed_update_that_cannot_be_undone_is_not_acted_on():
+    p = policy(rollback_mb=0)
+    record(p)
+    with pytest.raises(ZeroDivisionError):
+        p.update(update(), lambda _: 1 / 0)
+    with pytest.raises(srpo.Error, match="failed half way") as e:
+        p.act([item(0)], srpo.Sampling())
+    assert "--resume" in e.value.hint
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"lora_rank": 4}, {"lora_rank": 4, "save_merged": False}, {"dtype": "bfloat16"}, {"offload_optimizer": True}],
+    ids=str,
+)
+def test_next_update_after_load_is_the_same_bit_for_bit(settings, tmp_path):
+    p, q = policy(**settings), policy(**settings)
+    record(p)
+    p.update(update(1), lambda _: None)
+    p.save(str(tmp_path))
+    q.load(str(tmp_path))
+    for x in (p, q):
+        record(x)
+    a, b = p.update(update(2), lambda _: None), q.update(update(2), lambda _: None)
+    assert vars(a) == vars(b)
+    assert equal(p, q)
+    sampling = srpo.Sampling(temperature=1.6)
+    x, y = p.act([item(0)], sampling)[0], q.act([item(0)], sampling)[0]
+    np.testing.assert_array_equal(x.actions, y.actions)
+    np.testing.assert_array_equal(x.log_probs, y.log_probs)
+
+
+@pytest.mark.parametrize("settings", [{}, {"preset": "tiny-openvla"}, {"lora_rank": 4}], ids=str)
+def test_imitation_learns_a_demonstration(settings):
+    p = policy(**settings, imitate_lr=5e-3, imitate_batch=4, augment=False)
+    losses = []
+    demos = iter([demonstration(), srpo.Demonstration("failed", "x", {}, None, np.zeros((0, 7), np.float32), False)])
+    p.imitate(srpo.Imitate(1, 5, 25), demos, lambda share, loss: losses.append(loss))
+    # The head of random weights, which LoRA leaves alone, allows no more.
+    assert losses[-1] < (0.99 if "lora_rank" in settings else 0.85) * losses[0]
+    stats = p.network.source.statistics["tiny"]
+    acted = demonstration().actions
+    np.testing.assert_allclose(stats["action"]["q99"][:6], np.quantile(acted[:, :6].astype(float), 0.99, axis=0))
+    assert stats["action"]["mask"] == [True] * 6 + [False]
+    assert stats["action"]["max"][-1] == 1 and stats["action"]["min"][-1] == 0
+    assert stats["num_transitions"] == 12
+    # A dimension that never moved stays where it was; the gripper is -1 or +1.
+    result = p.act([item(0)], srpo.Sampling(greedy=True, temperature=1.0))[0]
+    np.testing.assert_allclose(result.actions[:, 3], 0.25, atol=1e-6)
+    assert set(np.unique(result.actions[:, -1])) <= {-1.0, 1.0}
+    assert p.start is None and not p.records
+
+
+def test_imitation_is_deterministic():
+    made = []
+    for _ in range(2):
+        p = policy()
+        p.imitate(srpo.Imitate(1, 5, 2), iter([demonstration()]), lambda *_: None)
+        made.append(p)
+    assert equal(*made)
+
+
+def test_saved_folder_is_a_checkpoint(tmp_path):
+    """What Save writes can be given as a checkpoint, adapters merged, and acts the same to rounding."""
+    p = policy(lora_rank=4)
+    record(p)
+    p.update(update(), lambda _: None)
+    p.save(str(tmp_path))
+    q = policy(checkpoint=str(tmp_path), lora_rank=0)
+    a = p.act([item(0)], srpo.Sampling(greedy=True))[0]
+    b = q.act([item(0)], srpo.Sampling(greedy=True))[0]
+    np.testing.assert_allclose(a.log_probs, b.log_probs, atol=1e-3)
+    # Base and adapter, merged or kept, give the same again.
+    base = tmp_path / "base"
+    base.mkdir()
+    import tiny
+
+    tiny.make(str(base), 3)
+    for mode in ("merge", "keep"):
+        r = policy(checkpoint=str(base), adapter=str(tmp_path / "lora_adapter"), adapter_mode=mode, lora_rank=0)
+        assert bool(list(lora.adapters(r.network.model))) == (mode == "keep")
+        c = r.act([item(0)], srpo.Sampling(greedy=True))[0]
+        np.testing.assert_allclose(a.log_probs, c.log_probs, atol=1e-3)
+
+
+def test_shards(tmp_path):
+    p = policy(shard_mb=10)
+    p.save(str(tmp_path))
+    assert len(list(tmp_path.glob("model-*-of-*.safetensors"))) > 2
+    q = policy(checkpoint=str(tmp_path), lora_rank=0)
+    assert equal(p, q)
+
+
+def test_load_from_another_training_takes_the_weights(tmp_path):
+    p, q = policy(), policy(lora_rank=4)
+    record(p)
+    p.update(update(), lambda _: None)
+    p.save(str(tmp_path))
+    q.load(str(tmp_path))
+    a = p.act([item(0)], srpo.Sampling(greedy=True))[0]
+    b = q.act([item(0)], srpo.Sampling(greedy=True))[0]
+    np.testing.assert_allclose(a.log_probs, b.log_probs, atol=1e-4)
+
+
+def test_gripper_and_ranges():
+    p = policy()
+    net = p.network
+    for closed, env in ((0.0, 1.0), (1.0, -1.0)):
+        normalised = np.zeros((1, 7))
+        normalised[0, -1] = closed
+        assert net.normaliser.to_env(normalised)[0, -1] == env
+    acted = np.random.default_rng(0).uniform(-1, 1, (50, 7))
+    acted[:, -1] = np.sign(acted[:, -1])
+    import actions
+
+    back = net.env_actions(actions.choices(net.normaliser.from_env(acted[:8])).reshape(-1))
+    np.testing.assert_allclose(back, acted[:8], atol=1 / 255 + 1e-6)
