@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/srpo-dev/srpo/host/config"
+	"github.com/srpo-dev/srpo/host/nearest"
 	"github.com/srpo-dev/srpo/host/rollout"
 	"github.com/srpo-dev/srpo/host/store"
 	"github.com/srpo-dev/srpo/host/supervise"
@@ -329,7 +330,7 @@ func nearTasks(pattern string, all []env.Task) string {
 		}
 	}
 	if len(near) == 0 {
-		if n := config.Nearest(pattern, ids); n != "" {
+		if n := nearest.To(pattern, ids); n != "" {
 			near = []string{n}
 		} else {
 			near = ids[:min(3, len(ids))]

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/srpo-dev/srpo/host/config"
+	"github.com/srpo-dev/srpo/host/nearest"
 	"github.com/srpo-dev/srpo/host/rollout"
 	"github.com/srpo-dev/srpo/host/store"
 	"github.com/srpo-dev/srpo/plugins"
@@ -183,7 +184,7 @@ func (s *Session) weigh(tasks []env.Task) (map[string]float64, error) {
 		}
 		if count[name] == 0 {
 			hint := fmt.Sprintf("they are of %s", strings.Join(names, ", "))
-			if near := config.Nearest(name, names); near != "" {
+			if near := nearest.To(name, names); near != "" {
 				hint = fmt.Sprintf("did you mean %q? %s", near, hint)
 			}
 			return nil, bad(hint, "none of the %d tasks is of a dimension %q", len(tasks), name)

@@ -21,7 +21,7 @@ import (
 
 	"github.com/srpo-dev/srpo/encoders/export"
 	"github.com/srpo-dev/srpo/encoders/vjepa2/train"
-	"github.com/srpo-dev/srpo/host/config"
+	"github.com/srpo-dev/srpo/host/nearest"
 	"github.com/srpo-dev/srpo/host/report"
 	"github.com/srpo-dev/srpo/host/supervise"
 	"github.com/srpo-dev/srpo/host/supervise/catalog"
@@ -46,7 +46,7 @@ func (a *app) encoderCommand() *cobra.Command {
 				known = append(known, sub.Name())
 			}
 			e := plugins.Errorf(plugins.Invalid, "unknown command %q", c.CommandPath()+" "+args[0])
-			if near := config.Nearest(args[0], known); near != "" {
+			if near := nearest.To(args[0], known); near != "" {
 				return e.WithHint("did you mean %s %s?", c.CommandPath(), near)
 			}
 			return e.WithHint("%s --help lists the commands", c.CommandPath())
@@ -184,7 +184,7 @@ func (o *exportOptions) check(family string) error {
 	f, ok := export.Families[family]
 	if !ok {
 		e := plugins.Errorf(plugins.NotFound, "there is nothing to export for an encoder %q", family)
-		if near := config.Nearest(family, known); near != "" {
+		if near := nearest.To(family, known); near != "" {
 			return e.WithHint("did you mean %s?", near)
 		}
 		return e.WithHint("one of %s; other encoders bring their own model", strings.Join(known, ", "))

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/srpo-dev/srpo/host/config"
+	"github.com/srpo-dev/srpo/host/nearest"
 	"github.com/srpo-dev/srpo/host/report"
 	"github.com/srpo-dev/srpo/host/supervise"
 	"github.com/srpo-dev/srpo/host/supervise/catalog"
@@ -33,7 +34,7 @@ func (a *app) pluginCommand() *cobra.Command {
 				return c.Help()
 			}
 			e := plugins.Errorf(plugins.Invalid, "unknown command %q", c.CommandPath()+" "+args[0])
-			if near := config.Nearest(args[0], []string{"list", "init", "test", "install", "lock"}); near != "" {
+			if near := nearest.To(args[0], []string{"list", "init", "test", "install", "lock"}); near != "" {
 				return e.WithHint("did you mean %s %s?", c.CommandPath(), near)
 			}
 			return e.WithHint("%s --help lists the commands", c.CommandPath())
@@ -123,7 +124,7 @@ func (w *workbench) find(kind plugins.Kind, nameOrPath string) (catalog.Package,
 			WithHint("for the package in the folder of that name, give its path: ./%s", nameOrPath)
 	}
 	e := plugins.Errorf(plugins.NotFound, "no plugin is called %q; there is %s", nameOrPath, strings.Join(names, ", "))
-	if near := config.Nearest(nameOrPath, known); near != "" {
+	if near := nearest.To(nameOrPath, known); near != "" {
 		return catalog.Package{}, e.WithHint("did you mean %q?", near)
 	}
 	return catalog.Package{}, e.WithHint("give the path of a package's folder (./NAME), or name the folder of your packages in [host] plugin_path")

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/srpo-dev/srpo/host/nearest"
 	"github.com/srpo-dev/srpo/plugins"
 )
 
@@ -397,34 +398,13 @@ func (l *List) entry(place string, row map[string]any) (entry, error) {
 // unknownKey warns of a name that means nothing here, once, when it looks like one that was meant. Others are somebody's own notes.
 func (l *List) unknownKey(key string) {
 	meant := ""
-	for _, k := range keys {
-		if editDistance(strings.ToLower(key), k) <= 2 && len(key) > 3 {
-			meant = k
-		}
+	if len(key) > 3 {
+		meant = nearest.To(key, keys)
 	}
 	warning := fmt.Sprintf("%q is not read; did you mean %q?", key, meant)
 	if meant != "" && !slices.Contains(l.Warnings, warning) {
 		l.Warnings = append(l.Warnings, warning)
 	}
-}
-
-func editDistance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		diagonal := row[0]
-		row[0] = i
-		for j := 1; j <= len(b); j++ {
-			d := diagonal
-			if a[i-1] != b[j-1] {
-				d = 1 + min(diagonal, row[j], row[j-1])
-			}
-			diagonal, row[j] = row[j], d
-		}
-	}
-	return row[len(b)]
 }
 
 // vectorOf reads numbers; null is NaN, and what is too large is infinite: both are for the reward to refuse, with the index.

@@ -315,14 +315,6 @@ func withoutOrigins(text string) string {
 	return strings.Join(lines, "\n")
 }
 
-func TestNearest(t *testing.T) {
-	known := []string{"groups", "group_size", "record_every", "lr", "kind"}
-	for in, want := range map[string]string{"group": "groups", "group_siz": "group_size", "gruop_size": "group_size", "Groups": "groups", "recordevery": "record_every",
-		"rl": "lr", "size": "group_size", "banana": "", "x": "", "": "", "king": "kind"} {
-		require.Equal(t, want, Nearest(in, known), in)
-	}
-}
-
 func TestHostileText(t *testing.T) {
 	for name, text := range map[string]string{
 		"nested":        strings.Repeat("a=[", 40000),

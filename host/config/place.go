@@ -5,6 +5,7 @@ import (
 	"strings"
 	"unicode"
 
+	"github.com/srpo-dev/srpo/host/nearest"
 	"github.com/srpo-dev/srpo/plugins"
 )
 
@@ -85,70 +86,18 @@ func (p place) wrap(err error) *plugins.Error {
 // unknownSetting is the error for a name that section does not have; elsewhere names a setting of that name in another section, if any.
 func (p place) unknownSetting(name, section string, known []string, elsewhere string) *plugins.Error {
 	e := p.unknown("there is no setting %q in [%s]", name, section)
-	if elsewhere != "" && Nearest(name, known) == "" {
+	if elsewhere != "" && nearest.To(name, known) == "" {
 		return e.WithHint("did you mean %q?", elsewhere)
 	}
 	return e.WithHint("%s", didYouMean(name, known, "known: "))
 }
 
 func didYouMean(name string, known []string, list string) string {
-	if n := Nearest(name, known); n != "" {
+	if n := nearest.To(name, known); n != "" {
 		return fmt.Sprintf("did you mean %q?", n)
 	}
 	if len(known) == 0 {
 		return list + "none"
 	}
 	return list + strings.Join(known, ", ")
-}
-
-// Nearest returns the one of known that name is probably a misspelling of, or "".
-func Nearest(name string, known []string) string {
-	if len(name) > 100 {
-		return ""
-	}
-	best, least := "", 3+len(name)/5
-	if len(name) < 4 {
-		least = 2
-	}
-	for _, k := range known {
-		d := distance(strings.ToLower(name), strings.ToLower(k))
-		if d < least && d < max(len(name), len(k)) {
-			best, least = k, d
-		}
-	}
-	if best == "" && len(name) >= 3 { // "size" for "group_size"
-		for _, k := range known {
-			if strings.HasPrefix(k, name) || strings.HasSuffix(k, "_"+name) || strings.HasSuffix(name, "_"+k) {
-				return k
-			}
-		}
-	}
-	return best
-}
-
-// distance counts insertions, deletions, replacements and swaps of neighbours that turn a into b.
-func distance(a, b string) int {
-	x, y := []rune(a), []rune(b)
-	rows := make([][]int, len(x)+1)
-	for i := range rows {
-		rows[i] = make([]int, len(y)+1)
-		rows[i][0] = i
-	}
-	for j := range rows[0] {
-		rows[0][j] = j
-	}
-	for i := 1; i <= len(x); i++ {
-		for j := 1; j <= len(y); j++ {
-			cost := 1
-			if x[i-1] == y[j-1] {
-				cost = 0
-			}
-			d := min(rows[i-1][j]+1, rows[i][j-1]+1, rows[i-1][j-1]+cost)
-			if i > 1 && j > 1 && x[i-1] == y[j-2] && x[i-2] == y[j-1] {
-				d = min(d, rows[i-2][j-2]+1)
-			}
-			rows[i][j] = d
-		}
-	}
-	return rows[len(x)][len(y)]
 }

@@ -15,7 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/srpo-dev/srpo/host/supervise/internal/nearest"
+	"github.com/srpo-dev/srpo/host/nearest"
 	"github.com/srpo-dev/srpo/host/supervise/lock"
 	"github.com/srpo-dev/srpo/host/supervise/manifest"
 	"github.com/srpo-dev/srpo/plugins"

@@ -13,7 +13,7 @@ import (
 
 	"github.com/BurntSushi/toml"
 
-	"github.com/srpo-dev/srpo/host/supervise/internal/nearest"
+	"github.com/srpo-dev/srpo/host/nearest"
 	"github.com/srpo-dev/srpo/host/supervise/pyenv"
 	"github.com/srpo-dev/srpo/plugins"
 )
