@@ -118,8 +118,11 @@ func (p DemoPlan) attempt(ctx context.Context, e env.Env, spec plugins.EnvSpec, 
 	d := policy.Demonstration{ID: p.id(trial), Instruction: t.Observation.Instruction, Images: map[string]plugins.Tensor{}}
 	steps := 0
 	for ; !t.Done(); steps++ {
-		appendObservation(&d, t.Observation, p.Observe)
+		before := t.Observation
 		t, err = e.Step(ctx, env.Step{Lane: p.Lane, Expert: 1, ExpertNoise: p.Noise, Render: replies.render})
+		if err == nil && t.StepsDone == 0 && !t.Done() { // the expert gives up: a demonstration that failed
+			break
+		}
 		if err == nil {
 			err = replies.step(t, steps, 1)
 		}
@@ -129,6 +132,7 @@ func (p DemoPlan) attempt(ctx context.Context, e env.Env, spec plugins.EnvSpec, 
 		if err != nil {
 			return policy.Demonstration{}, plugins.AsError(err).WithPlace("Step %d", steps)
 		}
+		appendObservation(&d, before, p.Observe)
 		d.Actions.Data = append(d.Actions.Data, t.Actions.Data...)
 	}
 	d.Success = t.Success

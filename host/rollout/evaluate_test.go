@@ -200,3 +200,16 @@ func TestDemonstrationsThatFail(t *testing.T) {
 	p.Noise = float32(math.NaN())
 	require.ErrorContains(t, first(x, t.Context(), fakeSpec, p), "noise is NaN")
 }
+
+// An expert that gives up leaves a demonstration that failed, not a broken env.
+func TestDemonstrationOfAnExpertThatGivesUp(t *testing.T) {
+	p := DemoPlan{Trials: trials()[:1], Seed: 4, Observe: []string{"front"}, EnvName: "env fake"}
+	n := 0
+	for d, err := range Demonstrations(context.Background(), quitter{Worker: (&world{t: t}).process(1)}, fakeSpec, p) {
+		require.NoError(t, err)
+		require.False(t, d.Success)
+		require.Equal(t, []int{0, 2}, d.Actions.Shape)
+		n++
+	}
+	require.Equal(t, 1, n)
+}
