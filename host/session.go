@@ -216,11 +216,14 @@ func (s *Session) resize(ctx context.Context) error {
 	if _, _, err := s.firstEnv.Client(ctx); err != nil {
 		return err
 	}
-	for i, c := range s.Sched.EnvSpec.Cameras {
+	// A copy: a policy that is started again must be told of the same env as at first.
+	cameras := slices.Clone(s.Sched.EnvSpec.Cameras)
+	for i, c := range cameras {
 		if r, ok := s.sizes[c.Name]; ok {
-			s.Sched.EnvSpec.Cameras[i].Height, s.Sched.EnvSpec.Cameras[i].Width = r.Height, r.Width
+			cameras[i].Height, cameras[i].Width = r.Height, r.Width
 		}
 	}
+	s.Sched.EnvSpec.Cameras = cameras
 	return nil
 }
 

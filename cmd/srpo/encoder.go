@@ -37,20 +37,7 @@ func (a *app) encoderCommand() *cobra.Command {
 		Long: "The encoders vjepa2 and dinov2 run ONNX files. export makes one from a checkpoint in the format of transformers; train makes a small V-JEPA 2\n" +
 			"checkpoint from clips of your own tasks. Their Python environment (torch, transformers, ONNX) is srpo's own, made at the first use.",
 		Args: cobra.ArbitraryArgs,
-		RunE: func(c *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return c.Help()
-			}
-			var known []string
-			for _, sub := range c.Commands() {
-				known = append(known, sub.Name())
-			}
-			e := plugins.Errorf(plugins.Invalid, "unknown command %q", c.CommandPath()+" "+args[0])
-			if near := nearest.To(args[0], known); near != "" {
-				return e.WithHint("did you mean %s %s?", c.CommandPath(), near)
-			}
-			return e.WithHint("%s --help lists the commands", c.CommandPath())
-		},
+		RunE: onlySubcommands,
 	}
 	c.AddCommand(a.encoderExport(), a.encoderTrain(), a.encoderShow(), a.encoderInstall())
 	return c

@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/srpo-dev/srpo/host/nearest"
 	"github.com/srpo-dev/srpo/plugins"
 )
 
@@ -146,4 +147,22 @@ func (a *app) printJSON(v any) error {
 	e := json.NewEncoder(a.out)
 	e.SetIndent("", "  ")
 	return e.Encode(v)
+}
+
+// onlySubcommands is what a command that has only subcommands does by itself: without arguments it shows its help, and a word that is none of them is refused.
+func onlySubcommands(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return c.Help()
+	}
+	var known []string
+	for _, sub := range c.Commands() {
+		if !sub.Hidden {
+			known = append(known, sub.Name())
+		}
+	}
+	e := plugins.Errorf(plugins.Invalid, "unknown command %q", c.CommandPath()+" "+args[0])
+	if near := nearest.To(args[0], known); near != "" {
+		return e.WithHint("did you mean %s %s?", c.CommandPath(), near)
+	}
+	return e.WithHint("%s --help lists the commands", c.CommandPath())
 }

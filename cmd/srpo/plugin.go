@@ -29,16 +29,7 @@ func (a *app) pluginCommand() *cobra.Command {
 		Long: "Environments, policies and encoders are plugins: processes of their own, in any language, that srpo starts, watches and restarts.\n" +
 			"A plugin is given by its name or by the path of its folder.",
 		Args: cobra.ArbitraryArgs,
-		RunE: func(c *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return c.Help()
-			}
-			e := plugins.Errorf(plugins.Invalid, "unknown command %q", c.CommandPath()+" "+args[0])
-			if near := nearest.To(args[0], []string{"list", "init", "test", "install", "lock"}); near != "" {
-				return e.WithHint("did you mean %s %s?", c.CommandPath(), near)
-			}
-			return e.WithHint("%s --help lists the commands", c.CommandPath())
-		},
+		RunE: onlySubcommands,
 	}
 	c.AddCommand(a.pluginList(), a.pluginInit(), a.pluginTest(), a.pluginInstall(), a.pluginLock(), a.pluginServe())
 	return c
