@@ -21,6 +21,8 @@ type head interface {
 	divergence(out, ref []float32, temperature float64, kl []float64)
 	// divergenceBackward adds to dout the gradient of sum(dkl*kl).
 	divergenceBackward(out, ref []float32, temperature float64, dkl []float64, dout []float32)
+	// random is the number of positions with random numbers of their own when so many were executed; the first ones have them.
+	random(executed int) int
 	// entropy is the mean over elements, in nats (differential for the Gaussian).
 	entropy(out []float32, temperature float64) float64
 	// imitate returns the mean loss over the elements whose weight is not 0 and adds scale times the gradient of their summed loss to dout. target is in
@@ -36,8 +38,9 @@ type gaussian struct {
 	std        float64
 }
 
-func (g gaussian) outputs() int           { return g.chunk * g.dim }
-func (g gaussian) unit(v float32) float32 { return v }
+func (g gaussian) outputs() int            { return g.chunk * g.dim }
+func (g gaussian) unit(v float32) float32  { return v }
+func (g gaussian) random(executed int) int { return executed }
 
 func (g gaussian) sample(out []float32, r *rand.Rand, temperature float64, greedy bool, sample []float32) {
 	for i := range sample {
@@ -94,13 +97,74 @@ func (g gaussian) imitate(out, target, weight []float32, scale float64, dout []f
 	return sum
 }
 
+// steady is a Gaussian whose noise is one draw for each action dimension that all positions of the chunk share: the chunk is shifted as a whole. Independent noise
+// of a chunk's positions mostly cancels in where the arm ends up, and the part that cancels is pure noise in the gradient, in chunk times as many directions.
+//
+// What is random is the shift, one number a dimension, and its log-probability is that of the chunk's mean, N(mean of out, std). It stands at the
+// first position, which is always executed; the other positions follow from it and have 0. Updates move chunks as wholes; their shape is imitation's.
+type steady struct{ gaussian }
+
+func (g steady) random(int) int { return 1 }
+
+func (g steady) sample(out []float32, r *rand.Rand, temperature float64, greedy bool, sample []float32) {
+	copy(sample, out)
+	if greedy {
+		return
+	}
+	for d := range g.dim {
+		shift := float32(g.std * temperature * r.NormFloat64())
+		for i := d; i < len(sample); i += g.dim {
+			sample[i] += shift
+		}
+	}
+}
+
+// mean is the chunk's mean of dimension d.
+func (g steady) mean(v []float32, d int) float64 {
+	var sum float64
+	for i := d; i < len(v); i += g.dim {
+		sum += float64(v[i])
+	}
+	return sum / float64(g.chunk)
+}
+
+func (g steady) logProb(out, sample []float32, temperature float64, lp []float64) {
+	std := g.std * temperature
+	clear(lp)
+	for d := range g.dim {
+		e := (g.mean(sample, d) - g.mean(out, d)) / std
+		lp[d] = -0.5*e*e - math.Log(std) - 0.5*math.Log(2*math.Pi)
+	}
+}
+
+func (g steady) logProbBackward(out, sample []float32, temperature float64, dlp []float64, dout []float32) {
+	std := g.std * temperature
+	for d := range g.dim {
+		slope := float32(dlp[d] * (g.mean(sample, d) - g.mean(out, d)) / (std * std * float64(g.chunk)))
+		for i := d; i < len(dout); i += g.dim {
+			dout[i] += slope
+		}
+	}
+}
+
+// divergence is that of a Gaussian with independent noise of std*sqrt(chunk), whose mean varies as much: for a shift of the whole chunk the exact one, and a change of its
+// shape counts too.
+func (g steady) divergence(out, ref []float32, temperature float64, kl []float64) {
+	g.gaussian.divergence(out, ref, temperature*math.Sqrt(float64(g.chunk)), kl)
+}
+
+func (g steady) divergenceBackward(out, ref []float32, temperature float64, dkl []float64, dout []float32) {
+	g.gaussian.divergenceBackward(out, ref, temperature*math.Sqrt(float64(g.chunk)), dkl, dout)
+}
+
 // tokens has a categorical distribution over equal bins of the action range for every element, as OpenVLA: a bin stands for its centre.
 type tokens struct {
 	chunk, dim, bins int
 }
 
-func (k tokens) outputs() int           { return k.chunk * k.dim * k.bins }
-func (k tokens) unit(v float32) float32 { return (2*v+1)/float32(k.bins) - 1 }
+func (k tokens) outputs() int            { return k.chunk * k.dim * k.bins }
+func (k tokens) random(executed int) int { return executed }
+func (k tokens) unit(v float32) float32  { return (2*v+1)/float32(k.bins) - 1 }
 
 // bin is the bin that a value in units of half the range falls into.
 func (k tokens) bin(v float32) int {

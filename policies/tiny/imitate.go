@@ -222,6 +222,12 @@ func (p *Policy) clone(ctx context.Context, im policy.Imitate, examples []exampl
 	if steps <= 0 {
 		steps = p.settings.Int("imitate_steps")
 	}
+	if steps == 0 {
+		steps = 800
+		if p.net.Actions >= 6 {
+			steps = 100
+		}
+	}
 	g := p.augmenting(examples)
 	if g.sigma > 0 && len(g.pairs) > 0 && g.scale[0] == 0 {
 		return plugins.Errorf(plugins.Invalid, "the demonstrations do not show how far an action moves the gripper").WithHint("set policy.tiny.delta_scale, or policy.tiny.shift = 0")

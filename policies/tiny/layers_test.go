@@ -138,7 +138,7 @@ func TestReluGradient(t *testing.T) {
 }
 
 func TestHeadGradients(t *testing.T) {
-	for name, h := range map[string]head{"gaussian": gaussian{3, 2, 0.3}, "tokens": tokens{3, 2, 5}} {
+	for name, h := range map[string]head{"gaussian": gaussian{3, 2, 0.3}, "gaussian, noise a chunk": steady{gaussian{3, 2, 0.3}}, "tokens": tokens{3, 2, 5}} {
 		t.Run(name, func(t *testing.T) {
 			const elements, temperature = 6, 1.3
 			r := rand.New(rand.NewPCG(5, 1))
@@ -245,4 +245,28 @@ func TestInstruction(t *testing.T) {
 	require.InDelta(t, 1, dot(a[:], a[:]), 1e-6)
 	instruction("", c[:])
 	require.Equal(t, [words]float32{}, c)
+}
+
+// TestSteadyNoise: one draw shifts the whole chunk, and its density is that of the shift.
+func TestSteadyNoise(t *testing.T) {
+	const chunk, dim, std = 4, 2, 0.3
+	g := steady{gaussian{chunk, dim, std}}
+	r := rand.New(rand.NewPCG(3, 3))
+	out, sample, lp := random(r, chunk*dim), make([]float32, chunk*dim), make([]float64, chunk*dim)
+	g.sample(out, r, 1, true, sample)
+	require.Equal(t, out, sample)
+	const draws = 4000
+	var square float64
+	for range draws {
+		g.sample(out, r, 2, false, sample)
+		for i := dim; i < len(sample); i++ {
+			require.InDelta(t, sample[i%dim]-out[i%dim], sample[i]-out[i], 1e-6, "every position is shifted alike")
+		}
+		shift := float64(sample[0] - out[0])
+		square += shift * shift
+		g.logProb(out, sample, 2, lp)
+		require.InDelta(t, -shift*shift/2/(2*std)/(2*std)-math.Log(2*std*math.Sqrt(2*math.Pi)), lp[0], 1e-5)
+		require.Equal(t, make([]float64, (chunk-1)*dim), lp[dim:], "what follows from the first position has probability 1")
+	}
+	require.InDelta(t, 2*std, math.Sqrt(square/draws), 0.02)
 }

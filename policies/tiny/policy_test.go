@@ -23,7 +23,7 @@ var ctx = context.Background()
 // small is a configuration that takes milliseconds; more settings override.
 func small(t testing.TB, seed uint64, more map[string]any) *Policy {
 	given := map[string]any{"conv": []string{"3,8,8", "4,3,2"}, "vision": 6, "hidden": 12, "chunk": 3, "clock_bases": 4, "shift_steps": 2,
-		"imitate_steps": 150, "imitate_batch": 8, "imitate_copies": 4, "image_shift": 1}
+		"imitate_steps": 150, "imitate_batch": 8, "imitate_copies": 4, "image_shift": 1, "noise": "step", "std": 0.05}
 	for k, v := range more {
 		given[k] = v
 	}
@@ -97,13 +97,14 @@ func TestSettings(t *testing.T) {
 
 // TestLossGradient compares the gradient of the whole update's loss with differences, along each layer's part of it, for both heads and every ratio.
 func TestLossGradient(t *testing.T) {
-	for _, head := range []string{"gaussian", "tokens"} {
+	for _, c := range [][2]string{{"gaussian", "step"}, {"gaussian", "chunk"}, {"tokens", "step"}} {
+		head, noise := c[0], c[1]
 		for _, ratio := range []string{"chunk", "position", "token"} {
-			if head == "tokens" && ratio == "position" {
+			if (head == "tokens" || noise == "chunk") && ratio == "position" {
 				continue // takes time and shows nothing that the others do not
 			}
-			t.Run(head+"/"+ratio, func(t *testing.T) {
-				p := small(t, 3, map[string]any{"head": head, "bins": 5, "std": 0.5, "ratio": ratio})
+			t.Run(head+"/"+noise+"/"+ratio, func(t *testing.T) {
+				p := small(t, 3, map[string]any{"head": head, "noise": noise, "bins": 5, "std": 0.5, "ratio": ratio})
 				acted(t, p, 5, 2, 1.2)
 				u := update(1, 5, 5, 1) // the last position of every second chunk was not executed
 				u.Temperature = 1.2

@@ -5,6 +5,8 @@ import (
 	"math"
 	"math/rand/v2"
 
+	"gonum.org/v1/gonum/stat"
+
 	"github.com/srpo-dev/srpo/plugins"
 	"github.com/srpo-dev/srpo/plugins/policy"
 )
@@ -219,7 +221,7 @@ func (t *tally) add(o tally) {
 func (p *Policy) lossGradient(u policy.Update, lessons []lesson, order []int, parts [][]float32) (tally, []float32) {
 	units := 0
 	for _, i := range order {
-		units += p.units(lessons[i].valid)
+		units += p.units(p.head.random(lessons[i].valid))
 	}
 	n := (len(order) + shard - 1) / shard
 	tallies := make([]tally, n)
@@ -246,15 +248,15 @@ func (p *Policy) lossGradient(u policy.Update, lessons []lesson, order []int, pa
 	return sum, total(parts[:n])
 }
 
-// units is the number of ratios in a chunk of which valid positions were executed.
-func (p *Policy) units(valid int) int {
+// units is the number of ratios in a chunk with random numbers for so many positions.
+func (p *Policy) units(positions int) int {
 	switch p.settings.String("ratio") {
 	case "chunk":
 		return 1
 	case "token":
-		return valid * p.net.Actions
+		return positions * p.net.Actions
 	}
-	return valid
+	return positions
 }
 
 // surrogate computes one chunk's loss from the network's outputs and adds scale times its gradient to dout.
@@ -262,14 +264,17 @@ func (p *Policy) surrogate(u policy.Update, l lesson, out []float32, scale float
 	elements := p.net.Chunk * p.net.Actions
 	lp, dlp := make([]float64, elements), make([]float64, elements)
 	p.head.logProb(out, l.sample, u.Temperature, lp)
-	units := p.units(l.valid)
-	size := l.valid * p.net.Actions / units
+	positions := p.head.random(l.valid)
+	units := p.units(positions)
+	size := positions * p.net.Actions / units
+	steps := l.valid / positions // that an element's advantage is the mean of
 	t := tally{units: float64(units), chunks: 1, entropy: p.head.entropy(out, u.Temperature)}
 	for k := range units {
 		var change, advantage float64
 		for i := k * size; i < (k+1)*size; i++ {
 			change += lp[i] - l.logProb[i]
-			advantage += l.advantage[i/p.net.Actions]
+			at := i / p.net.Actions * steps
+			advantage += stat.Mean(l.advantage[at:at+steps], nil)
 		}
 		advantage /= float64(size)
 		ratio := math.Exp(min(change, 20)) // beyond, the loss is as good as infinite and the exponential would become it
