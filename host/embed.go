@@ -490,7 +490,7 @@ func still(f plugins.Tensor) plugins.Tensor {
 	return plugins.Bytes(bytes.Repeat(f.Data[:size], 16), append([]int{16}, f.Shape[1:]...)...)
 }
 
-// anchors embeds "nothing happened" for each task: the first frame of its first attempt.
+// anchors embeds "nothing happened" for each task: the first frame of its first attempt whose frame can be embedded.
 func (e *embedder) anchors(ctx context.Context) (map[string][]float64, error) {
 	out := map[string][]float64{}
 	for i, a := range e.clips.list.Attempts {
@@ -498,10 +498,17 @@ func (e *embedder) anchors(ctx context.Context) (map[string][]float64, error) {
 			continue
 		}
 		rows, err := e.embed(ctx, i, []job{{"still", still}})
-		if err != nil {
+		switch {
+		case err == nil && !notFinite(float64s(rows[0])):
+			out[a.Task] = float64s(rows[0])
+		case ctx.Err() != nil || plugins.KindOf(err) == plugins.Canceled:
 			return nil, err
+		case err != nil:
+			if _, _, gone := e.worker.Client(ctx); gone != nil {
+				return nil, gone
+			}
+			e.clips.term.Warn("the first frame of %s cannot be embedded: %v", a.ID, err)
 		}
-		out[a.Task] = float64s(rows[0])
 	}
 	return out, nil
 }

@@ -88,6 +88,20 @@ func (s *scripted) EncodeWindows(_ context.Context, _ plugins.Tensor, ends []int
 	return rows, nil
 }
 
+func (s *scripted) Encode(_ context.Context, clips []plugins.Tensor) ([][]float32, error) {
+	s.asked = append(s.asked, fmt.Sprint(len(clips), " clips"))
+	if s.fails != nil {
+		if err := s.fails(len(s.asked)); err != nil {
+			return nil, err
+		}
+	}
+	var rows [][]float32
+	for _, c := range clips {
+		rows = append(rows, []float32{float32(c.Shape[0])})
+	}
+	return rows, nil
+}
+
 func embedderOf(t *testing.T, s *scripted, spec encoder.Spec) *embedder {
 	video := filepath.Join(t.TempDir(), "a.npy")
 	writeNpy(t, video, 7)
@@ -144,6 +158,24 @@ func TestLostTwiceSaysWhy(t *testing.T) {
 	require.ErrorContains(t, err, "did not answer within 10m0s, time 2")
 	require.Equal(t, "raise [host] encode_timeout_s", plugins.AsError(err).Hint)
 	require.Len(t, s.asked, 2)
+}
+
+// An attempt whose first frame cannot be embedded leaves "nothing happened" to the next one of its task.
+func TestAnchorsPassOverABadClip(t *testing.T) {
+	s := &scripted{fails: func(call int) error {
+		if call == 1 {
+			return plugins.Errorf(plugins.Internal, "no")
+		}
+		return nil
+	}}
+	e := embedderOf(t, s, encoder.Spec{Dimension: 1})
+	second := filepath.Join(t.TempDir(), "b.npy")
+	writeNpy(t, second, 5)
+	e.clips.list.Attempts = append(e.clips.list.Attempts, attempts.Attempt{ID: "b", Task: "t", Video: second})
+	require.NoError(t, e.clips.look(t.Context()))
+	anchors, err := e.anchors(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, map[string][]float64{"t": {16}}, anchors)
 }
 
 // A video that changes between two looks is refused as often as it is asked for, so that no vector of the new frames is remembered as one of the old.
