@@ -102,7 +102,7 @@ func (g guard) judge(outer, limited context.Context, what, setting string, limit
 	switch {
 	case outer.Err() != nil && (kind == plugins.Canceled || kind == plugins.Deadline):
 		return e.WithPlace("%s", g.proc.Label()) // the caller's own will: the plugin is not to blame
-	case limited.Err() != nil && outer.Err() == nil && (kind == plugins.Deadline || kind == plugins.Canceled):
+	case passed(limited) && outer.Err() == nil && (kind == plugins.Deadline || kind == plugins.Canceled):
 		e = plugins.Errorf(plugins.Deadline, "%s did not answer within %v%s", what, limit, g.whatItDoes()).WithPlace("%s", g.proc.Label()).
 			WithHint("look into %s; if it only needs longer, raise [host] %s", g.proc.LogFile(), setting).WithDetail(g.proc.LastWords(lastWords))
 		e.Err = err
@@ -130,6 +130,12 @@ func (g guard) judge(outer, limited context.Context, what, setting string, limit
 		return out
 	}
 	return e.WithPlace("%s", g.proc.Label())
+}
+
+// passed says whether a deadline is over. On a busy machine the answer to a call whose time is up may come before the context's own timer has run.
+func passed(limited context.Context) bool {
+	deadline, ok := limited.Deadline()
+	return limited.Err() != nil || ok && !time.Now().Before(deadline)
 }
 
 func (g guard) whatItDoes() string {

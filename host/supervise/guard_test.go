@@ -67,3 +67,25 @@ func TestDeadlineFollowsHeadway(t *testing.T) {
 	g := guard{proc: w.Process(), failed: func(error) { t.Error("the plugin is to blame for nothing") }}
 	require.Equal(t, plugins.Canceled, plugins.KindOf(g.watched(ctx, "Encode", "encode_timeout_s", time.Hour, untilStopped)))
 }
+
+// lateTimer is a context whose deadline is over and whose timer has not run yet.
+type lateTimer struct{ context.Context }
+
+func (lateTimer) Deadline() (time.Time, bool) { return time.Now().Add(-time.Nanosecond), true }
+
+// A process that let its deadline pass is replaced, also when its answer comes before the timer.
+func TestDeadlineBeforeTheTimer(t *testing.T) {
+	t.Parallel()
+	w, _ := envWorker(t, Options{})
+	_, _, err := w.Client(background)
+	require.NoError(t, err)
+	replaced := false
+	g := guard{proc: w.Process(), failed: func(error) { replaced = true }}
+	late := plugins.Errorf(plugins.Deadline, "the call did not answer within its deadline")
+	err = g.judge(t.Context(), lateTimer{t.Context()}, "Reset of lane 2", "reset_timeout_s", time.Second, false, late)
+	require.ErrorContains(t, err, "Reset of lane 2 did not answer within 1s")
+	require.True(t, replaced)
+	replaced = false
+	_ = g.judge(t.Context(), t.Context(), "Act", "act_timeout_s", time.Second, false, late) // the plugin's own, of a server that it asks
+	require.False(t, replaced)
+}
