@@ -91,11 +91,13 @@ func (c *clips) lookAt(ctx context.Context, i int) error {
 	if c.cache.JSON(key, &c.info[i]) {
 		return nil
 	}
-	frames, note, err := c.open(ctx, i)
+	clip, err := attempts.Open(ctx, c.list.Attempts[i].Video, c.decoder)
 	if err != nil {
 		return err
 	}
-	c.info[i] = clipInfo{Hash: embeddings.HashFrames(frames), Frames: frames.Shape[0], Height: frames.Shape[1], Width: frames.Shape[2], Note: note}
+	c.keep(i, clip.Frames)
+	shape := clip.Frames.Shape
+	c.info[i] = clipInfo{Hash: embeddings.HashFrames(clip.Frames), Frames: shape[0], Height: shape[1], Width: shape[2], Note: clip.Note}
 	return c.warn(c.cache.PutJSON(key, c.info[i]))
 }
 
@@ -105,15 +107,6 @@ func (c *clips) warn(err error) error {
 		c.term.Warn("%v", err)
 	}
 	return nil
-}
-
-func (c *clips) open(ctx context.Context, i int) (plugins.Tensor, string, error) {
-	clip, err := attempts.Open(ctx, c.list.Attempts[i].Video, c.decoder)
-	if err != nil {
-		return plugins.Tensor{}, "", err
-	}
-	c.keep(i, clip.Frames)
-	return clip.Frames, clip.Note, nil
 }
 
 func (c *clips) keep(i int, t plugins.Tensor) {
@@ -133,11 +126,15 @@ func (c *clips) frames(ctx context.Context, i int) (plugins.Tensor, error) {
 	if t, ok := c.kept[i]; ok {
 		return t, nil
 	}
-	t, _, err := c.open(ctx, i)
-	if err == nil && embeddings.HashFrames(t) != c.info[i].Hash {
-		err = plugins.Errorf(plugins.Invalid, "it has changed while it was looked at")
+	clip, err := attempts.Open(ctx, c.list.Attempts[i].Video, c.decoder)
+	if err != nil {
+		return plugins.Tensor{}, err
 	}
-	return t, err
+	if embeddings.HashFrames(clip.Frames) != c.info[i].Hash { // not to be kept: its vectors would be remembered as those of the old frames
+		return plugins.Tensor{}, plugins.Errorf(plugins.Invalid, "it has changed while it was looked at").WithHint("score again when nothing writes to it any more")
+	}
+	c.keep(i, clip.Frames)
+	return clip.Frames, nil
 }
 
 // has says whether attempt i has frames that can be used.
@@ -273,8 +270,25 @@ func (e *embedder) embed(ctx context.Context, i int, jobs []job) ([][]float32, e
 	return out, nil
 }
 
-// windows embeds the attempt's growing windows.
+// windows embeds the attempt's growing windows. Where each costs as much as a clip, the encoder gets as many at once as it likes to get clips, and each call's
+// are remembered: a world model on a CPU takes minutes for a window, and whoever stops it loses one call.
 func (e *embedder) windows(ctx context.Context, i int, ends []int) ([][]float32, error) {
+	size := len(ends)
+	if !e.spec.FrameWise && e.spec.Batch > 0 {
+		size = e.spec.Batch
+	}
+	var out [][]float32
+	for part := range slices.Chunk(ends, size) {
+		rows, err := e.windowsAtOnce(ctx, i, part)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, rows...)
+	}
+	return out, nil
+}
+
+func (e *embedder) windowsAtOnce(ctx context.Context, i int, ends []int) ([][]float32, error) {
 	op := fmt.Sprintf("windows %v", ends)
 	if rows, ok := e.cache.Vectors(e.key(i, op)); ok && len(rows) == len(ends) && len(rows[0]) == e.spec.Dimension {
 		return rows, nil
@@ -297,13 +311,13 @@ func (e *embedder) windows(ctx context.Context, i int, ends []int) ([][]float32,
 }
 
 // call asks the encoder, and once more when its process was lost meanwhile.
-func (e *embedder) call(ctx context.Context, ask func(encoder.Encoder) ([][]float32, error), want int) (rows [][]float32, err error) {
-	for range 2 {
+func (e *embedder) call(ctx context.Context, ask func(encoder.Encoder) ([][]float32, error), want int) ([][]float32, error) {
+	for again := false; ; again = true {
 		client, incarnation, err := e.worker.Client(ctx)
 		if err != nil {
 			return nil, err
 		}
-		rows, err = ask(client)
+		rows, err := ask(client)
 		if err == nil && len(rows) != want {
 			err = plugins.Errorf(plugins.Corrupt, "%d vectors for %d clips", len(rows), want).WithPlace("%s", e.label)
 			e.worker.Failed(incarnation, err)
@@ -311,17 +325,11 @@ func (e *embedder) call(ctx context.Context, ask func(encoder.Encoder) ([][]floa
 		if err == nil {
 			return rows, nil
 		}
-		if k := plugins.KindOf(err); k != plugins.Unavailable && k != plugins.Deadline && k != plugins.Corrupt || ctx.Err() != nil {
+		if k := plugins.KindOf(err); again || k != plugins.Unavailable && k != plugins.Deadline && k != plugins.Corrupt || ctx.Err() != nil {
 			return nil, err
 		}
 		e.clips.term.Warn("%v; trying once more", err)
-		rows = nil
 	}
-	_, _, err = e.worker.Client(ctx)
-	if err == nil {
-		err = plugins.Errorf(plugins.Unavailable, "the encoder's process was lost twice on this clip").WithPlace("%s", e.label)
-	}
-	return nil, err
 }
 
 // hopeless is how many attempts in a row may cost the encoder its process before it is given up.
@@ -482,7 +490,7 @@ func still(f plugins.Tensor) plugins.Tensor {
 	return plugins.Bytes(bytes.Repeat(f.Data[:size], 16), append([]int{16}, f.Shape[1:]...)...)
 }
 
-// anchors embeds "nothing happened" for each task: the first frame of its first attempt.
+// anchors embeds "nothing happened" for each task: the first frame of its first attempt whose frame can be embedded.
 func (e *embedder) anchors(ctx context.Context) (map[string][]float64, error) {
 	out := map[string][]float64{}
 	for i, a := range e.clips.list.Attempts {
@@ -490,10 +498,17 @@ func (e *embedder) anchors(ctx context.Context) (map[string][]float64, error) {
 			continue
 		}
 		rows, err := e.embed(ctx, i, []job{{"still", still}})
-		if err != nil {
+		switch {
+		case err == nil && !notFinite(float64s(rows[0])):
+			out[a.Task] = float64s(rows[0])
+		case ctx.Err() != nil || plugins.KindOf(err) == plugins.Canceled:
 			return nil, err
+		case err != nil:
+			if _, _, gone := e.worker.Client(ctx); gone != nil {
+				return nil, gone
+			}
+			e.clips.term.Warn("the first frame of %s cannot be embedded: %v", a.ID, err)
 		}
-		out[a.Task] = float64s(rows[0])
 	}
 	return out, nil
 }

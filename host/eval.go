@@ -139,12 +139,13 @@ func Evaluate(ctx context.Context, o EvalOptions) (*score.Results, error) {
 	}
 	defer session.Close()
 	e.sess = session
-	if e.weight == "" && session.Sched.PolicySpec.Trainable {
+	if e.weight == "" && session.Sched.PolicySpec.Trainable && e.cfg.Imitate.Demos > 0 {
 		session.Close()
 		if e.fresh {
 			_ = os.RemoveAll(e.dir) // nothing but the plugins' logs
 		}
-		return nil, plugins.Errorf(plugins.Invalid, "no policy to evaluate").WithHint("--checkpoint FOLDER: a run folder, one of its checkpoints, or a policy's own folder")
+		return nil, plugins.Errorf(plugins.Invalid, "no policy to evaluate").
+			WithHint("--checkpoint FOLDER: a run folder, one of its checkpoints, or a policy's own folder; --set imitate.demos=0: the weights that the policy's settings name")
 	}
 	for _, words := range session.leftOutWords() {
 		e.Terminal.Warn("%s", words)
@@ -389,7 +390,7 @@ func (e *evaluation) roll(ctx context.Context, plan rollout.Evaluation, began ti
 	for i, t := range plan.Trials {
 		repeat[plan.ID(i)] = t.Repeat
 	}
-	from := ""
+	from := " with its own weights"
 	if e.weight != "" {
 		from = " from " + e.cfg.Run.Checkpoint
 	}

@@ -65,7 +65,7 @@ type RewardResult struct {
 	Warnings []string       `json:"warnings,omitempty"`
 	// Out is the folder that was written; empty: none.
 	Out string `json:"out,omitempty"`
-	// Seconds it took; Cached and Embedded count the vectors that were remembered and made.
+	// Seconds it took; Cached and Embedded count what was remembered and made: the vector of a clip, or those of the windows of one call.
 	Seconds  float64 `json:"seconds"`
 	Cached   int     `json:"cached"`
 	Embedded int     `json:"embedded"`
@@ -196,24 +196,24 @@ func (s *scoring) videos(ctx context.Context) error {
 			return err
 		}
 	}
-	super, err := newSupervisor(s.Config, "", s.onPlugin)
-	if err != nil {
-		return err
-	}
-	defer super.Close()
 	for n, name := range names {
 		if slices.Contains(names[:n], name) {
 			continue
 		}
-		if err := s.encoder(ctx, super, name); err != nil {
+		if err := s.encoder(ctx, name); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// encoder embeds and scores with one encoder; its process ends with the supervisor.
-func (s *scoring) encoder(ctx context.Context, super *supervise.Supervisor, name string) error {
+// encoder embeds and scores with one encoder, whose process ends before another one takes memory.
+func (s *scoring) encoder(ctx context.Context, name string) error {
+	super, err := newSupervisor(s.Config, "", s.onPlugin)
+	if err != nil {
+		return err
+	}
+	defer super.Close()
 	s.Terminal.Update(report.Status{Phase: "start " + name})
 	e, err := newEmbedder(ctx, super, s.Config, s.Launch, name, s.clips)
 	if err != nil {

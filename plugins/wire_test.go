@@ -7,6 +7,7 @@ import (
 	"math"
 	"net"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc"
@@ -232,6 +233,48 @@ func TestEncoderRoundTripAndWindows(t *testing.T) {
 	require.Equal(t, [][]float32{{1, 1}, {2, 3}}, got)
 	_, err = c.EncodeWindows(ctx, plugins.Bytes(clip, 3, 40, 40, 3), []int{4})
 	require.Equal(t, plugins.Invalid, plugins.KindOf(err))
+}
+
+// slowEncoder notes headway when the test says so, and ends then.
+type slowEncoder struct {
+	meanEncoder
+	begun, on, came chan struct{}
+}
+
+func (s slowEncoder) Encode(ctx context.Context, clips []plugins.Tensor) ([][]float32, error) {
+	close(s.begun)
+	<-s.on
+	encoder.Headway(ctx)
+	close(s.came)
+	<-s.on
+	return s.meanEncoder.Encode(ctx, clips)
+}
+
+// An encoder's own account of its headway reaches the host, whose deadline goes by it.
+func TestEncoderHeadway(t *testing.T) {
+	encoder.Headway(t.Context()) // of no call: nothing
+	ctx := t.Context()
+	e := slowEncoder{begun: make(chan struct{}), on: make(chan struct{}), came: make(chan struct{})}
+	c := encoder.NewClient(connect(t, func(s grpc.ServiceRegistrar) { encoder.Register(s, e) }), nil)
+	require.NoError(t, c.Configure(ctx, plugins.Config{}))
+	ended := make(chan error, 1)
+	go func() {
+		_, err := c.Encode(ctx, []plugins.Tensor{plugins.Bytes(make([]byte, 3), 1, 1, 1, 3)})
+		ended <- err
+	}()
+	<-e.begun
+	began := time.Now()
+	require.Eventually(t, func() bool { h, err := c.Health(ctx); return err == nil && h.SinceProgress >= 20*time.Millisecond }, 10*time.Second, time.Millisecond)
+	waited := time.Since(began)
+	now := time.Now()
+	e.on <- struct{}{}
+	<-e.came
+	h, err := c.Health(ctx)
+	require.NoError(t, err)
+	require.Equal(t, []string{"Encode 1 clips"}, h.Busy)
+	require.LessOrEqual(t, h.SinceProgress, time.Since(now), "counted from the headway, not from the beginning %v before", waited)
+	close(e.on)
+	require.NoError(t, <-ended)
 }
 
 // echoPolicy answers with the proprio and learns the number of demonstrations.

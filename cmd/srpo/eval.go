@@ -29,10 +29,12 @@ func (a *app) evalCommand() *cobra.Command {
 			"--checkpoint is a run folder (its last iteration), one of its checkpoints, or a policy's own folder. A run's env, policy, tasks and settings are\n" +
 			"taken over, and so is its seed, so that --states train and test are the run's own split; flags win. Results go to runs/NAME-eval unless --out\n" +
 			"says otherwise. A folder that holds an evaluation of anything else is refused.\n\n" +
+			"Without --checkpoint, --set imitate.demos=0 evaluates the weights that the policy starts with, such as a published checkpoint that its settings name.\n\n" +
 			"--shard I/N rolls every N-th episode, on as many machines as you like; --merge puts the shards' folders together.\n" +
 			"--compare A B is the paired difference of two evaluations of the same episodes.",
 		Example: "  srpo eval --checkpoint runs/NAME --states test\n  srpo eval --checkpoint runs/NAME/checkpoints/000004 --sample --out runs/NAME-sampled\n" +
 			"  srpo eval --checkpoint runs/NAME --set policy.tiny.image=false --out runs/NAME-blind\n  srpo eval --compare runs/NAME-eval runs/NAME-blind\n" +
+			"  srpo eval --policy openvla --set policy.openvla.checkpoint=FOLDER --set imitate.demos=0 --env libero --task 'libero_spatial/*'\n" +
 			"  srpo eval --checkpoint runs/NAME --shard 1/4 --out part-1\n  srpo eval --merge part-1 part-2 part-3 part-4 --out runs/NAME-eval",
 		Args: cobra.ArbitraryArgs,
 		RunE: func(c *cobra.Command, args []string) error {

@@ -40,7 +40,7 @@ func readNpy(r *bufio.Reader) (Clip, error) {
 		return Clip{}, err
 	}
 	height, width := h.shape[1], h.shape[2]
-	if height > 1<<16 || width > 1<<16 {
+	if height > 1<<16 || width > 1<<16 || height*width*3 > MaxBytes { // before memory is asked for
 		return Clip{}, bad("its frames are too large: %d x %d pixels", width, height)
 	}
 	t := &thinner{}

@@ -104,6 +104,19 @@ func TestLayers(t *testing.T) {
 	require.NoError(t, c.Unused())
 }
 
+// The paper's ablation of alpha has both ends.
+func TestAlphaOfTheAblation(t *testing.T) {
+	for _, alpha := range []float64{0, 0.3, 0.5, 0.8, 1} {
+		c, err := Load(Input{Set: []string{fmt.Sprintf("reward.alpha=%g", alpha)}})
+		require.NoError(t, err)
+		require.Equal(t, alpha, c.Reward.Alpha)
+	}
+	for _, alpha := range []string{"-0.1", "1.1"} {
+		_, err := Load(Input{Set: []string{"reward.alpha=" + alpha}})
+		require.Contains(t, plugins.AsError(err).Hint, "0 to 1")
+	}
+}
+
 func TestErrorsPointAtTheLine(t *testing.T) {
 	for name, tc := range map[string]struct {
 		text, place, message, hint, detail string
@@ -121,7 +134,7 @@ func TestErrorsPointAtTheLine(t *testing.T) {
 		"list of ints":   {"[run]\ntask = [1, 2]", "f.toml:2:8", "wants a list of strings", "", "^^^^^^"},
 		"nan":            {"[reward]\nalpha = nan", "f.toml:2:9", "wants a number", "", "^^^"},
 		"bounds":         {"[rollout]\ngroup_size = 1", "f.toml:2:14", `setting "group_size" cannot be 1`, "allowed: 2", "^"},
-		"open bound":     {"[reward]\nalpha = 1.0", "f.toml:2:9", `setting "alpha" cannot be 1`, "allowed: above 0, below 1", "^^^"},
+		"open bound":     {"[update]\nclip_low = 1.0", "f.toml:2:12", `setting "clip_low" cannot be 1`, "allowed: above 0, below 1", "^^^"},
 		"choices":        {"[reward]\nkind = \"zscor\"", "f.toml:2:8", `setting "kind" cannot be "zscor"`, "zscore", "^^^^^^^"},
 		"section value":  {"run = 3", "f.toml:1:1", `"run" is a section, not a value`, "[run]", "^^^"},
 		"plugin value":   {"env = \"libero\"", "f.toml:1:1", `"env" is not a setting by itself`, "[run]", "^^^"},

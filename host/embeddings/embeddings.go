@@ -55,17 +55,14 @@ func (c *Cache) path(k Key) string {
 func (c *Cache) Get(k Key) (data []byte, ok bool) {
 	file, err := os.ReadFile(c.path(k))
 	if err != nil {
-		c.misses.Add(1)
 		return nil, false
 	}
 	body := len(file) - sha256.Size
 	if body < len(magic) || string(file[:len(magic)]) != magic || checksum(k, file[:body]) != Key(file[body:]) {
 		_ = os.Remove(c.path(k))
 		c.damaged.Add(1)
-		c.misses.Add(1)
 		return nil, false
 	}
-	c.hits.Add(1)
 	return file[len(magic):body], true
 }
 
@@ -105,13 +102,20 @@ func (c *Cache) Put(k Key, data []byte) error {
 	return nil
 }
 
-// Counts says how many entries were found and not found, and how many of the latter were damaged.
+// Counts says how many lists of vectors were found and not found, and how many entries of any kind were damaged.
 func (c *Cache) Counts() (hits, misses, damaged int) {
 	return int(c.hits.Load()), int(c.misses.Load()), int(c.damaged.Load())
 }
 
 // Vectors returns rows of float32; ok as in [Cache.Get], and false for an entry that holds no rows.
 func (c *Cache) Vectors(k Key) (rows [][]float32, ok bool) {
+	defer func() {
+		if ok {
+			c.hits.Add(1)
+		} else {
+			c.misses.Add(1)
+		}
+	}()
 	data, ok := c.Get(k)
 	if !ok || len(data) < 8 {
 		return nil, false

@@ -23,8 +23,9 @@ type Deadlines struct {
 	// Tasks is for the whole list.
 	Tasks            time.Duration
 	Reset, Step, Act time.Duration
-	Encode           time.Duration // Encode and EncodeWindows
-	Save             time.Duration // Save and Load
+	// Encode is for Encode and EncodeWindows, counted anew whenever the plugin notes headway: after each run of its network, for example.
+	Encode time.Duration
+	Save   time.Duration // Save and Load
 	// Update is for Update and Imitate, counted anew whenever the plugin reports headway of a thousandth or more.
 	Update time.Duration
 }
@@ -56,8 +57,28 @@ type guard struct {
 	proc   *Process
 	limits Deadlines
 	failed func(cause error)
-	// busy asks the plugin what it is doing.
-	busy func(ctx context.Context) []string
+	// account asks the plugin what it is doing.
+	account func(ctx context.Context) (account, error)
+}
+
+// account is what a plugin says of itself while it works.
+type account struct {
+	// busy names the calls in progress; since is how long ago any of them last made headway.
+	busy  []string
+	since time.Duration
+}
+
+// accountTimeout bounds the question; it is answered beside the work.
+const accountTimeout = 5 * time.Second
+
+func (g guard) ask(ctx context.Context) account {
+	if g.account == nil {
+		return account{}
+	}
+	ctx, cancel := context.WithTimeout(ctx, accountTimeout)
+	defer cancel()
+	a, _ := g.account(ctx) // who does not answer says nothing
+	return a
 }
 
 // call runs f with a deadline. setting is the name of the deadline in srpo.toml; keep says that a corrupt answer is about a file, not about the process.
@@ -81,7 +102,7 @@ func (g guard) judge(outer, limited context.Context, what, setting string, limit
 	switch {
 	case outer.Err() != nil && (kind == plugins.Canceled || kind == plugins.Deadline):
 		return e.WithPlace("%s", g.proc.Label()) // the caller's own will: the plugin is not to blame
-	case limited.Err() != nil && outer.Err() == nil && (kind == plugins.Deadline || kind == plugins.Canceled):
+	case passed(limited) && outer.Err() == nil && (kind == plugins.Deadline || kind == plugins.Canceled):
 		e = plugins.Errorf(plugins.Deadline, "%s did not answer within %v%s", what, limit, g.whatItDoes()).WithPlace("%s", g.proc.Label()).
 			WithHint("look into %s; if it only needs longer, raise [host] %s", g.proc.LogFile(), setting).WithDetail(g.proc.LastWords(lastWords))
 		e.Err = err
@@ -111,16 +132,45 @@ func (g guard) judge(outer, limited context.Context, what, setting string, limit
 	return e.WithPlace("%s", g.proc.Label())
 }
 
+// passed says whether a deadline is over. On a busy machine the answer to a call whose time is up may come before the context's own timer has run.
+func passed(limited context.Context) bool {
+	deadline, ok := limited.Deadline()
+	return limited.Err() != nil || ok && !time.Now().Before(deadline)
+}
+
 func (g guard) whatItDoes() string {
-	if g.busy == nil {
-		return ""
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	if busy := g.busy(ctx); len(busy) > 0 {
+	if busy := g.ask(context.Background()).busy; len(busy) > 0 {
 		return fmt.Sprintf(" (it says it is busy with %s)", strings.Join(busy[:min(4, len(busy))], ", "))
 	}
 	return ""
+}
+
+// mostDeadlines bounds how often a deadline may begin anew, so that a plugin which notes headway for ever is not waited for as long.
+const mostDeadlines = 1000
+
+// watched runs f with a deadline that begins anew with the headway that the plugin notes of its own accord: a call may hold many clips, each of which takes
+// minutes. Whoever notes none has one deadline for the whole.
+func (g guard) watched(ctx context.Context, what, setting string, limit time.Duration, f func(ctx context.Context) error) error {
+	limited, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		timer := time.NewTimer(limit)
+		defer timer.Stop()
+		for range mostDeadlines {
+			select {
+			case <-limited.Done():
+				return
+			case <-timer.C:
+			}
+			a := g.ask(limited)
+			if len(a.busy) == 0 || a.since >= limit {
+				break
+			}
+			timer.Reset(limit - a.since)
+		}
+		cancel()
+	}()
+	return g.judge(ctx, limited, what, setting, limit, false, f(limited))
 }
 
 // headway runs f with a deadline that begins anew whenever f reports headway of a thousandth or more: a thousand deadlines bound the whole.
@@ -273,7 +323,7 @@ func (g *guardedEncoder) Describe(ctx context.Context) (s encoder.Spec, err erro
 
 func (g *guardedEncoder) Encode(ctx context.Context, clips []plugins.Tensor) (v [][]float32, err error) {
 	what := fmt.Sprintf("Encode of %d clips", len(clips))
-	err = g.call(ctx, what, "encode_timeout_s", g.limits.Encode, false, func(ctx context.Context) error { v, err = g.e.Encode(ctx, clips); return err })
+	err = g.watched(ctx, what, "encode_timeout_s", g.limits.Encode, func(ctx context.Context) error { v, err = g.e.Encode(ctx, clips); return err })
 	return v, err
 }
 
@@ -282,6 +332,7 @@ func (g *guardedEncoder) EncodeWindows(ctx context.Context, clip plugins.Tensor,
 	if !ok {
 		return nil, plugins.Errorf(plugins.Unsupported, "does not encode windows").WithPlace("%s", g.proc.Label())
 	}
-	err = g.call(ctx, "EncodeWindows", "encode_timeout_s", g.limits.Encode, false, func(ctx context.Context) error { v, err = w.EncodeWindows(ctx, clip, ends); return err })
+	what := fmt.Sprintf("EncodeWindows of %d windows", len(ends))
+	err = g.watched(ctx, what, "encode_timeout_s", g.limits.Encode, func(ctx context.Context) error { v, err = w.EncodeWindows(ctx, clip, ends); return err })
 	return v, err
 }

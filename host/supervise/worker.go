@@ -54,7 +54,10 @@ var _ Worker[env.Env] = (*Proc[env.Env])(nil)
 func NewEnv(s *Supervisor, l Launch, configure func(context.Context, env.Env) error) *Proc[env.Env] {
 	return newProc(s, l, func(g guard) env.Env {
 		c := env.NewClient(g.proc.Conn(), g.proc.Arena())
-		g.busy = func(ctx context.Context) []string { h, _ := c.Health(ctx); return h.Busy }
+		g.account = func(ctx context.Context) (account, error) {
+			h, err := c.Health(ctx)
+			return account{h.Busy, h.SinceProgress}, err
+		}
 		return &guardedEnv{g, c}
 	}, configure)
 }
@@ -64,7 +67,10 @@ func NewEnv(s *Supervisor, l Launch, configure func(context.Context, env.Env) er
 func NewPolicy(s *Supervisor, l Launch, configure func(context.Context, policy.Policy) error) *Proc[policy.Policy] {
 	return newProc(s, l, func(g guard) policy.Policy {
 		c := policy.NewClient(g.proc.Conn(), g.proc.Arena())
-		g.busy = func(ctx context.Context) []string { h, _ := c.Health(ctx); return h.Busy }
+		g.account = func(ctx context.Context) (account, error) {
+			h, err := c.Health(ctx)
+			return account{h.Busy, h.SinceProgress}, err
+		}
 		return &guardedPolicy{g, c}
 	}, configure)
 }
@@ -73,7 +79,10 @@ func NewPolicy(s *Supervisor, l Launch, configure func(context.Context, policy.P
 func NewEncoder(s *Supervisor, l Launch, configure func(context.Context, encoder.Encoder) error) *Proc[encoder.Encoder] {
 	return newProc(s, l, func(g guard) encoder.Encoder {
 		c := encoder.NewClient(g.proc.Conn(), g.proc.Arena())
-		g.busy = func(ctx context.Context) []string { h, _ := c.Health(ctx); return h.Busy }
+		g.account = func(ctx context.Context) (account, error) {
+			h, err := c.Health(ctx)
+			return account{h.Busy, h.SinceProgress}, err
+		}
 		return &guardedEncoder{g, c}
 	}, configure)
 }

@@ -59,6 +59,7 @@ func (s *server) Encode(ctx context.Context, m *pb.EncodeRequest) (*pb.EncodeRep
 		return nil, err
 	}
 	defer run.Leave()
+	ctx = context.WithValue(ctx, headwayKey{}, run.Progress)
 	clips := make([]plugins.Tensor, len(m.Clips))
 	for i := range clips {
 		if clips[i], err = s.clip(m.Clips[i]); err != nil {
@@ -78,6 +79,7 @@ func (s *server) EncodeWindows(ctx context.Context, m *pb.EncodeWindowsRequest) 
 		return nil, err
 	}
 	defer run.Leave()
+	ctx = context.WithValue(ctx, headwayKey{}, run.Progress)
 	clip, err := s.clip(m.Clip)
 	if err != nil {
 		return nil, err

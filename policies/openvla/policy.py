@@ -448,7 +448,7 @@ class OpenVLAPolicy(srpo.Policy):
                 "not found",
                 "not a folder that this policy was saved in",
                 place=place,
-                hint="for a published checkpoint set policy.openvla.checkpoint instead",
+                hint="a published checkpoint is given as policy.openvla.checkpoint instead, with imitate.demos = 0",
             ) from e
         except (ValueError, KeyError, TypeError, SafetensorError) as e:
             raise srpo.Error(

@@ -47,6 +47,8 @@ class Remote(srpo.Policy):
         super().__init__(config)
         self.settings = s = config.settings
         self._images = [_image(text) for text in s["images"]]
+        if config.env is not None:  # by name: an observation's pictures come in no order
+            self._images = [(key, config.env.camera(camera).name) for key, camera in self._images]
         key = _key(s["api_key_variable"])
         self._server = Connection(s["host"], s["port"], key, s["start_s"], s["reply_s"])
         print(f"{self._server.place} says of itself: {self._server.metadata!r}")

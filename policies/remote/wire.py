@@ -31,7 +31,7 @@ def unpack(data: bytes) -> Any:
         return msgpack.unpackb(data, object_hook=_unpack_array, strict_map_key=False)
     except Refused:
         raise
-    except (ValueError, TypeError, msgpack.UnpackException) as error:
+    except (ValueError, TypeError, OverflowError, msgpack.UnpackException) as error:
         raise Refused(f"no msgpack: {error}") from error
 
 

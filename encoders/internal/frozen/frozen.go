@@ -167,7 +167,7 @@ func (e *Encoder) Encode(ctx context.Context, clips []plugins.Tensor) ([][]float
 			rows[i] = e.unusable()
 			continue
 		}
-		windows = append(windows, window{newPictures(e.transform, c, c.Shape[0]), c.Shape[0], &rows[i]})
+		windows = append(windows, window{newPictures(e.transform, c, false), c.Shape[0], &rows[i]})
 	}
 	return rows, e.embed(ctx, windows)
 }
@@ -185,7 +185,7 @@ func (e *Encoder) EncodeWindows(ctx context.Context, clip plugins.Tensor, ends [
 		}
 		return rows, nil
 	}
-	all := newPictures(e.transform, clip, len(ends))
+	all := newPictures(e.transform, clip, len(ends) > 1 && !e.network.FrameWise)
 	windows := make([]window, len(ends))
 	for i, end := range ends {
 		if end < 1 || end > clip.Shape[0] {
@@ -354,6 +354,7 @@ func (e *Encoder) run(ctx context.Context, n int, fill func(i int, to []float32)
 		for i := range b.n {
 			got(b.from+i, out[i*dimension:(i+1)*dimension])
 		}
+		encoder.Headway(ctx)
 		free <- b.data
 	}
 	if ctx.Err() != nil {
@@ -402,10 +403,10 @@ type pictures struct {
 	kept map[int][]byte // nil: not kept
 }
 
-// newPictures takes a clip that so many windows look at.
-func newPictures(t *frames.Transform, clip plugins.Tensor, windows int) *pictures {
+// newPictures takes a clip; again says that its frames are looked at more than once.
+func newPictures(t *frames.Transform, clip plugins.Tensor, again bool) *pictures {
 	p := &pictures{transform: t, clip: clip.Data, length: clip.Shape[0], height: clip.Shape[1], width: clip.Shape[2]}
-	if windows > 1 && p.length*t.Side()*t.Side()*3 <= keptBytes {
+	if again && p.length*t.Side()*t.Side()*3 <= keptBytes {
 		p.kept = map[int][]byte{}
 	}
 	return p

@@ -4,6 +4,7 @@ import http
 import pickle
 import socket
 
+import msgpack
 import numpy as np
 import pytest
 import servers
@@ -118,8 +119,6 @@ def test_pictures_keep_their_shape(size):
 
 
 def hostile(dtype: str, data: bytes = b"", shape=(1,)) -> bytes:
-    import msgpack
-
     return msgpack.packb({"actions": {b"__ndarray__": True, b"data": data, b"dtype": dtype, b"shape": shape}})
 
 
@@ -134,6 +133,7 @@ def hostile(dtype: str, data: bytes = b"", shape=(1,)) -> bytes:
         (hostile("<f4", bytes(4), (2**40, 2**40)), "in 4 bytes"),
         (hostile("<f4", bytes(4), (-1,)), "of shape [-1]"),
         (hostile("nonsense", bytes(4)), "dtype 'nonsense'"),
+        (msgpack.packb({"actions": {b"__npgeneric__": True, b"data": 300, b"dtype": "|i1"}}), "no msgpack"),
         (b"\xc1", "no msgpack"),
         (wire.pack([1, 2]), "answers with list"),
     ],
@@ -194,7 +194,7 @@ def test_names_of_keys_and_the_seed():
     }
     with servers.serve(lambda o: heard.append(o) or {"plan": np.zeros((5, 7), np.float32)}) as port:
         remote = policy(port, **names)
-        assert remote.describe().cameras == [("", 0, 0)] and not remote.describe().proprio
+        assert remote.describe().cameras == [("agentview", 0, 0)] and not remote.describe().proprio
         act(remote, 2)
         remote.close()
     assert [set(o) for o in heard] == [{"img", "task", "noise_seed"}] * 2
@@ -202,6 +202,18 @@ def test_names_of_keys_and_the_seed():
     assert heard[0]["img"].shape == (32, 48, 3)
     with pytest.raises(srpo.Error, match="no KEY=CAMERA"):
         policy(1, images=["=agentview"])
+
+
+def test_a_key_without_a_camera_is_the_recording_camera_whatever_comes_first():
+    heard, item = [], items()[0]
+    seen = item.observation
+    turned = srpo.Observation(dict(reversed(seen.images.items())), seen.proprio, seen.instruction)
+    with servers.serve(lambda o: heard.append(o) or chunk(o | {"observation/image": o["img"]})) as port:
+        remote = policy(port, images=["hand=wrist", "img"], image_size=0)
+        remote.act([srpo.ActItem("t", 0, turned, 0)], srpo.Sampling(greedy=True))
+        remote.close()
+    assert np.array_equal(heard[0]["img"], seen.images["agentview"])
+    assert np.array_equal(heard[0]["hand"], seen.images["wrist"])
 
 
 def test_a_server_that_comes_back_is_asked_again():
