@@ -76,6 +76,8 @@ type RecordPlan struct {
 	Every int
 	// MaxSteps replaces the tasks' own when > 0, in env steps.
 	MaxSteps int
+	// Observe names cameras to observe before every action; with any, episodes come with their [Episode].Trajectory.
+	Observe []string
 }
 
 // Record rolls each take once, on all lanes, and hands the episodes to keep, with their frames, in the order of completion and never twice at a time. An
@@ -192,7 +194,7 @@ func (r *recorder) take(ctx context.Context, t Take) (Episode, error) {
 }
 
 func (r *recorder) roll(ctx context.Context, client env.Env, take Take) (Episode, error) {
-	render := env.Render{Record: r.EnvSpec.RecordCamera, RecordEvery: r.plan.Every}
+	render := env.Render{Record: r.EnvSpec.RecordCamera, RecordEvery: r.plan.Every, Observe: r.plan.Observe}
 	maxSteps := Rules{MaxSteps: r.plan.MaxSteps}.maxSteps(take.Task)
 	replies := replyChecker{spec: r.EnvSpec, render: render, maxSteps: maxSteps, shapes: r.seen}
 	e := Episode{ID: take.ID(), Task: take.Task.ID, StartState: take.StartState, Seed: Seed(r.plan.Seed, "record", take.Actor.String(), take.Task.ID, take.StartState, take.Repeat)}
@@ -205,14 +207,19 @@ func (r *recorder) roll(ctx context.Context, client env.Env, take Take) (Episode
 	}
 	dice := dice{space: r.EnvSpec.Action, rng: rand.New(rand.NewPCG(e.Seed, Seed(e.Seed, "random actions")))}
 	var frames []byte
-	gaveUp := false
+	gaveUp, most := false, recordChunk
+	var whole *trajectory
+	if len(r.plan.Observe) > 0 {
+		whole, most = newTrajectory(e.ID, r.plan.Observe), 1
+	}
 	for {
 		frames = append(frames, t.Recorded.Data...)
 		e.FrameCount += frameCount(t.Recorded)
 		if t.Done() || gaveUp {
 			break
 		}
-		n := min(recordChunk, maxSteps-e.Steps)
+		n := min(most, maxSteps-e.Steps)
+		whole.see(t.Observation)
 		step := env.Step{Lane: r.lane, Expert: n, ExpertNoise: take.Noise, Render: render}
 		if take.Random {
 			step.Expert, step.Actions = 0, dice.actions(n)
@@ -229,8 +236,18 @@ func (r *recorder) roll(ctx context.Context, client env.Env, take Take) (Episode
 		if err != nil {
 			return e, plugins.AsError(err).WithPlace("Step %d", e.Steps)
 		}
+		if whole != nil && n > 0 {
+			done := t.Actions
+			if take.Random {
+				done = step.Actions
+			} else if err := checkExecuted(done, r.EnvSpec.Action); err != nil {
+				return e, plugins.AsError(err).WithPlace("Step %d", e.Steps)
+			}
+			whole.do(done)
+		}
 		e.Steps += t.StepsDone
 	}
+	e.Trajectory = whole.end(t.Success)
 	e.Success, e.Terminated, e.Truncated = t.Success, t.Terminated, t.Truncated
 	if t.Progress != nil {
 		p := min(max(*t.Progress, 0), 1)
