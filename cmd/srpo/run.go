@@ -11,6 +11,7 @@ import (
 	"github.com/srpo-dev/srpo/host"
 	"github.com/srpo-dev/srpo/host/config"
 	"github.com/srpo-dev/srpo/host/report"
+	"github.com/srpo-dev/srpo/host/supervise/pyenv"
 	"github.com/srpo-dev/srpo/plugins"
 )
 
@@ -43,12 +44,12 @@ func (a *app) imitateCommand() *cobra.Command {
 			return a.train(c.Context(), &f, "", true)
 		},
 	}
-	f.add(c, "checkpoint", "iterations", "reward", "cluster", "references", "encoder", "tensorboard")
+	f.add(c, "checkpoint", "iterations", "reward", "cluster", "references", "encoder", "tensorboard", "offline")
 	return c
 }
 
 // free are the settings that a resumed run may change: they do not change what an iteration computes.
-var free = []string{"run.iterations", "run.lanes", "run.videos", "run.keep", "run.keep_clips", "run.keep_embeddings", "run.tensorboard", "report.", "host."}
+var free = []string{"run.iterations", "run.lanes", "run.videos", "run.keep", "run.keep_clips", "run.keep_embeddings", "run.keep_trajectories", "run.tensorboard", "report.", "host."}
 
 func (a *app) train(ctx context.Context, f *settingsFlags, resume string, imitateOnly bool) error {
 	term := report.NewTerminal(a.err)
@@ -82,7 +83,14 @@ func (a *app) train(ctx context.Context, f *settingsFlags, resume string, imitat
 	if err != nil {
 		return err
 	}
-	sum, err := host.Run(ctx, host.Options{Config: cfg, Launch: launch, Terminal: term, Version: version, Command: append([]string{"srpo"}, os.Args[1:]...), Resume: resume, ImitateOnly: imitateOnly})
+	cache, err := pyenv.CacheDir()
+	if err != nil {
+		return err
+	}
+	if o := cfg.Origin("run.iterations"); cfg.Offline.Data != "" && o.Layer == "default" {
+		cfg.Run.Iterations = 1 // one regression; the default is meant for updates from fresh rollouts
+	}
+	sum, err := host.Run(ctx, host.Options{Cache: filepath.Join(cache, "embeddings"), Config: cfg, Launch: launch, Terminal: term, Version: version, Command: append([]string{"srpo"}, os.Args[1:]...), Resume: resume, ImitateOnly: imitateOnly})
 	term.Close()
 	if err != nil {
 		return err

@@ -22,15 +22,17 @@ const (
 	longestHold = 12
 )
 
-// Actor acts in recordings without a policy.
+// Actor acts in recordings.
 type Actor struct {
+	// Policy samples from the policy, or takes its most likely actions when it is Greedy; [Scheduler.Evaluate] rolls such takes.
+	Policy, Greedy bool
 	// Random draws actions evenly from the action space and holds each for 1 to 12 steps; otherwise the env's scripted expert acts.
 	Random bool
 	// Noise is the std of Gaussian noise on each of the expert's actions, in action units.
 	Noise float32
 }
 
-// ParseActor reads "expert", "noise:SIGMA" or "random".
+// ParseActor reads "expert", "noise:SIGMA", "random", "policy" or "policy:greedy".
 func ParseActor(text string) (Actor, error) {
 	sigma, noisy := strings.CutPrefix(text, "noise:")
 	switch {
@@ -38,17 +40,23 @@ func ParseActor(text string) (Actor, error) {
 		return Actor{}, nil
 	case text == "random":
 		return Actor{Random: true}, nil
+	case text == "policy" || text == "policy:greedy":
+		return Actor{Policy: true, Greedy: text != "policy"}, nil
 	case noisy:
 		if v, err := strconv.ParseFloat(sigma, 32); err == nil && v > 0 && v <= math.MaxFloat32 {
 			return Actor{Noise: float32(v)}, nil
 		}
 		return Actor{}, plugins.Errorf(plugins.Invalid, "%q is no noise", text).WithHint("the std of Gaussian noise on the expert's actions, in action units: noise:0.5")
 	}
-	return Actor{}, plugins.Errorf(plugins.Invalid, "there is no actor %q", text).WithHint("expert, noise:SIGMA or random")
+	return Actor{}, plugins.Errorf(plugins.Invalid, "there is no actor %q", text).WithHint("expert, noise:SIGMA, random, policy or policy:greedy")
 }
 
 func (a Actor) String() string {
 	switch {
+	case a.Greedy:
+		return "policy:greedy"
+	case a.Policy:
+		return "policy"
 	case a.Random:
 		return "random"
 	case a.Noise > 0:
@@ -143,6 +151,9 @@ func (s *Scheduler) checkRecording(p RecordPlan) error {
 		return err
 	}
 	for _, t := range p.Takes {
+		if t.Policy {
+			return plugins.Errorf(plugins.Internal, "a policy's takes are evaluations").WithPlace("%s", t.ID())
+		}
 		if !t.Random && !s.EnvSpec.Expert {
 			return plugins.Errorf(plugins.Unsupported, "the env has no scripted expert").WithPlace("%s", s.EnvName).WithHint("record the actor random")
 		}
