@@ -101,15 +101,19 @@ func (r *run) offlineIteration(ctx context.Context, i int, set dataset.Set, all 
 	for _, l := range all.list {
 		picked, weights[l.episode] = append(picked, l.episode), l.weights
 	}
-	var last float64
+	last, told := 0.0, false
 	asked := policy.Imitate{ID: next.UpdateID, Seed: rollout.Seed(r.cfg.Run.Seed, "offline", i), Steps: r.cfg.Imitate.Steps}
 	err = im.Imitate(ctx, asked, r.recorded(ctx, set, picked, weights), func(done, loss float64) {
-		last = loss
+		last, told = loss, told || done < 1
 		r.status.Done, r.status.Total = int(1000*done), 1000
 		r.Terminal.Update(r.status)
 	})
 	if err != nil {
 		return err
+	}
+	if !told { // as when it takes the call for one that it has answered before
+		return plugins.Errorf(plugins.Corrupt, "Imitate ended without a step of training").WithPlace("%s", r.session.Sched.PolicyName).
+			WithHint("a fault in the policy plugin: Load must return the last id that the weights contain, those of imitations among them")
 	}
 	if math.IsNaN(last) || math.IsInf(last, 0) {
 		return plugins.Errorf(plugins.Corrupt, "the loss is %v", last).WithPlace("%s", r.session.Sched.PolicyName).WithHint("lower the policy's learning rate of imitation; the run is as it was before this iteration")

@@ -98,6 +98,10 @@ func (a *app) train(ctx context.Context, f *settingsFlags, resume string, imitat
 	if imitateOnly {
 		term.Line("starting policy: %s", sum.Dir)
 		term.Line("next: srpo run --checkpoint %s", sum.Dir)
+	} else if cfg.Offline.Data != "" {
+		term.Line("report: %s", filepath.Join(sum.Dir, "report.html"))
+		term.Line("checkpoint: %s", sum.Checkpoint)
+		term.Line("next: srpo eval --checkpoint %s, or srpo run --checkpoint %s", sum.Dir, sum.Dir)
 	} else {
 		term.Summary(sum.Metrics, "report: "+filepath.Join(sum.Dir, "report.html"), "checkpoint: "+sum.Checkpoint)
 	}
