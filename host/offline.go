@@ -104,7 +104,7 @@ func (r *run) offlineIteration(ctx context.Context, i int, set dataset.Set, all 
 	last, told := 0.0, false
 	asked := policy.Imitate{ID: next.UpdateID, Seed: rollout.Seed(r.cfg.Run.Seed, "offline", i), Steps: r.cfg.Imitate.Steps}
 	err = im.Imitate(ctx, asked, r.recorded(ctx, set, picked, weights), func(done, loss float64) {
-		last, told = loss, told || done < 1
+		last, told = loss, told || loss != 0
 		r.status.Done, r.status.Total = int(1000*done), 1000
 		r.Terminal.Update(r.status)
 	})

@@ -22,8 +22,10 @@ func (a *app) runCommand() *cobra.Command {
 		Use:   "run",
 		Short: "Train a policy: rollouts, rewards, updates, again",
 		Long: "run makes the starting policy from the env's expert when no checkpoint is given, and then trains it. Whatever ends the run, --resume goes on\n" +
-			"from the last committed iteration, with the same results as if nothing had happened.",
-		Example: "  srpo run\n  srpo run --env libero --task 'libero_object/*bbq*'\n  srpo run --reward binary --set policy.tiny.lr=1e-3\n  srpo run --resume runs/NAME",
+			"from the last committed iteration, with the same results as if nothing had happened.\n\n" +
+			"With --offline it does not act: it learns from recorded episodes, weighing each step by the progress that its video shows, see [offline].",
+		Example: "  srpo run\n  srpo run --env libero --task 'libero_object/*bbq*'\n  srpo run --reward binary --set policy.tiny.lr=1e-3\n" +
+			"  srpo run --offline attempts --checkpoint runs/one-shot\n  srpo run --resume runs/NAME",
 		RunE: func(c *cobra.Command, _ []string) error {
 			return a.train(c.Context(), &f, resume, false)
 		},
@@ -36,15 +38,18 @@ func (a *app) runCommand() *cobra.Command {
 func (a *app) imitateCommand() *cobra.Command {
 	var f settingsFlags
 	c := &cobra.Command{
-		Use:     "imitate",
-		Short:   "Make a starting policy from the env's expert demonstrations",
-		Long:    "imitate trains the policy on [imitate] demos demonstrations a task of the env's scripted expert, and commits it as checkpoint 0 of a run folder.\nGive that folder to `srpo run --checkpoint` or `srpo eval --checkpoint`.",
-		Example: "  srpo imitate --out runs/one-shot\n  srpo imitate --env libero --task 'libero_object/*bbq*' --set imitate.demos=5",
+		Use:   "imitate",
+		Short: "Make a starting policy from demonstrations",
+		Long: "imitate trains the policy on [imitate] demos demonstrations a task of the env's scripted expert, or on the successes among the episodes of --data: a run\n" +
+			"folder or recording with trajectories, or a LeRobot data set. --checkpoint is what it starts from, fresh weights otherwise. The result is checkpoint 0 of a\n" +
+			"run folder. Give that folder to `srpo run --checkpoint` or `srpo eval --checkpoint`.",
+		Example: "  srpo imitate --out runs/one-shot\n  srpo imitate --env libero --task 'libero_object/*bbq*' --set imitate.demos=5\n" +
+			"  srpo imitate --env libero --task 'libero_object/*' --policy openvla --checkpoint OPENVLA_7B --data DATA_SET",
 		RunE: func(c *cobra.Command, _ []string) error {
 			return a.train(c.Context(), &f, "", true)
 		},
 	}
-	f.add(c, "checkpoint", "iterations", "reward", "cluster", "references", "encoder", "tensorboard", "offline")
+	f.add(c, "iterations", "reward", "cluster", "references", "encoder", "tensorboard", "offline")
 	return c
 }
 
