@@ -421,7 +421,7 @@ func (r *run) curves(ctx context.Context, set dataset.Set, picked []int) ([]audi
 func endSteps(ends []int, frames, every, steps int) []int {
 	out := make([]int, len(ends))
 	for j, end := range ends {
-		if out[j] = (end - 1) * every; frames > 1 && frames != 1+steps/every {
+		if out[j] = (end - 1) * every; frames > 1 && frames != 1+steps/every && frames != 1+(steps-1)/every {
 			out[j] = (end - 1) * steps / (frames - 1)
 		}
 	}

@@ -95,7 +95,7 @@ func (a *app) train(ctx context.Context, f *settingsFlags, resume string, imitat
 	if o := cfg.Origin("run.iterations"); cfg.Offline.Data != "" && o.Layer == "default" {
 		cfg.Run.Iterations = 1 // one regression; the default is meant for updates from fresh rollouts
 	}
-	sum, err := host.Run(ctx, host.Options{Cache: filepath.Join(cache, "embeddings"), Config: cfg, Launch: launch, Terminal: term, Version: version, Command: append([]string{"srpo"}, os.Args[1:]...), Resume: resume, ImitateOnly: imitateOnly})
+	sum, err := host.Run(ctx, host.Options{Cache: filepath.Join(cache, "embeddings"), Reader: lerobotReader(cfg, term), Config: cfg, Launch: launch, Terminal: term, Version: version, Command: append([]string{"srpo"}, os.Args[1:]...), Resume: resume, ImitateOnly: imitateOnly})
 	term.Close()
 	if err != nil {
 		return err
