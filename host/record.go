@@ -34,7 +34,7 @@ type RecordOptions struct {
 	Version  string
 	// Dir gets clips/*.npz and labels.jsonl.
 	Dir string
-	// Actors take turns: expert, noise:SIGMA, random, and policy or policy:greedy, for which Config names the policy and its checkpoint. Episodes of each, spread
+	// Actors take turns: expert, noise:SIGMA, fail:WAY, fail:WAY+noise:SIGMA, random, and policy or policy:greedy, for which Config names the policy and its checkpoint. Episodes of each, spread
 	// over tasks and start states.
 	Actors   []string
 	Episodes int
@@ -67,6 +67,7 @@ type RecordLabel struct {
 	// Video is the clip's path within the folder: uint8 [T, H, W, 3], the array "frames".
 	Video    string   `json:"video"`
 	Progress *float64 `json:"progress,omitempty"`
+	Furthest *float64 `json:"furthest,omitempty"`
 	// Actor, StartState, Steps and RecordEvery say how it came about; steps are env steps.
 	Actor       string `json:"actor"`
 	StartState  int    `json:"start_state"`
@@ -384,7 +385,7 @@ func (r *recording) open() error {
 // keep writes a clip and a trajectory, and then the label.
 func (r *recording) keep(t rollout.Take, e rollout.Episode) error {
 	name := store.FileName(e.ID)
-	label := RecordLabel{ID: e.ID, Task: e.Task, Success: e.Success, Video: attempts.ClipsDir + "/" + name + ".npz", Progress: e.Progress,
+	label := RecordLabel{ID: e.ID, Task: e.Task, Success: e.Success, Video: attempts.ClipsDir + "/" + name + ".npz", Progress: e.Progress, Furthest: e.Furthest,
 		Actor: t.Actor.String(), StartState: e.StartState, Steps: e.Steps, RecordEvery: r.Config.Rollout.RecordEvery}
 	var npz bytes.Buffer
 	if err := store.EncodeNPZ(&npz, "frames", e.Frames); err != nil {

@@ -157,13 +157,10 @@ func (a *attempt) run() error {
 				break
 			}
 		}
+		e.came(t.Progress) // where the chunk ends, whether it was executed at once or not
 	}
 	e.Trajectory = whole.end(t.Success)
 	e.Success, e.Terminated, e.Truncated = t.Success, t.Terminated, t.Truncated
-	if t.Progress != nil {
-		p := min(max(*t.Progress, 0), 1)
-		e.Progress = &p
-	}
 	if r.rules.KeepActions {
 		e.Actions = plugins.Floats(a.actions, e.Steps, r.s.EnvSpec.Action.Dim())
 	}
