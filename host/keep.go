@@ -76,8 +76,12 @@ func (r *run) keepClips(p *rollout.Plan, i int) *clipKeeper {
 	if keep == "none" && whole == "none" {
 		return nil
 	}
-	cameras := r.session.trajectoryCameras()
-	p.KeepTrajectory, p.AlsoObserve = whole != "none", cameras
+	var space []byte
+	var unwritable error
+	if whole != "none" {
+		p.KeepTrajectory, p.AlsoObserve = true, r.session.trajectoryCameras()
+		space, unwritable = dataset.EncodeSpace(r.session.space(p.AlsoObserve), r.cfg.Rollout.RecordEvery)
+	}
 	k := &clipKeeper{todo: make(chan rollout.Episode, clipsWaiting), done: make(chan error, 1)}
 	p.OnFrames = func(e rollout.Episode) {
 		if !wantsTrajectory(whole, e.Success) {
@@ -88,13 +92,9 @@ func (r *run) keepClips(p *rollout.Plan, i int) *clipKeeper {
 		}
 	}
 	go func() {
-		var failed error
-		if whole != "none" {
-			text, err := dataset.EncodeSpace(r.session.space(cameras), r.cfg.Rollout.RecordEvery)
-			if err == nil {
-				err = r.folder.SaveInto(dataset.Dir, dataset.SpaceFile, text)
-			}
-			failed = err
+		failed := unwritable
+		if space != nil && failed == nil {
+			failed = r.folder.SaveInto(dataset.Dir, dataset.SpaceFile, space)
 		}
 		for e := range k.todo {
 			if failed != nil {
