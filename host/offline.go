@@ -43,7 +43,7 @@ type lesson struct {
 // lessons are all of them, with what was found on the way.
 type lessons struct {
 	list                              []lesson
-	steps, successes, dropped, tasks  int
+	steps, successes, dropped         int
 	effective, largest                float64 // share of the steps that count; largest weight
 	clipped                           float64 // share of the steps at offline.most_weight
 	embedding                         float64 // seconds

@@ -20,8 +20,11 @@ const (
 // settings with it; else settings as they are.
 func givePublished(cfg *config.Config, name string, info plugins.Info, settings plugins.Settings) (folder string, out plugins.Settings, err error) {
 	given := cfg.Run.Checkpoint
-	if given == "" || ours(given) {
+	if given == "" {
 		return "", settings, nil
+	}
+	if ours(given) {
+		return "", withBase(given, info, settings), nil
 	}
 	for _, d := range info.Settings {
 		if _, text := d.Default.(string); d.Name != checkpointSetting || !text {
@@ -39,6 +42,33 @@ func givePublished(cfg *config.Config, name string, info plugins.Info, settings 
 		return folder, out, nil
 	}
 	return "", settings, nil
+}
+
+// withBase gives a policy that cannot begin without a published checkpoint (openvla) the one that it saved itself, so that --checkpoint RUN is enough; the state
+// is loaded on top of it. Whoever names another base, or a preset, keeps it.
+func withBase(given string, info plugins.Info, settings plugins.Settings) plugins.Settings {
+	saved := PolicyFolder(given)
+	for _, name := range []string{configFile, savedState} {
+		if _, err := os.Stat(filepath.Join(saved, name)); err != nil {
+			return settings
+		}
+	}
+	takes := false
+	for _, d := range info.Settings {
+		value, text := settings[d.Name].(string)
+		takes = takes || d.Name == checkpointSetting && text && value == ""
+		if d.Name == "preset" && text && value != "" {
+			return settings
+		}
+	}
+	weights, _ := filepath.Glob(filepath.Join(saved, "*.safetensors"))
+	abs, err := filepath.Abs(saved)
+	if !takes || len(weights) == 0 || err != nil {
+		return settings
+	}
+	out := maps.Clone(settings)
+	out[checkpointSetting] = abs
+	return out
 }
 
 // ours says whether a folder is a run, a checkpoint of one, what a policy saved, or none at all.

@@ -35,6 +35,20 @@ func TestPublishedCheckpointGoesIntoTheSetting(t *testing.T) {
 		require.Equal(t, c.want, out.String("checkpoint"))
 		require.Empty(t, settings.String("checkpoint"), "what the run records stays as it was given: the run's own checkpoint says it already")
 	}
+	// What a policy saved in its published format is its own base, unless another one or a preset is named.
+	for _, name := range []string{"config.json", "model.safetensors"} {
+		require.NoError(t, os.WriteFile(filepath.Join(saved, name), []byte("{}"), 0o644))
+	}
+	base := takes
+	base.Settings = append(base.Settings, plugins.Setting{Name: "preset", Default: ""})
+	for want, given := range map[string]plugins.Settings{saved: {"checkpoint": "", "preset": ""}, "": {"checkpoint": "", "preset": "tiny"}, "another": {"checkpoint": "another", "preset": ""}} {
+		cfg := config.Default()
+		cfg.Run.Checkpoint = saved
+		got, out, err := givePublished(cfg, "p", base, given)
+		require.NoError(t, err)
+		require.Empty(t, got, "its state is loaded")
+		require.Equal(t, want, out.String("checkpoint"))
+	}
 	cfg := config.Default()
 	cfg.Run.Checkpoint = published
 	_, _, err := givePublished(cfg, "p", takes, plugins.Settings{"checkpoint": "another"})

@@ -140,7 +140,7 @@ func openOwn(dir string) (Set, error) {
 		}
 		seen[j.ID] = e.Name()
 		s.names = append(s.names, name)
-		s.list = append(s.list, Episode{ID: j.ID, Task: j.Task, Instruction: j.Instruction, Success: j.Success, Steps: j.Steps})
+		s.list = append(s.list, Episode(j))
 	}
 	if len(s.list) == 0 {
 		return nil, plugins.Errorf(plugins.Invalid, "there is no trajectory in it").WithPlace("%s", filepath.Join(dir, Dir)).WithHint(hint)
