@@ -44,6 +44,8 @@ type clips struct {
 	kept  map[int]plugins.Tensor
 	order []int // of kept, the oldest first
 	bytes int
+	// source gives attempt i's clip where it is no video file of its own; nil: attempts.Open of its path.
+	source func(ctx context.Context, i int) (attempts.Clip, error)
 	// broken is why videos of some kind cannot be decoded here at all; told once.
 	broken error
 }
@@ -83,6 +85,15 @@ func (c *clips) look(ctx context.Context) error {
 }
 
 func (c *clips) lookAt(ctx context.Context, i int) error {
+	if c.source != nil {
+		clip, err := c.read(ctx, i)
+		if err == nil {
+			c.keep(i, clip.Frames)
+			shape := clip.Frames.Shape
+			c.info[i] = clipInfo{Hash: embeddings.HashFrames(clip.Frames), Frames: shape[0], Height: shape[1], Width: shape[2], Note: clip.Note}
+		}
+		return err
+	}
 	source, err := embeddings.HashSource(c.list.Attempts[i].Video)
 	if err != nil {
 		return plugins.Errorf(plugins.Invalid, "it cannot be read: %w", err)
@@ -109,6 +120,14 @@ func (c *clips) warn(err error) error {
 	return nil
 }
 
+// read gives attempt i's clip anew.
+func (c *clips) read(ctx context.Context, i int) (attempts.Clip, error) {
+	if c.source != nil {
+		return c.source(ctx, i)
+	}
+	return attempts.Open(ctx, c.list.Attempts[i].Video, c.decoder)
+}
+
 func (c *clips) keep(i int, t plugins.Tensor) {
 	c.kept[i] = t
 	c.order = append(c.order, i)
@@ -126,7 +145,7 @@ func (c *clips) frames(ctx context.Context, i int) (plugins.Tensor, error) {
 	if t, ok := c.kept[i]; ok {
 		return t, nil
 	}
-	clip, err := attempts.Open(ctx, c.list.Attempts[i].Video, c.decoder)
+	clip, err := c.read(ctx, i)
 	if err != nil {
 		return plugins.Tensor{}, err
 	}
@@ -335,8 +354,18 @@ func (e *embedder) call(ctx context.Context, ask func(encoder.Encoder) ([][]floa
 // hopeless is how many attempts in a row may cost the encoder its process before it is given up.
 const hopeless = 3
 
-// all embeds every attempt that has frames. measure adds windows, and for successes the clips that a good reward must tell from them.
-func (e *embedder) all(ctx context.Context, measure bool, grid int) ([]variants, error) {
+// depth is how much of an attempt is embedded.
+type depth int
+
+// The depths: the clip; growing windows too; and the clips that a good reward must tell from a success, and all of it cut to equal length.
+const (
+	clipOnly depth = iota
+	withWindows
+	withControls
+)
+
+// all embeds every attempt that has frames. grid is the number of windows; 0: by the encoder.
+func (e *embedder) all(ctx context.Context, how depth, grid int) ([]variants, error) {
 	list := e.clips.list.Attempts
 	out := make([]variants, len(list))
 	cuts := e.clips.cuts()
@@ -351,7 +380,7 @@ func (e *embedder) all(ctx context.Context, measure bool, grid int) ([]variants,
 		if !e.clips.has(i) {
 			continue
 		}
-		err := e.one(ctx, i, measure, grid, cuts[list[i].Task], &out[i])
+		err := e.one(ctx, i, how, grid, cuts[list[i].Task], &out[i])
 		switch kind := plugins.KindOf(err); {
 		case err == nil:
 			e.failures = 0
@@ -374,7 +403,11 @@ func (e *embedder) all(ctx context.Context, measure bool, grid int) ([]variants,
 	return out, nil
 }
 
-func (e *embedder) one(ctx context.Context, i int, measure bool, grid, cut int, v *variants) error {
+func (e *embedder) one(ctx context.Context, i int, how depth, grid, cut int, v *variants) error {
+	measure := how == withControls
+	if !measure {
+		cut = 0
+	}
 	a, t := e.clips.list.Attempts[i], e.clips.info[i].Frames
 	jobs := []job{{"clip", func(f plugins.Tensor) plugins.Tensor { return f }}}
 	to := []*[]float64{&v.clip}
@@ -406,10 +439,10 @@ func (e *embedder) one(ctx context.Context, i int, measure bool, grid, cut int, 
 	for k, row := range rows {
 		*to[k] = float64s(row)
 	}
-	if cut == t {
+	if measure && cut == t {
 		v.cutClip, v.cutBack, v.cutStalled = v.clip, v.reversed, v.stalled
 	}
-	if !measure || t < 2 || notFinite(v.clip) {
+	if how < withWindows || t < 2 || notFinite(v.clip) {
 		return nil
 	}
 	if grid <= 0 {

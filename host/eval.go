@@ -363,7 +363,7 @@ func (e *evaluation) trainedOn() string {
 
 // load gives the policy its weights, those of its later incarnations too.
 func (e *evaluation) load(ctx context.Context) error {
-	if e.weight == "" {
+	if e.weight == "" || e.sess.published != "" {
 		return e.sess.policyAlive(ctx)
 	}
 	p, _, err := e.sess.Sched.Policy.Client(ctx)

@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/srpo-dev/srpo/host/config"
 	"github.com/srpo-dev/srpo/host/score"
 	"github.com/srpo-dev/srpo/host/store"
 	"github.com/srpo-dev/srpo/plugins"
@@ -22,23 +23,29 @@ import (
 
 // weights finds the policy's folder that a checkpoint means, and returns a hash over its files.
 func (e *evaluation) weights(checkpoint string) (sum string, err error) {
+	e.weight, sum, err = policyWeights(e.cfg, checkpoint)
+	return sum, err
+}
+
+// policyWeights finds the policy's folder that run.checkpoint names, an absolute path, and hashes it.
+func policyWeights(cfg *config.Config, checkpoint string) (folder, sum string, err error) {
 	if info, err := os.Stat(checkpoint); err != nil || !info.IsDir() {
-		return "", plugins.Errorf(plugins.NotFound, "no folder %s", checkpoint).WithPlace("%s", e.cfg.Origin("run.checkpoint")).
+		return "", "", plugins.Errorf(plugins.NotFound, "no folder %s", checkpoint).WithPlace("%s", cfg.Origin("run.checkpoint")).
 			WithHint("give a run folder, one of its checkpoints, or a policy's own folder")
 	}
 	if run, ok := RunOf(checkpoint); ok && filepath.Clean(run) == filepath.Clean(checkpoint) {
 		// A run whose checkpoints are damaged must say so rather than be taken for a policy's folder.
 		if _, _, err := store.Latest(checkpoint); err != nil {
-			return "", err
+			return "", "", err
 		}
 	}
-	if e.weight, err = filepath.Abs(PolicyFolder(checkpoint)); err != nil {
-		return "", plugins.Errorf(plugins.Invalid, "%w", err)
+	if folder, err = filepath.Abs(PolicyFolder(checkpoint)); err != nil {
+		return "", "", plugins.Errorf(plugins.Invalid, "%w", err)
 	}
-	if sum, err = hashFolder(e.weight); err != nil {
-		return "", plugins.Errorf(plugins.Invalid, "the policy's folder cannot be read: %w", err).WithPlace("%s", e.weight).WithHint("check its permissions")
+	if sum, err = hashFolder(folder); err != nil {
+		return "", "", plugins.Errorf(plugins.Invalid, "the policy's folder cannot be read: %w", err).WithPlace("%s", folder).WithHint("check its permissions")
 	}
-	return sum, nil
+	return folder, sum, nil
 }
 
 // takeLock keeps a second srpo out of the folder.

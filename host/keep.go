@@ -7,9 +7,11 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/srpo-dev/srpo/host/attempts"
 	"github.com/srpo-dev/srpo/host/audit"
+	"github.com/srpo-dev/srpo/host/dataset"
 	"github.com/srpo-dev/srpo/host/rollout"
 	"github.com/srpo-dev/srpo/host/srpo"
 	"github.com/srpo-dev/srpo/host/store"
@@ -38,6 +40,26 @@ func finiteOrNil(v *float64) *float64 {
 	return v
 }
 
+// wantsTrajectory says whether run.keep_trajectories keeps an episode.
+func wantsTrajectory(keep string, success bool) bool {
+	return keep == "all" || keep == "successes" && success
+}
+
+// space is what the numbers of a session's trajectories mean.
+func (s *Session) space(cameras []string) dataset.Space {
+	e := s.Sched.EnvSpec
+	return dataset.Space{Env: s.EnvInfo.Name, Action: e.Action, Proprio: e.Proprio, Cameras: cameras, RecordCamera: e.RecordCamera}
+}
+
+// trajectoryCameras are those that a run's trajectories hold: the policy's, and the recording camera for other policies.
+func (s *Session) trajectoryCameras() []string {
+	out := slices.Clone(s.observe)
+	if c := s.Sched.EnvSpec.RecordCamera; c != "" && !slices.Contains(out, c) {
+		out = append(out, c)
+	}
+	return out
+}
+
 // clipKeeper writes clips while others are rolled.
 type clipKeeper struct {
 	todo chan rollout.Episode
@@ -47,20 +69,33 @@ type clipKeeper struct {
 // clipsWaiting bounds the clips that wait to be written: rollouts wait for a slow disk, memory does not grow.
 const clipsWaiting = 8
 
-// keepClips makes a plan hand over the frames that run.keep_clips wants. Close what it returns when the plan is rolled.
+// keepClips makes a plan hand over the frames that run.keep_clips wants, and the trajectories of run.keep_trajectories. Close what it returns when the plan is
+// rolled.
 func (r *run) keepClips(p *rollout.Plan, i int) *clipKeeper {
-	keep := r.cfg.Run.KeepClips
-	if keep == "none" {
+	keep, whole := r.cfg.Run.KeepClips, r.cfg.Run.KeepTrajectories
+	if keep == "none" && whole == "none" {
 		return nil
+	}
+	var space []byte
+	var unwritable error
+	if whole != "none" {
+		p.KeepTrajectory, p.AlsoObserve = true, r.session.trajectoryCameras()
+		space, unwritable = dataset.EncodeSpace(r.session.space(p.AlsoObserve), r.cfg.Rollout.RecordEvery)
 	}
 	k := &clipKeeper{todo: make(chan rollout.Episode, clipsWaiting), done: make(chan error, 1)}
 	p.OnFrames = func(e rollout.Episode) {
-		if wantsClip(keep, e.Success) {
+		if !wantsTrajectory(whole, e.Success) {
+			e.Trajectory = nil
+		}
+		if wantsClip(keep, e.Success) || e.Trajectory != nil {
 			k.todo <- e
 		}
 	}
 	go func() {
-		var failed error
+		failed := unwritable
+		if space != nil && failed == nil {
+			failed = r.folder.SaveInto(dataset.Dir, dataset.SpaceFile, space)
+		}
 		for e := range k.todo {
 			if failed != nil {
 				continue // the first failure counts; the others are waited for
@@ -72,11 +107,27 @@ func (r *run) keepClips(p *rollout.Plan, i int) *clipKeeper {
 			if err == nil { // the label last: a clip without one is not read
 				err = r.folder.SaveInto(attempts.ClipsDir, name+".json", label)
 			}
+			if err == nil && e.Trajectory != nil {
+				err = keepTrajectory(e, r.folder.SaveInto)
+			}
 			failed = err
 		}
 		k.done <- failed
 	}()
 	return k
+}
+
+// keepTrajectory writes an episode's trajectory; save writes a file of a folder within the run folder or recording.
+func keepTrajectory(e rollout.Episode, save func(folder, name string, data []byte) error) error {
+	npz, label, err := dataset.Encode(e.Task, *e.Trajectory)
+	if err != nil {
+		return err
+	}
+	name := store.FileName(e.ID)
+	if err := save(dataset.Dir, name+".npz", npz); err != nil {
+		return err
+	}
+	return save(dataset.Dir, name+".json", label)
 }
 
 // close waits until all clips are written.

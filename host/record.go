@@ -4,17 +4,20 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/srpo-dev/srpo/host/attempts"
 	"github.com/srpo-dev/srpo/host/config"
+	"github.com/srpo-dev/srpo/host/dataset"
 	"github.com/srpo-dev/srpo/host/report"
 	"github.com/srpo-dev/srpo/host/rollout"
 	"github.com/srpo-dev/srpo/host/store"
@@ -31,9 +34,12 @@ type RecordOptions struct {
 	Version  string
 	// Dir gets clips/*.npz and labels.jsonl.
 	Dir string
-	// Actors take turns: expert, noise:SIGMA, fail:WAY, fail:WAY+noise:SIGMA, random. Episodes of each, spread over tasks and start states.
+	// Actors take turns: expert, noise:SIGMA, fail:WAY, fail:WAY+noise:SIGMA, random, and policy or policy:greedy, for which Config names the policy and its checkpoint. Episodes of each, spread
+	// over tasks and start states.
 	Actors   []string
 	Episodes int
+	// Trajectories keeps what every camera saw before each action, proprio and actions too, to learn from or to export.
+	Trajectories bool
 }
 
 // Recorded is what a recording came to.
@@ -97,12 +103,12 @@ func Record(ctx context.Context, o RecordOptions) (*Recorded, error) {
 	if err != nil {
 		return nil, plugins.Errorf(plugins.Invalid, "%w", err).WithPlace("--out %s", o.Dir)
 	}
-	r := &recording{RecordOptions: o, dir: dir, have: map[string]RecordLabel{}}
+	r := &recording{RecordOptions: o, dir: dir, have: map[string]RecordLabel{}, acts: slices.ContainsFunc(actors, func(a rollout.Actor) bool { return a.Policy })}
 	if err := r.open(); err != nil {
 		return nil, err
 	}
 	defer r.labels.Close()
-	session, err := Open(ctx, o.Config, o.Launch, Needs{}, filepath.Join(dir, "plugins"), func(ev supervise.Event) {
+	session, err := Open(ctx, o.Config, o.Launch, Needs{Policy: r.acts}, filepath.Join(dir, "plugins"), func(ev supervise.Event) {
 		if ev.What == "died" || ev.What == "replaced" {
 			o.Terminal.Warn("%s %s: %s", ev.Plugin, ev.What, ev.Cause)
 		}
@@ -111,7 +117,10 @@ func Record(ctx context.Context, o RecordOptions) (*Recorded, error) {
 		return nil, err
 	}
 	defer session.Close()
-	plan := rollout.RecordPlan{Seed: o.Config.Run.Seed, Every: o.Config.Rollout.RecordEvery, MaxSteps: o.Config.Rollout.MaxSteps}
+	if err := r.prepare(ctx, session); err != nil {
+		return nil, err
+	}
+	plan := rollout.RecordPlan{Observe: r.cameras, Seed: o.Config.Run.Seed, Every: o.Config.Rollout.RecordEvery, MaxSteps: o.Config.Rollout.MaxSteps}
 	out := &Recorded{Dir: o.Dir}
 	for range actors {
 		out.ByActor = append(out.ByActor, RecordedActor{})
@@ -128,6 +137,7 @@ func Record(ctx context.Context, o RecordOptions) (*Recorded, error) {
 	for i, a := range actors {
 		index[a], out.ByActor[i].Actor = i, a.String()
 	}
+	policy, todo := map[rollout.Actor][]rollout.Trial{}, 0
 	for _, trial := range session.trials("all", o.Episodes) {
 		for _, a := range actors {
 			take := rollout.Take{Trial: trial, Actor: a}
@@ -135,15 +145,21 @@ func Record(ctx context.Context, o RecordOptions) (*Recorded, error) {
 				count(a, label.Success)
 				continue
 			}
+			if a.Policy {
+				policy[a] = append(policy[a], trial)
+				todo++
+				continue
+			}
 			plan.Takes = append(plan.Takes, take)
+			todo++
 		}
 	}
-	total := out.Episodes + len(plan.Takes)
+	total := out.Episodes + todo
 	if out.Episodes > 0 {
 		o.Terminal.Line("going on in %s: %d of %d episodes are there", o.Dir, out.Episodes, total)
 	}
 	steps := int64(0)
-	err = session.Sched.Record(ctx, plan, func(t rollout.Take, e rollout.Episode) error {
+	keep := func(t rollout.Take, e rollout.Episode) error {
 		if err := r.keep(t, e); err != nil {
 			return err
 		}
@@ -152,7 +168,13 @@ func Record(ctx context.Context, o RecordOptions) (*Recorded, error) {
 		count(t.Actor, e.Success)
 		o.Terminal.Update(report.Status{Phase: "record", Done: out.Episodes, Total: total, EnvSteps: steps, Successes: out.successes(), Episodes: out.Episodes})
 		return nil
-	})
+	}
+	err = session.Sched.Record(ctx, plan, keep)
+	for _, a := range actors {
+		if err == nil && len(policy[a]) > 0 {
+			err = r.act(ctx, session, a, policy[a], keep)
+		}
+	}
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, plugins.Errorf(plugins.Canceled, "stopped after %d of %d episodes, which are kept in %s", out.Episodes, total, o.Dir).WithHint("the same command goes on")
@@ -174,9 +196,106 @@ func (r *Recorded) successes() int {
 // recording is one call of Record.
 type recording struct {
 	RecordOptions
-	dir    string
-	labels *os.File
-	have   map[string]RecordLabel
+	dir     string
+	labels  *os.File
+	have    map[string]RecordLabel
+	acts    bool     // a policy acts
+	weights string   // its folder; empty: its own
+	cameras []string // that trajectories hold; nil: none are kept
+}
+
+// prepare loads the policy, and says once what the trajectories' numbers mean.
+func (r *recording) prepare(ctx context.Context, s *Session) error {
+	if r.acts {
+		p, _, err := s.Sched.Policy.Client(ctx)
+		if err != nil {
+			return err
+		}
+		if r.weights != "" && s.published == "" {
+			if _, err := p.Load(ctx, r.weights); err != nil {
+				return plugins.AsError(err).WithPlace("%s, checkpoint %s", r.Config.Origin("run.checkpoint"), r.Config.Run.Checkpoint)
+			}
+			if err := s.useWeights(ctx, r.weights); err != nil {
+				return err
+			}
+		} else if err := s.policyAlive(ctx); err != nil {
+			return err
+		}
+	}
+	if !r.Trajectories {
+		return nil
+	}
+	for _, c := range s.Sched.EnvSpec.Cameras {
+		r.cameras = append(r.cameras, c.Name)
+	}
+	text, err := dataset.EncodeSpace(s.space(r.cameras), r.Config.Rollout.RecordEvery)
+	if err != nil {
+		return err
+	}
+	return r.save(dataset.Dir, dataset.SpaceFile, text)
+}
+
+// save writes a file of a folder of the recording, all of it or nothing.
+func (r *recording) save(folder, name string, data []byte) error {
+	dir := filepath.Join(r.dir, folder)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return onDisk("make", dir, err)
+	}
+	path := filepath.Join(dir, name)
+	f, err := os.CreateTemp(dir, ".tmp-")
+	if err != nil {
+		return onDisk("write", path, err)
+	}
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Chmod(0o644), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		_ = os.Remove(f.Name())
+	}
+	return onDisk("write", path, err)
+}
+
+// act rolls a policy's episodes. A policy whose process is lost comes back with the same weights, and with it the episodes that were in flight.
+func (r *recording) act(ctx context.Context, s *Session, a rollout.Actor, trials []rollout.Trial, keep func(rollout.Take, rollout.Episode) error) error {
+	e := rollout.Evaluation{Rules: s.rules(false, true), Name: a.String(), Seed: r.Config.Run.Seed, Trials: trials, Have: map[string]rollout.Episode{}}
+	e.Greedy, e.KeepTrajectory, e.AlsoObserve = a.Greedy, r.Trajectories, r.cameras
+	takes := map[string]rollout.Take{}
+	for _, t := range trials {
+		take := rollout.Take{Trial: t, Actor: a}
+		takes[take.ID()] = take
+	}
+	rolling, stop := context.WithCancel(ctx)
+	defer stop()
+	var failed error
+	e.OnFrames = func(ep rollout.Episode) {
+		if failed == nil {
+			if failed = keep(takes[ep.ID], ep); failed != nil {
+				stop()
+				return
+			}
+			ep.Frames, ep.Trajectory = plugins.Tensor{}, nil
+			e.Have[ep.ID] = ep
+		}
+	}
+	for len(e.Have) < len(trials) {
+		have := e
+		have.Have = maps.Clone(e.Have)
+		_, _, err := s.Sched.Evaluate(rolling, have)
+		switch {
+		case failed != nil:
+			return failed
+		case errors.Is(err, rollout.ErrPolicyLost) && ctx.Err() == nil:
+			r.Terminal.Warn("%v; it goes on with a new one", err)
+			if err := s.policyAlive(ctx); err != nil {
+				return err
+			}
+		case err != nil:
+			return err
+		}
+	}
+	return nil
 }
 
 // open makes the folder, or opens one with the same recording, and reads the labels that are there.
@@ -187,6 +306,28 @@ func (r *recording) open() error {
 		if strings.HasPrefix(v.Key, "env.") {
 			identity[v.Key] = fmt.Sprint(v.Value)
 		}
+	}
+	if r.Trajectories {
+		identity["trajectories"] = "true"
+	}
+	if r.acts {
+		identity["policy"], identity["temperature"] = c.Run.Policy, fmt.Sprint(c.Rollout.Temperature)
+		for _, v := range c.Values() {
+			if strings.HasPrefix(v.Key, "policy.") {
+				identity[v.Key] = fmt.Sprint(v.Value)
+			}
+		}
+		identity["checkpoint"] = "none"
+		if c.Run.Checkpoint != "" {
+			var sum string
+			var err error
+			if r.weights, sum, err = policyWeights(c, c.Run.Checkpoint); err != nil {
+				return err
+			}
+			identity["checkpoint"] = sum
+		}
+	} else if c.Run.Checkpoint != "" {
+		return plugins.Errorf(plugins.Invalid, "a checkpoint is given, and no policy acts").WithPlace("%s", c.Origin("run.checkpoint")).WithHint("--actor policy")
 	}
 	want, err := json.MarshalIndent(identity, "", "  ")
 	if err != nil {
@@ -241,30 +382,22 @@ func (r *recording) open() error {
 	return onDisk("read", path, err)
 }
 
-// keep writes a clip, and then its label.
+// keep writes a clip and a trajectory, and then the label.
 func (r *recording) keep(t rollout.Take, e rollout.Episode) error {
-	clean := strings.Map(func(c rune) rune {
-		if c == '_' || c == '-' || c == '.' || c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' {
-			return c
-		}
-		return '-'
-	}, e.ID)
-	sum := sha256.Sum256([]byte(e.ID)) // different ids may read the same once cleaned
-	label := RecordLabel{ID: e.ID, Task: e.Task, Success: e.Success, Video: fmt.Sprintf("clips/%s-%x.npz", clean[:min(len(clean), 120)], sum[:3]), Progress: e.Progress, Furthest: e.Furthest,
+	name := store.FileName(e.ID)
+	label := RecordLabel{ID: e.ID, Task: e.Task, Success: e.Success, Video: attempts.ClipsDir + "/" + name + ".npz", Progress: e.Progress, Furthest: e.Furthest,
 		Actor: t.Actor.String(), StartState: e.StartState, Steps: e.Steps, RecordEvery: r.Config.Rollout.RecordEvery}
-	path := filepath.Join(r.dir, filepath.FromSlash(label.Video))
-	f, err := os.CreateTemp(filepath.Dir(path), ".tmp-")
-	if err != nil {
-		return onDisk("write", path, err)
+	var npz bytes.Buffer
+	if err := store.EncodeNPZ(&npz, "frames", e.Frames); err != nil {
+		return plugins.AsError(err).WithPlace("episode %s", e.ID)
 	}
-	err = store.EncodeNPZ(f, "frames", e.Frames)
-	err = errors.Join(err, f.Chmod(0o644), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
+	if err := r.save(attempts.ClipsDir, name+".npz", npz.Bytes()); err != nil {
+		return err
 	}
-	if err != nil {
-		_ = os.Remove(f.Name())
-		return onDisk("write", path, err)
+	if e.Trajectory != nil {
+		if err := keepTrajectory(e, r.save); err != nil {
+			return err
+		}
 	}
 	line, err := json.Marshal(label)
 	if err != nil {

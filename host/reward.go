@@ -219,7 +219,11 @@ func (s *scoring) encoder(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	v, err := e.all(ctx, s.Metrics || s.Curves, s.Windows)
+	how := clipOnly
+	if s.Metrics || s.Curves {
+		how = withControls
+	}
+	v, err := e.all(ctx, how, s.Windows)
 	if err != nil {
 		return err
 	}

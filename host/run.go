@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/srpo-dev/srpo/host/config"
+	"github.com/srpo-dev/srpo/host/dataset"
 	"github.com/srpo-dev/srpo/host/report"
 	"github.com/srpo-dev/srpo/host/rollout"
 	"github.com/srpo-dev/srpo/host/srpo"
@@ -35,6 +36,9 @@ type Options struct {
 	Resume string
 	// ImitateOnly ends after the starting policy is committed.
 	ImitateOnly bool
+	// Cache is the folder of embeddings of recorded episodes; empty: nothing is remembered. Reader reads LeRobot data sets; nil: they are refused.
+	Cache  string
+	Reader *dataset.Reader
 }
 
 // Summary is what a run came to.
@@ -81,12 +85,12 @@ func Run(ctx context.Context, o Options) (sum Summary, err error) {
 	started := time.Now()
 	r.status = report.Status{Iterations: r.cfg.Run.Iterations, Phase: "start plugins"}
 	r.Terminal.Update(r.status)
-	r.session, err = Open(ctx, r.cfg, o.Launch, Needs{Policy: true, Encoder: !r.sparse && !o.ImitateOnly}, filepath.Join(r.folder.Dir(), "plugins"), r.onPlugin)
+	r.session, err = Open(ctx, r.cfg, o.Launch, Needs{Policy: true, Encoder: r.encodes()}, filepath.Join(r.folder.Dir(), "plugins"), r.onPlugin)
 	if err != nil {
 		return sum, err
 	}
 	defer r.session.Close()
-	if !r.session.Sched.PolicySpec.Trainable && !o.ImitateOnly {
+	if !r.session.Sched.PolicySpec.Trainable && !o.ImitateOnly && !r.offline() {
 		return sum, plugins.Errorf(plugins.Unsupported, "the policy cannot be trained").WithPlace("%s", r.session.Sched.PolicyName).
 			WithHint("srpo eval measures it; train another one: --policy NAME")
 	}
@@ -118,6 +122,9 @@ func Run(ctx context.Context, o Options) (sum Summary, err error) {
 	}
 	if o.ImitateOnly {
 		return sum, nil
+	}
+	if r.offline() {
+		return sum, r.learnOffline(ctx)
 	}
 	for i := r.last.Iteration + 1; i <= r.cfg.Run.Iterations; i++ {
 		for {
@@ -243,7 +250,7 @@ func (r *run) iteration(ctx context.Context, i int) error {
 // plan is an iteration's rollouts.
 func (r *run) plan(i int) rollout.Plan {
 	s, c := r.session, r.cfg.Rollout
-	p := rollout.Plan{Rules: s.rules(!r.sparse, r.cfg.Run.Videos > 0 || r.cfg.Run.KeepClips != "none"), Seed: r.cfg.Run.Seed, Iteration: i, Groups: s.groups(), GroupSize: c.GroupSize,
+	p := rollout.Plan{Rules: s.rules(!r.sparse, r.cfg.Run.Videos > 0 || r.cfg.Run.KeepClips != "none" || r.cfg.Run.KeepTrajectories != "none"), Seed: r.cfg.Run.Seed, Iteration: i, Groups: s.groups(), GroupSize: c.GroupSize,
 		KeepLow: c.KeepLow, KeepHigh: c.KeepHigh, ExtraGroups: c.ExtraGroups}
 	p.Record = true
 	if c.GroupBy == "start" {

@@ -54,6 +54,9 @@ type Session struct {
 	// weights is the policy folder that a new incarnation loads; empty: none yet.
 	mu      sync.Mutex
 	weights string
+	// encoder is the encoder's process; nil: none was opened. published is the folder of a published checkpoint that the policy was given as its setting.
+	encoder   *startedEncoder
+	published string
 }
 
 // Open starts and matches the plugins that a configuration names. Close the session.
@@ -358,6 +361,9 @@ func (s *Session) openPolicy(ctx context.Context, launch Launcher) error {
 		if err != nil {
 			return err
 		}
+		if s.published, settings, err = givePublished(s.cfg, l.Name, info, settings); err != nil {
+			return err
+		}
 		s.PolicyInfo = info
 		scratch, err := s.super.Scratch("policy-" + l.Name)
 		if err != nil {
@@ -447,7 +453,7 @@ func (s *Session) openEncoder(ctx context.Context, launch Launcher) error {
 		return plugins.Errorf(plugins.Mismatch, "the env records no camera for an encoder").WithPlace("%s in %s", e.label, s.Sched.EnvName).
 			WithHint(`use --set reward.kind=binary, or an env with a third-person camera`)
 	}
-	s.EncoderInfo, s.Sched.EncoderSpec = e.info, e.spec
+	s.encoder, s.EncoderInfo, s.Sched.EncoderSpec = e, e.info, e.spec
 	s.Plugins = append(s.Plugins, e.record)
 	s.Sched.Encoder, s.Sched.EncoderName = e.worker, e.label
 	return nil

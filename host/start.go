@@ -25,7 +25,14 @@ func (r *run) startingPolicy(ctx context.Context) error {
 		return err
 	}
 	r.state = state
-	if folder := r.cfg.Run.Checkpoint; folder != "" {
+	if r.cfg.Run.Checkpoint != "" {
+		if err := checkpointThere(r.cfg); err != nil {
+			return err
+		}
+	}
+	if s.published != "" {
+		r.Terminal.Line("starting policy: the published checkpoint %s", s.published)
+	} else if folder := r.cfg.Run.Checkpoint; folder != "" {
 		if folder, err = filepath.Abs(folder); err != nil {
 			return err
 		}
@@ -37,12 +44,19 @@ func (r *run) startingPolicy(ctx context.Context) error {
 			return plugins.AsError(err).WithPlace("%s, checkpoint %s", r.cfg.Origin("run.checkpoint"), folder)
 		}
 		r.Terminal.Line("starting policy: %s", folder)
-	} else if r.cfg.Imitate.Demos == 0 {
-		r.Terminal.Line("no checkpoint and no demonstrations: starting from the policy's fresh weights")
-	} else if err := r.imitate(ctx); err != nil {
-		return err
 	}
-	if !r.sparse && !r.ImitateOnly {
+	switch {
+	case r.cfg.Run.Checkpoint != "" && !r.ImitateOnly:
+	case r.cfg.Imitate.Demos == 0 && r.cfg.Imitate.Data == "":
+		if r.cfg.Run.Checkpoint == "" {
+			r.Terminal.Line("no checkpoint and no demonstrations: starting from the policy's fresh weights")
+		}
+	default:
+		if err := r.imitate(ctx); err != nil {
+			return err
+		}
+	}
+	if !r.sparse && !r.ImitateOnly && !r.offline() {
 		if err := r.references(ctx); err != nil {
 			return err
 		}
@@ -74,8 +88,9 @@ func (r *run) imitate(ctx context.Context) error {
 	if !s.Sched.PolicySpec.CanImitate {
 		return plugins.Errorf(plugins.Invalid, "%s cannot learn from demonstrations, and no checkpoint is given", s.Sched.PolicyName).WithHint("give a trained policy: --checkpoint FOLDER")
 	}
-	if !s.Sched.EnvSpec.Expert {
-		return plugins.Errorf(plugins.Invalid, "%s has no expert to demonstrate, and no checkpoint is given", s.Sched.EnvName).WithHint("give a trained policy: --checkpoint FOLDER")
+	if !s.Sched.EnvSpec.Expert && c.Data == "" {
+		return plugins.Errorf(plugins.Invalid, "%s has no expert to demonstrate, and no checkpoint is given", s.Sched.EnvName).
+			WithHint("give a trained policy, --checkpoint FOLDER, or recorded demonstrations, --data FOLDER")
 	}
 	client, _, err := s.Sched.Policy.Client(ctx)
 	if err != nil {
@@ -85,12 +100,26 @@ func (r *run) imitate(ctx context.Context) error {
 	if !ok {
 		return plugins.Errorf(plugins.Unsupported, "%s cannot learn from demonstrations", s.Sched.PolicyName).WithHint("give a trained policy: --checkpoint FOLDER")
 	}
-	r.Terminal.Line("no checkpoint given: imitating %s a task of the env's expert first", count(c.Demos, "demonstration"))
+	source, whose := r.demonstrations(ctx), "the env's expert"
+	if c.Data == "" {
+		r.Terminal.Line("no checkpoint given: imitating %s a task of the env's expert first", count(c.Demos, "demonstration"))
+	} else {
+		set, picked, err := r.openData(ctx, c.Data, r.cfg.Origin("imitate.data"))
+		if err != nil {
+			return err
+		}
+		defer set.Close()
+		if picked, err = r.successes(set, picked); err != nil {
+			return err
+		}
+		source, whose = r.recorded(ctx, set, picked, nil), c.Data
+		r.Terminal.Line("imitating %s of %s (%s)", count(len(picked), "episode"), c.Data, set.Form())
+	}
 	start := time.Now()
 	r.status = report.Status{Iterations: r.cfg.Run.Iterations, Phase: "imitate"}
 	steps, failed := 0, 0
 	demos := func(yield func(policy.Demonstration, error) bool) {
-		for d, err := range r.demonstrations(ctx) {
+		for d, err := range source {
 			if err == nil && !d.Success {
 				// an expert that fails has nothing to teach
 				failed++
@@ -104,7 +133,7 @@ func (r *run) imitate(ctx context.Context) error {
 			}
 		}
 		if steps == 0 {
-			yield(policy.Demonstration{}, plugins.Errorf(plugins.Invalid, "the env's expert failed in all %d demonstrations", failed).
+			yield(policy.Demonstration{}, plugins.Errorf(plugins.Invalid, "%s failed in all %d demonstrations", whose, failed).
 				WithHint("other start states (another seed), or less noise: --set imitate.noise=0"))
 		}
 	}
@@ -119,9 +148,11 @@ func (r *run) imitate(ctx context.Context) error {
 		return err
 	}
 	if failed > 0 {
-		r.Terminal.Warn("the env's expert failed in %d demonstrations, which were left out", failed)
+		r.Terminal.Warn("%s failed in %d demonstrations, which were left out", whose, failed)
 	}
-	r.state.EnvSteps += int64(steps)
+	if c.Data == "" {
+		r.state.EnvSteps += int64(steps)
+	}
 	took := time.Since(start).Seconds()
 	r.event(store.Event{Type: store.Imitated, Message: fmt.Sprintf("%d steps of demonstrations, last loss %.4g", steps, last),
 		Data: map[string]any{"demo_steps": steps, "loss": last, "failed": failed, "seconds": took}})

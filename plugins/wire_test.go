@@ -278,7 +278,10 @@ func TestEncoderHeadway(t *testing.T) {
 }
 
 // echoPolicy answers with the proprio and learns the number of demonstrations.
-type echoPolicy struct{ demos int }
+type echoPolicy struct {
+	demos   int
+	weights []float32
+}
 
 func (*echoPolicy) Info(context.Context) (plugins.Info, error) {
 	return plugins.Info{Name: "echo", Version: "1"}, nil
@@ -303,11 +306,12 @@ func (*echoPolicy) Forget(context.Context, []string) error       { return nil }
 func (*echoPolicy) Save(context.Context, string) error           { return nil }
 func (*echoPolicy) Load(context.Context, string) (uint64, error) { return 42, nil }
 func (p *echoPolicy) Imitate(_ context.Context, im policy.Imitate, demos iter.Seq2[policy.Demonstration, error], progress func(done, loss float64)) error {
-	for _, err := range demos {
+	for d, err := range demos {
 		if err != nil {
 			return err
 		}
 		p.demos++
+		p.weights = d.Weights
 		progress(0.1, 3)
 	}
 	return nil
@@ -344,6 +348,15 @@ func TestPolicyRoundTrip(t *testing.T) {
 	}
 	require.NoError(t, c.Imitate(ctx, policy.Imitate{}, demos, nil))
 	require.Equal(t, 2, impl.demos)
+	require.Nil(t, impl.weights)
+	demo.Weights = []float32{2.5}
+	require.NoError(t, c.Imitate(ctx, policy.Imitate{}, demos, nil))
+	require.Equal(t, []float32{2.5}, impl.weights)
+	for _, bad := range [][]float32{{1, 2}, {-1}, {float32(math.NaN())}, {float32(math.Inf(1))}} {
+		demo.Weights = bad
+		require.Error(t, c.Imitate(ctx, policy.Imitate{}, demos, nil), "weights %v", bad)
+	}
+	demo.Weights = nil
 	broken := errors.New("no expert")
 	err = c.Imitate(ctx, policy.Imitate{}, func(yield func(policy.Demonstration, error) bool) { yield(demo, broken) }, nil)
 	require.ErrorIs(t, err, broken, "the caller's own error comes back")

@@ -65,7 +65,7 @@ func (a *app) evalCommand() *cobra.Command {
 			return a.evaluate(c.Context(), &f, o)
 		},
 	}
-	f.add(c, "encoder", "iterations", "out", "name", "tensorboard", "reward", "cluster", "references")
+	f.add(c, "encoder", "iterations", "out", "name", "tensorboard", "reward", "cluster", "references", "offline", "data")
 	c.Flags().StringVar(&o.Dir, "out", "", "folder for the results; default runs/NAME-eval")
 	c.Flags().StringVar(&o.States, "states", "all", "all, or the train or test side of the split by seed")
 	c.Flags().IntVar(&o.Episodes, "episodes", 0, "episodes, spread over tasks and start states; 0: each start state once")

@@ -109,7 +109,7 @@ func (a *app) root() *cobra.Command {
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return plugins.Errorf(plugins.Invalid, "%w", err).WithHint("%s --help lists the flags", c.CommandPath())
 	})
-	root.AddCommand(a.runCommand(), a.imitateCommand(), a.evalCommand(), a.rewardCommand(), a.recordCommand(), a.reportCommand(), a.encoderCommand(), a.pluginCommand(), a.doctorCommand(),
+	root.AddCommand(a.runCommand(), a.imitateCommand(), a.evalCommand(), a.rewardCommand(), a.recordCommand(), a.reportCommand(), a.encoderCommand(), a.policyCommand(), a.dataCommand(), a.pluginCommand(), a.doctorCommand(),
 		a.benchCommand(), a.versionCommand())
 	for _, c := range root.Commands() {
 		if c.RunE != nil && c.Args == nil {

@@ -84,6 +84,8 @@ var shorthands = []struct{ flag, key, doc string }{
 	{"reward", "reward.kind", "zscore, minmax, anchored or binary (GRPO)"},
 	{"cluster", "reward.cluster", "auto, reference, mean or nearest"},
 	{"references", "reward.references", "batch, memory or demos"},
+	{"offline", "offline.data", "learn from the episodes of this folder instead of acting: a run folder, a recording or a LeRobot data set"},
+	{"data", "imitate.data", "imitate the successes of this folder instead of the env's expert: a run folder, a recording or a LeRobot data set"},
 	{"arena", "host.arena", "auto (shared memory) or off (bytes in messages)"},
 }
 

@@ -47,7 +47,7 @@ func (a *app) rewardCommand() *cobra.Command {
 	c.Flags().StringVar(&o.Out, "out", "", "folder for results.json, the page and the drawings; with --curves by default runs/NAME-reward")
 	c.Flags().IntVar(&o.Windows, "windows", 0, "growing windows a curve; 0: 32 for encoders that look at frames one by one, 8 for others")
 	c.Flags().BoolVar(&fresh, "no-cache", false, "neither use nor keep embeddings in srpo's cache folder")
-	f.add(c, "env", "policy", "task", "iterations", "checkpoint", "lanes", "out", "name", "tensorboard")
+	f.add(c, "env", "policy", "task", "iterations", "checkpoint", "lanes", "out", "name", "tensorboard", "offline", "data")
 	return c
 }
 

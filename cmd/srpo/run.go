@@ -11,6 +11,7 @@ import (
 	"github.com/srpo-dev/srpo/host"
 	"github.com/srpo-dev/srpo/host/config"
 	"github.com/srpo-dev/srpo/host/report"
+	"github.com/srpo-dev/srpo/host/supervise/pyenv"
 	"github.com/srpo-dev/srpo/plugins"
 )
 
@@ -21,8 +22,10 @@ func (a *app) runCommand() *cobra.Command {
 		Use:   "run",
 		Short: "Train a policy: rollouts, rewards, updates, again",
 		Long: "run makes the starting policy from the env's expert when no checkpoint is given, and then trains it. Whatever ends the run, --resume goes on\n" +
-			"from the last committed iteration, with the same results as if nothing had happened.",
-		Example: "  srpo run\n  srpo run --env libero --task 'libero_object/*bbq*'\n  srpo run --reward binary --set policy.tiny.lr=1e-3\n  srpo run --resume runs/NAME",
+			"from the last committed iteration, with the same results as if nothing had happened.\n\n" +
+			"With --offline it does not act: it learns from recorded episodes, weighing each step by the progress that its video shows, see [offline].",
+		Example: "  srpo run\n  srpo run --env libero --task 'libero_object/*bbq*'\n  srpo run --reward binary --set policy.tiny.lr=1e-3\n" +
+			"  srpo run --offline attempts --checkpoint runs/one-shot\n  srpo run --resume runs/NAME",
 		RunE: func(c *cobra.Command, _ []string) error {
 			return a.train(c.Context(), &f, resume, false)
 		},
@@ -35,20 +38,23 @@ func (a *app) runCommand() *cobra.Command {
 func (a *app) imitateCommand() *cobra.Command {
 	var f settingsFlags
 	c := &cobra.Command{
-		Use:     "imitate",
-		Short:   "Make a starting policy from the env's expert demonstrations",
-		Long:    "imitate trains the policy on [imitate] demos demonstrations a task of the env's scripted expert, and commits it as checkpoint 0 of a run folder.\nGive that folder to `srpo run --checkpoint` or `srpo eval --checkpoint`.",
-		Example: "  srpo imitate --out runs/one-shot\n  srpo imitate --env libero --task 'libero_object/*bbq*' --set imitate.demos=5",
+		Use:   "imitate",
+		Short: "Make a starting policy from demonstrations",
+		Long: "imitate trains the policy on [imitate] demos demonstrations a task of the env's scripted expert, or on the successes among the episodes of --data: a run\n" +
+			"folder or recording with trajectories, or a LeRobot data set. --checkpoint is what it starts from, fresh weights otherwise. The result is checkpoint 0 of a\n" +
+			"run folder. Give that folder to `srpo run --checkpoint` or `srpo eval --checkpoint`.",
+		Example: "  srpo imitate --out runs/one-shot\n  srpo imitate --env libero --task 'libero_object/*bbq*' --set imitate.demos=5\n" +
+			"  srpo imitate --env libero --task 'libero_object/*' --policy openvla --checkpoint OPENVLA_7B --data DATA_SET",
 		RunE: func(c *cobra.Command, _ []string) error {
 			return a.train(c.Context(), &f, "", true)
 		},
 	}
-	f.add(c, "checkpoint", "iterations", "reward", "cluster", "references", "encoder", "tensorboard")
+	f.add(c, "iterations", "reward", "cluster", "references", "encoder", "tensorboard", "offline")
 	return c
 }
 
 // free are the settings that a resumed run may change: they do not change what an iteration computes.
-var free = []string{"run.iterations", "run.lanes", "run.videos", "run.keep", "run.keep_clips", "run.keep_embeddings", "run.tensorboard", "report.", "host."}
+var free = []string{"run.iterations", "run.lanes", "run.videos", "run.keep", "run.keep_clips", "run.keep_embeddings", "run.keep_trajectories", "run.tensorboard", "report.", "host."}
 
 func (a *app) train(ctx context.Context, f *settingsFlags, resume string, imitateOnly bool) error {
 	term := report.NewTerminal(a.err)
@@ -82,7 +88,14 @@ func (a *app) train(ctx context.Context, f *settingsFlags, resume string, imitat
 	if err != nil {
 		return err
 	}
-	sum, err := host.Run(ctx, host.Options{Config: cfg, Launch: launch, Terminal: term, Version: version, Command: append([]string{"srpo"}, os.Args[1:]...), Resume: resume, ImitateOnly: imitateOnly})
+	cache, err := pyenv.CacheDir()
+	if err != nil {
+		return err
+	}
+	if o := cfg.Origin("run.iterations"); cfg.Offline.Data != "" && o.Layer == "default" {
+		cfg.Run.Iterations = 1 // one regression; the default is meant for updates from fresh rollouts
+	}
+	sum, err := host.Run(ctx, host.Options{Cache: filepath.Join(cache, "embeddings"), Reader: lerobotReader(cfg, term), Config: cfg, Launch: launch, Terminal: term, Version: version, Command: append([]string{"srpo"}, os.Args[1:]...), Resume: resume, ImitateOnly: imitateOnly})
 	term.Close()
 	if err != nil {
 		return err
@@ -90,6 +103,10 @@ func (a *app) train(ctx context.Context, f *settingsFlags, resume string, imitat
 	if imitateOnly {
 		term.Line("starting policy: %s", sum.Dir)
 		term.Line("next: srpo run --checkpoint %s", sum.Dir)
+	} else if cfg.Offline.Data != "" {
+		term.Line("report: %s", filepath.Join(sum.Dir, "report.html"))
+		term.Line("checkpoint: %s", sum.Checkpoint)
+		term.Line("next: srpo eval --checkpoint %s, or srpo run --checkpoint %s", sum.Dir, sum.Dir)
 	} else {
 		term.Summary(sum.Metrics, "report: "+filepath.Join(sum.Dir, "report.html"), "checkpoint: "+sum.Checkpoint)
 	}

@@ -206,6 +206,11 @@ func findVideos(dir string) ([]string, error) {
 			if strings.Count(rel, string(filepath.Separator)) > 4 {
 				return fs.SkipDir
 			}
+			if d.Name() == "trajectories" { // of a recording: the same episodes' observations and actions
+				if _, err := os.Stat(filepath.Join(path, "space.json")); err == nil {
+					return fs.SkipDir
+				}
+			}
 			if holdsPictures(path) {
 				out = append(out, filepath.ToSlash(rel))
 				return fs.SkipDir

@@ -1,12 +1,15 @@
 package attempts
 
 import (
+	"archive/zip"
 	"bufio"
+	"bytes"
 	"encoding/binary"
 	"io"
 	"math"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -161,6 +164,67 @@ func readFloats(path string) (h npyHeader, out []float64, err error) {
 		}
 	}
 	return h, out, nil
+}
+
+// mostArray bounds one array of an .npz, bytes.
+const mostArray = 4 << 30
+
+// ReadArrays reads arrays of an .npz by name, uint8 and float32; those that are not there are left out. Errors: Invalid for a file that is damaged or holds
+// something else.
+func ReadArrays(path string, names []string) (map[string]plugins.Tensor, error) {
+	z, err := zip.OpenReader(path)
+	if err != nil {
+		return nil, bad("this is no .npz file: %w", err)
+	}
+	defer z.Close()
+	out := map[string]plugins.Tensor{}
+	for _, f := range z.File {
+		name := strings.TrimSuffix(f.Name, ".npy")
+		if !slices.Contains(names, name) {
+			continue
+		}
+		t, err := readArray(f)
+		if err != nil {
+			return nil, bad("array %s: %w", name, err)
+		}
+		out[name] = t
+	}
+	return out, nil
+}
+
+func readArray(f *zip.File) (t plugins.Tensor, err error) {
+	r, err := f.Open()
+	if err != nil {
+		return t, err
+	}
+	defer r.Close()
+	h, err := readNpyHeader(r)
+	if err != nil {
+		return t, err
+	}
+	size := 1
+	switch h.descr {
+	case "|u1", "u1":
+		t.DType = plugins.Uint8
+	case "<f4":
+		t.DType, size = plugins.Float32, 4
+	default:
+		return t, bad("its numbers are %q, not uint8 or float32", h.descr)
+	}
+	n := h.elements()
+	if h.fortran || n < 0 || n > mostArray/size {
+		return t, bad("it has shape (%s), Fortran order %t", shapeWords(h.shape), h.fortran)
+	}
+	t.Shape, t.Data = h.shape, make([]byte, 0, min(n*size, 1<<20))
+	b := bytes.NewBuffer(t.Data)
+	if _, err := io.CopyN(b, r, int64(n*size)); err != nil {
+		return t, bad("it ends before its %d numbers", n)
+	}
+	if _, err := io.Copy(io.Discard, r); err != nil { // the checksum is compared at the end
+		return t, err
+	}
+	t.Data = b.Bytes()
+	return t, nil
 }
 
 // half is the value of an IEEE 754 binary16.

@@ -243,7 +243,7 @@ func measureTask(task string, s, f, unknown side, other []Item, opt MeasureOptio
 		if !hasCurve(it) {
 			continue
 		}
-		c := Curve{ID: it.ID, Task: it.Task, Success: it.Success, Ends: it.Ends, Progress: Progress(toOwnEnd(it.Windows))}
+		c := successCurve(it)
 		if held != nil {
 			c.Nearness = nearness(it.Windows, held.centres[held.fold[i]])
 		}
@@ -254,10 +254,7 @@ func measureTask(task string, s, f, unknown side, other []Item, opt MeasureOptio
 			if !hasCurve(it) {
 				continue
 			}
-			near := nearness(it.Windows, all)
-			d := slices.Clone(near)
-			floats.Scale(-1, d)
-			c := Curve{ID: it.ID, Task: it.Task, Success: it.Success, Ends: it.Ends, Progress: Progress(d), Nearness: near}
+			c := failureCurve(it, all)
 			if curves[it.ID] = c; i < len(f.items) {
 				fCurves[i] = c
 			}

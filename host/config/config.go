@@ -23,6 +23,8 @@ type Config struct {
 	Reward  Reward
 	Update  Update
 	Imitate Imitate
+	Offline Offline
+	Data    Data
 	Report  Report
 	Host    Host
 
@@ -63,6 +65,8 @@ type Run struct {
 	// KeepClips is "none", "failures" or "all": whose recorded frames stay in the run folder. KeepEmbeddings keeps every episode's embedding.
 	KeepClips      string
 	KeepEmbeddings bool
+	// KeepTrajectories is "none", "successes" or "all": whose observations and actions stay in the run folder.
+	KeepTrajectories string
 }
 
 // Rollout says how groups of episodes are sampled.
@@ -108,6 +112,32 @@ type Imitate struct {
 	Demos, Steps int
 	// Noise is the std of Gaussian noise on the expert's actions, in action units.
 	Noise float64
+	// Data is a folder of recorded episodes to imitate; empty: the env's expert.
+	Data string
+}
+
+// Offline says how a policy learns from recorded episodes (algorithm.md 1.5, the paper's real-arm recipe).
+type Offline struct {
+	// Data is a run folder, a recording or a LeRobot data set; empty: the run is online.
+	Data string
+	// Weights is "progress" (advantage-weighted regression), or a control: "uniform" or "success".
+	Weights string
+	// Temperature and MostWeight are those of w = min(exp(A/Temperature), MostWeight).
+	Temperature, MostWeight float64
+	// Windows is the number of growing windows of a curve; 0: by the encoder.
+	Windows int
+	// Scale is "own" or "task": what a curve's 0 and 1 are.
+	Scale string
+}
+
+// Data says how the episodes of a LeRobot data set are read and written.
+type Data struct {
+	// Cameras are ENV_CAMERA=FEATURE; empty: matched by name.
+	Cameras []string
+	// Action and State name features; Success a feature, or "all" or "none"; empty: looked for.
+	Action, State, Success string
+	// FPS to write; 0: the env's rate.
+	FPS float64
 }
 
 // Report says what a run watches of itself.

@@ -56,7 +56,7 @@ func TestRootFileEqualsDefaults(t *testing.T) {
 	require.Equal(t, d.Host, c.Host)
 	// Every field of the structs is a setting, and every default obeys its own bounds.
 	fields := 0
-	for _, s := range []any{d.Run, d.Rollout, d.Reward, d.Update, d.Imitate, d.Report, d.Host} {
+	for _, s := range []any{d.Run, d.Rollout, d.Reward, d.Update, d.Imitate, d.Offline, d.Data, d.Report, d.Host} {
 		fields += reflect.TypeOf(s).NumField()
 	}
 	require.Len(t, d.Values(), fields)

@@ -129,6 +129,7 @@ func (c *Config) declare() []section {
 			setting(&c.Run.Keep, "keep", n(3), "Newest checkpoints to keep; the one with the highest success rate is kept beside them.").within(1, many),
 			setting(&c.Run.KeepClips, "keep_clips", "none", "Whose recorded frames stay in the run folder, for srpo reward: nobody's, those of failures, or all.").choices("none", "failures", "all"),
 			setting(&c.Run.KeepEmbeddings, "keep_embeddings", false, "Keep the embedding of every episode in the run folder, for srpo reward with another form of reward."),
+			setting(&c.Run.KeepTrajectories, "keep_trajectories", "none", "Whose observations and actions, one an env step, stay in the run folder with their clips, to learn from offline or to export: nobody's, those of successes, or all. Every step is then rendered.").choices("none", "successes", "all"),
 		}},
 		{"rollout", "How groups of episodes are sampled.", []field{
 			setting(&c.Rollout.Groups, "groups", n(0), "Groups an iteration, dealt over the tasks. 0: 16 where one env process holds many lanes, 4 where every lane is a simulator of its own.").within(0, many),
@@ -165,6 +166,22 @@ func (c *Config) declare() []section {
 			setting(&c.Imitate.Demos, "demos", n(1), "Demonstrations a task; 1 is the paper's one-shot policy. 0: none, the policy starts from its fresh weights.").within(0, many),
 			setting(&c.Imitate.Steps, "steps", n(0), "Steps of gradient descent. 0: the policy's own choice.").within(0, many),
 			setting(&c.Imitate.Noise, "noise", 0.0, "Std of Gaussian noise on the expert's actions, in action units.").from(0),
+			setting(&c.Imitate.Data, "data", "", "Successful episodes of this folder instead of the env's expert: a run folder or recording with trajectories, or a LeRobot data set. All of them, unless demos is given."),
+		}},
+		{"offline", "Learning from recorded episodes without acting: advantage-weighted regression on the differences of progress curves (arXiv 2511.15605, the real-arm recipe; AWR is arXiv 1910.00177).", []field{
+			setting(&c.Offline.Data, "data", "", "The episodes: a run folder or recording with trajectories, or a LeRobot data set. Empty: the run is online."),
+			setting(&c.Offline.Weights, "weights", "progress", "What a step weighs in the regression: progress, min(exp(A/temperature), most_weight), A its progress standardised over all steps of all episodes; uniform, 1 for every step (a control); success, 1 for those of successes and 0 for those of failures (filtered cloning, a control).").choices("progress", "uniform", "success"),
+			setting(&c.Offline.Temperature, "temperature", 1.0, "Of the weights: small trusts the advantage more.").above(0),
+			setting(&c.Offline.MostWeight, "most_weight", 20.0, "Bounds one step's say; 20 is AWR's.").above(0),
+			setting(&c.Offline.Windows, "windows", n(0), "Growing windows of a progress curve. 0: 32 for encoders that look at frames one by one, 8 for others.").within(0, many),
+			setting(&c.Offline.Scale, "scale", "own", "What a curve's 0 and 1 are: the episode's own least and greatest distance (own, the paper's: a failure reaches 1 too), or the task's over all its episodes (task).").choices("own", "task"),
+		}},
+		{"data", "How a LeRobot data set is read and written.", []field{
+			setting(&c.Data.Cameras, "cameras", []string{}, "The env's cameras in the data set, each CAMERA=FEATURE, such as \"agentview=observation.images.image\". Empty: by name, or the only one there is."),
+			setting(&c.Data.Action, "action", "action", "The feature that holds the actions."),
+			setting(&c.Data.State, "state", "observation.state", "The feature that holds the proprio vector."),
+			setting(&c.Data.Success, "success", "auto", "Which episodes succeeded: all, none, a feature that is true at some step of a success, or auto (the feature next.success where there is one, else all)."),
+			setting(&c.Data.FPS, "fps", 0.0, "Steps a second to write into an exported data set. 0: what the env says.").from(0),
 		}},
 		{"report", "What a run watches of itself.", []field{
 			setting(&c.Report.AuditEvery, "audit_every", n(5), "Measure after every so many iterations whether the reward still tells success from failure, with centres held out. 0: never.").within(0, many),

@@ -165,6 +165,21 @@ type chunk struct {
 
 func (c chunk) tensor() plugins.Tensor { return plugins.Floats(c.actions, c.n, c.dim) }
 
+// parts are the calls that execute the chunk: one, or one an action.
+func (c chunk) parts(single bool) []chunk {
+	if !single {
+		return []chunk{c}
+	}
+	out := make([]chunk, c.n)
+	for i := range out {
+		out[i] = chunk{actions: c.actions[i*c.dim : (i+1)*c.dim], n: 1, dim: c.dim}
+		if c.logProbs != nil {
+			out[i].logProbs = c.logProbs[i : i+1]
+		}
+	}
+	return out
+}
+
 // checkActions copies a policy's result, clipping what is outside of the action space by rounding only.
 func (s *Scheduler) checkActions(r policy.Result, rules Rules) (chunk, error) {
 	const fix = "a fault in the policy plugin, or weights that diverged"

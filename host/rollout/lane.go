@@ -39,7 +39,7 @@ func (l *lane) run() {
 		case r.lanesCtx.Err() != nil:
 			return
 		case err == nil:
-			r.queue.hold(len(a.episode.Frames.Data)) // released by collect
+			r.queue.hold(a.episode.bytes()) // released by collect
 			select {
 			case r.rolled <- &a.episode:
 			case <-r.ctx.Done():
@@ -117,34 +117,49 @@ func (a *attempt) run() error {
 		return plugins.AsError(err).WithPlace("Reset")
 	}
 	a.keep(t)
+	var whole *trajectory
+	if r.rules.KeepTrajectory {
+		whole = newTrajectory(e.ID, render.Observe)
+	}
 	for !t.Done() {
 		began = time.Now()
 		a.acted = true
-		chunk, ok := r.policy.act(r.lanesCtx, policy.Item{Trajectory: e.ID, Step: e.Steps, Observation: t.Observation, Seed: Seed(e.Seed, "act", e.Steps)})
+		seen := visible(t.Observation, r.rules.Observe)
+		chunk, ok := r.policy.act(r.lanesCtx, policy.Item{Trajectory: e.ID, Step: e.Steps, Observation: seen, Seed: Seed(e.Seed, "act", e.Steps)})
 		r.waitTime.Add(int64(time.Since(began)))
 		if !ok {
 			return r.lanesCtx.Err()
 		}
 
-		began = time.Now()
-		t, err = a.env.Step(r.envCtx, env.Step{Lane: a.number, Actions: chunk.tensor(), Render: render})
-		r.envTime.Add(int64(time.Since(began)))
-		if err == nil {
-			err = a.replies.step(t, e.Steps, chunk.n)
+		for _, part := range chunk.parts(whole != nil) {
+			whole.see(t.Observation)
+			began = time.Now()
+			t, err = a.env.Step(r.envCtx, env.Step{Lane: a.number, Actions: part.tensor(), Render: render})
+			r.envTime.Add(int64(time.Since(began)))
+			if err == nil {
+				err = a.replies.step(t, e.Steps, part.n)
+			}
+			if err != nil {
+				return plugins.AsError(err).WithPlace("Step %d", e.Steps)
+			}
+			if whole != nil {
+				whole.do(part.tensor())
+			}
+			e.Steps += t.StepsDone
+			for _, p := range part.logProbs[:min(t.StepsDone, len(part.logProbs))] {
+				e.LogProb += float64(p)
+			}
+			if r.rules.KeepActions {
+				a.actions = append(a.actions, part.actions[:t.StepsDone*part.dim]...)
+			}
+			a.keep(t)
+			if t.Done() {
+				break
+			}
 		}
-		if err != nil {
-			return plugins.AsError(err).WithPlace("Step %d", e.Steps)
-		}
-		e.Steps += t.StepsDone
-		for _, p := range chunk.logProbs[:min(t.StepsDone, len(chunk.logProbs))] {
-			e.LogProb += float64(p)
-		}
-		if r.rules.KeepActions {
-			a.actions = append(a.actions, chunk.actions[:t.StepsDone*chunk.dim]...)
-		}
-		a.keep(t)
-		e.came(t.Progress)
+		e.came(t.Progress) // where the chunk ends, whether it was executed at once or not
 	}
+	e.Trajectory = whole.end(t.Success)
 	e.Success, e.Terminated, e.Truncated = t.Success, t.Terminated, t.Truncated
 	if r.rules.KeepActions {
 		e.Actions = plugins.Floats(a.actions, e.Steps, r.s.EnvSpec.Action.Dim())

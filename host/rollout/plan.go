@@ -2,6 +2,7 @@ package rollout
 
 import (
 	"math"
+	"slices"
 
 	"github.com/srpo-dev/srpo/plugins"
 	"github.com/srpo-dev/srpo/plugins/env"
@@ -33,15 +34,33 @@ type Rules struct {
 	OnFrames func(Episode)
 	// KeepActions keeps the executed actions in the result.
 	KeepActions bool
+	// KeepTrajectory observes before every action, not only where a chunk begins, and gives OnFrames each episode with its [Episode].Trajectory. Chunks are
+	// then executed an action at a time; what happens is the same. AlsoObserve names cameras that are kept so though the policy does not read them.
+	KeepTrajectory bool
+	AlsoObserve    []string
 }
 
 const defaultFrameBytes = 256 << 20
 
 func (r Rules) render() env.Render {
 	if r.RecordCamera == "" {
-		return env.Render{Observe: r.Observe}
+		return env.Render{Observe: r.cameras()}
 	}
-	return env.Render{Observe: r.Observe, Record: r.RecordCamera, RecordEvery: r.RecordEvery}
+	return env.Render{Observe: r.cameras(), Record: r.RecordCamera, RecordEvery: r.RecordEvery}
+}
+
+// cameras are those that are observed: the policy's, and those that a trajectory keeps besides.
+func (r Rules) cameras() []string {
+	out := r.Observe
+	if r.KeepTrajectory {
+		out = slices.Clone(out)
+		for _, c := range r.AlsoObserve {
+			if !slices.Contains(out, c) {
+				out = append(out, c)
+			}
+		}
+	}
+	return out
 }
 
 func (r Rules) maxSteps(t env.Task) int {

@@ -23,8 +23,10 @@ const (
 	longestHold = 12
 )
 
-// Actor acts in recordings without a policy.
+// Actor acts in recordings.
 type Actor struct {
+	// Policy samples from the policy, or takes its most likely actions when it is Greedy; [Scheduler.Evaluate] rolls such takes.
+	Policy, Greedy bool
 	// Random draws actions evenly from the action space and holds each for 1 to 12 steps; otherwise the env's scripted expert acts.
 	Random bool
 	// Noise is the std of Gaussian noise on each of the expert's actions, in action units.
@@ -33,15 +35,17 @@ type Actor struct {
 	Failure string
 }
 
-const actorHint = "expert, noise:SIGMA, fail:WAY, fail:WAY+noise:SIGMA or random"
+const actorHint = "expert, noise:SIGMA, fail:WAY, fail:WAY+noise:SIGMA, random, policy or policy:greedy"
 
-// ParseActor reads "expert", "noise:SIGMA", "fail:WAY", "fail:WAY+noise:SIGMA" or "random".
+// ParseActor reads "expert", "noise:SIGMA", "fail:WAY", "fail:WAY+noise:SIGMA", "random", "policy" or "policy:greedy".
 func ParseActor(text string) (Actor, error) {
 	switch text {
 	case "expert":
 		return Actor{}, nil
 	case "random":
 		return Actor{Random: true}, nil
+	case "policy", "policy:greedy":
+		return Actor{Policy: true, Greedy: text != "policy"}, nil
 	}
 	var a Actor
 	rest := text
@@ -69,6 +73,10 @@ func ParseActor(text string) (Actor, error) {
 func (a Actor) String() string {
 	noise := "noise:" + strconv.FormatFloat(float64(a.Noise), 'g', -1, 32)
 	switch {
+	case a.Greedy:
+		return "policy:greedy"
+	case a.Policy:
+		return "policy"
 	case a.Random:
 		return "random"
 	case a.Failure != "" && a.Noise > 0:
@@ -100,6 +108,8 @@ type RecordPlan struct {
 	Every int
 	// MaxSteps replaces the tasks' own when > 0, in env steps.
 	MaxSteps int
+	// Observe names cameras to observe before every action; with any, episodes come with their [Episode].Trajectory.
+	Observe []string
 }
 
 // Record rolls each take once, on all lanes, and hands the episodes to keep, with their frames, in the order of completion and never twice at a time. An
@@ -165,6 +175,9 @@ func (s *Scheduler) checkRecording(p RecordPlan) error {
 		return err
 	}
 	for _, t := range p.Takes {
+		if t.Policy {
+			return plugins.Errorf(plugins.Internal, "a policy's takes are evaluations").WithPlace("%s", t.ID())
+		}
 		if !t.Random && !s.EnvSpec.Expert {
 			return plugins.Errorf(plugins.Unsupported, "the env has no scripted expert").WithPlace("%s", s.EnvName).WithHint("record the actor random")
 		}
@@ -223,7 +236,7 @@ func (r *recorder) take(ctx context.Context, t Take) (Episode, error) {
 }
 
 func (r *recorder) roll(ctx context.Context, client env.Env, take Take) (Episode, error) {
-	render := env.Render{Record: r.EnvSpec.RecordCamera, RecordEvery: r.plan.Every}
+	render := env.Render{Record: r.EnvSpec.RecordCamera, RecordEvery: r.plan.Every, Observe: r.plan.Observe}
 	maxSteps := Rules{MaxSteps: r.plan.MaxSteps}.maxSteps(take.Task)
 	replies := replyChecker{spec: r.EnvSpec, render: render, maxSteps: maxSteps, shapes: r.seen}
 	e := Episode{ID: take.ID(), Task: take.Task.ID, StartState: take.StartState, Seed: Seed(r.plan.Seed, "record", take.Actor.String(), take.Task.ID, take.StartState, take.Repeat)}
@@ -236,7 +249,11 @@ func (r *recorder) roll(ctx context.Context, client env.Env, take Take) (Episode
 	}
 	dice := dice{space: r.EnvSpec.Action, rng: rand.New(rand.NewPCG(e.Seed, Seed(e.Seed, "random actions")))}
 	var frames []byte
-	gaveUp := false
+	gaveUp, most := false, recordChunk
+	var whole *trajectory
+	if len(r.plan.Observe) > 0 {
+		whole, most = newTrajectory(e.ID, r.plan.Observe), 1
+	}
 	for {
 		frames = append(frames, t.Recorded.Data...)
 		e.FrameCount += frameCount(t.Recorded)
@@ -244,7 +261,8 @@ func (r *recorder) roll(ctx context.Context, client env.Env, take Take) (Episode
 		if t.Done() || gaveUp {
 			break
 		}
-		n := min(recordChunk, maxSteps-e.Steps)
+		n := min(most, maxSteps-e.Steps)
+		whole.see(t.Observation)
 		step := env.Step{Lane: r.lane, Expert: n, ExpertNoise: take.Noise, ExpertFailure: take.Failure, Render: render}
 		if take.Random {
 			step.Expert, step.Actions = 0, dice.actions(n)
@@ -261,8 +279,18 @@ func (r *recorder) roll(ctx context.Context, client env.Env, take Take) (Episode
 		if err != nil {
 			return e, plugins.AsError(err).WithPlace("Step %d", e.Steps)
 		}
+		if whole != nil && n > 0 {
+			done := t.Actions
+			if take.Random {
+				done = step.Actions
+			} else if err := checkExecuted(done, r.EnvSpec.Action); err != nil {
+				return e, plugins.AsError(err).WithPlace("Step %d", e.Steps)
+			}
+			whole.do(done)
+		}
 		e.Steps += t.StepsDone
 	}
+	e.Trajectory = whole.end(t.Success)
 	e.Success, e.Terminated, e.Truncated = t.Success, t.Terminated, t.Truncated
 	e.Frames = plugins.Bytes(frames, append([]int{e.FrameCount}, replies.frame...)...)
 	return e, nil

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/srpo-dev/srpo/plugins"
+	"github.com/srpo-dev/srpo/plugins/policy"
 )
 
 // EpisodeID is "<iteration>/<task>/<group>/<index>", the trajectory's name in the policy too. Task ids may hold slashes.
@@ -58,6 +59,8 @@ type Episode struct {
 	Frames     plugins.Tensor
 	// Actions executed, float32 [Steps, action dim], when Rules.KeepActions is set.
 	Actions plugins.Tensor
+	// Trajectory is the whole episode, observed before every action; it is there in OnFrames, when Rules.KeepTrajectory is set, and dropped then.
+	Trajectory *policy.Demonstration
 	// Retries is how often it had to be rolled again; it says something of the machine, not of the episode.
 	Retries int
 }

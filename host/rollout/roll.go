@@ -117,10 +117,11 @@ func (r *roll) collect(rolled, finished func(*Episode)) error {
 	frames := newKeeper(r.rules)
 	finish := func(e *Episode) {
 		r.unfinished--
-		r.queue.hold(-len(e.Frames.Data))
-		if r.rules.OnFrames != nil && !e.Frames.IsZero() {
+		r.queue.hold(-e.bytes())
+		if r.rules.OnFrames != nil && (!e.Frames.IsZero() || e.Trajectory != nil) {
 			r.rules.OnFrames(*e)
 		}
+		e.Trajectory = nil
 		frames.offer(e)
 		finished(e)
 	}

@@ -301,6 +301,9 @@ func (r *Run) checkpointDir(iteration int) string {
 // Checkpoints lists the iterations that have a checkpoint, ascending, verified or not.
 func (r *Run) Checkpoints() []int { return checkpoints(r.dir) }
 
+// Checkpoints is [Run.Checkpoints] for a folder that is not open for writing.
+func Checkpoints(dir string) []int { return checkpoints(dir) }
+
 func checkpoints(dir string) []int {
 	entries, _ := os.ReadDir(filepath.Join(dir, checkpointsDir))
 	var list []int
@@ -314,10 +317,13 @@ func checkpoints(dir string) []int {
 }
 
 // Best returns the verified checkpoint with the highest success rate, the newest of equal ones.
-func (r *Run) Best() (*Checkpoint, error) {
+func (r *Run) Best() (*Checkpoint, error) { return Best(r.dir) }
+
+// Best is [Run.Best] for a folder that is not open for writing.
+func Best(dir string) (*Checkpoint, error) {
 	var best *Checkpoint
-	for _, it := range r.Checkpoints() {
-		c, err := readSums(r.checkpointDir(it))
+	for _, it := range checkpoints(dir) {
+		c, err := readSums(filepath.Join(dir, checkpointsDir, fmt.Sprintf("%06d", it)))
 		if err != nil || c.Score == nil || best != nil && *c.Score < *best.Score {
 			continue
 		}
@@ -326,7 +332,7 @@ func (r *Run) Best() (*Checkpoint, error) {
 		}
 	}
 	if best == nil {
-		return nil, plugins.Errorf(plugins.NotFound, "no good checkpoint has a success rate").WithPlace("%s", r.dir).WithHint("run at least one iteration")
+		return nil, plugins.Errorf(plugins.NotFound, "no good checkpoint has a success rate").WithPlace("%s", dir).WithHint("run at least one iteration")
 	}
 	return best, nil
 }

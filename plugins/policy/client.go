@@ -39,7 +39,7 @@ func (c *Client) Describe(ctx context.Context) (Spec, error) {
 		return Spec{}, err
 	}
 	s := Spec{Cameras: wire.ToCameraRequests(m.Cameras), Proprio: m.Proprio, Action: wire.ToActionSpace(m.Action), Chunk: int(m.Chunk), Trainable: m.Trainable,
-		CanImitate: m.CanImitate, Parameters: int(min(m.Parameters, math.MaxInt64)), MaxBatch: int(m.MaxBatch)}
+		CanImitate: m.CanImitate, Parameters: int(min(m.Parameters, math.MaxInt64)), MaxBatch: int(m.MaxBatch), WeighsSteps: m.WeighsSteps}
 	if s.Chunk < 1 || s.Chunk > 4096 || len(s.Cameras) > 64 {
 		return s, plugins.Errorf(plugins.Corrupt, "the policy describes chunks of %d actions and %d cameras", s.Chunk, len(s.Cameras))
 	}
@@ -166,6 +166,11 @@ func (c *Client) Imitate(ctx context.Context, im Imitate, demos iter.Seq2[Demons
 			}
 			if m.Actions, err = bytes.Put(d.Actions); err != nil {
 				return err
+			}
+			if d.Weights != nil {
+				if m.Weights, err = bytes.Put(plugins.Floats(d.Weights, len(d.Weights))); err != nil {
+					return err
+				}
 			}
 			if err := stream.Send(&pb.ImitateRequest{Message: &pb.ImitateRequest_Demonstration{Demonstration: m}}); err != nil {
 				return err

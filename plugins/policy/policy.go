@@ -49,6 +49,8 @@ type Spec struct {
 	Parameters int
 	// MaxBatch is the number of items it likes in one Act; 0: any.
 	MaxBatch int
+	// WeighsSteps says that Imitate honours [Demonstration].Weights.
+	WeighsSteps bool
 }
 
 // Act asks for one chunk for each item.
@@ -138,4 +140,7 @@ type Demonstration struct {
 	// Proprio is float32 [T, P], Actions float32 [T, action dim].
 	Proprio, Actions plugins.Tensor
 	Success          bool
+	// Weights are factors on the loss of each step's action, one a step, finite and 0 or more, without unit. Where they are given, a failed episode is learned
+	// from too: they say what its steps are worth. nil: all 1.
+	Weights []float32
 }

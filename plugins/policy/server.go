@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 
 	"github.com/hashicorp/go-plugin"
 	"google.golang.org/grpc"
@@ -52,7 +53,7 @@ func (s *server) DescribePolicy(ctx context.Context, _ *pb.DescribePolicyRequest
 	}
 	_, imitates := s.impl.(Imitator)
 	return &pb.PolicySpec{Cameras: wire.FromCameraRequests(d.Cameras), Proprio: d.Proprio, Action: wire.FromActionSpace(d.Action), Chunk: uint32(d.Chunk),
-		Trainable: d.Trainable, CanImitate: d.CanImitate && imitates, Parameters: uint64(d.Parameters), MaxBatch: uint32(d.MaxBatch)}, nil
+		Trainable: d.Trainable, CanImitate: d.CanImitate && imitates, Parameters: uint64(d.Parameters), MaxBatch: uint32(d.MaxBatch), WeighsSteps: d.WeighsSteps && imitates}, nil
 }
 
 func (s *server) Act(ctx context.Context, m *pb.ActRequest) (*pb.ActReply, error) {
@@ -196,6 +197,21 @@ func (s *server) demonstration(m *pb.Demonstration) (Demonstration, error) {
 	if !d.Proprio.IsZero() {
 		if err := d.Proprio.Check("proprio", plugins.Float32, steps, -1); err != nil {
 			return fail(err)
+		}
+	}
+	if m.GetWeights() != nil {
+		w, err := wire.View(s.base.Arena(), m.GetWeights())
+		if err == nil {
+			err = w.Check("weights", plugins.Float32, steps)
+		}
+		if err != nil {
+			return fail(err)
+		}
+		d.Weights = w.Float32s()
+		for t, v := range d.Weights {
+			if f := float64(v); !(f >= 0) || math.IsInf(f, 0) {
+				return fail(plugins.Errorf(plugins.Invalid, "the weight of step %d is %v", t, v).WithHint("finite and 0 or more"))
+			}
 		}
 	}
 	return d, nil

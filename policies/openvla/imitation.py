@@ -30,15 +30,17 @@ class Example:
         frames: uint8 [T, 224, 224, 3], before the crop.
         actions: float32 [T, D], the env's.
         ids: the prompt.
+        weights: float32 [T], a factor on the loss of each step's tokens; None: all 1.
     """
 
     frames: np.ndarray
     actions: np.ndarray
     ids: tuple[int, ...]
+    weights: np.ndarray | None = None
 
 
 def collect(network: Network, demonstrations: Iterable[srpo.Demonstration], camera: str, most_mb: int) -> list[Example]:
-    """Reads all demonstrations; failed ones are left out.
+    """Reads all demonstrations; failed ones without weights are left out.
 
     Raises:
         srpo.Error: "invalid" for one that does not fit, or when none is left; "exhausted" beyond most_mb.
@@ -47,7 +49,7 @@ def collect(network: Network, demonstrations: Iterable[srpo.Demonstration], came
     failed = used = 0
     for d in demonstrations:
         srpo.heartbeat()
-        if not d.success:
+        if not d.success and d.weights is None:
             failed += 1
             continue
         place = f"demonstration {d.id}"
@@ -71,13 +73,15 @@ def collect(network: Network, demonstrations: Iterable[srpo.Demonstration], came
                 hint="raise policy.openvla.demo_mb, or give fewer demonstrations",
             )
         frames = np.stack([pictures.uncropped(x, network.choice.jpeg) for x in d.images[camera]])
-        out.append(Example(frames, np.array(d.actions), network.prompt(d.instruction)))
+        out.append(Example(frames, np.array(d.actions), network.prompt(d.instruction), d.weights))
     if not out:
         raise srpo.Error(
             "invalid",
             f"no successful demonstration, {failed} failed ones",
             hint="record some with the env's expert, or use a trained checkpoint",
         )
+    if not any(e.weights is None or e.weights.any() for e in out):
+        raise srpo.Error("invalid", "all weights are 0", hint="give steps that are worth learning a weight above 0")
     return out
 
 
@@ -109,7 +113,7 @@ class Imitation:
             drawn = [self._draw(examples, starts, rng) for _ in range(self.batch)]
             self.optimiser.zero()
             loss = 0.0
-            for some in self.network.batches([s for s, _ in drawn], self.micro_batch):
+            for some in self.network.batches([s for s, _, _ in drawn], self.micro_batch):
                 loss += self._micro_batch([drawn[i] for i in some])
             lr = self.lr * (0.5 * (1 + math.cos(math.pi * step / steps)) if self.cosine else 1.0)
             norm = self.optimiser.step(lr)
@@ -122,9 +126,11 @@ class Imitation:
         self.optimiser.zero()
         return mean
 
-    def _draw(self, examples: list[Example], starts: np.ndarray, rng: np.random.Generator) -> tuple[Sample, np.ndarray]:
-        """A frame of a demonstration with the labels of its chunk, int64 [slots + 1]; those behind its end
-        are ignored.
+    def _draw(
+        self, examples: list[Example], starts: np.ndarray, rng: np.random.Generator
+    ) -> tuple[Sample, np.ndarray, np.ndarray]:
+        """A frame of a demonstration with the labels of its chunk, int64 [slots + 1], those behind its end ignored, and
+        a factor on the loss of each, float32 [slots + 1]; the stop token's is the mean of the chunk's steps.
         """
         at = int(rng.integers(starts[-1]))
         which = int(np.searchsorted(starts, at, "right")) - 1
@@ -136,14 +142,20 @@ class Imitation:
         labels = np.full(net.slots + 1, IGNORED)
         labels[: len(chosen)] = net.model.first_action + chosen
         labels[-1] = STOP
-        return Sample(frame, e.ids, tokens), labels
+        factors = np.ones(net.slots + 1, np.float32)
+        if e.weights is not None:
+            steps = e.weights[t : t + net.chunk]
+            factors[: len(chosen)] = np.repeat(steps, net.normaliser.dim)
+            factors[-1] = steps.mean()
+        return Sample(frame, e.ids, tokens), labels, factors
 
-    def _micro_batch(self, part: list[tuple[Sample, np.ndarray]]) -> float:
-        hidden = self.network.hidden([s for s, _ in part])
-        labels = torch.from_numpy(np.stack([x for _, x in part])).to(hidden.device)
+    def _micro_batch(self, part: list[tuple[Sample, np.ndarray, np.ndarray]]) -> float:
+        hidden = self.network.hidden([s for s, _, _ in part])
+        labels = torch.from_numpy(np.stack([x for _, x, _ in part])).to(hidden.device)
+        factors = torch.from_numpy(np.stack([f for _, _, f in part])).to(hidden.device)
         keep = labels != IGNORED
         # The mean over a sample's tokens, then over samples: a chunk at a demonstration's end weighs as much as others.
-        weight = (keep / keep.sum(1, keepdim=True))[keep] / self.batch
+        weight = (factors * keep / keep.sum(1, keepdim=True))[keep] / self.batch
         loss = (
             nn.functional.cross_entropy(self.network.model.logits(hidden[keep]), labels[keep], reduction="none")
             * weight

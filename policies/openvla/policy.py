@@ -185,7 +185,10 @@ class OpenVLAPolicy(srpo.Policy):
 
     def describe(self) -> srpo.PolicySpec:
         return srpo.PolicySpec(
-            cameras=[(self.camera, 0, 0)], chunk=self.network.chunk, parameters=self.network.parameters
+            cameras=[(self.camera, 0, 0)],
+            chunk=self.network.chunk,
+            parameters=self.network.parameters,
+            weighs_steps=True,
         )
 
     # Acting.

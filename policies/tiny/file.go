@@ -167,6 +167,9 @@ func (p *Policy) Load(_ context.Context, folder string) (uint64, error) {
 	for _, a := range s.updates {
 		last = max(last, a.ID)
 	}
+	for _, id := range s.imitated { // ids of one sequence: the next one must be new to both
+		last = max(last, id)
+	}
 	return last, nil
 }
 

@@ -17,6 +17,7 @@ type example struct {
 	pictures [][]byte
 	proprio  [][]float32
 	actions  [][]float32
+	weights  []float32 // one an action; nil: all 1
 	words    [words]float32
 }
 
@@ -24,14 +25,15 @@ type example struct {
 type pair struct{ proprio, action int }
 
 // Imitate trains by supervised learning on demonstrations: Adam with a learning rate that falls to 0 along a cosine, on frames drawn uniformly, each with the
-// actions of the next chunk as labels (those beyond the demonstration's end are left out). The gaussian head minimises squared error, tokens cross-entropy.
+// actions of the next chunk as labels (those beyond the demonstration's end are left out). The gaussian head minimises squared error, tokens cross-entropy,
+// each action's loss times its weight in [policy.Demonstration].Weights.
 //
 // Every sample is augmented: the gripper's recorded position is shifted and the labels of the next shift_steps steps corrected so that they undo the
 // shift, which teaches to come back to the demonstrated path; proprio entries that no action corrects get noise, since a demonstration hardly moves the wrist's
 // angles, exploration does, and what the policy never saw vary must not steer it; the picture is moved and brightened a little; the clock is shifted.
 //
 // The first demonstrations also fix the scale of the proprio inputs and the clock's horizon. Afterwards the result is the starting policy of the KL term, the
-// optimiser is fresh and recorded chunks are forgotten. Failed demonstrations are left out; none left is Invalid. An id above 0 that was applied before is
+// optimiser is fresh and recorded chunks are forgotten. Failed demonstrations without weights are left out; none left is Invalid. An id above 0 that was applied before is
 // not applied again. When it fails or is cancelled, nothing has changed.
 func (p *Policy) Imitate(ctx context.Context, im policy.Imitate, demos iter.Seq2[policy.Demonstration, error], progress func(done, loss float64)) error {
 	p.mu.Lock()
@@ -57,7 +59,7 @@ func (p *Policy) Imitate(ctx context.Context, im policy.Imitate, demos iter.Seq2
 		if err := canceled(ctx); err != nil {
 			return err
 		}
-		if !d.Success {
+		if !d.Success && d.Weights == nil {
 			failed++
 			continue
 		}
@@ -66,6 +68,9 @@ func (p *Policy) Imitate(ctx context.Context, im policy.Imitate, demos iter.Seq2
 			return fail(plugins.AsError(err).WithPlace("demonstration %s", d.ID))
 		}
 		examples = append(examples, e)
+	}
+	if len(examples) > 0 && !slices.ContainsFunc(examples, example.counts) {
+		return fail(plugins.Errorf(plugins.Invalid, "all weights are 0").WithHint("give steps that are worth learning a weight above 0"))
 	}
 	if len(examples) == 0 {
 		return fail(plugins.Errorf(plugins.Invalid, "no successful demonstration, %d failed ones", failed).WithHint("record some with the env's expert, or use a policy's checkpoint"))
@@ -140,7 +145,29 @@ func (p *Policy) example(d policy.Demonstration) (example, error) {
 		})
 	}
 	instruction(d.Instruction, e.words[:])
+	if d.Weights != nil && len(d.Weights) != n {
+		return e, plugins.Errorf(plugins.Invalid, "%d weights for %d actions", len(d.Weights), n)
+	}
+	for t, w := range d.Weights {
+		if !(w >= 0) || math.IsInf(float64(w), 0) {
+			return e, plugins.Errorf(plugins.Invalid, "the weight of step %d is %v", t, w).WithHint("finite and 0 or more")
+		}
+	}
+	e.weights = d.Weights
 	return e, nil
+}
+
+// weight is the factor on the loss of action t.
+func (e *example) weight(t int) float32 {
+	if e.weights == nil {
+		return 1
+	}
+	return e.weights[t]
+}
+
+// counts says whether there is an action to learn.
+func (e example) counts() bool {
+	return e.weights == nil || slices.ContainsFunc(e.weights, func(w float32) bool { return w > 0 })
 }
 
 // measure sets the proprio's mean and scale and the clock's horizon from the demonstrations. An entry that hardly moves is not blown up: the scale is at
@@ -270,7 +297,7 @@ func (p *Policy) clone(ctx context.Context, im policy.Imitate, examples []exampl
 		for k := range n {
 			loss, count = loss+losses[k], count+counts[k]
 		}
-		loss /= count
+		loss /= max(count, math.SmallestNonzeroFloat32) // a batch may hold no step that counts
 		d := total(parts)
 		if norm := clip(d, p.settings.Float("grad_clip")); math.IsNaN(loss+norm) || math.IsInf(loss+norm, 0) {
 			return plugins.Errorf(plugins.Internal, "loss or gradient is not finite at step %d; nothing was changed", step).WithHint("lower policy.tiny.imitate_lr")
@@ -349,7 +376,7 @@ func (g *augmented) draw(r *rand.Rand, ps *pass, copies int, label func(target, 
 		for k := 0; k < g.p.net.Chunk && t+k < len(e.actions); k++ {
 			copy(target[k*dim:], e.actions[t+k])
 			for d := range dim {
-				weight[k*dim+d] = 1
+				weight[k*dim+d] = e.weight(t + k)
 			}
 		}
 		if g.sigma > 0 {

@@ -707,3 +707,49 @@ func TestImageOff(t *testing.T) {
 		}
 	}
 }
+
+// TestWeights: of two demonstrations that contradict each other the one with weight is learned, a failed one too; weights of 1 change nothing.
+func TestWeights(t *testing.T) {
+	settings := map[string]any{"conv": []string{"3,16,16"}, "hidden": 32, "shift": 0, "image_shift": 0, "brightness": 0, "imitate_steps": 200, "imitate_copies": 1, "imitate_lr": 1e-2}
+	weighed := func(d policy.Demonstration, w float32) policy.Demonstration {
+		d.Weights = slices.Repeat([]float32{w}, d.Actions.Shape[0])
+		return d
+	}
+	learned := func(demos ...policy.Demonstration) *Policy {
+		p := small(t, 1, settings)
+		require.NoError(t, p.Imitate(ctx, policy.Imitate{ID: 1, Seed: 3}, sequence(demos...), nil))
+		return p
+	}
+	yes, no := demonstration(8), demonstration(8)
+	v := no.Actions.Float32s()
+	for i := range v {
+		v[i] = -v[i]
+	}
+	no.Actions = plugins.Floats(v, no.Actions.Shape...)
+	yes.Success = false
+	p := learned(weighed(yes, 2), weighed(no, 0))
+	for step := range 5 {
+		out, err := p.Act(ctx, policy.Act{Items: []policy.Item{item(yes, step)}, Greedy: true})
+		require.NoError(t, err)
+		require.InDelta(t, yes.Actions.Float32s()[2*step], out[0].Actions.Float32s()[0], 0.15, "step %d", step)
+	}
+	yes.Success = true
+	require.Equal(t, learned(yes, no).state.weights, learned(weighed(yes, 1), weighed(no, 1)).state.weights)
+
+	q := small(t, 1, nil)
+	require.Error(t, q.Imitate(ctx, policy.Imitate{}, sequence(weighed(yes, 0)), nil), "nothing to learn")
+	require.Error(t, q.Imitate(ctx, policy.Imitate{}, sequence(weighed(yes, -1)), nil))
+	yes.Weights = []float32{1}
+	require.Error(t, q.Imitate(ctx, policy.Imitate{}, sequence(yes), nil), "one weight for eight steps")
+}
+
+// TestLoadKnowsImitations: an id of the same sequence must not be given out twice.
+func TestLoadKnowsImitations(t *testing.T) {
+	p := small(t, 1, nil)
+	require.NoError(t, p.Imitate(ctx, policy.Imitate{ID: 7, Seed: 1, Steps: 1}, sequence(demonstration(5)), nil))
+	dir := t.TempDir()
+	require.NoError(t, p.Save(ctx, dir))
+	id, err := small(t, 2, nil).Load(ctx, dir)
+	require.NoError(t, err)
+	require.Equal(t, uint64(7), id)
+}

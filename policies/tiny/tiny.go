@@ -209,7 +209,7 @@ func (p *Policy) Describe(context.Context) (policy.Spec, error) {
 	if err := p.ready(); err != nil {
 		return policy.Spec{}, err
 	}
-	s := policy.Spec{Proprio: p.net.Proprio > 0, Chunk: p.net.Chunk, Trainable: true, CanImitate: true, Parameters: p.net.size}
+	s := policy.Spec{Proprio: p.net.Proprio > 0, Chunk: p.net.Chunk, Trainable: true, CanImitate: true, WeighsSteps: true, Parameters: p.net.size}
 	if p.settings.Bool("image") {
 		s.Cameras = []plugins.CameraRequest{{Name: p.settings.String("camera"), Height: p.settings.Int("camera_size"), Width: p.settings.Int("camera_size")}}
 	}

@@ -241,6 +241,30 @@ def test_imitation_is_deterministic():
     assert equal(*made)
 
 
+def test_imitation_honours_weights():
+    """Weights of 1 change nothing; a demonstration of weight 0 teaches nothing; a failed one with weights does."""
+    import dataclasses
+
+    def trained(*demos):
+        p, losses = policy(augment=False), []
+        p.imitate(srpo.Imitate(1, 5, 2), iter(demos), lambda share, loss: losses.append(loss))
+        return p, losses
+
+    one, other = demonstration(0), demonstration(1)
+
+    def weighed(d, w):
+        return dataclasses.replace(d, success=False, weights=np.full(len(d.actions), w, np.float32))
+
+    plain, losses = trained(one, other)
+    same, again = trained(weighed(one, 1), weighed(other, 1))
+    assert equal(plain, same) and losses == again
+    assert trained(weighed(one, 2), weighed(other, 2))[1][0] == pytest.approx(2 * losses[0])
+    assert trained(weighed(one, 1), weighed(other, 0))[1][0] < losses[0]
+    with pytest.raises(srpo.Error, match="all weights are 0"):
+        trained(weighed(one, 0))
+    assert plain.describe().weighs_steps
+
+
 def test_saved_folder_is_a_checkpoint(tmp_path):
     """What Save writes can be given as a checkpoint, adapters merged, and acts the same to rounding."""
     p = policy(lora_rank=4)

@@ -114,6 +114,7 @@ class PolicyService(Service):
             parameters=s.parameters,
             trainable=self._overrides("update") if s.trainable is None else s.trainable,
             max_batch=s.max_batch,
+            weighs_steps=s.weighs_steps and self._overrides("imitate"),
         )
 
     # Acting.
@@ -341,7 +342,16 @@ class PolicyService(Service):
                 "invalid",
                 f"{what}: proprio is {proprio.dtype.name} {list(proprio.shape)}, want float32 [{len(actions)}, P]",
             )
-        return Demonstration(m.id, m.instruction, images, proprio, actions, m.success)
+        weights = _owned(read(m.weights, self.arena, f"{what} weights")) if m.HasField("weights") else None
+        if weights is not None:
+            if weights.dtype != np.float32 or weights.shape != (len(actions),):
+                raise Error(
+                    "invalid",
+                    f"{what}: weights are {weights.dtype.name} {list(weights.shape)}, want float32 [{len(actions)}]",
+                )
+            if not (np.isfinite(weights).all() and (weights >= 0).all()):
+                raise Error("invalid", f"{what}: a weight is negative or not finite", hint="finite and 0 or more")
+        return Demonstration(m.id, m.instruction, images, proprio, actions, m.success, weights)
 
     def _forget(self, request: policy_pb2.ForgetRequest, call: Call) -> policy_pb2.ForgetReply:
         self.author.run(call, lambda: self.policy.forget(list(request.trajectories)))

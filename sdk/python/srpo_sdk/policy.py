@@ -43,6 +43,7 @@ class PolicySpec:
         trainable: whether `Policy.update` does anything; None: whether the policy overrides it.
         parameters: number of weights.
         max_batch: items that `Policy.act` likes to get at once, and gets at most; 0: any number.
+        weighs_steps: whether `Policy.imitate` honours `Demonstration.weights`.
     """
 
     cameras: Sequence[Tuple[str, int, int]]
@@ -52,6 +53,7 @@ class PolicySpec:
     trainable: Optional[bool] = None
     parameters: int = 0
     max_batch: int = 0
+    weighs_steps: bool = False
 
 
 @dataclass(frozen=True)
@@ -216,6 +218,8 @@ class Demonstration:
         proprio: float32 [T, P]; None: the env has none.
         actions: float32 [T, action dim].
         success: whether the episode reached its goal.
+        weights: float32 [T], finite and 0 or more: a factor on the loss of each step's action. Where it is given, a
+            failed episode is learned from too. None: all 1.
     """
 
     id: str
@@ -224,6 +228,7 @@ class Demonstration:
     proprio: Optional[np.ndarray]
     actions: np.ndarray
     success: bool
+    weights: Optional[np.ndarray] = None
 
 
 class Policy:

@@ -185,6 +185,8 @@ def test_bad_demonstrations_are_told(shared):
         (demonstration(actions=tensor(np.ones((2, 3), np.float32))), "want uint8"),
         (demonstration(proprio=tensor(np.ones((2, 1), np.float32))), "proprio is"),
         (demonstration(actions=tensor(np.full((3, 3), np.nan, np.float32))), "want finite float32"),
+        (demonstration(weights=tensor(np.ones(2, np.float32))), r"weights are float32 \[2\]"),
+        (demonstration(weights=tensor(np.array([1, -1, 0], np.float32))), "negative or not finite"),
     ):
         with pytest.raises(PluginError, match=said) as e:
             imitate(shared, demo, update_id=40)

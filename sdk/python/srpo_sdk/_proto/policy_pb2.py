@@ -15,7 +15,7 @@ from . import base_pb2 as srpo_dot_v1_dot_base__pb2
 from . import env_pb2 as srpo_dot_v1_dot_env__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14srpo/v1/policy.proto\x12\x07srpo.v1\x1a\x12srpo/v1/base.proto\x1a\x11srpo/v1/env.proto\"\x17\n\x15\x44\x65scribePolicyRequest\"\xca\x01\n\nPolicySpec\x12\'\n\x07\x63\x61meras\x18\x01 \x03(\x0b\x32\x16.srpo.v1.CameraRequest\x12\x0f\n\x07proprio\x18\x02 \x01(\x08\x12$\n\x06\x61\x63tion\x18\x03 \x01(\x0b\x32\x14.srpo.v1.ActionSpace\x12\r\n\x05\x63hunk\x18\x04 \x01(\r\x12\x11\n\ttrainable\x18\x05 \x01(\x08\x12\x13\n\x0b\x63\x61n_imitate\x18\x06 \x01(\x08\x12\x12\n\nparameters\x18\x07 \x01(\x04\x12\x11\n\tmax_batch\x18\x08 \x01(\r\"b\n\nActRequest\x12\x1f\n\x05items\x18\x01 \x03(\x0b\x32\x10.srpo.v1.ActItem\x12\x0e\n\x06greedy\x18\x02 \x01(\x08\x12\x13\n\x0btemperature\x18\x03 \x01(\x01\x12\x0e\n\x06record\x18\x04 \x01(\x08\"d\n\x07\x41\x63tItem\x12\x12\n\ntrajectory\x18\x01 \x01(\t\x12\x0c\n\x04step\x18\x02 \x01(\r\x12)\n\x0bobservation\x18\x03 \x01(\x0b\x32\x14.srpo.v1.Observation\x12\x0c\n\x04seed\x18\x04 \x01(\x04\"/\n\x08\x41\x63tReply\x12#\n\x07results\x18\x01 \x03(\x0b\x32\x12.srpo.v1.ActResult\"Q\n\tActResult\x12 \n\x07\x61\x63tions\x18\x01 \x01(\x0b\x32\x0f.srpo.v1.Tensor\x12\"\n\tlog_probs\x18\x02 \x01(\x0b\x32\x0f.srpo.v1.Tensor\"~\n\x0fHyperparameters\x12\x10\n\x08\x63lip_low\x18\x01 \x01(\x01\x12\x11\n\tclip_high\x18\x02 \x01(\x01\x12\x0f\n\x07kl_beta\x18\x03 \x01(\x01\x12\x0e\n\x06\x65pochs\x18\x04 \x01(\r\x12\x12\n\nmini_batch\x18\x05 \x01(\r\x12\x11\n\tclip_dual\x18\x06 \x01(\x01\"\xac\x01\n\rUpdateRequest\x12\x11\n\tupdate_id\x18\x01 \x01(\x04\x12\x32\n\x0ctrajectories\x18\x02 \x03(\x0b\x32\x1c.srpo.v1.TrajectoryAdvantage\x12\x31\n\x0fhyperparameters\x18\x03 \x01(\x0b\x32\x18.srpo.v1.Hyperparameters\x12\x13\n\x0btemperature\x18\x04 \x01(\x01\x12\x0c\n\x04seed\x18\x05 \x01(\x04\"L\n\x13TrajectoryAdvantage\x12\x12\n\ntrajectory\x18\x01 \x01(\t\x12\x12\n\nadvantages\x18\x02 \x03(\x01\x12\r\n\x05steps\x18\x03 \x01(\r\"g\n\x0bUpdateReply\x12\x10\n\x08progress\x18\x01 \x01(\x01\x12-\n\nstatistics\x18\x02 \x01(\x0b\x32\x19.srpo.v1.UpdateStatistics\x12\x17\n\x0f\x61lready_applied\x18\x03 \x01(\x08\"\xf0\x01\n\x10UpdateStatistics\x12\x0c\n\x04loss\x18\x01 \x01(\x01\x12\n\n\x02kl\x18\x02 \x01(\x01\x12\x15\n\rclip_fraction\x18\x03 \x01(\x01\x12\x11\n\tgrad_norm\x18\x04 \x01(\x01\x12\x0f\n\x07\x65ntropy\x18\x05 \x01(\x01\x12\x13\n\x0b\x66irst_ratio\x18\x06 \x01(\x01\x12\x0f\n\x07samples\x18\x07 \x01(\x04\x12\x33\n\x05\x65xtra\x18\x08 \x03(\x0b\x32$.srpo.v1.UpdateStatistics.ExtraEntry\x1a,\n\nExtraEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"%\n\rForgetRequest\x12\x14\n\x0ctrajectories\x18\x01 \x03(\t\"\r\n\x0b\x46orgetReply\"v\n\x0eImitateRequest\x12(\n\x06header\x18\x01 \x01(\x0b\x32\x16.srpo.v1.ImitateHeaderH\x00\x12/\n\rdemonstration\x18\x02 \x01(\x0b\x32\x16.srpo.v1.DemonstrationH\x00\x42\t\n\x07message\"?\n\rImitateHeader\x12\x11\n\tupdate_id\x18\x01 \x01(\x04\x12\x0c\n\x04seed\x18\x02 \x01(\x04\x12\r\n\x05steps\x18\x03 \x01(\r\"\xf9\x01\n\rDemonstration\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0binstruction\x18\x02 \x01(\t\x12\x32\n\x06images\x18\x03 \x03(\x0b\x32\".srpo.v1.Demonstration.ImagesEntry\x12 \n\x07proprio\x18\x04 \x01(\x0b\x32\x0f.srpo.v1.Tensor\x12 \n\x07\x61\x63tions\x18\x05 \x01(\x0b\x32\x0f.srpo.v1.Tensor\x12\x0f\n\x07success\x18\x06 \x01(\x08\x1a>\n\x0bImagesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x1e\n\x05value\x18\x02 \x01(\x0b\x32\x0f.srpo.v1.Tensor:\x02\x38\x01\"<\n\x0cImitateReply\x12\x10\n\x08progress\x18\x01 \x01(\x01\x12\x0c\n\x04loss\x18\x02 \x01(\x01\x12\x0c\n\x04\x64one\x18\x03 \x01(\x08\"\x1d\n\x0bSaveRequest\x12\x0e\n\x06\x66older\x18\x01 \x01(\t\"\x0b\n\tSaveReply\"\x1d\n\x0bLoadRequest\x12\x0e\n\x06\x66older\x18\x01 \x01(\t\"\x1e\n\tLoadReply\x12\x11\n\tupdate_id\x18\x01 \x01(\x04\x32\x99\x03\n\x0cPolicyPlugin\x12\x45\n\x0e\x44\x65scribePolicy\x12\x1e.srpo.v1.DescribePolicyRequest\x1a\x13.srpo.v1.PolicySpec\x12-\n\x03\x41\x63t\x12\x13.srpo.v1.ActRequest\x1a\x11.srpo.v1.ActReply\x12\x38\n\x06Update\x12\x16.srpo.v1.UpdateRequest\x1a\x14.srpo.v1.UpdateReply0\x01\x12\x36\n\x06\x46orget\x12\x16.srpo.v1.ForgetRequest\x1a\x14.srpo.v1.ForgetReply\x12=\n\x07Imitate\x12\x17.srpo.v1.ImitateRequest\x1a\x15.srpo.v1.ImitateReply(\x01\x30\x01\x12\x30\n\x04Save\x12\x14.srpo.v1.SaveRequest\x1a\x12.srpo.v1.SaveReply\x12\x30\n\x04Load\x12\x14.srpo.v1.LoadRequest\x1a\x12.srpo.v1.LoadReplyB/Z-github.com/srpo-dev/srpo/plugins/proto/srpov1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14srpo/v1/policy.proto\x12\x07srpo.v1\x1a\x12srpo/v1/base.proto\x1a\x11srpo/v1/env.proto\"\x17\n\x15\x44\x65scribePolicyRequest\"\xe0\x01\n\nPolicySpec\x12\'\n\x07\x63\x61meras\x18\x01 \x03(\x0b\x32\x16.srpo.v1.CameraRequest\x12\x0f\n\x07proprio\x18\x02 \x01(\x08\x12$\n\x06\x61\x63tion\x18\x03 \x01(\x0b\x32\x14.srpo.v1.ActionSpace\x12\r\n\x05\x63hunk\x18\x04 \x01(\r\x12\x11\n\ttrainable\x18\x05 \x01(\x08\x12\x13\n\x0b\x63\x61n_imitate\x18\x06 \x01(\x08\x12\x12\n\nparameters\x18\x07 \x01(\x04\x12\x11\n\tmax_batch\x18\x08 \x01(\r\x12\x14\n\x0cweighs_steps\x18\t \x01(\x08\"b\n\nActRequest\x12\x1f\n\x05items\x18\x01 \x03(\x0b\x32\x10.srpo.v1.ActItem\x12\x0e\n\x06greedy\x18\x02 \x01(\x08\x12\x13\n\x0btemperature\x18\x03 \x01(\x01\x12\x0e\n\x06record\x18\x04 \x01(\x08\"d\n\x07\x41\x63tItem\x12\x12\n\ntrajectory\x18\x01 \x01(\t\x12\x0c\n\x04step\x18\x02 \x01(\r\x12)\n\x0bobservation\x18\x03 \x01(\x0b\x32\x14.srpo.v1.Observation\x12\x0c\n\x04seed\x18\x04 \x01(\x04\"/\n\x08\x41\x63tReply\x12#\n\x07results\x18\x01 \x03(\x0b\x32\x12.srpo.v1.ActResult\"Q\n\tActResult\x12 \n\x07\x61\x63tions\x18\x01 \x01(\x0b\x32\x0f.srpo.v1.Tensor\x12\"\n\tlog_probs\x18\x02 \x01(\x0b\x32\x0f.srpo.v1.Tensor\"~\n\x0fHyperparameters\x12\x10\n\x08\x63lip_low\x18\x01 \x01(\x01\x12\x11\n\tclip_high\x18\x02 \x01(\x01\x12\x0f\n\x07kl_beta\x18\x03 \x01(\x01\x12\x0e\n\x06\x65pochs\x18\x04 \x01(\r\x12\x12\n\nmini_batch\x18\x05 \x01(\r\x12\x11\n\tclip_dual\x18\x06 \x01(\x01\"\xac\x01\n\rUpdateRequest\x12\x11\n\tupdate_id\x18\x01 \x01(\x04\x12\x32\n\x0ctrajectories\x18\x02 \x03(\x0b\x32\x1c.srpo.v1.TrajectoryAdvantage\x12\x31\n\x0fhyperparameters\x18\x03 \x01(\x0b\x32\x18.srpo.v1.Hyperparameters\x12\x13\n\x0btemperature\x18\x04 \x01(\x01\x12\x0c\n\x04seed\x18\x05 \x01(\x04\"L\n\x13TrajectoryAdvantage\x12\x12\n\ntrajectory\x18\x01 \x01(\t\x12\x12\n\nadvantages\x18\x02 \x03(\x01\x12\r\n\x05steps\x18\x03 \x01(\r\"g\n\x0bUpdateReply\x12\x10\n\x08progress\x18\x01 \x01(\x01\x12-\n\nstatistics\x18\x02 \x01(\x0b\x32\x19.srpo.v1.UpdateStatistics\x12\x17\n\x0f\x61lready_applied\x18\x03 \x01(\x08\"\xf0\x01\n\x10UpdateStatistics\x12\x0c\n\x04loss\x18\x01 \x01(\x01\x12\n\n\x02kl\x18\x02 \x01(\x01\x12\x15\n\rclip_fraction\x18\x03 \x01(\x01\x12\x11\n\tgrad_norm\x18\x04 \x01(\x01\x12\x0f\n\x07\x65ntropy\x18\x05 \x01(\x01\x12\x13\n\x0b\x66irst_ratio\x18\x06 \x01(\x01\x12\x0f\n\x07samples\x18\x07 \x01(\x04\x12\x33\n\x05\x65xtra\x18\x08 \x03(\x0b\x32$.srpo.v1.UpdateStatistics.ExtraEntry\x1a,\n\nExtraEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"%\n\rForgetRequest\x12\x14\n\x0ctrajectories\x18\x01 \x03(\t\"\r\n\x0b\x46orgetReply\"v\n\x0eImitateRequest\x12(\n\x06header\x18\x01 \x01(\x0b\x32\x16.srpo.v1.ImitateHeaderH\x00\x12/\n\rdemonstration\x18\x02 \x01(\x0b\x32\x16.srpo.v1.DemonstrationH\x00\x42\t\n\x07message\"?\n\rImitateHeader\x12\x11\n\tupdate_id\x18\x01 \x01(\x04\x12\x0c\n\x04seed\x18\x02 \x01(\x04\x12\r\n\x05steps\x18\x03 \x01(\r\"\x9b\x02\n\rDemonstration\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0binstruction\x18\x02 \x01(\t\x12\x32\n\x06images\x18\x03 \x03(\x0b\x32\".srpo.v1.Demonstration.ImagesEntry\x12 \n\x07proprio\x18\x04 \x01(\x0b\x32\x0f.srpo.v1.Tensor\x12 \n\x07\x61\x63tions\x18\x05 \x01(\x0b\x32\x0f.srpo.v1.Tensor\x12\x0f\n\x07success\x18\x06 \x01(\x08\x12 \n\x07weights\x18\x07 \x01(\x0b\x32\x0f.srpo.v1.Tensor\x1a>\n\x0bImagesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x1e\n\x05value\x18\x02 \x01(\x0b\x32\x0f.srpo.v1.Tensor:\x02\x38\x01\"<\n\x0cImitateReply\x12\x10\n\x08progress\x18\x01 \x01(\x01\x12\x0c\n\x04loss\x18\x02 \x01(\x01\x12\x0c\n\x04\x64one\x18\x03 \x01(\x08\"\x1d\n\x0bSaveRequest\x12\x0e\n\x06\x66older\x18\x01 \x01(\t\"\x0b\n\tSaveReply\"\x1d\n\x0bLoadRequest\x12\x0e\n\x06\x66older\x18\x01 \x01(\t\"\x1e\n\tLoadReply\x12\x11\n\tupdate_id\x18\x01 \x01(\x04\x32\x99\x03\n\x0cPolicyPlugin\x12\x45\n\x0e\x44\x65scribePolicy\x12\x1e.srpo.v1.DescribePolicyRequest\x1a\x13.srpo.v1.PolicySpec\x12-\n\x03\x41\x63t\x12\x13.srpo.v1.ActRequest\x1a\x11.srpo.v1.ActReply\x12\x38\n\x06Update\x12\x16.srpo.v1.UpdateRequest\x1a\x14.srpo.v1.UpdateReply0\x01\x12\x36\n\x06\x46orget\x12\x16.srpo.v1.ForgetRequest\x1a\x14.srpo.v1.ForgetReply\x12=\n\x07Imitate\x12\x17.srpo.v1.ImitateRequest\x1a\x15.srpo.v1.ImitateReply(\x01\x30\x01\x12\x30\n\x04Save\x12\x14.srpo.v1.SaveRequest\x1a\x12.srpo.v1.SaveReply\x12\x30\n\x04Load\x12\x14.srpo.v1.LoadRequest\x1a\x12.srpo.v1.LoadReplyB/Z-github.com/srpo-dev/srpo/plugins/proto/srpov1b\x06proto3')
 
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, globals())
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'srpo.v1.policy_pb2', globals())
@@ -30,49 +30,49 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _DESCRIBEPOLICYREQUEST._serialized_start=72
   _DESCRIBEPOLICYREQUEST._serialized_end=95
   _POLICYSPEC._serialized_start=98
-  _POLICYSPEC._serialized_end=300
-  _ACTREQUEST._serialized_start=302
-  _ACTREQUEST._serialized_end=400
-  _ACTITEM._serialized_start=402
-  _ACTITEM._serialized_end=502
-  _ACTREPLY._serialized_start=504
-  _ACTREPLY._serialized_end=551
-  _ACTRESULT._serialized_start=553
-  _ACTRESULT._serialized_end=634
-  _HYPERPARAMETERS._serialized_start=636
-  _HYPERPARAMETERS._serialized_end=762
-  _UPDATEREQUEST._serialized_start=765
-  _UPDATEREQUEST._serialized_end=937
-  _TRAJECTORYADVANTAGE._serialized_start=939
-  _TRAJECTORYADVANTAGE._serialized_end=1015
-  _UPDATEREPLY._serialized_start=1017
-  _UPDATEREPLY._serialized_end=1120
-  _UPDATESTATISTICS._serialized_start=1123
-  _UPDATESTATISTICS._serialized_end=1363
-  _UPDATESTATISTICS_EXTRAENTRY._serialized_start=1319
-  _UPDATESTATISTICS_EXTRAENTRY._serialized_end=1363
-  _FORGETREQUEST._serialized_start=1365
-  _FORGETREQUEST._serialized_end=1402
-  _FORGETREPLY._serialized_start=1404
-  _FORGETREPLY._serialized_end=1417
-  _IMITATEREQUEST._serialized_start=1419
-  _IMITATEREQUEST._serialized_end=1537
-  _IMITATEHEADER._serialized_start=1539
-  _IMITATEHEADER._serialized_end=1602
-  _DEMONSTRATION._serialized_start=1605
-  _DEMONSTRATION._serialized_end=1854
-  _DEMONSTRATION_IMAGESENTRY._serialized_start=1792
-  _DEMONSTRATION_IMAGESENTRY._serialized_end=1854
-  _IMITATEREPLY._serialized_start=1856
-  _IMITATEREPLY._serialized_end=1916
-  _SAVEREQUEST._serialized_start=1918
-  _SAVEREQUEST._serialized_end=1947
-  _SAVEREPLY._serialized_start=1949
-  _SAVEREPLY._serialized_end=1960
-  _LOADREQUEST._serialized_start=1962
-  _LOADREQUEST._serialized_end=1991
-  _LOADREPLY._serialized_start=1993
-  _LOADREPLY._serialized_end=2023
-  _POLICYPLUGIN._serialized_start=2026
-  _POLICYPLUGIN._serialized_end=2435
+  _POLICYSPEC._serialized_end=322
+  _ACTREQUEST._serialized_start=324
+  _ACTREQUEST._serialized_end=422
+  _ACTITEM._serialized_start=424
+  _ACTITEM._serialized_end=524
+  _ACTREPLY._serialized_start=526
+  _ACTREPLY._serialized_end=573
+  _ACTRESULT._serialized_start=575
+  _ACTRESULT._serialized_end=656
+  _HYPERPARAMETERS._serialized_start=658
+  _HYPERPARAMETERS._serialized_end=784
+  _UPDATEREQUEST._serialized_start=787
+  _UPDATEREQUEST._serialized_end=959
+  _TRAJECTORYADVANTAGE._serialized_start=961
+  _TRAJECTORYADVANTAGE._serialized_end=1037
+  _UPDATEREPLY._serialized_start=1039
+  _UPDATEREPLY._serialized_end=1142
+  _UPDATESTATISTICS._serialized_start=1145
+  _UPDATESTATISTICS._serialized_end=1385
+  _UPDATESTATISTICS_EXTRAENTRY._serialized_start=1341
+  _UPDATESTATISTICS_EXTRAENTRY._serialized_end=1385
+  _FORGETREQUEST._serialized_start=1387
+  _FORGETREQUEST._serialized_end=1424
+  _FORGETREPLY._serialized_start=1426
+  _FORGETREPLY._serialized_end=1439
+  _IMITATEREQUEST._serialized_start=1441
+  _IMITATEREQUEST._serialized_end=1559
+  _IMITATEHEADER._serialized_start=1561
+  _IMITATEHEADER._serialized_end=1624
+  _DEMONSTRATION._serialized_start=1627
+  _DEMONSTRATION._serialized_end=1910
+  _DEMONSTRATION_IMAGESENTRY._serialized_start=1848
+  _DEMONSTRATION_IMAGESENTRY._serialized_end=1910
+  _IMITATEREPLY._serialized_start=1912
+  _IMITATEREPLY._serialized_end=1972
+  _SAVEREQUEST._serialized_start=1974
+  _SAVEREQUEST._serialized_end=2003
+  _SAVEREPLY._serialized_start=2005
+  _SAVEREPLY._serialized_end=2016
+  _LOADREQUEST._serialized_start=2018
+  _LOADREQUEST._serialized_end=2047
+  _LOADREPLY._serialized_start=2049
+  _LOADREPLY._serialized_end=2079
+  _POLICYPLUGIN._serialized_start=2082
+  _POLICYPLUGIN._serialized_end=2491
 # @@protoc_insertion_point(module_scope)

@@ -1,0 +1,262 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/srpo-dev/srpo/host/config"
+	"github.com/srpo-dev/srpo/host/dataset"
+	"github.com/srpo-dev/srpo/host/report"
+	"github.com/srpo-dev/srpo/host/supervise"
+	"github.com/srpo-dev/srpo/host/supervise/catalog"
+	"github.com/srpo-dev/srpo/host/supervise/pyenv"
+	"github.com/srpo-dev/srpo/plugins"
+)
+
+func (a *app) dataCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "data",
+		Short: "Look at recorded episodes, and write them as a LeRobot data set",
+		Args:  cobra.ArbitraryArgs,
+		RunE:  onlySubcommands,
+	}
+	c.AddCommand(a.dataShow(), a.dataExport())
+	return c
+}
+
+// dataSettings are the flags of settings for commands that start no plugin.
+func dataSettings(c *cobra.Command, f *settingsFlags) {
+	var skip []string
+	for _, s := range shorthands {
+		skip = append(skip, s.flag)
+	}
+	f.add(c, skip...)
+}
+
+func (a *app) dataShow() *cobra.Command {
+	var f settingsFlags
+	c := &cobra.Command{
+		Use:   "show FOLDER",
+		Short: "Say what a folder of recorded episodes holds",
+		Long:  "show lists episodes, tasks, cameras and what the numbers mean, of a run folder or recording with trajectories, or of a LeRobot data set (v2.0, v2.1, v3.0).",
+		Args:  oneArg("a folder of recorded episodes"),
+		RunE:  func(c *cobra.Command, args []string) error { return a.showData(c.Context(), &f, args[0]) },
+	}
+	dataSettings(c, &f)
+	return c
+}
+
+// shownData is what `srpo data show --json` prints.
+type shownData struct {
+	Form      string          `json:"form"`
+	Episodes  int             `json:"episodes"`
+	Successes int             `json:"successes"`
+	Steps     int             `json:"steps"`
+	Tasks     []shownDataTask `json:"tasks"`
+	Cameras   []string        `json:"cameras"`
+	Action    []string        `json:"action"`
+	Proprio   []string        `json:"proprio"`
+}
+
+type shownDataTask struct {
+	Task      string `json:"task"`
+	Episodes  int    `json:"episodes"`
+	Successes int    `json:"successes"`
+	Steps     int    `json:"steps"`
+}
+
+func (a *app) showData(ctx context.Context, f *settingsFlags, dir string) error {
+	term := report.NewTerminal(a.err)
+	defer term.Close()
+	cfg, err := f.load()
+	if err != nil {
+		return err
+	}
+	d := cfg.Data
+	set, err := dataset.Open(ctx, dir, dataset.Options{Cameras: d.Cameras, Action: d.Action, State: d.State, Success: d.Success, Every: 1, Reader: lerobotReader(cfg, term)})
+	if err != nil {
+		return err
+	}
+	defer set.Close()
+	space := set.Space()
+	out := shownData{Form: set.Form(), Cameras: space.Cameras, Action: space.Action.Names, Proprio: space.Proprio}
+	index := map[string]int{}
+	for _, e := range set.Episodes() {
+		i, ok := index[e.Task]
+		if !ok {
+			i = len(out.Tasks)
+			index[e.Task] = i
+			out.Tasks = append(out.Tasks, shownDataTask{Task: e.Task})
+		}
+		t := &out.Tasks[i]
+		t.Episodes, t.Steps = t.Episodes+1, t.Steps+e.Steps
+		out.Episodes, out.Steps = out.Episodes+1, out.Steps+e.Steps
+		if e.Success != nil && *e.Success {
+			t.Successes++
+			out.Successes++
+		}
+	}
+	term.Close()
+	if a.json {
+		return a.printJSON(out)
+	}
+	fmt.Fprintf(a.out, "%s: %d episodes, %d successes, %d steps\ncameras: %s\naction: %s\nproprio: %s\n\n", out.Form, out.Episodes, out.Successes, out.Steps,
+		strings.Join(out.Cameras, ", "), strings.Join(out.Action, ", "), strings.Join(out.Proprio, ", "))
+	w := tabwriter.NewWriter(a.out, 0, 4, 2, ' ', 0)
+	fmt.Fprintln(w, "task\tepisodes\tsuccesses\tsteps")
+	for _, t := range out.Tasks {
+		fmt.Fprintf(w, "%s\t%d\t%d\t%d\n", t.Task, t.Episodes, t.Successes, t.Steps)
+	}
+	return w.Flush()
+}
+
+func (a *app) dataExport() *cobra.Command {
+	var f settingsFlags
+	var out, robot string
+	var successes bool
+	c := &cobra.Command{
+		Use:   "export FOLDER --out FOLDER",
+		Short: "Write recorded episodes as a LeRobot data set, v3.0",
+		Long: "export writes the trajectories of a run folder (run.keep_trajectories) or of srpo record --trajectories as a LeRobot data set: action, observation.state,\n" +
+			"observation.images.CAMERA as H.264 videos, next.success, with statistics. srpo run --offline and srpo imitate --data read it again.",
+		Example: "  srpo record --actor expert --episodes 50 --trajectories --out demos\n  srpo data export demos --out demos-lerobot",
+		Args:    oneArg("a folder of trajectories"),
+		RunE: func(c *cobra.Command, args []string) error {
+			return a.exportData(c.Context(), &f, args[0], out, robot, successes)
+		},
+	}
+	dataSettings(c, &f)
+	c.Flags().StringVar(&out, "out", "", "folder to make")
+	c.Flags().StringVar(&robot, "robot", "", "robot_type to write; default the env's name")
+	c.Flags().BoolVar(&successes, "successes", false, "leave failed episodes out")
+	return c
+}
+
+func (a *app) exportData(ctx context.Context, f *settingsFlags, from, out, robot string, successes bool) error {
+	term := report.NewTerminal(a.err)
+	defer term.Close()
+	cfg, err := f.load()
+	if err != nil {
+		return err
+	}
+	if out == "" {
+		return plugins.Errorf(plugins.Invalid, "no folder to write").WithPlace("--out").WithHint("--out my-data-set")
+	}
+	set, err := dataset.Open(ctx, from, dataset.Options{})
+	if plugins.KindOf(err) == plugins.Unsupported {
+		return plugins.Errorf(plugins.Invalid, "it is a LeRobot data set already").WithPlace("%s", from).WithHint("lerobot's own tools convert between versions")
+	}
+	if err != nil {
+		return err
+	}
+	set.Close()
+	fps := cfg.Data.FPS
+	if fps == 0 {
+		fps = float64(set.Space().Action.RateHz)
+	}
+	if fps <= 0 {
+		return plugins.Errorf(plugins.Invalid, "the env did not say how many steps a second it takes").WithPlace("%s", from).WithHint("--set data.fps=20")
+	}
+	if entries, err := os.ReadDir(out); err == nil && len(entries) > 0 {
+		return plugins.Errorf(plugins.Invalid, "the folder is not empty: it holds %s", entries[0].Name()).WithPlace("--out %s", out).WithHint("give a folder that is empty or does not exist; nothing is overwritten")
+	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return plugins.Errorf(plugins.Invalid, "%w", err).WithPlace("--out %s", out).WithHint("give a folder that is empty or does not exist")
+	}
+	if err := os.MkdirAll(filepath.Dir(filepath.Clean(out)), 0o755); err != nil {
+		return plugins.Errorf(plugins.Exhausted, "%w", err).WithPlace("--out %s", out).WithHint("give another folder")
+	}
+	l, err := lerobotLaunch(ctx, cfg, term)
+	if err != nil {
+		return err
+	}
+	cache, err := pyenv.CacheDir()
+	if err != nil {
+		return err
+	}
+	script := filepath.Join(filepath.Dir(l.Argv[len(l.Argv)-1]), "write.py")
+	args := []string{l.Argv[0], "-u", script, "--from", from, "--out", filepath.Clean(out), "--fps", strconv.FormatFloat(fps, 'g', -1, 64)}
+	if successes {
+		args = append(args, "--successes")
+	}
+	if robot != "" {
+		args = append(args, "--robot", robot)
+	}
+	l.Argv, l.Dir = args, "" // paths are the user's
+	show := newProgress(term)
+	defer show.stop()
+	result, err := supervise.Program{Launch: l, Log: filepath.Join(cache, "logs", "lerobot-write.log"), EnvAllow: append([]string{"OMP_NUM_THREADS"}, cfg.Host.EnvAllow...), OnReport: show.report}.Run(ctx)
+	show.stop()
+	if err != nil {
+		left, _ := filepath.Glob(filepath.Join(filepath.Dir(filepath.Clean(out)), ".tmp-"+filepath.Base(out)+"-*"))
+		for _, dir := range left { // of a writer that was killed
+			_ = os.RemoveAll(dir)
+		}
+		if plugins.KindOf(err) == plugins.Canceled {
+			return plugins.Errorf(plugins.Canceled, "stopped; nothing was written").WithHint("the same command begins anew")
+		}
+		return err
+	}
+	term.Close()
+	if a.json {
+		return a.printJSON(result)
+	}
+	var r struct {
+		Episodes, Steps, Tasks int
+		Cameras                []string
+	}
+	if err := json.Unmarshal(result, &r); err != nil {
+		return plugins.Errorf(plugins.Internal, "the writer's result: %w", err)
+	}
+	fmt.Fprintf(a.out, "%s: LeRobot v3.0, %d episodes, %d steps, %d tasks, cameras %s\nnext: srpo imitate --data %s\n", out, r.Episodes, r.Steps, r.Tasks, strings.Join(r.Cameras, ", "), out)
+	return nil
+}
+
+// lerobotLaunch makes the environment that reads and writes LeRobot data sets, when it is first needed.
+func lerobotLaunch(ctx context.Context, cfg *config.Config, term *report.Terminal) (supervise.Launch, error) {
+	prep, err := preparer(cfg, term)
+	if err != nil {
+		return supervise.Launch{}, err
+	}
+	cat := &catalog.Catalog{Embedded: []fs.FS{dataset.LeRobotFiles()}, Cache: prep.Cache}
+	pkg, err := cat.Find(plugins.Encoder, "lerobot")
+	if err != nil {
+		return supervise.Launch{}, err
+	}
+	if spec, o, ok := prep.Environment(pkg); ok && !pyenv.Installed(spec, o) {
+		term.Line("LeRobot data sets need a Python environment of srpo's own, once: about %.0f MB to download, %.0f MB on disk (pyarrow, av, Pillow, NumPy)", spec.DownloadMB, spec.DiskMB)
+	}
+	l, err := prep.Prepare(ctx, pkg)
+	if err != nil {
+		e := plugins.AsError(err)
+		e.Place = "the reader of LeRobot data sets"
+		if strings.HasPrefix(e.Hint, "srpo plugin install") {
+			e = e.WithHint("remove %s, and it is made anew", filepath.Join(prep.Cache, "venvs", "lerobot-*"))
+		}
+		return l, e
+	}
+	return l, nil
+}
+
+// lerobotReader reads LeRobot data sets with a Python program of its own, which is installed when the first one is met.
+func lerobotReader(cfg *config.Config, term *report.Terminal) *dataset.Reader {
+	return &dataset.Reader{Command: func(ctx context.Context) (argv, env []string, err error) {
+		l, err := lerobotLaunch(ctx, cfg, term)
+		if err != nil {
+			return nil, nil, err
+		}
+		for name, value := range l.Env {
+			env = append(env, name+"="+value)
+		}
+		return l.Argv, env, nil
+	}}
+}

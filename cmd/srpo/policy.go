@@ -1,0 +1,68 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/srpo-dev/srpo/host"
+	"github.com/srpo-dev/srpo/host/report"
+	"github.com/srpo-dev/srpo/plugins"
+)
+
+func (a *app) policyCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "policy",
+		Short: "Take a trained policy out of a run",
+		Args:  cobra.ArbitraryArgs,
+		RunE:  onlySubcommands,
+	}
+	c.AddCommand(a.policyExport())
+	return c
+}
+
+func (a *app) policyExport() *cobra.Command {
+	o := host.ExportOptions{Iteration: -1}
+	c := &cobra.Command{
+		Use:   "export RUN --to FOLDER",
+		Short: "Copy a checkpoint's policy, in its published format where it has one",
+		Long: "export copies the policy of a run's newest good checkpoint, of the one after iteration --checkpoint, or of the --best one, and compares every byte with\n" +
+			"its checksum. A policy with a published format (openvla) leaves in it what the original code loads, and not the optimiser's state; others give what they\n" +
+			"saved. The folder goes into --checkpoint of srpo run and srpo eval. Nothing is overwritten.",
+		Example: "  srpo policy export runs/NAME --to my-policy\n  srpo policy export runs/NAME --best --to my-policy",
+		Args:    oneArg("a run folder or one of its checkpoints"),
+		RunE: func(c *cobra.Command, args []string) error {
+			if o.To == "" {
+				return plugins.Errorf(plugins.Invalid, "no folder to export to").WithPlace("--to").WithHint("--to my-policy")
+			}
+			if c.Flags().Changed("checkpoint") && o.Iteration < 0 {
+				return plugins.Errorf(plugins.Invalid, "there is no iteration %d", o.Iteration).WithPlace("--checkpoint").WithHint("0 is the starting policy")
+			}
+			term := report.NewTerminal(a.err)
+			defer term.Close()
+			o.From, o.Terminal = args[0], term
+			x, err := host.ExportPolicy(c.Context(), o)
+			if err != nil {
+				return err
+			}
+			term.Close()
+			if a.json {
+				return a.printJSON(x)
+			}
+			rate := ""
+			if x.SuccessRate != nil {
+				rate = fmt.Sprintf(", success %.0f %%", 100**x.SuccessRate)
+			}
+			fmt.Fprintf(a.out, "%s: %d files, %.1f MB, of iteration %d%s\n", x.To, x.Files, float64(x.Bytes)/1e6, x.Iteration, rate)
+			if len(x.LeftOut) > 0 {
+				fmt.Fprintf(a.out, "left out, only training needs them: %s\n", strings.Join(x.LeftOut, ", "))
+			}
+			return nil
+		},
+	}
+	c.Flags().StringVar(&o.To, "to", "", "folder to make")
+	c.Flags().IntVar(&o.Iteration, "checkpoint", -1, "iteration whose checkpoint is meant; default the newest good one")
+	c.Flags().BoolVar(&o.Best, "best", false, "the checkpoint with the highest success rate")
+	return c
+}

@@ -1,0 +1,422 @@
+package dataset
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"embed"
+	"encoding/json"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"sort"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/srpo-dev/srpo/host/attempts"
+	"github.com/srpo-dev/srpo/plugins"
+	"github.com/srpo-dev/srpo/plugins/policy"
+)
+
+//go:embed lerobot/plugin.toml lerobot/requirements.txt lerobot/read.py lerobot/write.py
+var lerobotFiles embed.FS
+
+// LeRobotFiles is the Python package that reads and writes LeRobot data sets, plugin.toml at its root; write.py is the writer.
+func LeRobotFiles() fs.FS {
+	sub, err := fs.Sub(lerobotFiles, "lerobot")
+	if err != nil {
+		panic(err) // the folder is embedded above
+	}
+	return sub
+}
+
+// Reader starts the program that reads parquet and video, one process for each data set.
+type Reader struct {
+	// Command makes the program ready and says how to start it.
+	Command func(ctx context.Context) (argv, env []string, err error)
+	// Timeout bounds one episode; 0: ten minutes.
+	Timeout time.Duration
+}
+
+// lerobot is an open LeRobot data set.
+type lerobot struct {
+	dir     string
+	o       Options
+	version string
+	list    []Episode
+	space   Space
+	// features by name; cameras are those with pictures.
+	features map[string]feature
+	cameras  []string
+
+	mu      sync.Mutex
+	argv    []string
+	env     []string
+	timeout time.Duration
+	cmd     *exec.Cmd
+	in      io.WriteCloser
+	out     *bufio.Reader
+	said    *lastWords
+}
+
+type feature struct {
+	DType string   `json:"dtype"`
+	Shape []int    `json:"shape"`
+	Names []string `json:"names"`
+}
+
+func (f feature) pictures() bool { return f.DType == "video" || f.DType == "image" }
+
+// reply is a line of the program.
+type reply struct {
+	Problem, Hint string
+	Version       string
+	FPS           float64
+	Features      map[string]feature
+	Episodes      []struct {
+		ID, Task string
+		Steps    int
+		Success  bool
+	}
+	Arrays []struct {
+		Name, DType string
+		Shape       []int
+	}
+}
+
+// mostReply bounds the arrays of one episode, bytes.
+const mostReply = 6 << 30
+
+func openLeRobot(ctx context.Context, dir string, o Options) (Set, error) {
+	if o.Reader == nil || o.Reader.Command == nil {
+		return nil, plugins.Errorf(plugins.Unsupported, "nothing here reads LeRobot data sets").WithPlace("%s", dir)
+	}
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, plugins.Errorf(plugins.Invalid, "%w", err).WithPlace("%s", dir)
+	}
+	s := &lerobot{dir: dir, o: o, timeout: o.Reader.Timeout}
+	if s.timeout <= 0 {
+		s.timeout = 10 * time.Minute
+	}
+	if s.argv, s.env, err = o.Reader.Command(ctx); err != nil {
+		return nil, err
+	}
+	if o.Success == "" {
+		s.o.Success = "auto"
+	}
+	r, _, err := s.ask(ctx, map[string]any{"open": abs, "success": s.o.Success})
+	if err == nil && len(r.Episodes) == 0 {
+		err = plugins.Errorf(plugins.Invalid, "the data set has no episode").WithPlace("%s", dir).WithHint("give another one")
+	}
+	if err != nil {
+		s.Close()
+		return nil, err
+	}
+	s.version, s.features = r.Version, r.Features
+	for name, f := range r.Features {
+		if f.pictures() {
+			s.cameras = append(s.cameras, name)
+		}
+	}
+	sort.Strings(s.cameras)
+	for _, e := range r.Episodes {
+		ok := e.Success
+		s.list = append(s.list, Episode{ID: e.ID, Task: e.Task, Instruction: e.Task, Success: &ok, Steps: e.Steps})
+	}
+	if err := s.check(); err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// check refuses a data set without the features that are to be read.
+func (s *lerobot) check() error {
+	a, ok := s.features[s.o.Action]
+	if !ok || a.pictures() {
+		return s.noFeature("data.action", s.o.Action)
+	}
+	dim := size(a.Shape)
+	if len(a.Names) != dim { // nobody named them
+		a.Names = make([]string, dim)
+		for i := range a.Names {
+			a.Names[i] = fmt.Sprintf("%s[%d]", s.o.Action, i)
+		}
+	}
+	s.space = Space{Action: plugins.ActionSpace{Names: a.Names}, Cameras: s.cameras}
+	if st, ok := s.features[s.o.State]; ok && !st.pictures() {
+		s.space.Proprio = st.Names
+	} else if s.o.State != "observation.state" {
+		return s.noFeature("data.state", s.o.State)
+	}
+	for _, pair := range s.o.Cameras {
+		name, f, ok := strings.Cut(pair, "=")
+		if !ok || name == "" {
+			return plugins.Errorf(plugins.Invalid, "%q does not say which feature is which camera", pair).WithPlace("data.cameras").WithHint("CAMERA=FEATURE, such as agentview=observation.images.image")
+		}
+		if !slices.Contains(s.cameras, f) {
+			return s.noFeature("data.cameras", f)
+		}
+	}
+	return nil
+}
+
+func (s *lerobot) noFeature(setting, name string) error {
+	var names []string
+	for n := range s.features {
+		if (setting == "data.cameras") == s.features[n].pictures() {
+			names = append(names, n)
+		}
+	}
+	sort.Strings(names)
+	return plugins.Errorf(plugins.NotFound, "the data set has no such feature as %q; it has %s", name, strings.Join(names, ", ")).WithPlace("%s", s.dir).WithHint("--set %s=...", setting)
+}
+
+func size(shape []int) int {
+	n := 1
+	for _, d := range shape {
+		n *= d
+	}
+	return n
+}
+
+// camera finds the feature of an env's camera: the one that was named, or one of the same name, or the only one there is.
+func (s *lerobot) camera(name string) (string, error) {
+	for _, pair := range s.o.Cameras {
+		if n, f, _ := strings.Cut(pair, "="); n == name {
+			return f, nil
+		}
+	}
+	for _, f := range s.cameras {
+		if f == name || f[strings.LastIndex(f, ".")+1:] == name {
+			return f, nil
+		}
+	}
+	if len(s.cameras) == 1 && len(s.o.Cameras) == 0 {
+		return s.cameras[0], nil
+	}
+	have := "none"
+	example := "observation.images.NAME"
+	if len(s.cameras) > 0 {
+		have, example = strings.Join(s.cameras, ", "), s.cameras[0]
+	}
+	return "", plugins.Errorf(plugins.Mismatch, "nothing says which of its cameras is %q; it has %s", name, have).WithPlace("%s", s.dir).WithHint("--set 'data.cameras=[\"%s=%s\"]'", name, example)
+}
+
+func (s *lerobot) Form() string        { return "LeRobot v" + s.version }
+func (s *lerobot) Episodes() []Episode { return s.list }
+func (s *lerobot) Space() Space        { return s.space }
+func (s *lerobot) Every() int          { return max(1, s.o.Every) }
+
+func (s *lerobot) Clip(ctx context.Context, i int) (attempts.Clip, error) {
+	if len(s.o.Wanted) == 0 {
+		return attempts.Clip{}, plugins.Errorf(plugins.Mismatch, "the env names no camera to look at").WithPlace("%s", s.dir)
+	}
+	f, err := s.camera(s.o.Wanted[0])
+	if err != nil {
+		return attempts.Clip{}, err
+	}
+	_, arrays, err := s.ask(ctx, map[string]any{"episode": i, "columns": []string{}, "images": []string{f}, "every": s.Every()})
+	if err != nil {
+		return attempts.Clip{}, plugins.AsError(err).WithPlace("%s, %s", s.dir, s.list[i].ID)
+	}
+	return attempts.Clip{Frames: arrays[f]}, nil
+}
+
+func (s *lerobot) Demonstration(ctx context.Context, i int, cameras []string) (policy.Demonstration, error) {
+	e := s.list[i]
+	d := policy.Demonstration{ID: e.ID, Instruction: e.Instruction, Images: map[string]plugins.Tensor{}, Success: e.Success != nil && *e.Success}
+	columns, images := []string{s.o.Action}, []string{}
+	if f, ok := s.features[s.o.State]; ok && !f.pictures() {
+		columns = append(columns, s.o.State)
+	}
+	of := map[string]string{}
+	for _, c := range cameras {
+		f, err := s.camera(c)
+		if err != nil {
+			return d, err
+		}
+		if of[c] = f; !slices.Contains(images, f) {
+			images = append(images, f)
+		}
+	}
+	_, arrays, err := s.ask(ctx, map[string]any{"episode": i, "columns": columns, "images": images, "every": 1})
+	if err != nil {
+		return d, plugins.AsError(err).WithPlace("%s, %s", s.dir, e.ID)
+	}
+	d.Actions, d.Proprio = arrays[s.o.Action], arrays[s.o.State]
+	for c, f := range of {
+		d.Images[c] = arrays[f]
+		if err := d.Images[c].Check("the pictures of "+f, plugins.Uint8, e.Steps, -1, -1, 3); err != nil {
+			return d, plugins.AsError(err).WithPlace("%s, %s", s.dir, e.ID)
+		}
+	}
+	return d, nil
+}
+
+// ask sends a request and reads the reply with its arrays. A program that dies or takes too long is started again for the next request.
+func (s *lerobot) ask(ctx context.Context, request map[string]any) (r reply, arrays map[string]plugins.Tensor, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cmd == nil {
+		if err := s.start(); err != nil {
+			return r, nil, err
+		}
+		if _, opens := request["open"]; !opens {
+			abs, err := filepath.Abs(s.dir)
+			if err != nil {
+				return r, nil, plugins.Errorf(plugins.Invalid, "%w", err)
+			}
+			if r, _, err := s.exchange(ctx, map[string]any{"open": abs, "success": s.o.Success}); err != nil || r.Problem != "" {
+				return r, nil, plugins.Errorf(plugins.Unavailable, "the reader of LeRobot data sets cannot go on: %s", r.Problem)
+			}
+		}
+	}
+	r, arrays, err = s.exchange(ctx, request)
+	if err == nil && r.Problem != "" {
+		err = plugins.Errorf(plugins.Invalid, "%s", r.Problem).WithPlace("%s", s.dir).WithHint("%s", r.Hint)
+	}
+	return r, arrays, err
+}
+
+// exchange needs s.mu and a process.
+func (s *lerobot) exchange(ctx context.Context, request map[string]any) (r reply, arrays map[string]plugins.Tensor, err error) {
+	limit, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	cmd, killed := s.cmd, make(chan struct{})
+	stop := context.AfterFunc(limit, func() { _ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL); close(killed) })
+	r, arrays, err = s.talk(request)
+	inTime := stop()
+	if !inTime {
+		<-killed
+	}
+	if inTime && err == nil {
+		return r, arrays, nil
+	}
+	s.end()
+	switch {
+	case ctx.Err() != nil:
+		return r, nil, plugins.Errorf(plugins.Canceled, "stopped while a data set was read").WithHint("the same command goes on")
+	case limit.Err() != nil:
+		return r, nil, plugins.Errorf(plugins.Invalid, "it was not read within %s", s.timeout).WithPlace("%s", s.dir).WithHint("leave the episode out")
+	}
+	words := s.said.text()
+	if words == "" {
+		words = err.Error()
+	}
+	return r, nil, plugins.Errorf(plugins.Invalid, "it ended the reader of LeRobot data sets: %s", words).WithPlace("%s", s.dir).WithHint("leave the episode out, or look at it with lerobot's own tools")
+}
+
+func (s *lerobot) talk(request map[string]any) (r reply, arrays map[string]plugins.Tensor, err error) {
+	line, err := json.Marshal(request)
+	if err != nil {
+		return r, nil, err
+	}
+	if _, err := s.in.Write(append(line, '\n')); err != nil {
+		return r, nil, err
+	}
+	if line, err = s.out.ReadBytes('\n'); err != nil {
+		return r, nil, err
+	}
+	if err := json.Unmarshal(line, &r); err != nil {
+		return r, nil, err
+	}
+	arrays = map[string]plugins.Tensor{}
+	total := 0
+	for _, a := range r.Arrays {
+		n := plugins.Elements(a.Shape)
+		t := plugins.Tensor{Shape: a.Shape}
+		switch a.DType {
+		case "uint8":
+			t.DType = plugins.Uint8
+		case "float32":
+			t.DType, n = plugins.Float32, 4*n
+		default:
+			return r, nil, fmt.Errorf("an array of %s", a.DType)
+		}
+		if total += n; n <= 0 || total > mostReply {
+			return r, nil, fmt.Errorf("an array of %v", a.Shape)
+		}
+		t.Data = make([]byte, n)
+		if _, err := io.ReadFull(s.out, t.Data); err != nil {
+			return r, nil, err
+		}
+		arrays[a.Name] = t
+	}
+	return r, arrays, nil
+}
+
+// start needs s.mu.
+func (s *lerobot) start() error {
+	cmd := exec.Command(s.argv[0], s.argv[1:]...)
+	cmd.Env = s.env
+	for _, name := range []string{"PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "OMP_NUM_THREADS"} {
+		if v, ok := os.LookupEnv(name); ok {
+			cmd.Env = append([]string{name + "=" + v}, cmd.Env...) // the program's own win
+		}
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	s.said = &lastWords{}
+	cmd.Stderr, cmd.WaitDelay = s.said, time.Second
+	var out io.Reader
+	var err error
+	if s.in, err = cmd.StdinPipe(); err == nil {
+		if out, err = cmd.StdoutPipe(); err == nil {
+			err = cmd.Start()
+		}
+	}
+	if err != nil {
+		return plugins.Errorf(plugins.Unavailable, "the reader of LeRobot data sets does not start: %w", err).WithHint("remove %s, and it is installed anew", strings.TrimSuffix(s.argv[0], "/bin/python"))
+	}
+	s.cmd, s.out = cmd, bufio.NewReaderSize(out, 1<<20)
+	return nil
+}
+
+// end kills and waits; it needs s.mu.
+func (s *lerobot) end() {
+	if s.cmd == nil {
+		return
+	}
+	_ = unix.Kill(-s.cmd.Process.Pid, unix.SIGKILL)
+	_ = s.in.Close()
+	_ = s.cmd.Wait()
+	s.cmd = nil
+}
+
+func (s *lerobot) Close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.end()
+}
+
+// lastWords keeps the end of what a process prints.
+type lastWords struct {
+	mu   sync.Mutex
+	data []byte
+}
+
+func (l *lastWords) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.data = append(l.data, p...)
+	if n := len(l.data); n > 4096 {
+		l.data = bytes.Clone(l.data[n-4096:])
+	}
+	return len(p), nil
+}
+
+func (l *lastWords) text() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	lines := strings.Split(strings.TrimSpace(string(l.data)), "\n")
+	return lines[len(lines)-1]
+}

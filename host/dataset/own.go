@@ -1,0 +1,214 @@
+package dataset
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+
+	"github.com/srpo-dev/srpo/host/attempts"
+	"github.com/srpo-dev/srpo/host/store"
+	"github.com/srpo-dev/srpo/plugins"
+	"github.com/srpo-dev/srpo/plugins/policy"
+)
+
+const (
+	// Dir is the folder of trajectories within a run folder or a recording: NAME.npz with NAME.json beside it, and [SpaceFile]. The clip of the same NAME lies in
+	// attempts.ClipsDir.
+	Dir = "trajectories"
+	// SpaceFile says what the numbers mean.
+	SpaceFile = "space.json"
+	format    = 1
+)
+
+// Arrays of a trajectory's .npz; images are imageArray + camera.
+const (
+	actionsArray = "actions"
+	proprioArray = "proprio"
+	imageArray   = "image."
+)
+
+// spaceJSON is [SpaceFile].
+type spaceJSON struct {
+	Format       int        `json:"format"`
+	Env          string     `json:"env"`
+	Action       actionJSON `json:"action"`
+	Proprio      []string   `json:"proprio"`
+	Cameras      []string   `json:"cameras"`
+	RecordCamera string     `json:"record_camera"`
+	// RecordEvery is in env steps.
+	RecordEvery int `json:"record_every"`
+}
+
+type actionJSON struct {
+	Names   []string  `json:"names"`
+	Low     []float32 `json:"low"`
+	High    []float32 `json:"high"`
+	Meaning string    `json:"meaning"`
+	RateHz  float64   `json:"rate_hz"`
+}
+
+// episodeJSON is what lies beside a trajectory's arrays.
+type episodeJSON struct {
+	ID          string `json:"id"`
+	Task        string `json:"task"`
+	Instruction string `json:"instruction"`
+	Success     *bool  `json:"success"`
+	Steps       int    `json:"steps"`
+}
+
+// EncodeSpace is the text of [SpaceFile] for frames that were recorded every so many env steps.
+func EncodeSpace(s Space, recordEvery int) ([]byte, error) {
+	a := s.Action
+	data, err := json.MarshalIndent(spaceJSON{format, s.Env, actionJSON{a.Names, a.Low, a.High, a.Meaning, float64(a.RateHz)}, s.Proprio, s.Cameras, s.RecordCamera, recordEvery}, "", "  ")
+	if err != nil {
+		return nil, plugins.Errorf(plugins.Internal, "the space of trajectories: %w", err)
+	}
+	return append(data, '\n'), nil
+}
+
+// Encode gives the two files of a trajectory: arrays as .npz, and the .json that makes it one, to be written last.
+func Encode(task string, d policy.Demonstration) (npz, label []byte, err error) {
+	arrays := map[string]plugins.Tensor{actionsArray: d.Actions}
+	if !d.Proprio.IsZero() {
+		arrays[proprioArray] = d.Proprio
+	}
+	for camera, img := range d.Images {
+		arrays[imageArray+camera] = img
+	}
+	var b bytes.Buffer
+	if err := store.EncodeArrays(&b, arrays); err != nil {
+		return nil, nil, plugins.AsError(err).WithPlace("episode %s", d.ID)
+	}
+	label, err = json.MarshalIndent(episodeJSON{d.ID, task, d.Instruction, &d.Success, d.Actions.Shape[0]}, "", "  ")
+	if err != nil {
+		return nil, nil, plugins.Errorf(plugins.Internal, "the label of %s: %w", d.ID, err)
+	}
+	return b.Bytes(), append(label, '\n'), nil
+}
+
+// own is a folder of trajectories of our own.
+type own struct {
+	dir   string
+	space spaceJSON
+	names []string
+	list  []Episode
+}
+
+func openOwn(dir string) (Set, error) {
+	s := &own{dir: dir}
+	read := func(name string, to any) error {
+		path := filepath.Join(dir, Dir, name)
+		data, err := os.ReadFile(path)
+		if err == nil {
+			err = json.Unmarshal(data, to)
+		}
+		if err != nil {
+			return plugins.Errorf(plugins.Corrupt, "cannot be read: %w", err).WithPlace("%s", path).WithHint("bring the file back from a backup; an episode's .json may be removed to leave the episode out")
+		}
+		return nil
+	}
+	if err := read(SpaceFile, &s.space); err != nil {
+		return nil, err
+	}
+	if s.space.Format != format {
+		return nil, plugins.Errorf(plugins.Mismatch, "the trajectories have format %d, this srpo reads %d", s.space.Format, format).WithPlace("%s", filepath.Join(dir, Dir)).
+			WithHint("use the srpo that made them")
+	}
+	if s.space.RecordEvery < 1 {
+		return nil, plugins.Errorf(plugins.Corrupt, "record_every is %d", s.space.RecordEvery).WithPlace("%s", filepath.Join(dir, Dir, SpaceFile)).WithHint("it is 1 or more")
+	}
+	entries, err := os.ReadDir(filepath.Join(dir, Dir))
+	if err != nil {
+		return nil, plugins.Errorf(plugins.Invalid, "cannot be read: %w", err).WithPlace("%s", filepath.Join(dir, Dir)).WithHint("check its permissions")
+	}
+	seen := map[string]string{}
+	for _, e := range entries {
+		name, ok := strings.CutSuffix(e.Name(), ".json")
+		if !ok || e.Name() == SpaceFile || strings.HasPrefix(name, ".") {
+			continue
+		}
+		var j episodeJSON
+		if err := read(e.Name(), &j); err != nil {
+			return nil, err
+		}
+		if other, twice := seen[j.ID]; twice {
+			return nil, plugins.Errorf(plugins.Corrupt, "%s and %s are both called %q", other, e.Name(), j.ID).WithPlace("%s", filepath.Join(dir, Dir)).WithHint("remove one of them")
+		}
+		seen[j.ID] = e.Name()
+		s.names = append(s.names, name)
+		s.list = append(s.list, Episode(j))
+	}
+	if len(s.list) == 0 {
+		return nil, plugins.Errorf(plugins.Invalid, "there is no trajectory in it").WithPlace("%s", filepath.Join(dir, Dir)).WithHint(hint)
+	}
+	sort.Sort(byID{s})
+	return s, nil
+}
+
+// byID sorts names and list together.
+type byID struct{ *own }
+
+func (b byID) Len() int           { return len(b.list) }
+func (b byID) Less(i, j int) bool { return b.list[i].ID < b.list[j].ID }
+func (b byID) Swap(i, j int) {
+	b.list[i], b.list[j] = b.list[j], b.list[i]
+	b.names[i], b.names[j] = b.names[j], b.names[i]
+}
+
+func (s *own) Form() string        { return "trajectories" }
+func (s *own) Episodes() []Episode { return s.list }
+func (s *own) Every() int          { return s.space.RecordEvery }
+func (s *own) Close()              {}
+
+func (s *own) Space() Space {
+	a := s.space.Action
+	return Space{Env: s.space.Env, Action: plugins.ActionSpace{Names: a.Names, Low: a.Low, High: a.High, Meaning: a.Meaning, RateHz: a.RateHz}, Proprio: s.space.Proprio,
+		Cameras: s.space.Cameras, RecordCamera: s.space.RecordCamera}
+}
+
+func (s *own) Clip(ctx context.Context, i int) (attempts.Clip, error) {
+	return attempts.Open(ctx, filepath.Join(s.dir, attempts.ClipsDir, s.names[i]+".npz"), nil)
+}
+
+func (s *own) Demonstration(_ context.Context, i int, cameras []string) (policy.Demonstration, error) {
+	e, path := s.list[i], filepath.Join(s.dir, Dir, s.names[i]+".npz")
+	d := policy.Demonstration{ID: e.ID, Instruction: e.Instruction, Images: map[string]plugins.Tensor{}, Success: e.Success != nil && *e.Success}
+	bad := func(err error) (policy.Demonstration, error) {
+		return d, plugins.AsError(err).WithPlace("%s", path)
+	}
+	want := []string{actionsArray, proprioArray}
+	for _, c := range cameras {
+		want = append(want, imageArray+c)
+	}
+	arrays, err := attempts.ReadArrays(path, want)
+	if err != nil {
+		return bad(err)
+	}
+	if d.Actions = arrays[actionsArray]; d.Actions.IsZero() {
+		return bad(plugins.Errorf(plugins.Corrupt, "there is no array %q", actionsArray).WithHint("remove the episode's .npz and .json to leave it out"))
+	}
+	if err := d.Actions.Check(actionsArray, plugins.Float32, e.Steps, -1); err != nil {
+		return bad(err)
+	}
+	if d.Proprio = arrays[proprioArray]; !d.Proprio.IsZero() {
+		if err := d.Proprio.Check(proprioArray, plugins.Float32, e.Steps, -1); err != nil {
+			return bad(err)
+		}
+	}
+	for _, c := range cameras {
+		img, ok := arrays[imageArray+c]
+		if !ok {
+			return bad(plugins.Errorf(plugins.Mismatch, "the trajectories hold no camera %q, only %s", c, strings.Join(s.space.Cameras, ", ")).
+				WithHint("record them with the same env, or set the policy's camera to one of these"))
+		}
+		if err := img.Check("the images of camera "+c, plugins.Uint8, e.Steps, -1, -1, 3); err != nil {
+			return bad(err)
+		}
+		d.Images[c] = img
+	}
+	return d, nil
+}
