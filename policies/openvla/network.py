@@ -240,17 +240,7 @@ class Network:
     def weights(self) -> tuple[list, dict[str, int]]:
         """What `checkpoint.write` wants: names with makers of tensors, adapters merged, and bytes by name."""
         made, sizes = [], {}
-        merged = {name: m for name, m in lora.adapters(self.model)}
-        for name, p in self.model.named_parameters():
-            layer, _, last = name.rpartition(".")
-            if layer in merged:  # lora_A, lora_B
-                continue
-            owner = layer.removesuffix(".layer")
-            if layer != owner and owner in merged:
-                name = f"{owner}.{last}"
-                make = merged[owner].merged if last == "weight" else p.detach
-            else:
-                make = p.detach
+        for name, p, make in lora.whole(self.model):
             made.append((file_name(name), make))
             sizes[file_name(name)] = p.numel() * p.element_size()
         return made, sizes

@@ -21,6 +21,7 @@ import checkpoint
 import imitation
 import learning
 import lora
+import optimiser
 import pictures
 import tiny
 from network import Choice, Network, Sample
@@ -161,7 +162,7 @@ class OpenVLAPolicy(srpo.Policy):
             self.network.model.checkpoint_gradients(True)
             # transformers computes activations twice in training mode only; there is no dropout that it would turn on.
             self.network.model.language_model.train()
-        self.optimiser = learning.Optimiser(self.network.model, self.settings, self.settings["offload_optimizer"])
+        self.optimiser = optimiser.Optimiser(self.network.model, self.settings, self.settings["offload_optimizer"])
 
     @contextlib.contextmanager
     def _memory(self, what: str) -> Iterator[None]:
@@ -268,7 +269,7 @@ class OpenVLAPolicy(srpo.Policy):
     @contextlib.contextmanager
     def _undone(self, what: str) -> Iterator[None]:
         """Undoes what was learned when something raises within."""
-        keep = learning.Keep(self.optimiser, self.settings["rollback_mb"] << 20)
+        keep = optimiser.Keep(self.optimiser, self.settings["rollback_mb"] << 20)
         try:
             with self._memory(what):
                 yield
@@ -305,7 +306,7 @@ class OpenVLAPolicy(srpo.Policy):
         todo = learning.lessons(update, self.records, self.network.chunk, dim, self.settings["mean"] == "trajectory")
         if h.kl_beta and self.start is None:
             with self._memory("copying the starting policy"):
-                self.start = learning.starting(self.optimiser.parameters, self.settings["offload_optimizer"])
+                self.start = optimiser.starting(self.optimiser.parameters, self.settings["offload_optimizer"])
         lr = self._or("lr", 5e-6, 1e-4)
         with self._undone("an update"):
             start = self.start if h.kl_beta else None
@@ -405,7 +406,7 @@ class OpenVLAPolicy(srpo.Policy):
             old = self.network, self.optimiser, self.start
             try:
                 if same and c.rank:
-                    keep = learning.Keep(self.optimiser, 1 << 62)
+                    keep = optimiser.Keep(self.optimiser, 1 << 62)
                     source = checkpoint.read_source(folder)
                     try:
                         lora.read(self.network.model, os.path.join(folder, ADAPTER))

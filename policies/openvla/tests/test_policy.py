@@ -8,6 +8,7 @@ import torch
 
 import learning
 import lora
+import optimiser
 from policy import OpenVLAPolicy
 from settings import SETTINGS
 
@@ -171,7 +172,7 @@ def test_a_failed_update_leaves_everything(monkeypatch):
     with pytest.raises(srpo.Error, match="enough"):
         p.update(update(), stop)
     assert equal(p, q) and not p.optimiser.adam.state
-    monkeypatch.setattr(learning.Optimiser, "step", lambda self, lr: float("nan"))
+    monkeypatch.setattr(optimiser.Optimiser, "step", lambda self, lr: float("nan"))
     with pytest.raises(srpo.Error, match="not finite"):
         p.update(update(), lambda _: None)
     monkeypatch.undo()
