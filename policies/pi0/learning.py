@@ -1,0 +1,228 @@
+"""PPO on recorded chunks, whatever a chunk's log-probability is made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import srpo_sdk as srpo
+import torch
+
+from optimiser import Optimiser, swapped
+from pi_network import Judgement, Network, Sample
+
+
+@dataclass
+class Record:
+    """A chunk that was acted: what an update needs of it.
+
+    Args:
+        step: env steps executed before it.
+        sample: what was seen and chosen.
+        terms: float32 [T], log-probabilities at the temperature of the call.
+    """
+
+    step: int
+    sample: Sample
+    terms: np.ndarray
+
+    @property
+    def bytes(self) -> int:
+        return self.sample.bytes + self.sample.acted.bytes + self.terms.nbytes
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A record with what an update says of it.
+
+    Args:
+        mask, advantage: float32 [T], see `Network.lesson`.
+        units: ratios that it has.
+        weight: of each ratio in the loss.
+    """
+
+    record: Record
+    mask: np.ndarray
+    advantage: np.ndarray
+    units: int
+    weight: float
+
+
+def lessons(
+    update: srpo.Update, records: dict[str, list[Record]], network: Network, by_trajectory: bool
+) -> list[Lesson]:
+    """The recorded chunks of which at least one action was executed, in the order of trajectories and steps.
+
+    by_trajectory: every trajectory weighs the same, else every ratio does.
+
+    Raises:
+        srpo.Error: "not found" for a trajectory that was not recorded, "invalid" when nothing was executed or a chunk
+            was chosen greedily.
+    """
+    out: list[Lesson] = []
+    for t in update.trajectories:
+        place = f"episode {t.trajectory}"
+        if not records.get(t.trajectory):
+            raise srpo.Error(
+                "not found",
+                "nothing was recorded",
+                place=place,
+                hint="act with record set, and do not forget before the update",
+            )
+        part = []
+        for r in records[t.trajectory]:
+            valid = min(network.chunk, t.steps - r.step)
+            if valid <= 0:
+                continue
+            if not network.learnable(r.sample):
+                raise srpo.Error(
+                    "invalid", "was acted greedily, which has no log-probability to learn from", place=place,
+                    hint="sample with a temperature",
+                )  # fmt: skip
+            values = t.values if len(t.values) == 1 else t.values[r.step : r.step + valid]
+            mask, advantage = network.lesson(r.sample, valid, values)
+            units = int(mask.reshape(-1, network.per_unit(len(mask))).any(1).sum())
+            part.append((r, mask, advantage, units))
+        total = sum(units for *_, units in part)
+        out += [Lesson(*x, 1 / total if by_trajectory else 1.0) for x in part]
+    if not out:
+        raise srpo.Error(
+            "invalid",
+            f"no executed step in {len(update.trajectories)} trajectories",
+            hint="an update needs at least one",
+        )
+    return out
+
+
+@dataclass
+class Sums:
+    """Totals over ratios and chunks."""
+
+    units: float = 0.0
+    ratio: float = 0.0
+    most: float = 0.0
+    clipped: float = 0.0
+    chunks: float = 0.0
+    kl: float = 0.0
+    entropy: float = 0.0
+    loss: float = 0.0
+
+
+@dataclass(frozen=True)
+class Ppo:
+    """One update: PPO (Schulman et al., 2017).
+
+    Minimised, over ratios with the weights of `lessons`:
+
+        max(-r A, -clip(r, 1 - clip_low, 1 + clip_high) A), at most -clip_dual A where A < 0
+        + kl_beta KL(pi || pi_start)
+
+    r = exp(log pi - log pi_old), summed over the unit's terms that were executed; A is their mean advantage. KL is
+    exact, of the unit's distributions, at the update's temperature; pi_start is the policy before the first update that
+    asks for it.
+
+    Args:
+        start: the starting policy's values of the parameters that learn, by name; None: kl_beta is 0.
+        name: of the plugin, for hints.
+    """
+
+    network: Network
+    optimiser: Optimiser
+    start: dict[str, torch.Tensor] | None
+    lr: float
+    mini_batch: int
+    name: str
+
+    def run(self, update: srpo.Update, todo: list[Lesson], progress: Callable[[float], None]) -> srpo.Statistics:
+        h = update.hyperparameters
+        size = min(h.mini_batch or self.mini_batch, len(todo))
+        whole = sum(x.weight * x.units for x in todo)
+        steps, done, losses, norms = 0, 0, [], []
+        every, last = Sums(), Sums()
+        statistics = srpo.Statistics(samples=len(todo))
+        for epoch in range(h.epochs):
+            order = np.random.Generator(np.random.Philox(key=update.seed + (epoch << 64))).permutation(len(todo))
+            last = Sums()
+            for at in range(0, len(order), size):
+                part = [todo[i] for i in order[at : at + size]]
+                share = whole * len(part) / len(todo)
+                self.optimiser.zero()
+                sums = Sums()
+                for batch in self.network.batches([x.record.sample for x in part]):
+                    self._micro_batch([part[i] for i in batch], update, share, sums)
+                    done += len(batch)
+                    progress(done / (h.epochs * len(todo)))
+                if steps == 0:
+                    statistics.first_ratio = sums.ratio / sums.units
+                    statistics.extra["first_kl"] = sums.kl / sums.chunks
+                norm = self.optimiser.step(self.lr)
+                if not math.isfinite(norm + sums.loss):
+                    raise srpo.Error(
+                        "internal",
+                        f"loss or gradient is not finite at step {steps}",
+                        hint=f"lower policy.{self.name}.lr, or set update.clip_dual",
+                    )
+                steps += 1
+                losses.append(sums.loss)
+                norms.append(norm)
+                for total in (every, last):
+                    for name in ("units", "ratio", "clipped", "chunks", "kl", "entropy"):
+                        setattr(total, name, getattr(total, name) + getattr(sums, name))
+                    total.most = max(total.most, sums.most)
+        self.optimiser.zero()
+        if steps:
+            statistics.loss, statistics.grad_norm = float(np.mean(losses)), float(np.mean(norms))
+            statistics.clip_fraction = every.clipped / every.units
+            statistics.entropy, statistics.kl = every.entropy / every.units, last.kl / last.chunks
+            statistics.extra |= {"ratio": every.ratio / every.units, "ratio_max": every.most}
+        statistics.extra |= {"steps": float(steps), "lr": self.lr}
+        return statistics
+
+    def _micro_batch(self, part: Sequence[Lesson], update: srpo.Update, share: float, sums: Sums) -> None:
+        """Adds the gradient of some chunks, which share a forward pass, and what they count."""
+        h, t = update.hyperparameters, update.temperature
+        samples = [x.record.sample for x in part]
+        start = None if self.start is None else self._starting(samples, t)
+        now = self.network.judge(samples, t)
+        scores = now.log_probs
+        old, mask, advantage = (
+            torch.from_numpy(np.stack(rows)).to(scores.device)
+            for rows in zip(*[(x.record.terms, x.mask, x.advantage) for x in part])
+        )
+        weight = torch.tensor([[x.weight] for x in part], device=scores.device)
+        per = self.network.per_unit(mask.shape[1])
+
+        def units(x: torch.Tensor) -> torch.Tensor:
+            return (x * mask).reshape(len(part), -1, per).sum(-1)
+
+        count = units(torch.ones_like(mask))
+        executed = (count > 0).float()
+        gain = units(advantage) / count.clamp(min=1)
+        ratio = torch.exp(units(scores - old).clamp(-20, 20))
+        plain, bounded = -ratio * gain, -ratio.clamp(1 - h.clip_low, 1 + h.clip_high) * gain
+        loss = torch.maximum(plain, bounded)
+        cut = bounded > plain
+        if h.clip_dual:
+            worst = -h.clip_dual * gain
+            cut = cut | ((gain < 0) & (loss > worst))
+            loss = torch.where(gain < 0, torch.minimum(loss, worst), loss)
+        if start is not None:
+            kl = units(now.kl(start))
+            loss = loss + h.kl_beta * kl
+            sums.kl += float(kl.detach().sum())
+        loss = (loss * executed * weight).sum() / share
+        loss.backward()
+        sums.loss += float(loss.detach())
+        sums.units += float(executed.sum())
+        sums.ratio += float((ratio.detach() * executed).sum())
+        sums.most = max(sums.most, float((ratio.detach() * executed).max()))
+        sums.clipped += float((cut * executed).sum())
+        sums.entropy += float(units(now.entropy().detach()).sum())
+        sums.chunks += len(part)
+
+    @torch.no_grad()
+    def _starting(self, samples: list[Sample], temperature: float) -> Judgement:
+        with swapped(self.optimiser.parameters, self.start):
+            return self.network.judge(samples, temperature)
