@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import srpo_sdk as srpo
 import torch
-from cases import ENV, LIBERO, demonstration, equal, item, policy, record, update
+from cases import policy
+from pi_cases import ENV, LIBERO, demonstration, equal, item, record, update
 from safetensors.torch import load_file, save_file
 
 
@@ -204,65 +205,6 @@ def test_out_of_memory_says_what_to_lower(monkeypatch):
     p.update(update(), lambda _: None)  # and nothing was lost
 
 
-def test_records_beyond_their_room():
-    p = policy(record_mb=1)
-    with pytest.raises(srpo.Error, match="record_mb = 1") as e:
-        for n in range(30):
-            record(p)
-            p.records |= {f"{n}/{k}": v for k, v in p.records.items() if k.startswith("0/t")}
-            p.records = {k: v for k, v in p.records.items() if not k.startswith("0/t")}
-    assert e.value.kind == "exhausted"
-
-
-def test_updates_that_cannot_be():
-    p = policy()
-    with pytest.raises(srpo.Error, match="nothing was recorded"):
-        p.update(update(), lambda _: None)
-    record(p)
-    with pytest.raises(srpo.Error, match="no executed step"):
-        p.update(update(steps=0), lambda _: None)
-    with pytest.raises(srpo.Error, match="clip_dual"):
-        p.update(update(clip_dual=0.5), lambda _: None)
-    with pytest.raises(srpo.Error, match="clip_low is nan"):
-        p.update(update(clip_low=float("nan")), lambda _: None)
-    p.act([item(i) for i in range(3)], srpo.Sampling(greedy=True, record=True))
-    with pytest.raises(srpo.Error, match="acted greedily") as e:
-        p.update(update(), lambda _: None)
-    assert e.value.place == "episode 0/t/0/0"
-
-
-def test_a_failed_update_that_cannot_be_undone_is_not_acted_on():
-    p = policy(rollback_mb=0)
-    record(p)
-    with pytest.raises(ZeroDivisionError):
-        p.update(update(), lambda _: 1 / 0)
-    with pytest.raises(srpo.Error, match="failed half way") as e:
-        p.act([item(0)], srpo.Sampling())
-    assert "--resume" in e.value.hint
-
-
-def test_demonstrations_that_cannot_be():
-    p, q = policy(), policy()
-    d = demonstration()
-
-    def refused(message, **change):
-        bad = srpo.Demonstration(**{**vars(d), **change})
-        with pytest.raises(srpo.Error, match=message) as e:
-            p.imitate(srpo.Imitate(1, 5, 2), iter([bad]), lambda *_: None)
-        return e.value
-
-    refused("no successful demonstration, 1 failed", success=False)
-    assert refused(r"actions are \[12, 3\]", actions=d.actions[:, :3]).place == "demonstration demo0"
-    refused("no picture from camera 'agentview'", images={})
-    refused("no proprio", proprio=None)
-    p.settings["demo_mb"] = 0
-    refused("more than demo_mb = 0")
-    p.settings["demo_mb"] = 9
-    with pytest.raises(ZeroDivisionError):
-        p.imitate(srpo.Imitate(1, 5, 2), iter([d]), lambda *_: 1 / 0)
-    assert equal(p, q) and not p.network.measured
-
-
 def test_folders_that_cannot_be_loaded(tmp_path):
     p, q = policy(), policy()
     with pytest.raises(srpo.Error, match="not a folder that this policy was saved in"):
@@ -281,3 +223,11 @@ def test_folders_that_cannot_be_loaded(tmp_path):
         p.load(str(saved))
     assert equal(p, policy())
     p.act([item(0)], srpo.Sampling())
+
+
+def test_a_greedy_chunk_teaches_nothing():
+    p = policy()
+    p.act([item(i) for i in range(3)], srpo.Sampling(greedy=True, record=True))
+    with pytest.raises(srpo.Error, match="acted greedily") as e:
+        p.update(update(), lambda _: None)
+    assert e.value.place == "episode 0/t/0/0"

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import srpo_sdk as srpo
 import torch
-from cases import ENV, INSTRUCTIONS, demonstration, frame, item, policy
+from cases import policy
 from lerobot.policies.pi0 import PI0Policy, modeling_pi0
 from lerobot.processor import PolicyProcessorPipeline, policy_action_to_transition, transition_to_policy_action
+from pi_cases import ENV, INSTRUCTIONS, demonstration, frame, item
 
 import normalise
 from sizes import Sizes, built
