@@ -16,7 +16,7 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
-import srpo_sdk  # noqa: F401  before torch, as in the plugin
+import srpo_sdk  # before torch, as in the plugin
 import torch
 
 torch.set_num_threads(1)
@@ -30,3 +30,17 @@ def checkpoint_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoint")
     cases.make(str(folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """(a checkpoint that the policy saved after learning from a demonstration, its losses), made once; not to be
+    changed.
+    """
+    from pi_cases import demonstration
+
+    folder, losses = tmp_path_factory.mktemp("trained"), []
+    p = cases.policy(imitate_lr=3e-3)
+    p.imitate(srpo_sdk.Imitate(1, 5, 70), iter([demonstration()]), lambda _, loss: losses.append(loss))
+    p.save(str(folder))
+    return folder, losses

@@ -22,10 +22,9 @@ def test_result_does_not_depend_on_the_batch(settings, greedy):
     assert not alone.log_probs[1:].any() and alone.log_probs[0] < 0
 
 
-def test_one_shape_a_batch_gives_one_result():
+def test_one_shape_a_batch_gives_one_result(trained):
     """Also with several samples in a forward pass, where incomplete ones are filled up and strings end anywhere."""
-    p = policy(micro_batch=3, max_tokens=64)
-    p.imitate(srpo.Imitate(1, 5, 30), iter([demonstration()]), lambda *_: None)
+    p = policy(checkpoint=str(trained[0]), micro_batch=3, max_tokens=0)
     sampling = srpo.Sampling(temperature=1.0, record=True)
     alone = p.act([item(1)], sampling)[0]
     mixed = p.act([item(2, 8), item(0), item(3), item(1), item(4)], sampling)[3]
@@ -59,12 +58,11 @@ def test_first_ratio_is_one(settings):
     assert s.samples == 6
 
 
-def test_what_is_drawn():
+def test_what_is_drawn(trained):
     """The beginning is given and not scored, then FAST's tokens, and the end ends it; log-probabilities are normalised
     over these.
     """
-    p = policy()
-    p.imitate(srpo.Imitate(1, 5, 40), iter([demonstration()]), lambda *_: None)
+    p = policy(checkpoint=str(trained[0]), max_tokens=0)
     net = p.network
     p.act([item(i) for i in range(4)], srpo.Sampling(temperature=1.2, record=True))
     allowed = set(net.allowed.tolist())
@@ -167,16 +165,15 @@ def test_next_update_after_load_is_the_same_bit_for_bit(settings, tmp_path):
     np.testing.assert_array_equal(x.log_probs, y.log_probs)
 
 
-def test_imitation_learns_a_demonstration():
-    """It writes strings that end, and whose actions are near the demonstration's."""
-    p = policy(imitate_lr=3e-3, imitate_batch=12, max_tokens=64)
-    losses = []
+def test_imitation_learns_a_demonstration(trained):
+    """It writes strings that end, in the demonstration's units."""
+    folder, losses = trained
+    assert losses[-1] < 0.6 * losses[0]
+    p = policy(checkpoint=str(folder), max_tokens=0)
     d = demonstration()
-    p.imitate(srpo.Imitate(1, 5, 150), iter([d]), lambda share, loss: losses.append(loss))
-    assert losses[-1] < 0.5 * losses[0]
-    np.testing.assert_allclose(
-        p.network.source.statistics["action"]["mean"], d.actions.astype(float).mean(0), atol=1e-6
-    )
+    mean = d.actions.astype(float).mean(0)
+    np.testing.assert_allclose(p.network.source.statistics["action"]["mean"], mean, atol=1e-6)
+    assert p.network.measured
     seen = srpo.Observation({"agentview": d.images["agentview"][0]}, d.proprio[0], d.instruction)
     p.act([srpo.ActItem("0/t/0/0", 0, seen, 1)], srpo.Sampling(greedy=True, record=True))
     (r,) = p.records["0/t/0/0"]
