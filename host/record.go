@@ -31,7 +31,7 @@ type RecordOptions struct {
 	Version  string
 	// Dir gets clips/*.npz and labels.jsonl.
 	Dir string
-	// Actors take turns: expert, noise:SIGMA, random. Episodes of each, spread over tasks and start states.
+	// Actors take turns: expert, noise:SIGMA, fail:WAY, fail:WAY+noise:SIGMA, random. Episodes of each, spread over tasks and start states.
 	Actors   []string
 	Episodes int
 }
@@ -61,6 +61,7 @@ type RecordLabel struct {
 	// Video is the clip's path within the folder: uint8 [T, H, W, 3], the array "frames".
 	Video    string   `json:"video"`
 	Progress *float64 `json:"progress,omitempty"`
+	Furthest *float64 `json:"furthest,omitempty"`
 	// Actor, StartState, Steps and RecordEvery say how it came about; steps are env steps.
 	Actor       string `json:"actor"`
 	StartState  int    `json:"start_state"`
@@ -249,7 +250,7 @@ func (r *recording) keep(t rollout.Take, e rollout.Episode) error {
 		return '-'
 	}, e.ID)
 	sum := sha256.Sum256([]byte(e.ID)) // different ids may read the same once cleaned
-	label := RecordLabel{ID: e.ID, Task: e.Task, Success: e.Success, Video: fmt.Sprintf("clips/%s-%x.npz", clean[:min(len(clean), 120)], sum[:3]), Progress: e.Progress,
+	label := RecordLabel{ID: e.ID, Task: e.Task, Success: e.Success, Video: fmt.Sprintf("clips/%s-%x.npz", clean[:min(len(clean), 120)], sum[:3]), Progress: e.Progress, Furthest: e.Furthest,
 		Actor: t.Actor.String(), StartState: e.StartState, Steps: e.Steps, RecordEvery: r.Config.Rollout.RecordEvery}
 	path := filepath.Join(r.dir, filepath.FromSlash(label.Video))
 	f, err := os.CreateTemp(filepath.Dir(path), ".tmp-")

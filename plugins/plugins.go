@@ -250,6 +250,8 @@ type EnvSpec struct {
 	Proprio []string
 	// Expert says whether there is a scripted expert for (some of) the tasks.
 	Expert bool
+	// ExpertFailures are ways in which the expert can fail on purpose, for measuring rewards; empty: none.
+	ExpertFailures []string
 	// RecordCamera is the third-person camera that the encoder should see.
 	RecordCamera string
 }

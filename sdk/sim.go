@@ -5,6 +5,7 @@ import (
 	"iter"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"sync"
 
 	"github.com/srpo-dev/srpo/plugins"
@@ -28,6 +29,12 @@ type Sim interface {
 type Expert interface {
 	// Expert is the expert's next action in the present state; ok is false where it has none.
 	Expert() (action []float32, ok bool)
+}
+
+// Failing is a [Sim] whose expert can fail on purpose in the ways of EnvSpec.ExpertFailures, which shows what a reward makes of failures.
+type Failing interface {
+	// FailingExpert is the expert's next action in an episode that is to fail in the given way; ok is false where it has none.
+	FailingExpert(failure string) (action []float32, ok bool)
 }
 
 // Progress is a [Sim] that knows how far its task has come, 0 to 1.
@@ -191,11 +198,10 @@ func (e *simEnv) Step(ctx context.Context, s env.Step) (env.Transition, error) {
 		}
 		var a []float32
 		if s.Expert > 0 {
-			x, ok := l.sim.(Expert)
-			if !ok {
-				return tr, plugins.Errorf(plugins.Unsupported, "this env has no expert")
+			next, ok, err := e.expert(l.sim, s.ExpertFailure)
+			if err != nil {
+				return tr, err
 			}
-			next, ok := x.Expert()
 			if !ok {
 				break // it gives up: the host sees fewer steps than it asked for
 			}
@@ -227,6 +233,24 @@ func (e *simEnv) Step(ctx context.Context, s env.Step) (env.Transition, error) {
 		tr.Actions = plugins.Floats(done, tr.StepsDone, dim)
 	}
 	return tr, e.observe(l, &tr, s.Render)
+}
+
+// expert is the next action of a sim's expert; ok is false where it gives up.
+func (e *simEnv) expert(sim Sim, failure string) (action []float32, ok bool, err error) {
+	if failure != "" {
+		x, can := sim.(Failing)
+		if !can || !slices.Contains(e.spec.Env.ExpertFailures, failure) {
+			return nil, false, plugins.Errorf(plugins.Unsupported, "the expert cannot fail by %q", failure)
+		}
+		action, ok = x.FailingExpert(failure)
+		return action, ok, nil
+	}
+	x, can := sim.(Expert)
+	if !can {
+		return nil, false, plugins.Errorf(plugins.Unsupported, "this env has no expert")
+	}
+	action, ok = x.Expert()
+	return action, ok, nil
 }
 
 func (e *simEnv) check(r env.Render) error {

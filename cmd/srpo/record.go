@@ -17,7 +17,7 @@ func (a *app) recordCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "record",
 		Short: "Record episodes without a policy, as clips with labels",
-		Long: "record rolls episodes of the env's scripted expert, of the expert with noise, or of random actions, and writes each one's frames as\n" +
+		Long: "record rolls episodes of the env's scripted expert, of the expert with noise or failing on purpose, or of random actions, and writes each one's frames as\n" +
 			"clips/*.npz (T x H x W x 3 uint8) with a line in labels.jsonl: what srpo encoder train and srpo reward take. Frames are of the env's recording\n" +
 			"camera, one each rollout.record_every steps. Stopped at any time, the same command goes on where it was.",
 		Example: "  srpo record --task 'tabletop/*' --actor expert --actor noise:0.6 --actor random --episodes 300 --out clips\n" +
@@ -26,7 +26,7 @@ func (a *app) recordCommand() *cobra.Command {
 	}
 	f.add(c, "policy", "encoder", "iterations", "checkpoint", "out", "name", "tensorboard", "reward", "cluster", "references")
 	c.Flags().StringVar(&o.Dir, "out", "recording", "folder for clips and labels")
-	c.Flags().StringArrayVar(&o.Actors, "actor", []string{"expert"}, "expert, noise:SIGMA (std in action units) or random; may be repeated")
+	c.Flags().StringArrayVar(&o.Actors, "actor", []string{"expert"}, "expert, noise:SIGMA (std in action units), fail:WAY (what the env's expert offers, e.g. miss, drop, wrong, stall; +noise:SIGMA) or random; may be repeated")
 	c.Flags().IntVar(&o.Episodes, "episodes", 100, "episodes of each actor, spread over tasks and start states")
 	return c
 }

@@ -43,6 +43,7 @@ SETTINGS = [
                  "published evaluations, -1: from the episode's seed", min=-1, max=2**32 - 1),
     srpo.Setting("keep_scenes", 2, "tasks kept loaded, 0.5 to 0.7 GB each; loading takes 4 s", min=1),
 ]  # fmt: skip
+FAILURES = ("miss", "drop", "wrong", "stall")  # ways in which failing.FailingExpert fails
 SCENE_SETTINGS = ("fast", "multisample")
 
 
@@ -67,6 +68,7 @@ class SceneLane(srpo.Env):
             proprio=PROPRIO,
             record_camera="agentview",
             expert=True,
+            expert_failures=FAILURES,
         )
 
     def find(self, task: str):
@@ -93,6 +95,7 @@ class SceneLane(srpo.Env):
         self._scene = None
         self._view = None  # PickPlace, for the tasks that it fits
         self._expert = None
+        self._failing = None  # the expert of an episode that is to fail
         _prepare_process(self.settings["gl"], self.package)
 
     def reset(self, task: str, start_state: int, seed: int) -> None:
@@ -103,7 +106,7 @@ class SceneLane(srpo.Env):
             raise srpo.Error("not found", f"no start state {start_state}", place=task, hint=f"0 to {len(states) - 1}")
         self._scene = self._loaded(entry)
         self.start(self._scene, entry, states[start_state], seed)
-        self._view = self._expert = None
+        self._view = self._expert = self._failing = None
         if entry.suite == "libero_object":
             from expert import Expert
             from pick_place import PickPlace
@@ -117,7 +120,7 @@ class SceneLane(srpo.Env):
         if name in self._scenes:
             self._scenes.move_to_end(name)
             return self._scenes[name]
-        self._scene = self._view = self._expert = None
+        self._scene = self._view = self._expert = self._failing = None
         while len(self._scenes) >= self.settings["keep_scenes"]:
             _, old = self._scenes.popitem(last=False)
             old.close()
@@ -167,11 +170,21 @@ class SceneLane(srpo.Env):
         """The next action of the scripted policy, float32 [7]; None outside libero_object, or when it gives up."""
         return self._expert.action() if self._expert else None
 
+    def failing_expert(self, failure: str) -> np.ndarray | None:
+        """The next action of an expert that fails on purpose, float32 [7]; None outside libero_object."""
+        if self._view is None:
+            return None
+        if self._failing is None or self._failing.failure != failure:
+            from failing import FailingExpert
+
+            self._failing = FailingExpert(self._view, failure)
+        return self._failing.action()
+
     def close(self) -> None:
         for scene in self._scenes.values():
             scene.close()
         self._scenes.clear()
-        self._scene = self._view = self._expert = None
+        self._scene = self._view = self._expert = self._failing = None
         _give_memory_back()
 
     def _started(self):

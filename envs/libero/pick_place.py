@@ -18,12 +18,17 @@ NOT_REACHED, REACHED, GRASPED, LIFTED, OVER_BASKET = 0.0, 0.25, 0.4, 0.5, 0.9
 
 
 class PickPlace:
-    """The object, the basket and the gripper of one scene. Positions are float64 [3] in metres, world frame."""
+    """The object, the basket and the gripper of one scene. Positions are float64 [3] in metres, world frame.
 
-    def __init__(self, scene):
+    Args:
+        item: the object's name; None: the one that the task is about.
+    """
+
+    def __init__(self, scene, item: str | None = None):
         self.scene = scene
         domain = scene.domain
         self.item, self.basket = domain.obj_of_interest[:2]
+        self.item = item or self.item
         model = scene.model
         self._item_body = domain.obj_body_id[self.item]
         self._basket_body = domain.obj_body_id[self.basket]
@@ -36,6 +41,17 @@ class PickPlace:
         contact_geoms = domain.objects_dict[self.item].contact_geoms
         self._item_geoms = _mask(model.ngeom, [domain.sim.model.geom_name2id(name) for name in contact_geoms])
         self.item_start = self.item_position()
+
+    def neighbour(self) -> str:
+        """The name of the object that lies nearest to this one, the basket apart."""
+        domain = self.scene.domain
+        places = {
+            name: self.scene.data.xpos[domain.obj_body_id[name]]
+            for name in domain.objects_dict
+            if name not in (self.item, self.basket)
+        }
+        here = self.item_position()
+        return min(places, key=lambda name: (float(np.linalg.norm((places[name] - here)[:2])), name))
 
     def grip_position(self) -> np.ndarray:
         return self.scene.data.site_xpos[self._grip_site].copy()

@@ -14,6 +14,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 
@@ -54,6 +55,7 @@ type lane struct {
 	task     int
 	seed     uint64
 	first    int // the block that the expert prefers
+	failing  *failing
 	steps    int
 	maxSteps int
 	state    laneState
@@ -141,7 +143,7 @@ func (t *Tabletop) Describe(context.Context) (plugins.EnvSpec, error) {
 			Meaning: "end-effector delta, 1 is 4 cm a step; gripper speed, -1 open +1 close", RateHz: rateHz,
 		},
 		Proprio: []string{"gripper_x [m]", "gripper_y [m]", "gripper_z [m]", "finger_gap [m]"},
-		Expert:  true, RecordCamera: cameraName,
+		Expert:  true, ExpertFailures: failures, RecordCamera: cameraName,
 	}, nil
 }
 
@@ -189,7 +191,7 @@ func (t *Tabletop) Reset(ctx context.Context, r env.Reset) (env.Transition, erro
 		l.maxSteps = layout.task.MaxSteps
 	}
 	reseed(&l.pcg, r.Seed, 0)
-	l.first = l.rng.IntN(layout.n)
+	l.first, l.failing = l.rng.IntN(layout.n), nil
 	// The open jaw is as much wider than a block as the tolerance asks for.
 	l.world = world{jawMax: 2*blockHalf + 2*t.tolerance, slack: t.tolerance, noise: l.tumble}
 	layout.start(&l.world, r.StartState, t.jitter)
@@ -241,7 +243,7 @@ func (t *Tabletop) Step(ctx context.Context, s env.Step) (env.Transition, error)
 		}
 		var a [actionDim]float64
 		if s.Expert > 0 {
-			a = l.expert(s.ExpertNoise)
+			a = l.expert(s.ExpertNoise, s.ExpertFailure)
 			for _, v := range a {
 				executed = binary.LittleEndian.AppendUint32(executed, math.Float32bits(float32(v)))
 			}
@@ -291,8 +293,17 @@ func (t *Tabletop) finish(l *lane, r env.Render, out *env.Transition) {
 }
 
 // expert is the scripted expert's action in float32 precision, as it would come back over the wire, so that replaying it gives the same episode.
-func (l *lane) expert(noise float32) [actionDim]float64 {
-	a := l.world.expert(l.first)
+func (l *lane) expert(noise float32, failure string) [actionDim]float64 {
+	var a [actionDim]float64
+	if failure == "" {
+		a = l.world.expert(l.first)
+	} else {
+		if l.failing == nil || l.failing.way != failure {
+			reseed(&l.pcg, l.seed, 1<<32)
+			l.failing = newFailing(failure, &l.world, l.rng)
+		}
+		a = l.failing.action(&l.world, l.first)
+	}
 	if noise > 0 {
 		reseed(&l.pcg, l.seed, 2*uint64(l.steps)+1)
 	}
@@ -350,6 +361,8 @@ func chunk(s env.Step) (int, error) {
 	switch {
 	case s.Expert < 0:
 		return 0, plugins.Errorf(plugins.Invalid, "the expert cannot act for %d steps", s.Expert).WithHint("ask for 1 or more")
+	case s.ExpertFailure != "" && !slices.Contains(failures, s.ExpertFailure):
+		return 0, plugins.Errorf(plugins.Unsupported, "the expert cannot fail by %q", s.ExpertFailure).WithHint("one of %s", strings.Join(failures, ", "))
 	case s.Expert > 0 && !s.Actions.IsZero():
 		return 0, plugins.Errorf(plugins.Invalid, "both actions and the expert were given").WithHint("leave one of the two out")
 	case s.Expert > 0:

@@ -143,12 +143,9 @@ func (a *attempt) run() error {
 			a.actions = append(a.actions, chunk.actions[:t.StepsDone*chunk.dim]...)
 		}
 		a.keep(t)
+		e.came(t.Progress)
 	}
 	e.Success, e.Terminated, e.Truncated = t.Success, t.Terminated, t.Truncated
-	if t.Progress != nil {
-		p := min(max(*t.Progress, 0), 1)
-		e.Progress = &p
-	}
 	if r.rules.KeepActions {
 		e.Actions = plugins.Floats(a.actions, e.Steps, r.s.EnvSpec.Action.Dim())
 	}

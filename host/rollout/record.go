@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -28,31 +29,54 @@ type Actor struct {
 	Random bool
 	// Noise is the std of Gaussian noise on each of the expert's actions, in action units.
 	Noise float32
+	// Failure is the way in which the expert fails on purpose, one of EnvSpec.ExpertFailures; empty: it does its best.
+	Failure string
 }
 
-// ParseActor reads "expert", "noise:SIGMA" or "random".
+const actorHint = "expert, noise:SIGMA, fail:WAY, fail:WAY+noise:SIGMA or random"
+
+// ParseActor reads "expert", "noise:SIGMA", "fail:WAY", "fail:WAY+noise:SIGMA" or "random".
 func ParseActor(text string) (Actor, error) {
-	sigma, noisy := strings.CutPrefix(text, "noise:")
-	switch {
-	case text == "expert":
+	switch text {
+	case "expert":
 		return Actor{}, nil
-	case text == "random":
+	case "random":
 		return Actor{Random: true}, nil
-	case noisy:
-		if v, err := strconv.ParseFloat(sigma, 32); err == nil && v > 0 && v <= math.MaxFloat32 {
-			return Actor{Noise: float32(v)}, nil
+	}
+	var a Actor
+	rest := text
+	if way, failing := strings.CutPrefix(rest, "fail:"); failing {
+		a.Failure, rest, _ = strings.Cut(way, "+")
+		if a.Failure == "" {
+			return Actor{}, plugins.Errorf(plugins.Invalid, "%q names no way to fail", text).WithHint("%s", actorHint)
 		}
+		if rest == "" && !strings.HasSuffix(text, "+") {
+			return a, nil
+		}
+	}
+	sigma, noisy := strings.CutPrefix(rest, "noise:")
+	if !noisy {
+		return Actor{}, plugins.Errorf(plugins.Invalid, "there is no actor %q", text).WithHint("%s", actorHint)
+	}
+	v, err := strconv.ParseFloat(sigma, 32)
+	if err != nil || !(v > 0 && v <= math.MaxFloat32) {
 		return Actor{}, plugins.Errorf(plugins.Invalid, "%q is no noise", text).WithHint("the std of Gaussian noise on the expert's actions, in action units: noise:0.5")
 	}
-	return Actor{}, plugins.Errorf(plugins.Invalid, "there is no actor %q", text).WithHint("expert, noise:SIGMA or random")
+	a.Noise = float32(v)
+	return a, nil
 }
 
 func (a Actor) String() string {
+	noise := "noise:" + strconv.FormatFloat(float64(a.Noise), 'g', -1, 32)
 	switch {
 	case a.Random:
 		return "random"
+	case a.Failure != "" && a.Noise > 0:
+		return "fail:" + a.Failure + "+" + noise
+	case a.Failure != "":
+		return "fail:" + a.Failure
 	case a.Noise > 0:
-		return "noise:" + strconv.FormatFloat(float64(a.Noise), 'g', -1, 32)
+		return noise
 	}
 	return "expert"
 }
@@ -144,6 +168,13 @@ func (s *Scheduler) checkRecording(p RecordPlan) error {
 		if !t.Random && !s.EnvSpec.Expert {
 			return plugins.Errorf(plugins.Unsupported, "the env has no scripted expert").WithPlace("%s", s.EnvName).WithHint("record the actor random")
 		}
+		if t.Failure != "" && !slices.Contains(s.EnvSpec.ExpertFailures, t.Failure) {
+			e := plugins.Errorf(plugins.Unsupported, "the env's expert cannot fail by %q", t.Failure).WithPlace("%s", s.EnvName)
+			if len(s.EnvSpec.ExpertFailures) == 0 {
+				return e.WithHint("it always does its best; noise:SIGMA makes it fail")
+			}
+			return e.WithHint("one of %s", strings.Join(s.EnvSpec.ExpertFailures, ", "))
+		}
 		if err := checkTask(t.Task, Rules{MaxSteps: p.MaxSteps}); err != nil {
 			return err
 		}
@@ -209,11 +240,12 @@ func (r *recorder) roll(ctx context.Context, client env.Env, take Take) (Episode
 	for {
 		frames = append(frames, t.Recorded.Data...)
 		e.FrameCount += frameCount(t.Recorded)
+		e.came(t.Progress)
 		if t.Done() || gaveUp {
 			break
 		}
 		n := min(recordChunk, maxSteps-e.Steps)
-		step := env.Step{Lane: r.lane, Expert: n, ExpertNoise: take.Noise, Render: render}
+		step := env.Step{Lane: r.lane, Expert: n, ExpertNoise: take.Noise, ExpertFailure: take.Failure, Render: render}
 		if take.Random {
 			step.Expert, step.Actions = 0, dice.actions(n)
 		}
@@ -232,10 +264,6 @@ func (r *recorder) roll(ctx context.Context, client env.Env, take Take) (Episode
 		e.Steps += t.StepsDone
 	}
 	e.Success, e.Terminated, e.Truncated = t.Success, t.Terminated, t.Truncated
-	if t.Progress != nil {
-		p := min(max(*t.Progress, 0), 1)
-		e.Progress = &p
-	}
 	e.Frames = plugins.Bytes(frames, append([]int{e.FrameCount}, replies.frame...)...)
 	return e, nil
 }

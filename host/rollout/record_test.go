@@ -49,6 +49,7 @@ func TestRecord(t *testing.T) {
 		require.Equal(t, []int{e.FrameCount, 4, 4, 3}, e.Frames.Shape)
 		require.Len(t, e.Frames.Data, e.FrameCount*48)
 		require.NotNil(t, e.Progress)
+		require.GreaterOrEqual(t, *e.Furthest, *e.Progress)
 		if e.Task == "" || !e.Terminated && !e.Truncated {
 			t.Errorf("%s has no end", id)
 		}
@@ -104,10 +105,11 @@ func TestRecordRefuses(t *testing.T) {
 		plan RecordPlan
 		want string
 	}{
-		"no expert":      {bare, RecordPlan{Takes: takes(1), Every: 1}, "no scripted expert"},
-		"no camera":      {blind, RecordPlan{Takes: takes(1), Every: 1}, "no camera to record"},
-		"no step":        {fakeSpec, RecordPlan{Takes: takes(1)}, "every 0-th step"},
-		"no start state": {fakeSpec, RecordPlan{Takes: []Take{{Trial: Trial{Task: fakeTask("a"), StartState: -1}}}, Every: 1}, "no start state -1"},
+		"no expert":       {bare, RecordPlan{Takes: takes(1), Every: 1}, "no scripted expert"},
+		"no camera":       {blind, RecordPlan{Takes: takes(1), Every: 1}, "no camera to record"},
+		"no step":         {fakeSpec, RecordPlan{Takes: takes(1)}, "every 0-th step"},
+		"no such failure": {fakeSpec, RecordPlan{Takes: []Take{{Trial: takes(1)[0].Trial, Actor: Actor{Failure: "miss"}}}, Every: 1}, `cannot fail by "miss"`},
+		"no start state":  {fakeSpec, RecordPlan{Takes: []Take{{Trial: Trial{Task: fakeTask("a"), StartState: -1}}}, Every: 1}, "no start state -1"},
 	} {
 		s := &Scheduler{EnvSpec: c.spec, Envs: []*EnvProc{{Worker: (&world{t: t}).process(1), Lanes: 1}}}
 		err := s.Record(context.Background(), c.plan, keep)
@@ -120,13 +122,13 @@ func TestRecordRefuses(t *testing.T) {
 }
 
 func TestParseActor(t *testing.T) {
-	for text, want := range map[string]Actor{"expert": {}, "random": {Random: true}, "noise:0.25": {Noise: 0.25}} {
+	for text, want := range map[string]Actor{"expert": {}, "random": {Random: true}, "noise:0.25": {Noise: 0.25}, "fail:drop": {Failure: "drop"}, "fail:drop+noise:0.5": {Failure: "drop", Noise: 0.5}} {
 		a, err := ParseActor(text)
 		require.NoError(t, err)
 		require.Equal(t, want, a)
 		require.Equal(t, text, a.String())
 	}
-	for _, text := range []string{"", "exprt", "noise", "noise:", "noise:0", "noise:-1", "noise:NaN", "noise:1e99", "random:1"} {
+	for _, text := range []string{"", "exprt", "noise", "noise:", "noise:0", "noise:-1", "noise:NaN", "noise:1e99", "random:1", "fail:", "fail:+noise:1", "fail:drop+", "fail:drop+noise", "fail:drop+expert"} {
 		_, err := ParseActor(text)
 		require.Equal(t, plugins.Invalid, plugins.KindOf(err), text)
 		require.NotEmpty(t, plugins.AsError(err).Hint)

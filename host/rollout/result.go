@@ -46,6 +46,8 @@ type Episode struct {
 	Steps int
 	// Progress is the env's own last measure of how far the task came, 0 to 1; nil: it has none. For audits, never for training.
 	Progress *float64
+	// Furthest is the largest of those that were reported, at the ends of calls.
+	Furthest *float64
 	// LogProb is the sum of the log-probabilities of the executed actions, when the policy gave them.
 	LogProb float64
 	// Embedding of the recorded frames; nil when nothing was encoded or the vector is unusable: then EmbeddingError says why.
@@ -58,6 +60,19 @@ type Episode struct {
 	Actions plugins.Tensor
 	// Retries is how often it had to be rolled again; it says something of the machine, not of the episode.
 	Retries int
+}
+
+// came notes how far the task has come, as a reply says; nil: it does not say.
+func (e *Episode) came(progress *float64) {
+	if progress == nil {
+		return
+	}
+	p := min(max(*progress, 0), 1)
+	furthest := p
+	if e.Furthest != nil {
+		furthest = max(p, *e.Furthest)
+	}
+	e.Progress, e.Furthest = &p, &furthest
 }
 
 // before orders episodes by id.

@@ -173,7 +173,7 @@ func (c *Client) Step(ctx context.Context, s Step) (Transition, error) {
 	req := &pb.StepRequest{Lane: uint32(s.Lane), Render: fromRender(s.Render)}
 	steps := s.Expert
 	if s.Expert > 0 {
-		req.Expert = &pb.Expert{Steps: uint32(s.Expert), Noise: s.ExpertNoise}
+		req.Expert = &pb.Expert{Steps: uint32(s.Expert), Noise: s.ExpertNoise, Failure: s.ExpertFailure}
 	} else {
 		var err error
 		if req.Actions, err = call.Put(s.Actions); err != nil {

@@ -77,7 +77,9 @@ type Step struct {
 	Expert int
 	// ExpertNoise is the std of Gaussian noise on each expert action, in action units, seeded by the episode's seed and step.
 	ExpertNoise float32
-	Render      Render
+	// ExpertFailure is one of EnvSpec.ExpertFailures, the same in each step of an episode; empty: the expert does its best.
+	ExpertFailure string
+	Render        Render
 }
 
 // Observation is what a policy sees.

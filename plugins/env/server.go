@@ -88,7 +88,7 @@ func (s *server) Step(ctx context.Context, m *pb.StepRequest) (*pb.StepReply, er
 		if m.Expert.Steps == 0 {
 			return nil, plugins.Errorf(plugins.Invalid, "expert for 0 steps")
 		}
-		step.Expert, step.ExpertNoise = int(m.Expert.Steps), m.Expert.Noise
+		step.Expert, step.ExpertNoise, step.ExpertFailure = int(m.Expert.Steps), m.Expert.Noise, m.Expert.Failure
 	} else if step.Actions, err = wire.View(s.base.Arena(), m.Actions); err != nil {
 		return nil, err
 	} else if err := step.Actions.Check("actions", plugins.Float32, -1, -1); err != nil {

@@ -387,34 +387,40 @@ func (r *envRun) badRequests(ctx context.Context) error {
 	return refused(err, "a camera that does not exist", plugins.Invalid, plugins.NotFound)
 }
 
+// expert lets the expert act, at its best and in each of the ways in which it can fail, and replays what it did.
 func (r *envRun) expert(ctx context.Context) error {
 	if !r.spec.Expert {
 		return Skip("the env has no expert")
 	}
-	tr, err := r.env.Reset(ctx, env.Reset{Task: r.task.ID, Seed: 4})
-	if err != nil {
-		return err
-	}
-	steps := min(r.task.MaxSteps, 24)
-	tr, err = r.env.Step(ctx, env.Step{Expert: steps, ExpertNoise: 0.1})
-	if plugins.KindOf(err) == plugins.Unsupported {
-		return Skip("no expert for task " + r.task.ID)
-	}
-	if err != nil {
-		return err
-	}
-	if tr.Actions.IsZero() || tr.Actions.Shape[0] != tr.StepsDone {
-		return wants("return the executed actions", "the expert did %d steps and returned actions of shape %v", tr.StepsDone, tr.Actions.Shape)
+	for _, failure := range append([]string{""}, r.spec.ExpertFailures...) {
+		if _, err := r.env.Reset(ctx, env.Reset{Task: r.task.ID, Seed: 4}); err != nil {
+			return err
+		}
+		steps := min(r.task.MaxSteps, 24)
+		tr, err := r.env.Step(ctx, env.Step{Expert: steps, ExpertNoise: 0.1, ExpertFailure: failure})
+		if plugins.KindOf(err) == plugins.Unsupported && failure == "" {
+			return Skip("no expert for task " + r.task.ID)
+		}
+		if err != nil {
+			return err
+		}
+		if tr.Actions.IsZero() || tr.Actions.Shape[0] != tr.StepsDone {
+			return wants("return the executed actions", "the expert did %d steps and returned actions of shape %v", tr.StepsDone, tr.Actions.Shape)
+		}
+		if _, err := r.env.Reset(ctx, env.Reset{Task: r.task.ID, Seed: 4}); err != nil {
+			return err
+		}
+		again, err := r.env.Step(ctx, env.Step{Actions: tr.Actions})
+		if err != nil {
+			return err
+		}
+		if !reflect.DeepEqual(tr.Observation, again.Observation) || tr.Success != again.Success {
+			return wants("return exactly what was executed, after clipping and rounding to float32", "replaying the expert's actions ends elsewhere")
+		}
 	}
 	if _, err := r.env.Reset(ctx, env.Reset{Task: r.task.ID, Seed: 4}); err != nil {
 		return err
 	}
-	again, err := r.env.Step(ctx, env.Step{Actions: tr.Actions})
-	if err != nil {
-		return err
-	}
-	if !reflect.DeepEqual(tr.Observation, again.Observation) || tr.Success != again.Success {
-		return wants("return exactly what was executed, after clipping and rounding to float32", "replaying the expert's actions ends elsewhere")
-	}
-	return nil
+	_, err := r.env.Step(ctx, env.Step{Expert: 1, ExpertFailure: "no such failure"})
+	return refused(err, "a way to fail that is not in Describe", plugins.Unsupported, plugins.Invalid, plugins.NotFound)
 }

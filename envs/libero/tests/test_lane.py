@@ -87,11 +87,40 @@ def test_expert_succeeds_with_progress(task):
         env.close()
 
 
+@pytest.mark.parametrize("failure", ["miss", "drop", "wrong", "stall"])
+def test_expert_fails_on_purpose(failure):
+    env = rollout.lane(64)
+    try:
+        env.reset(SOUP, 2, seed=0)
+        basket = env._view.basket_position()
+        neighbour = env._view.neighbour()
+        progress = []
+        for _ in range(180):
+            action = env.failing_expert(failure)
+            assert action is not None and np.all(np.abs(action) <= 1)
+            step = env.step(action)
+            assert not step.success
+            progress.append(step.progress)
+        put = env._scene.data.xpos[env._scene.domain.obj_body_id[neighbour]]
+        reached = {
+            "miss": max(progress) < 0.25,
+            "drop": 0.5 < max(progress) < 0.9 and progress[-1] < 0.25,
+            "wrong": max(progress) < 0.4 and np.linalg.norm((put - basket)[:2]) < 0.1,
+            "stall": progress[-1] >= 0.5 and max(progress) < 0.6,
+        }
+        assert reached[failure], (max(progress), progress[-1])
+        # The next episode's expert does its best again.
+        env.reset(SOUP, 2, seed=0)
+        assert env._failing is None
+    finally:
+        env.close()
+
+
 def test_no_expert_and_no_progress_elsewhere():
     env = rollout.lane(64, wait_steps=0)
     try:
         env.reset(STOVE, 0, seed=0)
-        assert env.expert() is None
+        assert env.expert() is None and env.failing_expert("miss") is None
         assert env.step(np.zeros(7, np.float32)).progress is None
         assert env.proprio().shape == (8,) and env.proprio().dtype == np.float32
         assert env.render("wrist").shape == (64, 64, 3)

@@ -285,7 +285,7 @@ func fromValue(v any) (*pb.Value, error) {
 
 // FromEnvSpec turns an env's description into its message, ToEnvSpec back.
 func FromEnvSpec(s plugins.EnvSpec) *pb.EnvSpec {
-	m := &pb.EnvSpec{Action: FromActionSpace(s.Action), Proprio: s.Proprio, Expert: s.Expert, RecordCamera: s.RecordCamera}
+	m := &pb.EnvSpec{Action: FromActionSpace(s.Action), Proprio: s.Proprio, Expert: s.Expert, ExpertFailures: s.ExpertFailures, RecordCamera: s.RecordCamera}
 	for _, c := range s.Cameras {
 		m.Cameras = append(m.Cameras, &pb.Camera{Name: c.Name, Height: uint32(c.Height), Width: uint32(c.Width), View: c.View, AnySize: c.AnySize})
 	}
@@ -294,7 +294,7 @@ func FromEnvSpec(s plugins.EnvSpec) *pb.EnvSpec {
 
 // ToEnvSpec turns a message into an env's description, without judging it.
 func ToEnvSpec(m *pb.EnvSpec) plugins.EnvSpec {
-	s := plugins.EnvSpec{Action: ToActionSpace(m.GetAction()), Proprio: m.GetProprio(), Expert: m.GetExpert(), RecordCamera: m.GetRecordCamera()}
+	s := plugins.EnvSpec{Action: ToActionSpace(m.GetAction()), Proprio: m.GetProprio(), Expert: m.GetExpert(), ExpertFailures: m.GetExpertFailures(), RecordCamera: m.GetRecordCamera()}
 	for _, c := range m.GetCameras() {
 		s.Cameras = append(s.Cameras, plugins.Camera{Name: c.GetName(), Height: int(c.GetHeight()), Width: int(c.GetWidth()), View: c.GetView(), AnySize: c.GetAnySize()})
 	}

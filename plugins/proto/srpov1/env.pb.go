@@ -433,7 +433,9 @@ type Expert struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Steps uint32                 `protobuf:"varint,1,opt,name=steps,proto3" json:"steps,omitempty"`
 	// Std of Gaussian noise added to each expert action (in action units), seeded by the episode's seed and step; actions are clipped to their range.
-	Noise         float32 `protobuf:"fixed32,2,opt,name=noise,proto3" json:"noise,omitempty"`
+	Noise float32 `protobuf:"fixed32,2,opt,name=noise,proto3" json:"noise,omitempty"`
+	// One of EnvSpec.expert_failures: the way in which the expert is to fail in this episode, the same one in each of its steps. Empty: it does its best.
+	Failure       string `protobuf:"bytes,3,opt,name=failure,proto3" json:"failure,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -480,6 +482,13 @@ func (x *Expert) GetNoise() float32 {
 		return x.Noise
 	}
 	return 0
+}
+
+func (x *Expert) GetFailure() string {
+	if x != nil {
+		return x.Failure
+	}
+	return ""
 }
 
 type StepReply struct {
@@ -696,10 +705,11 @@ const file_srpo_v1_env_proto_rawDesc = "" +
 	"\aactions\x18\x02 \x01(\v2\x0f.srpo.v1.TensorR\aactions\x12'\n" +
 	"\x06expert\x18\x03 \x01(\v2\x0f.srpo.v1.ExpertR\x06expert\x12'\n" +
 	"\x06render\x18\x04 \x01(\v2\x0f.srpo.v1.RenderR\x06render\x12#\n" +
-	"\x05grant\x18\x05 \x01(\v2\r.srpo.v1.SlotR\x05grant\"4\n" +
+	"\x05grant\x18\x05 \x01(\v2\r.srpo.v1.SlotR\x05grant\"N\n" +
 	"\x06Expert\x12\x14\n" +
 	"\x05steps\x18\x01 \x01(\rR\x05steps\x12\x14\n" +
-	"\x05noise\x18\x02 \x01(\x02R\x05noise\"\xe5\x02\n" +
+	"\x05noise\x18\x02 \x01(\x02R\x05noise\x12\x18\n" +
+	"\afailure\x18\x03 \x01(\tR\afailure\"\xe5\x02\n" +
 	"\tStepReply\x126\n" +
 	"\vobservation\x18\x01 \x01(\v2\x14.srpo.v1.ObservationR\vobservation\x12+\n" +
 	"\brecorded\x18\x02 \x01(\v2\x0f.srpo.v1.TensorR\brecorded\x12\x1d\n" +

@@ -234,7 +234,7 @@ class EnvService(Service):
         try:
             look = _Look(self, request.render)
             if request.HasField("expert"):
-                actions = self._expert_actions(env, episode, request.expert.steps, request.expert.noise)
+                actions = self._expert_actions(env, episode, request.expert)
                 most = request.expert.steps
                 if most < 1:
                     raise Error("invalid", "the expert was asked for 0 steps", hint="ask for 1 or more")
@@ -291,18 +291,26 @@ class EnvService(Service):
             )
         return np.clip(actions, self._low, self._high)
 
-    def _expert_actions(self, env: Env, episode: Episode, steps: int, noise: float) -> Iterator[Optional[np.ndarray]]:
+    def _expert_actions(self, env: Env, episode: Episode, asked: env_pb2.Expert) -> Iterator[Optional[np.ndarray]]:
         """Yields the expert's actions, each float32 [action dim], noisy and clipped; None when it gives up."""
+        noise = asked.noise
         if not self._has_expert():
             raise Error("unsupported", "this env has no scripted expert")
+        if asked.failure and asked.failure not in self.spec.expert_failures:
+            ways = ", ".join(self.spec.expert_failures)
+            raise Error(
+                "unsupported",
+                f"the expert cannot fail by {asked.failure!r}",
+                hint=f"one of {ways}" if ways else "this env's expert always does its best",
+            )
         if not (noise >= 0 and math.isfinite(noise)):
             raise Error(
                 "invalid", f"expert noise of {noise}", hint="a standard deviation of 0 or more, in action units"
             )
 
         def generate():
-            for _ in range(steps):
-                action = env.expert()
+            for _ in range(asked.steps):
+                action = env.failing_expert(asked.failure) if asked.failure else env.expert()
                 if action is None:
                     yield None
                     return

@@ -122,5 +122,11 @@ class Env:
         """
         raise NotImplementedError(f"{type(self).__name__} has no scripted expert")
 
+    def failing_expert(self, failure: str) -> Optional[np.ndarray]:
+        """Returns the expert's next action, float32 [action dim] or None as in `expert`, in an episode that is to fail
+        in the given way, one of `EnvSpec.expert_failures`. It shows what a reward makes of failures.
+        """
+        raise NotImplementedError(f"{type(self).__name__} names expert_failures, but has no failing_expert()")
+
     def close(self) -> None:
         """Frees what the lane holds; about a second is left for it."""

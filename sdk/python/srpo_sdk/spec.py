@@ -80,6 +80,7 @@ class EnvSpec:
         record_camera: the camera that the encoder should see; "": the first third-person one.
         expert: whether there is a scripted expert for (some of) the tasks; None: whether the env overrides
             `Env.expert`.
+        expert_failures: ways in which the expert can fail on purpose (`Env.failing_expert`), for measuring rewards.
     """
 
     cameras: Sequence[Camera]
@@ -87,6 +88,7 @@ class EnvSpec:
     proprio: Sequence[str] = ()
     record_camera: str = ""
     expert: Optional[bool] = None
+    expert_failures: Sequence[str] = ()
 
     def camera(self, name: str) -> Camera:
         """Returns a camera by name ("": the recording camera), or raises `Error` ("not found")."""
@@ -146,6 +148,7 @@ class EnvSpec:
             proprio=self.proprio,
             record_camera=self.recording(),
             expert=expert if self.expert is None else self.expert,
+            expert_failures=self.expert_failures,
         )
 
     @staticmethod
@@ -156,6 +159,7 @@ class EnvSpec:
             proprio=list(m.proprio),
             record_camera=m.record_camera,
             expert=m.expert,
+            expert_failures=list(m.expert_failures),
         )
 
 
