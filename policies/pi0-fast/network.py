@@ -28,6 +28,7 @@ from torch import nn
 
 import checkpoint
 from fast import Fast
+from learning import Categorical
 from pi_network import Acted, Batch, Network, Sample
 
 # Strings are padded to a multiple of this, so that different ones share a forward pass. The padded length of a string
@@ -54,25 +55,6 @@ class String:
     @property
     def padded(self) -> int:
         return -(-len(self.ids) // _BUCKET) * _BUCKET
-
-
-@dataclass
-class Categorical:
-    """Distributions over tokens, log-probabilities [B, T, V], at those that were chosen, [B, T]."""
-
-    scores: torch.Tensor
-    chosen: torch.Tensor
-
-    @property
-    def log_probs(self) -> torch.Tensor:
-        return self.scores.gather(-1, self.chosen[..., None])[..., 0]
-
-    def entropy(self) -> torch.Tensor:
-        return -(self.scores.exp() * self.scores).sum(-1)
-
-    def kl(self, start: Categorical) -> torch.Tensor:
-        """Exact, over all tokens that can be drawn."""
-        return (self.scores.exp() * (self.scores - start.scores)).sum(-1)
 
 
 class TokenNetwork(Network):

@@ -10,5 +10,5 @@ var Files embed.FS
 
 // Shared are the modules that pi0-fast is made of, too: whoever serves it puts these files beside its own.
 //
-//go:embed checkpoint.py imitation.py learning.py normalise.py pi_network.py pi_policy.py pi_settings.py sizes.py stand_ins.py tiny.py
+//go:embed checkpoint.py imitation.py normalise.py pi_network.py pi_policy.py pi_settings.py sizes.py stand_ins.py tiny.py
 var Shared embed.FS

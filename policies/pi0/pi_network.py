@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import srpo_sdk as srpo
@@ -74,7 +74,8 @@ class Sample:
 
     @property
     def bytes(self) -> int:
-        return sum(f.nbytes for f in self.frames) + self.state.nbytes + 8 * len(self.ids) + 600
+        acted = 0 if self.acted is None else self.acted.bytes
+        return sum(f.nbytes for f in self.frames) + self.state.nbytes + 8 * len(self.ids) + acted
 
 
 @dataclass
@@ -113,17 +114,6 @@ class Acted:
     positions: np.ndarray
     terms: np.ndarray
     sample: Sample
-
-
-class Judgement(Protocol):
-    """What the policy says of chosen chunks, term by term, [B, T]."""
-
-    log_probs: torch.Tensor
-
-    def entropy(self) -> torch.Tensor: ...
-
-    def kl(self, start: Judgement) -> torch.Tensor:
-        """KL(self || start)."""
 
 
 class Trunk(nn.Module):

@@ -141,7 +141,7 @@ def test_log_probabilities_are_those_of_lerobots_sampling(checkpoint_folder):
             gone[p.network.allowed] = False
             rows[:, gone] = -torch.inf
         want = torch.log_softmax(rows, -1)[torch.arange(len(ids)), torch.from_numpy(ids)]
-        np.testing.assert_allclose(r.terms[given : len(ids)], want[given:].detach().numpy(), atol=1e-5)
+        np.testing.assert_allclose(r.log_probs[given : len(ids)], want[given:].detach().numpy(), atol=1e-5)
 
 
 def test_inputs_are_lerobots(folder):

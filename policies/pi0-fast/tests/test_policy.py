@@ -73,8 +73,8 @@ def test_what_is_drawn(trained):
         assert set(string.ids[string.given :].tolist()) <= allowed
         assert net.end not in string.ids[:-1]
         ended += string.ids[-1] == net.end
-        assert (r.terms[: string.given] == 0).all() and (r.terms[string.given : len(string.ids)] < 0).all()
-        assert (r.terms[len(string.ids) :] == 0).all()
+        assert (r.log_probs[: string.given] == 0).all() and (r.log_probs[string.given : len(string.ids)] < 0).all()
+        assert (r.log_probs[len(string.ids) :] == 0).all()
         with torch.no_grad():
             total = net.judge([r.sample], 1.2).scores.exp().sum(-1)
         torch.testing.assert_close(total, torch.ones_like(total), atol=1e-5, rtol=0)
@@ -95,7 +95,7 @@ def test_samples_follow_the_distribution():
 def test_update_prefers_what_was_rewarded():
     p = policy(lr=3e-4)
     record(p)
-    before = {k: v[0].terms.sum() for k, v in p.records.items()}
+    before = {k: v[0].log_probs.sum() for k, v in p.records.items()}
     p.update(update(kl=0.0, epochs=4), lambda _: None)
     scores = {}
     for k, (r, *_) in p.records.items():
@@ -113,9 +113,9 @@ def test_chunks_that_were_not_executed_do_not_matter():
         p = policy()
         record(p)
         for kept in p.records.values():
-            kept[1].terms += other
-            kept[0].terms[: kept[0].sample.acted.given] += other
-            kept[0].terms[len(kept[0].sample.acted.ids) :] += other
+            kept[1].log_probs += other
+            kept[0].log_probs[: kept[0].sample.acted.given] += other
+            kept[0].log_probs[len(kept[0].sample.acted.ids) :] += other
         p.update(update(steps=8), lambda _: None)
         results.append(p)
     assert equal(*results)
@@ -130,8 +130,8 @@ def test_the_loss_matches_the_formula(ratio):
     rng = np.random.default_rng(0)
     for name, kept in p.records.items():
         for r in kept:
-            shift[name, r.step] = rng.normal(0, 0.1, r.terms.shape).astype(np.float32)
-            r.terms = r.terms - shift[name, r.step]
+            shift[name, r.step] = rng.normal(0, 0.1, r.log_probs.shape).astype(np.float32)
+            r.log_probs = r.log_probs - shift[name, r.step]
     gains = {i: rng.normal(0, 1, 11) for i in range(3)}
     u = update(kl=0.0, epochs=1, mini_batch=100, clip_dual=1.5, values=lambda i: gains[i])
     s = p.update(u, lambda _: None)

@@ -130,7 +130,7 @@ def test_log_probabilities_are_those_of_lerobots_velocity(checkpoint_folder):
         mean = x0 * (1 - (t - d)) + x1 * (t - d - sigma**2 * d / (2 * t))
         std = np.sqrt(d) * sigma
         want = -0.5 * ((chain.after[0] - mean) / std) ** 2 - np.log(std) - 0.5 * np.log(2 * np.pi)
-        np.testing.assert_allclose(record.terms.reshape(5, 7), want[:5, :7], atol=1e-5)
+        np.testing.assert_allclose(record.log_probs.reshape(5, 7), want[:5, :7], atol=1e-5)
     assert len(seen) > 1
 
 

@@ -75,7 +75,7 @@ def test_what_learns():
 def test_update_prefers_what_was_rewarded():
     p = policy(lr=2e-5)
     record(p)
-    before = {k: v[0].terms.sum() for k, v in p.records.items()}
+    before = {k: v[0].log_probs.sum() for k, v in p.records.items()}
     p.update(update(kl=0.0, epochs=4), lambda _: None)
     scores = {}
     for k, (r, *_) in p.records.items():
@@ -93,7 +93,7 @@ def test_masked_steps_do_not_matter(ratio):
         p = policy(ratio=ratio)
         record(p)
         for kept in p.records.values():  # 11 steps: 3 of the second chunk's actions were executed
-            kept[1].terms[3 * 7 :] += other
+            kept[1].log_probs[3 * 7 :] += other
         p.update(update(), lambda _: None)
         results.append(p)
     assert equal(*results)
@@ -108,8 +108,8 @@ def test_the_loss_matches_the_formula(ratio):
     rng = np.random.default_rng(0)
     for name, kept in p.records.items():
         for r in kept:
-            shift[name, r.step] = rng.normal(0, 0.1, r.terms.shape).astype(np.float32)
-            r.terms = r.terms - shift[name, r.step]
+            shift[name, r.step] = rng.normal(0, 0.1, r.log_probs.shape).astype(np.float32)
+            r.log_probs = r.log_probs - shift[name, r.step]
     gains = {i: rng.normal(0, 1, 11) for i in range(3)}
     u = update(kl=0.0, epochs=1, mini_batch=100, clip_dual=1.5, values=lambda i: gains[i])
     s = p.update(u, lambda _: None)
