@@ -264,11 +264,13 @@ def _openpi(folder: str, raw: dict[str, Any], config_class: type) -> Source:
     return Source(folder, decoded, statistics, own, {}, tokenizer_files(folder, TOKENIZER))
 
 
-def load_weights(model: nn.Module, folder: str, prefix: str) -> str:
+def load_weights(model: nn.Module, folder: str, prefix: str, unused: Callable[[str], bool] = lambda name: False) -> str:
     """Fills a network. Returns a fingerprint of what was read.
 
     Args:
         prefix: that the names of lerobot's files have and the network's do not; it may be missing (openpi).
+        unused: of a tensor's name; where true it may be missing, and becomes 0. The text's embedding and head, one
+            matrix in PaliGemma, stand in for each other.
 
     Raises:
         srpo.Error: "not found" without a file; "corrupt" for one cut short, missing tensors or numbers that are not
@@ -278,8 +280,10 @@ def load_weights(model: nn.Module, folder: str, prefix: str) -> str:
     if not os.path.isfile(path):
         raise srpo.Error("not found", f"no {WEIGHTS}", place=folder, hint=_FILES)
     own = model.state_dict()
-    head, words = "paligemma_with_expert.paligemma.lm_head.weight", ""
-    words = "paligemma_with_expert.paligemma.model.language_model.embed_tokens.weight"
+    text = {
+        "paligemma_with_expert.paligemma.lm_head.weight",
+        "paligemma_with_expert.paligemma.model.language_model.embed_tokens.weight",
+    }
     loaded: set[str] = set()
     digest = hashlib.sha256()
     try:
@@ -305,13 +309,18 @@ def load_weights(model: nn.Module, folder: str, prefix: str) -> str:
                 digest.update(torch.cat([flat[:256], flat[-256:]]).float().numpy().tobytes())
                 own[name].copy_(tensor)
                 loaded.add(name)
-                if name == head and prefix + words not in f.keys() and words not in f.keys():  # noqa: SIM118
-                    own[words].copy_(tensor)  # one matrix in the files, as in PaliGemma's own
-                    loaded.add(words)
     except (SafetensorError, OSError) as e:
         raise srpo.Error(
             "corrupt", f"cannot be read: {e}", place=path, hint="the file was cut short or changed: copy it again"
         ) from e
+    if len(text & loaded) == 1:
+        ((there,), (other,)) = text & loaded, text - loaded
+        own[other].copy_(own[there])
+        loaded.add(other)
+    for name in set(own) - loaded:
+        if unused(name):
+            own[name].zero_()
+            loaded.add(name)
     missing = sorted(set(own) - loaded)
     if missing:
         raise srpo.Error(

@@ -158,7 +158,7 @@ class Network:
         self.config.dtype = "bfloat16" if choice.dtype == torch.bfloat16 else "float32"
         with built(self.module, self.source.sizes, self.config.image_resolution[0]), no_init_weights():
             model = self.build(self.config, self.tokenizer)
-        self.fingerprint = checkpoint.load_weights(model, folder, PREFIX)
+        self.fingerprint = checkpoint.load_weights(model, folder, PREFIX, lambda n: not self._learns(n))
         self.trunk = Trunk(model, self._noise())
         self._read_noise(folder)
         self.trunk.to(choice.device)

@@ -72,3 +72,14 @@ def test_a_demonstration_in_other_units(folder):
 
 def test_too_few_tokens():
     fails("invalid", "max_tokens is 2", "256 is usual", max_tokens=2)
+
+
+def test_one_matrix_for_embedding_and_head(folder):
+    """As PaliGemma's own files have it."""
+    weights = load_file(str(folder / "model.safetensors"))
+    head = weights.pop("model.paligemma_with_expert.paligemma.lm_head.weight")
+    save_file(weights, str(folder / "model.safetensors"))
+    p = policy(checkpoint=str(folder))
+    assert not np.array_equal(p.network.head.weight.detach().numpy(), head.numpy())
+    words = p.network.joined.paligemma.get_input_embeddings().weight
+    np.testing.assert_array_equal(p.network.head.weight.detach().numpy(), words.detach().numpy())

@@ -85,6 +85,18 @@ def test_missing_tensor(folder):
     fails("corrupt", "1 tensors are missing, the first is model.action_out_proj.weight", checkpoint=str(folder))
 
 
+def test_heads_that_pi0_does_not_use_may_be_missing(folder):
+    before = policy(checkpoint=str(folder)).act([item(0)], srpo.Sampling(greedy=True))[0].actions
+
+    def change(w):
+        del w["model.paligemma_with_expert.paligemma.lm_head.weight"]
+        del w["model.paligemma_with_expert.gemma_expert.lm_head.weight"]
+
+    spoil(folder, change)
+    after = policy(checkpoint=str(folder)).act([item(0)], srpo.Sampling(greedy=True))[0].actions
+    np.testing.assert_array_equal(before, after)
+
+
 def test_weights_of_another_shape(folder):
     spoil(folder, lambda w: w.update({"model.action_out_proj.bias": torch.zeros(3)}))
     fails("mismatch", "model.action_out_proj.bias is [3], want [32]", "do not fit", checkpoint=str(folder))
