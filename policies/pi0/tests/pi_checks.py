@@ -1,5 +1,7 @@
 """Tests that hold for pi0 and pi0-fast alike; both test_shared.py are made of them."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import srpo_sdk as srpo
@@ -115,3 +117,18 @@ def test_demonstrations_that_cannot_be():
     with pytest.raises(ZeroDivisionError):
         p.imitate(srpo.Imitate(1, 5, 2), iter([d]), lambda *_: 1 / 0)
     assert equal(p, q) and not p.network.measured
+
+
+def test_weighted_demonstrations():
+    """Weights are a factor on the loss; a failed demonstration that has them is learned from."""
+    d = demonstration()
+
+    def first_loss(factor):
+        losses = []
+        weighted = SimpleNamespace(**{**vars(d), "success": False, "weights": np.full(12, factor, np.float32)})
+        policy().imitate(srpo.Imitate(1, 5, 1), iter([weighted]), lambda _, loss: losses.append(loss))
+        return losses[0]
+
+    assert first_loss(0.5) == pytest.approx(first_loss(1.0) / 2, rel=1e-5)
+    with pytest.raises(srpo.Error, match="all weights are 0"):
+        first_loss(0.0)
