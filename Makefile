@@ -17,7 +17,7 @@ export PATH := $(PATH):$(VENV)/tools
 
 STEPS := fmt vet staticcheck proto-check ruff go-test python-test examples smoke remote libero libero-plus
 
-.PHONY: build test bench openvla parity results proto clean venv $(STEPS)
+.PHONY: build test bench openvla pi0 parity results proto clean venv $(STEPS)
 
 build:
 	$(GO) build -o srpo ./cmd/srpo
@@ -77,6 +77,10 @@ remote: build venv
 # OpenVLA's plugin in its own environment (6 GB): its tests, and the contract.
 openvla: build venv
 	bash .ci/openvla
+
+# pi0's and pi0-fast's plugins in their own environments (5 GB each, downloaded once): their tests, against lerobot itself too, and the contract.
+pi0: build venv
+	bash .ci/pi0
 
 # Tables of speed: env steps, host overhead, the data plane.
 bench: build

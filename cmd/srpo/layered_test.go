@@ -14,6 +14,9 @@ import (
 	"github.com/srpo-dev/srpo/host/supervise/catalog"
 	"github.com/srpo-dev/srpo/host/supervise/lock"
 	"github.com/srpo-dev/srpo/plugins"
+	"github.com/srpo-dev/srpo/policies/openvla"
+	"github.com/srpo-dev/srpo/policies/pi0"
+	pi0fast "github.com/srpo-dev/srpo/policies/pi0-fast"
 )
 
 func TestLayered(t *testing.T) {
@@ -62,4 +65,33 @@ func TestLiberoPlusIsWhole(t *testing.T) {
 	want, err := fs.ReadFile(libero.Shared, "scene.py")
 	require.NoError(t, err)
 	require.Equal(t, string(want), string(data))
+}
+
+// The packages of pi0 and pi0-fast are their own files and those that they share, nothing of their own hides a shared one, and their requirements are the same.
+func TestPiPoliciesAreWhole(t *testing.T) {
+	c := &catalog.Catalog{Embedded: embedded, Cache: t.TempDir()}
+	for name, layers := range map[string]layered{
+		"pi0":      {pi0.Files, openvla.Shared},
+		"pi0-fast": {pi0fast.Files, pi0.Shared, openvla.Shared},
+	} {
+		pkg, err := c.Find(plugins.Policy, name)
+		require.NoError(t, err)
+		tree, err := lock.HashDir(pkg.Dir)
+		require.NoError(t, err)
+		var files int
+		for _, layer := range layers {
+			part, err := lock.HashFS(layer)
+			require.NoError(t, err)
+			files += len(part.Files)
+			for _, f := range part.Files {
+				require.FileExists(t, filepath.Join(pkg.Dir, f.Path))
+			}
+		}
+		require.Len(t, tree.Files, files, "%s: a file hides another", name)
+	}
+	a, err := fs.ReadFile(pi0.Files, "requirements.txt")
+	require.NoError(t, err)
+	b, err := fs.ReadFile(pi0fast.Files, "requirements.txt")
+	require.NoError(t, err)
+	require.Equal(t, string(a), string(b))
 }

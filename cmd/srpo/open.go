@@ -29,6 +29,8 @@ import (
 	"github.com/srpo-dev/srpo/host/supervise/pyenv"
 	"github.com/srpo-dev/srpo/plugins"
 	"github.com/srpo-dev/srpo/policies/openvla"
+	"github.com/srpo-dev/srpo/policies/pi0"
+	pi0fast "github.com/srpo-dev/srpo/policies/pi0-fast"
 	"github.com/srpo-dev/srpo/policies/remote"
 	"github.com/srpo-dev/srpo/policies/tiny"
 	"github.com/srpo-dev/srpo/sdk"
@@ -58,7 +60,8 @@ var builtIns = []builtIn{
 
 // embedded are the packages that this program carries: programs in Python, and those that it serves itself and that need an environment. Plugins do not import
 // each other; what they share is put together here.
-var embedded = []fs.FS{libero.Files, layered{liberoplus.Files, libero.Shared}, openvla.Files, remote.Files, generic.Files, dinov2.Files, vjepa2.Files}
+var embedded = []fs.FS{libero.Files, layered{liberoplus.Files, libero.Shared}, openvla.Files,
+	layered{pi0.Files, openvla.Shared}, layered{pi0fast.Files, pi0.Shared, openvla.Shared}, remote.Files, generic.Files, dinov2.Files, vjepa2.Files}
 
 // settingsFlags are the flags that stand for settings of srpo.toml.
 type settingsFlags struct {

@@ -7,3 +7,8 @@ import "embed"
 //
 //go:embed plugin.toml requirements.txt *.py
 var Files embed.FS
+
+// Shared are the modules that other policies are made of, too: whoever serves them puts these files beside their own.
+//
+//go:embed learner.py learning.py lora.py optimiser.py
+var Shared embed.FS

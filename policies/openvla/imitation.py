@@ -15,9 +15,9 @@ from torch import nn
 
 import actions
 import pictures
-from learning import Optimiser
 from modeling import STOP
 from network import Network, Sample
+from optimiser import Optimiser
 
 IGNORED = -100
 

@@ -1,17 +1,81 @@
-"""PPO on recorded chunks, and the optimiser under it."""
+"""PPO on recorded chunks, whatever a chunk's log-probability is made of."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import srpo_sdk as srpo
 import torch
-from torch import nn
 
-from network import Network, Sample, log_probs
+from optimiser import Optimiser, swapped
+
+
+class Sample(Protocol):
+    """What was seen and chosen; a network's own affair but for its size."""
+
+    @property
+    def bytes(self) -> int: ...
+
+
+class Judgement(Protocol):
+    """What a policy says of chosen chunks, term by term, float32 [B, T]. A term is the finest part of a chunk that has
+    a log-probability: a token, or a number of an action.
+    """
+
+    log_probs: torch.Tensor
+
+    def entropy(self) -> torch.Tensor: ...
+
+    def kl(self, start: Any) -> torch.Tensor:
+        """KL(self || start)."""
+
+
+class Network(Protocol):
+    """What an update needs of a network.
+
+    Args:
+        chunk: actions in a chunk.
+    """
+
+    chunk: int
+
+    def batches(self, samples: Sequence[Any]) -> Iterator[list[int]]:
+        """Indices of samples that share a forward pass and have as many terms."""
+
+    def judge(self, samples: Sequence[Any], temperature: float) -> Judgement:
+        """Judges the samples of one batch, as acting did."""
+
+    def learnable(self, sample: Any) -> bool:
+        """Whether the sample was chosen at random."""
+
+    def lesson(self, sample: Any, valid: int, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(mask, advantage), float32 [T] each, when the first valid actions were executed; values: [1] or [valid]."""
+
+    def per_unit(self, terms: int) -> int:
+        """Terms, of so many, that one ratio is made of."""
+
+
+@dataclass
+class Categorical:
+    """Distributions over tokens, log-probabilities [B, T, V], at those that were chosen, int64 [B, T]."""
+
+    scores: torch.Tensor
+    chosen: torch.Tensor
+
+    @property
+    def log_probs(self) -> torch.Tensor:
+        return self.scores.gather(-1, self.chosen[..., None])[..., 0]
+
+    def entropy(self) -> torch.Tensor:
+        return -(self.scores.exp() * self.scores).sum(-1)
+
+    def kl(self, start: Any) -> torch.Tensor:
+        """Exact, over all tokens that can be drawn."""
+        return (self.scores.exp() * (self.scores - start.scores)).sum(-1)
 
 
 @dataclass
@@ -20,8 +84,8 @@ class Record:
 
     Args:
         step: env steps executed before it.
-        sample: what was seen, with the tokens that were chosen.
-        log_probs: float32 [slots], of these tokens at the temperature of the call.
+        sample: what was seen and chosen.
+        log_probs: float32 [T], of its terms at the temperature of the call.
     """
 
     step: int
@@ -30,8 +94,7 @@ class Record:
 
     @property
     def bytes(self) -> int:
-        s = self.sample
-        return s.frame.nbytes + s.tokens.nbytes + self.log_probs.nbytes + 8 * len(s.ids) + 400
+        return self.sample.bytes + self.log_probs.nbytes + 400
 
 
 @dataclass(frozen=True)
@@ -39,150 +102,55 @@ class Lesson:
     """A record with what an update says of it.
 
     Args:
-        tokens: those that were executed, from the first on.
-        advantage: float32 [tokens].
-        weight: of each token in the loss.
+        mask, advantage: float32 [T], see `Network.lesson`.
+        units: ratios that it has.
+        weight: of each ratio in the loss.
     """
 
     record: Record
-    tokens: int
+    mask: np.ndarray
     advantage: np.ndarray
+    units: int
     weight: float
 
 
-class Optimiser:
-    """AdamW over the parameters that learn, in float32 whatever the network's type.
-
-    Where a parameter is not float32, or `offload` asks for it, a float32 copy (on the CPU with `offload`) is what the
-    optimiser moves, and the parameter follows it: steps of 5e-6 are lost in bfloat16.
-    """
-
-    def __init__(self, model: nn.Module, settings: dict, offload: bool):
-        self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        self.settings, self.offload = settings, offload
-        self.masters = {}
-        for n, p in self.parameters.items():
-            if offload or p.dtype != torch.float32:
-                self.masters[n] = p.detach().to("cpu" if offload else p.device, torch.float32, copy=True)
-        moved = [self.masters.get(n, p) for n, p in self.parameters.items()]
-        self.adam = torch.optim.AdamW(
-            moved, lr=1.0, betas=(settings["adam_beta1"], settings["adam_beta2"]), weight_decay=settings["weight_decay"]
-        )
-
-    def fresh(self) -> None:
-        """Forgets the gradients' moments."""
-        self.adam.state.clear()
-
-    def zero(self) -> None:
-        for p in self.parameters.values():
-            p.grad = None
-
-    def step(self, lr: float) -> float:
-        """Clips the gradient, makes a step, returns the norm that it had; no step if that is not finite."""
-        for n, master in self.masters.items():
-            grad = self.parameters[n].grad
-            master.grad = None if grad is None else grad.to(master.device, torch.float32)
-        moved = [self.masters.get(n, p) for n, p in self.parameters.items()]
-        most = self.settings["grad_clip"]
-        norm = float(nn.utils.clip_grad_norm_([m for m in moved if m.grad is not None], most or math.inf))
-        if math.isfinite(norm):
-            for group in self.adam.param_groups:
-                group["lr"] = lr
-            self.adam.step()
-            self._follow()
-        for master in self.masters.values():
-            master.grad = None
-        return norm
-
-    @torch.no_grad()
-    def _follow(self) -> None:
-        for n, master in self.masters.items():
-            self.parameters[n].copy_(master)
-
-    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
-        """(tensors by name, steps made by parameter): all that `restore` needs."""
-        tensors, steps = {}, {}
-        for n, p in self.parameters.items():
-            master = self.masters.get(n, p)
-            if n in self.masters:
-                tensors[f"master.{n}"] = master
-            if s := self.adam.state.get(master):
-                tensors[f"m.{n}"], tensors[f"v.{n}"] = s["exp_avg"], s["exp_avg_sq"]
-                steps[n] = float(s["step"])
-        return tensors, steps
-
-    @torch.no_grad()
-    def restore(self, tensors: dict[str, torch.Tensor], steps: dict[str, float]) -> None:
-        """Takes over a state. Where float32 copies are kept now and were not then, they are made from the weights."""
-        for n, p in self.parameters.items():
-            master = self.masters.get(n, p)
-            if n in self.masters:
-                master.copy_(tensors.get(f"master.{n}", p))
-            self.adam.state.pop(master, None)
-            if n in steps:
-                self.adam.state[master] = {
-                    "step": torch.tensor(steps[n]),
-                    "exp_avg": tensors[f"m.{n}"].to(master.device, torch.float32, copy=True),
-                    "exp_avg_sq": tensors[f"v.{n}"].to(master.device, torch.float32, copy=True),
-                }
-
-
-class Keep:
-    """A copy of the weights and the optimiser on the CPU, to go back to when an update fails.
-
-    Args:
-        most: bytes; a larger state is not copied, and `back` then says False.
-    """
-
-    def __init__(self, optimiser: Optimiser, most: int):
-        tensors, self.steps = optimiser.state()
-        tensors.update({f"w.{n}": p.detach() for n, p in optimiser.parameters.items()})
-        self.optimiser = optimiser
-        fits = sum(t.numel() * t.element_size() for t in tensors.values()) <= most
-        self.tensors = {n: t.to("cpu", copy=True) for n, t in tensors.items()} if fits else None
-
-    @torch.no_grad()
-    def back(self) -> bool:
-        """Restores what was kept; False when it was too much to be kept."""
-        self.optimiser.zero()
-        if self.tensors is None:
-            return False
-        for n, p in self.optimiser.parameters.items():
-            p.copy_(self.tensors[f"w.{n}"])
-        self.optimiser.restore(self.tensors, self.steps)
-        return True
-
-
 def lessons(
-    update: srpo.Update, records: dict[str, list[Record]], chunk: int, dim: int, by_trajectory: bool
+    update: srpo.Update, records: dict[str, list[Record]], network: Network, by_trajectory: bool
 ) -> list[Lesson]:
-    """The recorded chunks that were executed, in the order of trajectories and steps.
+    """The recorded chunks of which at least one action was executed, in the order of trajectories and steps.
 
-    by_trajectory: every trajectory weighs the same, as in siiRL, which takes the mean over a trajectory's tokens first;
-    else every token does.
+    by_trajectory: every trajectory weighs the same, else every ratio does.
 
     Raises:
-        srpo.Error: "not found" for a trajectory that was not recorded, "invalid" when nothing was executed.
+        srpo.Error: "not found" for a trajectory that was not recorded, "invalid" when nothing was executed or a chunk
+            was chosen greedily.
     """
     out: list[Lesson] = []
     for t in update.trajectories:
+        place = f"episode {t.trajectory}"
         if not records.get(t.trajectory):
             raise srpo.Error(
                 "not found",
                 "nothing was recorded",
-                place=f"episode {t.trajectory}",
+                place=place,
                 hint="act with record set, and do not forget before the update",
             )
         part = []
         for r in records[t.trajectory]:
-            valid = min(chunk, t.steps - r.step)
+            valid = min(network.chunk, t.steps - r.step)
             if valid <= 0:
                 continue
+            if not network.learnable(r.sample):
+                raise srpo.Error(
+                    "invalid", "was acted greedily, which has no log-probability to learn from", place=place,
+                    hint="sample with a temperature",
+                )  # fmt: skip
             values = t.values if len(t.values) == 1 else t.values[r.step : r.step + valid]
-            advantage = np.repeat(np.broadcast_to(values, valid), dim).astype(np.float32)
-            part.append((r, valid * dim, advantage))
-        total = sum(tokens for _, tokens, _ in part)
-        out += [Lesson(r, n, a, 1 / total if by_trajectory else 1.0) for r, n, a in part]
+            mask, advantage = network.lesson(r.sample, valid, values)
+            units = int(mask.reshape(-1, network.per_unit(len(mask))).any(1).sum())
+            part.append((r, mask, advantage, units))
+        total = sum(units for *_, units in part)
+        out += [Lesson(*x, 1 / total if by_trajectory else 1.0) for x in part]
     if not out:
         raise srpo.Error(
             "invalid",
@@ -194,9 +162,9 @@ def lessons(
 
 @dataclass
 class Sums:
-    """Totals over tokens and chunks."""
+    """Totals over ratios and chunks."""
 
-    tokens: float = 0.0
+    units: float = 0.0
     ratio: float = 0.0
     most: float = 0.0
     clipped: float = 0.0
@@ -208,18 +176,20 @@ class Sums:
 
 @dataclass(frozen=True)
 class Ppo:
-    """One update: PPO (Schulman et al., 2017) with a ratio for every token, as siiRL does it.
+    """One update: PPO (Schulman et al., 2017).
 
-    Minimised, over executed tokens with the weights of `lessons`:
+    Minimised, over ratios with the weights of `lessons`:
 
         max(-r A, -clip(r, 1 - clip_low, 1 + clip_high) A), at most -clip_dual A where A < 0
         + kl_beta KL(pi || pi_start)
 
-    r = exp(log pi - log pi_old), A the trajectory's or the step's. KL is exact: over all 256 action tokens, at the
-    update's temperature; pi_start is the policy before the first update that asks for it.
+    r = exp(log pi - log pi_old), summed over the unit's terms that were executed; A is their mean advantage. KL is
+    exact, of the unit's distributions, at the update's temperature; pi_start is the policy before the first update that
+    asks for it.
 
     Args:
         start: the starting policy's values of the parameters that learn, by name; None: kl_beta is 0.
+        name: of the plugin, for hints.
     """
 
     network: Network
@@ -227,11 +197,12 @@ class Ppo:
     start: dict[str, torch.Tensor] | None
     lr: float
     mini_batch: int
+    name: str
 
     def run(self, update: srpo.Update, todo: list[Lesson], progress: Callable[[float], None]) -> srpo.Statistics:
         h = update.hyperparameters
         size = min(h.mini_batch or self.mini_batch, len(todo))
-        whole = sum(x.weight * x.tokens for x in todo)
+        whole = sum(x.weight * x.units for x in todo)
         steps, done, losses, norms = 0, 0, [], []
         every, last = Sums(), Sums()
         statistics = srpo.Statistics(samples=len(todo))
@@ -248,28 +219,28 @@ class Ppo:
                     done += len(batch)
                     progress(done / (h.epochs * len(todo)))
                 if steps == 0:
-                    statistics.first_ratio = sums.ratio / sums.tokens
+                    statistics.first_ratio = sums.ratio / sums.units
                     statistics.extra["first_kl"] = sums.kl / sums.chunks
                 norm = self.optimiser.step(self.lr)
                 if not math.isfinite(norm + sums.loss):
                     raise srpo.Error(
                         "internal",
                         f"loss or gradient is not finite at step {steps}",
-                        hint="lower policy.openvla.lr, or set update.clip_dual",
+                        hint=f"lower policy.{self.name}.lr, or set update.clip_dual",
                     )
                 steps += 1
                 losses.append(sums.loss)
                 norms.append(norm)
                 for total in (every, last):
-                    for name in ("tokens", "ratio", "clipped", "chunks", "kl", "entropy"):
+                    for name in ("units", "ratio", "clipped", "chunks", "kl", "entropy"):
                         setattr(total, name, getattr(total, name) + getattr(sums, name))
                     total.most = max(total.most, sums.most)
         self.optimiser.zero()
         if steps:
             statistics.loss, statistics.grad_norm = float(np.mean(losses)), float(np.mean(norms))
-            statistics.clip_fraction = every.clipped / every.tokens
-            statistics.entropy, statistics.kl = every.entropy / every.tokens, last.kl / last.chunks
-            statistics.extra |= {"ratio": every.ratio / every.tokens, "ratio_max": every.most}
+            statistics.clip_fraction = every.clipped / every.units
+            statistics.entropy, statistics.kl = every.entropy / every.units, last.kl / last.chunks
+            statistics.extra |= {"ratio": every.ratio / every.units, "ratio_max": every.most}
         statistics.extra |= {"steps": float(steps), "lr": self.lr}
         return statistics
 
@@ -277,63 +248,45 @@ class Ppo:
         """Adds the gradient of some chunks, which share a forward pass, and what they count."""
         h, t = update.hyperparameters, update.temperature
         samples = [x.record.sample for x in part]
-        start = None if self.start is None else self._starting_scores(samples, t)
-        logits = self.network.logits(samples)
-        device = logits.device
-        tokens = torch.from_numpy(np.stack([s.tokens for s in samples]))
-        now = log_probs(logits, tokens, t)
-        old = torch.from_numpy(np.stack([x.record.log_probs for x in part])).to(device)
-        mask, advantage, weight = (torch.zeros(now.shape, device=device) for _ in range(3))
-        for i, x in enumerate(part):
-            mask[i, : x.tokens] = 1
-            advantage[i, : x.tokens] = torch.from_numpy(x.advantage).to(device)
-            weight[i, : x.tokens] = x.weight
-        ratio = torch.exp((now - old).clamp(-20, 20))
-        plain, bounded = -ratio * advantage, -ratio.clamp(1 - h.clip_low, 1 + h.clip_high) * advantage
+        start = None if self.start is None else self._starting(samples, t)
+        now = self.network.judge(samples, t)
+        scores = now.log_probs
+        old, mask, advantage = (
+            torch.from_numpy(np.stack(rows)).to(scores.device)
+            for rows in zip(*[(x.record.log_probs, x.mask, x.advantage) for x in part])
+        )
+        weight = torch.tensor([[x.weight] for x in part], device=scores.device)
+        per = self.network.per_unit(mask.shape[1])
+
+        def units(x: torch.Tensor) -> torch.Tensor:
+            return (x * mask).reshape(len(part), -1, per).sum(-1)
+
+        count = units(torch.ones_like(mask))
+        executed = (count > 0).float()
+        gain = units(advantage) / count.clamp(min=1)
+        ratio = torch.exp(units(scores - old).clamp(-20, 20))
+        plain, bounded = -ratio * gain, -ratio.clamp(1 - h.clip_low, 1 + h.clip_high) * gain
         loss = torch.maximum(plain, bounded)
         cut = bounded > plain
         if h.clip_dual:
-            worst = -h.clip_dual * advantage
-            cut = cut | ((advantage < 0) & (loss > worst))
-            loss = torch.where(advantage < 0, torch.minimum(loss, worst), loss)
-        scores = torch.log_softmax(logits / t, -1)
+            worst = -h.clip_dual * gain
+            cut = cut | ((gain < 0) & (loss > worst))
+            loss = torch.where(gain < 0, torch.minimum(loss, worst), loss)
         if start is not None:
-            kl = (scores.exp() * (scores - start)).sum(-1)
+            kl = units(now.kl(start))
             loss = loss + h.kl_beta * kl
-            sums.kl += float((kl.detach() * mask).sum())
-        loss = (loss * weight).sum() / share
+            sums.kl += float(kl.detach().sum())
+        loss = (loss * executed * weight).sum() / share
         loss.backward()
-        entropy = -(scores.exp() * scores).sum(-1).detach()
         sums.loss += float(loss.detach())
-        sums.tokens += float(mask.sum())
-        sums.ratio += float((ratio.detach() * mask).sum())
-        sums.most = max(sums.most, float((ratio.detach() * mask).max()))
-        sums.clipped += float((cut * mask).sum())
-        sums.entropy += float((entropy * mask).sum())
+        sums.units += float(executed.sum())
+        sums.ratio += float((ratio.detach() * executed).sum())
+        sums.most = max(sums.most, float((ratio.detach() * executed).max()))
+        sums.clipped += float((cut * executed).sum())
+        sums.entropy += float(units(now.entropy().detach()).sum())
         sums.chunks += len(part)
 
     @torch.no_grad()
-    def _starting_scores(self, samples: list[Sample], temperature: float) -> torch.Tensor:
+    def _starting(self, samples: list[Sample], temperature: float) -> Judgement:
         with swapped(self.optimiser.parameters, self.start):
-            return torch.log_softmax(self.network.logits(samples) / temperature, -1)
-
-
-class swapped:
-    """Within it, parameters hold other values."""
-
-    def __init__(self, parameters: dict[str, nn.Parameter], values: dict[str, torch.Tensor]):
-        self.parameters, self.values = parameters, values
-
-    def __enter__(self) -> None:
-        self.own = {n: p.data for n, p in self.parameters.items()}
-        for n, p in self.parameters.items():
-            p.data = self.values[n].to(p.device, p.dtype)
-
-    def __exit__(self, *_) -> None:
-        for n, p in self.parameters.items():
-            p.data = self.own[n]
-
-
-def starting(parameters: dict[str, nn.Parameter], offload: bool) -> dict[str, torch.Tensor]:
-    """A frozen copy of the parameters, for the KL term; for an adapter it is the adapter alone."""
-    return {n: p.detach().to("cpu" if offload else p.device, copy=True) for n, p in parameters.items()}
+            return self.network.judge(samples, temperature)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import srpo_sdk as srpo
 import torch
@@ -32,6 +32,20 @@ class Adapted(nn.Module):
         self.lora_A = nn.Parameter((torch.randn(rank, layer.in_features, generator=generator) / rank).to(device))
         self.lora_B = nn.Parameter(torch.zeros(layer.out_features, rank, device=device))
 
+    # What other code asks a linear layer for.
+
+    @property
+    def weight(self) -> torch.Tensor:
+        return self.layer.weight
+
+    @property
+    def in_features(self) -> int:
+        return self.layer.in_features
+
+    @property
+    def out_features(self) -> int:
+        return self.layer.out_features
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         low = nn.functional.linear(nn.functional.linear(x.to(self.lora_A.dtype), self.lora_A), self.lora_B)
         return self.layer(x) + (self.scale * low).to(x.dtype)
@@ -43,14 +57,21 @@ class Adapted(nn.Module):
         return (w.float() + self.scale * (self.lora_B @ self.lora_A).float()).to(w.dtype)
 
 
-def adapt(model: nn.Module, rank: int, alpha: float, seed: int) -> None:
-    """Gives every linear layer but the head an adapter (peft's "all-linear"); the rest of the model is frozen."""
+def adapt(
+    model: nn.Module, rank: int, alpha: float, seed: int, among: Callable[[str], bool] = lambda name: True
+) -> None:
+    """Gives every linear layer but the head an adapter (peft's "all-linear"); the rest of the model is frozen.
+
+    Args:
+        among: of a layer's name; where false it gets none.
+    """
     generator = torch.Generator().manual_seed(seed)
     model.requires_grad_(False)
-    for module in list(model.modules()):
+    for name, module in list(model.named_modules()):
         for child, layer in list(module.named_children()):
             if isinstance(layer, nn.Linear) and child != "lm_head" and not isinstance(module, Adapted):
-                setattr(module, child, Adapted(layer, rank, alpha, generator))
+                if among(f"{name}.{child}" if name else child):
+                    setattr(module, child, Adapted(layer, rank, alpha, generator))
 
 
 def adapters(model: nn.Module) -> Iterator[tuple[str, Adapted]]:
@@ -137,3 +158,17 @@ def merge(model: nn.Module) -> None:
             if isinstance(layer, Adapted):
                 layer.layer.weight.copy_(layer.merged())
                 setattr(module, child, layer.layer)
+
+
+def whole(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, Callable[[], torch.Tensor]]]:
+    """(name without adapters, parameter, maker of its value with the adapter in it), in the model's order."""
+    merged = dict(adapters(model))
+    for name, p in model.named_parameters():
+        layer, _, last = name.rpartition(".")
+        if layer in merged:  # lora_A, lora_B
+            continue
+        owner = layer.removesuffix(".layer")
+        if layer == owner or owner not in merged:
+            yield name, p, p.detach
+        else:
+            yield f"{owner}.{last}", p, merged[owner].merged if last == "weight" else p.detach

@@ -14,6 +14,7 @@ import actions
 import checkpoint
 import lora
 import pictures
+from learning import Categorical
 from modeling import EMPTY, OpenVLA, file_name
 
 # Prompts are padded to a multiple of this, so that tasks of different length share a forward pass. The padded length of
@@ -57,6 +58,10 @@ class Sample:
     frame: np.ndarray
     ids: tuple[int, ...]
     tokens: np.ndarray | None = None
+
+    @property
+    def bytes(self) -> int:
+        return self.frame.nbytes + 8 * len(self.ids) + (0 if self.tokens is None else self.tokens.nbytes)
 
 
 class Network:
@@ -183,6 +188,27 @@ class Network:
         """float32 [B, slots, 256], of the action tokens, for samples of one batch."""
         return self.model.action_logits(self.hidden(samples)[:, :-1])
 
+    # What `learning` asks for.
+
+    def judge(self, samples: Sequence[Sample], temperature: float) -> Categorical:
+        """Distributions over the 256 action tokens, for samples of one batch; a term is a token."""
+        scores = torch.log_softmax(self.logits(samples) / temperature, -1)
+        return Categorical(scores, torch.from_numpy(np.stack([s.tokens for s in samples])).to(scores.device))
+
+    def learnable(self, sample: Sample) -> bool:
+        return True
+
+    def lesson(self, sample: Sample, valid: int, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(mask, advantage), float32 [slots] each, when the first valid actions were executed."""
+        mask, advantage = np.zeros((2, self.chunk, self.normaliser.dim), np.float32)
+        mask[:valid] = 1
+        advantage[:valid] = np.broadcast_to(values, valid)[:, None]
+        return mask.reshape(-1), advantage.reshape(-1)
+
+    def per_unit(self, terms: int) -> int:
+        """A ratio for every token, as siiRL has it."""
+        return 1
+
     @torch.no_grad()
     def act(
         self, samples: Sequence[Sample], seeds: Sequence[int], temperature: float, greedy: bool
@@ -240,17 +266,7 @@ class Network:
     def weights(self) -> tuple[list, dict[str, int]]:
         """What `checkpoint.write` wants: names with makers of tensors, adapters merged, and bytes by name."""
         made, sizes = [], {}
-        merged = {name: m for name, m in lora.adapters(self.model)}
-        for name, p in self.model.named_parameters():
-            layer, _, last = name.rpartition(".")
-            if layer in merged:  # lora_A, lora_B
-                continue
-            owner = layer.removesuffix(".layer")
-            if layer != owner and owner in merged:
-                name = f"{owner}.{last}"
-                make = merged[owner].merged if last == "weight" else p.detach
-            else:
-                make = p.detach
+        for name, p, make in lora.whole(self.model):
             made.append((file_name(name), make))
             sizes[file_name(name)] = p.numel() * p.element_size()
         return made, sizes

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,8 +18,10 @@ import checkpoint
 import imitation
 import learning
 import lora
+import optimiser
 import pictures
 import tiny
+from learner import Learner
 from network import Choice, Network, Sample
 
 STATE = "srpo_state"  # folder beside the published files: optimiser, starting policy
@@ -30,33 +29,14 @@ ADAPTER = "lora_adapter"
 PRESETS = {"tiny": "openvla-oft", "tiny-openvla": "openvla"}
 
 
-class OpenVLAPolicy(srpo.Policy):
-    """One process with one model. Everything random comes from the seeds of calls; nothing is drawn in between."""
+class OpenVLAPolicy(Learner):
+    """One process with one model."""
+
+    name = "openvla"
 
     def __init__(self, config: srpo.PolicyConfig):
         super().__init__(config)
-        self.settings = dict(config.settings)
-        if config.env is None:
-            raise srpo.Error(
-                "invalid",
-                "no env was named",
-                place="policy openvla",
-                hint="the env's actions and cameras are needed; with srpo plugin test give --env",
-            )
-        if config.world_size > 1:
-            raise srpo.Error(
-                "unsupported",
-                f"world size {config.world_size}",
-                place="policy openvla",
-                hint="this policy runs in one process on one device",
-            )
-        self.space = config.env.action
         self.camera = config.env.camera(self.settings["camera"]).name
-        torch.set_num_threads(self.settings["threads"])
-        self.records: dict[str, list[learning.Record]] = {}
-        self.recorded = 0  # bytes
-        self.start: dict[str, torch.Tensor] | None = None
-        self.broken = ""
         with self._memory("loading the model"):
             self.choice = self._choice()
             self.network = self._open()
@@ -66,31 +46,9 @@ class OpenVLAPolicy(srpo.Policy):
 
     def _choice(self) -> Choice:
         s = self.settings
-        if bool(s["checkpoint"]) == bool(s["preset"]):
-            raise srpo.Error(
-                "invalid",
-                "give either checkpoint or preset",
-                place="policy openvla, settings",
-                hint="policy.openvla.checkpoint = FOLDER for a real model, or "
-                'policy.openvla.preset = "tiny" to try things out',
-            )
-        device = s["device"] if s["device"] != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-        try:
-            device = torch.device(device)
-            torch.empty(1, device=device)
-        except (RuntimeError, AssertionError) as e:
-            raise srpo.Error(
-                "unavailable",
-                f"device {s['device']!r}: {str(e).splitlines()[0]}",
-                place="policy openvla, setting device",
-                hint="cpu works everywhere",
-            ) from e
+        device = self._device()
         cuda = device.type == "cuda"
-        dtype = {
-            "auto": torch.bfloat16 if cuda else torch.float32,
-            "float32": torch.float32,
-            "bfloat16": torch.bfloat16,
-        }[s["dtype"]]
+        dtype = self._dtype(device)
         rank, alpha = s["lora_rank"], s["lora_alpha"]
         if rank < 0:
             rank = 0 if s["preset"] else 32
@@ -115,19 +73,6 @@ class OpenVLAPolicy(srpo.Policy):
             dim=self.space.dim,
             statistics=s["statistics"],
         )
-
-    def _or(self, name: str, for_checkpoint: Any, for_preset: Any) -> Any:
-        """A setting, or its default where it is left open."""
-        value = self.settings[name]
-        return value if value not in (0, "auto") else for_preset if self.settings["preset"] else for_checkpoint
-
-    @contextlib.contextmanager
-    def _scratch(self) -> Iterator[str]:
-        folder = tempfile.mkdtemp(dir=self.config.scratch or None)
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
     def _open(self) -> Network:
         s = self.settings
@@ -161,27 +106,7 @@ class OpenVLAPolicy(srpo.Policy):
             self.network.model.checkpoint_gradients(True)
             # transformers computes activations twice in training mode only; there is no dropout that it would turn on.
             self.network.model.language_model.train()
-        self.optimiser = learning.Optimiser(self.network.model, self.settings, self.settings["offload_optimizer"])
-
-    @contextlib.contextmanager
-    def _memory(self, what: str) -> Iterator[None]:
-        """Turns torch's ways of saying "out of memory" into one error with a remedy."""
-        try:
-            yield
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as e:
-            text = str(e)
-            if isinstance(e, RuntimeError) and not isinstance(e, torch.OutOfMemoryError):
-                if "out of memory" not in text and "can't allocate memory" not in text:
-                    raise
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            raise srpo.Error(
-                "exhausted",
-                f"out of memory while {what}: {text.splitlines()[0] if text else type(e).__name__}",
-                place="policy openvla",
-                hint="lower policy.openvla.micro_batch; turn on gradient_checkpointing, offload_optimizer, or "
-                "lora_rank = 32; the run goes on from its last checkpoint with --resume",
-            ) from e
+        self.optimiser = optimiser.Optimiser(self.network.model, self.settings, self.settings["offload_optimizer"])
 
     def describe(self) -> srpo.PolicySpec:
         return srpo.PolicySpec(
@@ -231,89 +156,7 @@ class OpenVLAPolicy(srpo.Policy):
         except srpo.Error as e:
             raise e.at(place) from e
 
-    def _keep(self, items: list[srpo.ActItem], records: list[learning.Record]) -> None:
-        most = self.settings["record_mb"] << 20
-        if self.recorded + sum(r.bytes for r in records) > most:
-            raise srpo.Error(
-                "exhausted",
-                f"{self.recorded >> 20} MiB of chunks are recorded, and no more fit into "
-                f"record_mb = {self.settings['record_mb']}",
-                place="policy openvla",
-                hint="raise policy.openvla.record_mb, or sample fewer episodes an iteration",
-            )
-        for item, record in zip(items, records):
-            if item.step == 0:
-                self._forget(item.trajectory)
-            kept = self.records.setdefault(item.trajectory, [])
-            self.recorded -= sum(r.bytes for r in kept if r.step == item.step)
-            kept[:] = sorted([r for r in kept if r.step != item.step] + [record], key=lambda r: r.step)
-            self.recorded += record.bytes
-
-    def _forget(self, trajectory: str) -> None:
-        self.recorded -= sum(r.bytes for r in self.records.pop(trajectory, []))
-
-    def forget(self, trajectories: list[str]) -> None:
-        for t in trajectories or list(self.records):
-            self._forget(t)
-
-    def _usable(self) -> None:
-        if self.broken:
-            raise srpo.Error(
-                "unavailable",
-                self.broken,
-                place="policy openvla",
-                hint="the run goes on from its last checkpoint with --resume; a larger rollback_mb keeps "
-                "a copy to go back to",
-            )
-
     # Learning.
-
-    @contextlib.contextmanager
-    def _undone(self, what: str) -> Iterator[None]:
-        """Undoes what was learned when something raises within."""
-        keep = learning.Keep(self.optimiser, self.settings["rollback_mb"] << 20)
-        try:
-            with self._memory(what):
-                yield
-        except BaseException:
-            if not keep.back():
-                self.broken = f"{what} failed half way, and the weights before it were too large to be kept"
-            raise
-
-    def update(self, update: srpo.Update, progress: Callable[[float], None]) -> srpo.Statistics:
-        """See `learning.Ppo`. An update that fails or is cancelled leaves everything as it was."""
-        self._usable()
-        h, dim = update.hyperparameters, self.network.normaliser.dim
-        if update.temperature == 0:
-            update = srpo.Update(**{**vars(update), "temperature": 1.0})
-        bounds = {
-            "clip_low": h.clip_low,
-            "clip_high": h.clip_high,
-            "kl_beta": h.kl_beta,
-            "clip_dual": h.clip_dual,
-            "epochs": h.epochs,
-            "mini_batch": h.mini_batch,
-            "temperature": update.temperature,
-        }
-        for name, value in bounds.items():
-            if not (np.isfinite(value) and value >= 0):
-                raise srpo.Error("invalid", f"{name} is {value}", place=f"update {update.id}", hint="want 0 or more")
-        if 0 < h.clip_dual <= 1:
-            raise srpo.Error(
-                "invalid",
-                f"clip_dual is {h.clip_dual}",
-                place=f"update {update.id}",
-                hint="above 1 (3 is usual), or 0 for none",
-            )
-        todo = learning.lessons(update, self.records, self.network.chunk, dim, self.settings["mean"] == "trajectory")
-        if h.kl_beta and self.start is None:
-            with self._memory("copying the starting policy"):
-                self.start = learning.starting(self.optimiser.parameters, self.settings["offload_optimizer"])
-        lr = self._or("lr", 5e-6, 1e-4)
-        with self._undone("an update"):
-            start = self.start if h.kl_beta else None
-            ppo = learning.Ppo(self.network, self.optimiser, start, lr, self.settings["mini_batch"])
-            return ppo.run(update, todo, progress)
 
     def imitate(
         self,
@@ -408,7 +251,7 @@ class OpenVLAPolicy(srpo.Policy):
             old = self.network, self.optimiser, self.start
             try:
                 if same and c.rank:
-                    keep = learning.Keep(self.optimiser, 1 << 62)
+                    keep = optimiser.Keep(self.optimiser, 1 << 62)
                     source = checkpoint.read_source(folder)
                     try:
                         lora.read(self.network.model, os.path.join(folder, ADAPTER))

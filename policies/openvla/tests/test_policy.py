@@ -6,8 +6,8 @@ import pytest
 import srpo_sdk as srpo
 import torch
 
-import learning
 import lora
+import optimiser
 from policy import OpenVLAPolicy
 from settings import SETTINGS
 
@@ -118,8 +118,7 @@ def test_update_prefers_what_was_rewarded():
     scores = {}
     for k, (r, *_) in p.records.items():
         with torch.no_grad():
-            logits = p.network.logits([r.sample])
-        scores[k] = float(learning.log_probs(logits[0], torch.from_numpy(r.sample.tokens), 1.6).sum())
+            scores[k] = float(p.network.judge([r.sample], 1.6).log_probs.sum())
     assert scores["0/t/0/1"] > before["0/t/0/1"]  # advantage 1
     assert scores["0/t/0/0"] < before["0/t/0/0"]  # advantage -1
 
@@ -171,7 +170,7 @@ def test_a_failed_update_leaves_everything(monkeypatch):
     with pytest.raises(srpo.Error, match="enough"):
         p.update(update(), stop)
     assert equal(p, q) and not p.optimiser.adam.state
-    monkeypatch.setattr(learning.Optimiser, "step", lambda self, lr: float("nan"))
+    monkeypatch.setattr(optimiser.Optimiser, "step", lambda self, lr: float("nan"))
     with pytest.raises(srpo.Error, match="not finite"):
         p.update(update(), lambda _: None)
     monkeypatch.undo()

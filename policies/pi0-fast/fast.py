@@ -1,0 +1,88 @@
+"""FAST (Pertsch et al., 2025): a chunk of actions as a string of tokens, and back. A cosine transform over time,
+rounded, its numbers row by row as characters, and a byte-pair encoding of that text.
+
+The files are those of the published tokenizer; its Python program, which transformers would run, is not needed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import srpo_sdk as srpo
+from scipy.fft import dct, idct
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+FILES = "tokenizer.json and processor_config.json"
+
+
+class Fast:
+    """Reads the files of a FAST tokenizer.
+
+    Args:
+        files: bytes by name, `FILES` among them.
+        place: for errors.
+
+    Raises:
+        srpo.Error: "not found" or "corrupt".
+    """
+
+    def __init__(self, files: Mapping[str, bytes], place: str):
+        missing = [n for n in ("tokenizer.json", "processor_config.json") if n not in files]
+        if missing:
+            raise srpo.Error(
+                "not found",
+                f"the FAST tokenizer is not there: no {', '.join(missing)}",
+                place=place,
+                hint=f"bring {FILES} of lerobot/fast-action-tokenizer into a folder action_tokenizer/ of the "
+                "checkpoint, or set action_tokenizer to theirs",
+            )
+        try:
+            self.pairs = Tokenizer.from_buffer(files["tokenizer.json"])
+            config = json.loads(files["processor_config.json"])
+            self.scale, self.least = float(config["scale"]), int(config["min_token"])
+            if not self.scale > 0:
+                raise ValueError(f"scale is {self.scale}")
+        except Exception as e:  # tokenizers raises plain exceptions
+            raise srpo.Error("corrupt", f"the FAST tokenizer cannot be read: {e!r}", place=place) from e
+        self.size = self.pairs.get_vocab_size()
+
+    def encode(self, actions: np.ndarray) -> list[int]:
+        """Tokens of normalised actions [C, D]."""
+        numbers = np.around(dct(np.asarray(actions), axis=0, norm="ortho") * self.scale)
+        text = "".join(map(chr, np.maximum(numbers.reshape(-1) - self.least, 0).astype(int)))
+        return self.pairs.encode(text).ids
+
+    def decode(self, tokens: Sequence[int], chunk: int, dim: int) -> np.ndarray:
+        """Normalised actions float32 [chunk, dim]. Too few numbers are filled up with 0, too many cut off; tokens that
+        are none of FAST's give 0 everywhere, as in lerobot.
+        """
+        numbers = np.zeros(0)
+        if all(0 <= t < self.size for t in tokens):
+            text = self.pairs.decode(list(tokens), skip_special_tokens=False)
+            numbers = np.array([ord(c) + self.least for c in text], np.float64)
+        whole = np.zeros(chunk * dim)
+        whole[: min(len(numbers), len(whole))] = numbers[: len(whole)]
+        return idct(whole.reshape(chunk, dim) / self.scale, axis=0, norm="ortho").astype(np.float32)
+
+
+def stand_in() -> dict[str, bytes]:
+    """Files of a small FAST tokenizer: bytes, and runs of 2, 4 and 8 zeros."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    least = -63
+    zero = pre_tokenizers.ByteLevel(False, use_regex=False).pre_tokenize_str(chr(-least))[0][0]
+    vocabulary = {c: i for i, c in enumerate(alphabet)}
+    merges = []
+    for n in (1, 2, 4):
+        merges.append((zero * n, zero * n))
+        vocabulary[zero * 2 * n] = len(vocabulary)
+    t = Tokenizer(models.BPE(vocabulary, merges))
+    t.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    t.decoder = decoders.ByteLevel()
+    config = {"processor_class": "UniversalActionProcessor", "scale": 10, "vocab_size": len(vocabulary)}
+    return {
+        "tokenizer.json": t.to_str().encode(),
+        "tokenizer_config.json": json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}).encode(),
+        "processor_config.json": json.dumps({**config, "min_token": least}).encode(),
+    }

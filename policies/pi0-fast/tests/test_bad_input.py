@@ -1,0 +1,85 @@
+"""Bad input that only pi0-fast can have; the rest is pi0's test_bad_input.py."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import srpo_sdk as srpo
+from cases import policy
+from pi_cases import demonstration, item
+from safetensors.torch import load_file, save_file
+
+
+@pytest.fixture
+def folder(checkpoint_folder, tmp_path):
+    """A checkpoint to spoil."""
+    out = tmp_path / "checkpoint"
+    shutil.copytree(checkpoint_folder, out)
+    return out
+
+
+def fails(kind: str, message: str, hint: str = "", **settings) -> None:
+    with pytest.raises(srpo.Error) as e:
+        policy(**settings)
+    assert e.value.kind == kind, e.value
+    assert message in str(e.value), e.value
+    assert hint in e.value.hint, e.value.hint
+
+
+def test_no_fast_tokenizer(folder):
+    (folder / "action_tokenizer" / "processor_config.json").unlink()
+    fails("not found", "no processor_config.json", "lerobot/fast-action-tokenizer", checkpoint=str(folder))
+    shutil.rmtree(folder / "action_tokenizer")
+    fails("not found", "no tokenizer.json, processor_config.json", "action_tokenizer", checkpoint=str(folder))
+
+
+def test_a_fast_tokenizer_that_cannot_be_read(folder):
+    (folder / "action_tokenizer" / "processor_config.json").write_text('{"scale": 0, "min_token": 1}')
+    fails("corrupt", "scale is 0", checkpoint=str(folder))
+
+
+def test_tokenizers_of_another_model(folder):
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "fast_skip_tokens": 1900}))
+    fails("mismatch", "FAST tokens end at token 147", "another model", checkpoint=str(folder))
+
+
+def test_another_architecture(folder):
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "type": "pi0"}))
+    fails("mismatch", "type is 'pi0', want 'pi0_fast'", "--policy pi0", checkpoint=str(folder))
+
+
+def test_weights_that_are_not_finite(folder):
+    weights = load_file(str(folder / "model.safetensors"))
+    weights["model.paligemma_with_expert.paligemma.lm_head.weight"][3] = float("nan")
+    save_file(weights, str(folder / "model.safetensors"))
+    fails("corrupt", "lm_head.weight has numbers that are not finite", "earlier checkpoint", checkpoint=str(folder))
+
+
+def test_a_demonstration_in_other_units(folder):
+    p = policy(checkpoint=str(folder), statistics="keep")
+    d = demonstration()
+    wild = srpo.Demonstration(**{**vars(d), "actions": 300 * np.sign(np.sin(np.arange(84.0) ** 2)).reshape(12, 7)})
+    p.network.config.max_action_tokens = 40
+    with pytest.raises(srpo.Error, match="tokens, the checkpoint takes 40") as e:
+        p.imitate(srpo.Imitate(1, 5, 2), iter([wild]), lambda *_: None)
+    assert "max_action_tokens" in e.value.hint
+    p.act([item(0)], srpo.Sampling())
+
+
+def test_too_few_tokens():
+    fails("invalid", "max_tokens is 2", "256 is usual", max_tokens=2)
+
+
+def test_one_matrix_for_embedding_and_head(folder):
+    """As PaliGemma's own files have it."""
+    weights = load_file(str(folder / "model.safetensors"))
+    head = weights.pop("model.paligemma_with_expert.paligemma.lm_head.weight")
+    save_file(weights, str(folder / "model.safetensors"))
+    p = policy(checkpoint=str(folder))
+    assert not np.array_equal(p.network.head.weight.detach().numpy(), head.numpy())
+    words = p.network.joined.paligemma.get_input_embeddings().weight
+    np.testing.assert_array_equal(p.network.head.weight.detach().numpy(), words.detach().numpy())

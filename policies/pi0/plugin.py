@@ -1,0 +1,33 @@
+"""Entry of the pi0 plugin: started by the srpo host, or ``python plugin.py`` in its environment."""
+
+import sys
+from pathlib import Path
+
+import srpo_sdk  # first: it takes stdout for the handshake before torch's packages print on it
+
+if not (Path(__file__).resolve().parent / "learner.py").exists():
+    # In a checkout the modules that it shares with openvla are next door; in the package that srpo unpacks, beside it.
+    sys.path.append(str(Path(__file__).resolve().parents[1] / "openvla"))
+
+from settings import SETTINGS
+
+
+class Pi0(srpo_sdk.Policy):
+    """What can be said without torch, which takes long to import: the host waits longer for Configure than for this."""
+
+    info = srpo_sdk.Info(
+        name="pi0",
+        version="0.1.0",
+        doc="pi0 with Flow-SDE or Flow-Noise, from lerobot's checkpoint format",
+        settings=SETTINGS,
+        versions=["lerobot", "torch", "transformers", "safetensors"],
+    )
+
+    def __new__(cls, config: srpo_sdk.PolicyConfig) -> srpo_sdk.Policy:
+        from policy import Pi0Policy
+
+        return Pi0Policy(config)
+
+
+if __name__ == "__main__":
+    srpo_sdk.serve(Pi0)

@@ -1,0 +1,30 @@
+"""pi0 as an srpo policy."""
+
+import srpo_sdk as srpo
+
+import settings
+import tiny
+from network import FlowNetwork
+from pi_policy import PiPolicy
+
+
+def make_tiny(folder: str, seed: int, env: srpo.EnvSpec, chunk: int) -> None:
+    """Writes a small pi0 for an env; its chunk is all that it plans."""
+    config = {
+        "chunk_size": chunk,
+        "n_action_steps": chunk,
+        "max_state_dim": 32,
+        "max_action_dim": 32,
+        "num_inference_steps": 4,
+    }
+    tiny.write(folder, seed, FlowNetwork, config, env)
+
+
+class Pi0Policy(PiPolicy):
+    name = "pi0"
+    network_class = FlowNetwork
+    make_tiny = staticmethod(make_tiny)
+    own = tuple(s.name for s in settings.OWN)
+
+    def _expert(self) -> bool:
+        return self._or("learn", "expert", "all") == "expert"

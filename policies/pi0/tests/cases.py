@@ -1,0 +1,18 @@
+"""The plugin in the tests' env."""
+
+import srpo_sdk as srpo
+from pi_cases import ENV
+
+from policy import Pi0Policy, make_tiny
+from settings import SETTINGS
+
+
+def make(folder: str) -> None:
+    make_tiny(folder, 3, ENV, 8)
+
+
+def policy(env: srpo.EnvSpec = ENV, **settings) -> Pi0Policy:
+    values = {s.name: s.default for s in SETTINGS}
+    if "checkpoint" not in settings:
+        values["preset"] = "tiny"
+    return Pi0Policy(srpo.PolicyConfig({**values, **settings}, seed=3, env=env))

@@ -1,0 +1,30 @@
+"""Test set-up: the plugin's folder, those it shares modules with and the kit on the path, one thread."""
+
+import sys
+from pathlib import Path
+
+PLUGIN = Path(__file__).resolve().parents[1]
+for folder in (PLUGIN.parent / "openvla", PLUGIN / "tests", PLUGIN.parents[1] / "sdk" / "python", PLUGIN):
+    if str(folder) in sys.path:  # python -m pytest has put some of them first already
+        sys.path.remove(str(folder))
+    sys.path.insert(0, str(folder))
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+import srpo_sdk  # noqa: F401  before torch, as in the plugin
+import torch
+
+torch.set_num_threads(1)
+
+import cases
+
+
+@pytest.fixture(scope="session")
+def checkpoint_folder(tmp_path_factory):
+    """A tiny checkpoint, made once; not to be changed."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    cases.make(str(folder))
+    return folder

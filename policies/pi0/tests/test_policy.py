@@ -1,0 +1,172 @@
+"""The policy as the kit calls it: batches, updates, imitation, checkpoints."""
+
+import numpy as np
+import pytest
+import srpo_sdk as srpo
+import torch
+from cases import policy
+from pi_cases import demonstration, equal, item, record, update
+
+
+@pytest.mark.parametrize("settings", [{}, {"method": "flow-noise"}, {"stochastic": "all"}, {"lora_rank": 4}], ids=str)
+@pytest.mark.parametrize("greedy", [False, True])
+def test_result_does_not_depend_on_the_batch(settings, greedy):
+    p = policy(**settings)
+    sampling = srpo.Sampling(greedy=greedy, temperature=1.2)
+    alone = p.act([item(1)], sampling)[0]
+    mixed = p.act([item(2, 8), item(0), item(1), item(4)], sampling)[2]
+    np.testing.assert_array_equal(alone.actions, mixed.actions)
+    np.testing.assert_array_equal(alone.log_probs, mixed.log_probs)
+    other = p.act([item(1, seed=12345)], sampling)[0]
+    assert np.array_equal(other.actions, alone.actions) == greedy
+
+
+def test_one_shape_a_batch_gives_one_result():
+    """Also with more than one sample in a forward pass, where incomplete ones are filled up."""
+    p = policy(micro_batch=3)
+    sampling = srpo.Sampling(temperature=1.0)
+    alone = p.act([item(1)], sampling)[0]
+    mixed = p.act([item(2, 8), item(0), item(3), item(1), item(4)], sampling)[3]
+    np.testing.assert_array_equal(alone.actions, mixed.actions)
+    np.testing.assert_array_equal(alone.log_probs, mixed.log_probs)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"method": "flow-noise", "ratio": "action"},
+        {"stochastic": "all", "ratio": "element"},
+        {"learn": "expert", "micro_batch": 2},
+        {"lora_rank": 4},
+        {"gradient_checkpointing": True},
+        {"dtype": "bfloat16"},
+    ],
+    ids=str,
+)
+def test_first_ratio_is_one(settings):
+    p = policy(**settings)
+    record(p)
+    shares = []
+    s = p.update(update(), shares.append)
+    assert s.first_ratio == pytest.approx(1, abs=1e-5)
+    assert s.extra["first_kl"] == pytest.approx(0, abs=1e-6)
+    assert s.kl > 0 and s.extra["ratio_max"] > 1 and s.grad_norm > 0
+    assert shares == sorted(shares) and shares[-1] == 1
+    assert s.samples == 6
+
+
+def test_what_learns():
+    def moved(**settings):
+        p, q = policy(**settings), policy(**settings)
+        record(p)
+        p.update(update(), lambda _: None)
+        theirs = dict(q.network.trunk.named_parameters())
+        return {n for n, x in p.network.trunk.named_parameters() if not torch.equal(x, theirs[n])}
+
+    vlm = "model.paligemma_with_expert.paligemma."
+    assert any(n.startswith(vlm) for n in moved()) and not any("lm_head" in n for n in moved())
+    expert = moved(learn="expert")
+    assert expert and not any(n.startswith(vlm) for n in expert)
+    assert all(n.endswith(("lora_A", "lora_B")) for n in moved(lora_rank=2))
+    assert "noise.layers.4.weight" in moved(method="flow-noise")
+
+
+def test_update_prefers_what_was_rewarded():
+    p = policy(lr=2e-5)
+    record(p)
+    before = {k: v[0].log_probs.sum() for k, v in p.records.items()}
+    p.update(update(kl=0.0, epochs=4), lambda _: None)
+    scores = {}
+    for k, (r, *_) in p.records.items():
+        with torch.no_grad():
+            scores[k] = float(p.network.judge([r.sample], 1.2).log_probs.sum())
+    assert scores["0/t/0/1"] > before["0/t/0/1"]  # advantage 1
+    assert scores["0/t/0/0"] < before["0/t/0/0"]  # advantage -1
+
+
+@pytest.mark.parametrize("ratio", ["chunk", "action", "element"])
+def test_masked_steps_do_not_matter(ratio):
+    """Actions behind the last executed step have no part in the ratio."""
+    results = []
+    for other in (0, 9):
+        p = policy(ratio=ratio)
+        record(p)
+        for kept in p.records.values():  # 11 steps: 3 of the second chunk's actions were executed
+            kept[1].log_probs[3 * 7 :] += other
+        p.update(update(), lambda _: None)
+        results.append(p)
+    assert equal(*results)
+
+
+@pytest.mark.parametrize("ratio", ["chunk", "action", "element"])
+def test_the_loss_matches_the_formula(ratio):
+    """The loss of one update in numpy, with advantages a step."""
+    p = policy(ratio=ratio)
+    record(p)
+    shift = {}
+    rng = np.random.default_rng(0)
+    for name, kept in p.records.items():
+        for r in kept:
+            shift[name, r.step] = rng.normal(0, 0.1, r.log_probs.shape).astype(np.float32)
+            r.log_probs = r.log_probs - shift[name, r.step]
+    gains = {i: rng.normal(0, 1, 11) for i in range(3)}
+    u = update(kl=0.0, epochs=1, mini_batch=100, clip_dual=1.5, values=lambda i: gains[i])
+    s = p.update(u, lambda _: None)
+    total = 0.0
+    for i, t in enumerate(u.trajectories):
+        losses = []
+        for at, valid in ((0, 8), (8, 3)):
+            moved = shift[t.trajectory, at].reshape(8, 7)[:valid].astype(np.float64)
+            gain = gains[i][at : at + valid]
+            if ratio == "chunk":
+                units = [(moved.sum(), gain.mean())]
+            elif ratio == "action":
+                units = list(zip(moved.sum(1), gain))
+            else:
+                units = list(zip(moved.reshape(-1), np.repeat(gain, 7)))
+            for log, a in units:
+                r = np.exp(log)
+                loss = max(-r * a, -np.clip(r, 0.8, 1.28) * a)
+                losses.append(min(loss, -1.5 * a) if a < 0 else loss)
+        total += np.mean(losses) / 3
+    assert s.loss == pytest.approx(total, abs=2e-4)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"lora_rank": 4, "save_merged": False}, {"method": "flow-noise", "dtype": "bfloat16"}],
+    ids=str,
+)
+def test_next_update_after_load_is_the_same_bit_for_bit(settings, tmp_path):
+    p, q = policy(**settings), policy(**settings)
+    record(p)
+    p.update(update(1), lambda _: None)
+    p.save(str(tmp_path))
+    q.load(str(tmp_path))
+    for x in (p, q):
+        record(x)
+    a, b = p.update(update(2), lambda _: None), q.update(update(2), lambda _: None)
+    assert vars(a) == vars(b)
+    assert equal(p, q)
+    x, y = (z.act([item(0)], srpo.Sampling(temperature=1.2))[0] for z in (p, q))
+    np.testing.assert_array_equal(x.actions, y.actions)
+    np.testing.assert_array_equal(x.log_probs, y.log_probs)
+
+
+def test_imitation_learns_a_demonstration():
+    p = policy(imitate_lr=3e-3)
+    losses = []
+    failed = srpo.Demonstration("failed", "x", {}, None, np.zeros((0, 7), np.float32), False)
+    p.imitate(srpo.Imitate(1, 5, 40), iter([demonstration(), failed]), lambda share, loss: losses.append(loss))
+    assert losses[-1] < 0.8 * losses[0]
+    stats = p.network.source.statistics
+    acted = demonstration().actions
+    np.testing.assert_allclose(stats["action"]["mean"], acted.astype(float).mean(0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        stats["observation.state"]["std"], demonstration().proprio.astype(float).std(0), rtol=1e-5
+    )
+    assert stats["action"]["count"] == 12 and p.start is None and not p.records
+    # A dimension that never moved stays where it was.
+    result = p.act([item(0)], srpo.Sampling(greedy=True))[0]
+    np.testing.assert_allclose(result.actions[:, 3], 0.25, atol=1e-6)
