@@ -85,6 +85,7 @@ class PiPolicy(Learner):
             chunk=self.network.chunk,
             proprio=len(self.config.env.proprio) > 0,
             parameters=self.network.parameters,
+            weighs_steps=True,
         )
 
     # Acting.
