@@ -21,7 +21,7 @@ type head interface {
 	divergence(out, ref []float32, temperature float64, kl []float64)
 	// divergenceBackward adds to dout the gradient of sum(dkl*kl).
 	divergenceBackward(out, ref []float32, temperature float64, dkl []float64, dout []float32)
-	// random is the number of positions with random numbers of their own when so many were executed; the first ones have them.
+	// random is the number of chunk positions, of so many executed ones, that have random numbers of their own: the first ones, at least 1. It divides executed.
 	random(executed int) int
 	// entropy is the mean over elements, in nats (differential for the Gaussian).
 	entropy(out []float32, temperature float64) float64

@@ -12,6 +12,13 @@ import (
 	"github.com/srpo-dev/srpo/plugins/policy"
 )
 
+// Gradient steps of imitation where neither the call nor imitate_steps says how many; see that setting's doc.
+const (
+	imitateSteps         = 800
+	imitateStepsFullPose = 100
+	fullPose             = 6 // action dimensions of an arm that is moved and turned
+)
+
 // example is one demonstration, ready for training: pictures of side x side, actions in units of half the action range.
 type example struct {
 	pictures [][]byte
@@ -243,18 +250,22 @@ func (p *Policy) reach(examples []example, pairs []pair) float64 {
 	return max(top/bottom, 0)
 }
 
+// imitationSteps is the number of gradient steps when the call asks for so many; 0: it leaves it to the policy.
+func (p *Policy) imitationSteps(asked int) int {
+	switch own := p.settings.Int("imitate_steps"); {
+	case asked > 0:
+		return asked
+	case own > 0:
+		return own
+	case p.net.Actions >= fullPose:
+		return imitateStepsFullPose
+	}
+	return imitateSteps
+}
+
 // clone runs the gradient steps of imitation.
 func (p *Policy) clone(ctx context.Context, im policy.Imitate, examples []example, progress func(done, loss float64)) error {
-	steps := im.Steps
-	if steps <= 0 {
-		steps = p.settings.Int("imitate_steps")
-	}
-	if steps == 0 {
-		steps = 800
-		if p.net.Actions >= 6 {
-			steps = 100
-		}
-	}
+	steps := p.imitationSteps(im.Steps)
 	g := p.augmenting(examples)
 	if g.sigma > 0 && len(g.pairs) > 0 && g.scale[0] == 0 {
 		return plugins.Errorf(plugins.Invalid, "the demonstrations do not show how far an action moves the gripper").WithHint("set policy.tiny.delta_scale, or policy.tiny.shift = 0")

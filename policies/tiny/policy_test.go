@@ -753,3 +753,13 @@ func TestLoadKnowsImitations(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, uint64(7), id)
 }
+
+// TestImitateStepsByArm: an arm in full pose gets fewer steps by itself, and as many as are asked for otherwise.
+func TestImitateStepsByArm(t *testing.T) {
+	require.Less(t, imitateStepsFullPose, imitateSteps)
+	for _, c := range []struct{ dims, set, asked, want int }{{2, 0, 0, imitateSteps}, {7, 0, 0, imitateStepsFullPose}, {7, 30, 0, 30}, {7, 30, 20, 20}, {2, 0, 20, 20}} {
+		p := small(t, 1, map[string]any{"imitate_steps": c.set})
+		p.net.Actions = c.dims
+		require.Equal(t, c.want, p.imitationSteps(c.asked), "%+v", c)
+	}
+}

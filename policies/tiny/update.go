@@ -267,7 +267,7 @@ func (p *Policy) surrogate(u policy.Update, l lesson, out []float32, scale float
 	positions := p.head.random(l.valid)
 	units := p.units(positions)
 	size := positions * p.net.Actions / units
-	steps := l.valid / positions // that an element's advantage is the mean of
+	steps := l.valid / positions // whose mean is an element's advantage
 	t := tally{units: float64(units), chunks: 1, entropy: p.head.entropy(out, u.Temperature)}
 	for k := range units {
 		var change, advantage float64
