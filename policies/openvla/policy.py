@@ -251,21 +251,24 @@ class OpenVLAPolicy(Learner):
             old = self.network, self.optimiser, self.start
             try:
                 if same and c.rank:
-                    keep = optimiser.Keep(self.optimiser, 1 << 62)
+                    keep, statistics = optimiser.Keep(self.optimiser, 1 << 62), self.network.source.statistics
                     source = checkpoint.read_source(folder)
                     try:
                         lora.read(self.network.model, os.path.join(folder, ADAPTER))
                         self.network.use_statistics(source.statistics)
                         self._new_optimiser()
+                        self.optimiser.restore(tensors, state["steps"])
                     except BaseException:
                         keep.back()
+                        self.network.use_statistics(statistics)
                         raise
                 else:
                     self.network = Network(folder, Choice(**{**vars(c), "statistics": "keep"}), self.space)
                     self.network.choice = c
                     self._new_optimiser()
+                    if same:
+                        self.optimiser.restore(tensors, state["steps"])
                 if same:
-                    self.optimiser.restore(tensors, state["steps"])
                     names = [n for n in state["names"] if state["start"]]
                     self.start = {n: tensors[f"start.{n}"] for n in names} or None
                     if self.start and not self.settings["offload_optimizer"]:
@@ -273,8 +276,12 @@ class OpenVLAPolicy(Learner):
                 else:
                     self.start = None
                     print(f"{folder} was trained in another way: its weights are the new base, the optimiser is fresh")
-            except BaseException:
+            except BaseException as e:
                 self.network, self.optimiser, self.start = old
+                if isinstance(e, KeyError):
+                    raise srpo.Error(
+                        "corrupt", f"does not fit together: {e}", place=folder, hint="go back to an earlier checkpoint"
+                    ) from e
                 raise
         self.broken = ""
         self.forget([])

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import srpo_sdk as srpo
 import torch
+from safetensors.torch import load_file, save_file
 
 import lora
 import optimiser
@@ -208,6 +209,21 @@ def test_next_update_after_load_is_the_same_bit_for_bit(settings, tmp_path):
     x, y = p.act([item(0)], sampling)[0], q.act([item(0)], sampling)[0]
     np.testing.assert_array_equal(x.actions, y.actions)
     np.testing.assert_array_equal(x.log_probs, y.log_probs)
+
+
+@pytest.mark.parametrize("settings", [{}, {"lora_rank": 4}], ids=str)
+def test_a_state_that_lacks_a_moment_changes_nothing(settings, tmp_path):
+    p, q, fresh = (policy(**settings) for _ in range(3))
+    record(p)
+    p.update(update(1), lambda _: None)
+    p.save(str(tmp_path))
+    place = tmp_path / "srpo_state" / "state.safetensors"
+    tensors = load_file(place)
+    del tensors[next(n for n in tensors if n.startswith("v."))]
+    save_file(tensors, place)
+    with pytest.raises(srpo.Error, match="does not fit together"):
+        q.load(str(tmp_path))
+    assert equal(q, fresh) and not equal(q, p)
 
 
 @pytest.mark.parametrize("settings", [{}, {"preset": "tiny-openvla"}, {"lora_rank": 4}], ids=str)
