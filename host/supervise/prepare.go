@@ -215,12 +215,18 @@ func (p *Preparer) pythonVariables(env pyenv.Env, l *Launch) (err error) {
 	return nil
 }
 
-// build makes a package's program from source, once for each state of its files.
+// build makes a package's program from source. The build command runs every time: a program also depends on files outside its package (a local replace in go.mod,
+// a go.work, a Go SDK in the same module), which only the build tool knows, and with nothing changed it takes a fraction of a second. Where the tool is gone, as
+// on a machine that got a filled cache, the program that was built from the same package files runs.
 func (p *Preparer) build(ctx context.Context, pkg catalog.Package, tree lock.Tree) (string, error) {
 	dir := filepath.Join(p.Cache, "builds", pkg.Name+"-"+tree.Sum()[:16])
 	program := filepath.Join(dir, "program")
-	if _, err := os.Stat(program); err == nil && !p.Repair {
-		return program, nil
+	_, err := os.Stat(program)
+	built := err == nil
+	if tool := pkg.Manifest.Command.Build[0]; built && !strings.Contains(tool, "/") {
+		if _, err := exec.LookPath(tool); err != nil {
+			return program, nil
+		}
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", plugins.Errorf(plugins.Exhausted, "the build's folder: %w", err).WithHint("set SRPO_CACHE to a folder that can be written to")
@@ -244,7 +250,9 @@ func (p *Preparer) build(ctx context.Context, pkg catalog.Package, tree lock.Tre
 			p.Progress(pyenv.Progress{What: what, Elapsed: time.Since(began)})
 		}
 	}
-	report()
+	if !built {
+		report()
+	}
 	done := make(chan error, 1)
 	go func() { done <- cmd.Run() }()
 	tick := time.NewTicker(time.Second)

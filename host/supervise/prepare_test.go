@@ -82,7 +82,8 @@ func TestPrepareBuilds(t *testing.T) {
 	root := t.TempDir()
 	dir := filepath.Join(root, "toy")
 	write(t, filepath.Join(dir, "plugin.toml"), toyHead+"[command]\nexec = [\"./toy\"]\nbuild = [\"sh\", \"build.sh\", \"toy\"]\n", 0o644)
-	write(t, filepath.Join(dir, "build.sh"), "echo built >> ../count\ncp source \"$1\"\nchmod +x \"$1\"\n", 0o644)
+	write(t, filepath.Join(dir, "build.sh"), "cp source \"$1\"\ncat ../outside >> \"$1\"\nchmod +x \"$1\"\n", 0o644)
+	write(t, filepath.Join(root, "outside"), "", 0o644)
 	write(t, filepath.Join(dir, "source"), "#!/bin/sh\necho one\n", 0o644)
 	var told []string
 	p := &Preparer{Cache: filepath.Join(root, "cache"), Progress: func(r pyenv.Progress) { told = append(told, r.What) }}
@@ -97,14 +98,20 @@ func TestPrepareBuilds(t *testing.T) {
 	require.Equal(t, "one\n", run())
 	require.NoFileExists(t, filepath.Join(dir, "toy"), "the package does not change")
 	require.Equal(t, "building toy: sh build.sh toy", told[0])
-	count, err := os.ReadFile(filepath.Join(root, "count"))
-	require.NoError(t, err)
-	require.Equal(t, "built\n", string(count), "once")
+	require.Len(t, told, 1, "a build that changes nothing is silent")
+	// A library beside the package, as go.mod's replace names one, is not in the package's hash.
+	write(t, filepath.Join(root, "outside"), "echo library\n", 0o644)
+	require.Equal(t, "one\nlibrary\n", run(), "what lies outside the package counts too")
+	write(t, filepath.Join(root, "outside"), "", 0o644)
 	write(t, filepath.Join(dir, "source"), "#!/bin/sh\necho two\n", 0o644)
 	require.Equal(t, "two\n", run(), "changed source is another build")
+	path := os.Getenv("PATH")
+	t.Setenv("PATH", root)
+	require.Equal(t, "two\n", run(), "without the tool, what it made before runs")
+	t.Setenv("PATH", path)
 
 	write(t, filepath.Join(dir, "build.sh"), "echo undefined: reach >&2\nexit 1\n", 0o644)
-	_, err = p.Prepare(background, open(t, dir))
+	_, err := p.Prepare(background, open(t, dir))
 	require.ErrorContains(t, err, "env toy: sh build.sh toy failed")
 	require.Contains(t, plugins.AsError(err).Detail, "undefined: reach")
 }
