@@ -127,6 +127,13 @@ func Run(ctx context.Context, o Options) (sum Summary, err error) {
 		return sum, r.learnOffline(ctx)
 	}
 	for i := r.last.Iteration + 1; i <= r.cfg.Run.Iterations; i++ {
+		if n := r.cfg.Run.SolvedAfter; n > 0 && r.state.Solved >= n {
+			msg := fmt.Sprintf("solved: in %s in a row every group succeeded above keep_high (%g); %d more would not change the policy",
+				count(r.state.Solved, "iteration"), r.cfg.Rollout.KeepHigh, r.cfg.Run.Iterations-i+1)
+			r.event(store.Event{Type: store.Solved, Iteration: i - 1, Message: msg})
+			r.Terminal.Line("%s (run.solved_after = 0 goes on)", msg)
+			break
+		}
 		for {
 			err := r.iteration(ctx, i)
 			if errors.Is(err, rollout.ErrPolicyLost) && ctx.Err() == nil {
@@ -225,6 +232,9 @@ func (r *run) iteration(ctx context.Context, i int) error {
 		return err
 	}
 	next.memory.Remember(i, s.Sched.EncoderSpec.Dimension, rollouts)
+	if next.Solved++; updated || !allSolved(result, r.cfg.Rollout.KeepHigh) {
+		next.Solved = 0
+	}
 	r.state = &next
 	if n := r.cfg.Run.EvalEvery; n > 0 && (i%n == 0 || i == r.cfg.Run.Iterations) {
 		if err := r.evaluate(ctx, i, &m, seconds); err != nil {
@@ -247,11 +257,27 @@ func (r *run) iteration(ctx context.Context, i int) error {
 	return report.WriteRun(r.folder)
 }
 
+// allSolved says whether every group's success rate is above the most at which it is kept, or 1.
+func allSolved(result *rollout.Result, high float64) bool {
+	for _, g := range result.Groups {
+		n := 0
+		for _, e := range g.Episodes {
+			if e.Success {
+				n++
+			}
+		}
+		if rate := float64(n) / float64(len(g.Episodes)); rate <= high && rate < 1 {
+			return false
+		}
+	}
+	return true
+}
+
 // plan is an iteration's rollouts.
 func (r *run) plan(i int) rollout.Plan {
 	s, c := r.session, r.cfg.Rollout
 	p := rollout.Plan{Rules: s.rules(!r.sparse, r.cfg.Run.Videos > 0 || r.cfg.Run.KeepClips != "none" || r.cfg.Run.KeepTrajectories != "none"), Seed: r.cfg.Run.Seed, Iteration: i, Groups: s.groups(), GroupSize: c.GroupSize,
-		KeepLow: c.KeepLow, KeepHigh: c.KeepHigh, ExtraGroups: c.ExtraGroups}
+		KeepLow: c.KeepLow, KeepHigh: c.KeepHigh, ExtraGroups: s.extraGroups()}
 	p.Record = true
 	if c.GroupBy == "start" {
 		p.GroupBy = rollout.ByStart

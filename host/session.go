@@ -533,6 +533,14 @@ func (s *Session) groups() int {
 	return 4
 }
 
+// extraGroups is how many groups an iteration may roll beyond groups().
+func (s *Session) extraGroups() int {
+	if n := s.cfg.Rollout.ExtraGroups; n >= 0 {
+		return n
+	}
+	return (s.groups() + 1) / 2
+}
+
 // rules are the parts of a rollout that training and evaluation share.
 func (s *Session) rules(encode, record bool) rollout.Rules {
 	c := s.cfg.Rollout

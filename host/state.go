@@ -21,6 +21,8 @@ const memoryPerTask = 64
 type state struct {
 	EnvSteps int64  `json:"env_steps"`
 	UpdateID uint64 `json:"update_id"`
+	// Solved counts the last iterations in a row that left nothing to learn.
+	Solved int `json:"solved,omitempty"`
 	// Yardsticks fixes what anchored rewards are measured against, from the first iteration on.
 	Yardsticks map[string]float64 `json:"yardsticks,omitempty"`
 	// Anchors are the embeddings of "nothing happened", Demos those of demonstrations, by task.

@@ -54,7 +54,7 @@ func (a *app) imitateCommand() *cobra.Command {
 }
 
 // free are the settings that a resumed run may change: they do not change what an iteration computes.
-var free = []string{"run.iterations", "run.lanes", "run.videos", "run.keep", "run.keep_clips", "run.keep_embeddings", "run.keep_trajectories", "run.tensorboard", "report.", "host."}
+var free = []string{"run.iterations", "run.solved_after", "run.lanes", "run.videos", "run.keep", "run.keep_clips", "run.keep_embeddings", "run.keep_trajectories", "run.tensorboard", "report.", "host."}
 
 func (a *app) train(ctx context.Context, f *settingsFlags, resume string, imitateOnly bool) error {
 	term := report.NewTerminal(a.err)

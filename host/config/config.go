@@ -49,6 +49,8 @@ type Run struct {
 	Task       []string
 	Seed       uint64
 	Iterations int
+	// SolvedAfter is in iterations without a failure to learn from, 0: the run goes on.
+	SolvedAfter int
 	// Checkpoint is a policy folder to start from; empty: imitate first.
 	Checkpoint string
 	// Lanes is the number of episodes in flight; 0: by env and cores.
@@ -78,7 +80,7 @@ type Rollout struct {
 	// MaxSteps truncates an episode; 0: the task's own.
 	MaxSteps          int
 	KeepLow, KeepHigh float64
-	ExtraGroups       int
+	ExtraGroups       int // -1: half of the groups
 	// StartStates is "all", "train" or "test"; TrainFraction is the share of start states that train.
 	StartStates   string
 	TrainFraction float64

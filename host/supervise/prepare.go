@@ -3,7 +3,9 @@ package supervise
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -233,6 +235,11 @@ func (p *Preparer) build(ctx context.Context, pkg catalog.Package, tree lock.Tre
 	}
 	tmp := filepath.Join(dir, fmt.Sprintf(".program-%d", os.Getpid()))
 	defer os.Remove(tmp)
+	if built { // what is up to date need not be linked again
+		if err := copyProgram(tmp, program); err != nil {
+			return "", plugins.Errorf(plugins.Exhausted, "the build's folder: %w", err)
+		}
+	}
 	args := pkg.Manifest.Command.BuildArgs(tmp)
 	ctx, cancel := context.WithTimeout(ctx, buildTimeout)
 	defer cancel()
@@ -280,4 +287,18 @@ func (p *Preparer) build(ctx context.Context, pkg catalog.Package, tree lock.Tre
 				WithDetail(strings.Join(words[max(0, len(words)-30):], "\n")).WithHint("%s", hint)
 		}
 	}
+}
+
+func copyProgram(to, from string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o755)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Close())
 }
