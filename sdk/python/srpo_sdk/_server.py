@@ -296,6 +296,24 @@ class _Lifecycle:
         os._exit(0)
 
 
+def _let_forked_workers_be_terminated() -> None:
+    """SIGTERM ends a worker that the author forks, as multiprocessing's Pool expects; our own handler would not.
+
+    It is held back meanwhile, as Python forgets what arrives in a child before it is ready.
+    """
+    term = {signal.SIGTERM}
+
+    def in_child() -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, term)
+
+    os.register_at_fork(
+        before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, term),
+        after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, term),
+        after_in_child=in_child,
+    )
+
+
 def serve(service: Service) -> None:
     """Serves until the host asks for the end; the calling (main) thread becomes the author's thread. Never returns.
 
@@ -316,6 +334,7 @@ def serve(service: Service) -> None:
     life = _Lifecycle()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the host's to handle
     signal.signal(signal.SIGTERM, lambda *_: life.asked.set())
+    _let_forked_workers_be_terminated()
 
     server = grpc.server(
         futures.ThreadPoolExecutor(max_workers=32 + service.max_lanes, thread_name_prefix="srpo-grpc"),

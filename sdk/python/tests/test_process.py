@@ -230,6 +230,14 @@ def test_workers_of_an_env_do_not_serve_again(start, method):
     assert np.frombuffer(reply.observation.proprio.inline, np.float32).tolist() == [9.0]
 
 
+def test_forked_worker_can_be_terminated(start):
+    """As multiprocessing.Pool and gymnasium's vector environments end theirs."""
+    plugin = start("forker")
+    plugin.configure(lanes=1)
+    reply = plugin.call("Env.Reset", task="forker/task")
+    assert np.frombuffer(reply.observation.proprio.inline, np.float32).tolist() == [-15.0]
+
+
 def test_example_plays_an_episode_to_success(start):
     plugin = start(EXAMPLE)
     plugin.configure(lanes=1)
