@@ -84,6 +84,12 @@ func Open(ctx context.Context, cfg *config.Config, launch Launcher, needs Needs,
 	if err = s.openEnv(ctx, launch); err != nil {
 		return nil, err
 	}
+	if cfg.Rollout.RecordEvery == 0 {
+		cfg.Rollout.RecordEvery = 4
+		if s.EnvInfo.MaxLanes == 1 {
+			cfg.Rollout.RecordEvery = 8
+		}
+	}
 	if needs.Policy {
 		if err = s.openPolicy(ctx, launch); err != nil {
 			return nil, err

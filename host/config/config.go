@@ -75,7 +75,7 @@ type Run struct {
 type Rollout struct {
 	Groups, GroupSize int
 	Temperature       float64
-	// RecordEvery is in env steps.
+	// RecordEvery is in env steps; 0 until the env is known, which host.Open settles.
 	RecordEvery int
 	// MaxSteps truncates an episode; 0: the task's own.
 	MaxSteps          int

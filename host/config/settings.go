@@ -136,7 +136,7 @@ func (c *Config) declare() []section {
 			setting(&c.Rollout.Groups, "groups", n(0), "Groups an iteration, dealt over the tasks. 0: 16 where one env process holds many lanes, 4 where every lane is a simulator of its own.").within(0, many),
 			setting(&c.Rollout.GroupSize, "group_size", n(8), "Episodes a group, the M of the paper; advantages are normalised within a group.").within(2, many),
 			setting(&c.Rollout.Temperature, "temperature", 1.0, "Sampling temperature of the policy. The published OpenVLA-OFT runs use 1.6.").above(0),
-			setting(&c.Rollout.RecordEvery, "record_every", n(4), "Env steps between two frames recorded for the encoder. 1 gives the reference's behaviour.").within(1, many),
+			setting(&c.Rollout.RecordEvery, "record_every", n(0), "Env steps between two frames recorded for the encoder. 1 gives the reference's behaviour; 0: 4, or 8 for a simulator that takes a process a lane, whose frames are dear.").within(0, many),
 			setting(&c.Rollout.MaxSteps, "max_steps", n(0), "Env steps after which an episode is truncated. 0: the task's own limit.").within(0, many),
 			setting(&c.Rollout.KeepLow, "keep_low", 0.1, "A group with a success rate outside keep_low to keep_high is replaced by a new one (dynamic sampling).").within(0, 1),
 			setting(&c.Rollout.KeepHigh, "keep_high", 0.9, "See keep_low; 0 and 1 keep every group.").within(0, 1),
