@@ -14,6 +14,7 @@ import (
 
 	"github.com/srpo-dev/srpo/host/config"
 	"github.com/srpo-dev/srpo/host/dataset"
+	"github.com/srpo-dev/srpo/host/internal/fault"
 	"github.com/srpo-dev/srpo/host/report"
 	"github.com/srpo-dev/srpo/host/rollout"
 	"github.com/srpo-dev/srpo/host/srpo"
@@ -179,6 +180,7 @@ func (r *run) iteration(ctx context.Context, i int) error {
 		return err
 	}
 	seconds["rollout"], seconds["encode"] = result.Timing.Wall, result.Timing.Encode
+	fault.Point("phase rolled out")
 
 	// 2. Cluster the successes' embeddings, 3. measure each failure's distance to the nearest centre, 4. reward it.
 	at := time.Now()
@@ -199,6 +201,7 @@ func (r *run) iteration(ctx context.Context, i int) error {
 		return err
 	}
 	seconds["reward"] = time.Since(at).Seconds()
+	fault.Point("phase rewarded")
 
 	// 6. Update the policy: PPO's clipped objective with KL to the starting policy.
 	at = time.Now()
@@ -208,6 +211,7 @@ func (r *run) iteration(ctx context.Context, i int) error {
 		return err
 	}
 	seconds["update"] = time.Since(at).Seconds()
+	fault.Point("phase updated")
 
 	// 7. Commit policy, host state, metrics and events together.
 	r.words(i, result, scored, groups)
@@ -247,6 +251,7 @@ func (r *run) iteration(ctx context.Context, i int) error {
 	if err := r.commit(ctx, i, &m); err != nil {
 		return err
 	}
+	fault.Point("phase committed")
 	r.metrics = append(r.metrics, m)
 	r.Terminal.Committed(m, r.cfg.Run.Iterations)
 	if r.tb != nil {

@@ -23,6 +23,9 @@ func TestMain(m *testing.M) {
 		// Not os.Exit: GORACE does not reach plugins, and without it the race detector sleeps for a second at the end.
 		syscall.Exit(Main(os.Args[1:], os.Stdout, os.Stderr))
 	}
+	if os.Getenv("SRPO_TEST_MAIN") != "" { // srpo itself, for tests that kill it
+		syscall.Exit(Main(os.Args[1:], os.Stdout, os.Stderr))
+	}
 	testscript.Main(tests{m}, map[string]func(){
 		"srpo":      func() { os.Exit(Main(os.Args[1:], os.Stdout, os.Stderr)) },
 		"badplugin": func() { badPlugin(os.Args[1]); syscall.Exit(0) },
