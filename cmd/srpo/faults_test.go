@@ -124,6 +124,46 @@ func TestKillPoints(t *testing.T) {
 	}
 }
 
+// TestHangs stops each plugin in each kind of call (SIGSTOP, as a simulator that hangs): the call's deadline notices, the process is replaced, and the run, or
+// its --resume, comes to what the undisturbed run comes to.
+func TestHangs(t *testing.T) {
+	work := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(work, "tiny.toml"), []byte(faultRun), 0o644))
+	trace := filepath.Join(work, "trace")
+	code, out := faultHost(t, work, "whole", false, "SRPO_FAULT_TRACE="+trace)
+	require.Zero(t, code, out)
+	want := faultResult(t, filepath.Join(work, "whole"))
+	data, err := os.ReadFile(trace)
+	require.NoError(t, err)
+	count := map[string]int{}
+	for _, line := range strings.Split(string(data), "\n") {
+		if f := strings.Split(line, "\t"); f[0] == "call" {
+			count[f[1]]++
+		}
+	}
+	require.NoError(t, os.WriteFile(filepath.Join(work, "tiny.toml"), []byte(faultRun+"[host]\nstart_timeout_s = 20\nreset_timeout_s = 8\nstep_timeout_s = 8\nact_timeout_s = 8\n"+
+		"update_timeout_s = 8\nencode_timeout_s = 8\nsave_timeout_s = 8\n"), 0o644))
+	var wg sync.WaitGroup
+	free := make(chan struct{}, 4*runtime.NumCPU()) // they wait more than they work
+	require.Greater(t, len(count), 10)
+	for name, n := range count {
+		wg.Add(1)
+		free <- struct{}{}
+		go func() {
+			defer func() { <-free; wg.Done() }()
+			p := &faultPoint{spec: fmt.Sprintf("stop,before,%s,%d", name, (n+1)/2), name: name}
+			err := p.strike(t, work, "hang-"+strings.ReplaceAll(name, " ", "-"), want)
+			if err != nil || !p.fired {
+				t.Errorf("SRPO_FAULT='%s': fired %v: %v", p.spec, p.fired, err)
+			}
+			if p.resumed > 0 && !strings.Contains(p.words, "within") {
+				t.Errorf("SRPO_FAULT='%s': the words do not speak of a deadline: %s", p.spec, p.words)
+			}
+		}()
+	}
+	wg.Wait()
+}
+
 // faultHost runs srpo in a folder, until it ends.
 func faultHost(t *testing.T, work, dir string, resume bool, variables ...string) (code int, out string) {
 	args := []string{"run", "--config", "tiny.toml", "--out", dir}

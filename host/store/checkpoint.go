@@ -264,6 +264,13 @@ func hash(path string) (File, error) {
 	return File{Size: n, SHA256: hex.EncodeToString(h.Sum(nil))}, nil
 }
 
+// Retain removes checkpoints beyond [Run.Keep], as each commit does.
+func (r *Run) Retain() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.retain()
+}
+
 // retain removes checkpoints that are neither among the newest Keep nor the best. Of those that stay one is good, or the newest good one stays besides.
 func (r *Run) retain() error {
 	if r.Keep <= 0 {

@@ -85,7 +85,7 @@ func (g guard) ask(ctx context.Context) account {
 // mayDie lets a fault plan kill the process, or the host, in a call; see package fault.
 func (g guard) mayDie(what string) func() {
 	method, _, _ := strings.Cut(what, " ")
-	return fault.Call(string(g.proc.launch.Kind)+" "+method, g.proc.leader.crash)
+	return fault.Call(string(g.proc.launch.Kind)+" "+method, g.proc.leader.strike)
 }
 
 // call runs f with a deadline. setting is the name of the deadline in srpo.toml; keep says that a corrupt answer is about a file, not about the process.
@@ -311,7 +311,7 @@ func (g *guardedPolicy) Imitate(ctx context.Context, im policy.Imitate, demos it
 }
 
 func (g *guardedPolicy) Forget(ctx context.Context, trajectories []string) error {
-	return g.call(ctx, "Forget", "act_timeout_s", g.limits.Ask, false, func(ctx context.Context) error { return g.p.Forget(ctx, trajectories) })
+	return g.call(ctx, "Forget", "act_timeout_s", g.limits.Act, false, func(ctx context.Context) error { return g.p.Forget(ctx, trajectories) })
 }
 
 func (g *guardedPolicy) Save(ctx context.Context, folder string) error {

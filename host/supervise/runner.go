@@ -197,12 +197,12 @@ func (l *leader) kill() {
 	l.signal()
 }
 
-// crash kills the leader alone, as the system does when memory runs out. For fault plans.
-func (l *leader) crash() {
+// strike sends a signal to the leader alone, as the system does when memory runs out. For fault plans.
+func (l *leader) strike(s syscall.Signal) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.pid > 0 && !l.reaped {
-		_ = unix.Kill(l.pid, unix.SIGKILL)
+		_ = unix.Kill(l.pid, s)
 	}
 }
 

@@ -4,7 +4,7 @@
 // A point has a name, in which numbers count as one ("store rename checkpoints/N"), so that a point means the same in every iteration, and is told from
 // others of its name by its place among them. A plan is a list of faults with a semicolon between them, each "WHO,WHEN,NAME,K":
 //
-//	WHO   host: this very process gets SIGKILL; plugin: the process that the call goes to
+//	WHO   host: this very process gets SIGKILL; plugin: the process that the call goes to; stop: that process gets SIGSTOP, and hangs
 //	WHEN  before or after; torn: a write that gets half of its bytes into the file; a number: so many microseconds into the call
 //	NAME  of the point or call
 //	K     the how many-th of that name, from 1

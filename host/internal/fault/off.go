@@ -2,6 +2,8 @@
 
 package fault
 
+import "syscall"
+
 // On says whether this build follows fault plans.
 const On = false
 
@@ -14,6 +16,6 @@ func Torn(string) bool { return false }
 // Die ends the process as SIGKILL does.
 func Die() {}
 
-// Call is a call to a plugin, during which or around which the plugin (kill) or the host may be killed. The function that it returns is to be called at
-// the call's end.
-func Call(_ string, _ func()) func() { return func() {} }
+// Call is a call to a plugin, during which or around which the plugin, which signal reaches, or the host may be killed. The function that it returns is to be
+// called at the call's end.
+func Call(_ string, _ func(syscall.Signal)) func() { return func() {} }

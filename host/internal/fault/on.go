@@ -113,16 +113,13 @@ func Die() {
 	select {}
 }
 
-// Call is a call to a plugin, during which or around which the plugin (kill) or the host may be killed. The function that it returns is to be called at
-// the call's end.
-func Call(name string, kill func()) func() {
+// Call is a call to a plugin, during which or around which the plugin, which signal reaches, or the host may be killed. The function that it returns is to be
+// called at the call's end.
+func Call(name string, signal func(syscall.Signal)) func() {
 	name = Name("call " + name)
 	due, began := passing(name), time.Now()
 	for _, p := range due {
-		strike := func() { record("killed\t%s\n", name); kill() }
-		if p.who == "host" {
-			strike = Die
-		}
+		strike := p.strike(name, signal)
 		switch {
 		case p.when == "before":
 			strike()
@@ -133,14 +130,20 @@ func Call(name string, kill func()) func() {
 	return func() {
 		record("call\t%s\t%d\n", name, time.Since(began).Microseconds())
 		for _, p := range due {
-			if p.when != "after" {
-				continue
+			if p.when == "after" {
+				p.strike(name, signal)()
 			}
-			if p.who == "host" {
-				Die()
-			}
-			record("killed\t%s\n", name)
-			kill()
 		}
 	}
+}
+
+// strike is what happens to whom.
+func (p planned) strike(name string, signal func(syscall.Signal)) func() {
+	switch p.who {
+	case "host":
+		return Die
+	case "stop":
+		return func() { record("killed\t%s\n", name); signal(syscall.SIGSTOP) }
+	}
+	return func() { record("killed\t%s\n", name); signal(syscall.SIGKILL) }
 }
