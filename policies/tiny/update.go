@@ -167,6 +167,7 @@ func (p *Policy) ppo(ctx context.Context, u policy.Update, lessons []lesson, pro
 	var loss, norm float64
 	s := policy.Statistics{Samples: len(lessons), Extra: map[string]float64{}}
 	steps, all := 0, h.Epochs*((len(lessons)+batch-1)/batch)
+updating:
 	for epoch := range h.Epochs {
 		order := rand.New(rand.NewPCG(u.Seed, uint64(epoch))).Perm(len(lessons))
 		last := tally{}
@@ -179,6 +180,10 @@ func (p *Policy) ppo(ctx context.Context, u policy.Update, lessons []lesson, pro
 			n := clip(g, p.settings.Float("grad_clip"))
 			if math.IsNaN(value+n) || math.IsInf(value+n, 0) {
 				return s, notFinite("loss or gradient is")
+			}
+			if stop := p.settings.Float("stop_kl"); stop > 0 && t.moved > stop*t.chunks {
+				s.Extra["stopped"] = 1
+				break updating
 			}
 			if steps == 0 {
 				s.FirstRatio = t.ratio / t.units
@@ -194,6 +199,7 @@ func (p *Policy) ppo(ctx context.Context, u policy.Update, lessons []lesson, pro
 			}
 		}
 		s.KL = last.kl / last.chunks
+		s.Extra["moved"] = last.moved / last.chunks
 	}
 	if steps > 0 {
 		s.Loss, s.GradNorm = loss/float64(steps), norm/float64(steps)
@@ -209,11 +215,12 @@ type tally struct {
 	loss, ratio, clipped, units float64 // over units
 	kl, entropy, chunks         float64 // over chunks
 	most                        float64 // largest ratio
+	moved                       float64 // KL(before the update || now), estimated from the ratios of the chunks' units
 }
 
 func (t *tally) add(o tally) {
 	t.loss, t.ratio, t.clipped, t.units = t.loss+o.loss, t.ratio+o.ratio, t.clipped+o.clipped, t.units+o.units
-	t.kl, t.entropy, t.chunks, t.most = t.kl+o.kl, t.entropy+o.entropy, t.chunks+o.chunks, max(t.most, o.most)
+	t.kl, t.entropy, t.chunks, t.most, t.moved = t.kl+o.kl, t.entropy+o.entropy, t.chunks+o.chunks, max(t.most, o.most), t.moved+o.moved
 }
 
 // lossGradient returns sums of the mini-batch's loss and the gradient of its mean over units, which lies in parts[0]. Shards are of fixed size and are added in
@@ -282,6 +289,7 @@ func (p *Policy) surrogate(u policy.Update, l lesson, out []float32, scale float
 		t.loss += loss
 		t.ratio += ratio
 		t.most = max(t.most, ratio)
+		t.moved += ratio - 1 - change // never negative, mean over samples KL (Schulman's k3)
 		if cut {
 			t.clipped++
 		}
