@@ -92,7 +92,6 @@ func settings() []plugins.Setting {
 		{Name: "clock_bases", Default: int64(20), Min: at(0), Max: at(256), Doc: "radial bases of the episode's step that the policy sees; 0: it has no clock"},
 		{Name: "clock_horizon", Default: int64(0), Min: at(0), Doc: "env steps at which the clock ends; 0: 1.25 times the longest demonstration (200 without one)"},
 		{Name: "lr", Default: 3e-4, Min: at(0), Max: at(1), Doc: "Adam's learning rate in updates"},
-		{Name: "stop_kl", Default: 0.0, Min: at(0), Doc: "nats a chunk by which an update may move the policy (KL from before the update, estimated on a mini-batch); what is left of its epochs is skipped then. 0: no bound"},
 		{Name: "lr_chunks", Default: int64(256), Min: at(1), Doc: "chunks in an update that lr is meant for; with n fewer ones it is lr*sqrt(n/lr_chunks), since the steps of a small batch are mostly noise. 1: lr as it is"},
 		{Name: "adam_beta1", Default: 0.9, Min: at(0), Max: at(0.9999), Doc: "Adam's decay of the gradient's mean"},
 		{Name: "adam_beta2", Default: 0.999, Min: at(0), Max: at(0.99999), Doc: "Adam's decay of the gradient's square"},

@@ -29,7 +29,8 @@ type lesson struct {
 // last Imitate left, else the one before the first Update; Save and Load carry it.
 //
 // Statistics: Loss, ClipFraction (units whose gradient was cut off), GradNorm (before clipping) and Entropy (nats an element) are means over the
-// mini-batches; KL is that of a chunk, over the last epoch; Samples counts chunks in one epoch.
+// mini-batches; KL is that of a chunk, over the last epoch; Samples counts chunks in one epoch. Extra: moved is the KL of a chunk from the policy before the
+// update to the one of the last epoch, estimated from the ratios; above 1 or so an update goes farther than its data can tell.
 //
 // An update that fails, is cancelled or meets a loss or gradient that is not finite leaves weights and optimiser as they were. Errors: NotFound for a
 // trajectory that was not recorded, Invalid for advantages that do not fit or are not finite, Internal for a loss that is not finite.
@@ -167,7 +168,6 @@ func (p *Policy) ppo(ctx context.Context, u policy.Update, lessons []lesson, pro
 	var loss, norm float64
 	s := policy.Statistics{Samples: len(lessons), Extra: map[string]float64{}}
 	steps, all := 0, h.Epochs*((len(lessons)+batch-1)/batch)
-updating:
 	for epoch := range h.Epochs {
 		order := rand.New(rand.NewPCG(u.Seed, uint64(epoch))).Perm(len(lessons))
 		last := tally{}
@@ -180,10 +180,6 @@ updating:
 			n := clip(g, p.settings.Float("grad_clip"))
 			if math.IsNaN(value+n) || math.IsInf(value+n, 0) {
 				return s, notFinite("loss or gradient is")
-			}
-			if stop := p.settings.Float("stop_kl"); stop > 0 && t.moved > stop*t.chunks {
-				s.Extra["stopped"] = 1
-				break updating
 			}
 			if steps == 0 {
 				s.FirstRatio = t.ratio / t.units
