@@ -171,6 +171,7 @@ class Sums:
     clipped: float = 0.0
     chunks: float = 0.0
     kl: float = 0.0
+    kl_old: float = 0.0
     entropy: float = 0.0
     loss: float = 0.0
 
@@ -220,7 +221,8 @@ class Ppo:
                 done += len(part)
                 if steps == 0:
                     statistics.first_ratio = sums.ratio / sums.units
-                    statistics.extra["first_kl"] = sums.kl / sums.chunks
+                    if h.kl_beta:
+                        statistics.extra["first_kl"] = sums.kl / sums.chunks
                 norm = self.crew.all("step", self.lr)[0]
                 if not math.isfinite(norm + sums.loss):
                     raise srpo.Error(
@@ -237,8 +239,9 @@ class Ppo:
         if steps:
             statistics.loss, statistics.grad_norm = float(np.mean(losses)), float(np.mean(norms))
             statistics.clip_fraction = every.clipped / every.units
-            statistics.entropy, statistics.kl = every.entropy / every.units, last.kl / last.chunks
-            statistics.extra |= {"ratio": every.ratio / every.units, "ratio_max": every.most}
+            statistics.entropy, kl_old = every.entropy / every.units, last.kl_old / last.chunks
+            statistics.kl = last.kl / last.chunks if h.kl_beta else kl_old
+            statistics.extra |= {"ratio": every.ratio / every.units, "ratio_max": every.most, "kl_old": kl_old}
         statistics.extra |= {"steps": float(steps), "lr": self.lr}
         return statistics
 
@@ -252,7 +255,9 @@ class Objective:
 
     r = exp(log pi - log pi_old), summed over the unit's terms that were executed; A is their mean advantage. KL is
     exact, of the unit's distributions, at the update's temperature; pi_start is the policy before the first update that
-    asks for it.
+    asks for it. Where nothing asks for it, what is reported is the estimate r - 1 - log r of KL(pi_old || pi), pi_old
+    being the policy that acted (Schulman's k3: not biased, never negative); it is `kl_old` in the statistics in any
+    case. Both are sums over a chunk's ratios, means over the chunks of the last epoch.
 
     Args:
         parameters: those that learn, by name.
@@ -287,7 +292,8 @@ class Objective:
         count = units(torch.ones_like(mask))
         executed = (count > 0).float()
         gain = units(advantage) / count.clamp(min=1)
-        ratio = torch.exp(units(scores - old).clamp(-20, 20))
+        log_ratio = units(scores - old).clamp(-20, 20)
+        ratio = torch.exp(log_ratio)
         plain, bounded = -ratio * gain, -ratio.clamp(1 - h.clip_low, 1 + h.clip_high) * gain
         loss = torch.maximum(plain, bounded)
         cut = bounded > plain
@@ -306,6 +312,7 @@ class Objective:
         sums.ratio += float((ratio.detach() * executed).sum())
         sums.most = max(sums.most, float((ratio.detach() * executed).max()))
         sums.clipped += float((cut * executed).sum())
+        sums.kl_old += float(((ratio - 1 - log_ratio).detach() * executed).sum())
         sums.entropy += float(units(now.entropy().detach()).sum())
         sums.chunks += len(part)
 
