@@ -1,8 +1,5 @@
 """Several processes, on gloo: what they do together equals what one does alone, for any `Learner`; see subject.py."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -126,25 +123,3 @@ def test_imitation_by_two(both):
     assert apart(two, one) <= 3e-2 * p._or("imitate_lr", 5e-4, 1e-3)
     for x, y in zip(*results):
         np.testing.assert_allclose(x.log_probs, y.log_probs, atol=1e-3)
-
-
-LOST = """
-import os, signal
-import srpo_sdk
-from subject import item, policy
-if __name__ == "__main__":
-    p = policy(processes=2)
-    os.kill(p.crew.processes[0].pid, signal.SIGKILL)
-    p.act([item(i) for i in range(4)], srpo_sdk.Sampling())
-    print("went on")
-"""
-
-
-def test_a_process_that_is_lost_ends_all(tmp_path):
-    """The host sees one process die, with its last words, and starts it again."""
-    script = tmp_path / "lost.py"
-    script.write_text(LOST)
-    own = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=own, timeout=600)
-    assert done.returncode == 70, done.stderr
-    assert "process 1 of 2 was killed by SIGKILL" in done.stderr and "went on" not in done.stdout

@@ -72,6 +72,27 @@ def test_what_learns():
     assert "noise.layers.4.weight" in moved(method="flow-noise")
 
 
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-5), ("bfloat16", 0.05)])
+def test_attention_is_the_same_in_both_kinds(dtype, tolerance, monkeypatch):
+    eager, fused = policy(dtype=dtype), policy(dtype=dtype, attention="sdpa")
+    sampling = srpo.Sampling(temperature=1.2)
+    (a,) = eager.act([item(1)], sampling)
+    calls, real = [], torch.nn.functional.scaled_dot_product_attention
+
+    def counted(query, *args, **more):
+        calls.append(query.shape[-2])
+        return real(query, *args, **more)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", counted)
+    eager.act([item(1)], sampling)
+    before = len(calls)  # of the vision tower
+    (b,) = fused.act([item(1)], sampling)
+    assert len(calls) > 2 * before
+    np.testing.assert_allclose(a.actions, b.actions, atol=tolerance)
+    record(fused)
+    assert fused.update(update(), lambda _: None).first_ratio == pytest.approx(1, abs=1e-5)
+
+
 def test_update_prefers_what_was_rewarded():
     p = policy(lr=2e-5)
     record(p)
