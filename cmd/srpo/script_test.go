@@ -117,7 +117,7 @@ func lerobotCache(scratch string) (cache, whyNot string) {
 	return installed(pkg, "srpo data show FOLDER of a LeRobot data set installs it")
 }
 
-func installed(pkg *catalog.Package, remedy string) (cache, whyNot string) {
+func installed(pkg catalog.Package, remedy string) (cache, whyNot string) {
 	cache, err := pyenv.CacheDir()
 	if err != nil {
 		return "", err.Error()

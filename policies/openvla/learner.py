@@ -84,7 +84,7 @@ class Learner(srpo.Policy):
         name, _, first = s["device"].partition(":")
         if s["processes"] == 1 or not torch.cuda.is_available() or name not in ("auto", "cuda"):
             return s["processes"] or 1
-        there = torch.cuda.device_count() - int(first or 0)
+        there = torch.cuda.device_count() - (int(first) if first.isdigit() else 0)
         if s["processes"] > there:
             raise srpo.Error(
                 "unavailable",
@@ -397,7 +397,8 @@ class Learner(srpo.Policy):
                         self.start = {n: t.to(c.device) for n, t in self.start.items()}
                 else:
                     self.start = None
-                    print(f"{folder} was trained in another way: its weights are the new base, the optimiser is fresh")
+                    if self.group.rank == 0:
+                        print(f"{folder} was trained in another way: its weights are the new base, with a fresh optimiser")
             except optimiser.Misfit as e:
                 raise saved.misfit(folder, e) from e
 

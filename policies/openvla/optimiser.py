@@ -89,6 +89,7 @@ class Optimiser:
             if n in self.masters:
                 master = self.masters[n]
                 master.grad = grad.to(master.device, torch.float32)
+                p.grad = None
 
     def _clip(self) -> float:
         most = self.settings["grad_clip"] or math.inf
