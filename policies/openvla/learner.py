@@ -398,7 +398,7 @@ class Learner(srpo.Policy):
                 else:
                     self.start = None
                     if self.group.rank == 0:
-                        print(f"{folder} was trained in another way: its weights are the new base, with a fresh optimiser")
+                        print(f"{folder} was trained in another way: its weights are the new base, the optimiser new")
             except optimiser.Misfit as e:
                 raise saved.misfit(folder, e) from e
 
