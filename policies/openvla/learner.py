@@ -365,7 +365,11 @@ class Learner(srpo.Policy):
         try:
             self.crew.all("take", folder)
         except BaseException:
-            self.crew.all("settle", False)
+            try:
+                self.crew.all("settle", False)
+            except BaseException:
+                self.broken = f"loading {folder} failed, and what was there before could not be brought back"
+                raise
             raise
         self.crew.all("settle", True)
         self.broken = ""

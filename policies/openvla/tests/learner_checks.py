@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from subject import RESUMED, demonstration, equal, item, policy, record, update
 
 import optimiser
+import saved
 
 
 def test_a_failed_update_leaves_everything(monkeypatch):
@@ -128,7 +129,7 @@ def test_a_state_that_cannot_be_used_changes_nothing(settings, tmp_path, monkeyp
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     with monkeypatch.context() as m:
-        m.setattr(optimiser.Optimiser, "restore", full)
+        m.setattr(saved, "start", full)
         refused("exhausted", "out of memory while loading")
     q.load(str(tmp_path))
     assert equal(q, p)
