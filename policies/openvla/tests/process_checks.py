@@ -46,7 +46,7 @@ def saved(p, folder) -> dict[str, bytes]:
 
 
 def record(p) -> list[srpo.ActResult]:
-    sampling = srpo.Sampling(temperature=1.6, record=True)
+    sampling = srpo.Sampling(temperature=update().temperature, record=True)
     return [x for step in (0, 8) for x in p.act([item(i, step) for i in range(3)], sampling)]
 
 
