@@ -17,7 +17,7 @@ export PATH := $(PATH):$(VENV)/tools
 
 STEPS := fmt vet staticcheck proto-check ruff go-test python-test examples smoke remote libero libero-plus
 
-.PHONY: build test bench openvla pi0 parity results proto clean venv $(STEPS)
+.PHONY: build test fuzz faults bench openvla pi0 parity results proto clean venv $(STEPS)
 
 build:
 	$(GO) build -o srpo ./cmd/srpo
@@ -48,6 +48,14 @@ ruff: venv
 go-test: export SRPO_TEST_PROGRAM := $(CURDIR)/srpo
 go-test: build venv
 	$(GO) test -race -timeout 20m -json ./... ./.ci/tally | $(TALLY) go go-test
+
+# Every fuzz target, 60 s in all.
+fuzz:
+	GO="$(GO)" bash .ci/fuzz
+
+# 20 kill points of plugins and 20 of the host: the run that went on must be the undisturbed one, bit for bit. docs/results/faults.sh tries 200 of each.
+faults:
+	$(GO) test -tags faults -count=1 -timeout 20m -run '^TestKillPoints$$' -json ./cmd/srpo | $(TALLY) go faults
 
 python-test: venv
 	@rm -f $(VENV)/pytest.xml; cd sdk/python; status=0; \

@@ -77,6 +77,11 @@ func (r *run) openFolder() (err error) {
 		r.Terminal.Line("run folder: %s", dir)
 	}
 	r.folder.Keep = r.cfg.Run.Keep
+	if r.Resume != "" { // a host that died right after a commit has not tidied up
+		if err := r.folder.Retain(); err != nil {
+			r.Terminal.Warn("an old checkpoint could not be removed: %v", err)
+		}
+	}
 	if r.cfg.Run.TensorBoard {
 		r.tb, err = report.OpenTensorBoard(filepath.Join(r.folder.Dir(), "tensorboard"), r.folder.Manifest().Created, r.metrics)
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/srpo-dev/srpo/host/config"
 	"github.com/srpo-dev/srpo/host/dataset"
+	"github.com/srpo-dev/srpo/host/internal/fault"
 	"github.com/srpo-dev/srpo/host/report"
 	"github.com/srpo-dev/srpo/host/rollout"
 	"github.com/srpo-dev/srpo/host/srpo"
@@ -64,6 +65,7 @@ type run struct {
 	tasks   []env.Task
 	weights map[string]float64
 	status  report.Status
+	leftOut leftOut
 }
 
 // Run trains a policy. Whatever ends it, the run folder holds the last committed iteration, from which Options.Resume goes on.
@@ -135,23 +137,14 @@ func Run(ctx context.Context, o Options) (sum Summary, err error) {
 			break
 		}
 		for {
-			err := r.iteration(ctx, i)
-			if errors.Is(err, rollout.ErrPolicyLost) && ctx.Err() == nil {
-				// Everything the policy recorded in this iteration is gone: from the last commit on, the same seeds give the same episodes.
-				r.event(store.ErrorEvent(store.PluginFailed, i, err))
-				r.Terminal.Warn("%v; rolling iteration %d again from the last commit", err, i)
-				if r.state, err = readState(r.last); err != nil {
-					return sum, err
-				}
-				if err := s.policyAlive(ctx); err != nil {
-					return sum, err
-				}
-				continue
-			}
+			// Where the policy is lost, so is everything that it recorded: from the last commit on, the same seeds give the same episodes.
+			again, err := r.rollAgain(ctx, i, r.iteration(ctx, i))
 			if err != nil {
 				return sum, err
 			}
-			break
+			if !again {
+				break
+			}
 		}
 	}
 	return sum, nil
@@ -179,6 +172,7 @@ func (r *run) iteration(ctx context.Context, i int) error {
 		return err
 	}
 	seconds["rollout"], seconds["encode"] = result.Timing.Wall, result.Timing.Encode
+	fault.Point("phase rolled out")
 
 	// 2. Cluster the successes' embeddings, 3. measure each failure's distance to the nearest centre, 4. reward it.
 	at := time.Now()
@@ -199,15 +193,17 @@ func (r *run) iteration(ctx context.Context, i int) error {
 		return err
 	}
 	seconds["reward"] = time.Since(at).Seconds()
+	fault.Point("phase rewarded")
 
 	// 6. Update the policy: PPO's clipped objective with KL to the starting policy.
 	at = time.Now()
 	next := *r.state
-	stats, updated, err := r.update(ctx, i, &next, advantages, kept)
+	stats, updated, err := r.update(ctx, i, &next, advantages, kept, result)
 	if err != nil {
 		return err
 	}
 	seconds["update"] = time.Since(at).Seconds()
+	fault.Point("phase updated")
 
 	// 7. Commit policy, host state, metrics and events together.
 	r.words(i, result, scored, groups)
@@ -222,6 +218,9 @@ func (r *run) iteration(ctx context.Context, i int) error {
 		m.EmbeddingsDropped = 0
 	}
 	m.EnvSteps = next.EnvSteps
+	if r.leftOut.iteration == i {
+		m.Extra["groups_left_out"] = 1
+	}
 	if err := r.audit(i, result, rollouts, scored, &m); err != nil {
 		return err
 	}
@@ -247,6 +246,7 @@ func (r *run) iteration(ctx context.Context, i int) error {
 	if err := r.commit(ctx, i, &m); err != nil {
 		return err
 	}
+	fault.Point("phase committed")
 	r.metrics = append(r.metrics, m)
 	r.Terminal.Committed(m, r.cfg.Run.Iterations)
 	if r.tb != nil {
@@ -339,16 +339,16 @@ func keptOnly(result *rollout.Result, rollouts []srpo.Rollout, scores []srpo.Sco
 }
 
 // update hands the advantages to the policy. Without any signal (all groups dropped, or all rewards equal) there is nothing to learn from, and no update.
-func (r *run) update(ctx context.Context, i int, next *state, advantages []srpo.Advantage, rollouts []srpo.Rollout) (policy.Statistics, bool, error) {
+func (r *run) update(ctx context.Context, i int, next *state, advantages []srpo.Advantage, rollouts []srpo.Rollout, result *rollout.Result) (policy.Statistics, bool, error) {
 	u := policy.Update{Temperature: r.cfg.Rollout.Temperature, Seed: rollout.Seed(r.cfg.Run.Seed, "update", i), Hyperparameters: policy.Hyperparameters{
 		ClipLow: r.cfg.Update.ClipLow, ClipHigh: r.cfg.Update.ClipHigh, ClipDual: r.cfg.Update.ClipDual, KLBeta: r.cfg.Update.KLBeta, Epochs: r.cfg.Update.Epochs,
 		MiniBatch: r.cfg.Update.MiniBatch}}
-	steps := map[string]int{}
+	steps, group := map[string]int{}, groupOf(result)
 	for _, x := range rollouts {
 		steps[x.ID] = x.Steps
 	}
 	for _, a := range advantages {
-		if !a.Masked && a.Value != 0 {
+		if !a.Masked && a.Value != 0 && !r.leftOut.without(i, group[a.ID]) {
 			u.Trajectories = append(u.Trajectories, policy.Advantage{Trajectory: a.ID, Values: []float64{a.Value}, Steps: steps[a.ID]})
 		}
 	}
@@ -370,8 +370,9 @@ func (r *run) update(ctx context.Context, i int, next *state, advantages []srpo.
 		if err == nil {
 			if err = finiteStatistics(stats); err != nil {
 				// what the policy holds now is not to be trusted: its process goes, and with it the weights
+				err = plugins.AsError(err).WithPlace("%s, Update %d", r.session.Sched.PolicyName, u.ID)
 				r.session.Sched.Policy.Failed(incarnation, err)
-				return stats, false, err
+				return stats, false, &poisoned{err, suspect(result, advantages, group)}
 			}
 		}
 	}

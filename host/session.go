@@ -115,7 +115,7 @@ func newSupervisor(cfg *config.Config, logDir string, onEvent func(supervise.Eve
 		arenaBytes = 0
 	}
 	return supervise.New(supervise.Options{LogDir: logDir, StartTimeout: seconds(h.StartTimeoutS), ArenaBytes: arenaBytes, EnvAllow: h.EnvAllow,
-		Restarts: h.Restarts, Window: seconds(h.RestartWindowS), OnEvent: onEvent, Deadlines: supervise.Deadlines{Reset: seconds(h.ResetTimeoutS),
+		Restarts: h.Restarts, Window: seconds(h.RestartWindowS), OnEvent: onEvent, Deadlines: supervise.Deadlines{Ask: seconds(h.StartTimeoutS), Tasks: seconds(h.StartTimeoutS), Reset: seconds(h.ResetTimeoutS),
 			Step: seconds(h.StepTimeoutS), Act: seconds(h.ActTimeoutS), Encode: seconds(h.EncodeTimeoutS), Save: seconds(h.SaveTimeoutS), Update: seconds(h.UpdateTimeoutS)}})
 }
 
@@ -643,9 +643,12 @@ func (s *Session) sample(side string, n int) []env.Task {
 
 // finiteStatistics refuses statistics that no healthy update has.
 func finiteStatistics(st policy.Statistics) error {
-	for name, v := range map[string]float64{"loss": st.Loss, "kl": st.KL, "clip_fraction": st.ClipFraction, "grad_norm": st.GradNorm} {
-		if math.IsNaN(v) || math.IsInf(v, 0) {
-			return plugins.Errorf(plugins.Corrupt, "the update's %s is %v", name, v).WithHint("lower the learning rate; the run is as it was before this iteration")
+	for _, s := range []struct {
+		name string
+		v    float64
+	}{{"loss", st.Loss}, {"kl", st.KL}, {"clip_fraction", st.ClipFraction}, {"grad_norm", st.GradNorm}, {"entropy", st.Entropy}, {"first_ratio", st.FirstRatio}} {
+		if math.IsNaN(s.v) || math.IsInf(s.v, 0) {
+			return plugins.Errorf(plugins.Corrupt, "the update's %s is %v", s.name, s.v).WithHint("lower the learning rate; the run is as it was before this iteration")
 		}
 	}
 	return nil

@@ -2,6 +2,7 @@ package host
 
 import (
 	"encoding/json"
+	"fmt"
 
 	"github.com/srpo-dev/srpo/host/srpo"
 	"github.com/srpo-dev/srpo/host/store"
@@ -62,14 +63,24 @@ func readState(c *store.Checkpoint) (*state, error) {
 	if err != nil {
 		return nil, err
 	}
+	damaged := func(file string, err error) error {
+		return plugins.Errorf(plugins.Corrupt, "%s: %w", file, err).WithPlace("%s", c.Dir).
+			WithHint("this srpo cannot read what wrote it: use the srpo that made the run, or move this folder away to go on from the checkpoint before it")
+	}
 	if err := json.Unmarshal(data, s); err != nil {
-		return nil, plugins.Errorf(plugins.Corrupt, "%s: %w", stateFile, err).WithPlace("%s", c.Dir)
+		return nil, damaged(stateFile, err)
+	}
+	if s.EnvSteps < 0 || s.Solved < 0 {
+		return nil, damaged(stateFile, fmt.Errorf("env_steps is %d and solved %d", s.EnvSteps, s.Solved))
+	}
+	if s.Yardsticks == nil {
+		s.Yardsticks = map[string]float64{}
 	}
 	if data, err = c.ReadFile(memoryFile); err != nil {
 		return nil, err
 	}
 	if err := s.memory.UnmarshalBinary(data); err != nil {
-		return nil, plugins.Errorf(plugins.Corrupt, "%s: %w", memoryFile, err).WithPlace("%s", c.Dir)
+		return nil, damaged(memoryFile, err)
 	}
 	return s, nil
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/srpo-dev/srpo/plugins"
 	"github.com/srpo-dev/srpo/plugins/env"
+	"github.com/srpo-dev/srpo/policies/tiny"
 	"github.com/srpo-dev/srpo/sdk"
 )
 
@@ -21,6 +22,9 @@ import (
 func TestMain(m *testing.M) {
 	if len(os.Args) > 2 && os.Args[1] == "plugin" && os.Args[2] == "serve" {
 		// Not os.Exit: GORACE does not reach plugins, and without it the race detector sleeps for a second at the end.
+		syscall.Exit(Main(os.Args[1:], os.Stdout, os.Stderr))
+	}
+	if os.Getenv("SRPO_TEST_MAIN") != "" { // srpo itself, for tests that kill it
 		syscall.Exit(Main(os.Args[1:], os.Stdout, os.Stderr))
 	}
 	testscript.Main(tests{m}, map[string]func(){
@@ -42,9 +46,15 @@ func badPlugin(mode string) {
 		signal.Ignore(syscall.SIGTERM)
 		defer func() { select {} }()
 	}
-	if mode == "encoder" {
+	switch mode {
+	case "encoder":
 		sdk.ServeEncoder(badEncoder{})
 		return
+	case "once", "always":
+		sdk.ServePolicy(poisonPolicy{tiny.New(), mode})
+		return
+	case "mortal":
+		(&badSim{}).dieAtStart()
 	}
 	sdk.ServeSim(sdk.SimSpec{
 		Info: plugins.Info{Name: "bad", Version: "0.1.0", Doc: "breaks promises"},
@@ -56,13 +66,17 @@ func badPlugin(mode string) {
 }
 
 type badSim struct {
-	mode string
-	x    float32
+	mode     string
+	x        float32
+	episodes int
+	succeeds bool
 }
 
-func (b *badSim) Reset(string, int, uint64) error {
-	b.x = 0
+func (b *badSim) Reset(_ string, _ int, seed uint64) error {
+	b.x, b.succeeds = 0, b.mode == "coin" && seed%2 == 0
 	switch b.mode {
+	case "mortal":
+		b.dieAtStart()
 	case "careless":
 		b.x = rand.Float32()
 		_, _ = syscall.Write(1, []byte("resetting\n")) // as a C library or a child process does; fmt.Println goes to the log
@@ -72,9 +86,15 @@ func (b *badSim) Reset(string, int, uint64) error {
 	}
 	return nil
 }
-func (b *badSim) Step([]float32) (sdk.Outcome, error) { return sdk.Outcome{}, nil }
-func (b *badSim) Proprio() []float32                  { return []float32{b.x} }
-func (b *badSim) Render(_ string, h, w int) []byte    { return make([]byte, h*w*3) }
+func (b *badSim) Step([]float32) (sdk.Outcome, error) {
+	return sdk.Outcome{Success: b.succeeds, Terminated: b.succeeds}, nil
+}
+func (b *badSim) Proprio() []float32 { return []float32{b.x} }
+func (b *badSim) Render(_ string, h, w int) []byte {
+	picture := make([]byte, h*w*3)
+	picture[0] = 255 // embeddings are not all zero
+	return picture
+}
 
 // TestRequirementsOfTemplates keeps one list of what srpo_sdk needs: the example's, which CI installs, and the one that `srpo plugin init` writes.
 func TestRequirementsOfTemplates(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -263,7 +264,14 @@ func hash(path string) (File, error) {
 	return File{Size: n, SHA256: hex.EncodeToString(h.Sum(nil))}, nil
 }
 
-// retain removes checkpoints that are neither among the newest Keep nor the best.
+// Retain removes checkpoints beyond [Run.Keep], as each commit does.
+func (r *Run) Retain() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.retain()
+}
+
+// retain removes checkpoints that are neither among the newest Keep nor the best. Of those that stay one is good, or the newest good one stays besides.
 func (r *Run) retain() error {
 	if r.Keep <= 0 {
 		return nil
@@ -278,7 +286,16 @@ func (r *Run) retain() error {
 			best, rate = it, *c.Score
 		}
 	}
-	for _, it := range list[:len(list)-r.Keep] {
+	old, safe := list[:len(list)-r.Keep], false
+	for i := len(list) - 1; i >= 0 && !safe; i-- {
+		if _, err := openIteration(r.dir, list[i]); err != nil {
+			continue
+		}
+		if safe = true; i < len(old) {
+			old = append(slices.Clone(old[:i]), old[i+1:]...)
+		}
+	}
+	for _, it := range old {
 		if it == best {
 			continue
 		}
@@ -346,7 +363,7 @@ func Latest(dir string) (*Checkpoint, []error, error) {
 	list := checkpoints(dir)
 	var bad []error
 	for i := len(list) - 1; i >= 0; i-- {
-		c, err := OpenCheckpoint(filepath.Join(dir, checkpointsDir, fmt.Sprintf("%06d", list[i])))
+		c, err := openIteration(dir, list[i])
 		if err == nil {
 			return c, bad, nil
 		}
@@ -388,6 +405,15 @@ func OpenCheckpoint(dir string) (*Checkpoint, error) {
 	return c, nil
 }
 
+// openIteration is OpenCheckpoint for a run's own folder of an iteration.
+func openIteration(dir string, iteration int) (*Checkpoint, error) {
+	c, err := OpenCheckpoint(filepath.Join(dir, checkpointsDir, fmt.Sprintf("%06d", iteration)))
+	if err == nil && c.Iteration != iteration {
+		return nil, damaged(c.Dir, fmt.Sprintf("the folder holds iteration %d: somebody copied or renamed it", c.Iteration))
+	}
+	return c, err
+}
+
 func damaged(path, why string) error {
 	return plugins.Errorf(plugins.Corrupt, "%s", why).WithPlace("%s", path).WithHint("the checkpoint is damaged: use an earlier one, or bring the file back from a backup")
 }
@@ -402,7 +428,7 @@ func readSums(dir string) (*Checkpoint, error) {
 		return nil, damaged(path, err.Error())
 	}
 	text, sum, _ := bytes.Cut(data, []byte("\n"))
-	if want := sha256.Sum256(text); hex.EncodeToString(want[:]) != strings.TrimSpace(string(sum)) {
+	if want := sha256.Sum256(text); hex.EncodeToString(want[:])+"\n" != string(sum) {
 		return nil, damaged(path, "the file's bytes are not those that were committed (SHA-256 differs)")
 	}
 	var s sums
@@ -412,6 +438,9 @@ func readSums(dir string) (*Checkpoint, error) {
 	if s.Format != FormatVersion {
 		return nil, plugins.Errorf(plugins.Mismatch, "the checkpoint has format %d, this srpo reads %d", s.Format, FormatVersion).WithPlace("%s", path).
 			WithHint("use the srpo that made it")
+	}
+	if s.Iteration < 0 || s.MetricsBytes < 0 || s.EventsBytes < 0 {
+		return nil, damaged(path, fmt.Sprintf("it says iteration %d, %d and %d bytes", s.Iteration, s.MetricsBytes, s.EventsBytes))
 	}
 	for n := range s.Files {
 		if !filepath.IsLocal(filepath.FromSlash(n)) {

@@ -5,8 +5,10 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 
+	"github.com/srpo-dev/srpo/host/internal/fault"
 	"github.com/srpo-dev/srpo/plugins"
 )
 
@@ -20,10 +22,25 @@ type disk struct {
 }
 
 func (d *disk) before(op, path string) error {
+	if fault.On {
+		fault.Point(d.point(op, path))
+	}
 	if d.fault == nil {
 		return nil
 	}
 	return d.wrap(op, path, d.fault(op, path))
+}
+
+// point names an operation in a fault plan.
+func (d *disk) point(op, path string) string {
+	rel, err := filepath.Rel(d.run, path)
+	if err != nil {
+		rel = filepath.Base(path)
+	}
+	if folder, _, ok := strings.Cut(rel, "/"); ok && folder == episodesDir {
+		rel = filepath.Join(folder, "*"+filepath.Ext(rel))
+	}
+	return "store " + op + " " + rel
 }
 
 // wrap says what failed, where, and what to do; nil stays nil.
@@ -107,6 +124,10 @@ func (d *disk) write(path string, data []byte) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
 	if err != nil {
 		return d.wrap("make", path, err)
+	}
+	if fault.On && fault.Torn(d.point("write", path)) {
+		_, _ = f.Write(data[:len(data)/2])
+		fault.Die()
 	}
 	_, err = f.Write(data)
 	if err == nil {

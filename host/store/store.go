@@ -27,6 +27,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/srpo-dev/srpo/host/internal/fault"
 	"github.com/srpo-dev/srpo/plugins"
 )
 
@@ -242,10 +243,13 @@ func create(dir string, m Manifest, config []byte, fault func(op, path string) e
 
 // neverBegan says whether a folder holds a run of this format without any commit, and nothing else.
 func neverBegan(dir string, entries []os.DirEntry) bool {
-	isRun := false
+	isRun, folders, files := false, 0, 0
 	for _, e := range entries {
+		if !e.IsDir() && e.Name() != lockFile {
+			files++
+		}
 		switch e.Name() {
-		case lockFile, logsDir, configFile, reportFile:
+		case lockFile, logsDir, configFile, reportFile, pendingName + configFile, pendingName + manifestFile:
 		case manifestFile:
 			data, err := os.ReadFile(filepath.Join(dir, manifestFile))
 			var m Manifest
@@ -254,6 +258,7 @@ func neverBegan(dir string, entries []os.DirEntry) bool {
 			if inside, err := os.ReadDir(filepath.Join(dir, e.Name())); err != nil || len(inside) > 0 {
 				return false
 			}
+			folders++
 		case metricsFile:
 			if info, err := e.Info(); err != nil || info.Size() > 0 {
 				return false
@@ -263,7 +268,9 @@ func neverBegan(dir string, entries []os.DirEntry) bool {
 			return false
 		}
 	}
-	return isRun
+	// A host that died while it made the folder left no manifest: then it is the two folders that nobody else makes which tell that the rest is its own.
+	_, err := os.Lstat(filepath.Join(dir, manifestFile))
+	return isRun || (folders == 2 || files == 0) && errors.Is(err, os.ErrNotExist)
 }
 
 // Open opens a run folder to go on with it. Errors: NotFound when there is no run, Mismatch when another version of srpo made it, Unavailable when
@@ -544,6 +551,10 @@ func (l *lines) append(line []byte) error {
 	line = append(line, '\n')
 	if err := l.disk.before("write", l.path); err != nil {
 		return err
+	}
+	if fault.On && fault.Torn(l.disk.point("write", l.path)) {
+		_, _ = l.file.WriteAt(line[:len(line)/2], l.size)
+		fault.Die()
 	}
 	if _, err := l.file.WriteAt(line, l.size); err != nil {
 		_ = l.file.Truncate(l.size)

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/srpo-dev/srpo/host/internal/fault"
 	"github.com/srpo-dev/srpo/plugins"
 	"github.com/srpo-dev/srpo/plugins/encoder"
 	"github.com/srpo-dev/srpo/plugins/env"
@@ -81,8 +82,17 @@ func (g guard) ask(ctx context.Context) account {
 	return a
 }
 
+// mayDie lets a fault plan kill the process, or the host, in a call; see package fault.
+func (g guard) mayDie(what string) func() {
+	method, _, _ := strings.Cut(what, " ")
+	return fault.Call(string(g.proc.launch.Kind)+" "+method, g.proc.leader.strike)
+}
+
 // call runs f with a deadline. setting is the name of the deadline in srpo.toml; keep says that a corrupt answer is about a file, not about the process.
 func (g guard) call(ctx context.Context, what, setting string, limit time.Duration, keep bool, f func(ctx context.Context) error) error {
+	if fault.On {
+		defer g.mayDie(what)()
+	}
 	limited, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	return g.judge(ctx, limited, what, setting, limit, keep, f(limited))
@@ -151,6 +161,9 @@ const mostDeadlines = 1000
 // watched runs f with a deadline that begins anew with the headway that the plugin notes of its own accord: a call may hold many clips, each of which takes
 // minutes. Whoever notes none has one deadline for the whole.
 func (g guard) watched(ctx context.Context, what, setting string, limit time.Duration, f func(ctx context.Context) error) error {
+	if fault.On {
+		defer g.mayDie(what)()
+	}
 	limited, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() {
@@ -175,6 +188,9 @@ func (g guard) watched(ctx context.Context, what, setting string, limit time.Dur
 
 // headway runs f with a deadline that begins anew whenever f reports headway of a thousandth or more: a thousand deadlines bound the whole.
 func (g guard) headway(ctx context.Context, what, setting string, limit time.Duration, f func(ctx context.Context, alive func(done float64)) error) error {
+	if fault.On {
+		defer g.mayDie(what)()
+	}
 	limited, cancel := context.WithCancel(ctx)
 	defer cancel()
 	timer := time.AfterFunc(limit, cancel)
@@ -218,6 +234,9 @@ func (g *guardedEnv) Describe(ctx context.Context) (s plugins.EnvSpec, err error
 
 func (g *guardedEnv) Tasks(ctx context.Context) iter.Seq2[env.Task, error] {
 	return func(yield func(env.Task, error) bool) {
+		if fault.On {
+			defer g.mayDie("Tasks")()
+		}
 		limited, cancel := context.WithTimeout(ctx, g.limits.Tasks)
 		defer cancel()
 		for t, err := range g.e.Tasks(limited) {
@@ -292,7 +311,7 @@ func (g *guardedPolicy) Imitate(ctx context.Context, im policy.Imitate, demos it
 }
 
 func (g *guardedPolicy) Forget(ctx context.Context, trajectories []string) error {
-	return g.call(ctx, "Forget", "act_timeout_s", g.limits.Ask, false, func(ctx context.Context) error { return g.p.Forget(ctx, trajectories) })
+	return g.call(ctx, "Forget", "act_timeout_s", g.limits.Act, false, func(ctx context.Context) error { return g.p.Forget(ctx, trajectories) })
 }
 
 func (g *guardedPolicy) Save(ctx context.Context, folder string) error {

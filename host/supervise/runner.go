@@ -197,6 +197,15 @@ func (l *leader) kill() {
 	l.signal()
 }
 
+// strike sends a signal to the leader alone, as the system does when memory runs out. For fault plans.
+func (l *leader) strike(s syscall.Signal) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.pid > 0 && !l.reaped {
+		_ = unix.Kill(l.pid, s)
+	}
+}
+
 // fate says in words how the process ended. ProcessState.Exited is false after a signal, so that alone decides nothing.
 func (l *leader) fate() string {
 	l.mu.Lock()

@@ -19,11 +19,15 @@ import (
 	"github.com/BurntSushi/toml"
 	"golang.org/x/sys/unix"
 
+	"github.com/srpo-dev/srpo/host/internal/nested"
 	"github.com/srpo-dev/srpo/plugins"
 )
 
 // FileName is the lock's name; it lies beside srpo.toml.
 const FileName = "srpo.lock"
+
+// maxFile bounds a lock, bytes: some 500,000 files.
+const maxFile = 64 << 20
 
 // version of the file's form.
 const version = 1
@@ -79,6 +83,9 @@ func Load(path string) (*File, error) {
 	broken := func(format string, args ...any) (*File, error) {
 		return nil, plugins.Errorf(plugins.Corrupt, format, args...).WithPlace("%s", path).
 			WithHint("restore it from version control, or delete it: the next run writes it anew and trusts what is there then")
+	}
+	if len(data) > maxFile || nested.Deep(data) {
+		return broken("it has %d bytes, or brackets nest deeper than %d: srpo wrote no such lock", len(data), nested.Most)
 	}
 	var d onDisk
 	md, err := toml.Decode(string(data), &d)

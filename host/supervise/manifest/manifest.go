@@ -13,6 +13,7 @@ import (
 
 	"github.com/BurntSushi/toml"
 
+	"github.com/srpo-dev/srpo/host/internal/nested"
 	"github.com/srpo-dev/srpo/host/nearest"
 	"github.com/srpo-dev/srpo/host/supervise/pyenv"
 	"github.com/srpo-dev/srpo/plugins"
@@ -20,6 +21,9 @@ import (
 
 // FileName is the manifest's name in a package's folder.
 const FileName = "plugin.toml"
+
+// maxFile bounds a manifest, bytes.
+const maxFile = 1 << 20
 
 // Manifest says what a package is and how it runs: with [Python], with [Command], or as a [Command] that finds libraries or files in an environment that
 // [Python] describes.
@@ -100,6 +104,12 @@ func Load(fsys fs.FS, place string) (*Manifest, error) {
 	data, err := fs.ReadFile(fsys, FileName)
 	if err != nil {
 		return nil, plugins.Errorf(plugins.NotFound, "no plugin package in %s: %w", place, err).WithHint("give a folder with a %s, or make one: srpo plugin init", FileName)
+	}
+	switch {
+	case len(data) > maxFile:
+		return nil, plugins.Errorf(plugins.Invalid, "the manifest has %d bytes, at most %d are read", len(data), maxFile).WithPlace("%s", file).WithHint("shorten it")
+	case nested.Deep(data):
+		return nil, plugins.Errorf(plugins.Invalid, "brackets or dotted keys nest deeper than %d", nested.Most).WithPlace("%s", file).WithHint("correct the file")
 	}
 	m := &Manifest{}
 	md, err := toml.Decode(string(data), m)

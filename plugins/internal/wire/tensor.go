@@ -15,6 +15,8 @@ type Call struct {
 	arena *arena.Arena
 	slots []*arena.Slot
 	grant *arena.Slot
+	// copied counts the bytes of the grant that were read.
+	copied uint64
 }
 
 // Begin starts a call; a may be nil.
@@ -76,6 +78,11 @@ func (c *Call) Read(m *pb.Tensor) (plugins.Tensor, error) {
 		if c.grant == nil {
 			return nil, plugins.Errorf(plugins.Corrupt, "the reply refers to an arena slot that was not granted")
 		}
+		// Each tensor has bytes of its own: a reply that names the same frame a thousand times must not make a thousand copies.
+		if s.Length > uint64(c.grant.Length)-c.copied {
+			return nil, plugins.Errorf(plugins.Corrupt, "the reply's tensors have more bytes than the %d that were granted", c.grant.Length)
+		}
+		c.copied += s.Length
 		return c.grant.Copy(s.Offset, s.Length, s.Generation)
 	})
 }

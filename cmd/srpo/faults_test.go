@@ -1,0 +1,436 @@
+//go:build faults
+
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"sort"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// faultRun is a small run that comes by every kind of point: demonstrations, references, rollouts on several lanes, a reward of embeddings, updates, audits,
+// evaluations, videos, kept embeddings, commits, retention.
+const faultRun = `[run]
+task = ["tabletop/one_block"]
+iterations = 3
+lanes = 4
+videos = 2
+eval_every = 2
+eval_episodes = 4
+keep = 2
+keep_embeddings = true
+tensorboard = true
+[rollout]
+groups = 2
+group_size = 3
+extra_groups = 1
+max_steps = 60
+keep_low = 0
+keep_high = 1
+[reward]
+kind = "anchored"
+references = "memory"
+[imitate]
+steps = 150
+[update]
+epochs = 1
+[report]
+audit_every = 1
+[policy.tiny]
+imitate_batch = 16
+hidden = 16
+vision = 8
+conv = ["4,8,8"]
+`
+
+// faultPoint is a point at which a process is killed, and what became of the run.
+type faultPoint struct {
+	spec, name string
+	host       bool
+	fired      bool
+	// resumed counts how often the host had to be started again.
+	resumed int
+	err     error
+	words   string
+}
+
+// TestKillPoints kills plugins, and the host, at seeded points, lets the run go on (where the host died, by --resume), and compares checkpoints and metrics
+// with those of the undisturbed run bit for bit. SRPO_FAULTS is the number of points of each sort, SRPO_FAULTS_SEED their seed, SRPO_FAULTS_OUT a page to write. SRPO_FAULTS_ONLY names faults to
+// try instead, as errors do.
+func TestKillPoints(t *testing.T) {
+	n, seed := 20, uint64(1)
+	if v := os.Getenv("SRPO_FAULTS"); v != "" {
+		n, _ = strconv.Atoi(v)
+	}
+	if v := os.Getenv("SRPO_FAULTS_SEED"); v != "" {
+		seed, _ = strconv.ParseUint(v, 10, 64)
+	}
+	began := time.Now()
+	work := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(work, "tiny.toml"), []byte(faultRun), 0o644))
+	trace := filepath.Join(work, "trace")
+	code, out := faultHost(t, work, "whole", false, "SRPO_FAULT_TRACE="+trace)
+	require.Zero(t, code, out)
+	whole := time.Since(began)
+	want := faultResult(t, filepath.Join(work, "whole"))
+	require.Len(t, want.metrics, 3)
+	require.Contains(t, strings.Join(want.metrics, " "), `"updated":1`)
+	points := choosePoints(t, trace, n, rand.New(rand.NewPCG(seed, 7)))
+	if one := os.Getenv("SRPO_FAULTS_ONLY"); one != "" {
+		points = nil
+		for _, spec := range strings.Split(one, ";") {
+			points = append(points, &faultPoint{spec: spec, name: spec, host: strings.HasPrefix(spec, "host")})
+		}
+	}
+
+	var mu sync.Mutex
+	var done []*faultPoint
+	var wg sync.WaitGroup
+	free := make(chan struct{}, runtime.NumCPU())
+	for i, p := range points {
+		wg.Add(1)
+		free <- struct{}{}
+		go func() {
+			defer func() { <-free; wg.Done() }()
+			err := p.strike(t, work, fmt.Sprintf("run-%03d", i), want)
+			mu.Lock()
+			defer mu.Unlock()
+			p.err, done = err, append(done, p)
+			if page := os.Getenv("SRPO_FAULTS_OUT"); page != "" { // a long list that is cut short has its page too
+				_ = os.WriteFile(page, faultPage(done, len(points), seed, whole, time.Since(began)), 0o644)
+			}
+		}()
+	}
+	wg.Wait()
+	for _, p := range points {
+		if p.err != nil {
+			t.Errorf("SRPO_FAULT='%s': %v", p.spec, p.err)
+		}
+	}
+}
+
+// TestHangs stops each plugin in each kind of call (SIGSTOP, as a simulator that hangs): the call's deadline notices, the process is replaced, and the run, or
+// its --resume, comes to what the undisturbed run comes to.
+func TestHangs(t *testing.T) {
+	work := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(work, "tiny.toml"), []byte(faultRun), 0o644))
+	trace := filepath.Join(work, "trace")
+	code, out := faultHost(t, work, "whole", false, "SRPO_FAULT_TRACE="+trace)
+	require.Zero(t, code, out)
+	want := faultResult(t, filepath.Join(work, "whole"))
+	data, err := os.ReadFile(trace)
+	require.NoError(t, err)
+	count := map[string]int{}
+	for _, line := range strings.Split(string(data), "\n") {
+		if f := strings.Split(line, "\t"); f[0] == "call" {
+			count[f[1]]++
+		}
+	}
+	require.NoError(t, os.WriteFile(filepath.Join(work, "tiny.toml"), []byte(faultRun+"[host]\nstart_timeout_s = 20\nreset_timeout_s = 8\nstep_timeout_s = 8\nact_timeout_s = 8\n"+
+		"update_timeout_s = 8\nencode_timeout_s = 8\nsave_timeout_s = 8\n"), 0o644))
+	var wg sync.WaitGroup
+	free := make(chan struct{}, 4*runtime.NumCPU()) // they wait more than they work
+	require.Greater(t, len(count), 10)
+	for name, n := range count {
+		wg.Add(1)
+		free <- struct{}{}
+		go func() {
+			defer func() { <-free; wg.Done() }()
+			p := &faultPoint{spec: fmt.Sprintf("stop,before,%s,%d", name, (n+1)/2), name: name}
+			err := p.strike(t, work, "hang-"+strings.ReplaceAll(name, " ", "-"), want)
+			if err != nil || !p.fired {
+				t.Errorf("SRPO_FAULT='%s': fired %v: %v", p.spec, p.fired, err)
+			}
+			if p.resumed > 0 && !strings.Contains(p.words, "within") {
+				t.Errorf("SRPO_FAULT='%s': the words do not speak of a deadline: %s", p.spec, p.words)
+			}
+		}()
+	}
+	wg.Wait()
+}
+
+// faultHost runs srpo in a folder, until it ends.
+func faultHost(t *testing.T, work, dir string, resume bool, variables ...string) (code int, out string) {
+	args := []string{"run", "--config", "tiny.toml", "--out", dir}
+	if resume {
+		args = []string{"run", "--resume", dir}
+	}
+	program, err := os.Executable()
+	if err != nil {
+		return -1, err.Error()
+	}
+	cmd := exec.CommandContext(t.Context(), program, args...)
+	cmd.Dir = work
+	cmd.Env = append(os.Environ(), append(variables, "SRPO_TEST_MAIN=1", "NO_COLOR=1", "SRPO_CACHE="+filepath.Join(work, "cache"))...)
+	var b bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &b, &b
+	err = cmd.Run()
+	var e *exec.ExitError
+	if errors.As(err, &e) {
+		if s, ok := e.Sys().(syscall.WaitStatus); ok && s.Signaled() {
+			return 128 + int(s.Signal()), b.String()
+		}
+		return e.ExitCode(), b.String()
+	} else if err != nil {
+		return -1, err.Error()
+	}
+	return 0, b.String()
+}
+
+// choosePoints takes n points for plugins and n for the host: names in turn, as some come a thousand times and others once.
+func choosePoints(t *testing.T, trace string, n int, r *rand.Rand) (points []*faultPoint) {
+	data, err := os.ReadFile(trace)
+	require.NoError(t, err)
+	count, longest := map[string]int{}, map[string]int{}
+	sorts := map[string]string{}
+	for _, line := range strings.Split(strings.TrimSpace(string(data)), "\n") {
+		f := strings.Split(line, "\t")
+		count[f[1]]++
+		sorts[f[1]] = f[0]
+		if f[0] == "call" {
+			us, _ := strconv.Atoi(f[2])
+			longest[f[1]] += us
+		}
+	}
+	var calls, all []string
+	for name, sort := range sorts {
+		all = append(all, name)
+		if sort == "call" {
+			calls = append(calls, name)
+			longest[name] /= count[name] // the mean
+		}
+	}
+	sort.Strings(calls)
+	sort.Strings(all)
+	require.Greater(t, len(calls), 10)
+	require.Greater(t, len(all), 30)
+	var chosen []*faultPoint
+	pick := func(names []string, host bool) {
+		var turn []string
+		for range n {
+			if len(turn) == 0 {
+				turn = append(turn, names...)
+				r.Shuffle(len(turn), func(i, j int) { turn[i], turn[j] = turn[j], turn[i] })
+			}
+			name := turn[0]
+			turn = turn[1:]
+			who, when := "plugin", "before"
+			if host {
+				who = "host"
+			}
+			switch {
+			case sorts[name] == "torn":
+				when = "torn"
+			case sorts[name] == "call":
+				when = []string{"before", "after", strconv.Itoa(r.IntN(longest[name] + 1)), strconv.Itoa(r.IntN(longest[name] + 1))}[r.IntN(4)]
+			}
+			chosen = append(chosen, &faultPoint{spec: fmt.Sprintf("%s,%s,%s,%d", who, when, name, 1+r.IntN(count[name])), name: name, host: host})
+		}
+	}
+	pick(calls, false)
+	pick(all, true)
+	for i := range n { // by turns, so that a list that is cut short has both
+		points = append(points, chosen[i], chosen[n+i])
+	}
+	return points
+}
+
+// strike runs with a fault, goes on until the run is through, and compares.
+func (p *faultPoint) strike(t *testing.T, work, dir string, want result) error {
+	trace := filepath.Join(work, dir+".trace")
+	code, out := faultHost(t, work, dir, false, "SRPO_FAULT="+p.spec, "SRPO_FAULT_TRACE="+trace)
+	if data, err := os.ReadFile(trace); err == nil {
+		p.fired = bytes.Contains(data, []byte("\nkilled\t")) || bytes.Contains(data, []byte("\ndied\t")) || bytes.HasPrefix(data, []byte("died\t"))
+	}
+	switch {
+	case code == 0 && p.host && p.fired:
+		return errors.New("the host was to be killed and was not")
+	case code == 137 && !p.host:
+		return errors.New("the host was killed and not a plugin")
+	}
+	for code != 0 {
+		p.words += lastLines(out, 6)
+		if p.resumed++; p.resumed > 2 {
+			return fmt.Errorf("the run could not go on:\n%s", p.words)
+		}
+		_, err := os.Stat(filepath.Join(work, dir, "manifest.json"))
+		code, out = faultHost(t, work, dir, err == nil)
+	}
+	got := faultResult(t, filepath.Join(work, dir))
+	if err := want.differs(got); err != nil {
+		return err
+	}
+	_ = os.RemoveAll(filepath.Join(work, dir))
+	_ = os.Remove(trace)
+	return nil
+}
+
+func lastLines(text string, n int) string {
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n") + "\n"
+}
+
+// result is what must not depend on faults.
+type result struct {
+	metrics []string
+	files   map[string]string // checkpoints' files, videos and embeddings, by path
+}
+
+// machineMetrics are those that time and the way there change.
+var machineMetrics = []string{"seconds", "lane_utilisation", "act_batch", "faults"}
+
+func faultResult(t *testing.T, dir string) result {
+	r := result{files: map[string]string{}}
+	data, err := os.ReadFile(filepath.Join(dir, "metrics.jsonl"))
+	if err != nil {
+		return r
+	}
+	for _, line := range strings.Split(strings.TrimSpace(string(data)), "\n") {
+		m := map[string]json.RawMessage{} // the numbers as they are written
+		if err := json.Unmarshal([]byte(line), &m); err != nil {
+			r.metrics = append(r.metrics, err.Error())
+			continue
+		}
+		var keys []string
+		for k := range m {
+			if !containsAny(k, machineMetrics) {
+				keys = append(keys, k)
+			}
+		}
+		sort.Strings(keys)
+		text := ""
+		for _, k := range keys {
+			text += fmt.Sprintf("%q:%s ", k, m[k])
+		}
+		r.metrics = append(r.metrics, text)
+	}
+	for _, folder := range []string{"checkpoints", "episodes", "embeddings"} {
+		_ = filepath.WalkDir(filepath.Join(dir, folder), func(path string, e os.DirEntry, err error) error {
+			if err != nil || e.IsDir() {
+				return err
+			}
+			data, err := os.ReadFile(path)
+			rel, _ := filepath.Rel(dir, path)
+			if e.Name() == "MANIFEST" { // time of day and the lengths of logs differ; the sums of the files are the files'
+				data = nil
+			}
+			r.files[rel] = string(data)
+			return err
+		})
+	}
+	return r
+}
+
+func containsAny(s string, parts []string) bool {
+	for _, p := range parts {
+		if strings.Contains(s, p) {
+			return true
+		}
+	}
+	return false
+}
+
+func (r result) differs(other result) error {
+	if len(r.metrics) != len(other.metrics) {
+		return fmt.Errorf("%d iterations in the metrics, want %d", len(other.metrics), len(r.metrics))
+	}
+	for i := range r.metrics {
+		if r.metrics[i] != other.metrics[i] {
+			return fmt.Errorf("the metrics of iteration %d are\n%s\nwant\n%s", i+1, other.metrics[i], r.metrics[i])
+		}
+	}
+	var bad []string
+	for path, data := range r.files {
+		if got, ok := other.files[path]; !ok {
+			bad = append(bad, path+" is missing")
+		} else if got != data {
+			bad = append(bad, path+" differs")
+		}
+	}
+	for path := range other.files {
+		if _, ok := r.files[path]; !ok {
+			bad = append(bad, path+" is left over")
+		}
+	}
+	sort.Strings(bad)
+	if len(bad) > 0 {
+		return errors.New(strings.Join(bad, ", "))
+	}
+	return nil
+}
+
+// faultPage is the page of results.
+func faultPage(points []*faultPoint, planned int, seed uint64, one, all time.Duration) []byte {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "# Kill points\n\nMade by `bash docs/results/faults.sh` on %s, %s, %d cores. Seed %d, %d of %d points were tried.\n\n",
+		time.Now().UTC().Format("2006-01-02"), runtime.Version(), runtime.NumCPU(), seed, len(points), planned)
+	fmt.Fprintf(&b, "One small run (tabletop, tiny, pixel; 3 iterations of 2 groups of 3 episodes, 4 lanes, %.1f s undisturbed) for each point. A process got SIGKILL there:\n", one.Seconds())
+	fmt.Fprintf(&b, "a plugin in, before or after a call; the host likewise, between phases, and before or in the middle of each change that it makes to the run folder. Where the host\n"+
+		"ended, `--resume` went on (before there was a run to resume, the same command again). *Same*: metrics but for seconds, every file of the checkpoints, videos and\n"+
+		"kept embeddings are those of the undisturbed run, bit for bit, and nothing is left over. The whole took %.0f s.\n\n", all.Seconds())
+	fmt.Fprintf(&b, "| killed | points | came to pass | went on by itself | resumed | same | different |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: |\n")
+	for _, host := range []bool{false, true} {
+		var n, fired, alone, resumed, bad int
+		for _, p := range points {
+			if p.host != host {
+				continue
+			}
+			n++
+			if p.fired {
+				fired++
+			}
+			if p.resumed > 0 {
+				resumed++
+			} else {
+				alone++
+			}
+			if p.err != nil {
+				bad++
+			}
+		}
+		fmt.Fprintf(&b, "| %s | %d | %d | %d | %d | %d | %d |\n", map[bool]string{false: "plugin", true: "host"}[host], n, fired, alone, resumed, n-bad, bad)
+	}
+	type row struct{ n, resumed, bad int }
+	rows := map[string]*row{}
+	var names []string
+	for _, p := range points {
+		name := map[bool]string{false: "plugin", true: "host"}[p.host] + " | " + p.name
+		if rows[name] == nil {
+			rows[name] = &row{}
+			names = append(names, name)
+		}
+		rows[name].n++
+		if p.resumed > 0 {
+			rows[name].resumed++
+		}
+		if p.err != nil {
+			rows[name].bad++
+		}
+	}
+	sort.Strings(names)
+	fmt.Fprintf(&b, "\n| killed | at | points | resumed | different |\n| --- | --- | ---: | ---: | ---: |\n")
+	for _, name := range names {
+		fmt.Fprintf(&b, "| %s | %d | %d | %d |\n", name, rows[name].n, rows[name].resumed, rows[name].bad)
+	}
+	for _, p := range points {
+		if p.err != nil {
+			fmt.Fprintf(&b, "\n`SRPO_FAULT='%s'`: %v\n", p.spec, p.err)
+		}
+	}
+	return b.Bytes()
+}

@@ -1,0 +1,69 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"os"
+	"strings"
+
+	"github.com/srpo-dev/srpo/plugins"
+	"github.com/srpo-dev/srpo/plugins/policy"
+	"github.com/srpo-dev/srpo/policies/tiny"
+)
+
+// poisonPolicy is tiny, but for iteration 2: the actions of group 1 are all but impossible, and an update with them gives no numbers; in mode always, any update.
+type poisonPolicy struct {
+	*tiny.Policy
+	mode string
+}
+
+func (p poisonPolicy) Info(ctx context.Context) (plugins.Info, error) {
+	info, err := p.Policy.Info(ctx)
+	info.Name = "poison"
+	return info, err
+}
+
+// poisonedID says whether a trajectory, "<iteration>/<task>/<group>/<episode>", is of iteration 2 and group 1.
+func poisonedID(id string) bool {
+	parts := strings.Split(id, "/")
+	return parts[0] == "2" && len(parts) > 2 && parts[len(parts)-2] == "1"
+}
+
+func (p poisonPolicy) Act(ctx context.Context, a policy.Act) ([]policy.Result, error) {
+	r, err := p.Policy.Act(ctx, a)
+	for i := range r {
+		if poisonedID(a.Items[i].Trajectory) {
+			for k := range r[i].LogProbs {
+				r[i].LogProbs[k] = -1e6
+			}
+		}
+	}
+	return r, err
+}
+
+func (p poisonPolicy) Update(ctx context.Context, u policy.Update, progress func(float64)) (policy.Statistics, error) {
+	s, err := p.Policy.Update(ctx, u, progress)
+	for _, t := range u.Trajectories {
+		if poisonedID(t.Trajectory) || p.mode == "always" && strings.HasPrefix(t.Trajectory, "2/") {
+			s.GradNorm = math.NaN()
+		}
+	}
+	return s, err
+}
+
+// dieAtStart ends a process of the env that dies at its 12th episode and, from then on, at each start.
+func (b *badSim) dieAtStart() {
+	mark := os.Getenv("MARK")
+	if _, err := os.Stat(mark); err == nil {
+		for i := range 30 {
+			fmt.Fprintf(os.Stderr, "loading part %d of 29\n", i)
+		}
+		fmt.Fprintln(os.Stderr, "simulator: licence expired")
+		os.Exit(9)
+	}
+	if b.episodes++; b.episodes == 12 {
+		_ = os.WriteFile(mark, nil, 0o644)
+		os.Exit(9)
+	}
+}

@@ -1,0 +1,60 @@
+// Package nested looks at TOML before it is decoded: the decoder's recursion has no bound, and on a key of many parts it spends quadratic time.
+package nested
+
+// Most is how deep brackets may nest, and how many dots a key may have; no file of srpo's or a plugin's comes near it.
+const Most = 64
+
+// Deep says whether brackets nest deeper than [Most], or a key has more parts. What is in comments and texts does not count; a text without its end
+// does, so that a wrong guess about where it ends hides nothing.
+func Deep(text []byte) bool {
+	depth, dots := 0, 0
+	for i := 0; i < len(text); i++ {
+		switch c := text[i]; c {
+		case '#':
+			for i+1 < len(text) && text[i+1] != '\n' {
+				i++
+			}
+		case '"', '\'':
+			i = end(text, i)
+		case '[', '{':
+			dots = 0
+			if depth++; depth > Most {
+				return true
+			}
+		case ']', '}':
+			dots, depth = 0, max(0, depth-1)
+		case '.':
+			if dots++; dots > Most {
+				return true
+			}
+		case '\n', ',', '=':
+			dots = 0
+		}
+	}
+	return false
+}
+
+// end gives the last byte of the text that begins at i; i itself when it has no end.
+func end(text []byte, i int) int {
+	quote := text[i]
+	closing, width := 0, 1
+	if i+2 < len(text) && text[i+1] == quote && text[i+2] == quote {
+		width = 3
+	}
+	for j := i + width; j < len(text); j++ {
+		switch {
+		case text[j] == '\\' && quote == '"':
+			j++
+			closing = 0
+		case text[j] == quote:
+			if closing++; closing == width {
+				return j
+			}
+		case text[j] == '\n' && width == 1:
+			return i
+		default:
+			closing = 0
+		}
+	}
+	return i
+}

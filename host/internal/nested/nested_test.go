@@ -1,0 +1,39 @@
+package nested
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestDeep(t *testing.T) {
+	for text, want := range map[string]bool{
+		"a = " + strings.Repeat("[", Most) + strings.Repeat("]", Most):       false,
+		"a = " + strings.Repeat("[", Most+1):                                 true,
+		"a = " + strings.Repeat("{b=", Most+1):                               true,
+		strings.Repeat("a = [1]\n[t]\n", 100):                                false,
+		"a = \"" + strings.Repeat("[", 100) + "\"":                           false,
+		"a = '''\n" + strings.Repeat("[\n", 100) + "'''":                     false,
+		"a = \"\\\"" + strings.Repeat("[", 100) + "\"":                       false,
+		"# " + strings.Repeat("[", 100):                                      false,
+		"# \"\nb = " + strings.Repeat("[", 100):                              true,
+		"a = \"\nb = " + strings.Repeat("[", 100):                            true,
+		"a = \"\"\"\nb = " + strings.Repeat("[", 100):                        true,
+		strings.Repeat("a.", Most) + "b = 1":                                 false,
+		strings.Repeat("a.", Most+1) + "b = 1":                               true,
+		"[" + strings.Repeat("a.", Most+1) + "b]":                            true,
+		"a = [" + strings.Repeat("1.5,", 100) + "]":                          false,
+		"a = \"\"\"" + strings.Repeat("[", 9) + "\"\"\"\nb = 3":              false,
+		"a = \"\"\"x\"\"y\"\"\"\nb = " + strings.Repeat("[", Most+1):         true,
+		"a = 'it''" + strings.Repeat("[", Most+1) + "'":                      false,
+		"a = \"x\" # '\nb = " + strings.Repeat("[", Most+1) + "\nc = 'd'":    true,
+		"a = '\\'\nb = " + strings.Repeat("[", Most+1) + " # '":              true,
+		"a = \"\\\\\"\nb = " + strings.Repeat("[", Most+1) + " # \"":         true,
+		"a = \"\"\nb = " + strings.Repeat("[", Most+1) + " # \"":             true,
+		"a = ''''''\nb = " + strings.Repeat("[", Most+1) + " # ''''''":       true,
+		"a = \"\"\"\\\"\"\"\"\nb = " + strings.Repeat("[", Most+1) + " # \"": true,
+	} {
+		require.Equal(t, want, Deep([]byte(text)), text)
+	}
+}

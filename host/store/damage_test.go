@@ -1,0 +1,163 @@
+package store
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/srpo-dev/srpo/plugins"
+)
+
+// Every file of the newest checkpoint is cut at every length, and has a bit flipped in every byte: each time the one before is used, with a warning.
+func TestEveryTruncationAndFlipIsFound(t *testing.T) {
+	dir := filepath.Join(memoryDir(t), "r")
+	r, err := Create(dir, manifest(), []byte("x"))
+	require.NoError(t, err)
+	defer r.Close()
+	for i := 1; i <= 2; i++ {
+		p, err := r.Begin(i)
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(filepath.Join(p.PolicyDir(), "weights"), []byte(strings.Repeat("weights", 20)), 0o644))
+		require.NoError(t, p.WriteFile("host.json", []byte(`{"env_steps": 12345}`)))
+		require.NoError(t, p.Commit(metricsOf(i)))
+	}
+	cases := 0
+	look := func(path, what string, at int) {
+		cases++
+		c, bad, err := r.Latest()
+		require.NoError(t, err)
+		require.Equal(t, 1, c.Iteration, "%s of %s at %d", what, path, at)
+		require.Len(t, bad, 1)
+		e := plugins.AsError(bad[0])
+		require.Equal(t, plugins.Corrupt, e.Kind)
+		require.Equal(t, path, e.Place)
+	}
+	require.NoError(t, filepath.WalkDir(r.checkpointDir(2), func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		whole, err := os.ReadFile(path)
+		require.NoError(t, err)
+		for n := range whole {
+			require.NoError(t, os.WriteFile(path, whole[:n], 0o644))
+			look(path, "truncation", n)
+			changed := append([]byte{}, whole...)
+			changed[n] ^= 1 << (n % 8)
+			require.NoError(t, os.WriteFile(path, changed, 0o644))
+			look(path, "flip", n)
+		}
+		return os.WriteFile(path, whole, 0o644)
+	}))
+	require.Greater(t, cases, 800)
+	c, bad, err := r.Latest()
+	require.NoError(t, err)
+	require.Equal(t, 2, c.Iteration)
+	require.Empty(t, bad)
+}
+
+// A checkpoint under another's name is not taken for it.
+func TestCopiedCheckpoint(t *testing.T) {
+	r := newRun(t)
+	for i := 1; i <= 2; i++ {
+		require.NoError(t, commit(r, i))
+	}
+	require.NoError(t, os.CopyFS(r.checkpointDir(7), os.DirFS(r.checkpointDir(1))))
+	c, warnings, err := r.Resume()
+	require.NoError(t, err)
+	require.Equal(t, 2, c.Iteration)
+	require.Equal(t, r.checkpointDir(2), c.Dir)
+	require.Len(t, warnings, 1)
+	require.ErrorContains(t, warnings[0], "the folder holds iteration 1: somebody copied or renamed it")
+}
+
+// Retention never removes the only good checkpoint, whatever the newer ones have come to.
+func TestRetentionKeepsTheLastGoodOne(t *testing.T) {
+	for _, harm := range []func(t *testing.T, dir string){
+		func(t *testing.T, dir string) { flip(t, filepath.Join(dir, "policy/weights")) },
+		func(t *testing.T, dir string) { flip(t, filepath.Join(dir, sumsFile)) },
+		func(t *testing.T, dir string) { require.NoError(t, os.Remove(filepath.Join(dir, sumsFile))) },
+	} {
+		r := newRun(t)
+		r.Keep = 1
+		require.NoError(t, commit(r, 6)) // the highest success rate, 0.6
+		harm(t, r.checkpointDir(6))
+		require.NoError(t, commit(r, 8))
+		require.Contains(t, r.Checkpoints(), 8)
+		p, err := r.Begin(9)
+		require.NoError(t, err)
+		require.NoError(t, savePolicy(p.PolicyDir(), 9))
+		p.run.disk.fault = func(op, path string) error { // what is committed next is damaged on its way to the disk
+			if op == "rename" && strings.HasSuffix(path, "000009") {
+				flip(t, filepath.Join(p.dir, "policy/weights"))
+			}
+			return nil
+		}
+		require.NoError(t, p.Commit(metricsOf(9)))
+		c, _, err := r.Latest()
+		require.NoError(t, err, "some good checkpoint is left")
+		require.Equal(t, 8, c.Iteration)
+	}
+}
+
+// A run folder that somebody removes or moves away while the run is on: the run ends with an error that says so, and nothing is made in the folder's place.
+func TestVanishedFolder(t *testing.T) {
+	for name, vanish := range map[string]func(dir string) error{
+		"removed": os.RemoveAll,
+		"moved":   func(dir string) error { return os.Rename(dir, dir+"-away") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRun(t)
+			require.NoError(t, commit(r, 1))
+			p, err := r.Begin(2)
+			require.NoError(t, err)
+			require.NoError(t, vanish(r.Dir()))
+			for what, err := range map[string]error{"write": p.WriteFile("host.json", nil), "commit": p.Commit(metricsOf(2)), "again": commit(r, 3), "report": r.WriteFile("report.html", nil)} {
+				e := plugins.AsError(err)
+				require.NotNil(t, e, what)
+				require.Equal(t, plugins.NotFound, e.Kind, what)
+				require.Contains(t, e.Hint, "somebody removed it", what)
+			}
+			require.NoDirExists(t, r.Dir())
+			if name == "moved" {
+				c, _, err := Latest(r.Dir() + "-away")
+				require.NoError(t, err)
+				require.Equal(t, 1, c.Iteration)
+			}
+		})
+	}
+}
+
+// A host that died while it made its run folder leaves one that the next can make anew, at each of its steps; but no file of the user's is ever removed.
+func TestHalfMadeFolder(t *testing.T) {
+	fileNames := []string{checkpointsDir + "/", episodesDir + "/", pendingName + configFile, configFile, metricsFile, eventsFile, pendingName + manifestFile}
+	for n := range fileNames {
+		dir := t.TempDir()
+		for _, name := range append([]string{lockFile}, fileNames[:n+1]...) {
+			if strings.HasSuffix(name, "/") {
+				require.NoError(t, os.Mkdir(filepath.Join(dir, name), 0o755))
+				continue
+			}
+			require.NoError(t, os.WriteFile(filepath.Join(dir, name), nil, 0o644))
+		}
+		_, err := Open(dir)
+		require.Equal(t, plugins.NotFound, plugins.KindOf(err))
+		r, err := Create(dir, manifest(), []byte("new"))
+		require.NoError(t, err, fileNames[n])
+		require.NoError(t, commit(r, 0))
+		require.NoFileExists(t, filepath.Join(dir, pendingName+configFile))
+		require.NoError(t, r.Close())
+	}
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, configFile), []byte("the user's"), 0o644))
+	for range 2 { // the first leaves its lock file
+		_, err := Create(dir, manifest(), nil)
+		require.Equal(t, plugins.Invalid, plugins.KindOf(err))
+	}
+	data, err := os.ReadFile(filepath.Join(dir, configFile))
+	require.NoError(t, err)
+	require.Equal(t, "the user's", string(data))
+}

@@ -1,0 +1,134 @@
+package store
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/srpo-dev/srpo/plugins"
+)
+
+// sealed is a MANIFEST with the checksum that it should have, so that what follows the checksum is reached too.
+func sealed(text []byte) []byte { return fmt.Appendf(bytes.Clone(text), "\n%x\n", sha256.Sum256(text)) }
+
+func good(t testing.TB, err error, place string) {
+	t.Helper()
+	e := plugins.AsError(err)
+	if e.Place == "" || e.Hint == "" || e.Kind != plugins.Corrupt && e.Kind != plugins.Mismatch {
+		t.Fatalf("kind %v, place %q, hint %q: %v", e.Kind, e.Place, e.Hint, err)
+	}
+	require.Contains(t, e.Place, place)
+}
+
+// FuzzSums puts any bytes into a checkpoint's MANIFEST: it is refused by name, or what it says holds.
+func FuzzSums(f *testing.F) {
+	f.Add([]byte(`{"format":1,"iteration":3,"created":"2026-01-02T03:04:05Z","success_rate":0.5,"metrics_bytes":10,"events_bytes":20,"files":{"host.json":{"size":2,"sha256":"44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"}}}`))
+	f.Add([]byte(`{"format":1,"iteration":-1,"metrics_bytes":-5,"files":{"../x":{}}}`))
+	f.Add([]byte(`{"format":2}`))
+	f.Add([]byte(`{"format":1,"files":{"":{"size":0},"policy":{},"a/../b":{}}}`))
+	dir := f.TempDir()
+	require.NoError(f, os.Mkdir(filepath.Join(dir, policyDir), 0o755))
+	require.NoError(f, os.WriteFile(filepath.Join(dir, "host.json"), []byte("{}"), 0o644))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		for _, data := range [][]byte{text, sealed(text)} {
+			require.NoError(t, os.WriteFile(filepath.Join(dir, sumsFile), data, 0o644))
+			c, err := OpenCheckpoint(dir)
+			if err != nil {
+				good(t, err, dir)
+				continue
+			}
+			require.GreaterOrEqual(t, c.Iteration, 0)
+			require.GreaterOrEqual(t, c.MetricsBytes, int64(0))
+			for name := range c.Files {
+				require.True(t, filepath.IsLocal(name))
+			}
+		}
+	})
+}
+
+// FuzzRunManifest puts any bytes into a run's manifest.json.
+func FuzzRunManifest(f *testing.F) {
+	text, err := json.Marshal(Manifest{FormatVersion: 1, Name: "a", Seed: math.MaxUint64, StartStates: &StartStates{Used: "all"}, Plugins: []Plugin{{Kind: plugins.Env}}})
+	require.NoError(f, err)
+	f.Add(text)
+	f.Add([]byte(`{"format_version":1,"seed":5}`))
+	f.Add([]byte(`{"format_version":9}`))
+	dir := f.TempDir()
+	f.Fuzz(func(t *testing.T, text []byte) {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, manifestFile), text, 0o644))
+		if m, err := readManifest(dir); err != nil {
+			good(t, err, manifestFile)
+		} else {
+			require.Equal(t, FormatVersion, m.FormatVersion)
+		}
+	})
+}
+
+// FuzzLines puts any bytes behind committed lines of metrics and events, as a crash or an editor may. Opening cuts off a torn line, reading gives every line
+// that can be read and names the others, resuming brings back exactly what was committed, and what is written next can be read.
+func FuzzLines(f *testing.F) {
+	f.Add([]byte(`{"iteration":4,"kl":null,"seconds_by_phase":{"rollout":1,"x":null},"entropy":1e400}`+"\n"), []byte(`{"type":"warn`))
+	f.Add([]byte("nonsense\n[]\n\n{}\n"), []byte("{\"type\":\"warning\",\"iteration\":4}\n"))
+	f.Add([]byte{}, bytes.Repeat([]byte("x"), 9000))
+	work := f.TempDir()
+	n := 0
+	f.Fuzz(func(t *testing.T, metrics, events []byte) {
+		n++
+		dir := filepath.Join(work, fmt.Sprint(n))
+		defer os.RemoveAll(dir)
+		r, err := Create(dir, manifest(), []byte("x"))
+		require.NoError(t, err)
+		require.NoError(t, commit(r, 1))
+		require.NoError(t, r.Close())
+		for name, data := range map[string][]byte{metricsFile: metrics, eventsFile: events} {
+			file, err := os.OpenFile(filepath.Join(dir, name), os.O_APPEND|os.O_WRONLY, 0)
+			require.NoError(t, err)
+			_, err = file.Write(data)
+			require.NoError(t, err)
+			require.NoError(t, file.Close())
+		}
+		rec, err := Read(dir)
+		require.NoError(t, err)
+		require.NotEmpty(t, rec.Metrics)
+		r, err = Open(dir)
+		require.NoError(t, err)
+		defer r.Close()
+		c, warnings, err := r.Resume()
+		require.NoError(t, err)
+		require.Empty(t, warnings)
+		require.Equal(t, 1, c.Iteration)
+		require.NoError(t, commit(r, 2))
+		require.Equal(t, []int{1, 2}, iterations(t, dir))
+		rec, err = Read(dir)
+		require.NoError(t, err)
+		require.Empty(t, rec.Problems)
+	})
+}
+
+// FuzzMetrics reads any line: it is refused, or what is written of it reads the same.
+func FuzzMetrics(f *testing.F) {
+	text, err := json.Marshal(metricsOf(2))
+	require.NoError(f, err)
+	f.Add(text)
+	f.Add([]byte(`{"iteration":1.5}`))
+	f.Add([]byte(`{"seconds":null,"seconds_by_phase":null,"x":"y","z":-0.0}`))
+	f.Fuzz(func(t *testing.T, line []byte) {
+		var m, back Metrics
+		if json.Unmarshal(line, &m) != nil {
+			return
+		}
+		once, err := json.Marshal(m)
+		require.NoError(t, err)
+		require.NoError(t, json.Unmarshal(once, &back))
+		twice, err := json.Marshal(back)
+		require.NoError(t, err)
+		require.Equal(t, string(once), string(twice))
+	})
+}

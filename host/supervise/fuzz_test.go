@@ -1,0 +1,64 @@
+package supervise
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/srpo-dev/srpo/plugins"
+)
+
+// FuzzHandshake is the first line of a plugin's stdout: it is a handshake, or the error shows it, without control characters.
+func FuzzHandshake(f *testing.F) {
+	f.Add("1|1|unix|/tmp/x|grpc|" + strings.Repeat("A", 60))
+	f.Add("1|9|unix|/tmp/x|grpc|")
+	f.Add("Traceback \x1b[31m|1|2|3")
+	f.Add("||||||")
+	f.Fuzz(func(t *testing.T, line string) {
+		version, certificate, err := parseHandshake(line)
+		if err == nil {
+			require.GreaterOrEqual(t, strings.Count(line, "|"), 3)
+			return
+		}
+		require.False(t, certificate)
+		require.Zero(t, version)
+		l := newLeader(nil, "", nil, nil, nil)
+		l.firstLine <- line
+		p := &Process{launch: Launch{Kind: plugins.Env, Name: "x", Argv: []string{"x"}}, leader: l, out: &output{}, s: &Supervisor{}}
+		e := p.explainStart(errStartTimeout)
+		require.Equal(t, "env x", e.Place)
+		require.NotEmpty(t, e.Hint)
+		require.True(t, utf8.ValidString(e.Error()))
+		require.NotContains(t, e.Error(), "\x1b")
+		require.Less(t, len(e.Error()), 4*ringWidth)
+	})
+}
+
+// FuzzPrinted is what a plugin prints, in pieces: its last lines are kept, bounded, as text that may go to a terminal.
+func FuzzPrinted(f *testing.F) {
+	f.Add([]byte("a line\nand \x1b[31mcolours\x1b[0m\r 10%\r 20%\n"), 3)
+	f.Add([]byte(`{"@level":"error","@message":"x","error":{"a":[1]}}`+"\n"), 100)
+	f.Add([]byte(strings.Repeat("x", maxLine+5)), 1000)
+	f.Fuzz(func(t *testing.T, data []byte, piece int) {
+		o := newOutput(filepath.Join(t.TempDir(), "log"))
+		defer o.close()
+		w := &lines{to: o, source: "err"}
+		for rest := data; len(rest) > 0; {
+			n := min(max(1, piece), len(rest))
+			k, err := w.Write(rest[:n])
+			require.NoError(t, err)
+			require.Equal(t, n, k)
+			require.LessOrEqual(t, len(w.rest), maxLine)
+			rest = rest[n:]
+		}
+		w.flush()
+		last := o.last(lastWords)
+		require.LessOrEqual(t, strings.Count(last, "\n"), lastWords-1)
+		require.LessOrEqual(t, len(last), lastWords*(3*ringWidth))
+		require.True(t, utf8.ValidString(last))
+		require.NotContains(t, last, "\x1b")
+	})
+}
