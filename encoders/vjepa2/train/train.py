@@ -377,7 +377,7 @@ def train(a, reports: Reports) -> dict:
 
 
 def _log(path: Path, step: int):
-    """Opens log.jsonl, without lines of steps after the one that a training goes on from; also returns the last line."""
+    """Opens log.jsonl, without lines of steps after the one that a training goes on from; also returns its last."""
     kept, last = [], {}
     if path.exists():
         for line in path.read_text().splitlines():
