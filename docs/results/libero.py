@@ -88,7 +88,7 @@ def main() -> None:
     out = [
         "# SRPO against GRPO on real LIBERO, from one demonstration",
         "",
-        f"Made by `docs/results/libero.sh` ({', '.join(tasks)}), commit {commit}; its head says what was fixed beforehand.",
+        f"Made by `docs/results/libero.sh` ({', '.join(tasks)}), commit {commit}; its head says what was fixed before.",
         "Sampled: the policy's own episodes in the first and the last iteration (start: the 16 of the selection).",
         "Greedy: every start state once, by side of the split; training saw the train side.",
         "",
