@@ -15,7 +15,7 @@ export SRPO_TEST_PYTHON := $(VENV)/bin/python
 # uv, for srpo itself, where the machine has none.
 export PATH := $(PATH):$(VENV)/tools
 
-STEPS := fmt vet staticcheck proto-check ruff go-test python-test examples smoke remote libero libero-plus
+STEPS := fmt vet staticcheck proto-check ruff go-test python-test examples smoke faults remote libero libero-plus
 
 .PHONY: build test fuzz faults bench openvla pi0 parity results proto clean venv $(STEPS)
 

@@ -1,7 +1,6 @@
 package host
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -356,30 +355,36 @@ func (r *recording) open() error {
 		}
 	}
 	path = filepath.Join(r.dir, labelsFile)
-	if r.labels, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644); err != nil {
-		return onDisk("open", path, err)
+	old, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return onDisk("read", path, err)
 	}
-	lines, whole := bufio.NewReader(r.labels), int64(0)
-	for {
-		line, err := lines.ReadBytes('\n')
-		if err != nil {
+	var kept []byte
+	n := 0
+	for line := range bytes.Lines(old) {
+		if n++; !bytes.HasSuffix(line, []byte("\n")) {
 			break // a last line without its end was cut off by a crash, and is written again
 		}
 		var l RecordLabel
 		if err := json.Unmarshal(line, &l); err != nil {
-			_ = r.labels.Close()
-			return plugins.Errorf(plugins.Corrupt, "%w", err).WithPlace("%s:%d", path, len(r.have)+1).WithHint("remove the line to have its episode recorded again")
+			return plugins.Errorf(plugins.Corrupt, "%w", err).WithPlace("%s:%d", path, n).WithHint("remove the line to have its episode recorded again")
 		}
+		// The line of a clip that was removed goes, as its episode is recorded again.
 		if _, err := os.Stat(filepath.Join(r.dir, filepath.FromSlash(l.Video))); err == nil {
 			r.have[l.ID] = l
+			kept = append(kept, line...)
 		}
-		whole += int64(len(line))
 	}
-	if err := r.labels.Truncate(whole); err != nil {
-		return onDisk("truncate", path, err)
+	if !bytes.Equal(kept, old) {
+		if err := os.WriteFile(path+".new", kept, 0o644); err != nil {
+			return onDisk("write", path, err)
+		}
+		if err := os.Rename(path+".new", path); err != nil {
+			return onDisk("write", path, err)
+		}
 	}
-	_, err = r.labels.Seek(whole, 0)
-	return onDisk("read", path, err)
+	r.labels, err = os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
+	return onDisk("open", path, err)
 }
 
 // keep writes a clip and a trajectory, and then the label.

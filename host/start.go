@@ -163,26 +163,33 @@ func (r *run) imitate(ctx context.Context) error {
 // demonstrations yields the expert's episodes for every task.
 func (r *run) demonstrations(ctx context.Context) func(yield func(policy.Demonstration, error) bool) {
 	s := r.session
-	plan := rollout.DemoPlan{Seed: r.cfg.Run.Seed, Noise: float32(r.cfg.Imitate.Noise), Observe: s.observe, MaxSteps: r.cfg.Rollout.MaxSteps, EnvName: s.Sched.EnvName}
-	if cam := s.Sched.EnvSpec.RecordCamera; cam != "" && !slices.Contains(plan.Observe, cam) {
-		plan.Observe = append([]string{cam}, plan.Observe...)
+	cameras := s.observe
+	if cam := s.Sched.EnvSpec.RecordCamera; cam != "" && !slices.Contains(cameras, cam) {
+		cameras = append([]string{cam}, cameras...)
 	}
-	for _, t := range r.tasks {
-		states := s.states(t, r.cfg.Rollout.StartStates)
-		for k := range r.cfg.Imitate.Demos {
+	return rollout.Demonstrations(ctx, s.Sched.Envs[0].Worker, s.Sched.EnvSpec, s.demoPlan(r.tasks, cameras))
+}
+
+// demoPlan is [imitate] demos demonstrations of each task, seen through some cameras.
+func (s *Session) demoPlan(tasks []env.Task, cameras []string) rollout.DemoPlan {
+	c := s.cfg
+	plan := rollout.DemoPlan{Seed: c.Run.Seed, Noise: float32(c.Imitate.Noise), Observe: cameras, MaxSteps: c.Rollout.MaxSteps, EnvName: s.Sched.EnvName}
+	for _, t := range tasks {
+		states := s.states(t, c.Rollout.StartStates)
+		for k := range c.Imitate.Demos {
 			// spread over the start states, each once before any is used twice
 			n := t.StartStates
 			if states != nil {
 				n = len(states)
 			}
-			at := (int(rollout.Seed(r.cfg.Run.Seed, "demonstration", t.ID)%uint64(n)) + k) % n
+			at := (int(rollout.Seed(c.Run.Seed, "demonstration", t.ID)%uint64(n)) + k) % n
 			if states != nil {
 				at = states[at]
 			}
 			plan.Trials = append(plan.Trials, rollout.Trial{Task: t, StartState: at, Repeat: k / n})
 		}
 	}
-	return rollout.Demonstrations(ctx, s.Sched.Envs[0].Worker, s.Sched.EnvSpec, plan)
+	return plan
 }
 
 // references embeds what some rewards measure against: "nothing happened" for anchored, demonstrations for references = "demos".

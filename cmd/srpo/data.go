@@ -152,6 +152,7 @@ func (a *app) exportData(ctx context.Context, f *settingsFlags, from, out, robot
 	if out == "" {
 		return plugins.Errorf(plugins.Invalid, "no folder to write").WithPlace("--out").WithHint("--out my-data-set")
 	}
+	place := "--out " + out
 	set, err := dataset.Open(ctx, from, dataset.Options{})
 	if plugins.KindOf(err) == plugins.Unsupported {
 		return plugins.Errorf(plugins.Invalid, "it is a LeRobot data set already").WithPlace("%s", from).WithHint("lerobot's own tools convert between versions")
@@ -160,36 +161,75 @@ func (a *app) exportData(ctx context.Context, f *settingsFlags, from, out, robot
 		return err
 	}
 	set.Close()
-	fps := cfg.Data.FPS
-	if fps == 0 {
-		fps = float64(set.Space().Action.RateHz)
+	if _, err := exportRate(cfg, set.Space(), from); err != nil {
+		return err
 	}
-	if fps <= 0 {
-		return plugins.Errorf(plugins.Invalid, "the env did not say how many steps a second it takes").WithPlace("%s", from).WithHint("--set data.fps=20")
+	if err := newFolder(out, place); err != nil {
+		return err
 	}
-	if entries, err := os.ReadDir(out); err == nil && len(entries) > 0 {
-		return plugins.Errorf(plugins.Invalid, "the folder is not empty: it holds %s", entries[0].Name()).WithPlace("--out %s", out).WithHint("give a folder that is empty or does not exist; nothing is overwritten")
-	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return plugins.Errorf(plugins.Invalid, "%w", err).WithPlace("--out %s", out).WithHint("give a folder that is empty or does not exist")
-	}
-	if err := os.MkdirAll(filepath.Dir(filepath.Clean(out)), 0o755); err != nil {
-		return plugins.Errorf(plugins.Exhausted, "%w", err).WithPlace("--out %s", out).WithHint("give another folder")
-	}
-	l, err := lerobotLaunch(ctx, cfg, term)
+	result, err := writeLeRobot(ctx, cfg, term, leRobotExport{from: from, out: out, space: set.Space(), robot: robot, successes: successes})
+	term.Close()
 	if err != nil {
 		return err
+	}
+	return a.exported(out, result)
+}
+
+// exportRate is what a data set takes for its frames a second.
+func exportRate(cfg *config.Config, space dataset.Space, place string) (float64, error) {
+	fps := cfg.Data.FPS
+	if fps == 0 {
+		fps = float64(space.Action.RateHz)
+	}
+	if fps <= 0 {
+		return 0, plugins.Errorf(plugins.Invalid, "the env did not say how many steps a second it takes").WithPlace("%s", place).WithHint("--set data.fps=20")
+	}
+	return fps, nil
+}
+
+// newFolder refuses a folder that holds something, and makes those above it.
+func newFolder(out, place string) error {
+	if entries, err := os.ReadDir(out); err == nil && len(entries) > 0 {
+		return plugins.Errorf(plugins.Invalid, "the folder is not empty: it holds %s", entries[0].Name()).WithPlace("%s", place).WithHint("give a folder that is empty or does not exist; nothing is overwritten")
+	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return plugins.Errorf(plugins.Invalid, "%w", err).WithPlace("%s", place).WithHint("give a folder that is empty or does not exist")
+	}
+	if err := os.MkdirAll(filepath.Dir(filepath.Clean(out)), 0o755); err != nil {
+		return plugins.Errorf(plugins.Exhausted, "%w", err).WithPlace("%s", place).WithHint("give another folder")
+	}
+	return nil
+}
+
+// leRobotExport says which trajectories become a LeRobot data set.
+type leRobotExport struct {
+	from, out string
+	space     dataset.Space
+	robot     string // empty: the env's name
+	successes bool
+}
+
+// writeLeRobot writes the data set and returns what its writer says of it.
+func writeLeRobot(ctx context.Context, cfg *config.Config, term *report.Terminal, o leRobotExport) (json.RawMessage, error) {
+	fps, err := exportRate(cfg, o.space, o.from)
+	if err != nil {
+		return nil, err
+	}
+	from, out := o.from, o.out
+	l, err := lerobotLaunch(ctx, cfg, term)
+	if err != nil {
+		return nil, err
 	}
 	cache, err := pyenv.CacheDir()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	script := filepath.Join(filepath.Dir(l.Argv[len(l.Argv)-1]), "write.py")
 	args := []string{l.Argv[0], "-u", script, "--from", from, "--out", filepath.Clean(out), "--fps", strconv.FormatFloat(fps, 'g', -1, 64)}
-	if successes {
+	if o.successes {
 		args = append(args, "--successes")
 	}
-	if robot != "" {
-		args = append(args, "--robot", robot)
+	if o.robot != "" {
+		args = append(args, "--robot", o.robot)
 	}
 	l.Argv, l.Dir = args, "" // paths are the user's
 	show := newProgress(term)
@@ -202,11 +242,15 @@ func (a *app) exportData(ctx context.Context, f *settingsFlags, from, out, robot
 			_ = os.RemoveAll(dir)
 		}
 		if plugins.KindOf(err) == plugins.Canceled {
-			return plugins.Errorf(plugins.Canceled, "stopped; nothing was written").WithHint("the same command begins anew")
+			return nil, plugins.Errorf(plugins.Canceled, "stopped; nothing was written").WithHint("the same command begins anew")
 		}
-		return err
+		return nil, err
 	}
-	term.Close()
+	return result, nil
+}
+
+// exported prints what was written.
+func (a *app) exported(out string, result json.RawMessage) error {
 	if a.json {
 		return a.printJSON(result)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/srpo-dev/srpo/host"
 	"github.com/srpo-dev/srpo/host/config"
+	"github.com/srpo-dev/srpo/host/dataset"
 	"github.com/srpo-dev/srpo/host/report"
 	"github.com/srpo-dev/srpo/host/supervise/pyenv"
 	"github.com/srpo-dev/srpo/plugins"
@@ -37,20 +38,92 @@ func (a *app) runCommand() *cobra.Command {
 
 func (a *app) imitateCommand() *cobra.Command {
 	var f settingsFlags
+	var export string
 	c := &cobra.Command{
 		Use:   "imitate",
 		Short: "Make a starting policy from demonstrations",
 		Long: "imitate trains the policy on [imitate] demos demonstrations a task of the env's scripted expert, or on the successes among the episodes of --data: a run\n" +
 			"folder or recording with trajectories, or a LeRobot data set. --checkpoint is what it starts from, fresh weights otherwise. The result is checkpoint 0 of a\n" +
-			"run folder. Give that folder to `srpo run --checkpoint` or `srpo eval --checkpoint`.",
+			"run folder. Give that folder to `srpo run --checkpoint` or `srpo eval --checkpoint`.\n\n" +
+			"With --export lerobot DIR nothing is trained: the expert's demonstrations, the same that training would see, become a LeRobot data set (v3.0) in DIR, with every\n" +
+			"camera of the env.",
 		Example: "  srpo imitate --out runs/one-shot\n  srpo imitate --env libero --task 'libero_object/*bbq*' --set imitate.demos=5\n" +
-			"  srpo imitate --env libero --task 'libero_object/*' --policy openvla --checkpoint OPENVLA_7B --data DATA_SET",
-		RunE: func(c *cobra.Command, _ []string) error {
+			"  srpo imitate --env libero --task 'libero_object/*' --policy openvla --checkpoint OPENVLA_7B --data DATA_SET\n" +
+			"  srpo imitate --env libero --task 'libero_object/*' --set imitate.demos=50 --export lerobot demos-lerobot",
+		Args: func(c *cobra.Command, args []string) error {
+			if export != "" {
+				return oneArg("a folder to write the demonstrations into")(c, args)
+			}
+			return noArgs(c, args)
+		},
+		RunE: func(c *cobra.Command, args []string) error {
+			if export != "" {
+				return a.exportDemonstrations(c, &f, export, args[0])
+			}
 			return a.train(c.Context(), &f, "", true)
 		},
 	}
 	f.add(c, "iterations", "reward", "cluster", "references", "encoder", "tensorboard", "offline")
+	c.Flags().StringVar(&export, "export", "", "lerobot: write the expert's demonstrations as a LeRobot data set into the folder that follows, instead of training")
 	return c
+}
+
+// exportDemonstrations writes the demonstrations that imitate would train on as a data set.
+func (a *app) exportDemonstrations(c *cobra.Command, f *settingsFlags, form, out string) error {
+	ctx, place := c.Context(), "--export "+form+" "+out
+	if form != "lerobot" {
+		return plugins.Errorf(plugins.Invalid, "%q is no form of a data set", form).WithPlace("--export").WithHint("--export lerobot DIR")
+	}
+	for _, x := range []struct{ flag, hint string }{
+		{"data", "srpo data export FOLDER --out DIR writes what was recorded"},
+		{"checkpoint", "srpo record --actor policy --trajectories records a policy, and srpo data export writes that"},
+		{"policy", "leave it out: only the env is started"},
+		{"out", "leave it out: the data set's folder follows --export lerobot"},
+		{"name", "leave it out: there is no run"},
+	} {
+		if fl := c.Flags().Lookup(x.flag); fl != nil && fl.Changed {
+			return plugins.Errorf(plugins.Invalid, "--%s has no use where the expert's demonstrations are written", x.flag).WithPlace("%s", place).WithHint("%s", x.hint)
+		}
+	}
+	term := report.NewTerminal(a.err)
+	defer term.Close()
+	cfg, err := f.load()
+	if err != nil {
+		return err
+	}
+	if err := newFolder(out, place); err != nil {
+		return err
+	}
+	launch, err := launcher(cfg, term)
+	if err != nil {
+		return err
+	}
+	if _, err := lerobotLaunch(ctx, cfg, term); err != nil { // before anything is rolled
+		return err
+	}
+	dir, err := host.DemonstrationsFolder(out)
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	export := leRobotExport{from: dir, out: out}
+	made, err := host.Demonstrate(ctx, host.DemonstrateOptions{Config: cfg, Launch: launch, Terminal: term, Dir: dir, Check: func(space dataset.Space) error {
+		export.space = space
+		_, err := exportRate(cfg, space, place)
+		return err
+	}})
+	if err != nil {
+		return err
+	}
+	if made.Failed > 0 {
+		term.Warn("the env's expert failed in %d demonstrations, which were left out", made.Failed)
+	}
+	result, err := writeLeRobot(ctx, cfg, term, export)
+	term.Close()
+	if err != nil {
+		return err
+	}
+	return a.exported(out, result)
 }
 
 // free are the settings that a resumed run may change: they do not change what an iteration computes.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,8 +17,10 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/srpo-dev/srpo/host/dataset"
 	"github.com/srpo-dev/srpo/host/supervise/catalog"
 	"github.com/srpo-dev/srpo/host/supervise/pyenv"
+	"github.com/srpo-dev/srpo/plugins"
 )
 
 // TestScripts runs testdata/script: what the command line prints is text that a person reads there.
@@ -41,7 +44,8 @@ func TestScripts(t *testing.T) {
 		}
 		goVars[name] = strings.TrimSpace(string(out))
 	}
-	python, whyNot := pythonCache(source)
+	python, noPython := pythonCache(source)
+	lerobot, noLeRobot := lerobotCache(t.TempDir())
 	testscript.Run(t, testscript.Params{
 		Dir:             "testdata/script",
 		ContinueOnError: true,
@@ -58,18 +62,20 @@ func TestScripts(t *testing.T) {
 			e.Setenv("SRPO_CACHE", filepath.Join(e.WorkDir, "cache"))
 			e.Setenv("SRPO_SOURCE", source)
 			e.Setenv("PYTHON_CACHE", python)
+			e.Setenv("LEROBOT_CACHE", lerobot)
 			e.Setenv("GORACE", "atexit_sleep_ms=0")
 			e.Setenv("NO_COLOR", "1")
 			return nil
 		},
 		Condition: func(name string) (bool, error) {
-			if name == "python" {
-				if whyNot != "" {
-					t.Logf("no Python plugin is tested here: %s", whyNot)
-				}
-				return whyNot == "", nil
+			whyNot, ok := map[string]string{"python": noPython, "lerobot": noLeRobot}[name]
+			if !ok {
+				return false, fmt.Errorf("unknown condition %q", name)
 			}
-			return false, fmt.Errorf("unknown condition %q", name)
+			if whyNot != "" {
+				t.Logf("[%s] is not tested here: %s", name, whyNot)
+			}
+			return whyNot == "", nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"fails": func(ts *testscript.TestScript, _ bool, args []string) {
@@ -95,18 +101,31 @@ func TestScripts(t *testing.T) {
 
 // pythonCache is the user's own cache when the environment of a plugin like the one that `srpo plugin init` writes is there; a test installs nothing.
 func pythonCache(source string) (cache, whyNot string) {
-	cache, err := pyenv.CacheDir()
+	pkg, err := (&catalog.Catalog{}).Open(filepath.Join(source, "examples", "reach-python"))
 	if err != nil {
 		return "", err.Error()
 	}
-	pkg, err := (&catalog.Catalog{}).Open(filepath.Join(source, "examples", "reach-python"))
+	return installed(pkg, "srpo plugin install ./examples/reach-python")
+}
+
+// lerobotCache is the same where LeRobot data sets can be read and written.
+func lerobotCache(scratch string) (cache, whyNot string) {
+	pkg, err := (&catalog.Catalog{Embedded: []fs.FS{dataset.LeRobotFiles()}, Cache: scratch}).Find(plugins.Encoder, "lerobot")
+	if err != nil {
+		return "", err.Error()
+	}
+	return installed(pkg, "srpo data show FOLDER of a LeRobot data set installs it")
+}
+
+func installed(pkg catalog.Package, remedy string) (cache, whyNot string) {
+	cache, err := pyenv.CacheDir()
 	if err != nil {
 		return "", err.Error()
 	}
 	m := pkg.Manifest.Python
 	s := pyenv.Spec{Name: pkg.Name, Python: m.Requirement, Requirements: filepath.Join(pkg.Dir, m.Requirements)}
 	if !pyenv.Installed(s, pyenv.Options{Cache: cache}) {
-		return "", "the environment of examples/reach-python is not installed: srpo plugin install ./examples/reach-python"
+		return "", "the environment of " + pkg.Name + " is not installed: " + remedy
 	}
 	return cache, ""
 }

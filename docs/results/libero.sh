@@ -7,15 +7,18 @@
 # - tasks 0 (alphabet soup, its place is fixed) and 6 (butter, moves by 1 cm); episodes of at most 180 steps; 4 groups of 8 rollouts an iteration, all of them kept
 #   (no dynamic sampling), so that both rewards cost the same number of episodes;
 # - half of the 50 start states, drawn by seed, train; all 50 are evaluated, greedy, before and after, and reported by side;
-# - the start must be weak: of 100, 60, 30, 150, 15 steps of imitation, tried in this order, the first is taken with which the sampled one-demonstration
+# - the start must be weak: of 100, 90, 80, 70, 60, 125 steps of imitation, tried in this order, the first is taken with which the sampled one-demonstration
 #   policy succeeds in 10 to 50 % of 16 episodes on the train side; a seed with none is reported and left out;
-# - the published clip (0.2, 0.28); the learning rate and noise that policies/tiny has by default, which were chosen on tabletop and on the bbq sauce, not here;
+# - the update as it is by default, chosen on tabletop and on the bbq sauce, not here;
 # - frames without multisampling (12 % of the pixels differ from LIBERO's, physics and success do not): halves the drawing, which is most of the time;
 # - the control sees no image (policy.tiny.image = false), else the same.
 #
 # What earlier versions of this rule taught, and what was changed for it: 16 episodes an iteration and independent noise a step went from 50 % to 75 % in 5 iterations
 # and back to 55 % in 10 (alphabet soup, seed 0; greedy 28/50 before, 37/50 after): now 32 episodes and one draw of noise a chunk. Starts chosen by the size of the
-# augmentation succeeded in 0 of 16 or in 16 of 16: now by the steps of imitation.
+# augmentation succeeded in 0 of 16 or in 16 of 16: now by the steps of imitation. Of those, 100, 60, 30, 150, 15 were tried first; with alphabet soup, seed 0, they
+# gave 11, 0, 0, 12, 0 of 16, so the list got its present steps before anything was trained. One run with 4 epochs of mini-batches of 256 chunks and the published clip
+# (0.2, 0.28) then went from 47 % to 69 % (10 iterations, zscore; greedy on the train side 10/25 before, 23/25 after); on tabletop most of such steps are
+# noise (policies/tiny/tiny.go), and 2 epochs of whole batches are the default now.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 seeds=${1:-3} iterations=${2:-10} runs=${3:-runs/libero}
@@ -25,8 +28,7 @@ tasks=("$@")
 go build -o bin/srpo ./cmd/srpo
 mkdir -p "$runs"
 common=(--env libero --lanes 2 --set rollout.max_steps=180 --set rollout.start_states=train --set env.libero.multisample=0
-  --set rollout.groups=4 --set rollout.group_size=8 --set rollout.extra_groups=0 --set rollout.keep_low=0 --set rollout.keep_high=1 --set run.videos=4
-  --set update.clip_low=0.2 --set update.clip_high=0.28)
+  --set rollout.groups=4 --set rollout.group_size=8 --set rollout.extra_groups=0 --set rollout.keep_low=0 --set rollout.keep_high=1 --set run.videos=4)
 
 rate() { python3 -c 'import json,sys; print(json.load(open(sys.argv[1]))["all"]["success_rate"])' "$1/results.json"; }
 
@@ -48,12 +50,13 @@ pages() { # the curves of the seeds that are done
     bin/srpo report --title "libero_object ${task//_/ } from one demonstration" --out "docs/results/libero-$task" \
       --compare "SRPO (zscore, pixel)=$runs/$task-zscore-[0-9]" --compare "GRPO (0/1 reward)=$runs/$task-binary-[0-9]"
   done
+  python3 docs/results/libero.py "$runs" "${tasks[@]}"
 }
 
 for ((s = 0; s < seeds; s++)); do
   for task in "${tasks[@]}"; do
     pattern="libero_object/*${task}*" start=
-    for steps in 100 60 30 150 15; do
+    for steps in 100 90 80 70 60 125; do
       sft=$runs/$task-sft-$s-$steps
       [ -e "$sft/checkpoints/000000" ] || bin/srpo imitate "${common[@]}" --task "$pattern" --seed "$s" --set policy.tiny.imitate_steps=$steps --out "$sft"
       bin/srpo eval --checkpoint "$sft" --states train --episodes 16 --sample --out "$sft-sampled" --lanes 2
@@ -84,3 +87,4 @@ for task in "${tasks[@]}"; do # the control, with the first seed's start
     --set policy.tiny.image=false --out "$blind"
   train "$task-blind-0" "$blind" 0 "$pattern" --set policy.tiny.image=false
 done
+python3 docs/results/libero.py "$runs" "${tasks[@]}"

@@ -211,7 +211,12 @@ func (l *List) json(path string, data []byte) ([]entry, error) {
 	}
 	object0, _ := whole.(map[string]any)
 	if object, ok := whole.(map[string]any); ok {
-		if anchors, ok := object["anchors"].(map[string]any); ok {
+		given, has := object["anchors"]
+		anchors, ok := given.(map[string]any)
+		if has && !ok && object["attempts"] != nil {
+			return nil, wrong("the anchors are no object {TASK: [...]}")
+		}
+		if ok {
 			l.Anchors = map[string][]float64{}
 			for task, v := range anchors {
 				numbers, ok := v.([]any)

@@ -128,6 +128,7 @@ func TestBadLists(t *testing.T) {
 		{"l.json", `{"attempts":3}`, "l.json", "no list of attempts"},
 		{"l.json", `{"a":3}`, `l.json, "a"`, "the number 3 instead of a label"},
 		{"l.json", `{"anchors":{"t":["x"]},"attempts":[]}`, "l.json", "anchor"},
+		{"l.json", `{"anchors":[1],"attempts":[]}`, "l.json", "the anchors are no object"},
 		{"l.csv", "id,task\na,b,c\n", "l.csv:2", "3 values for 2 columns"},
 		{"l.csv", "id,embedding\na,\"1 2\n", "l.csv:2", `"`},
 		{"l.csv", "task,success\nx,1\n", "l.csv:1", "no column is called id"},

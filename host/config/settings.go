@@ -160,7 +160,7 @@ func (c *Config) declare() []section {
 			setting(&c.Update.ClipHigh, "clip_high", 0.5, "The ratio is clipped above at 1 + clip_high. The published OpenVLA-OFT runs use 0.28.").above(0),
 			setting(&c.Update.ClipDual, "clip_dual", 3.0, "Bounds the loss of a negative advantage at clip_dual times the advantage. 0: none.").from(0),
 			setting(&c.Update.KLBeta, "kl_beta", 0.01, "Weight of KL(pi || pi_ref). 0 turns it off, as the reference code does in practice.").from(0),
-			setting(&c.Update.Epochs, "epochs", n(4), "Passes over an iteration's trajectories.").within(1, many),
+			setting(&c.Update.Epochs, "epochs", n(2), "Passes over an iteration's trajectories.").within(1, many),
 			setting(&c.Update.MiniBatch, "mini_batch", n(0), "Action chunks a mini-batch. 0: the policy's own choice.").within(0, many),
 		}},
 		{"imitate", "The starting policy, when run.checkpoint is empty: supervised training on demonstrations of the env's expert.", []field{

@@ -15,9 +15,9 @@ from torch import nn
 
 import actions
 import pictures
+from crew import Crew
 from modeling import STOP
 from network import Network, Sample
-from optimiser import Optimiser
 
 IGNORED = -100
 
@@ -91,13 +91,13 @@ class Imitation:
 
     Args:
         batch: samples in a gradient step.
-        micro_batch: those in a forward pass; nothing acts here that a batch's shape could change.
+        micro_batch: those in a forward pass at most; nothing acts here that a batch's shape could change.
         cosine: the learning rate falls to 0 along a cosine; else it is constant, as published.
         augment: `pictures.augmented`; else the middle crop, as in acting.
     """
 
     network: Network
-    optimiser: Optimiser
+    crew: Crew
     lr: float
     batch: int
     micro_batch: int
@@ -108,22 +108,21 @@ class Imitation:
         """Makes the steps and returns the loss, averaged over the last of them; one that is not finite is an error."""
         starts = np.cumsum([0] + [len(e.actions) for e in examples])
         mean = math.nan
+        most = min(self.micro_batch, -(-self.batch // self.crew.size))
         for step in range(steps):
             rng = np.random.Generator(np.random.Philox(key=seed + (step << 64)))
             drawn = [self._draw(examples, starts, rng) for _ in range(self.batch)]
-            self.optimiser.zero()
-            loss = 0.0
-            for some in self.network.batches([s for s, _, _ in drawn], self.micro_batch):
-                loss += self._micro_batch([drawn[i] for i in some])
+            batches = self.network.batches([s for s, _, _ in drawn], most)
+            loss = sum(self.crew.share("teach", [[drawn[i] for i in some] for some in batches], self.batch))
             lr = self.lr * (0.5 * (1 + math.cos(math.pi * step / steps)) if self.cosine else 1.0)
-            norm = self.optimiser.step(lr)
+            norm = self.crew.all("step", lr)[0]
             if not math.isfinite(loss + norm):
                 raise srpo.Error(
                     "internal", f"loss or gradient is not finite at step {step}", hint="lower policy.openvla.imitate_lr"
                 )
             mean = loss if math.isnan(mean) else 0.95 * mean + 0.05 * loss
             progress((step + 1) / steps, mean)
-        self.optimiser.zero()
+        self.crew.all("zero")
         return mean
 
     def _draw(
@@ -149,16 +148,18 @@ class Imitation:
             factors[-1] = steps.mean()
         return Sample(frame, e.ids, tokens), labels, factors
 
-    def _micro_batch(self, part: list[tuple[Sample, np.ndarray, np.ndarray]]) -> float:
-        hidden = self.network.hidden([s for s, _, _ in part])
-        labels = torch.from_numpy(np.stack([x for _, x, _ in part])).to(hidden.device)
-        factors = torch.from_numpy(np.stack([f for _, _, f in part])).to(hidden.device)
-        keep = labels != IGNORED
-        # The mean over a sample's tokens, then over samples: a chunk at a demonstration's end weighs as much as others.
-        weight = (factors * keep / keep.sum(1, keepdim=True))[keep] / self.batch
-        loss = (
-            nn.functional.cross_entropy(self.network.model.logits(hidden[keep]), labels[keep], reduction="none")
-            * weight
-        ).sum()
-        loss.backward()
-        return float(loss.detach())
+
+def loss(network: Network, part: list[tuple[Sample, np.ndarray, np.ndarray]], whole: float) -> torch.Tensor:
+    """The loss of some of a batch's samples with labels and factors, which share a forward pass.
+
+    Args:
+        whole: samples in the batch.
+    """
+    hidden = network.hidden([s for s, _, _ in part])
+    labels = torch.from_numpy(np.stack([x for _, x, _ in part])).to(hidden.device)
+    factors = torch.from_numpy(np.stack([f for _, _, f in part])).to(hidden.device)
+    keep = labels != IGNORED
+    # The mean over a sample's tokens, then over samples: a chunk at a demonstration's end weighs as much as others.
+    weight = (factors * keep / keep.sum(1, keepdim=True))[keep] / whole
+    logits = network.model.logits(hidden[keep])
+    return (nn.functional.cross_entropy(logits, labels[keep], reduction="none") * weight).sum()

@@ -12,8 +12,10 @@ import numpy as np
 import srpo_sdk as srpo
 import torch
 
+import crew
 import learning
 import optimiser
+import saved
 
 
 class Learner(srpo.Policy):
@@ -36,36 +38,70 @@ class Learner(srpo.Policy):
                 place=f"policy {self.name}",
                 hint="the env's actions and cameras are needed; with srpo plugin test give --env",
             )
-        if config.world_size > 1:
+        hand = isinstance(config, crew.Hand)
+        if config.world_size > 1 and not hand:
             raise srpo.Error(
                 "unsupported",
                 f"world size {config.world_size}",
                 place=f"policy {self.name}",
-                hint="this policy runs in one process on one device",
+                hint=f"this policy starts its processes itself: policy.{self.name}.processes = {config.world_size}",
             )
+        self.group = crew.Group(config.rank, config.world_size, config.rendezvous) if hand else crew.Group()
+        self.crew = crew.Crew(self)
         self.space = config.env.action
         torch.set_num_threads(self.settings["threads"])
         self.records: dict[str, list[learning.Record]] = {}
         self.recorded = 0  # bytes
         self.start: dict[str, torch.Tensor] | None = None
         self.broken = ""
+        self._kept: optimiser.Keep | None = None
+        self._undo = contextlib.ExitStack()
 
     # How the settings are read.
+
+    @contextlib.contextmanager
+    def _opening(self) -> Iterator[None]:
+        """Around the loading of the network: the other processes that the settings ask for load theirs meanwhile, and
+        are there at the end.
+        """
+        try:
+            size = self._processes()
+            if self.group.size == 1 and size > 1:
+                self.group = crew.Group(0, size, self.crew.start(size))
+            with self._memory("loading the model"):
+                yield
+            if self.group.rank == 0:
+                self.crew.ready()
+                self.crew.all("join")
+        except BaseException:
+            self.crew.close()
+            raise
+
+    def _processes(self) -> int:
+        """How many processes there are to be, where the machine has that many devices."""
+        s = self.settings
+        self._one_source()
+        name, _, first = s["device"].partition(":")
+        if s["processes"] == 1 or not torch.cuda.is_available() or name not in ("auto", "cuda"):
+            return s["processes"] or 1
+        there = torch.cuda.device_count() - (int(first) if first.isdigit() else 0)
+        if s["processes"] > there:
+            raise srpo.Error(
+                "unavailable",
+                f"processes = {s['processes']}, and there are {max(0, there)} GPUs from device {s['device']} on",
+                place=f"policy {self.name}, setting processes",
+                hint="one process a GPU; 0 takes all that there are",
+            )
+        return s["processes"] or max(1, there)
 
     def _device(self) -> torch.device:
         """The device that the settings name, where it can be used."""
         s = self.settings
-        if bool(s["checkpoint"]) == bool(s["preset"]):
-            raise srpo.Error(
-                "invalid",
-                "give either checkpoint or preset",
-                place=f"policy {self.name}, settings",
-                hint=f"policy.{self.name}.checkpoint = FOLDER for a real model, or "
-                f'policy.{self.name}.preset = "tiny" to try things out',
-            )
         name = s["device"] if s["device"] != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         try:
             device = torch.device(name)
+            if device.type == "cuda" and self.group.size > 1:
+                device = torch.device("cuda", (device.index or 0) + self.group.rank)
             torch.empty(1, device=device)
         except (RuntimeError, AssertionError) as e:
             raise srpo.Error(
@@ -75,6 +111,17 @@ class Learner(srpo.Policy):
                 hint="cpu works everywhere",
             ) from e
         return device
+
+    def _one_source(self) -> None:
+        s = self.settings
+        if bool(s["checkpoint"]) == bool(s["preset"]):
+            raise srpo.Error(
+                "invalid",
+                "give either checkpoint or preset",
+                place=f"policy {self.name}, settings",
+                hint=f"policy.{self.name}.checkpoint = FOLDER for a real model, or "
+                f'policy.{self.name}.preset = "tiny" to try things out',
+            )
 
     def _dtype(self, device: torch.device) -> torch.dtype:
         return {
@@ -153,19 +200,124 @@ class Learner(srpo.Policy):
                 "a copy to go back to",
             )
 
-    # Learning.
+    # What every process runs when rank 0 says so.
+
+    def obey(self, method: str, args: tuple) -> Any:
+        """Runs a method as one of several processes."""
+        with self._memory(f"at {method}"):
+            return getattr(self, method)(*args)
+
+    def join(self) -> None:
+        self.group.join(self.choice.device)
+
+    def choose(self, parts: list[list[tuple[Any, int]]], temperature: float, greedy: bool) -> list[list[Any]]:
+        """What the network chooses for some parts' samples with their seeds."""
+        pairs = [pair for part in parts for pair in part]
+        if not pairs:
+            return []
+        chosen = iter(self.network.act([s for s, _ in pairs], [seed for _, seed in pairs], temperature, greedy))
+        return [[next(chosen) for _ in part] for part in parts]
+
+    def hold(self) -> None:
+        """Keeps a copy of what learns, for `release`."""
+        self._kept = optimiser.Keep(self.optimiser, self.settings["rollback_mb"] << 20)
+
+    def release(self, back: bool) -> bool:
+        """Drops the copy, or goes back to it; False: it was too large to be kept."""
+        kept, self._kept = self._kept, None
+        return kept.back() if back and kept else not back
+
+    def freeze(self) -> None:
+        """Makes what learns the starting policy, if there is none."""
+        if self.start is None:
+            self.start = optimiser.starting(self.optimiser.parameters, self.settings["offload_optimizer"])
+
+    def ppo(
+        self,
+        batches: list[list[learning.Lesson]],
+        h: srpo.Hyperparameters,
+        temperature: float,
+        share: float,
+        tick: Callable[[int], None] = lambda n: None,
+    ) -> learning.Sums:
+        """The gradient of some micro-batches, see `learning.Objective`."""
+        start = self.start if h.kl_beta else None
+        aim = learning.Objective(self.network, self.optimiser.parameters, start, h, temperature, share)
+        self.zero()
+        sums = learning.Sums()
+        for n, batch in enumerate(batches, 1):
+            aim.gradient(batch, sums)
+            tick(n)
+        return sums
+
+    def teach(self, batches: list[list[Any]], whole: float) -> float:
+        """The gradient of some micro-batches of imitation; returns their part of the loss."""
+        self.zero()
+        total = 0.0
+        for batch in batches:
+            srpo.heartbeat()
+            loss = self._imitation_loss(batch, whole)
+            loss.backward()
+            total += float(loss.detach())
+        return total
+
+    def _imitation_loss(self, batch: list[Any], whole: float) -> torch.Tensor:
+        raise NotImplementedError
+
+    def zero(self) -> None:
+        self.optimiser.zero()
+
+    def step(self, lr: float) -> float:
+        return self.optimiser.step(lr)
+
+    def fresh(self) -> None:
+        self.optimiser.fresh()
+
+    def anew(self) -> None:
+        """Forgets the gradients' moments, and the starting policy."""
+        self.optimiser.fresh()
+        self.start = None
+
+    def use_statistics(self, statistics: dict) -> None:
+        self.network.use_statistics(statistics)
+
+    def steps(self) -> dict[str, float]:
+        return self.optimiser.state()[1]
+
+    def gather(self, steps: dict[str, float]) -> dict[str, torch.Tensor]:
+        """See `Optimiser.gathered`."""
+        return self.optimiser.gathered(steps)
+
+    # Acting and learning, on rank 0.
+
+    def _chosen(self, samples: list[Any], seeds: list[int], temperature: float, greedy: bool) -> list[Any]:
+        """What all processes together choose for samples with their seeds."""
+        places = list(self.network.passes(samples))
+        parts = [[(samples[i], seeds[i]) for i in place] for place in places]
+        with self._memory(f"acting on {len(samples)} observations"):
+            found = self.crew.share("choose", parts, temperature, greedy)
+        out: list[Any] = [None] * len(samples)
+        for n, place in enumerate(places):
+            for i, x in zip(place, found[n % self.crew.size][n // self.crew.size]):
+                out[i] = x
+        return out
 
     @contextlib.contextmanager
     def _undone(self, what: str) -> Iterator[None]:
         """Undoes what was learned when something raises within."""
-        keep = optimiser.Keep(self.optimiser, self.settings["rollback_mb"] << 20)
+        self.crew.all("hold")
         try:
             with self._memory(what):
                 yield
         except BaseException:
-            if not keep.back():
-                self.broken = f"{what} failed half way, and the weights before it were too large to be kept"
+            back = False
+            try:
+                back = all(self.crew.all("release", True))
+            finally:
+                if not back:
+                    self.broken = f"{what} failed half way, and the weights before it were too large to be kept"
             raise
+        self.crew.all("release", False)
 
     def update(self, update: srpo.Update, progress: Callable[[float], None]) -> srpo.Statistics:
         """See `learning.Ppo`. An update that fails or is cancelled leaves everything as it was."""
@@ -186,12 +338,99 @@ class Learner(srpo.Policy):
         todo = learning.lessons(update, self.records, self.network, self.settings["mean"] == "trajectory")
         if h.kl_beta and self.start is None:
             with self._memory("copying the starting policy"):
-                self.start = optimiser.starting(self.optimiser.parameters, self.settings["offload_optimizer"])
-        start = self.start if h.kl_beta else None
+                self.crew.all("freeze")
         with self._undone("an update"):
             size = self.settings["mini_batch"]
-            ppo = learning.Ppo(self.network, self.optimiser, start, self._or("lr", 5e-6, 1e-4), size, self.name)
+            ppo = learning.Ppo(self.network, self.crew, self._or("lr", 5e-6, 1e-4), size, self.name)
             return ppo.run(update, todo, progress)
+
+    # Checkpoints.
+
+    def _write_state(self, folder: str, rank: int, alpha: float, base: str) -> None:
+        """Writes `srpo_state`, the same for any number of processes."""
+        steps: dict[str, float] = {}
+        for some in self.crew.all("steps"):
+            steps.update(some)
+        names = list(self.optimiser.parameters)
+        steps = {n: steps[n] for n in names if n in steps}
+        saved.write(folder, self.crew.all("gather", steps)[0], steps, names, self.start, (rank, alpha, base))
+
+    def load(self, folder: str) -> None:
+        """Restores what save wrote. What learns must be the same (LoRA of the same rank on the same base, or the same
+        parameters); else the folder's whole weights are the new base, with a fresh optimiser, and the log says so.
+
+        Raises:
+            srpo.Error: nothing has changed then.
+        """
+        try:
+            self.crew.all("take", folder)
+        except BaseException:
+            try:
+                self.crew.all("settle", False)
+            except BaseException:
+                self.broken = f"loading {folder} failed, and what was there before could not be brought back"
+                raise
+            raise
+        self.crew.all("settle", True)
+        self.broken = ""
+        self.forget([])
+
+    def take(self, folder: str) -> None:
+        """Loads a folder, so that it can still be undone until `settle`."""
+        with self._memory(f"loading {folder}"):
+            state, tensors = saved.read(folder, self.name)
+            c = self.choice
+            names = list(self.optimiser.parameters)
+            same = state["rank"] == c.rank and state["names"] == names
+            same = same and (not c.rank or (state["base"], state["alpha"]) == (self.network.fingerprint, c.alpha))
+            undo = self._undo = contextlib.ExitStack()
+            undo.callback(self._set, self.network, self.optimiser, self.start)
+            try:
+                if same and c.rank:
+                    undo.callback(optimiser.Keep(self.optimiser, 1 << 62).back)
+                    undo.callback(self.network.use_statistics, self.network.source.statistics)
+                    self._take_adapter(folder)
+                    self._new_optimiser()
+                else:
+                    self.network = self._taken(folder)
+                    self._new_optimiser()
+                if same:
+                    self.optimiser.restore(tensors, state["steps"])
+                    self.start = saved.start(state, tensors, self.optimiser.parameters)
+                    if self.start and not self.settings["offload_optimizer"]:
+                        self.start = {n: t.to(c.device) for n, t in self.start.items()}
+                else:
+                    self.start = None
+                    if self.group.rank == 0:
+                        print(f"{folder} was trained in another way: its weights are the new base, the optimiser new")
+            except optimiser.Misfit as e:
+                raise saved.misfit(folder, e) from e
+
+    def settle(self, taken: bool) -> None:
+        """Ends `take`: undoes it, or lets go of what was before."""
+        undo, self._undo = self._undo, contextlib.ExitStack()
+        if taken:
+            undo.pop_all()
+        else:
+            undo.close()
+
+    def _set(self, *what: Any) -> None:
+        self.network, self.optimiser, self.start = what
+
+    def _new_optimiser(self) -> None:
+        raise NotImplementedError
+
+    def _taken(self, folder: str) -> learning.Network:
+        """A network with a saved folder's whole weights."""
+        raise NotImplementedError
+
+    def _take_adapter(self, folder: str) -> None:
+        """Fills what learns, with LoRA, and the statistics from a saved folder."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        self.crew.close()
+        self.group.leave()
 
 
 def _positive(name: str, value: float, update: int) -> None:

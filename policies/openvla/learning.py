@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 import numpy as np
 import srpo_sdk as srpo
 import torch
 
-from optimiser import Optimiser, swapped
+from crew import Crew
+from optimiser import swapped
 
 
 class Sample(Protocol):
@@ -170,31 +171,27 @@ class Sums:
     clipped: float = 0.0
     chunks: float = 0.0
     kl: float = 0.0
+    kl_old: float = 0.0
     entropy: float = 0.0
     loss: float = 0.0
+
+    def add(self, other: Sums) -> None:
+        for f in fields(self):
+            mine, theirs = getattr(self, f.name), getattr(other, f.name)
+            setattr(self, f.name, max(mine, theirs) if f.name == "most" else mine + theirs)
 
 
 @dataclass(frozen=True)
 class Ppo:
-    """One update: PPO (Schulman et al., 2017).
-
-    Minimised, over ratios with the weights of `lessons`:
-
-        max(-r A, -clip(r, 1 - clip_low, 1 + clip_high) A), at most -clip_dual A where A < 0
-        + kl_beta KL(pi || pi_start)
-
-    r = exp(log pi - log pi_old), summed over the unit's terms that were executed; A is their mean advantage. KL is
-    exact, of the unit's distributions, at the update's temperature; pi_start is the policy before the first update that
-    asks for it.
+    """One update: PPO (Schulman et al., 2017). See `gradient` for what is minimised.
 
     Args:
-        start: the starting policy's values of the parameters that learn, by name; None: kl_beta is 0.
+        crew: the processes that share each mini-batch; their policies' method `ppo` calls `gradient`.
         name: of the plugin, for hints.
     """
 
     network: Network
-    optimiser: Optimiser
-    start: dict[str, torch.Tensor] | None
+    crew: Crew
     lr: float
     mini_batch: int
     name: str
@@ -211,17 +208,22 @@ class Ppo:
             last = Sums()
             for at in range(0, len(order), size):
                 part = [todo[i] for i in order[at : at + size]]
+                batches = [[part[i] for i in b] for b in self.network.batches([x.record.sample for x in part])]
+                ends = [done, *(done + np.cumsum([len(b) for b in batches]))]
+
+                def tick(n: int, ends: list[int] = ends) -> None:
+                    progress(float(ends[n] / (h.epochs * len(todo))))
+
                 share = whole * len(part) / len(todo)
-                self.optimiser.zero()
                 sums = Sums()
-                for batch in self.network.batches([x.record.sample for x in part]):
-                    self._micro_batch([part[i] for i in batch], update, share, sums)
-                    done += len(batch)
-                    progress(done / (h.epochs * len(todo)))
+                for some in self.crew.share("ppo", batches, h, update.temperature, share, tick=tick):
+                    sums.add(some)
+                done += len(part)
                 if steps == 0:
                     statistics.first_ratio = sums.ratio / sums.units
-                    statistics.extra["first_kl"] = sums.kl / sums.chunks
-                norm = self.optimiser.step(self.lr)
+                    if h.kl_beta:
+                        statistics.extra["first_kl"] = sums.kl / sums.chunks
+                norm = self.crew.all("step", self.lr)[0]
                 if not math.isfinite(norm + sums.loss):
                     raise srpo.Error(
                         "internal",
@@ -231,24 +233,50 @@ class Ppo:
                 steps += 1
                 losses.append(sums.loss)
                 norms.append(norm)
-                for total in (every, last):
-                    for name in ("units", "ratio", "clipped", "chunks", "kl", "entropy"):
-                        setattr(total, name, getattr(total, name) + getattr(sums, name))
-                    total.most = max(total.most, sums.most)
-        self.optimiser.zero()
+                every.add(sums)
+                last.add(sums)
+        self.crew.all("zero")
         if steps:
             statistics.loss, statistics.grad_norm = float(np.mean(losses)), float(np.mean(norms))
             statistics.clip_fraction = every.clipped / every.units
-            statistics.entropy, statistics.kl = every.entropy / every.units, last.kl / last.chunks
-            statistics.extra |= {"ratio": every.ratio / every.units, "ratio_max": every.most}
+            statistics.entropy, kl_old = every.entropy / every.units, last.kl_old / last.chunks
+            statistics.kl = last.kl / last.chunks if h.kl_beta else kl_old
+            statistics.extra |= {"ratio": every.ratio / every.units, "ratio_max": every.most, "kl_old": kl_old}
         statistics.extra |= {"steps": float(steps), "lr": self.lr}
         return statistics
 
-    def _micro_batch(self, part: Sequence[Lesson], update: srpo.Update, share: float, sums: Sums) -> None:
+
+@dataclass(frozen=True)
+class Objective:
+    """What an update minimises, over ratios with the weights of `lessons`:
+
+        max(-r A, -clip(r, 1 - clip_low, 1 + clip_high) A), at most -clip_dual A where A < 0
+        + kl_beta KL(pi || pi_start)
+
+    r = exp(log pi - log pi_old), summed over the unit's terms that were executed; A is their mean advantage. KL is
+    exact, of the unit's distributions, at the update's temperature; pi_start is the policy before the first update that
+    asks for it. Where nothing asks for it, what is reported is the estimate r - 1 - log r of KL(pi_old || pi), pi_old
+    being the policy that acted (Schulman's k3: not biased, never negative); it is `kl_old` in the statistics in any
+    case. Both are sums over a chunk's ratios, means over the chunks of the last epoch.
+
+    Args:
+        parameters: those that learn, by name.
+        start: the starting policy's values of them; None: kl_beta is 0.
+        share: the sum of weights that the gradient is divided by.
+    """
+
+    network: Network
+    parameters: dict[str, torch.nn.Parameter]
+    start: dict[str, torch.Tensor] | None
+    hyperparameters: srpo.Hyperparameters
+    temperature: float
+    share: float
+
+    def gradient(self, part: Sequence[Lesson], sums: Sums) -> None:
         """Adds the gradient of some chunks, which share a forward pass, and what they count."""
-        h, t = update.hyperparameters, update.temperature
+        h, t = self.hyperparameters, self.temperature
         samples = [x.record.sample for x in part]
-        start = None if self.start is None else self._starting(samples, t)
+        start = None if self.start is None else self._starting(samples)
         now = self.network.judge(samples, t)
         scores = now.log_probs
         old, mask, advantage = (
@@ -264,7 +292,8 @@ class Ppo:
         count = units(torch.ones_like(mask))
         executed = (count > 0).float()
         gain = units(advantage) / count.clamp(min=1)
-        ratio = torch.exp(units(scores - old).clamp(-20, 20))
+        log_ratio = units(scores - old).clamp(-20, 20)
+        ratio = torch.exp(log_ratio)
         plain, bounded = -ratio * gain, -ratio.clamp(1 - h.clip_low, 1 + h.clip_high) * gain
         loss = torch.maximum(plain, bounded)
         cut = bounded > plain
@@ -276,17 +305,18 @@ class Ppo:
             kl = units(now.kl(start))
             loss = loss + h.kl_beta * kl
             sums.kl += float(kl.detach().sum())
-        loss = (loss * executed * weight).sum() / share
+        loss = (loss * executed * weight).sum() / self.share
         loss.backward()
         sums.loss += float(loss.detach())
         sums.units += float(executed.sum())
         sums.ratio += float((ratio.detach() * executed).sum())
         sums.most = max(sums.most, float((ratio.detach() * executed).max()))
         sums.clipped += float((cut * executed).sum())
+        sums.kl_old += float(((ratio - 1 - log_ratio).detach() * executed).sum())
         sums.entropy += float(units(now.entropy().detach()).sum())
         sums.chunks += len(part)
 
     @torch.no_grad()
-    def _starting(self, samples: list[Sample], temperature: float) -> Judgement:
-        with swapped(self.optimiser.parameters, self.start):
-            return self.network.judge(samples, temperature)
+    def _starting(self, samples: list[Sample]) -> Judgement:
+        with swapped(self.parameters, self.start):
+            return self.network.judge(samples, self.temperature)

@@ -156,6 +156,10 @@ class Network:
             for at in range(0, len(groups[length]), size):
                 yield groups[length][at : at + size]
 
+    def passes(self, samples: Sequence[Sample]) -> Iterator[list[int]]:
+        """Yields the indices of samples that acting takes in one forward pass."""
+        return self.batches(samples)
+
     def _length(self, s: Sample) -> int:
         # Without slots there is nothing behind the prompt that could be moved up, so one length is one batch.
         return len(s.ids) if self.kind == "openvla" else -(-len(s.ids) // _BUCKET) * _BUCKET

@@ -9,25 +9,46 @@ import math
 import torch
 from torch import nn
 
+from crew import Group
+
+
+class Misfit(ValueError):
+    """A saved state that does not belong to what learns."""
+
 
 class Optimiser:
     """AdamW over the parameters that learn, in float32 whatever the network's type.
 
     Where a parameter is not float32, or `offload` asks for it, a float32 copy (on the CPU with `offload`) is what the
     optimiser moves, and the parameter follows it: steps of 5e-6 are lost in bfloat16.
+
+    Of several processes each moves a part of the parameters: the gradients are summed where that is, and the moved
+    parameters spread from there (ZeRO's first stage, arXiv 1910.02054). So the moments and the float32 copies are
+    divided among them, and no two can come to differ in a parameter.
     """
 
-    def __init__(self, model: nn.Module, settings: dict, offload: bool):
+    def __init__(self, model: nn.Module, settings: dict, offload: bool, group: Group | None = None):
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        self.settings, self.offload = settings, offload
+        self.settings, self.offload, self.group = settings, offload, group or Group()
+        self.owners = _owners({n: p.numel() for n, p in self.parameters.items()}, self.group.size)
+        self.own = [n for n, owner in self.owners.items() if owner == self.group.rank]
         self.masters = {}
-        for n, p in self.parameters.items():
-            if offload or p.dtype != torch.float32:
+        for n in self.own:
+            p = self.parameters[n]
+            if self._copied(p):
                 self.masters[n] = p.detach().to("cpu" if offload else p.device, torch.float32, copy=True)
-        moved = [self.masters.get(n, p) for n, p in self.parameters.items()]
         self.adam = torch.optim.AdamW(
-            moved, lr=1.0, betas=(settings["adam_beta1"], settings["adam_beta2"]), weight_decay=settings["weight_decay"]
+            [{"params": self._moved()}] if self.own else [{"params": [nn.Parameter(torch.zeros(()))]}],
+            lr=1.0,
+            betas=(settings["adam_beta1"], settings["adam_beta2"]),
+            weight_decay=settings["weight_decay"],
         )
+
+    def _copied(self, p: nn.Parameter) -> bool:
+        return self.offload or p.dtype != torch.float32
+
+    def _moved(self) -> list[torch.Tensor]:
+        return [self.masters.get(n, self.parameters[n]) for n in self.own]
 
     def fresh(self) -> None:
         """Forgets the gradients' moments."""
@@ -38,32 +59,65 @@ class Optimiser:
             p.grad = None
 
     def step(self, lr: float) -> float:
-        """Clips the gradient, makes a step, returns the norm that it had; no step if that is not finite."""
-        for n, master in self.masters.items():
-            grad = self.parameters[n].grad
-            master.grad = None if grad is None else grad.to(master.device, torch.float32)
-        moved = [self.masters.get(n, p) for n, p in self.parameters.items()]
-        most = self.settings["grad_clip"]
-        norm = float(nn.utils.clip_grad_norm_([m for m in moved if m.grad is not None], most or math.inf))
-        if math.isfinite(norm):
-            for group in self.adam.param_groups:
-                group["lr"] = lr
-            self.adam.step()
-            self._follow()
+        """Sums the gradients of all processes, clips, makes a step, and returns the norm that they had; no step if that
+        is not finite.
+        """
+        with self.group.together():
+            self._sum()
+            norm = self._clip()
+            if math.isfinite(norm):
+                for group in self.adam.param_groups:
+                    group["lr"] = lr
+                self.adam.step()
+                self._follow()
         for master in self.masters.values():
             master.grad = None
+        return norm
+
+    def _sum(self) -> None:
+        """Brings each gradient, in float32, to the process that moves the parameter."""
+        device = next(iter(self.parameters.values())).device
+        there = self.group.any([p.grad is not None for p in self.parameters.values()], device)
+        for (n, p), some in zip(self.parameters.items(), there):
+            if not some:
+                continue
+            grad = p.grad
+            if self.group.size > 1:
+                grad = torch.zeros_like(p, dtype=torch.float32) if grad is None else grad.float().contiguous()
+                self.group.reduce(grad, self.owners[n])
+                p.grad = grad if p.dtype == torch.float32 else None
+            if n in self.masters:
+                master = self.masters[n]
+                master.grad = grad.to(master.device, torch.float32)
+                p.grad = None
+
+    def _clip(self) -> float:
+        most = self.settings["grad_clip"] or math.inf
+        grads = [m.grad for m in self._moved() if m.grad is not None]
+        if self.group.size == 1:
+            return float(nn.utils.clip_grad_norm_([m for m in self._moved() if m.grad is not None], most))
+        device = next(iter(self.parameters.values())).device
+        squares = torch.zeros((), dtype=torch.float64, device=device)
+        for g in grads:
+            squares += torch.linalg.vector_norm(g).double().to(device) ** 2
+        norm = float(self.group.total(squares).sqrt())
+        for g in grads:
+            g.mul_(min(1.0, most / (norm + 1e-6)))  # as torch's clip_grad_norm_
         return norm
 
     @torch.no_grad()
     def _follow(self) -> None:
         for n, master in self.masters.items():
             self.parameters[n].copy_(master)
+        self.group.spread([p.data for p in self.parameters.values()], list(self.owners.values()))
 
     def state(self) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
-        """(tensors by name, steps made by parameter): all that `restore` needs."""
+        """(tensors by name, steps made by parameter) of the parameters that this process moves: with those of the
+        others all that `restore` needs.
+        """
         tensors, steps = {}, {}
-        for n, p in self.parameters.items():
-            master = self.masters.get(n, p)
+        for n in self.own:
+            master = self.masters.get(n, self.parameters[n])
             if n in self.masters:
                 tensors[f"master.{n}"] = master
             if s := self.adam.state.get(master):
@@ -72,9 +126,47 @@ class Optimiser:
         return tensors, steps
 
     @torch.no_grad()
+    def gathered(self, steps: dict[str, float]) -> dict[str, torch.Tensor]:
+        """The tensors of all processes' states, on rank 0's CPU; empty elsewhere. Every process calls it.
+
+        Args:
+            steps: of all of them.
+        """
+        own, _ = self.state()
+        if self.group.size == 1:
+            return own
+        out = {}
+        with self.group.together():
+            for n, p in self.parameters.items():
+                owner = self.owners[n]
+                for kind in ["master"] * self._copied(p) + ["m", "v"] * (n in steps):
+                    name = f"{kind}.{n}"
+                    tensor = own.get(name)
+                    if tensor is None and self.group.rank == 0:
+                        tensor = torch.empty(p.shape, dtype=torch.float32, device="cpu" if self.offload else p.device)
+                    if tensor is not None:
+                        self.group.bring(tensor, owner)
+                    if self.group.rank == 0:
+                        out[name] = tensor.cpu()
+        return out
+
+    @torch.no_grad()
     def restore(self, tensors: dict[str, torch.Tensor], steps: dict[str, float]) -> None:
-        """Takes over a state. Where float32 copies are kept now and were not then, they are made from the weights."""
-        for n, p in self.parameters.items():
+        """Takes over this process's part of a state. Where float32 copies are kept now and were not then, they are made
+        from the weights.
+
+        Raises:
+            Misfit: a tensor is missing or has another shape; nothing has changed then.
+        """
+        for n in self.own:
+            for kind in ["m", "v"] * (n in steps) + ["master"] * (f"master.{n}" in tensors):
+                shape = self.parameters[n].shape
+                if f"{kind}.{n}" not in tensors:
+                    raise Misfit(f"{kind}.{n} is missing")
+                if tensors[f"{kind}.{n}"].shape != shape:
+                    raise Misfit(f"{kind}.{n} is {list(tensors[f'{kind}.{n}'].shape)}, want {list(shape)}")
+        for n in self.own:
+            p = self.parameters[n]
             master = self.masters.get(n, p)
             if n in self.masters:
                 master.copy_(tensors.get(f"master.{n}", p))
@@ -85,6 +177,16 @@ class Optimiser:
                     "exp_avg": tensors[f"m.{n}"].to(master.device, torch.float32, copy=True),
                     "exp_avg_sq": tensors[f"v.{n}"].to(master.device, torch.float32, copy=True),
                 }
+
+
+def _owners(sizes: dict[str, int], processes: int) -> dict[str, int]:
+    """The process that moves each parameter: in their order, who has the least so far."""
+    load = [0] * processes
+    owners = {}
+    for n, size in sizes.items():
+        owners[n] = load.index(min(load))
+        load[owners[n]] += size
+    return owners
 
 
 class Keep:

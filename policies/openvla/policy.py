@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,8 +9,6 @@ from typing import Any
 import numpy as np
 import srpo_sdk as srpo
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 import actions
 import checkpoint
@@ -20,24 +17,23 @@ import learning
 import lora
 import optimiser
 import pictures
+import saved
 import tiny
 from learner import Learner
 from network import Choice, Network, Sample
 
-STATE = "srpo_state"  # folder beside the published files: optimiser, starting policy
-ADAPTER = "lora_adapter"
 PRESETS = {"tiny": "openvla-oft", "tiny-openvla": "openvla"}
 
 
 class OpenVLAPolicy(Learner):
-    """One process with one model."""
+    """One model, in one process or one a device."""
 
     name = "openvla"
 
     def __init__(self, config: srpo.PolicyConfig):
         super().__init__(config)
         self.camera = config.env.camera(self.settings["camera"]).name
-        with self._memory("loading the model"):
+        with self._opening():
             self.choice = self._choice()
             self.network = self._open()
             self._new_optimiser()
@@ -106,7 +102,9 @@ class OpenVLAPolicy(Learner):
             self.network.model.checkpoint_gradients(True)
             # transformers computes activations twice in training mode only; there is no dropout that it would turn on.
             self.network.model.language_model.train()
-        self.optimiser = optimiser.Optimiser(self.network.model, self.settings, self.settings["offload_optimizer"])
+        self.optimiser = optimiser.Optimiser(
+            self.network.model, self.settings, self.settings["offload_optimizer"], self.group
+        )
 
     def describe(self) -> srpo.PolicySpec:
         return srpo.PolicySpec(
@@ -125,8 +123,7 @@ class OpenVLAPolicy(Learner):
         self._usable()
         temperature = sampling.temperature if sampling.temperature > 0 else 1.0
         samples = [self._sample(item) for item in items]
-        with self._memory(f"acting on {len(items)} observations"):
-            chosen = self.network.act(samples, [i.seed for i in items], temperature, sampling.greedy)
+        chosen = self._chosen(samples, [i.seed for i in items], temperature, sampling.greedy)
         dim = self.network.normaliser.dim
         results, records = [], []
         for item, sample, (tokens, scores) in zip(items, samples, chosen):
@@ -174,14 +171,14 @@ class OpenVLAPolicy(Learner):
         if s["statistics"] == "compute" or (s["statistics"] == "auto" and not network.measured):
             everything = np.concatenate([e.actions for e in examples])
             measured = actions.measure(everything, self.choice.libero, network.key, len(examples))
-            network.use_statistics({**old, **measured})
+            self.crew.all("use_statistics", {**old, **measured})
         try:
             with self._undone("imitation"):
-                self.optimiser.fresh()
+                self.crew.all("fresh")
                 cosine = self._or("imitate_decay", "none", "cosine") == "cosine"
                 training = imitation.Imitation(
                     network,
-                    self.optimiser,
+                    self.crew,
                     self._or("imitate_lr", 5e-4, 1e-3),
                     self._or("imitate_batch", 8, 4),
                     s["imitate_micro_batch"] or (self.choice.micro_batch if self.choice.device.type == "cuda" else 4),
@@ -191,11 +188,13 @@ class OpenVLAPolicy(Learner):
                 steps = imitate.steps or self._or("imitate_steps", 2000, 300)
                 training.run(examples, steps, imitate.seed, progress)
         except BaseException:
-            network.use_statistics(old)
+            self.crew.all("use_statistics", old)
             raise
-        self.optimiser.fresh()
-        self.start = None
+        self.crew.all("anew")
         self.forget([])
+
+    def _imitation_loss(self, batch: list[Any], whole: float) -> torch.Tensor:
+        return imitation.loss(self.network, batch, whole)
 
     # Checkpoints.
 
@@ -211,99 +210,14 @@ class OpenVLAPolicy(Learner):
         checkpoint.write(folder, source, weights, sizes, self.settings["shard_mb"] * 10**6, srpo.heartbeat)
         if c.rank:
             base = self.settings["checkpoint"] or self.settings["preset"]
-            lora.write(net.model, os.path.join(folder, ADAPTER), c.rank, c.alpha, base)
-        tensors, steps = self.optimiser.state()
-        tensors = dict(tensors)
-        if self.start is not None:
-            tensors.update({f"start.{n}": t for n, t in self.start.items()})
-        place = os.path.join(folder, STATE)
-        os.mkdir(place)
-        save_file(
-            {n: t.detach().contiguous().cpu() for n, t in tensors.items()}, os.path.join(place, "state.safetensors")
-        )
-        with open(os.path.join(place, "state.json"), "w", encoding="utf-8") as f:
-            json.dump(
-                {
-                    "format": 1,
-                    "base": net.fingerprint if c.rank else "",
-                    "rank": c.rank,
-                    "alpha": c.alpha,
-                    "steps": steps,
-                    "names": list(self.optimiser.parameters),
-                    "start": self.start is not None,
-                },
-                f,
-            )
+            lora.write(net.model, os.path.join(folder, saved.ADAPTER), c.rank, c.alpha, base)
+        self._write_state(folder, c.rank, c.alpha, net.fingerprint if c.rank else "")
 
-    def load(self, folder: str) -> None:
-        """Restores what save wrote. What learns must be the same kind (LoRA of the same rank on the same base, or the
-        whole model); else the folder's whole weights are the new base, with a fresh optimiser, and the log says so.
+    def _taken(self, folder: str) -> Network:
+        network = Network(folder, Choice(**{**vars(self.choice), "statistics": "keep"}), self.space)
+        network.choice = self.choice
+        return network
 
-        Raises:
-            srpo.Error: nothing has changed then.
-        """
-        with self._memory(f"loading {folder}"):
-            state, tensors = self._read_state(folder)
-            c = self.choice
-            same = state["rank"] == c.rank and (
-                not c.rank or (state["base"], state["alpha"]) == (self.network.fingerprint, c.alpha)
-            )
-            old = self.network, self.optimiser, self.start
-            try:
-                if same and c.rank:
-                    keep, statistics = optimiser.Keep(self.optimiser, 1 << 62), self.network.source.statistics
-                    source = checkpoint.read_source(folder)
-                    try:
-                        lora.read(self.network.model, os.path.join(folder, ADAPTER))
-                        self.network.use_statistics(source.statistics)
-                        self._new_optimiser()
-                        self.optimiser.restore(tensors, state["steps"])
-                    except BaseException:
-                        keep.back()
-                        self.network.use_statistics(statistics)
-                        raise
-                else:
-                    self.network = Network(folder, Choice(**{**vars(c), "statistics": "keep"}), self.space)
-                    self.network.choice = c
-                    self._new_optimiser()
-                    if same:
-                        self.optimiser.restore(tensors, state["steps"])
-                if same:
-                    names = [n for n in state["names"] if state["start"]]
-                    self.start = {n: tensors[f"start.{n}"] for n in names} or None
-                    if self.start and not self.settings["offload_optimizer"]:
-                        self.start = {n: t.to(c.device) for n, t in self.start.items()}
-                else:
-                    self.start = None
-                    print(f"{folder} was trained in another way: its weights are the new base, the optimiser is fresh")
-            except BaseException as e:
-                self.network, self.optimiser, self.start = old
-                if isinstance(e, KeyError):
-                    raise srpo.Error(
-                        "corrupt", f"does not fit together: {e}", place=folder, hint="go back to an earlier checkpoint"
-                    ) from e
-                raise
-        self.broken = ""
-        self.forget([])
-
-    def _read_state(self, folder: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-        place = os.path.join(folder, STATE)
-        try:
-            with open(os.path.join(place, "state.json"), encoding="utf-8") as f:
-                state = json.load(f)
-            tensors = load_file(os.path.join(place, "state.safetensors"))
-            names = list(self.optimiser.parameters)
-            if state["format"] != 1 or (state["rank"] == self.choice.rank and state["names"] != names):
-                raise ValueError(f"format {state['format']} with {len(state['names'])} parameters, want {len(names)}")
-            return state, tensors
-        except FileNotFoundError as e:
-            raise srpo.Error(
-                "not found",
-                "not a folder that this policy was saved in",
-                place=place,
-                hint="a published checkpoint is given as policy.openvla.checkpoint instead, with imitate.demos = 0",
-            ) from e
-        except (ValueError, KeyError, TypeError, SafetensorError) as e:
-            raise srpo.Error(
-                "corrupt", f"cannot be read: {e}", place=place, hint="go back to an earlier checkpoint"
-            ) from e
+    def _take_adapter(self, folder: str) -> None:
+        lora.read(self.network.model, os.path.join(folder, saved.ADAPTER))
+        self.network.use_statistics(checkpoint.read_source(folder).statistics)

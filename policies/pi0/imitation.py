@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import srpo_sdk as srpo
 
-from optimiser import Optimiser
+from crew import Crew
 from pi_network import Network
 
 
@@ -102,13 +102,13 @@ class Imitation:
 
     Args:
         batch: samples in a gradient step.
-        micro_batch: those in a forward pass; nothing acts here that a batch's shape could change.
+        micro_batch: those in a forward pass at most; nothing acts here that a batch's shape could change.
         warm_up: share of the steps in which the learning rate grows to lr.
         final: the share of lr to which it falls along a cosine; 1: constant.
     """
 
     network: Network
-    optimiser: Optimiser
+    crew: Crew
     lr: float
     batch: int
     micro_batch: int
@@ -127,18 +127,14 @@ class Imitation:
         """Makes the steps and returns the loss, averaged over the last of them; one that is not finite is an error."""
         starts = np.cumsum([0] + [len(e.actions) for e in examples])
         mean = math.nan
+        most = min(self.micro_batch, -(-self.batch // self.crew.size))
         for step in range(steps):
             rng = np.random.Generator(np.random.Philox(key=seed + (step << 64)))
             drawn = [self._draw(examples, starts, rng) for _ in range(self.batch)]
             whole = sum(share for _, _, share in drawn)
-            self.optimiser.zero()
-            loss = 0.0
-            for some in self.network.slices(len(drawn), self.micro_batch):
-                srpo.heartbeat()
-                part = self.network.losses([drawn[i][:2] for i in some]).sum() / whole
-                part.backward()
-                loss += float(part.detach())
-            norm = self.optimiser.step(self.rate(step, steps))
+            batches = [[drawn[i][:2] for i in some] for some in self.network.slices(len(drawn), most)]
+            loss = sum(self.crew.share("teach", batches, whole))
+            norm = self.crew.all("step", self.rate(step, steps))[0]
             if not math.isfinite(loss + norm):
                 raise srpo.Error(
                     "internal",
@@ -147,7 +143,7 @@ class Imitation:
                 )
             mean = loss if math.isnan(mean) else 0.95 * mean + 0.05 * loss
             progress((step + 1) / steps, mean)
-        self.optimiser.zero()
+        self.crew.all("zero")
         return mean
 
     def _draw(self, examples: list[Example], starts: np.ndarray, rng: np.random.Generator) -> tuple:

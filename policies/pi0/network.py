@@ -15,6 +15,7 @@ step's Gaussian over the executed actions. Temperature multiplies a, or Flow-Noi
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 from collections.abc import Sequence
@@ -94,6 +95,22 @@ class NoiseHead(nn.Module):
         return torch.exp(0.5 * (low + (high - low) * share))
 
 
+def _sdpa(layers: nn.ModuleList) -> None:
+    """Makes layers use torch's fused attention. lerobot sets its own choice in the config that they share before every
+    step, so their attention gets a config of its own.
+    """
+
+    def typed(module: nn.Module, given: tuple, named: dict) -> tuple[tuple, dict]:
+        hidden, mask = named.get("hidden_states"), named.get("attention_mask")
+        hidden = given[0] if hidden is None else hidden
+        return given, {**named, "attention_mask": None if mask is None else mask.to(hidden.dtype)}
+
+    for layer in layers:
+        layer.self_attn.config = copy.copy(layer.self_attn.config)
+        layer.self_attn.config._attn_implementation = "sdpa"
+        layer.self_attn.register_forward_pre_hook(typed, with_kwargs=True)
+
+
 class FlowNetwork(Network):
     """pi0. A term of the log-probability is one number of one executed action."""
 
@@ -107,6 +124,8 @@ class FlowNetwork(Network):
         self.steps = own["denoise_steps"] or self.config.num_inference_steps
         for part in (self.joined.paligemma.model.language_model, self.joined.gemma_expert.model):
             part.config._attn_implementation = "eager"  # as lerobot does before it acts
+            if own["attention"] == "sdpa":
+                _sdpa(part.layers)
         still = np.random.Generator(np.random.Philox(key=0))
         self.still = still.standard_normal((self.config.chunk_size, self.config.max_action_dim), np.float32)
 

@@ -401,6 +401,10 @@ class Network:
         size = most or self.choice.micro_batch
         return (list(range(at, min(at + size, count))) for at in range(0, count, size))
 
+    def passes(self, samples: Sequence[Sample]) -> Iterator[list[int]]:
+        """Indices of samples that acting takes in one forward pass."""
+        return self.slices(len(samples))
+
     def batches(self, samples: Sequence[Sample], most: int = 0) -> Iterator[list[int]]:
         """Indices of chosen samples that share a forward pass. All shapes are fixed by the checkpoint and what the
         sample itself chose, and `tensors` fills incomplete batches up, so no sample depends on its batch.

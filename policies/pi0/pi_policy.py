@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,8 +9,7 @@ from typing import Any
 import numpy as np
 import srpo_sdk as srpo
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 import checkpoint
 import imitation
@@ -19,15 +17,13 @@ import learning
 import lora
 import normalise
 import optimiser
+import saved
 from learner import Learner
 from pi_network import Choice, Network
 
-STATE = "srpo_state"  # folder beside lerobot's files: optimiser, starting policy
-ADAPTER = "lora_adapter"
-
 
 class PiPolicy(Learner):
-    """One process with one model."""
+    """One model, in one process or one a device."""
 
     network_class: type[Network]
     make_tiny: Callable[[str, int, srpo.EnvSpec, int], None]
@@ -35,7 +31,7 @@ class PiPolicy(Learner):
 
     def __init__(self, config: srpo.PolicyConfig):
         super().__init__(config)
-        with self._memory("loading the model"):
+        with self._opening():
             self.choice = self._choice()
             self.network = self._open()
             self._new_optimiser()
@@ -77,7 +73,9 @@ class PiPolicy(Learner):
             return self.network_class(folder, self.choice, self.config.env)
 
     def _new_optimiser(self) -> None:
-        self.optimiser = optimiser.Optimiser(self.network.trunk, self.settings, self.settings["offload_optimizer"])
+        self.optimiser = optimiser.Optimiser(
+            self.network.trunk, self.settings, self.settings["offload_optimizer"], self.group
+        )
 
     def describe(self) -> srpo.PolicySpec:
         return srpo.PolicySpec(
@@ -95,8 +93,7 @@ class PiPolicy(Learner):
         self._usable()
         temperature = sampling.temperature if sampling.temperature > 0 else 1.0
         samples = [self._sample(item) for item in items]
-        with self._memory(f"acting on {len(items)} observations"):
-            chosen = self.network.act(samples, [i.seed for i in items], temperature, sampling.greedy)
+        chosen = self._chosen(samples, [i.seed for i in items], temperature, sampling.greedy)
         results, records = [], []
         for item, acted in zip(items, chosen):
             actions = np.clip(acted.actions, self.space.low, self.space.high).astype(np.float32)
@@ -143,15 +140,14 @@ class PiPolicy(Learner):
         old = network.source.statistics
         if s["statistics"] == "compute" or (s["statistics"] == "auto" and not network.measured):
             acted, states = imitation.windows(network, examples)
-            network.use_statistics(
-                {**old, normalise.ACTION: normalise.measure(acted), normalise.STATE: normalise.measure(states)}
-            )
+            measured = {normalise.ACTION: normalise.measure(acted), normalise.STATE: normalise.measure(states)}
+            self.crew.all("use_statistics", {**old, **measured})
         try:
             with self._undone("imitation"):
-                self.optimiser.fresh()
+                self.crew.all("fresh")
                 training = imitation.Imitation(
                     network,
-                    self.optimiser,
+                    self.crew,
                     self._or("imitate_lr", 2.5e-5, 1e-3),
                     self._or("imitate_batch", 32, 8),
                     s["imitate_micro_batch"] or (self.choice.micro_batch if self.choice.device.type == "cuda" else 8),
@@ -162,11 +158,13 @@ class PiPolicy(Learner):
                 steps = imitate.steps or self._or("imitate_steps", 30000, 300)
                 training.run(examples, steps, imitate.seed, progress)
         except BaseException:
-            network.use_statistics(old)
+            self.crew.all("use_statistics", old)
             raise
-        self.optimiser.fresh()
-        self.start = None
+        self.crew.all("anew")
         self.forget([])
+
+    def _imitation_loss(self, batch: list[Any], whole: float) -> torch.Tensor:
+        return self.network.losses(batch).sum() / whole
 
     # Checkpoints.
 
@@ -183,97 +181,15 @@ class PiPolicy(Learner):
             )
         if c.rank:
             base = self.settings["checkpoint"] or self.settings["preset"]
-            lora.write(net.trunk, os.path.join(folder, ADAPTER), c.rank, c.alpha, base)
-        tensors, steps = self.optimiser.state()
-        tensors = dict(tensors)
-        if self.start is not None:
-            tensors.update({f"start.{n}": t for n, t in self.start.items()})
-        place = os.path.join(folder, STATE)
-        os.mkdir(place)
-        save_file(
-            {n: t.detach().contiguous().cpu() for n, t in tensors.items()}, os.path.join(place, "state.safetensors")
-        )
-        with open(os.path.join(place, "state.json"), "w", encoding="utf-8") as f:
-            json.dump(
-                {
-                    "format": 1,
-                    "base": net.fingerprint if c.rank else "",
-                    "rank": c.rank,
-                    "alpha": c.alpha,
-                    "steps": steps,
-                    "names": list(self.optimiser.parameters),
-                    "start": self.start is not None,
-                },
-                f,
-            )
+            lora.write(net.trunk, os.path.join(folder, saved.ADAPTER), c.rank, c.alpha, base)
+        self._write_state(folder, c.rank, c.alpha, net.fingerprint if c.rank else "")
 
-    def load(self, folder: str) -> None:
-        """Restores what save wrote. What learns must be the same (LoRA of the same rank on the same base, or the same
-        parameters); else the folder's whole weights are the new base, with a fresh optimiser, and the log says so.
+    def _taken(self, folder: str) -> Network:
+        return self.network_class(folder, self.choice, self.config.env)
 
-        Raises:
-            srpo.Error: nothing has changed then.
-        """
-        with self._memory(f"loading {folder}"):
-            state, tensors = self._read_state(folder)
-            c = self.choice
-            same = state["rank"] == c.rank and state["names"] == list(self.optimiser.parameters)
-            same = same and (not c.rank or (state["base"], state["alpha"]) == (self.network.fingerprint, c.alpha))
-            old = self.network, self.optimiser, self.start
-            try:
-                if same and c.rank:
-                    keep, statistics = optimiser.Keep(self.optimiser, 1 << 62), self.network.source.statistics
-                    try:
-                        lora.read(self.network.trunk, os.path.join(folder, ADAPTER))
-                        self.network._read_noise(folder)
-                        source = checkpoint.read_source(folder, self.network.kind, self.network.config_class)
-                        self.network.use_statistics(source.statistics)
-                        self._new_optimiser()
-                        self.optimiser.restore(tensors, state["steps"])
-                    except BaseException:
-                        keep.back()
-                        self.network.use_statistics(statistics)
-                        raise
-                else:
-                    self.network = self.network_class(folder, self.choice, self.config.env)
-                    self._new_optimiser()
-                    if same:
-                        self.optimiser.restore(tensors, state["steps"])
-                self.start = None
-                if same:
-                    names = [n for n in state["names"] if state["start"]]
-                    self.start = {n: tensors[f"start.{n}"] for n in names} or None
-                    if self.start and not self.settings["offload_optimizer"]:
-                        self.start = {n: t.to(c.device) for n, t in self.start.items()}
-                else:
-                    print(f"{folder} was trained in another way: its weights are the new base, the optimiser is fresh")
-            except BaseException as e:
-                self.network, self.optimiser, self.start = old
-                if isinstance(e, (KeyError, RuntimeError)):
-                    raise srpo.Error(
-                        "corrupt", f"does not fit together: {e}", place=folder, hint="go back to an earlier checkpoint"
-                    ) from e
-                raise
-        self.broken = ""
-        self.forget([])
-
-    def _read_state(self, folder: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-        place = os.path.join(folder, STATE)
-        try:
-            with open(os.path.join(place, "state.json"), encoding="utf-8") as f:
-                state = json.load(f)
-            tensors = load_file(os.path.join(place, "state.safetensors"))
-            if state["format"] != 1 or not {"rank", "alpha", "base", "steps", "names", "start"} <= set(state):
-                raise ValueError(f"format {state['format']}, want 1")
-            return state, tensors
-        except FileNotFoundError as e:
-            raise srpo.Error(
-                "not found",
-                "not a folder that this policy was saved in",
-                place=place,
-                hint=f"for a lerobot checkpoint set policy.{self.name}.checkpoint instead",
-            ) from e
-        except (ValueError, KeyError, TypeError, SafetensorError) as e:
-            raise srpo.Error(
-                "corrupt", f"cannot be read: {e}", place=place, hint="go back to an earlier checkpoint"
-            ) from e
+    def _take_adapter(self, folder: str) -> None:
+        net = self.network
+        source = checkpoint.read_source(folder, net.kind, net.config_class)
+        lora.read(net.trunk, os.path.join(folder, saved.ADAPTER))
+        net._read_noise(folder)
+        net.use_statistics(source.statistics)

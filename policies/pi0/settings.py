@@ -15,6 +15,9 @@ OWN = [
             max=1000),
     Setting("stochastic", "one", "one random step of a chunk is stochastic and the others follow the ODE, or all are: "
             "then an update costs K times as much", choices=("one", "all")),
+    Setting("attention", "eager", "attention of language model and expert in acting and updates: lerobot's own eager "
+            "or torch's sdpa. In imitation and with gradient_checkpointing lerobot's network knows eager alone",
+            choices=("eager", "sdpa")),
     Setting("ratio", "chunk", "what one ratio of PPO is of: a chunk (pi_RL), an action, or an element of one",
             choices=("chunk", "action", "element")),
 ]  # fmt: skip

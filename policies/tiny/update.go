@@ -29,7 +29,8 @@ type lesson struct {
 // last Imitate left, else the one before the first Update; Save and Load carry it.
 //
 // Statistics: Loss, ClipFraction (units whose gradient was cut off), GradNorm (before clipping) and Entropy (nats an element) are means over the
-// mini-batches; KL is that of a chunk, over the last epoch; Samples counts chunks in one epoch.
+// mini-batches; KL is that of a chunk, over the last epoch; Samples counts chunks in one epoch. Extra: moved is the KL of a chunk from the policy before the
+// update to the one of the last epoch, estimated from the ratios; above 1 or so an update goes farther than its data can tell.
 //
 // An update that fails, is cancelled or meets a loss or gradient that is not finite leaves weights and optimiser as they were. Errors: NotFound for a
 // trajectory that was not recorded, Invalid for advantages that do not fit or are not finite, Internal for a loss that is not finite.
@@ -194,6 +195,7 @@ func (p *Policy) ppo(ctx context.Context, u policy.Update, lessons []lesson, pro
 			}
 		}
 		s.KL = last.kl / last.chunks
+		s.Extra["moved"] = last.moved / last.chunks
 	}
 	if steps > 0 {
 		s.Loss, s.GradNorm = loss/float64(steps), norm/float64(steps)
@@ -209,11 +211,12 @@ type tally struct {
 	loss, ratio, clipped, units float64 // over units
 	kl, entropy, chunks         float64 // over chunks
 	most                        float64 // largest ratio
+	moved                       float64 // KL(before the update || now), estimated from the ratios of the chunks' units
 }
 
 func (t *tally) add(o tally) {
 	t.loss, t.ratio, t.clipped, t.units = t.loss+o.loss, t.ratio+o.ratio, t.clipped+o.clipped, t.units+o.units
-	t.kl, t.entropy, t.chunks, t.most = t.kl+o.kl, t.entropy+o.entropy, t.chunks+o.chunks, max(t.most, o.most)
+	t.kl, t.entropy, t.chunks, t.most, t.moved = t.kl+o.kl, t.entropy+o.entropy, t.chunks+o.chunks, max(t.most, o.most), t.moved+o.moved
 }
 
 // lossGradient returns sums of the mini-batch's loss and the gradient of its mean over units, which lies in parts[0]. Shards are of fixed size and are added in
@@ -282,6 +285,7 @@ func (p *Policy) surrogate(u policy.Update, l lesson, out []float32, scale float
 		t.loss += loss
 		t.ratio += ratio
 		t.most = max(t.most, ratio)
+		t.moved += ratio - 1 - change // never negative, mean over samples KL (Schulman's k3)
 		if cut {
 			t.clipped++
 		}

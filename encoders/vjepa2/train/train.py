@@ -327,10 +327,10 @@ def train(a, reports: Reports) -> dict:
     )
     asked = []
     signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
-    log = _log(out / "log.jsonl", t.step)
+    log, last = _log(out / "log.jsonl", t.step)
     saved = began = time.monotonic()
     first, before = t.step, t.seconds
-    losses, lengths, last = [], [], {}
+    losses, lengths = [], []
     while t.step < a.steps:
         value, length = t.advance(data)
         losses.append(value)
@@ -373,21 +373,23 @@ def train(a, reports: Reports) -> dict:
                 "the same command goes on; checkpoint/ in it can be exported as it is",
             )
     t.save(out)
-    return {"checkpoint": str(t.publish(out)), "steps": t.step, "seconds": t.seconds, **last}
+    return {"checkpoint": str(t.publish(out)), **last, "steps": t.step, "seconds": t.seconds}
 
 
 def _log(path: Path, step: int):
-    """Opens log.jsonl, without lines of steps after the one that a training goes on from."""
-    kept = []
+    """Opens log.jsonl, without lines of steps after the one that a training goes on from; also returns its last."""
+    kept, last = [], {}
     if path.exists():
         for line in path.read_text().splitlines():
             try:
-                if json.loads(line)["step"] <= step:
+                entry = json.loads(line)
+                if entry["step"] <= step:
                     kept.append(line)
+                    last = entry
             except (ValueError, KeyError):
                 pass  # torn by a crash
     path.write_text("".join(line + "\n" for line in kept))
-    return open(path, "a", encoding="utf-8")
+    return open(path, "a", encoding="utf-8"), last
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import pytest
 import srpo_sdk as srpo
 import torch
 from safetensors.torch import load_file, save_file
-from test_policy import ENV, LIBERO, demonstration, item, policy, record, update
+from subject import ENV, LIBERO, demonstration, item, policy, record, update
 
 
 @pytest.fixture
@@ -182,19 +182,6 @@ def test_records_beyond_their_room():
     assert e.value.kind == "exhausted"
 
 
-def test_updates_that_cannot_be():
-    p = policy()
-    with pytest.raises(srpo.Error, match="nothing was recorded"):
-        p.update(update(), lambda _: None)
-    record(p)
-    with pytest.raises(srpo.Error, match="no executed step"):
-        p.update(update(steps=0), lambda _: None)
-    with pytest.raises(srpo.Error, match="clip_dual"):
-        p.update(update(clip_dual=0.5), lambda _: None)
-    with pytest.raises(srpo.Error, match="clip_low is nan"):
-        p.update(update(clip_low=float("nan")), lambda _: None)
-
-
 def test_demonstrations_that_cannot_be():
     p = policy()
     d = demonstration()
@@ -207,21 +194,6 @@ def test_demonstrations_that_cannot_be():
         with pytest.raises(srpo.Error, match=message):
             p.imitate(srpo.Imitate(1, 0, 1), iter([srpo.Demonstration(**values)]), lambda *_: None)
     assert p.network.source.statistics["tiny"]["num_transitions"] == 0
-
-
-def test_load_of_something_else(folder, tmp_path):
-    p = policy()
-    with pytest.raises(srpo.Error, match="not a folder that this policy was saved in"):
-        p.load(str(folder))
-    saved = tmp_path / "saved"
-    saved.mkdir()
-    p.save(str(saved))
-    path = saved / "srpo_state" / "state.safetensors"
-    path.write_bytes(path.read_bytes()[:-3] if path.stat().st_size > 100 else b"x")
-    with pytest.raises(srpo.Error, match="cannot be read") as e:
-        p.load(str(saved))
-    assert e.value.kind == "corrupt"
-    assert p.act([item(0)], srpo.Sampling())
 
 
 def test_no_env_and_several_processes():

@@ -5,8 +5,9 @@ from pathlib import Path
 
 PLUGIN = Path(__file__).resolve().parents[1]
 PI0 = PLUGIN.parent / "pi0"
+OPENVLA = PLUGIN.parent / "openvla"
 KIT = PLUGIN.parents[1] / "sdk" / "python"
-for folder in (PLUGIN.parent / "openvla", PI0 / "tests", PI0, PLUGIN / "tests", KIT, PLUGIN):
+for folder in (OPENVLA / "tests", OPENVLA, PI0 / "tests", PI0, PLUGIN / "tests", KIT, PLUGIN):
     if str(folder) in sys.path:  # pytest has put this folder first already
         sys.path.remove(str(folder))
     sys.path.insert(0, str(folder))

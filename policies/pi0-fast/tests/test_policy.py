@@ -148,23 +148,6 @@ def test_the_loss_matches_the_formula(ratio):
     assert s.samples == 6 and s.loss == pytest.approx(total, abs=2e-4)
 
 
-@pytest.mark.parametrize("settings", [{}, {"lora_rank": 4, "save_merged": False}, {"dtype": "bfloat16"}], ids=str)
-def test_next_update_after_load_is_the_same_bit_for_bit(settings, tmp_path):
-    p, q = (policy(**settings) for _ in range(2))
-    record(p)
-    p.update(update(1), lambda _: None)
-    p.save(str(tmp_path))
-    q.load(str(tmp_path))
-    for x in (p, q):
-        record(x)
-    a, b = p.update(update(2), lambda _: None), q.update(update(2), lambda _: None)
-    assert vars(a) == vars(b)
-    assert equal(p, q)
-    x, y = (z.act([item(0)], srpo.Sampling(temperature=1.2))[0] for z in (p, q))
-    np.testing.assert_array_equal(x.actions, y.actions)
-    np.testing.assert_array_equal(x.log_probs, y.log_probs)
-
-
 def test_imitation_learns_a_demonstration(trained):
     """It writes strings that end, in the demonstration's units."""
     folder, losses = trained

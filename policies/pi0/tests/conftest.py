@@ -4,7 +4,8 @@ import sys
 from pathlib import Path
 
 PLUGIN = Path(__file__).resolve().parents[1]
-for folder in (PLUGIN.parent / "openvla", PLUGIN / "tests", PLUGIN.parents[1] / "sdk" / "python", PLUGIN):
+OPENVLA = PLUGIN.parent / "openvla"
+for folder in (OPENVLA / "tests", OPENVLA, PLUGIN / "tests", PLUGIN.parents[1] / "sdk" / "python", PLUGIN):
     if str(folder) in sys.path:  # python -m pytest has put some of them first already
         sys.path.remove(str(folder))
     sys.path.insert(0, str(folder))

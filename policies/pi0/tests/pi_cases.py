@@ -61,8 +61,12 @@ def demonstration(n: int = 0, steps: int = 12, **more) -> srpo.Demonstration:
     return srpo.Demonstration(f"demo{n}", INSTRUCTIONS[0], images, proprio, acted, True, **more)
 
 
+def parameters(p: PiPolicy) -> dict:
+    return dict(p.network.trunk.named_parameters())
+
+
 def equal(a: PiPolicy, b: PiPolicy) -> bool:
     import torch
 
-    theirs = dict(b.network.trunk.named_parameters())
-    return all(torch.equal(x, theirs[n]) for n, x in a.network.trunk.named_parameters())
+    theirs = parameters(b)
+    return all(torch.equal(x, theirs[n]) for n, x in parameters(a).items())

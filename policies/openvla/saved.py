@@ -1,0 +1,102 @@
+"""`srpo_state`, the folder beside published files that holds what training goes on with: optimiser, starting policy."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import srpo_sdk as srpo
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from optimiser import Misfit
+
+STATE = "srpo_state"
+ADAPTER = "lora_adapter"
+_TENSORS, _REST = "state.safetensors", "state.json"
+_KEYS = {"rank", "alpha", "base", "steps", "names", "start"}
+
+
+def write(
+    folder: str,
+    tensors: dict[str, torch.Tensor],
+    steps: dict[str, float],
+    names: list[str],
+    start: dict[str, torch.Tensor] | None,
+    adapter: tuple[int, float, str],
+) -> None:
+    """Writes the folder.
+
+    Args:
+        tensors, steps: the optimiser's, see `optimiser.Optimiser.state`.
+        names: of the parameters that learn.
+        start: the starting policy's values of them; None: there is none yet.
+        adapter: rank and alpha of LoRA, and the fingerprint of the weights that it belongs to; (0, alpha, "") without.
+    """
+    tensors = dict(tensors)
+    if start is not None:
+        tensors.update({f"start.{n}": t for n, t in start.items()})
+    place = os.path.join(folder, STATE)
+    os.mkdir(place)
+    save_file({n: t.detach().contiguous().cpu() for n, t in tensors.items()}, os.path.join(place, _TENSORS))
+    rank, alpha, base = adapter
+    state = {
+        "format": 1,
+        "base": base,
+        "rank": rank,
+        "alpha": alpha,
+        "steps": steps,
+        "names": names,
+        "start": start is not None,
+    }
+    with open(os.path.join(place, _REST), "w", encoding="utf-8") as f:
+        json.dump(state, f)
+
+
+def read(folder: str, name: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """(what `write` was given but the tensors, tensors).
+
+    Args:
+        name: of the plugin, for hints.
+
+    Raises:
+        srpo.Error: "not found" or "corrupt".
+    """
+    place = os.path.join(folder, STATE)
+    try:
+        with open(os.path.join(place, _REST), encoding="utf-8") as f:
+            state = json.load(f)
+        tensors = load_file(os.path.join(place, _TENSORS))
+        if state["format"] != 1 or not _KEYS <= set(state):
+            raise ValueError(f"format {state['format']}, want 1 with {', '.join(sorted(_KEYS))}")
+        return state, tensors
+    except FileNotFoundError as e:
+        raise srpo.Error(
+            "not found",
+            "not a folder that this policy was saved in",
+            place=place,
+            hint=f"a published checkpoint is given as policy.{name}.checkpoint instead, with imitate.demos = 0",
+        ) from e
+    except (ValueError, KeyError, TypeError, SafetensorError) as e:
+        raise srpo.Error("corrupt", f"cannot be read: {e}", place=place, hint="go back to an earlier checkpoint") from e
+
+
+def start(
+    state: dict[str, Any], tensors: dict[str, torch.Tensor], parameters: dict[str, torch.nn.Parameter]
+) -> dict[str, torch.Tensor] | None:
+    """The starting policy in what `read` gave, for parameters of the same names. Raises `Misfit`."""
+    if not state["start"]:
+        return None
+    for n, p in parameters.items():
+        if f"start.{n}" not in tensors:
+            raise Misfit(f"start.{n} is missing")
+        if tensors[f"start.{n}"].shape != p.shape:
+            raise Misfit(f"start.{n} is {list(tensors[f'start.{n}'].shape)}, want {list(p.shape)}")
+    return {n: tensors[f"start.{n}"] for n in parameters} or None
+
+
+def misfit(folder: str, why: Exception) -> srpo.Error:
+    """The error for a folder whose parts do not belong to each other."""
+    return srpo.Error("corrupt", f"does not fit together: {why}", place=folder, hint="go back to an earlier checkpoint")

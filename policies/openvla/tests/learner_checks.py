@@ -1,0 +1,135 @@
+"""What holds for every policy that is a `Learner`, whatever its network: updates that fail, saving and loading. The
+plugin's own tests/subject.py says which it is.
+"""
+
+import numpy as np
+import pytest
+import srpo_sdk as srpo
+import torch
+from safetensors.torch import load_file, save_file
+from subject import RESUMED, demonstration, equal, item, policy, record, update
+
+import optimiser
+import saved
+
+
+def test_a_failed_update_leaves_everything(monkeypatch):
+    p, q = policy(), policy()
+    record(p)
+    calls = []
+
+    def stop(share):
+        calls.append(share)
+        if len(calls) == 8:
+            raise srpo.Error("canceled", "enough")
+
+    with pytest.raises(srpo.Error, match="enough"):
+        p.update(update(), stop)
+    assert equal(p, q) and not p.optimiser.adam.state
+    monkeypatch.setattr(optimiser.Optimiser, "step", lambda self, lr: float("nan"))
+    with pytest.raises(srpo.Error, match="not finite"):
+        p.update(update(), lambda _: None)
+    monkeypatch.undo()
+    s = p.update(update(), lambda _: None)
+    assert s.first_ratio == pytest.approx(1, abs=1e-5)
+
+
+def test_a_failed_update_that_cannot_be_undone_is_not_acted_on():
+    p = policy(rollback_mb=0)
+    record(p)
+    with pytest.raises(ZeroDivisionError):
+        p.update(update(), lambda _: 1 / 0)
+    with pytest.raises(srpo.Error, match="failed half way") as e:
+        p.act([item(0)], srpo.Sampling())
+    assert "--resume" in e.value.hint
+
+
+def test_updates_that_cannot_be():
+    p = policy()
+    with pytest.raises(srpo.Error, match="nothing was recorded"):
+        p.update(update(), lambda _: None)
+    record(p)
+    with pytest.raises(srpo.Error, match="no executed step"):
+        p.update(update(steps=0), lambda _: None)
+    with pytest.raises(srpo.Error, match="clip_dual"):
+        p.update(update(clip_dual=0.5), lambda _: None)
+    with pytest.raises(srpo.Error, match="clip_low is nan"):
+        p.update(update(clip_low=float("nan")), lambda _: None)
+
+
+def test_imitation_is_deterministic():
+    made = []
+    for _ in range(2):
+        p = policy()
+        p.imitate(srpo.Imitate(1, 5, 2), iter([demonstration()]), lambda *_: None)
+        made.append(p)
+    assert equal(*made)
+
+
+@pytest.mark.parametrize("settings", RESUMED, ids=str)
+def test_next_update_after_load_is_the_same_bit_for_bit(settings, tmp_path):
+    p, q = policy(**settings), policy(**settings)
+    record(p)
+    p.update(update(1), lambda _: None)
+    p.save(str(tmp_path))
+    q.load(str(tmp_path))
+    for x in (p, q):
+        record(x)
+    a, b = p.update(update(2), lambda _: None), q.update(update(2), lambda _: None)
+    assert vars(a) == vars(b)
+    assert equal(p, q)
+    x, y = (z.act([item(0)], srpo.Sampling(temperature=1.2))[0] for z in (p, q))
+    np.testing.assert_array_equal(x.actions, y.actions)
+    np.testing.assert_array_equal(x.log_probs, y.log_probs)
+
+
+def test_load_from_another_training_takes_the_weights(tmp_path):
+    p, q = policy(), policy(lora_rank=4)
+    record(p)
+    p.update(update(), lambda _: None)
+    p.save(str(tmp_path))
+    q.load(str(tmp_path))
+    a, b = (z.act([item(0)], srpo.Sampling(greedy=True))[0] for z in (p, q))
+    np.testing.assert_allclose(a.actions, b.actions, atol=1e-4)
+
+
+def test_a_folder_of_another_kind(tmp_path):
+    with pytest.raises(srpo.Error, match="not a folder that this policy was saved in") as e:
+        policy().load(str(tmp_path / "nothing"))
+    assert e.value.kind == "not found" and ".checkpoint" in e.value.hint
+
+
+@pytest.mark.parametrize("settings", [{}, {"lora_rank": 4}], ids=str)
+def test_a_state_that_cannot_be_used_changes_nothing(settings, tmp_path, monkeypatch):
+    p, q, fresh = (policy(**settings) for _ in range(3))
+    record(p)
+    p.update(update(1), lambda _: None)
+    p.save(str(tmp_path))
+    place = tmp_path / "srpo_state" / "state.safetensors"
+    whole, bytes_of_it = load_file(place), place.read_bytes()
+
+    def refused(kind, message):
+        with pytest.raises(srpo.Error, match=message) as e:
+            q.load(str(tmp_path))
+        assert e.value.kind == kind and e.value.place and e.value.hint
+        assert equal(q, fresh) and not equal(q, p) and q.start is None and not q.optimiser.adam.state
+        q.act([item(0)], srpo.Sampling())
+
+    for prefix in ("v.", "start."):
+        name = next(n for n in whole if n.startswith(prefix))
+        save_file({n: t for n, t in whole.items() if n != name}, place)
+        refused("corrupt", f"does not fit together: {name} is missing")
+    save_file({**whole, name: torch.zeros(2)}, place)
+    refused("corrupt", rf"{name} is \[2\], want")
+    place.write_bytes(bytes_of_it[:-3])
+    refused("corrupt", "cannot be read")
+    place.write_bytes(bytes_of_it)
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    with monkeypatch.context() as m:
+        m.setattr(saved, "start", full)
+        refused("exhausted", "out of memory while loading")
+    q.load(str(tmp_path))
+    assert equal(q, p)

@@ -1,0 +1,72 @@
+"""What the checks that all policies share are made of, for openvla: learner_checks.py, process_checks.py."""
+
+import cases
+import numpy as np
+import srpo_sdk as srpo
+import torch
+
+from policy import OpenVLAPolicy
+from settings import SETTINGS
+
+# Settings with which a loaded policy goes on as the saved one would have.
+RESUMED = [
+    {},
+    {"lora_rank": 4},
+    {"lora_rank": 4, "save_merged": False},
+    {"dtype": "bfloat16"},
+    {"offload_optimizer": True},
+]
+# With which several processes are compared with one.
+LR = 1e-4
+KINDS = {"whole": {"lr": LR}, "adapters": {"lr": LR, "lora_rank": 4, "offload_optimizer": True}}
+
+LIBERO = srpo.ActionSpace(
+    ["dx", "dy", "dz", "drx", "dry", "drz", "gripper"],
+    [-1] * 7,
+    [1] * 7,
+    "end-effector delta, OSC_POSE; gripper -1 open, +1 close",
+)
+ENV = srpo.EnvSpec([srpo.Camera("agentview", 64, 64)], LIBERO, record_camera="agentview")
+
+
+def policy(env: srpo.EnvSpec = ENV, **settings) -> OpenVLAPolicy:
+    values = {s.name: s.default for s in SETTINGS}
+    if "checkpoint" not in settings:
+        values["preset"] = "tiny"
+    return OpenVLAPolicy(srpo.PolicyConfig({**values, **settings}, seed=3, env=env))
+
+
+def item(i: int, step: int = 0, seed: int | None = None) -> srpo.ActItem:
+    seen = srpo.Observation({"agentview": cases.frame(i + step, 64, 64)}, None, cases.INSTRUCTIONS[i % 2])
+    return srpo.ActItem(f"0/t/0/{i}", step, seen, 100 * i + step if seed is None else seed)
+
+
+def update(n: int = 1, kl: float = 0.1, steps: int = 11, **more) -> srpo.Update:
+    h = dict(clip_low=0.2, clip_high=0.28, kl_beta=kl, epochs=2, mini_batch=3, clip_dual=0.0)
+    h.update({k: v for k, v in more.items() if k in h})
+    given = [srpo.Advantage(f"0/t/0/{i}", np.array([1.0 if i % 2 else -1.0]), steps) for i in range(3)]
+    return srpo.Update(n, given, srpo.Hyperparameters(**h), 1.6, 7)
+
+
+def record(p: OpenVLAPolicy) -> None:
+    sampling = srpo.Sampling(temperature=1.6, record=True)
+    p.act([item(i) for i in range(3)], sampling)
+    p.act([item(i, p.describe().chunk) for i in range(3)], sampling)
+
+
+def parameters(p: OpenVLAPolicy) -> dict[str, torch.Tensor]:
+    return dict(p.network.model.named_parameters())
+
+
+def equal(a: OpenVLAPolicy, b: OpenVLAPolicy) -> bool:
+    theirs = parameters(b)
+    return all(torch.equal(x, theirs[n]) for n, x in parameters(a).items())
+
+
+def demonstration(n: int = 0, steps: int = 12) -> srpo.Demonstration:
+    images = np.stack([cases.frame(t + n, 64, 64) for t in range(steps)])
+    t = np.arange(steps)[:, None]
+    acted = (0.8 * np.cos(t + np.arange(7))).astype(np.float32)
+    acted[:, 3] = 0.25  # a dimension that never moves
+    acted[:, -1] = np.where(t[:, 0] < 6, -1, 1)
+    return srpo.Demonstration(f"demo{n}", cases.INSTRUCTIONS[0], {"agentview": images}, None, acted, True)

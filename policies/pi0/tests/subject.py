@@ -1,0 +1,14 @@
+"""What the checks that all policies share (openvla/tests) are made of, for pi0."""
+
+from cases import policy  # noqa: F401
+from pi_cases import demonstration, equal, item, parameters, record, update  # noqa: F401
+
+# Settings with which a loaded policy goes on as the saved one would have.
+RESUMED = [
+    {},
+    {"lora_rank": 4, "save_merged": False},
+    {"method": "flow-noise", "dtype": "bfloat16"},
+]
+# With which several processes are compared with one.
+LR = 1e-4
+KINDS = {"flow-noise": {"lr": LR, "method": "flow-noise", "offload_optimizer": True}}

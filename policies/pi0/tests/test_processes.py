@@ -1,0 +1,3 @@
+"""Several processes."""
+
+from process_checks import *  # noqa: F403
