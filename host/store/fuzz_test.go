@@ -33,7 +33,7 @@ func FuzzSums(f *testing.F) {
 	f.Add([]byte(`{"format":1,"iteration":-1,"metrics_bytes":-5,"files":{"../x":{}}}`))
 	f.Add([]byte(`{"format":2}`))
 	f.Add([]byte(`{"format":1,"files":{"":{"size":0},"policy":{},"a/../b":{}}}`))
-	dir := f.TempDir()
+	dir := memoryDir(f)
 	require.NoError(f, os.Mkdir(filepath.Join(dir, policyDir), 0o755))
 	require.NoError(f, os.WriteFile(filepath.Join(dir, "host.json"), []byte("{}"), 0o644))
 	f.Fuzz(func(t *testing.T, text []byte) {
@@ -60,7 +60,7 @@ func FuzzRunManifest(f *testing.F) {
 	f.Add(text)
 	f.Add([]byte(`{"format_version":1,"seed":5}`))
 	f.Add([]byte(`{"format_version":9}`))
-	dir := f.TempDir()
+	dir := memoryDir(f)
 	f.Fuzz(func(t *testing.T, text []byte) {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, manifestFile), text, 0o644))
 		if m, err := readManifest(dir); err != nil {
@@ -77,7 +77,7 @@ func FuzzLines(f *testing.F) {
 	f.Add([]byte(`{"iteration":4,"kl":null,"seconds_by_phase":{"rollout":1,"x":null},"entropy":1e400}`+"\n"), []byte(`{"type":"warn`))
 	f.Add([]byte("nonsense\n[]\n\n{}\n"), []byte("{\"type\":\"warning\",\"iteration\":4}\n"))
 	f.Add([]byte{}, bytes.Repeat([]byte("x"), 9000))
-	work := f.TempDir()
+	work := memoryDir(f)
 	n := 0
 	f.Fuzz(func(t *testing.T, metrics, events []byte) {
 		n++

@@ -335,7 +335,7 @@ func TestEveryOperationMayFail(t *testing.T) {
 }
 
 // memoryDir is a temporary folder in memory where there is one: thousands of fsyncs prove nothing here.
-func memoryDir(t *testing.T) string {
+func memoryDir(t testing.TB) string {
 	dir, err := os.MkdirTemp("/dev/shm", "srpo-store")
 	if err != nil {
 		return t.TempDir()

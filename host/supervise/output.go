@@ -1,6 +1,7 @@
 package supervise
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -135,25 +136,25 @@ type lines struct {
 func (l *lines) Write(b []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	// Only what is new is searched, and what is left is moved once: a plugin may print byte by byte, or nothing but line ends.
+	searched := len(l.rest)
 	l.rest = append(l.rest, b...)
+	rest := l.rest
 	for {
-		end := -1
-		for i, c := range l.rest {
-			if c == '\n' {
-				end = i
-				break
-			}
-		}
+		end := bytes.IndexByte(rest[searched:], '\n')
 		switch {
 		case end >= 0:
-			l.to.line(l.source, string(l.rest[:end]))
-			l.rest = append(l.rest[:0], l.rest[end+1:]...)
-		case len(l.rest) >= maxLine:
-			l.to.line(l.source, string(l.rest))
-			l.rest = l.rest[:0]
+			end += searched
+			l.to.line(l.source, string(rest[:end]))
+			rest = rest[end+1:]
+		case len(rest) >= maxLine:
+			l.to.line(l.source, string(rest))
+			rest = nil
 		default:
+			l.rest = append(l.rest[:0], rest...)
 			return len(b), nil
 		}
+		searched = 0
 	}
 }
 
