@@ -17,7 +17,7 @@ export PATH := $(PATH):$(VENV)/tools
 
 STEPS := fmt vet staticcheck proto-check ruff go-test python-test examples smoke faults remote libero libero-plus
 
-.PHONY: build test fuzz faults bench openvla pi0 parity results proto clean venv $(STEPS)
+.PHONY: build test fuzz hangs bench openvla pi0 parity results proto clean venv $(STEPS)
 
 build:
 	$(GO) build -o srpo ./cmd/srpo
@@ -56,6 +56,10 @@ fuzz:
 # 20 kill points of plugins and 20 of the host: the run that went on must be the undisturbed one, bit for bit. docs/results/faults.sh tries 200 of each.
 faults:
 	$(GO) test -tags faults -count=1 -timeout 20m -run '^TestKillPoints$$' -json ./cmd/srpo | $(TALLY) go faults
+
+# Each plugin stopped in each kind of call: deadlines notice it. Takes some 2 minutes, as it waits.
+hangs:
+	$(GO) test -tags faults -count=1 -timeout 20m -run '^TestHangs$$' ./cmd/srpo
 
 python-test: venv
 	@rm -f $(VENV)/pytest.xml; cd sdk/python; status=0; \
