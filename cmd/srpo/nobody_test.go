@@ -160,8 +160,8 @@ func TestNobodyIsLeft(t *testing.T) {
 		{"SIGKILL of the host", -1, func(h *os.Process, _ []int) { _ = h.Kill() }, true},
 		{"an end without any cleaning up, as in a panic", 2, func(h *os.Process, _ []int) { _ = h.Signal(syscall.SIGQUIT) }, true},
 		{"SIGKILL of the plugin", 130, func(h *os.Process, p []int) { _ = syscall.Kill(p[0], syscall.SIGKILL) }, false},
-		// the plugin misses it and says so, each time that the episode is tried again: the run ends with its words
-		{"SIGKILL of a worker", 1, func(h *os.Process, p []int) { _ = syscall.Kill(p[2], syscall.SIGKILL) }, false},
+		// the plugin misses it and says so; the second time it is replaced
+		{"SIGKILL of a worker", 130, func(h *os.Process, p []int) { _ = syscall.Kill(p[2], syscall.SIGKILL) }, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			home, tmp := filepath.Join(work, "home"), filepath.Join(work, "t")
@@ -203,7 +203,7 @@ func TestNobodyIsLeft(t *testing.T) {
 				before := pids()
 				require.NotEmpty(t, before)
 				c.end(cmd.Process, before[0])
-				if c.name == "SIGKILL of the plugin" {
+				if strings.Contains(c.name, "plugin") || strings.Contains(c.name, "worker") {
 					wait("another plugin in its place", func() bool { return len(pids()) > len(before) })
 					gone := before[0]
 					wait("its whole family gone", func() bool {
@@ -233,9 +233,6 @@ func TestNobodyIsLeft(t *testing.T) {
 				code = e.ExitCode()
 			}
 			require.Equal(t, c.code, code, out.String())
-			if c.code == 1 {
-				require.Contains(t, out.String(), "failed 4 times, the last time with: ")
-			}
 			if c.swept { // by the next start
 				// but for the child in a session of its own, which nobody alive knows of
 				wait("no process", func() bool {

@@ -188,7 +188,7 @@ func TestWhichFaultsReplaceAProcess(t *testing.T) {
 	}
 }
 
-// An episode that fails by itself is tried again without its process being replaced, and then named.
+// An episode that fails by itself is tried again, once in a fresh process, and then named.
 func TestEpisodeThatAlwaysFails(t *testing.T) {
 	leaks(t)
 	x := newSetting(t, 2)
@@ -206,7 +206,30 @@ func TestEpisodeThatAlwaysFails(t *testing.T) {
 	require.ErrorContains(t, err, bad.ID)
 	require.Equal(t, "Traceback ...", plugins.AsError(err).Detail)
 	require.EqualValues(t, 4, tries.Load())
-	require.Zero(t, x.envs[0].reported)
+	require.Equal(t, 1, x.envs[0].reported)
+}
+
+// A process whose own state is broken, so that every call fails though it lives, is replaced, and nothing is lost.
+func TestBrokenProcess(t *testing.T) {
+	leaks(t)
+	want := newSetting(t, 1).run(t)
+	x := newSetting(t, 1)
+	var broken atomic.Bool
+	var calls atomic.Int64
+	x.world.before = func(context.Context, int, Episode) error {
+		if calls.Add(1) == 17 {
+			broken.Store(true)
+		}
+		if broken.Load() && x.envs[0].reported == 0 {
+			return plugins.Errorf(plugins.Internal, "a worker is gone")
+		}
+		return nil
+	}
+	r, err := x.s.Run(t.Context(), x.plan)
+	require.NoError(t, err)
+	require.Equal(t, want, comparable(r))
+	require.Equal(t, 1, x.envs[0].reported)
+	require.Equal(t, 2, r.Timing.Faults)
 }
 
 // An episode that kills its process costs the other lanes their attempts, but in the end the error is about a lost process and comes.

@@ -68,7 +68,7 @@ func (l *lane) giveUp(err error) {
 // again puts an episode back to be rolled from its seed, or ends the call when that has been tried too often.
 func (l *lane) again(a *attempt, incarnation uint64, err error) {
 	r, j := l.roll, a.job
-	if replaces(err) {
+	if replaces(err) || j.faults == 1 && suspicious(err) {
 		l.proc.Worker.Failed(incarnation, err)
 	}
 	if plugins.KindOf(err) == plugins.Unavailable {

@@ -133,3 +133,13 @@ func replaces(err error) bool {
 	}
 	return false
 }
+
+// suspicious says whether an error, when an episode meets it for the second time, is rather the process's than the episode's: a worker of the plugin that died,
+// memory that it does not get back. A fresh process gets the next try.
+func suspicious(err error) bool {
+	switch plugins.KindOf(err) {
+	case plugins.Internal, plugins.Exhausted, plugins.Unspecified:
+		return true
+	}
+	return false
+}

@@ -156,13 +156,13 @@ func TestDeathBetweenCalls(t *testing.T) {
 
 func TestDeadlineReplacesTheProcess(t *testing.T) {
 	t.Parallel()
-	w, _ := envWorker(t, Options{Restarts: 1, Deadlines: Deadlines{Reset: 300 * time.Millisecond}})
+	w, _ := envWorker(t, Options{Restarts: 1, Deadlines: Deadlines{Reset: 3 * time.Second}})
 	c, _, err := w.Client(background)
 	require.NoError(t, err)
 	pid := w.Process().PID()
 	_, err = c.Reset(background, env.Reset{Lane: 2, Task: "hang"})
 	require.Equal(t, plugins.Deadline, plugins.KindOf(err), err)
-	require.ErrorContains(t, err, "env toy: Reset of lane 2 did not answer within 300ms (it says it is busy with")
+	require.ErrorContains(t, err, "env toy: Reset of lane 2 did not answer within 3s (it says it is busy with")
 	require.Contains(t, plugins.AsError(err).Hint, "[host] reset_timeout_s")
 	requireGone(t, pid)
 	_, inc, err := w.Client(background)
