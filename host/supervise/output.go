@@ -151,7 +151,9 @@ func (l *lines) Write(b []byte) (int, error) {
 			l.to.line(l.source, string(rest))
 			rest = nil
 		default:
-			l.rest = append(l.rest[:0], rest...)
+			if len(rest) < len(l.rest) {
+				l.rest = append(l.rest[:0], rest...)
+			}
 			return len(b), nil
 		}
 		searched = 0
