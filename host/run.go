@@ -260,13 +260,7 @@ func (r *run) iteration(ctx context.Context, i int) error {
 // allSolved says whether every group's success rate is above the most at which it is kept, or 1.
 func allSolved(result *rollout.Result, high float64) bool {
 	for _, g := range result.Groups {
-		n := 0
-		for _, e := range g.Episodes {
-			if e.Success {
-				n++
-			}
-		}
-		if rate := float64(n) / float64(len(g.Episodes)); rate <= high && rate < 1 {
+		if rate := float64(g.Successes) / float64(max(1, len(g.Episodes))); rate <= high && rate < 1 {
 			return false
 		}
 	}

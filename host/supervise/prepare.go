@@ -225,7 +225,7 @@ func (p *Preparer) build(ctx context.Context, pkg catalog.Package, tree lock.Tre
 	program := filepath.Join(dir, "program")
 	_, err := os.Stat(program)
 	built := err == nil
-	if tool := pkg.Manifest.Command.Build[0]; built && !strings.Contains(tool, "/") {
+	if tool := pkg.Manifest.Command.Build[0]; built && !p.Repair && !strings.Contains(tool, "/") {
 		if _, err := exec.LookPath(tool); err != nil {
 			return program, nil
 		}
@@ -235,7 +235,7 @@ func (p *Preparer) build(ctx context.Context, pkg catalog.Package, tree lock.Tre
 	}
 	tmp := filepath.Join(dir, fmt.Sprintf(".program-%d", os.Getpid()))
 	defer os.Remove(tmp)
-	if built { // what is up to date need not be linked again
+	if built && !p.Repair { // what is up to date need not be linked again
 		if err := copyProgram(tmp, program); err != nil {
 			return "", plugins.Errorf(plugins.Exhausted, "the build's folder: %w", err)
 		}
