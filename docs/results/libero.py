@@ -58,24 +58,22 @@ def interval(differences: list[float]) -> str:
 
 def task_rows(runs: Path, task: str) -> tuple[list[str], dict[str, list[float]], list[dict]]:
     """The table's rows of a task, the greedy success over all 50 states by label and seed in %, and all iterations."""
-    rows, rates, iterations = [], {}, []
-    seed = 0
-    while starts := sorted(runs.glob(f"{task}-sft-{seed}-*-train")):
-        start = starts[0].with_name(starts[0].name.removesuffix("-train"))
-        sampled = result(start.with_name(start.name + "-sampled"))
-        for label, folder in [
-            ("start", start),
-            ("SRPO (zscore)", runs / f"{task}-zscore-{seed}"),
-            ("GRPO (binary)", runs / f"{task}-binary-{seed}"),
-        ]:
+    steps = runs / f"{task}-steps"
+    if not steps.exists():
+        return [], {}, []
+    start = runs / f"{task}-sft-{steps.read_text().strip()}"
+    sampled, (train, test, everywhere) = result(start.with_name(start.name + "-sampled")), both(start)
+    rows = [f"| | start | {cell(sampled)} | {cell(train)} | {cell(test)} | {cell(everywhere)} |"]
+    rates, iterations = {"start": [100 * everywhere[0] / everywhere[1]]}, []
+    for seed in range(len(list(runs.glob(f"{task}-zscore-[0-9]")))):
+        for label, reward in [("SRPO (zscore)", "zscore"), ("GRPO (binary)", "binary")]:
+            folder = runs / f"{task}-{reward}-{seed}"
             scores, lines = both(folder), metrics(folder)
-            if label != "start" and (not lines or scores[2] is None):
+            if not lines or scores[2] is None:
                 continue
             iterations += lines
-            rates.setdefault(label, []).append(100 * scores[2][0] / scores[2][1] if scores[2] else math.nan)
-            sampling = change(lines) if lines else cell(sampled)
-            rows.append(f"| {seed} | {label} | {sampling} | {' | '.join(cell(s) for s in scores)} |")
-        seed += 1
+            rates.setdefault(label, []).append(100 * scores[2][0] / scores[2][1])
+            rows.append(f"| {seed} | {label} | {change(lines)} | {' | '.join(cell(s) for s in scores)} |")
     blind = runs / f"{task}-blind-0"
     if metrics(blind) and both(blind)[2]:
         rows.append(f"| 0 | SRPO, no image | {change(metrics(blind))} | {' | '.join(cell(s) for s in both(blind))} |")
@@ -90,7 +88,8 @@ def main() -> None:
         "",
         f"Made by `docs/results/libero.sh` ({', '.join(tasks)}), commit {commit}; its head says what was fixed before.",
         "Sampled: the policy's own episodes in the first and the last iteration (start: the 16 of the selection).",
-        "Greedy: every start state once, by side of the split; training saw the train side.",
+        "Greedy: every start state once, by side of the split; training saw the train side. Each seed draws its own",
+        "split; the start's is that of seed 0.",
         "",
     ]
     seconds: list[dict] = []
@@ -101,17 +100,19 @@ def main() -> None:
         seconds += iterations
         out += [f"## {task.replace('_', ' ')}", "", f"![success by iteration](libero-{task}.svg)", ""]
         out += ["| seed | | sampled | greedy, train | greedy, test | all 50 |", "|---|---|---|---|---|---|", *rows, ""]
-        zscore, binary, start = (rates.get(k, []) for k in ("SRPO (zscore)", "GRPO (binary)", "start"))
+        zscore, binary = (rates.get(k, []) for k in ("SRPO (zscore)", "GRPO (binary)"))
         n = min(len(zscore), len(binary))
         if n:
-            out += [f"SRPO minus start, greedy, all states: {interval([a - b for a, b in zip(zscore, start)])}. "
+            start = rates["start"][0]
+            out += [f"SRPO minus start, greedy, all states: {interval([a - start for a in zscore])}. "
+                    f"GRPO minus start: {interval([b - start for b in binary])}. "
                     f"SRPO minus GRPO: {interval([a - b for a, b in zip(zscore[:n], binary[:n])])}.", ""]  # fmt: skip
     if seconds:
         total = sum(m["seconds"] for m in seconds)
         share = {name: 100 * sum(m["seconds_by_phase"].get(name, 0) for m in seconds) / total for name in PHASES}
         stepping = 100 * sum(m["env_step_seconds"] for m in seconds) / (2 * total)
         out += [
-            f"An iteration of 32 episodes took {statistics.median(m['seconds'] for m in seconds):.0f} s at the median",
+            f"An iteration of 24 episodes took {statistics.median(m['seconds'] for m in seconds):.0f} s at the median",
             f"({len(seconds)} iterations, other work on the machine at times): rollout {share['rollout']:.1f} %,",
             f"update {share['update']:.1f} %, commit {share['commit']:.1f} %; encoding runs during the rollout",
             f"({share['encode']:.1f} %). Both lanes were inside the simulator for {stepping:.0f} % of the time.",

@@ -36,6 +36,8 @@ SETTINGS = [
     srpo.Setting("fast", True, "compiled steps, equal to robosuite's bit for bit; false: robosuite's own"),
     srpo.Setting("multisample", 4, "samples a pixel; 4 is LIBERO's. CHANGES PIXELS: 0 is twice as fast, and "
                  "12 % of the pixels differ", choices=(), min=0, max=16),
+    srpo.Setting("mesh_cell_mm", 0.0, "detail of what is drawn: a mesh's vertices within a cube of so many mm are one; "
+                 "0 is LIBERO's, every triangle. CHANGES PIXELS: 4 is twice as fast without a GPU", min=0, max=20),
     srpo.Setting("max_steps", 0, "most steps of an episode; 0: 220 spatial, 280 object, 300 goal, 520 "
                  "libero_10, 400 libero_90", min=0),
     srpo.Setting("wait_steps", 10, "steps of [0,0,0,0,0,0,-1] at the start, while objects settle", min=0),
@@ -44,7 +46,7 @@ SETTINGS = [
     srpo.Setting("keep_scenes", 2, "tasks kept loaded, 0.5 to 0.7 GB each; loading takes 4 s", min=1),
 ]  # fmt: skip
 FAILURES = ("miss", "drop", "wrong", "stall")  # ways in which failing.FailingExpert fails
-SCENE_SETTINGS = ("fast", "multisample")
+SCENE_SETTINGS = ("fast", "multisample", "mesh_cell_mm")
 
 
 class SceneLane(srpo.Env):

@@ -10,6 +10,7 @@ A GL context belongs to the thread that uses it: all of this must be called from
 from __future__ import annotations
 
 import atexit
+import copy
 import functools
 
 import mujoco
@@ -28,11 +29,41 @@ def gl_context():
     return context
 
 
-class Drawing:
-    """One model's textures and meshes on the GL side."""
+def coarse(model: mujoco.MjModel, cell: float) -> mujoco.MjModel:
+    """A copy of the model to be drawn from, not simulated: vertices of a mesh within a cube of ``cell`` m are one.
 
-    def __init__(self, model: mujoco.MjModel, multisample: int = DEFAULT_MULTISAMPLE):
+    Triangles that this leaves without an area, or twice, are gone; the others keep their normals and texture places.
+    A driver without a GPU takes its time by triangles, not by pixels (LIBERO's scenes have 0.3 million).
+    The method is Rossignac and Borrel's vertex clustering ("Multi-resolution 3D approximations", 1993).
+    """
+    model = copy.deepcopy(model)
+    for mesh in range(model.nmesh):
+        begin, count = model.mesh_vertadr[mesh], model.mesh_vertnum[mesh]
+        cubes = np.floor(model.mesh_vert[begin : begin + count] / cell).astype(np.int64)
+        _, first, cube = np.unique(cubes, axis=0, return_index=True, return_inverse=True)
+        begin, count = model.mesh_faceadr[mesh], model.mesh_facenum[mesh]
+        faces = first[cube.reshape(-1)][model.mesh_face[begin : begin + count]]
+        a, b, c = faces.T
+        kept = np.flatnonzero((a != b) & (b != c) & (a != c))
+        _, once = np.unique(np.sort(faces[kept], axis=1), axis=0, return_index=True)
+        kept = kept[np.sort(once)]
+        model.mesh_facenum[mesh] = len(kept)
+        end = begin + len(kept)
+        model.mesh_face[begin:end] = faces[kept]
+        for of_faces in (model.mesh_facenormal, model.mesh_facetexcoord):
+            of_faces[begin:end] = of_faces[begin : begin + count][kept]
+    return model
+
+
+class Drawing:
+    """One model's textures and meshes on the GL side.
+
+    ``multisample``: samples a pixel. ``cell``: see ``coarse``, in m; 0 draws every triangle.
+    """
+
+    def __init__(self, model: mujoco.MjModel, multisample: int = DEFAULT_MULTISAMPLE, cell: float = 0.0):
         self.model = model
+        self.cell = cell
         model.vis.quality.offsamples = multisample
         self.scene = mujoco.MjvScene(model, maxgeom=1000)
         self.perturbation = mujoco.MjvPerturb()
@@ -49,7 +80,8 @@ class Drawing:
             self.context.free()
         size = self.model.vis.global_
         size.offwidth, size.offheight = max(width, size.offwidth), max(height, size.offheight)
-        self.context = mujoco.MjrContext(self.model, mujoco.mjtFontScale.mjFONTSCALE_150)
+        meshes = coarse(self.model, self.cell) if self.cell > 0 else self.model
+        self.context = mujoco.MjrContext(meshes, mujoco.mjtFontScale.mjFONTSCALE_150)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self.context)
 
     def frame(self, data: mujoco.MjData, camera: int, height: int, width: int) -> np.ndarray:

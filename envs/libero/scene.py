@@ -43,6 +43,7 @@ class Scene:
         load: Callable[[], object],
         fast: bool = True,
         multisample: int = render.DEFAULT_MULTISAMPLE,
+        mesh_cell_mm: float = 0.0,
         tick: Callable[[], None] = lambda: None,  # called every few seconds while this takes long
     ):
         self.domain = load()
@@ -53,7 +54,7 @@ class Scene:
         self.seen_site_rgba = self.model.site_rgba.copy()
         self._observe_by_copy()
         self.fast = fast and fast_step.attach(self.domain, tick)
-        self._multisample = multisample
+        self._look = {"multisample": multisample, "cell": mesh_cell_mm / 1000}
         self._drawing: render.Drawing | None = None
 
     def _observe_by_copy(self) -> None:
@@ -111,7 +112,7 @@ class Scene:
     def frame(self, camera: str, height: int, width: int) -> np.ndarray:
         """uint8 [height, width, 3] of the last observation; ``camera`` is MuJoCo's name of it."""
         if self._drawing is None:
-            self._drawing = render.Drawing(self.model, self._multisample)
+            self._drawing = render.Drawing(self.model, **self._look)
         now = self.model.site_rgba.copy()  # a stove's flame is shown by a site's colour
         self.model.site_rgba[:] = self.seen_site_rgba
         try:

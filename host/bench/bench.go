@@ -199,11 +199,13 @@ func quantile(v []float64, q float64) float64 {
 	return v[i] + (at-float64(i))*(v[i+1]-v[i])
 }
 
-// ratios of pairs that were measured one right after the other.
+// ratios of pairs that were measured one right after the other; a pair over zero has none.
 func ratios(a, b []float64) []float64 {
-	r := make([]float64, min(len(a), len(b)))
-	for i := range r {
-		r[i] = a[i] / b[i]
+	var r []float64
+	for i := range min(len(a), len(b)) {
+		if b[i] > 0 {
+			r = append(r, a[i]/b[i])
+		}
 	}
 	return r
 }

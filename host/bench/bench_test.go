@@ -233,6 +233,7 @@ func TestQuantile(t *testing.T) {
 	require.Equal(t, 2.5, median([]float64{4, 1, 3, 2}))
 	require.InDelta(t, 1.3, quantile([]float64{4, 1, 3, 2}, 0.1), 1e-12)
 	require.Equal(t, []float64{2, 0.5}, ratios([]float64{4, 1, 9}, []float64{2, 2}))
+	require.Equal(t, []float64{2}, ratios([]float64{4, 1, 4}, []float64{0, 0, 2}), "a round in which the clock counted nothing has none")
 }
 
 func TestCPUSeconds(t *testing.T) {

@@ -160,9 +160,9 @@ func overheadRow(ctx context.Context, t Tools, o OverheadOptions, ways []way, la
 		}{{&row, w.key, ours[i], theirs}, {&cpu, w.key + "_cpu", ourCPU[i], theirCPU}} {
 			row.Values[x.key+"_us"] = median(x.ours)
 			cell := number(median(x.ours))
-			// processor time is counted in hundredths of a second: a very short run has none
-			if vector != nil && median(x.theirs) > 0 {
-				r := median(ratios(x.ours, x.theirs))
+			// processor time is counted in hundredths of a second: a very short run may have none
+			if rounds := ratios(x.ours, x.theirs); vector != nil && len(rounds) > 0 {
+				r := median(rounds)
 				row.Values[x.key+"_ratio"] = r
 				cell += fmt.Sprintf(" (%.2f)", r)
 			}

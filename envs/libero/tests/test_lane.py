@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import PLUGIN, SDK
 
+import render
 import rollout
 import suites
 
@@ -151,3 +152,26 @@ def test_stdout_stays_clean_and_nothing_is_written_at_home(tmp_path):
     assert "GLError" not in done.stderr.decode() and "EGLError" not in done.stderr.decode()
     assert (cache / "srpo-libero" / "matplotlib").is_dir()
     assert suites.package_root().is_dir()
+
+
+def test_coarse_meshes_change_pixels_a_little_and_physics_not_at_all():
+    """mesh_cell_mm: fewer triangles, nearly the same picture, the same states; 0 draws every one."""
+    actions = rollout.random_actions(8)
+    looks = [rollout.lane(128, wait_steps=0, mesh_cell_mm=cell) for cell in (0.0, 4.0)]
+    try:
+        fine, coarse = (rollout.by_lane(env, SOUP, 0, actions, ["agentview"], 8) for env in looks)
+        model = looks[0]._scene.model
+        drawn = render.coarse(model, 0.004)
+    finally:
+        for env in looks:
+            env.close()
+    for name in ("qpos", "qvel", "proprio"):
+        np.testing.assert_array_equal(fine[name], coarse[name])
+    error = np.mean((fine["agentview"].astype(float) - coarse["agentview"]) ** 2)
+    assert 0 < error < 255**2 / 10**2.7, "at least 27 dB"
+    assert drawn.mesh_facenum.sum() < 0.5 * model.mesh_facenum.sum()
+    for mesh in range(model.nmesh):  # corners of a triangle are three different vertices of its own mesh
+        begin = drawn.mesh_faceadr[mesh]
+        faces = drawn.mesh_face[begin : begin + drawn.mesh_facenum[mesh]]
+        assert faces.min(initial=0) >= 0 and faces.max(initial=0) < model.mesh_vertnum[mesh]
+        assert np.all(faces[:, 0] != faces[:, 1]) and np.all(faces[:, 1] != faces[:, 2])
