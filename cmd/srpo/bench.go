@@ -153,7 +153,7 @@ func (a *app) benchSection(ctx context.Context, name string, o *benchOptions, cf
 		if err != nil {
 			return bench.Section{}, err
 		}
-		l, _, err := launch(ctx, plugins.Encoder, cfg.Run.Encoder)
+		l, _, err := launch.Launch(ctx, plugins.Encoder, cfg.Run.Encoder)
 		if err != nil {
 			return bench.Section{}, err
 		}
@@ -183,7 +183,7 @@ func envLaunch(ctx context.Context, cfg *config.Config, term *report.Terminal, n
 	if err != nil {
 		return supervise.Launch{}, err
 	}
-	l, _, err := launch(ctx, plugins.Env, name)
+	l, _, err := launch.Launch(ctx, plugins.Env, name)
 	return l, err
 }
 

@@ -512,6 +512,9 @@ func TestLoadRefuses(t *testing.T) {
 	other = small(t, 1, nil)
 	other.env.Proprio = []string{"eef_x [m]", "speed"}
 	refused(other, plugins.Mismatch, "proprio")
+	other = small(t, 1, nil)
+	other.env.Proprio = append(other.env.Proprio, "speed")
+	refused(other, plugins.Mismatch, "the checkpoint was made for an env with 2 action and 2 proprio values, this one has 2 and 3")
 	_, err = q.Load(ctx, folder)
 	require.NoError(t, err)
 	require.Equal(t, p.state.weights, q.state.weights)
