@@ -19,6 +19,13 @@ const (
 	fullPose             = 6 // action dimensions of an arm that is moved and turned
 )
 
+// Standard deviations of the gaussian head where the setting std leaves them to the policy; see its doc.
+const (
+	stepStd          = 0.05
+	chunkStd         = 0.018
+	chunkStdFullPose = 0.07
+)
+
 // example is one demonstration, ready for training: pictures of side x side, actions in units of half the action range.
 type example struct {
 	pictures [][]byte

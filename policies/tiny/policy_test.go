@@ -757,6 +757,20 @@ func TestLoadKnowsImitations(t *testing.T) {
 	require.Equal(t, uint64(7), id)
 }
 
+// TestNoiseByArm: an arm in full pose explores wider by itself, and as widely as is asked for otherwise.
+func TestNoiseByArm(t *testing.T) {
+	for _, c := range []struct {
+		dims  int
+		noise string
+		set   float64
+		want  float64
+	}{{4, "chunk", 0, chunkStd}, {7, "chunk", 0, chunkStdFullPose}, {7, "step", 0, stepStd}, {7, "chunk", 0.3, 0.3}, {2, "step", 0.1, 0.1}} {
+		s, err := plugins.Resolve(settings(), plugins.Settings{"noise": c.noise, "std": c.set})
+		require.NoError(t, err)
+		require.Equal(t, c.want, deviation(s, c.dims), "%+v", c)
+	}
+}
+
 // TestImitateStepsByArm: an arm in full pose gets fewer steps by itself, and as many as are asked for otherwise.
 func TestImitateStepsByArm(t *testing.T) {
 	require.Less(t, imitateStepsFullPose, imitateSteps)
