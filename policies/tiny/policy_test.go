@@ -757,6 +757,18 @@ func TestLoadKnowsImitations(t *testing.T) {
 	require.Equal(t, uint64(7), id)
 }
 
+// TestRateByArm: an arm in full pose takes larger steps by itself, and such as are asked for otherwise.
+func TestRateByArm(t *testing.T) {
+	for _, c := range []struct {
+		dims      int
+		set, want float64
+	}{{4, 0, updateRate}, {7, 0, updateRateFullPose}, {7, 1e-3, 1e-3}, {4, 1e-3, 1e-3}} {
+		s, err := plugins.Resolve(settings(), plugins.Settings{"lr": c.set})
+		require.NoError(t, err)
+		require.Equal(t, c.want, learningRate(s, c.dims), "%+v", c)
+	}
+}
+
 // TestNoiseByArm: an arm in full pose explores wider by itself, and as widely as is asked for otherwise.
 func TestNoiseByArm(t *testing.T) {
 	for _, c := range []struct {
