@@ -41,6 +41,9 @@ func play(mode, rest string) {
 		killedHost(rest)
 	case "good":
 		serveEnv(&toy{})
+	case "heartless": // of an SDK that knows no heartbeat
+		_ = os.Unsetenv(plugins.HeartbeatEnv)
+		serveEnv(&toy{})
 	case "prints":
 		fmt.Println("hello from an import")
 		serveEnv(&toy{})
@@ -96,6 +99,7 @@ func serveEnv(impl env.Env) {
 			_ = syscall.Kill(-os.Getpid(), syscall.SIGKILL)
 		}()
 	}
+	serve.Heartbeat()
 	plugin.Serve(&plugin.ServeConfig{
 		HandshakeConfig:  plugins.Handshake,
 		VersionedPlugins: map[int]plugin.PluginSet{plugins.Protocol: {"env": &env.Plugin{Impl: impl}}},
@@ -149,6 +153,13 @@ func (t *toy) Reset(ctx context.Context, r env.Reset) (env.Transition, error) {
 		select {}
 	case "hang":
 		<-make(chan int)
+	case "work": // computes for so long
+		long, err := time.ParseDuration(rest)
+		if err != nil {
+			panic(err)
+		}
+		for began := time.Now(); time.Since(began) < long; {
+		}
 	case "corrupt":
 		return env.Transition{Success: true}, nil // without Terminated: the client refuses it
 	case "refuse":

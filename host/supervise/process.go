@@ -50,6 +50,10 @@ type Options struct {
 	// Backoff is the wait before the first restart, doubled for each further one up to MaxBackoff; a process that lived for a minute starts it anew.
 	// Defaults 100 ms and 10 s.
 	Backoff, MaxBackoff time.Duration
+	// Silence is how long a process whose heart was heard may be silent in a call before it is killed; 0: any time, calls end at their deadlines.
+	Silence time.Duration
+	// Patience is how many times its deadline a call may take while the process is seen to work: its heart beats, and its group uses the processor. Below 1: 1.
+	Patience float64
 	// Deadlines of calls; zero fields: [DefaultDeadlines].
 	Deadlines Deadlines
 	// OnEvent is told of starts, deaths and restarts; it must not block. nil: nobody is told.
@@ -113,6 +117,7 @@ func New(o Options) (*Supervisor, error) {
 	orDefault(&o.Backoff, 100*time.Millisecond)
 	orDefault(&o.MaxBackoff, 10*time.Second)
 	orDefault(&o.Deadlines.Configure, 5*o.StartTimeout)
+	o.Patience = max(1, o.Patience)
 	o.Deadlines = o.Deadlines.orDefaults()
 	folder, err := newRunFolder()
 	if err != nil {
@@ -196,6 +201,7 @@ type Process struct {
 	proto   plugin.ClientProtocol
 	conn    *grpc.ClientConn
 	arena   *arena.Arena
+	pulse   *pulse
 	stop    sync.Once
 	cleanup sync.Once
 	gone    chan struct{} // closed when everything of the process is released
@@ -248,10 +254,18 @@ func (p *Process) start(ctx context.Context) error {
 		inherits = append(inherits, p.arena.File())
 	}
 	lifelineR, lifelineW, err := os.Pipe()
+	if err == nil {
+		if p.pulse, err = newPulse(s.o.Silence); err != nil {
+			p.pulse = nil
+			_, _ = lifelineR.Close(), lifelineW.Close()
+		}
+	}
 	if err != nil {
-		p.releaseArena()
+		p.releaseShared()
 		return fail(plugins.Exhausted, "making a pipe: %w", err).WithHint("raise the limit of open files (ulimit -n)")
 	}
+	own[plugins.HeartbeatEnv] = p.pulse.variable(plugins.LifelineFD + 1 + len(inherits))
+	inherits = append(inherits, p.pulse.w)
 	cmd := exec.Command(p.launch.Argv[0], p.launch.Argv[1:]...)
 	cmd.Dir = p.launch.Dir
 	p.leader = newLeader(cmd, tag, p.out, lifelineR, lifelineW, inherits...)
@@ -283,7 +297,7 @@ func (p *Process) start(ctx context.Context) error {
 	if s.closed {
 		s.mu.Unlock()
 		p.leader.abandon(nil)
-		p.releaseArena()
+		p.releaseShared()
 		return fail(plugins.Canceled, "the run is ending")
 	}
 	s.live[p] = true
@@ -303,7 +317,9 @@ func (p *Process) start(ctx context.Context) error {
 		p.leader.kill()
 		<-done // the client's start ends with the process
 	}
+	p.pulse.started()
 	if failure == nil {
+		p.pulse.listen(p.leader.exited, func() { p.leader.killFor(fmt.Sprintf("as it gave no sign of life for %v", s.o.Silence)) })
 		s.event(Event{Plugin: label, What: "started", PID: p.PID(), Seconds: time.Since(began).Seconds()})
 		go func() {
 			<-p.leader.exited
@@ -456,7 +472,7 @@ func (p *Process) release() {
 		case <-done:
 		case <-time.After(time.Second):
 		}
-		p.releaseArena()
+		p.releaseShared()
 		p.out.close()
 		p.s.mu.Lock()
 		delete(p.s.live, p)
@@ -466,8 +482,12 @@ func (p *Process) release() {
 	<-p.gone
 }
 
-func (p *Process) releaseArena() {
+// releaseShared closes what the process shared with the host.
+func (p *Process) releaseShared() {
 	if p.arena != nil {
 		_ = p.arena.Close()
+	}
+	if p.pulse != nil {
+		p.pulse.close()
 	}
 }

@@ -265,13 +265,14 @@ func (w *Proc[T]) startOnce() error {
 	w.inc++
 	inc := w.inc
 	w.proc = p
-	client := w.dial(guard{proc: p, limits: w.s.o.Deadlines, failed: func(cause error) { w.Failed(inc, cause) }})
+	client := w.dial(guard{proc: p, limits: w.s.o.Deadlines, patience: w.s.o.Patience, failed: func(cause error) { w.Failed(inc, cause) }})
 	w.mu.Unlock()
 	if w.configure != nil {
-		ctx, cancel := context.WithTimeout(w.ctx, w.s.o.Deadlines.Configure)
+		// Each of its calls has its own deadline, which may be drawn out; this one is for all of them together.
+		ctx, cancel := context.WithTimeout(w.ctx, time.Duration(w.s.o.Patience*float64(w.s.o.Deadlines.Configure)))
 		err := w.configure(ctx, client)
 		if err != nil && ctx.Err() == context.DeadlineExceeded {
-			err = plugins.Errorf(plugins.Deadline, "was not configured within %v: %w", w.s.o.Deadlines.Configure, err).WithPlace("%s", p.Label()).
+			err = plugins.Errorf(plugins.Deadline, "was not configured within %v: %w", time.Duration(w.s.o.Patience*float64(w.s.o.Deadlines.Configure)), err).WithPlace("%s", p.Label()).
 				WithDetail(p.LastWords(lastWords)).WithHint("look into %s; if it only needs longer, raise [host] start_timeout_s", p.LogFile())
 		}
 		cancel()

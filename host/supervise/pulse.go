@@ -1,0 +1,114 @@
+package supervise
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// pulse is what the host hears of a process's heart: the SDKs write a byte into a pipe now and then, from a thread of their own, so that a call which takes long is
+// told from a process that is stopped, or whose interpreter is held by something that does not come back.
+//
+// A process that has beaten and falls silent in a call is killed, long before deadlines that are made for training. One that never beat, as an SDK of before
+// does not, has its deadlines alone.
+type pulse struct {
+	r, w    *os.File
+	every   time.Duration // between beats
+	silence time.Duration // 0: any
+
+	beats  atomic.Uint64
+	calls  atomic.Int64 // in progress
+	missed atomic.Int64 // beats in a row, in calls
+	over   atomic.Bool  // it was killed for its silence
+	once   sync.Once
+}
+
+func newPulse(silence time.Duration) (*pulse, error) {
+	p := &pulse{silence: silence, every: time.Second}
+	if silence > 0 {
+		p.every = min(p.every, max(silence/10, 20*time.Millisecond))
+	}
+	var err error
+	p.r, p.w, err = os.Pipe()
+	return p, err
+}
+
+// variable is the value of [plugins.HeartbeatEnv] for a process that inherits the write end as descriptor fd.
+func (p *pulse) variable(fd int) string { return fmt.Sprintf("%d,%d", fd, p.every.Milliseconds()) }
+
+// listen hears the process until it has exited, and calls silent once when it has been silent in a call for too long.
+func (p *pulse) listen(exited <-chan struct{}, silent func()) {
+	go func() {
+		b := make([]byte, 64)
+		for {
+			n, err := p.r.Read(b)
+			p.beats.Add(uint64(n))
+			if err != nil {
+				return
+			}
+		}
+	}()
+	go func() {
+		// Time is counted in our own ticks: a host that was itself stopped, or a machine that slept, hears nothing meanwhile and must not blame the plugin.
+		tick := time.NewTicker(p.every)
+		defer tick.Stop()
+		for last := uint64(0); ; {
+			select {
+			case <-exited:
+				return
+			case <-tick.C:
+			}
+			beats := p.beats.Load()
+			switch {
+			case beats != last, beats == 0, p.calls.Load() == 0:
+				last = beats
+				p.missed.Store(0)
+			case p.silence > 0 && time.Duration(p.missed.Add(1))*p.every >= p.silence:
+				p.over.Store(true)
+				silent()
+				return
+			}
+		}
+	}()
+}
+
+// beating says whether the process was heard lately.
+func (p *pulse) beating() bool { return p.beats.Load() > 0 && p.missed.Load() < 3 }
+
+// started closes the end that is the process's.
+func (p *pulse) started() { p.once.Do(func() { _ = p.w.Close() }) }
+
+func (p *pulse) close() {
+	p.started()
+	_ = p.r.Close()
+}
+
+// clockTick is the unit of /proc/PID/stat, the same on every Linux that Go runs on.
+const clockTick = time.Second / 100
+
+// worked is the processor time of all processes of a group, and of their children that ended; false where there is no /proc to read it from.
+func worked(group int) (total time.Duration, ok bool) {
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, path := range stats {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			continue // it ended
+		}
+		// PID (NAME) STATE PPID PGRP ...; the name may hold anything.
+		f := bytes.Fields(data[bytes.LastIndexByte(data, ')')+1:])
+		if len(f) < 15 || string(f[2]) != strconv.Itoa(group) {
+			continue
+		}
+		ok = true
+		for _, v := range f[11:15] { // utime, stime, and both of children that were waited for
+			n, _ := strconv.ParseInt(string(v), 10, 64)
+			total += time.Duration(n) * clockTick
+		}
+	}
+	return total, ok
+}
