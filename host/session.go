@@ -648,7 +648,7 @@ func finiteStatistics(st policy.Statistics) error {
 		v    float64
 	}{{"loss", st.Loss}, {"kl", st.KL}, {"clip_fraction", st.ClipFraction}, {"grad_norm", st.GradNorm}, {"entropy", st.Entropy}, {"first_ratio", st.FirstRatio}} {
 		if math.IsNaN(s.v) || math.IsInf(s.v, 0) {
-			return plugins.Errorf(plugins.Corrupt, "the update's %s is %v", s.name, s.v).WithHint("lower the learning rate; the run is as it was before this iteration")
+			return plugins.Errorf(plugins.Diverged, "the update's %s is %v", s.name, s.v).WithHint("lower the learning rate; the run is as it was before this iteration")
 		}
 	}
 	return nil

@@ -15,6 +15,7 @@ KINDS = (
     "unavailable",  # the plugin process is gone
     "corrupt",  # a reply, a file or a package is not what it must be
     "internal",  # a fault inside the plugin
+    "diverged",  # numbers of a computation are not finite, or cannot be used
 )
 
 

@@ -135,8 +135,9 @@ def test_heart_beats_in_a_call_and_not_when_the_interpreter_is_held(start):
     assert beats(20) and not slow.done()
     slow.cancel()
     reset(plugin, "lab/hold_gil", lane=1)
-    plugin.method("Env.Step").future(env_pb2.StepRequest(lane=1, actions=tensor(np.zeros((1, 3), np.float32))))
+    held = plugin.method("Env.Step").future(env_pb2.StepRequest(lane=1, actions=tensor(np.zeros((1, 3), np.float32))))
     until(lambda: not beats(1))
+    assert not held.done()
     os.close(heard)
 
 
