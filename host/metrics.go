@@ -65,7 +65,7 @@ func metrics(i int, result *rollout.Result, scored srpo.Scored, d srpo.Diagnosti
 // words writes what a person should know of an iteration into the event log.
 func (r *run) words(i int, result *rollout.Result, scored srpo.Scored, groups []srpo.GroupSummary) {
 	for _, e := range result.Spoilt {
-		r.event(store.Event{Type: store.Dropped, Iteration: i, Message: e.Spoilt.Error()})
+		r.event(store.Event{Type: store.EpisodeDropped, Iteration: i, Message: e.Spoilt.Error()})
 	}
 	if n := len(result.Spoilt); n > 0 {
 		r.Terminal.Warn("iteration %d: %s dropped, as what the policy said in it cannot be used: %v", i, count(n, "episode"), result.Spoilt[0].Spoilt)

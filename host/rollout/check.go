@@ -190,7 +190,7 @@ func (c chunk) parts(single bool) []chunk {
 // checkActions copies a policy's result, clipping what is outside of the action space by rounding only. The error is Corrupt for a result that breaks the
 // contract, and Diverged for numbers that cannot be used.
 func (s *Scheduler) checkActions(r policy.Result, rules Rules) (chunk, error) {
-	const fix = "a fault in the policy plugin, or weights that diverged"
+	const fix = "a fault in the policy plugin, or weights that diverged: an earlier checkpoint, and a lower learning rate"
 	space := s.EnvSpec.Action
 	n := -1
 	if s.PolicySpec.Chunk > 0 {

@@ -120,6 +120,7 @@ const (
 	EpisodeRetried EventType = "episode_retried" // an episode is rolled again from its seed
 	GroupDropped   EventType = "group_dropped"   // a group was outside keep_low to keep_high, or lost too many members
 	Dropped        EventType = "embedding_dropped"
+	EpisodeDropped EventType = "episode_dropped" // what the policy said in it cannot be used
 	Solved         EventType = "solved"      // the run ended before its last iteration, as there was nothing left to learn
 	Evaluated      EventType = "evaluated"   // an evaluation ended; Event.Evaluation holds it
 	Committed      EventType = "committed"   // an iteration was committed

@@ -3,6 +3,7 @@ package supervise
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -228,7 +229,7 @@ func (w *Proc[T]) spend() error {
 	w.streak++
 	w.restarts = append(w.restarts, now)
 	w.mu.Unlock()
-	w.s.event(Event{Plugin: w.launch.Label(), What: "restarting", Seconds: wait.Seconds(), Cause: cause.Error()})
+	w.s.event(Event{Plugin: w.launch.Label(), What: "restarting", Seconds: wait.Seconds(), Cause: w.told(cause)})
 	t := time.NewTimer(wait)
 	defer t.Stop()
 	select {
@@ -322,10 +323,19 @@ func (w *Proc[T]) Failed(incarnation uint64, cause error) {
 	}
 	words := "it failed"
 	if cause != nil {
-		words = cause.Error()
+		words = w.told(cause)
 	}
 	w.s.event(Event{Plugin: p.Label(), What: what, PID: p.PID(), Incarnation: incarnation, Cause: words})
 	p.Kill()
+}
+
+// told is a cause without the plugin's name, which events give beside it.
+func (w *Proc[T]) told(cause error) string {
+	words := cause.Error()
+	if rest, ok := strings.CutPrefix(words, w.launch.Label()); ok {
+		return strings.TrimLeft(rest, ":, ")
+	}
+	return words
 }
 
 // Process is the present process, nil before the first start; for reports and tests.

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"syscall"
 
 	"github.com/srpo-dev/srpo/plugins"
 )
@@ -76,10 +77,15 @@ func (p *Policy) Save(_ context.Context, folder string) error {
 	out.Write(sum[:])
 	if err := write(folder, out.Bytes()); err != nil {
 		kind := plugins.Internal
-		if errors.Is(err, fs.ErrNotExist) {
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
 			kind = plugins.NotFound
+		case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+			kind = plugins.Exhausted
+		case errors.Is(err, syscall.EFBIG):
+			return plugins.Errorf(plugins.Exhausted, "cannot save: %w", err).WithHint("the file is larger than the system's limit: raise `ulimit -f`")
 		}
-		return plugins.Errorf(kind, "cannot save: %w", err).WithPlace("policy tiny").WithHint("the folder must exist, be writable and its disk have %d kB free", out.Len()>>10)
+		return plugins.Errorf(kind, "cannot save: %w", err).WithHint("the folder must exist, be writable and its disk have %d kB free", out.Len()>>10)
 	}
 	return nil
 }

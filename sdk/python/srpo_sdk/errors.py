@@ -1,5 +1,6 @@
 """Errors that keep kind, place and hint on their way to the host."""
 
+import errno
 import sys
 import traceback
 
@@ -63,6 +64,9 @@ def as_error(exc: BaseException, place: str = "") -> Error:
         isinstance(exc, MemoryError) or name == "OutOfMemoryError"
     ):  # torch.cuda.OutOfMemoryError, without importing torch
         return Error("exhausted", message, place=place, hint="use fewer lanes or smaller batches", detail=detail)
+    if isinstance(exc, OSError) and exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        hint = "raise `ulimit -f`" if exc.errno == errno.EFBIG else "make room on the disk, or use another one"
+        return Error("exhausted", message, place=place, hint=hint, detail=detail)
     if isinstance(exc, NotImplementedError):
         return Error("unsupported", message, place=place, detail=detail)
     print("\n".join(lines), file=sys.stderr, flush=True)
