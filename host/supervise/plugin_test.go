@@ -39,6 +39,8 @@ func play(mode, rest string) {
 	switch mode {
 	case "host": // a host that is going to be killed; see TestHostKilled
 		killedHost(rest)
+	case "neighbour": // another local user; see TestNeighbour
+		neighbour(rest)
 	case "good":
 		serveEnv(&toy{})
 	case "heartless": // of an SDK that knows no heartbeat

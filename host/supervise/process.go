@@ -42,7 +42,7 @@ type Options struct {
 	StopGrace time.Duration
 	// ArenaBytes is the size of each process's shared-memory arena; 0: off, tensors travel as bytes in the messages.
 	ArenaBytes int
-	// EnvAllow are names of environment variables that plugins get besides [EnvAllow]; a star at the end matches any rest.
+	// EnvAllow are names of environment variables that plugins get besides [EnvAllow]; a star at the end matches any rest. PLUGIN:NAME is for the plugin of that name.
 	EnvAllow []string
 	// Restarts is how often each plugin may be replaced: within Window, or within the run when Window is 0. 0: never.
 	Restarts int
@@ -275,7 +275,7 @@ func (p *Process) start(ctx context.Context) error {
 		VersionedPlugins: map[int]plugin.PluginSet{plugins.Protocol: {}},
 		AllowedProtocols: []plugin.Protocol{plugin.ProtocolGRPC},
 		RunnerFunc: func(_ hclog.Logger, spec *exec.Cmd, _ string) (runner.Runner, error) {
-			cmd.Env = append(environ(hostEnviron(), s.o.EnvAllow, own), spec.Env...)
+			cmd.Env = append(environ(hostEnviron(), allowedFor(p.launch.Name, s.o.EnvAllow), own), spec.Env...)
 			return p.leader, nil
 		},
 		SkipHostEnv: true,
