@@ -153,6 +153,10 @@ func restartPlugins(t *testing.T, n int) soakSeries {
 		if i%10 == 9 { // its heart is not heard in the next call
 			slow++
 			require.NoError(t, syscall.Kill(p.PID(), syscall.SIGSTOP))
+			require.Eventually(t, func() bool { // each of its threads stops when it next runs
+				stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.PID()))
+				return err == nil && strings.Contains(string(stat), ") T ")
+			}, time.Minute, time.Millisecond)
 			_, err := ask()
 			require.Equal(t, plugins.Deadline, plugins.KindOf(err))
 		} else {

@@ -197,7 +197,7 @@ func (c *Config) declare() []section {
 			setting(&c.Host.UpdateTimeoutS, "update_timeout_s", 3600.0, "Seconds for a policy's Update or Imitate to come a thousandth further.").above(0),
 			setting(&c.Host.EncodeTimeoutS, "encode_timeout_s", 600.0, "Seconds for one run of an encoder's network on a batch of clips: the deadline of a call begins anew with the headway that the encoder notes. A ViT-g with 64 frames takes minutes on a CPU.").above(0),
 			setting(&c.Host.SaveTimeoutS, "save_timeout_s", 600.0, "Seconds for a policy's Save or Load.").above(0),
-			setting(&c.Host.SilenceTimeoutS, "silence_timeout_s", 60.0, "Seconds that a plugin whose heart beats (both SDKs see to that) may be silent in a call before it counts as stopped and is replaced. 0: calls end at their deadlines only.").from(0),
+			setting(&c.Host.SilenceTimeoutS, "silence_timeout_s", 60.0, "Seconds that a plugin whose heart beats (both SDKs see to that) may be silent in a call before it counts as stopped and is replaced; five times that while it is configured. 0: calls end at their deadlines only.").from(0),
 			setting(&c.Host.Patience, "patience", 3.0, "A call may take so many times its deadline while its plugin is seen to work: its heart beats and its processes compute, as in compiling or loading a large checkpoint. 1 or less: the deadline is the end.").above(0),
 			setting(&c.Host.Restarts, "restarts", n(10), "Restarts of one plugin within restart_window_s before the run gives up.").within(0, many),
 			setting(&c.Host.RestartWindowS, "restart_window_s", 600.0, "See restarts; seconds.").above(0),

@@ -115,8 +115,8 @@ func (g guard) judge(outer, limited context.Context, what, setting string, limit
 	switch {
 	case outer.Err() != nil && (kind == plugins.Canceled || kind == plugins.Deadline):
 		return e.WithPlace("%s", g.proc.Label()) // the caller's own will: the plugin is not to blame
-	case g.proc.pulse.over.Load() && (kind == plugins.Unavailable || kind == plugins.Canceled):
-		e = plugins.Errorf(plugins.Deadline, "the process gave no sign of life for %v in %s: it was stopped, or something holds its interpreter", g.proc.pulse.silence, what).
+	case g.proc.pulse.over.Load() > 0 && (kind == plugins.Unavailable || kind == plugins.Canceled):
+		e = plugins.Errorf(plugins.Deadline, "the process gave no sign of life for %v in %s: it was stopped, or something holds its interpreter", time.Duration(g.proc.pulse.over.Load()), what).
 			WithPlace("%s", g.proc.Label()).WithHint("look into %s; if it may be still for so long, raise [host] silence_timeout_s", g.proc.LogFile()).WithDetail(g.proc.LastWords(lastWords))
 		e.Err = err
 		g.failed(e)
@@ -291,6 +291,8 @@ func (g guard) info(ctx context.Context, p plugins.Plugin) (i plugins.Info, err 
 }
 
 func (g guard) configure(ctx context.Context, p plugins.Plugin, c plugins.Config) error {
+	g.proc.pulse.slow.Add(1)
+	defer g.proc.pulse.slow.Add(-1)
 	return g.call(ctx, "Configure", "start_timeout_s", g.limits.Configure, true, func(ctx context.Context) error { return p.Configure(ctx, c) })
 }
 

@@ -37,7 +37,7 @@ func neighbour(rest string) {
 		t := tls.Client(c, &tls.Config{InsecureSkipVerify: true, Certificates: certificates, NextProtos: []string{"h2"}}) //nolint:gosec // an attacker trusts anybody
 		if err = t.Handshake(); err == nil {
 			_, _ = t.Write([]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00")) // HTTP/2's greeting
-			_, err = t.Read(make([]byte, 1))                                                            // TLS 1.3 judges a client's certificate after its handshake
+			_, err = t.Read(make([]byte, 1))                                                               // TLS 1.3 judges a client's certificate after its handshake
 		}
 		return err
 	}

@@ -50,7 +50,8 @@ type Options struct {
 	// Backoff is the wait before the first restart, doubled for each further one up to MaxBackoff; a process that lived for a minute starts it anew.
 	// Defaults 100 ms and 10 s.
 	Backoff, MaxBackoff time.Duration
-	// Silence is how long a process whose heart was heard may be silent in a call before it is killed; 0: any time, calls end at their deadlines.
+	// Silence is how long a process whose heart was heard may be silent in a call before it is killed; 0: any time, calls end at their deadlines. In Configure, where a Python loads
+	// libraries with its lock held, it is five times that.
 	Silence time.Duration
 	// Patience is how many times its deadline a call may take while the process is seen to work: its heart beats, and its group uses the processor. Below 1: 1.
 	Patience float64
@@ -319,7 +320,7 @@ func (p *Process) start(ctx context.Context) error {
 	}
 	p.pulse.started()
 	if failure == nil {
-		p.pulse.listen(p.leader.exited, func() { p.leader.killFor(fmt.Sprintf("as it gave no sign of life for %v", s.o.Silence)) })
+		p.pulse.listen(p.leader.exited, func(d time.Duration) { p.leader.killFor(fmt.Sprintf("as it gave no sign of life for %v", d)) })
 		s.event(Event{Plugin: label, What: "started", PID: p.PID(), Seconds: time.Since(began).Seconds()})
 		go func() {
 			<-p.leader.exited

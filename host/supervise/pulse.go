@@ -23,8 +23,9 @@ type pulse struct {
 
 	beats  atomic.Uint64
 	calls  atomic.Int64 // in progress
+	slow   atomic.Int64 // of these, those in which whole libraries are loaded, which a Python does with its lock held
 	missed atomic.Int64 // beats in a row, in calls
-	over   atomic.Bool  // it was killed for its silence
+	over   atomic.Int64 // nanoseconds of the silence that it was killed for; 0: it was not
 	once   sync.Once
 }
 
@@ -41,8 +42,8 @@ func newPulse(silence time.Duration) (*pulse, error) {
 // variable is the value of [plugins.HeartbeatEnv] for a process that inherits the write end as descriptor fd.
 func (p *pulse) variable(fd int) string { return fmt.Sprintf("%d,%d", fd, p.every.Milliseconds()) }
 
-// listen hears the process until it has exited, and calls silent once when it has been silent in a call for too long.
-func (p *pulse) listen(exited <-chan struct{}, silent func()) {
+// listen hears the process until it has exited, and calls silent once when it has been silent in a call for too long, with how long.
+func (p *pulse) listen(exited <-chan struct{}, silent func(time.Duration)) {
 	go func() {
 		b := make([]byte, 64)
 		for {
@@ -68,13 +69,24 @@ func (p *pulse) listen(exited <-chan struct{}, silent func()) {
 			case beats != last, beats == 0, p.calls.Load() == 0:
 				last = beats
 				p.missed.Store(0)
-			case p.silence > 0 && time.Duration(p.missed.Add(1))*p.every >= p.silence:
-				p.over.Store(true)
-				silent()
+			case p.silence > 0 && time.Duration(p.missed.Add(1))*p.every >= p.allowed():
+				over := p.allowed()
+				p.over.Store(int64(over))
+				silent(over)
 				return
 			}
 		}
 	}()
+}
+
+// slowly is how many times the silence a call that loads libraries may be silent, as Configure has five times the time of a start.
+const slowly = 5
+
+func (p *pulse) allowed() time.Duration {
+	if p.slow.Load() > 0 {
+		return slowly * p.silence
+	}
+	return p.silence
 }
 
 // beating says whether the process was heard lately.

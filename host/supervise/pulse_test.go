@@ -1,7 +1,10 @@
 package supervise
 
 import (
+	"fmt"
 	"os"
+	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -21,6 +24,15 @@ func TestStoppedProcessIsHeard(t *testing.T) {
 	require.Eventually(t, func() bool { return w.Process().pulse.beats.Load() > 0 }, 10*time.Second, time.Millisecond)
 	pid := w.Process().PID()
 	require.NoError(t, syscall.Kill(pid, syscall.SIGSTOP))
+	require.Eventually(t, func() bool { // each of its threads stops when it next runs
+		threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+		for _, path := range threads {
+			if stat, err := os.ReadFile(path); err != nil || !strings.Contains(string(stat), ") T ") {
+				return false
+			}
+		}
+		return len(threads) > 0
+	}, 10*time.Second, time.Millisecond)
 	_, err = c.Reset(background, env.Reset{Task: "a", Lane: 3})
 	require.Equal(t, plugins.Deadline, plugins.KindOf(err))
 	require.ErrorContains(t, err, "env toy: the process gave no sign of life for 2s in Reset of lane 3: it was stopped, or something holds its interpreter")
@@ -45,7 +57,7 @@ func TestSilenceOutsideOfCalls(t *testing.T) {
 	require.NoError(t, err)
 	p := &pulse{r: r, w: w, every: time.Millisecond, silence: 5 * time.Millisecond}
 	exited, silent := make(chan struct{}), make(chan struct{})
-	p.listen(exited, func() { close(silent) })
+	p.listen(exited, func(time.Duration) { close(silent) })
 	p.calls.Add(1)
 	select {
 	case <-silent:
@@ -61,9 +73,12 @@ func TestSilenceOutsideOfCalls(t *testing.T) {
 		t.Fatal("nothing was asked of it")
 	case <-time.After(50 * time.Millisecond):
 	}
+	p.slow.Add(1)
+	require.Equal(t, 25*time.Millisecond, p.allowed(), "libraries are being loaded")
+	p.slow.Add(-1)
 	p.calls.Add(1)
 	<-silent
-	require.True(t, p.over.Load())
+	require.EqualValues(t, 5*time.Millisecond, p.over.Load())
 	close(exited)
 	p.close()
 }

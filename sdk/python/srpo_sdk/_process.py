@@ -86,8 +86,11 @@ def _beat(fd: int, seconds: float) -> None:
     """Writes a byte into the host's pipe now and then, from a thread of its own: the host then knows a call that takes
     long from a process that is stopped, or whose interpreter is held by something that does not come back.
     """
-    os.set_inheritable(fd, False)
-    os.set_blocking(fd, False)  # a host that does not read must not hold the thread up
+    try:
+        os.set_inheritable(fd, False)
+        os.set_blocking(fd, False)  # a host that does not read must not hold the thread up
+    except OSError:
+        return  # it was not handed down
 
     def beat() -> None:
         while True:
