@@ -113,7 +113,7 @@ func (g guard) judge(outer, limited context.Context, what, setting string, limit
 		kind = plugins.Unavailable // nobody cancelled: it is the connection of a process that is gone
 	}
 	switch {
-	case outer.Err() != nil && (kind == plugins.Canceled || kind == plugins.Deadline):
+	case passed(outer) && (kind == plugins.Canceled || kind == plugins.Deadline):
 		return e.WithPlace("%s", g.proc.Label()) // the caller's own will: the plugin is not to blame
 	case g.proc.pulse.over.Load() > 0 && (kind == plugins.Unavailable || kind == plugins.Canceled):
 		e = plugins.Errorf(plugins.Deadline, "the process gave no sign of life for %v in %s: it was stopped, or something holds its interpreter", time.Duration(g.proc.pulse.over.Load()), what).
@@ -121,7 +121,7 @@ func (g guard) judge(outer, limited context.Context, what, setting string, limit
 		e.Err = err
 		g.failed(e)
 		return e
-	case passed(limited) && outer.Err() == nil && (kind == plugins.Deadline || kind == plugins.Canceled):
+	case passed(limited) && (kind == plugins.Deadline || kind == plugins.Canceled):
 		over := ""
 		if errors.Is(context.Cause(limited), errWorkedOn) {
 			limit, over = time.Duration(g.patience*float64(limit)), fmt.Sprintf(", %g times its deadline, though it was at work", g.patience)
@@ -171,8 +171,8 @@ func (g guard) whatItDoes() string {
 // mostDeadlines bounds how often a deadline may begin anew, so that a plugin which notes headway for ever is not waited for as long.
 const mostDeadlines = 1000
 
-// atWork is the share of one core that a process group must have used lately to count as working.
-const atWork = 0.05
+// leastWork is the share of one core that a process group must have used lately to count as working.
+const leastWork = 0.05
 
 // sample is for how long that is looked at, at most.
 const sample = 10 * time.Second
@@ -184,8 +184,8 @@ var (
 )
 
 // within gives the context of a call that may take so long, counted from the last headway (the time since then; nil: from now). When the time is over and the process
-// is seen to work, its heart beating and its group using the processor, as in compiling or loading a large checkpoint, the call goes on for as long as that
-// holds, up to patience times the limit. One that waits for what does not come uses none, and ends. The function that comes with it ends the watch.
+// is seen to work, its heart beating and its group using the processor or waiting for a disk, as in compiling or loading a large checkpoint, the call goes on for as long as that
+// holds, up to patience times the limit. One that waits for what does not come does neither, and ends. The function that comes with it ends the watch.
 func (g guard) within(ctx context.Context, limit time.Duration, headway func() time.Duration) (context.Context, func()) {
 	limited, cancel := context.WithCancelCause(ctx)
 	if headway == nil {
@@ -214,20 +214,16 @@ func (g guard) await(ctx context.Context, limit, window time.Duration, headway f
 			}
 			continue
 		}
-		before, known := worked(g.proc.PID())
+		before := effortOf(g.proc.PID())
 		if !wait(ctx, min(window, max(most-age, 0))) {
 			return nil
 		}
 		switch age = headway(); {
 		case age < limit: // it came further meanwhile, or the clock is coarse
-		case age >= most && g.patience > 1 && known && g.proc.pulse.beating():
+		case age >= most && g.patience > 1 && before.known && g.proc.pulse.beating():
 			return errWorkedOn
-		case age >= most, !known, !g.proc.pulse.beating():
+		case age >= most, !g.proc.pulse.beating(), !atWork(before, effortOf(g.proc.PID()), window):
 			return errOutOfTime
-		default:
-			if after, ok := worked(g.proc.PID()); !ok || float64(after-before) < atWork*float64(window) {
-				return errOutOfTime
-			}
 		}
 	}
 	return errOutOfTime

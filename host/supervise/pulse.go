@@ -103,24 +103,49 @@ func (p *pulse) close() {
 // clockTick is the unit of /proc/PID/stat, the same on every Linux that Go runs on.
 const clockTick = time.Second / 100
 
-// worked is the processor time of all processes of a group, and of their children that ended; false where there is no /proc to read it from.
-func worked(group int) (total time.Duration, ok bool) {
+// effort is what a process group has done so far.
+type effort struct {
+	spent time.Duration // processor time of its processes, and of their children that ended
+	wants bool          // one of its threads wants the processor, or waits for a disk, right now
+	known bool          // there is a /proc to read it from
+}
+
+func effortOf(group int) (e effort) {
 	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
 	for _, path := range stats {
-		data, err := os.ReadFile(path)
-		if err != nil {
-			continue // it ended
-		}
-		// PID (NAME) STATE PPID PGRP ...; the name may hold anything.
-		f := bytes.Fields(data[bytes.LastIndexByte(data, ')')+1:])
+		f := statFields(path)
 		if len(f) < 15 || string(f[2]) != strconv.Itoa(group) {
 			continue
 		}
-		ok = true
+		e.known = true
 		for _, v := range f[11:15] { // utime, stime, and both of children that were waited for
 			n, _ := strconv.ParseInt(string(v), 10, 64)
-			total += time.Duration(n) * clockTick
+			e.spent += time.Duration(n) * clockTick
+		}
+		threads, _ := filepath.Glob(filepath.Join(filepath.Dir(path), "task", "[0-9]*", "stat"))
+		for _, thread := range threads {
+			if f := statFields(thread); len(f) > 0 && (f[0][0] == 'R' || f[0][0] == 'D') {
+				e.wants = true
+			}
 		}
 	}
-	return total, ok
+	return e
+}
+
+// statFields are those behind the name, which may hold anything: state, parent, group, ...
+func statFields(path string) [][]byte {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil // it ended
+	}
+	return bytes.Fields(data[bytes.LastIndexByte(data, ')')+1:])
+}
+
+// atWork says whether a group worked between two looks: it had its share of the processor or, on a machine that gives it none, or that makes it wait for a disk,
+// both looks found it wanting to.
+func atWork(before, after effort, window time.Duration) bool {
+	if !before.known || !after.known {
+		return false
+	}
+	return float64(after.spent-before.spent) >= leastWork*float64(window) || before.wants && after.wants
 }

@@ -97,7 +97,6 @@ func TestSlowIsNotHung(t *testing.T) {
 		"no patience":                {"good", "work:1h", "Reset of lane 0 did not answer within 1s", 1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
 			s := supervisor(t, Options{Backoff: time.Millisecond, Patience: c.patience, Deadlines: Deadlines{Reset: time.Second}})
 			w := NewEnv(s, launch(t, c.plugin), configure)
 			e, _, err := w.Client(background)
@@ -115,4 +114,16 @@ func TestSlowIsNotHung(t *testing.T) {
 			require.NotContains(t, err.Error()[len("env toy: "+c.words):], "at work")
 		})
 	}
+}
+
+func TestAtWork(t *testing.T) {
+	second := func(spent time.Duration, wants bool) effort { return effort{spent: spent, wants: wants, known: true} }
+	require.True(t, atWork(second(0, false), second(60*time.Millisecond, false), time.Second))
+	require.False(t, atWork(second(time.Hour, false), second(time.Hour+40*time.Millisecond, false), time.Second), "heart and gRPC alone")
+	require.True(t, atWork(second(0, true), second(0, true), time.Second), "a starved machine, or a slow disk")
+	require.False(t, atWork(second(0, true), second(0, false), time.Second))
+	require.False(t, atWork(effort{}, second(time.Hour, true), time.Second), "not known")
+	self := effortOf(syscall.Getpgrp())
+	require.True(t, self.known && self.spent > 0)
+	require.False(t, effortOf(-1).known)
 }

@@ -112,6 +112,8 @@ def prepare() -> None:
         return
     # Workers that the plugin starts later must not take themselves for the plugin.
     del os.environ[COOKIE_KEY]
+    # Workers that the plugin forks have no use for gRPC, and its own handlers of a fork crash some of them.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     handshake_fd = _take_streams()
     lifeline = os.environ.pop(LIFELINE_ENV, "")
     if lifeline.isdigit():
