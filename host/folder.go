@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/srpo-dev/srpo/host/report"
@@ -49,10 +51,7 @@ func (r *run) openFolder() (err error) {
 			return err
 		}
 		r.metrics = rec.Metrics
-		at := 0
-		if r.last != nil {
-			at = r.last.Iteration
-		}
+		at := r.iterationsDone()
 		if err := r.folder.UpdateManifest(func(m *store.Manifest) {
 			m.Resumed = append(m.Resumed, store.Resumed{Time: time.Now(), Iteration: at, Command: r.Command, Host: r.Version})
 		}); err != nil {
@@ -103,14 +102,28 @@ func (r *run) record() error {
 	if err := r.cfg.Write(&text); err != nil {
 		return err
 	}
-	if r.Resume == "" {
+	// Of a resumed run too: what was changed for it (how many iterations, where clips stay) is to hold at the next resume.
+	if old, err := os.ReadFile(filepath.Join(r.folder.Dir(), "srpo.toml")); err != nil || !bytes.Equal(old, text.Bytes()) {
 		if err := r.folder.WriteFile("srpo.toml", text.Bytes()); err != nil {
 			return err
 		}
 	}
+	changed := changedPlugins(r.folder.Manifest().Plugins, s.Plugins)
+	if r.Resume != "" {
+		for _, words := range changed {
+			r.Terminal.Warn("%s: earlier iterations were made with the other one", words)
+			r.event(store.Event{Type: store.Warning, Iteration: r.iterationsDone(), Message: words + " since the run began"})
+		}
+	}
 	split := s.split.record(s.Tasks, r.cfg.Rollout.StartStates)
 	return r.folder.UpdateManifest(func(m *store.Manifest) {
-		m.Plugins, m.StartStates, m.Checkpoint = s.Plugins, split, r.cfg.Run.Checkpoint
+		if n := len(m.Resumed); n > 0 && len(changed) > 0 {
+			m.Resumed[n-1].Plugins = s.Plugins
+		}
+		if len(m.Plugins) == 0 {
+			m.Plugins = s.Plugins
+		}
+		m.StartStates, m.Checkpoint = split, r.cfg.Run.Checkpoint
 		m.Tasks = nil
 		for _, t := range s.Tasks {
 			m.Tasks = append(m.Tasks, t.ID)
@@ -118,12 +131,34 @@ func (r *run) record() error {
 	})
 }
 
+// changedPlugins says which plugins of a run are not those that it began with, in words.
+func changedPlugins(before, now []store.Plugin) []string {
+	var words []string
+	for _, p := range now {
+		for _, old := range before {
+			switch {
+			case old.Kind != p.Kind:
+			case old.Name != p.Name || old.Version != p.Version:
+				words = append(words, fmt.Sprintf("%s %s %s is now %s %s", p.Kind, old.Name, old.Version, p.Name, p.Version))
+			case old.Hash != p.Hash:
+				words = append(words, fmt.Sprintf("the package of %s %s %s has changed", p.Kind, p.Name, p.Version))
+			}
+		}
+	}
+	return words
+}
+
+// iterationsDone is the last committed iteration.
+func (r *run) iterationsDone() int {
+	if r.last == nil {
+		return 0
+	}
+	return r.last.Iteration
+}
+
 // end writes the last words of a run and closes its folder.
 func (r *run) end(ctx context.Context, err error) error {
-	at := 0
-	if r.last != nil {
-		at = r.last.Iteration
-	}
+	at := r.iterationsDone()
 	switch {
 	case err == nil:
 		r.event(store.Event{Type: store.Finished, Iteration: at})
@@ -137,8 +172,8 @@ func (r *run) end(ctx context.Context, err error) error {
 	default:
 		r.event(store.ErrorEvent(store.Failed, at, err))
 		e := plugins.AsError(err)
-		if r.last != nil && e.Hint == "" {
-			e = e.WithHint("iteration %d is committed: srpo run --resume %s", at, r.folder.Dir())
+		if r.last != nil && !strings.Contains(e.Hint, "srpo run --resume") {
+			e = e.WithHint("%s", strings.TrimPrefix(fmt.Sprintf("%s; iteration %d is committed: srpo run --resume %s", e.Hint, at, r.folder.Dir()), "; "))
 		}
 		err = e
 	}

@@ -128,6 +128,9 @@ func Run(ctx context.Context, o Options) (sum Summary, err error) {
 	if r.offline() {
 		return sum, r.learnOffline(ctx)
 	}
+	if r.Resume != "" && r.last.Iteration >= r.cfg.Run.Iterations {
+		r.Terminal.Line("all %d iterations are done; more: srpo run --resume %s --iterations %d", r.cfg.Run.Iterations, r.folder.Dir(), r.last.Iteration+r.cfg.Run.Iterations)
+	}
 	for i := r.last.Iteration + 1; i <= r.cfg.Run.Iterations; i++ {
 		if n := r.cfg.Run.SolvedAfter; n > 0 && r.state.Solved >= n {
 			msg := fmt.Sprintf("solved: in %s in a row every group succeeded above keep_high (%g); %d more would not change the policy",

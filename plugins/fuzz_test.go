@@ -182,6 +182,7 @@ func FuzzEnvSpec(f *testing.F) {
 func FuzzTasks(f *testing.F) {
 	f.Add(packed(f, &pb.Task{Id: "a", Instruction: "do", StartStates: 2, MaxSteps: 9, Tags: map[string]string{"level": "L1"}}, &pb.Task{Id: "b", Unavailable: "no"}))
 	f.Add(packed(f, &pb.Task{Id: "a", StartStates: 1, MaxSteps: 1}, &pb.Task{Id: "a", StartStates: 1, MaxSteps: 1}))
+	f.Add(packed(f, &pb.Task{Id: "a", StartStates: 4e9, MaxSteps: 9}))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		bounded(t, len(data), 0, func() (last error) {
 			seen := map[string]bool{}
@@ -189,12 +190,23 @@ func FuzzTasks(f *testing.F) {
 				require.NoError(t, last, "nothing comes after an error")
 				if last = err; err == nil {
 					require.False(t, seen[task.ID])
+					require.LessOrEqual(t, task.StartStates, 1<<20, "the host makes a list of them")
 					seen[task.ID] = true
 				}
 			}
 			return last
 		})
 	})
+}
+
+func TestHugeCounts(t *testing.T) {
+	for _, task := range []*pb.Task{{Id: "a", StartStates: 4e9, MaxSteps: 9}, {Id: "a", StartStates: 1, MaxSteps: 4e9}, {Id: "a", Unavailable: "no", StartStates: 4e9}} {
+		for _, err := range env.NewClient(&answers{stream: split(packed(t, task))}, nil).Tasks(t.Context()) {
+			require.ErrorContains(t, err, `task "a" has `)
+			require.Equal(t, plugins.Corrupt, plugins.KindOf(err))
+			require.NotEmpty(t, plugins.AsError(err).Hint)
+		}
+	}
 }
 
 // fuzzRender asks for everything that a transition may carry.

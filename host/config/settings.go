@@ -152,7 +152,7 @@ func (c *Config) declare() []section {
 			setting(&c.Reward.Kind, "kind", "zscore", "zscore: alpha*sigmoid(-(d - mean)/std), the paper's; minmax: the reference code's; anchored: d against a fixed yardstick of the task; binary: 0 or 1, which is GRPO.").choices("zscore", "minmax", "anchored", "binary"),
 			setting(&c.Reward.Alpha, "alpha", 0.8, "The most that a failure can get, for zscore and anchored; also at 1 no failure gets as much as a success. 0.8 is the best of the paper's ablation of 0, 0.3, 0.5, 0.8 and 1.").within(0, 1),
 			setting(&c.Reward.Cluster, "cluster", "auto", "Centres of the successes: auto (DBSCAN, eps from the data), reference (standardised, eps 0.5, min 2), mean (one), nearest (every success is a centre).").choices("auto", "reference", "mean", "nearest"),
-			setting(&c.Reward.References, "references", "batch", "Whose embeddings are clustered: this batch's successes, earlier iterations' too (memory), or demonstrations' when a task has no success (demos).").choices("batch", "memory", "demos"),
+			setting(&c.Reward.References, "references", "batch", "Whose embeddings are clustered: this batch's successes, earlier iterations' too (memory), or the env expert's demonstrations' alone (demos), which also pay where nothing has succeeded yet.").choices("batch", "memory", "demos"),
 			setting(&c.Reward.Weight, "weight", 1.0, "Factor on every reward before the advantage.").above(0),
 		}},
 		{"update", "The policy update: PPO's clipped objective with a KL to the starting policy.", []field{
@@ -219,6 +219,9 @@ func (c *Config) cross(p *problems) {
 			key = "rollout.keep_high"
 		}
 		at(key, fmt.Sprintf("keep_low %v is above keep_high %v, so that no group could be kept", c.Rollout.KeepLow, c.Rollout.KeepHigh), "0 and 1 keep every group")
+	}
+	if c.Reward.References == "demos" && c.Imitate.Demos == 0 {
+		at("reward.references", `references = "demos", but imitate.demos is 0: there is no demonstration to refer to`, "imitate.demos = 1, or references = \"batch\" or \"memory\"")
 	}
 	for _, t := range c.Run.Task {
 		if t == "" {

@@ -79,6 +79,8 @@ type Resumed struct {
 	Iteration int       `json:"iteration"`
 	Command   []string  `json:"command"`
 	Host      string    `json:"host"`
+	// Plugins that went on with the run, when any of them is not the one that it began with.
+	Plugins []Plugin `json:"plugins,omitempty"`
 }
 
 // Plugin is a plugin as a run used it.

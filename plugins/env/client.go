@@ -20,6 +20,12 @@ import (
 // maxTasks bounds a task list that comes from a plugin.
 const maxTasks = 1 << 20
 
+// maxStartStates and maxSteps bound what a task of that list says of itself: the host lists start states to split and to evaluate them.
+const (
+	maxStartStates = 1 << 20
+	maxSteps       = 1 << 24
+)
+
 // Client is an [Env] in another process. Tensors that it returns are the caller's own.
 type Client struct {
 	wire.Client
@@ -127,6 +133,9 @@ func (c *Client) Tasks(ctx context.Context) iter.Seq2[Task, error] {
 				err = plugins.Errorf(plugins.Corrupt, "the env lists more than %d tasks", maxTasks)
 			case t.Unavailable == "" && (t.StartStates < 1 || t.MaxSteps < 1):
 				err = plugins.Errorf(plugins.Corrupt, "task %q has %d start states and %d steps", t.ID, t.StartStates, t.MaxSteps)
+			case t.StartStates > maxStartStates || t.MaxSteps > maxSteps:
+				err = plugins.Errorf(plugins.Corrupt, "task %q has %d start states and %d steps, more than %d and %d", t.ID, m.StartStates, m.MaxSteps, maxStartStates, maxSteps).
+					WithHint("for a start of its own in each episode declare a few start states, and draw from the episode's seed")
 			}
 			if err != nil {
 				yield(t, err)

@@ -76,18 +76,31 @@ func (p *Policy) Save(_ context.Context, folder string) error {
 	sum := sha256.Sum256(out.Bytes())
 	out.Write(sum[:])
 	if err := write(folder, out.Bytes()); err != nil {
-		kind := plugins.Internal
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			kind = plugins.NotFound
-		case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-			kind = plugins.Exhausted
-		case errors.Is(err, syscall.EFBIG):
-			return plugins.Errorf(plugins.Exhausted, "cannot save: %w", err).WithHint("the file is larger than the system's limit: raise `ulimit -f`")
-		}
-		return plugins.Errorf(kind, "cannot save: %w", err).WithHint("the folder must exist, be writable and its disk have %d kB free", out.Len()>>10)
+		return notSaved(folder, out.Len(), err)
 	}
 	return nil
+}
+
+// notSaved says why a checkpoint of so many bytes could not be written, and what to do.
+func notSaved(folder string, size int, err error) error {
+	fail := func(kind plugins.ErrorKind, hint string, args ...any) error {
+		return plugins.Errorf(kind, "cannot save: %w", err).WithPlace("policy tiny").WithHint(hint, args...)
+	}
+	switch {
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		free := "unknown"
+		if s := (syscall.Statfs_t{}); syscall.Statfs(folder, &s) == nil {
+			free = fmt.Sprintf("%d kB", s.Bavail*uint64(s.Bsize)>>10)
+		}
+		return fail(plugins.Exhausted, "the disk or the quota is full: the checkpoint has %d kB, free are %s; make room there, or give another --out", size>>10, free)
+	case errors.Is(err, syscall.EFBIG):
+		return fail(plugins.Exhausted, "the file of %d kB is larger than the system's limit: raise `ulimit -f`", size>>10)
+	case errors.Is(err, fs.ErrNotExist):
+		return fail(plugins.NotFound, "somebody removed the folder")
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
+		return fail(plugins.Invalid, "the folder must be writable: change its permissions, or give another --out")
+	}
+	return fail(plugins.Internal, "see the system's log")
 }
 
 // write makes the file appear whole or not at all.
