@@ -2,6 +2,7 @@ package host_test
 
 import (
 	"bytes"
+	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -299,4 +300,8 @@ func TestReadmeShowsTheExample(t *testing.T) {
 	require.NoError(t, err)
 	require.Contains(t, string(readme), "```python\n"+string(code)+"```\n")
 	require.LessOrEqual(t, bytes.Count(code, []byte("\n")), 25, "the example is to be as short as the README says")
+	code, err = os.ReadFile("../examples/reach-go/main.go")
+	require.NoError(t, err)
+	require.LessOrEqual(t, bytes.Count(code, []byte("\n")), 40, "and so is the one in Go")
+	require.Contains(t, string(readme), fmt.Sprintf("In Go it takes %d lines: [examples/reach-go/main.go]", bytes.Count(code, []byte("\n"))))
 }

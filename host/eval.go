@@ -113,7 +113,7 @@ func EvalDir(checkpoint, states string, sample bool, shard, shards int) string {
 
 // Evaluate rolls every trial once with a checkpoint's policy, which learns nothing from it. Stopped at any time, it goes on where it was when it is called
 // again with the same folder. A folder that holds an evaluation of something else is refused and left as it is.
-func Evaluate(ctx context.Context, o EvalOptions) (*score.Results, error) {
+func Evaluate(ctx context.Context, o EvalOptions) (_ *score.Results, err error) {
 	e := &evaluation{EvalOptions: o, cfg: o.Config, have: map[string]rollout.Episode{}, lines: map[string]score.Episode{}, clips: map[string][]score.Episode{}}
 	switch {
 	case e.States == "":
@@ -127,10 +127,18 @@ func Evaluate(ctx context.Context, o EvalOptions) (*score.Results, error) {
 	if e.Shards < 0 || e.Shards > 0 && (e.Shard < 1 || e.Shard > e.Shards) {
 		return nil, plugins.Errorf(plugins.Invalid, "there is no shard %d of %d", e.Shard, e.Shards).WithPlace("--shard").WithHint("I/N, from 1/N to N/N")
 	}
+	if err := (Needs{Policy: true}).check(e.cfg, o.Launch); err != nil {
+		return nil, err
+	}
 	if err := e.open(); err != nil {
 		return nil, err
 	}
-	defer e.close()
+	defer func() {
+		e.close()
+		if e.fresh && len(e.lines) == 0 && ctx.Err() == nil && mistyped(err, e.dir) {
+			_ = os.RemoveAll(e.dir) // no episode, and the mistake says itself
+		}
+	}()
 
 	began := time.Now()
 	session, err := Open(ctx, e.cfg, o.Launch, Needs{Policy: true}, filepath.Join(e.dir, "plugins"), e.onPlugin)
@@ -141,9 +149,6 @@ func Evaluate(ctx context.Context, o EvalOptions) (*score.Results, error) {
 	e.sess = session
 	if e.weight == "" && session.Sched.PolicySpec.Trainable && e.cfg.Imitate.Demos > 0 {
 		session.Close()
-		if e.fresh {
-			_ = os.RemoveAll(e.dir) // nothing but the plugins' logs
-		}
 		return nil, plugins.Errorf(plugins.Invalid, "no policy to evaluate").
 			WithHint("--checkpoint FOLDER: a run folder, one of its checkpoints, or a policy's own folder; --set imitate.demos=0: the weights that the policy's settings name")
 	}

@@ -81,7 +81,7 @@ const (
 
 // Record rolls episodes without a policy and writes their frames as clips with labels, as `srpo reward` and the training of a world model take them. Stopped
 // at any time, the same call goes on where it was. A folder that holds a recording of something else is refused.
-func Record(ctx context.Context, o RecordOptions) (*Recorded, error) {
+func Record(ctx context.Context, o RecordOptions) (_ *Recorded, err error) {
 	began := time.Now()
 	actors := make([]rollout.Actor, len(o.Actors))
 	for i, text := range o.Actors {
@@ -103,10 +103,19 @@ func Record(ctx context.Context, o RecordOptions) (*Recorded, error) {
 		return nil, plugins.Errorf(plugins.Invalid, "%w", err).WithPlace("--out %s", o.Dir)
 	}
 	r := &recording{RecordOptions: o, dir: dir, have: map[string]RecordLabel{}, acts: slices.ContainsFunc(actors, func(a rollout.Actor) bool { return a.Policy })}
+	if err := (Needs{Policy: r.acts}).check(o.Config, o.Launch); err != nil {
+		return nil, err
+	}
+	_, there := os.Stat(dir)
 	if err := r.open(); err != nil {
 		return nil, err
 	}
-	defer r.labels.Close()
+	defer func() {
+		_ = r.labels.Close()
+		if errors.Is(there, fs.ErrNotExist) && len(r.have) == 0 && !r.kept && ctx.Err() == nil && mistyped(err, dir) {
+			_ = os.RemoveAll(dir) // nothing was recorded, and the mistake says itself
+		}
+	}()
 	session, err := Open(ctx, o.Config, o.Launch, Needs{Policy: r.acts}, filepath.Join(dir, "plugins"), func(ev supervise.Event) {
 		if ev.What == "died" || ev.What == "replaced" {
 			o.Terminal.Warn("%s %s: %s", ev.Plugin, ev.What, ev.Cause)
@@ -201,6 +210,7 @@ type recording struct {
 	acts    bool     // a policy acts
 	weights string   // its folder; empty: its own
 	cameras []string // that trajectories hold; nil: none are kept
+	kept    bool     // an episode was rolled
 }
 
 // prepare loads the policy, and says once what the trajectories' numbers mean.
@@ -389,6 +399,7 @@ func (r *recording) open() error {
 
 // keep writes a clip and a trajectory, and then the label.
 func (r *recording) keep(t rollout.Take, e rollout.Episode) error {
+	r.kept = true
 	name := store.FileName(e.ID)
 	label := RecordLabel{ID: e.ID, Task: e.Task, Success: e.Success, Video: attempts.ClipsDir + "/" + name + ".npz", Progress: e.Progress, Furthest: e.Furthest,
 		Actor: t.Actor.String(), StartState: e.StartState, Steps: e.Steps, RecordEvery: r.Config.Rollout.RecordEvery}

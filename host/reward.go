@@ -191,8 +191,13 @@ func (s *scoring) videos(ctx context.Context) error {
 			return err
 		}
 	}
-	for _, name := range names[1:] { // a name that is wrong, or what cannot be installed, shows before the first one has worked for an hour
-		if _, _, err := s.Launch(ctx, plugins.Encoder, name); err != nil {
+	for _, name := range names {
+		if _, err := s.Launch.Find(plugins.Encoder, name); err != nil {
+			return err
+		}
+	}
+	for _, name := range names[1:] { // what cannot be installed shows before the first one has worked for an hour
+		if _, _, err := s.Launch.Launch(ctx, plugins.Encoder, name); err != nil {
 			return err
 		}
 	}

@@ -66,17 +66,30 @@ type run struct {
 	weights map[string]float64
 	status  report.Status
 	leftOut leftOut
+	// began says that something was made that a person may want to look at: a policy was trained, or an episode rolled.
+	began bool
 }
 
 // Run trains a policy. Whatever ends it, the run folder holds the last committed iteration, from which Options.Resume goes on.
 func Run(ctx context.Context, o Options) (sum Summary, err error) {
 	r := &run{Options: o, cfg: o.Config, sparse: o.Config.Reward.Kind == string(srpo.Binary)}
+	needs := Needs{Policy: true, Encoder: r.encodes()}
+	if err := needs.check(r.cfg, o.Launch); err != nil {
+		return sum, err
+	}
+	if r.cfg.Run.Checkpoint != "" && r.Resume == "" { // a run that goes on has its own
+		if err := checkpointThere(r.cfg); err != nil {
+			return sum, err
+		}
+	}
 	if err := r.openFolder(); err != nil {
 		return sum, err
 	}
 	sum.Dir = r.folder.Dir()
 	defer func() {
-		if err = r.end(ctx, err); err == nil || r.last != nil {
+		err = r.end(ctx, err)
+		r.forget(ctx, err)
+		if err == nil || r.last != nil {
 			sum.Metrics = r.metrics
 			if r.last != nil {
 				sum.Checkpoint = r.last.PolicyDir()
@@ -87,7 +100,7 @@ func Run(ctx context.Context, o Options) (sum Summary, err error) {
 	started := time.Now()
 	r.status = report.Status{Iterations: r.cfg.Run.Iterations, Phase: "start plugins"}
 	r.Terminal.Update(r.status)
-	r.session, err = Open(ctx, r.cfg, o.Launch, Needs{Policy: true, Encoder: r.encodes()}, filepath.Join(r.folder.Dir(), "plugins"), r.onPlugin)
+	r.session, err = Open(ctx, r.cfg, o.Launch, needs, filepath.Join(r.folder.Dir(), "plugins"), r.onPlugin)
 	if err != nil {
 		return sum, err
 	}

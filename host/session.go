@@ -24,8 +24,20 @@ import (
 	"github.com/srpo-dev/srpo/plugins/policy"
 )
 
-// Launcher finds a plugin's package, installs what it needs and says how to start it.
-type Launcher func(ctx context.Context, kind plugins.Kind, nameOrPath string) (supervise.Launch, store.Plugin, error)
+// Launcher knows the plugins' packages.
+type Launcher interface {
+	// Find looks a package up and does nothing else: no file is written and nothing is installed.
+	Find(kind plugins.Kind, nameOrPath string) (Found, error)
+	// Launch finds a package, installs what it needs and says how to start it.
+	Launch(ctx context.Context, kind plugins.Kind, nameOrPath string) (supervise.Launch, store.Plugin, error)
+}
+
+// Found is what a package says of itself before it is installed.
+type Found struct {
+	Name string
+	// Settings are the names of its settings; nil: only the running plugin knows them.
+	Settings []string
+}
 
 // Needs says which plugins a session is to open besides the env.
 type Needs struct{ Policy, Encoder bool }
@@ -59,6 +71,46 @@ type Session struct {
 	published string
 }
 
+// used are the plugins that a session opens, by kind.
+func (n Needs) used(cfg *config.Config) map[plugins.Kind]string {
+	used := map[plugins.Kind]string{plugins.Env: cfg.Run.Env}
+	if n.Policy {
+		used[plugins.Policy] = cfg.Run.Policy
+	}
+	if n.Encoder {
+		used[plugins.Encoder] = cfg.Run.Encoder
+	}
+	return used
+}
+
+// check finds the mistakes that can be seen without a plugin, so that nobody waits for the installation of an env to learn that the policy's name is misspelt: names,
+// and settings where the packages list them.
+func (n Needs) check(cfg *config.Config, launch Launcher) error {
+	used := n.used(cfg)
+	if err := cfg.Unstarted(used); err != nil {
+		return err
+	}
+	var lists []func() error
+	for _, kind := range plugins.Kinds {
+		if used[kind] == "" && kind != plugins.Env {
+			continue
+		}
+		found, err := launch.Find(kind, used[kind])
+		if err != nil {
+			return err
+		}
+		if found.Settings != nil {
+			lists = append(lists, func() error { return cfg.CheckSettings(kind, found.Name, found.Settings) })
+		}
+	}
+	for _, check := range lists { // a plugin that is not there is the larger mistake
+		if err := check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Open starts and matches the plugins that a configuration names. Close the session.
 func Open(ctx context.Context, cfg *config.Config, launch Launcher, needs Needs, logDir string, onEvent func(supervise.Event)) (_ *Session, err error) {
 	super, err := newSupervisor(cfg, logDir, onEvent)
@@ -71,14 +123,7 @@ func Open(ctx context.Context, cfg *config.Config, launch Launcher, needs Needs,
 			super.Close()
 		}
 	}()
-	used := map[plugins.Kind]string{plugins.Env: cfg.Run.Env}
-	if needs.Policy {
-		used[plugins.Policy] = cfg.Run.Policy
-	}
-	if needs.Encoder {
-		used[plugins.Encoder] = cfg.Run.Encoder
-	}
-	if err = cfg.Unstarted(used); err != nil {
+	if err = needs.check(cfg, launch); err != nil {
 		return nil, err
 	}
 	if err = s.openEnv(ctx, launch); err != nil {
@@ -136,7 +181,7 @@ func (s *Session) lanes(info plugins.Info) int {
 }
 
 func (s *Session) openEnv(ctx context.Context, launch Launcher) error {
-	l, record, err := launch(ctx, plugins.Env, s.cfg.Run.Env)
+	l, record, err := launch.Launch(ctx, plugins.Env, s.cfg.Run.Env)
 	if err != nil {
 		return err
 	}
@@ -352,7 +397,7 @@ func nearTasks(pattern string, all []env.Task) string {
 }
 
 func (s *Session) openPolicy(ctx context.Context, launch Launcher) error {
-	l, record, err := launch(ctx, plugins.Policy, s.cfg.Run.Policy)
+	l, record, err := launch.Launch(ctx, plugins.Policy, s.cfg.Run.Policy)
 	if err != nil {
 		return err
 	}
@@ -477,7 +522,7 @@ type startedEncoder struct {
 
 // startEncoder starts an encoder with its settings of the configuration.
 func startEncoder(ctx context.Context, super *supervise.Supervisor, cfg *config.Config, launch Launcher, name string) (*startedEncoder, error) {
-	l, record, err := launch(ctx, plugins.Encoder, name)
+	l, record, err := launch.Launch(ctx, plugins.Encoder, name)
 	if err != nil {
 		return nil, err
 	}

@@ -57,6 +57,7 @@ func (r *run) startingPolicy(ctx context.Context) error {
 		}
 	}
 	if !r.sparse && !r.ImitateOnly && !r.offline() {
+		r.began = true
 		if err := r.references(ctx); err != nil {
 			return err
 		}
@@ -64,6 +65,7 @@ func (r *run) startingPolicy(ctx context.Context) error {
 	seconds := map[string]float64{}
 	m := store.Metrics{SecondsByPhase: seconds, Extra: map[string]float64{}}
 	if r.cfg.Run.EvalEvery > 0 && !r.ImitateOnly {
+		r.began = true
 		if err := r.evaluate(ctx, 0, &m, seconds); err != nil {
 			return err
 		}
@@ -90,7 +92,7 @@ func (r *run) imitate(ctx context.Context) error {
 	}
 	if !s.Sched.EnvSpec.Expert && c.Data == "" {
 		return plugins.Errorf(plugins.Invalid, "%s has no expert to demonstrate, and no checkpoint is given", s.Sched.EnvName).
-			WithHint("give a trained policy, --checkpoint FOLDER, or recorded demonstrations, --data FOLDER")
+			WithHint("give a trained policy, --checkpoint FOLDER, or recorded demonstrations, --data FOLDER, or start from fresh weights: --set imitate.demos=0")
 	}
 	client, _, err := s.Sched.Policy.Client(ctx)
 	if err != nil {
@@ -139,6 +141,7 @@ func (r *run) imitate(ctx context.Context) error {
 	}
 	var last float64
 	r.state.UpdateID++
+	r.began = true
 	err = im.Imitate(ctx, policy.Imitate{ID: r.state.UpdateID, Seed: rollout.Seed(r.cfg.Run.Seed, "imitate"), Steps: c.Steps}, demos, func(done, loss float64) {
 		last = loss
 		r.status.Done, r.status.Total = int(1000*done), 1000

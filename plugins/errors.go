@@ -3,6 +3,7 @@ package plugins
 import (
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // ErrorKind says what sort of failure an error is.
@@ -54,11 +55,15 @@ func Errorf(kind ErrorKind, format string, args ...any) *Error {
 	return &Error{Kind: kind, Message: err.Error(), Err: errors.Unwrap(err)}
 }
 
-// WithPlace returns a copy of e with a place; an outer place is put before an inner one.
+// WithPlace returns a copy of e with a place; an outer place is put before an inner one, unless the inner one begins with it: both sides of a connection
+// know the plugin's name and say it.
 func (e *Error) WithPlace(format string, args ...any) *Error {
 	c := *e
 	p := fmt.Sprintf(format, args...)
-	if c.Place != "" {
+	switch {
+	case c.Place == p || strings.HasPrefix(c.Place, p+", "):
+		return &c
+	case c.Place != "":
 		p += ", " + c.Place
 	}
 	c.Place = p

@@ -16,6 +16,16 @@ func ExampleErrorf() {
 	// true - did you mean "wrist"?
 }
 
+// Each side says where it was; what the inner side has said already is not said twice.
+func ExampleError_WithPlace() {
+	inside := plugins.Errorf(plugins.Mismatch, "another network").WithPlace("policy tiny, tiny.policy")
+	fmt.Println(inside.WithPlace("policy tiny").WithPlace("--checkpoint"))
+	fmt.Println(inside.WithPlace("policy"))
+	// Output:
+	// --checkpoint, policy tiny, tiny.policy: another network
+	// policy, policy tiny, tiny.policy: another network
+}
+
 // A plugin declares its settings, and the host checks what the user gave.
 func ExampleResolve() {
 	declared := []plugins.Setting{{Name: "lr", Default: 3e-4, Min: plugins.Bound(0), Max: plugins.Bound(1), Doc: "learning rate"}}

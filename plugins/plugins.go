@@ -11,6 +11,7 @@ import (
 	"math"
 	"slices"
 	"sort"
+	"strings"
 )
 
 // Protocol is the revision of the contract, negotiated in the go-plugin handshake as the application protocol version.
@@ -90,7 +91,7 @@ func (s Setting) Check(v any) (any, error) {
 			return bad()
 		}
 		if len(s.Choices) > 0 && !slices.Contains(s.Choices, t) {
-			return nil, Errorf(Invalid, "setting %q cannot be %q", s.Name, t).WithHint("one of %v", s.Choices)
+			return nil, Errorf(Invalid, "setting %q cannot be %q", s.Name, t).WithHint("one of %s", strings.Join(s.Choices, ", "))
 		}
 		return t, nil
 	case []string:
@@ -212,7 +213,7 @@ func Resolve(declared []Setting, given map[string]any) (Settings, error) {
 			for i, d := range declared {
 				known[i] = d.Name
 			}
-			return nil, Errorf(Invalid, "unknown setting %q", name).WithHint("known: %v", known)
+			return nil, Errorf(Invalid, "unknown setting %q", name).WithHint("known: %s", strings.Join(known, ", "))
 		}
 		v, err := decl.Check(v)
 		if err != nil {

@@ -54,7 +54,7 @@ func (a *app) benchCommand() *cobra.Command {
 		ValidArgs: benchNames,
 		RunE:      func(c *cobra.Command, args []string) error { return a.bench(c.Context(), &o, args) },
 	}
-	o.settings.add(c, "policy", "task", "seed", "iterations", "checkpoint", "lanes", "out", "name", "tensorboard", "reward", "cluster", "references", "arena")
+	o.settings.add(c, "policy", "task", "seed", "iterations", "checkpoint", "lanes", "out", "name", "tensorboard", "reward", "cluster", "references", "offline", "data", "arena")
 	c.Flags().StringVar(&o.out, "out", "", "write the tables to this Markdown file too")
 	c.Flags().IntVar(&o.repeats, "repeats", 0, "runs of each measurement; 0: 5, or 60 calls for clip, or 3 for libero")
 	c.Flags().IntSliceVar(&o.lanes, "lanes", nil, "numbers of lanes for host, step and libero; default 1,8,64,256, 1,8,32 and 1,2")
@@ -153,7 +153,7 @@ func (a *app) benchSection(ctx context.Context, name string, o *benchOptions, cf
 		if err != nil {
 			return bench.Section{}, err
 		}
-		l, _, err := launch(ctx, plugins.Encoder, cfg.Run.Encoder)
+		l, _, err := launch.Launch(ctx, plugins.Encoder, cfg.Run.Encoder)
 		if err != nil {
 			return bench.Section{}, err
 		}
@@ -183,7 +183,7 @@ func envLaunch(ctx context.Context, cfg *config.Config, term *report.Terminal, n
 	if err != nil {
 		return supervise.Launch{}, err
 	}
-	l, _, err := launch(ctx, plugins.Env, name)
+	l, _, err := launch.Launch(ctx, plugins.Env, name)
 	return l, err
 }
 

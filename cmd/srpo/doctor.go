@@ -404,6 +404,9 @@ func (d *doctor) pythons(i interpreters) {
 		if !slices.ContainsFunc(found, func(in pyenv.Interpreter) bool {
 			return p.Manifest.Python.Requirement.Allows(in.Version) && (in.Venv || uv != "")
 		}) {
+			if uv != "" {
+				continue // uv fetches it with the plugin
+			}
 			minor := strings.TrimLeft(strings.Split(p.Manifest.Python.Version, ",")[0], "<>=! ")
 			d.bad(d.isNeeded(p), "Python for "+p.Name, "uv python install "+minor+", or pyenv install "+minor, "it wants %s", p.Manifest.Python.Version)
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -12,6 +13,8 @@ import (
 	"github.com/srpo-dev/srpo/host/config"
 	"github.com/srpo-dev/srpo/host/report"
 	"github.com/srpo-dev/srpo/host/score"
+	"github.com/srpo-dev/srpo/host/store"
+	"github.com/srpo-dev/srpo/host/supervise/catalog"
 	"github.com/srpo-dev/srpo/plugins"
 )
 
@@ -127,8 +130,29 @@ func (f *settingsFlags) loadFor(checkpoint string) (*config.Config, error) {
 			if err != nil {
 				return nil, err
 			}
+			fromRun(cfg, run)
 			return cfg, nil
 		}
 	}
 	return f.load()
+}
+
+// fromRun finds plugins that a run's settings name by a relative path where the run was started, when they are not here.
+func fromRun(cfg *config.Config, run string) {
+	m, err := store.ReadManifest(run)
+	if err != nil || m.WorkingFolder == "" {
+		return
+	}
+	for key, path := range map[string]*string{"run.env": &cfg.Run.Env, "run.policy": &cfg.Run.Policy, "run.encoder": &cfg.Run.Encoder} {
+		if cfg.Origin(key).Layer != "file" || !catalog.IsPath(*path) || filepath.IsAbs(*path) || strings.HasPrefix(*path, "~") {
+			continue
+		}
+		there := filepath.Join(m.WorkingFolder, *path)
+		if _, err := os.Stat(*path); err == nil {
+			continue
+		}
+		if _, err := os.Stat(there); err == nil {
+			*path = there
+		}
+	}
 }

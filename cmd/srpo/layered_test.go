@@ -4,15 +4,20 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"testing"
 	"testing/fstest"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/srpo-dev/srpo/encoders/dinov2"
+	"github.com/srpo-dev/srpo/encoders/generic"
+	"github.com/srpo-dev/srpo/encoders/vjepa2"
 	"github.com/srpo-dev/srpo/envs/libero"
 	liberoplus "github.com/srpo-dev/srpo/envs/libero-plus"
 	"github.com/srpo-dev/srpo/host/supervise/catalog"
 	"github.com/srpo-dev/srpo/host/supervise/lock"
+	"github.com/srpo-dev/srpo/host/supervise/manifest"
 	"github.com/srpo-dev/srpo/plugins"
 	"github.com/srpo-dev/srpo/policies/openvla"
 	"github.com/srpo-dev/srpo/policies/pi0"
@@ -94,4 +99,33 @@ func TestPiPoliciesAreWhole(t *testing.T) {
 	b, err := fs.ReadFile(pi0fast.Files, "requirements.txt")
 	require.NoError(t, err)
 	require.Equal(t, string(a), string(b))
+}
+
+// TestListedSettings holds what plugin.toml lists against what the sources declare: a name that is missing there would be refused although the plugin takes it.
+func TestListedSettings(t *testing.T) {
+	sources := map[string][]string{"libero": {"lane.py"}, "libero-plus": {"lane.py", "plus_env.py"}, "openvla": {"settings.py"}, "pi0": {"pi_settings.py", "settings.py"},
+		"pi0-fast": {"pi_settings.py", "settings.py"}, "remote": {"remote_policy.py"}}
+	declared := regexp.MustCompile(`\bSetting\(\s*"(\w+)"`)
+	served := map[string]plugins.Plugin{"generic": generic.New(), "dinov2": dinov2.New(), "vjepa2": vjepa2.New()}
+	for _, files := range embedded {
+		m, err := manifest.Load(files, "embedded")
+		require.NoError(t, err)
+		var want []string
+		if p := served[m.Name]; p != nil {
+			info, err := p.Info(t.Context())
+			require.NoError(t, err)
+			for _, s := range info.Settings {
+				want = append(want, s.Name)
+			}
+		}
+		for _, name := range sources[m.Name] {
+			text, err := fs.ReadFile(files, name)
+			require.NoError(t, err, "%s is made of other files now", m.Name)
+			for _, found := range declared.FindAllSubmatch(text, -1) {
+				want = append(want, string(found[1]))
+			}
+		}
+		require.NotEmpty(t, want, m.Name)
+		require.ElementsMatch(t, want, m.Settings, "settings of %s/plugin.toml", m.Name)
+	}
 }

@@ -209,23 +209,45 @@ func launcher(cfg *config.Config, term *report.Terminal) (host.Launcher, error) 
 	if err != nil {
 		return nil, err
 	}
-	return func(ctx context.Context, kind plugins.Kind, name string) (supervise.Launch, store.Plugin, error) {
-		pkg, err := cat.Find(kind, name)
+	return packaged{cat, prep}, nil
+}
+
+// packaged launches what the catalog finds.
+type packaged struct {
+	*catalog.Catalog
+	prep *supervise.Preparer
+}
+
+// Find implements host.Launcher.
+func (p packaged) Find(kind plugins.Kind, name string) (host.Found, error) {
+	pkg, err := p.Look(kind, name)
+	if err != nil {
+		return host.Found{}, err
+	}
+	found := host.Found{Name: pkg.Name}
+	if pkg.Manifest != nil {
+		found.Settings = pkg.Manifest.Settings
+	}
+	return found, nil
+}
+
+// Launch implements host.Launcher.
+func (p packaged) Launch(ctx context.Context, kind plugins.Kind, name string) (supervise.Launch, store.Plugin, error) {
+	pkg, err := p.Catalog.Find(kind, name)
+	if err != nil {
+		return supervise.Launch{}, store.Plugin{}, err
+	}
+	l, err := p.prep.Prepare(ctx, pkg)
+	if err != nil {
+		return l, store.Plugin{}, err
+	}
+	record := store.Plugin{Kind: kind, Name: pkg.Name, Version: pkg.Version, Path: pkg.Dir}
+	if pkg.Dir != "" {
+		tree, err := lock.HashDir(pkg.Dir)
 		if err != nil {
-			return supervise.Launch{}, store.Plugin{}, err
+			return l, record, err
 		}
-		l, err := prep.Prepare(ctx, pkg)
-		if err != nil {
-			return l, store.Plugin{}, err
-		}
-		record := store.Plugin{Kind: kind, Name: pkg.Name, Version: pkg.Version, Path: pkg.Dir}
-		if pkg.Dir != "" {
-			tree, err := lock.HashDir(pkg.Dir)
-			if err != nil {
-				return l, record, err
-			}
-			record.Hash = tree.Sum()
-		}
-		return l, record, nil
-	}, nil
+		record.Hash = tree.Sum()
+	}
+	return l, record, nil
 }

@@ -362,6 +362,24 @@ func (x *examination) sameAsManifest(ctx context.Context, p plugins.Plugin) erro
 			return plugins.Errorf(plugins.Mismatch, "Info says %s %q, plugin.toml %q", f.what, f.said, f.written).WithHint("make them the same")
 		}
 	}
+	if x.pkg.Manifest.Settings == nil {
+		return nil
+	}
+	said, written := map[string]bool{}, map[string]bool{}
+	for _, s := range i.Settings {
+		said[s.Name] = true
+	}
+	for _, name := range x.pkg.Manifest.Settings {
+		if written[name] = true; !said[name] {
+			return plugins.Errorf(plugins.Mismatch, "plugin.toml lists the setting %q, which Info does not declare", name).WithHint("make the lists the same, or leave settings out of plugin.toml")
+		}
+	}
+	for _, s := range i.Settings {
+		if !written[s.Name] {
+			return plugins.Errorf(plugins.Mismatch, "Info declares the setting %q, which is not among the settings of plugin.toml", s.Name).
+				WithHint("make the lists the same, or leave settings out of plugin.toml")
+		}
+	}
 	return nil
 }
 

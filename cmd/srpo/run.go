@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,6 +14,7 @@ import (
 	"github.com/srpo-dev/srpo/host/config"
 	"github.com/srpo-dev/srpo/host/dataset"
 	"github.com/srpo-dev/srpo/host/report"
+	"github.com/srpo-dev/srpo/host/store"
 	"github.com/srpo-dev/srpo/host/supervise/pyenv"
 	"github.com/srpo-dev/srpo/plugins"
 )
@@ -135,11 +138,7 @@ func (a *app) train(ctx context.Context, f *settingsFlags, resume string, imitat
 	var cfg *config.Config
 	var err error
 	if resume != "" {
-		if _, err := os.Stat(resume); err != nil {
-			return plugins.Errorf(plugins.NotFound, "no run folder %s", resume).WithPlace("--resume").WithHint("give the folder that an earlier run printed, e.g. runs/NAME")
-		}
-		in := config.Input{File: filepath.Join(resume, "srpo.toml"), Set: f.set, Flags: f.given()}
-		if cfg, err = config.Load(in); err != nil {
+		if cfg, err = f.loadRun(&resume, term); err != nil {
 			return err
 		}
 		for _, v := range cfg.Values() {
@@ -187,4 +186,55 @@ func (a *app) train(ctx context.Context, f *settingsFlags, resume string, imitat
 		return a.printJSON(sum)
 	}
 	return nil
+}
+
+// loadRun reads the configuration of a run that is to go on, and moves to where it was started: relative paths in it begin there, and so does its srpo.lock. What
+// was typed now begins where it was typed. folder becomes absolute.
+func (f *settingsFlags) loadRun(folder *string, term *report.Terminal) (*config.Config, error) {
+	const place = "--resume"
+	given := *folder
+	if _, err := os.Stat(given); err != nil {
+		return nil, plugins.Errorf(plugins.NotFound, "no run folder %s", given).WithPlace(place).WithHint("give the folder that an earlier run printed, e.g. runs/NAME")
+	}
+	abs, err := filepath.Abs(given)
+	if err != nil {
+		return nil, plugins.Errorf(plugins.Invalid, "%w", err).WithPlace(place)
+	}
+	m, err := store.ReadManifest(given)
+	if err != nil {
+		return nil, plugins.AsError(err).WithPlace(place)
+	}
+	in := config.Input{File: filepath.Join(given, "srpo.toml"), Set: f.set, Flags: f.given()}
+	if _, err := os.Stat(in.File); errors.Is(err, fs.ErrNotExist) {
+		return nil, plugins.Errorf(plugins.Corrupt, "the run's settings are gone: %s is missing", in.File).WithPlace(place).
+			WithHint("bring it back from a backup, or start a new run from its policy: srpo run --checkpoint %s", given)
+	}
+	cfg, err := config.Load(in)
+	if err != nil {
+		return nil, err
+	}
+	*folder = abs
+	here, err := os.Getwd()
+	if err != nil || m.WorkingFolder == "" || m.WorkingFolder == here {
+		return cfg, nil
+	}
+	typed := func(key string) bool { l := cfg.Origin(key).Layer; return l == "set" || l == "flag" }
+	if typed("host.plugin_path") {
+		for i, dir := range cfg.Host.PluginPath {
+			if cfg.Host.PluginPath[i], err = filepath.Abs(dir); err != nil {
+				return nil, plugins.Errorf(plugins.Invalid, "%w", err).WithPlace("%s", cfg.Origin("host.plugin_path"))
+			}
+		}
+	}
+	if python := cfg.Host.Python; typed("host.python") && strings.ContainsRune(python, filepath.Separator) {
+		if cfg.Host.Python, err = filepath.Abs(python); err != nil {
+			return nil, plugins.Errorf(plugins.Invalid, "%w", err).WithPlace("%s", cfg.Origin("host.python"))
+		}
+	}
+	if err := os.Chdir(m.WorkingFolder); err != nil {
+		term.Warn("the run was started in %s, which cannot be entered: relative paths in its settings are looked for in %s", m.WorkingFolder, here)
+		return cfg, nil
+	}
+	term.Line("going on in %s, where the run was started", m.WorkingFolder)
+	return cfg, nil
 }

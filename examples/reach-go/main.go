@@ -29,7 +29,6 @@ func (r *reach) Render(_ string, h, w int) []byte {
 	}
 	return img
 }
-
 func main() {
 	sdk.ServeSim(sdk.SimSpec{
 		Info: plugins.Info{Name: "reach-go", Version: "0.1.0", Doc: "a point reaches a target", MaxLanes: 64},

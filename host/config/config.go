@@ -375,6 +375,18 @@ func (c *Config) ResolvePlugin(kind plugins.Kind, name string, declared []plugin
 	return out, nil
 }
 
+// CheckSettings refuses what the file and --set give to a plugin under a name that is not among known, before the plugin is there to check the values.
+func (c *Config) CheckSettings(kind plugins.Kind, name string, known []string) error {
+	var p problems
+	for _, a := range c.given[kind][name] {
+		if !contains(known, a.name) {
+			p.add(a.place.unknownSetting(a.name, string(kind)+"."+name, known, ""))
+		}
+	}
+	p.byLine()
+	return p.err()
+}
+
 // CheckPlugins refuses a section, or a --set, for a plugin of that kind that is not among known.
 func (c *Config) CheckPlugins(kind plugins.Kind, known []string) error {
 	var p problems

@@ -135,7 +135,7 @@ func TestErrorsPointAtTheLine(t *testing.T) {
 		"nan":            {"[reward]\nalpha = nan", "f.toml:2:9", "wants a number", "", "^^^"},
 		"bounds":         {"[rollout]\ngroup_size = 1", "f.toml:2:14", `setting "group_size" cannot be 1`, "allowed: 2", "^"},
 		"open bound":     {"[update]\nclip_low = 1.0", "f.toml:2:12", `setting "clip_low" cannot be 1`, "allowed: above 0, below 1", "^^^"},
-		"choices":        {"[reward]\nkind = \"zscor\"", "f.toml:2:8", `setting "kind" cannot be "zscor"`, "zscore", "^^^^^^^"},
+		"choices":        {"[reward]\nkind = \"zscor\"", "f.toml:2:8", `setting "kind" cannot be "zscor"`, `did you mean "zscore"? One of zscore, minmax, anchored, binary`, "^^^^^^^"},
 		"section value":  {"run = 3", "f.toml:1:1", `"run" is a section, not a value`, "[run]", "^^^"},
 		"plugin value":   {"env = \"libero\"", "f.toml:1:1", `"env" is not a setting by itself`, "[run]", "^^^"},
 		"plugin nesting": {"[env]\nlibero = 3", "f.toml:2:1", "holds one section a plugin", "[env.NAME]", "^^^^^^"},
@@ -211,7 +211,7 @@ func TestPluginErrors(t *testing.T) {
 		"nearest": {"[policy.tiny]\nhiden = 3", "f.toml:2:1", "", `did you mean "hidden"?`, "2 | hiden = 3\n  | ^^^^^"},
 		"type":    {"[policy.tiny]\nhidden = 3.5", "f.toml:2:10", "wants a whole number", "", "^^^"},
 		"bounds":  {"[policy.tiny]\nlr = 2", "f.toml:2:6", "cannot be 2", "0 to 1", "^"},
-		"choices": {"policy.tiny.head = 'x'", "f.toml:1:20", `cannot be "x"`, "gaussian", "^^^"},
+		"choices": {"policy.tiny.head = 'x'", "f.toml:1:20", `cannot be "x"`, "one of tokens, gaussian", "^^^"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c, err := Parse("f.toml", []byte(tc.text))

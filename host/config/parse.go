@@ -8,6 +8,7 @@ import (
 
 	"github.com/BurntSushi/toml"
 
+	"github.com/srpo-dev/srpo/host/nearest"
 	"github.com/srpo-dev/srpo/plugins"
 )
 
@@ -21,8 +22,22 @@ type assignment struct {
 	place, section place
 }
 
-// check returns the value as the setting's type.
+// check returns the value as the setting's type. A text that is none of the choices is answered with the nearest one.
 func (a assignment) check(s plugins.Setting) (any, error) {
+	v, err := a.convert(s)
+	text, isText := a.value.(string)
+	if err == nil || !isText || len(s.Choices) == 0 {
+		return v, err
+	}
+	e := plugins.AsError(err)
+	if near := nearest.To(strings.Trim(text, `"' `), s.Choices); near != "" {
+		return v, e.WithHint("did you mean %q? One of %s", near, strings.Join(s.Choices, ", "))
+	}
+	return v, e
+}
+
+// convert returns the value as the setting's type.
+func (a assignment) convert(s plugins.Setting) (any, error) {
 	if !a.typed {
 		return s.Check(a.value)
 	}

@@ -95,7 +95,7 @@ func (p DemoPlan) demonstrate(ctx context.Context, w Worker[env.Env], spec plugi
 			w.Failed(incarnation, err)
 		}
 		if attempts > p.Retries {
-			return policy.Demonstration{}, gaveUp(p.EnvName, p.id(t), attempts, err)
+			return policy.Demonstration{}, gaveUp(p.EnvName, p.id(t), attempts, 0, err)
 		}
 	}
 }

@@ -95,8 +95,12 @@ func (e *encoding) embed(batch []clip) error {
 		return err
 	}
 	e.roll.survived(batch[0].ID, e.roll.s.EncoderName, err)
+	first := 1
+	if len(batch) == 1 {
+		first = 2 // that was the clip's own first try
+	}
 	for _, c := range batch {
-		for attempt := 1; ; attempt++ {
+		for attempt := first; ; attempt++ {
 			err := e.call([]clip{c})
 			if err == nil {
 				break
@@ -105,7 +109,7 @@ func (e *encoding) embed(batch []clip) error {
 				return err
 			}
 			if attempt > e.roll.s.Retries {
-				return gaveUp(e.roll.s.EncoderName, c.ID, attempt+1, err)
+				return gaveUp(e.roll.s.EncoderName, c.ID, attempt, 0, err)
 			}
 			e.roll.survived(c.ID, e.roll.s.EncoderName, err)
 		}

@@ -39,13 +39,23 @@ func stopped(ctx context.Context) error {
 	return plugins.Errorf(kind, "stopped: %w", context.Cause(ctx))
 }
 
-// gaveUp is the error of an episode whose retries are spent.
-func gaveUp(place, episode string, attempts int, cause error) error {
+// gaveUp is the error of an episode whose retries are spent: its own failures, and beside them the times when it was lost with a process, which may have been
+// another episode's fault and are counted apart.
+func gaveUp(place, episode string, failures, losses int, cause error) error {
+	words := fmt.Sprintf("failed %d times", failures)
+	switch {
+	case losses > 0 && failures == 0:
+		words = fmt.Sprintf("lost with its process %d times", losses)
+	case losses == 1:
+		words += " and was lost with its process once"
+	case losses > 1:
+		words += fmt.Sprintf(" and was lost with its process %d times", losses)
+	}
 	e := plugins.AsError(cause)
 	hint := e.Hint
 	if hint == "" {
 		hint = "see the plugin's own log; the episode can be rolled alone with its task, start state and seed"
 	}
-	return (&plugins.Error{Kind: e.Kind, Message: fmt.Sprintf("failed %d times, the last time with: %s", attempts, e.Message), Place: e.Place, Hint: hint,
+	return (&plugins.Error{Kind: e.Kind, Message: words + ", the last time with: " + e.Message, Place: e.Place, Hint: hint,
 		Detail: e.Detail, Err: cause}).WithPlace("%s, episode %s", place, episode)
 }

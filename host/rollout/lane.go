@@ -80,7 +80,7 @@ func (l *lane) again(a *attempt, incarnation uint64, err error) {
 		j.faults++
 	}
 	if j.faults > r.s.Retries || j.losses > r.s.Losses {
-		r.fail(gaveUp(l.place(), j.episode.ID, j.faults+j.losses, err))
+		r.fail(gaveUp(l.place(), j.episode.ID, j.faults, j.losses, err))
 		return
 	}
 	r.survived(j.episode.ID, l.place(), err)

@@ -229,7 +229,7 @@ func (r *recorder) take(ctx context.Context, t Take) (Episode, error) {
 			r.worker.Failed(incarnation, err)
 		}
 		if attempts > r.Retries {
-			return Episode{}, gaveUp(r.place, t.ID(), attempts, err)
+			return Episode{}, gaveUp(r.place, t.ID(), attempts, 0, err)
 		}
 		r.OnFault(Fault{Episode: t.ID(), Place: r.place, Err: err})
 	}

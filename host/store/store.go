@@ -63,6 +63,8 @@ type Manifest struct {
 	Command []string  `json:"command"`
 	Resumed []Resumed `json:"resumed,omitempty"`
 	Seed    uint64    `json:"seed,string"`
+	// WorkingFolder is where the run was started: relative paths in its settings begin there, and so does srpo.lock.
+	WorkingFolder string `json:"working_folder,omitempty"`
 	// Plugins in use, with what their packages hash to.
 	Plugins []Plugin `json:"plugins"`
 	// Tasks are the ids of the tasks trained on.
@@ -172,6 +174,7 @@ type Run struct {
 	dir  string
 	disk *disk
 	lock *os.File
+	made []string // the folders that [Create] made, the innermost first
 
 	mu       sync.Mutex
 	manifest Manifest
@@ -224,6 +227,9 @@ func create(dir string, m Manifest, config []byte, fault func(op, path string) e
 	}
 	if m.Name == "" {
 		m.Name = filepath.Base(dir)
+	}
+	if m.WorkingFolder == "" {
+		m.WorkingFolder, _ = os.Getwd()
 	}
 	r.manifest = m
 	for _, sub := range []string{checkpointsDir, episodesDir} {
@@ -305,6 +311,15 @@ func Open(dir string) (*Run, error) {
 	return r, nil
 }
 
+// ReadManifest reads what made the run in a folder. Errors as those of [Open].
+func ReadManifest(dir string) (Manifest, error) {
+	m, err := readManifest(dir)
+	if err != nil {
+		return Manifest{}, err
+	}
+	return *m, nil
+}
+
 func readManifest(dir string) (*Manifest, error) {
 	path := filepath.Join(dir, manifestFile)
 	data, err := os.ReadFile(path)
@@ -351,6 +366,12 @@ func open(dir string, create bool, fault func(op, path string) error) (*Run, err
 	}
 	r := &Run{dir: abs, disk: &disk{run: abs, fault: fault, committed: -1}, last: -1}
 	if create {
+		for d := abs; ; d = filepath.Dir(d) {
+			if _, err := os.Lstat(d); err == nil || d == filepath.Dir(d) {
+				break
+			}
+			r.made = append(r.made, d)
+		}
 		if err := r.disk.mkdirAll(abs); err != nil {
 			return nil, err
 		}
@@ -399,6 +420,21 @@ func (r *Run) Close() error {
 		r.lock = nil
 	}
 	return errors.Join(errs...)
+}
+
+// Discard closes the folder and removes it, with the empty folders above it that [Create] made; gone is false, and all stays as it is, for a folder that was there
+// before, or in which something was committed.
+func (r *Run) Discard() (gone bool, err error) {
+	if err := r.Close(); err != nil || len(r.made) == 0 || r.last >= 0 {
+		return false, err
+	}
+	if err := os.RemoveAll(r.dir); err != nil {
+		return false, r.disk.wrap("remove", r.dir, err)
+	}
+	for _, d := range r.made[1:] {
+		_ = os.Remove(d) // not where another run lies
+	}
+	return true, nil
 }
 
 // Dir is the folder's absolute path.

@@ -49,6 +49,9 @@ func play(mode, rest string) {
 	case "prints":
 		fmt.Println("hello from an import")
 		serveEnv(&toy{})
+	case "prints without end":
+		fmt.Print(strings.Repeat("0123456789", 300_000))
+	case "ends":
 	case "prints and dies":
 		fmt.Println("Traceback: no such module")
 		os.Exit(3)

@@ -137,7 +137,8 @@ func TestPreparePython(t *testing.T) {
 	s := supervisor(t, Options{})
 	_, err = s.Start(background, l)
 	// It is not a plugin, but what it printed shows that everything was in its place.
-	require.ErrorContains(t, err, "printed on stdout before the handshake: \"sdk "+l.Env["VIRTUAL_ENV"]+" True "+dir)
+	require.ErrorContains(t, err, "printed on stdout before the handshake: \"sdk ")
+	require.Contains(t, plugins.AsError(err).Detail, "sdk "+l.Env["VIRTUAL_ENV"]+" True "+dir)
 	require.ErrorContains(t, err, "then it exited with status 3")
 	require.NoDirExists(t, filepath.Join(dir, "__pycache__"), "the package stays as it was")
 	compiled, err := filepath.Glob(filepath.Join(l.Env["PYTHONPYCACHEPREFIX"], strings.TrimPrefix(dir, "/"), "part.*.pyc"))

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -359,6 +360,23 @@ func (p *Process) connect(ctx context.Context) error {
 	return nil
 }
 
+const (
+	// quoted is how much of a line that should not be there an error's sentence shows, quotedDetail how much of each line stands below it, in characters.
+	quoted       = 80
+	quotedDetail = 400
+)
+
+// cutLines shortens each line of a text to n characters.
+func cutLines(text string, n int) string {
+	list := strings.Split(text, "\n")
+	for i, line := range list {
+		if r := []rune(line); len(r) > n {
+			list[i] = string(r[:n]) + "..."
+		}
+	}
+	return strings.Join(list, "\n")
+}
+
 // explainStart says why a start failed.
 func (p *Process) explainStart(failure error) *plugins.Error {
 	l := p.leader
@@ -382,7 +400,8 @@ func (p *Process) explainStart(failure error) *plugins.Error {
 			WithHint("look into %s; if it only needs longer, raise [host] start_timeout_s", p.out.path)
 	case line != "" && notHandshake != nil:
 		shown, _ := readable(line)
-		return fail(plugins.Corrupt, "printed on stdout before the handshake: %q%s", shown, l.alsoDied()).
+		words = cutLines(words, quotedDetail)
+		return fail(plugins.Corrupt, "printed on stdout before the handshake: %q%s", cutLines(shown, quoted), l.alsoDied()).
 			WithHint("print to stderr instead; in Python import srpo_sdk before anything else, in Go call sdk.Serve first in main")
 	case line != "" && version != plugins.Protocol:
 		hint := "install a version of the plugin for this srpo"
@@ -401,7 +420,11 @@ func (p *Process) explainStart(failure error) *plugins.Error {
 	case errors.Is(failure, context.DeadlineExceeded):
 		return fail(plugins.Deadline, "did not start in the time that was left")
 	case line == "":
-		return fail(plugins.Unavailable, "%s before its handshake", l.fate()).WithHint("%s", l.advice())
+		hint := l.advice()
+		if l.fate() == "exited with status 0" {
+			hint = "does its program reach srpo.serve(...) in Python, sdk.ServeSim or its like in Go? " + hint
+		}
+		return fail(plugins.Unavailable, "%s before its handshake", l.fate()).WithHint("%s", hint)
 	}
 	return fail(plugins.Unavailable, "shook hands, but could not be reached: %w%s", failure, l.alsoDied()).
 		WithHint("%s", l.advice())

@@ -109,6 +109,7 @@ func TestStartFailures(t *testing.T) {
 	}{
 		{"prints", plugins.Corrupt, `env toy: printed on stdout before the handshake: "hello from an import"`, "hello from an import"},
 		{"prints and dies", plugins.Corrupt, `printed on stdout before the handshake: "Traceback: no such module"; then it exited with status 3`, ""},
+		{"ends", plugins.Unavailable, "env toy: exited with status 0 before its handshake", ""},
 		{"dies", plugins.Unavailable, "env toy: exited with status 7 before its handshake", "libEGL.so.1: cannot open shared object file"},
 		{"hangs", plugins.Deadline, "did not finish its handshake within 700ms", "loading a large model"},
 		{"newer", plugins.Mismatch, "speaks protocol version 9, this srpo speaks 1", ""},
@@ -133,6 +134,17 @@ func TestStartFailures(t *testing.T) {
 			requireNobody(t, s)
 		})
 	}
+	t.Run("ends", func(t *testing.T) {
+		_, err := supervisor(t, Options{}).Start(context.Background(), launch(t, "ends"))
+		require.Equal(t, "does its program reach srpo.serve(...) in Python, sdk.ServeSim or its like in Go? it printed nothing", plugins.AsError(err).Hint)
+	})
+	t.Run("prints without end", func(t *testing.T) {
+		_, err := supervisor(t, Options{}).Start(context.Background(), launch(t, "prints without end"))
+		require.ErrorContains(t, err, `printed on stdout before the handshake: "`+strings.Repeat("0123456789", 8)+`..."`)
+		for _, line := range strings.Split(plugins.AsError(err).Detail, "\n") {
+			require.LessOrEqual(t, len(line), quotedDetail+len("..."))
+		}
+	})
 	t.Run("no such program", func(t *testing.T) {
 		s := supervisor(t, Options{ArenaBytes: 1 << 16})
 		l := launch(t, "")

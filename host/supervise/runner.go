@@ -239,6 +239,9 @@ func (l *leader) advice() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	hint := "all that it said is in " + l.out.path
+	if l.out.last(1) == "" { // a log that holds nothing helps nobody
+		hint = "it printed nothing"
+	}
 	if l.state == nil || l.killed {
 		return hint
 	}

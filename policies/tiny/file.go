@@ -236,6 +236,10 @@ func parse(data []byte) (header, []byte, *plugins.Error) {
 
 // fits says in which way a checkpoint belongs to another network or env.
 func (p *Policy) fits(h header) *plugins.Error {
+	if len(h.Actions) != p.env.Action.Dim() || len(h.Proprio) != len(p.env.Proprio) { // no setting makes it fit
+		return plugins.Errorf(plugins.Mismatch, "the checkpoint was made for an env with %d action and %d proprio values, this one has %d and %d",
+			len(h.Actions), len(h.Proprio), p.env.Action.Dim(), len(p.env.Proprio)).WithHint("use a checkpoint made for this env, or leave it out to imitate the env's expert first")
+	}
 	if !reflect.DeepEqual(h.Shape, p.net.shape) {
 		return plugins.Errorf(plugins.Mismatch, "the checkpoint's network is %s, the configured one %s", describe(h.Shape), describe(p.net.shape)).
 			WithHint("give policy.tiny the settings that the checkpoint was made with")

@@ -512,6 +512,9 @@ func TestLoadRefuses(t *testing.T) {
 	other = small(t, 1, nil)
 	other.env.Proprio = []string{"eef_x [m]", "speed"}
 	refused(other, plugins.Mismatch, "proprio")
+	other = small(t, 1, nil)
+	other.env.Proprio = append(other.env.Proprio, "speed")
+	refused(other, plugins.Mismatch, "the checkpoint was made for an env with 2 action and 2 proprio values, this one has 2 and 3")
 	_, err = q.Load(ctx, folder)
 	require.NoError(t, err)
 	require.Equal(t, p.state.weights, q.state.weights)
@@ -752,6 +755,32 @@ func TestLoadKnowsImitations(t *testing.T) {
 	id, err := small(t, 2, nil).Load(ctx, dir)
 	require.NoError(t, err)
 	require.Equal(t, uint64(7), id)
+}
+
+// TestRateByArm: an arm in full pose takes larger steps by itself, and such as are asked for otherwise.
+func TestRateByArm(t *testing.T) {
+	for _, c := range []struct {
+		dims      int
+		set, want float64
+	}{{4, 0, updateRate}, {7, 0, updateRateFullPose}, {7, 1e-3, 1e-3}, {4, 1e-3, 1e-3}} {
+		s, err := plugins.Resolve(settings(), plugins.Settings{"lr": c.set})
+		require.NoError(t, err)
+		require.Equal(t, c.want, learningRate(s, c.dims), "%+v", c)
+	}
+}
+
+// TestNoiseByArm: an arm in full pose explores wider by itself, and as widely as is asked for otherwise.
+func TestNoiseByArm(t *testing.T) {
+	for _, c := range []struct {
+		dims  int
+		noise string
+		set   float64
+		want  float64
+	}{{4, "chunk", 0, chunkStd}, {7, "chunk", 0, chunkStdFullPose}, {7, "step", 0, stepStd}, {7, "chunk", 0.3, 0.3}, {2, "step", 0.1, 0.1}} {
+		s, err := plugins.Resolve(settings(), plugins.Settings{"noise": c.noise, "std": c.set})
+		require.NoError(t, err)
+		require.Equal(t, c.want, deviation(s, c.dims), "%+v", c)
+	}
 }
 
 // TestImitateStepsByArm: an arm in full pose gets fewer steps by itself, and as many as are asked for otherwise.

@@ -159,7 +159,7 @@ func (p *Policy) ppo(ctx context.Context, u policy.Update, lessons []lesson, pro
 	// Mini-batches of one size, near the one wanted: a remainder of a few chunks would move the weights as far as a whole batch, mostly at random.
 	batches := max(int(math.Round(float64(len(lessons))/float64(batch))), 1)
 	batch = (len(lessons) + batches - 1) / batches
-	lr := p.settings.Float("lr") * min(1, math.Sqrt(float64(len(lessons))/float64(p.settings.Int("lr_chunks"))))
+	lr := learningRate(p.settings, p.net.Actions) * min(1, math.Sqrt(float64(len(lessons))/float64(p.settings.Int("lr_chunks"))))
 	parts := make([][]float32, (batch+shard-1)/shard)
 	for i := range parts {
 		parts[i] = make([]float32, p.net.size)

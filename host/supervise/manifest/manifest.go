@@ -41,6 +41,8 @@ type Manifest struct {
 	// Env are variables of the plugin's process. "{package}" stands for the package's folder, "{cache}" for a folder of its own in srpo's cache, "{venv}" for
 	// its Python environment and "{made}" for what [Python.PostInstall] made.
 	Env map[string]string `toml:"env"`
+	// Settings are the names of all of the plugin's settings, so that a misspelt one is found before anything is installed; nil: only the plugin knows them.
+	Settings []string `toml:"settings"`
 }
 
 // Python says that the package has a Python environment of its own, and, without a [Command], which program of the package runs in it.
@@ -197,7 +199,7 @@ func clean(key string) string {
 
 // keys are the known keys by table.
 var keys = map[string][]string{
-	"":           {"name", "kind", "version", "protocol", "doc", "python", "command", "system", "env"},
+	"":           {"name", "kind", "version", "protocol", "doc", "python", "command", "system", "env", "settings"},
 	"python":     {"version", "requirements", "no_deps", "entry", "post_install", "download_mb", "disk_mb", "gpu"},
 	"python.gpu": {"requirements", "download_mb", "disk_mb"},
 	"command":    {"exec", "build"},

@@ -63,13 +63,13 @@ func (b *builder) build(ctx context.Context) error {
 	defer b.log.Close()
 
 	b.report(Progress{What: "looking for Python " + b.Python.String()})
-	in, err := Find(ctx, b.Python, b.Interpreter)
-	if err != nil {
-		return err
-	}
 	uv, why := "", "uv is turned off"
 	if !b.PipOnly {
 		uv, why = findUV(ctx)
+	}
+	in, err := b.python(ctx, uv)
+	if err != nil {
+		return err
 	}
 	installer := "pip"
 	if uv != "" {
@@ -115,6 +115,40 @@ func (b *builder) build(ctx context.Context) error {
 		return err
 	}
 	return b.commit(in, installer, made)
+}
+
+// python finds the interpreter to make the environment with. Where this machine has none that fits, and the user named none, uv fetches one into srpo's cache.
+func (b *builder) python(ctx context.Context, uv string) (Interpreter, error) {
+	in, err := Find(ctx, b.Python, b.Interpreter)
+	if b.Interpreter != "" || plugins.KindOf(err) != plugins.NotFound {
+		return in, err
+	}
+	dir := os.Getenv("UV_PYTHON_INSTALL_DIR")
+	if dir == "" {
+		dir = filepath.Join(b.Cache, "python")
+	}
+	if in, ok := fetched(ctx, b.Python, dir); ok {
+		return in, nil
+	}
+	if uv == "" {
+		e := plugins.AsError(err)
+		return in, e.WithHint("%s; where uv is installed, srpo lets it fetch one", e.Hint)
+	}
+	b.step = "fetching Python " + b.Python.String() + " with uv"
+	b.report(Progress{What: fmt.Sprintf("there is no Python %s on this machine: uv fetches one into %s", b.Python, dir)})
+	// Into the cache only: neither into the user's folder of programs nor into uv's own of Pythons.
+	fetch := []string{"UV_PYTHON_INSTALL_DIR=" + dir, "UV_PYTHON_INSTALL_BIN=0"}
+	if failure := b.runInstallerWith(ctx, fetch, uv, "python", "install", b.Python.request()); failure != nil {
+		if e := plugins.AsError(failure); e.Kind != plugins.Canceled {
+			return in, plugins.Errorf(plugins.NotFound, "no Python %s on this machine, and uv could not fetch one: %w", b.Python, failure).WithDetail(e.Detail).WithHint("%s", plugins.AsError(err).Hint)
+		}
+		return in, failure
+	}
+	in, ok := fetched(ctx, b.Python, dir)
+	if !ok {
+		return in, plugins.Errorf(plugins.NotFound, "uv fetched a Python %s, and none that runs is in %s", b.Python, dir).WithHint("%s", plugins.AsError(err).Hint)
+	}
+	return in, nil
 }
 
 // postInstallTimeout bounds the program that runs after the installation.
@@ -218,8 +252,13 @@ func syncFile(path string) {
 
 // runInstaller runs a command, its output into the log, and reports progress. Its whole process group ends with ctx.
 func (b *builder) runInstaller(ctx context.Context, name string, args ...string) error {
+	return b.runInstallerWith(ctx, nil, name, args...)
+}
+
+// runInstallerWith is runInstaller with variables over the environment's.
+func (b *builder) runInstallerWith(ctx context.Context, variables []string, name string, args ...string) error {
 	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Env = append(installerEnviron(os.Environ()), cacheVariables(b.Cache)...)
+	cmd.Env = append(append(installerEnviron(os.Environ()), cacheVariables(b.Cache)...), variables...)
 	cmd.Dir = filepath.Dir(b.dir) // not in a project of the user's, whose settings would be read
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }

@@ -95,6 +95,18 @@ func Find(ctx context.Context, want Requirement, given string) (Interpreter, err
 	return Interpreter{}, e.WithHint("install one (uv python install %s, pyenv install %s, or your system's package), or give its path in [host] python", minor, minor)
 }
 
+// fetched is the newest Python that fits among those that uv put into a folder.
+func fetched(ctx context.Context, want Requirement, dir string) (Interpreter, bool) {
+	found, _ := filepath.Glob(filepath.Join(dir, "*", "bin", "python3"))
+	slices.SortFunc(found, func(a, b string) int { return byVersion(filepath.Dir(filepath.Dir(b)), filepath.Dir(filepath.Dir(a))) })
+	for _, path := range found {
+		if in, err := probe(ctx, path); err == nil && want.Allows(in.Version) {
+			return in, true
+		}
+	}
+	return Interpreter{}, false
+}
+
 // Scan returns every Python 3 on this machine that runs, each once, in the order in which [Find] tries them. Files that only look like one are left out.
 func Scan(ctx context.Context) []Interpreter {
 	var paths []string

@@ -295,6 +295,82 @@ func TestEnsureFailures(t *testing.T) {
 	require.Equal(t, plugins.Canceled, plugins.KindOf(err), err)
 }
 
+// TestUVFetchesPython plays a machine without the Python that is wanted, and a uv that brings it.
+func TestUVFetchesPython(t *testing.T) {
+	in := anyPython(t)
+	offline(t)
+	bin, root := t.TempDir(), t.TempDir()
+	calls := filepath.Join(root, "calls")
+	const version = "3.6" // of which no machine has one any more; the one that uv brings only says that it is
+	uv := func(fetch string) {
+		script(t, filepath.Join(bin, "uv"), `#!/bin/sh
+echo "$*" >> `+calls+`
+case "$1 $2" in
+--version*) echo uv 9.9.9 ;;
+"python install") `+fetch+` ;;
+"venv "*) for dir; do :; done; exec `+in.Real+` -I -m venv --without-pip "$dir" ;;
+*) exit 1 ;;
+esac
+`)
+	}
+	t.Setenv("PATH", bin+":/bin") // sh and mkdir; a Python there would be found by its place, too
+	t.Setenv("HOME", root)
+	t.Setenv("PYENV_ROOT", root)
+	t.Setenv("XDG_DATA_HOME", root)
+	t.Setenv("UV_PYTHON_INSTALL_DIR", "")
+	want := requirement(t, version)
+	if found, err := Find(background, want, ""); err == nil {
+		t.Skipf("this machine has a Python %s: %s", version, found.Path)
+	}
+	requirements := filepath.Join(root, "requirements.txt")
+	require.NoError(t, os.WriteFile(requirements, nil, 0o644))
+	s := Spec{Name: "toy", Python: want, Requirements: requirements}
+	var told []string
+	o := Options{Cache: t.TempDir(), Progress: func(p Progress) { told = append(told, p.What) }}
+	log := func() string { text, _ := os.ReadFile(calls); return string(text) }
+
+	// It cannot fetch: its own words, and what else helps.
+	uv("echo 'no download for you' >&2; exit 2")
+	_, err := Ensure(background, s, o)
+	require.Equal(t, plugins.NotFound, plugins.KindOf(err))
+	require.ErrorContains(t, err, "no Python "+version+" on this machine, and uv could not fetch one")
+	require.Contains(t, plugins.AsError(err).Detail, "no download for you")
+	require.Contains(t, plugins.AsError(err).Hint, "or give its path in [host] python")
+
+	// It says that it has, and has not.
+	uv("true")
+	_, err = Ensure(background, s, o)
+	require.ErrorContains(t, err, "and none that runs is in "+filepath.Join(o.Cache, "python"))
+
+	old := filepath.Join(root, "old")
+	script(t, old, `#!/bin/sh
+echo '{"version": [3, 6, 15], "real": "`+in.Real+`", "implementation": "cpython", "venv": true, "pip": ""}'
+`)
+	uv(`d="$UV_PYTHON_INSTALL_DIR/cpython-3.6.15-linux/bin"; mkdir -p "$d"; cp ` + old + ` "$d/python3"`)
+	told = nil
+	env, err := Ensure(background, s, o)
+	require.NoError(t, err)
+	require.True(t, env.Built)
+	require.Contains(t, told, "there is no Python "+version+" on this machine: uv fetches one into "+filepath.Join(o.Cache, "python"))
+	require.Contains(t, log(), "python install "+version+"\n")
+
+	// The next environment takes the one that is there, and a Python that was given is the only one that is tried.
+	require.NoError(t, os.Remove(calls))
+	s.Name = "another"
+	_, err = Ensure(background, s, o)
+	require.NoError(t, err)
+	require.NotContains(t, log(), "python install")
+	s.Name, o.Interpreter = "third", filepath.Join(bin, "uv")
+	_, err = Ensure(background, s, o)
+	require.ErrorContains(t, err, "does not run")
+	require.NotContains(t, log(), "python install")
+
+	// Without uv the error names it.
+	o = Options{Cache: t.TempDir(), PipOnly: true}
+	_, err = Ensure(background, s, o)
+	require.Contains(t, plugins.AsError(err).Hint, "where uv is installed, srpo lets it fetch one")
+}
+
 func TestTwoHostsInstallOnce(t *testing.T) {
 	in := anyPython(t)
 	offline(t)

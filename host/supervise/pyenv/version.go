@@ -52,6 +52,9 @@ func ParseRequirement(text string) (Requirement, error) {
 
 func (r Requirement) String() string { return r.text }
 
+// request is the requirement as uv takes it: "3.11", or bounds with commas and without spaces.
+func (r Requirement) request() string { return strings.ReplaceAll(r.text, " ", "") }
+
 // Allows says whether a Python of this version will do. A bound with two numbers compares two: "3.11" is any 3.11, "<=3.11" too.
 func (r Requirement) Allows(v Version) bool {
 	have := []int{v.Major, v.Minor, v.Micro}

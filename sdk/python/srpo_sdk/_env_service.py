@@ -22,6 +22,12 @@ from .tensors import Reserved, Writer, read
 TOLERANCE = 1e-6
 # Tasks fetched from the author at once while they are streamed.
 _TASK_BATCH = 256
+# Most start states, and steps, that a task can have: what an int32 of any host holds.
+_MOST = 2**31 - 1
+
+
+def _whole(value) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 class Episode:
@@ -124,12 +130,15 @@ class EnvService(Service):
                     f"tasks() gave the id {task.id!r} {'twice' if task.id else 'to a task'}",
                     hint="ids are unique and not empty",
                 )
-            if not task.unavailable and (task.start_states < 1 or task.max_steps < 1):
-                raise Error(
-                    "corrupt",
-                    f"task {task.id!r} has {task.start_states} start states and {task.max_steps} steps at most",
-                    hint="both are 1 or more",
-                )
+            least = 0 if task.unavailable else 1
+            for name, value in (("start_states", task.start_states), ("max_steps", task.max_steps)):
+                if not (_whole(value) and least <= value <= _MOST):
+                    raise Error(
+                        "corrupt",
+                        f"task {task.id!r}: {name} is {value!r}",
+                        place="tasks()",
+                        hint=f"a whole number, {least} to {_MOST}",
+                    )
             seen.add(task.id)
             yield task
 

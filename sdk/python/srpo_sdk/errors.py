@@ -42,8 +42,9 @@ class Error(Exception):
         return f"{self.place}: {self.message}" if self.place else self.message
 
     def at(self, place: str) -> "Error":
-        """Returns the same error with an outer place put before its own."""
-        outer = f"{place}, {self.place}" if self.place else place
+        """Returns the same error with an outer place put before its own, unless that begins with it."""
+        said = self.place == place or self.place.startswith(place + ", ")
+        outer = self.place if said else f"{place}, {self.place}" if self.place else place
         return Error(self.kind, self.message, place=outer, hint=self.hint, detail=self.detail).with_traceback(
             self.__traceback__
         )

@@ -4,7 +4,9 @@ import grpc
 import numpy as np
 import pytest
 
+import srpo_sdk as srpo
 from host import HostArena, PluginError, array, base_pb2, env_pb2, tensor, until
+from srpo_sdk._env_service import EnvService
 
 ACTIONS = np.random.default_rng(0).uniform([-1, -1, 0], [1, 1, 1], (8, 3)).astype(np.float32)
 LOOK = env_pb2.Render(observe=["front", "wrist"], record="front", record_every=2)
@@ -462,6 +464,22 @@ def test_faults_of_an_observation_are_told(lab, task, said):
     e = fails("internal", lab, reset, task=f"lab/{task}", render=env_pb2.Render(observe=["front"]))
     assert said in e.message and e.wire.hint + "." and e.wire.place == f"lab/{task} start state 0"
     assert "its last Reset failed" in fails("invalid", lab, step).message
+
+
+@pytest.mark.parametrize("value", [2**40, 0, -1, 5.0, True, "5", None])
+@pytest.mark.parametrize("field", ["start_states", "max_steps"])
+def test_a_task_with_an_impossible_number_is_named_with_its_field(field, value):
+    class Odd(srpo.Env):
+        @classmethod
+        def tasks(cls, settings):
+            yield srpo.Task("odd/task", "odd", "do", **{"start_states": 5, "max_steps": 12, field: value})
+
+    service = object.__new__(EnvService)
+    service.cls, service.settings = Odd, {}
+    with pytest.raises(srpo.Error) as e:
+        list(service._checked_tasks())
+    assert f"task 'odd/task': {field} is {value!r}" in str(e.value)
+    assert e.value.place == "tasks()" and "1 to 2147483647" in e.value.hint
 
 
 def test_errors_keep_all_their_parts(lab):
