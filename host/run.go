@@ -379,11 +379,13 @@ func (r *run) update(ctx context.Context, i int, next *state, advantages []srpo.
 		})
 		if err == nil {
 			if err = finiteStatistics(stats); err != nil {
-				// what the policy holds now is not to be trusted: its process goes, and with it the weights
 				err = plugins.AsError(err).WithPlace("%s, Update %d", r.session.Sched.PolicyName, u.ID)
-				r.session.Sched.Policy.Failed(incarnation, err)
-				return stats, false, &poisoned{err, suspect(result, advantages, group)}
 			}
+		}
+		if plugins.KindOf(err) == plugins.Diverged { // by its own account, or by its statistics
+			// what the policy holds now is not to be trusted: its process goes, and with it the weights
+			r.session.Sched.Policy.Failed(incarnation, err)
+			return stats, false, &poisoned{err, suspect(result, advantages, group)}
 		}
 	}
 	if err == nil {
@@ -423,6 +425,9 @@ func (r *run) evaluate(ctx context.Context, i int, m *store.Metrics, seconds map
 	n := map[string]float64{}
 	for _, ep := range episodes {
 		n[ep.Task]++
+		if ep.Spoilt != nil {
+			r.Terminal.Warn("%v; the episode counts as a failure", ep.Spoilt)
+		}
 		if ep.Success {
 			ev.SuccessRate++
 			ev.ByTask[ep.Task]++

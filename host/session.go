@@ -160,7 +160,7 @@ func newSupervisor(cfg *config.Config, logDir string, onEvent func(supervise.Eve
 		arenaBytes = 0
 	}
 	return supervise.New(supervise.Options{LogDir: logDir, StartTimeout: seconds(h.StartTimeoutS), ArenaBytes: arenaBytes, EnvAllow: h.EnvAllow,
-		Restarts: h.Restarts, Window: seconds(h.RestartWindowS), OnEvent: onEvent, Deadlines: supervise.Deadlines{Ask: seconds(h.StartTimeoutS), Tasks: seconds(h.StartTimeoutS), Reset: seconds(h.ResetTimeoutS),
+		Silence: seconds(h.SilenceTimeoutS), Patience: h.Patience, Restarts: h.Restarts, Window: seconds(h.RestartWindowS), OnEvent: onEvent, Deadlines: supervise.Deadlines{Ask: seconds(h.StartTimeoutS), Tasks: seconds(h.StartTimeoutS), Reset: seconds(h.ResetTimeoutS),
 			Step: seconds(h.StepTimeoutS), Act: seconds(h.ActTimeoutS), Encode: seconds(h.EncodeTimeoutS), Save: seconds(h.SaveTimeoutS), Update: seconds(h.UpdateTimeoutS)}})
 }
 
@@ -693,7 +693,7 @@ func finiteStatistics(st policy.Statistics) error {
 		v    float64
 	}{{"loss", st.Loss}, {"kl", st.KL}, {"clip_fraction", st.ClipFraction}, {"grad_norm", st.GradNorm}, {"entropy", st.Entropy}, {"first_ratio", st.FirstRatio}} {
 		if math.IsNaN(s.v) || math.IsInf(s.v, 0) {
-			return plugins.Errorf(plugins.Corrupt, "the update's %s is %v", s.name, s.v).WithHint("lower the learning rate; the run is as it was before this iteration")
+			return plugins.Errorf(plugins.Diverged, "the update's %s is %v", s.name, s.v).WithHint("lower the learning rate; the run is as it was before this iteration")
 		}
 	}
 	return nil

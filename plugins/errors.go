@@ -22,9 +22,10 @@ const (
 	Unavailable           // the plugin's process is gone
 	Corrupt               // a reply, a file or a package is not what it must be
 	Internal              // a fault inside the plugin or the host
+	Diverged              // numbers of a computation are not finite, or cannot be used
 )
 
-var kindNames = [...]string{"error", "invalid", "not found", "unsupported", "mismatch", "exhausted", "deadline", "canceled", "unavailable", "corrupt", "internal"}
+var kindNames = [...]string{"error", "invalid", "not found", "unsupported", "mismatch", "exhausted", "deadline", "canceled", "unavailable", "corrupt", "internal", "diverged"}
 
 func (k ErrorKind) String() string {
 	if k < 0 || int(k) >= len(kindNames) {

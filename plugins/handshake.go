@@ -23,6 +23,8 @@ const (
 	ArenaEnv = "SRPO_ARENA_FD"
 	// ArenaFD is that descriptor.
 	ArenaFD = 4
+	// HeartbeatEnv names the variable that asks for a heartbeat, "FD,MS": a byte into descriptor FD every MS milliseconds, from a thread that no call holds up.
+	HeartbeatEnv = "SRPO_HEARTBEAT"
 )
 
 // MaxMessage bounds a gRPC message in either direction, bytes. A 300-step demonstration with one 256x256 camera is 59 MB.

@@ -41,6 +41,7 @@ func run(kind plugins.Kind, p plugin.Plugin) {
 		os.Exit(1)
 	}
 	lifeline()
+	serve.Heartbeat()
 	// Ctrl-C in a terminal reaches the whole foreground group; when to stop is the host's decision.
 	signal.Ignore(os.Interrupt)
 	// go-plugin puts pipes over gRPC in the place of stdout and stderr; what is written to them just before the end is lost, and a plugin's last words are

@@ -29,7 +29,7 @@ import (
 )
 
 // probeTime bounds each program that doctor runs.
-const probeTime = 60 * time.Second
+var probeTime = 60 * time.Second // a variable for tests
 
 // Below these sizes doctor warns, or says that a run cannot go on. The default run was measured to take 137 MB of memory (PSS) over its four
 // processes, and 13 MB of disk for 10 iterations.
@@ -37,6 +37,12 @@ const (
 	lowMB  = 1000
 	noneMB = 200
 )
+
+// lowGPU is the share of a GPU's memory below which what is free is worth a warning: a policy that was measured on an empty one may not fit.
+const lowGPU = 0.5
+
+// goodGo is the first Go that fetches by itself the version that a plugin's go.mod asks for.
+const goodGo = 21
 
 // triangle draws one by EGL, and prints the renderer and the colours in its middle and beside it.
 //
@@ -163,7 +169,7 @@ func (d *doctor) examine(ctx context.Context) {
 func (d *doctor) machine() {
 	words := fmt.Sprintf("%s, %s/%s, %s", version, runtime.GOOS, runtime.GOARCH, count(runtime.NumCPU(), "core"))
 	if runtime.GOOS != "linux" {
-		d.bad(true, "srpo", "", "%s: srpo runs on Linux (memfd, process groups, /proc)", words)
+		d.bad(true, "srpo", "on a Linux machine, or in a container: srpo doctor", "%s: srpo runs on Linux (memfd, process groups, /proc)", words)
 		return
 	}
 	d.ok("srpo", "%s", words)
@@ -178,9 +184,9 @@ func (d *doctor) machine() {
 	case mb == 0:
 		d.absent("memory", "", "unknown")
 	case mb < noneMB:
-		d.bad(true, "memory", "end other programs, or lower --lanes", "%.0f MB free (%s)", mb, from)
+		d.bad(true, "memory", "srpo run --lanes 1, and end other programs", "%.0f MB free (%s)", mb, from)
 	case mb < lowMB:
-		d.bad(false, "memory", "end other programs, or lower --lanes", "%.0f MB free (%s)", mb, from)
+		d.bad(false, "memory", "srpo run --lanes 1, and end other programs", "%.0f MB free (%s)", mb, from)
 	default:
 		d.ok("memory", "%.1f GB free (%s)", mb/1000, from)
 	}
@@ -263,7 +269,7 @@ func (d *doctor) disk() {
 func (d *doctor) leftovers() {
 	folders, processes := supervise.Sweep()
 	if len(folders) > 0 || processes > 0 {
-		d.ok("leftovers", "removed %s and %s of runs whose host is gone", count(len(folders), "socket folder"), count(processes, "process"))
+		d.ok("leftovers", "removed %s and %s of runs whose host is gone", count(len(folders), "socket folder"), count(processes, "plugin"))
 	}
 }
 
@@ -375,7 +381,7 @@ func (d *doctor) pythons(i interpreters) {
 		words = append(words, w)
 	}
 	if len(found) == 0 {
-		d.absent("Python", "", "none: only plugins in Python need it")
+		d.absent("Python", "apt-get install python3 python3-venv", "none: only plugins in Python need it")
 	} else {
 		d.ok("Python", "%s", strings.Join(words, "\n"))
 	}
@@ -409,21 +415,26 @@ func (d *doctor) pythons(i interpreters) {
 
 // tools looks for programs that some plugins need.
 func (d *doctor) tools(ctx context.Context) {
-	for _, t := range []struct{ name, flag, why string }{
-		{"gcc", "--version", "only Python packages without a wheel need it; no plugin of this program does"},
-		{"go", "version", "only plugins that are built from Go source need it"},
+	for _, t := range []struct{ name, flag, why, mend string }{
+		{"gcc", "--version", "only Python packages without a wheel need it; no plugin of this program does", "apt-get install gcc"},
+		{"go", "version", "only plugins that are built from Go source need it", "apt-get install golang-go"},
 	} {
 		out, err := output(ctx, nil, t.name, t.flag)
 		line, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
+		needed := t.name == "go" && slices.ContainsFunc(d.all, func(p catalog.Package) bool {
+			return d.isNeeded(p) && p.Manifest != nil && p.Manifest.Command != nil && len(p.Manifest.Command.Build) > 0 && p.Manifest.Command.Build[0] == "go"
+		})
 		if err != nil {
-			needed := t.name == "go" && slices.ContainsFunc(d.all, func(p catalog.Package) bool {
-				return d.isNeeded(p) && p.Manifest != nil && p.Manifest.Command != nil && len(p.Manifest.Command.Build) > 0 && p.Manifest.Command.Build[0] == "go"
-			})
 			if needed {
-				d.bad(true, t.name, "install Go", "not found, and a plugin of this run is built with it")
+				d.bad(true, t.name, t.mend, "not found, and a plugin of this run is built with it")
 			} else {
-				d.absent(t.name, "", "not found: %s", t.why)
+				d.absent(t.name, t.mend, "not found: %s", t.why)
 			}
+			continue
+		}
+		var minor int
+		if _, err := fmt.Sscanf(line, "go version go1.%d", &minor); t.name == "go" && err == nil && minor < goodGo {
+			d.bad(needed, t.name, t.mend+", or a newer Go's own installer", "%s: older than 1.%d, which fetches the version that a plugin asks for", line, goodGo)
 			continue
 		}
 		d.ok(t.name, "%s (%s)", line, t.why)
@@ -535,14 +546,26 @@ func (d *doctor) gpu(ctx context.Context) {
 	}
 	out, err := output(ctx, nil, "nvidia-smi", "--query-gpu=name,memory.free,memory.total,driver_version", "--format=csv,noheader,nounits")
 	if err != nil {
-		d.bad(false, "GPU", "", "nvidia-smi: %v", err)
+		d.bad(false, "GPU", "modprobe nvidia, or install the driver anew and start the machine again", "nvidia-smi: %v", err)
 		return
 	}
 	var words []string
+	scarce := false
 	for _, line := range strings.Split(strings.TrimSpace(string(out)), "\n") {
 		if f := strings.Split(line, ", "); len(f) == 4 {
 			words = append(words, fmt.Sprintf("%s: %s of %s MiB free, driver %s", f[0], f[1], f[2], f[3]))
+			free, err1 := strconv.ParseFloat(f[1], 64)
+			total, err2 := strconv.ParseFloat(f[2], 64)
+			scarce = scarce || err1 == nil && err2 == nil && free < lowGPU*total
 		}
+	}
+	switch {
+	case len(words) == 0:
+		d.bad(false, "GPU", "nvidia-smi", "nvidia-smi lists none: %s", strings.TrimSpace(string(out)))
+		return
+	case scarce:
+		d.bad(false, "GPU", "end what nvidia-smi lists, or choose another one by CUDA_VISIBLE_DEVICES", "%s", strings.Join(words, "\n"))
+		return
 	}
 	d.ok("GPU", "%s", strings.Join(words, "\n"))
 }

@@ -24,7 +24,7 @@ var version = "0.1.0-dev"
 // exitCodes are stable: scripts may rely on them.
 var exitCodes = map[plugins.ErrorKind]int{
 	plugins.Internal: 1, plugins.Invalid: 2, plugins.NotFound: 3, plugins.Unsupported: 4, plugins.Mismatch: 4, plugins.Exhausted: 5,
-	plugins.Deadline: 6, plugins.Unavailable: 7, plugins.Corrupt: 8, plugins.Canceled: 130,
+	plugins.Deadline: 6, plugins.Unavailable: 7, plugins.Corrupt: 8, plugins.Diverged: 8, plugins.Canceled: 130,
 }
 
 func main() { os.Exit(Main(os.Args[1:], os.Stdout, os.Stderr)) }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"os"
 	"os/signal"
@@ -50,7 +51,7 @@ func badPlugin(mode string) {
 	case "encoder":
 		sdk.ServeEncoder(badEncoder{})
 		return
-	case "once", "always":
+	case "once", "always", "nan", "nans", "diverges":
 		sdk.ServePolicy(poisonPolicy{tiny.New(), mode})
 		return
 	case "mortal":
@@ -70,6 +71,7 @@ type badSim struct {
 	x        float32
 	episodes int
 	succeeds bool
+	lies     bool // its proprio is no number
 }
 
 func (b *badSim) Reset(_ string, _ int, seed uint64) error {
@@ -84,12 +86,17 @@ func (b *badSim) Reset(_ string, _ int, seed uint64) error {
 		fmt.Fprintln(os.Stderr, "simulator: out of memory")
 		os.Exit(9)
 	}
-	return nil
+	return b.misbehave()
 }
 func (b *badSim) Step([]float32) (sdk.Outcome, error) {
 	return sdk.Outcome{Success: b.succeeds, Terminated: b.succeeds}, nil
 }
-func (b *badSim) Proprio() []float32 { return []float32{b.x} }
+func (b *badSim) Proprio() []float32 {
+	if b.lies {
+		return []float32{float32(math.NaN())}
+	}
+	return []float32{b.x}
+}
 func (b *badSim) Render(_ string, h, w int) []byte {
 	picture := make([]byte, h*w*3)
 	picture[0] = 255 // embeddings are not all zero

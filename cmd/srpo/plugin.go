@@ -196,7 +196,7 @@ func (w *workbench) supervisor(logDir string, arenaBytes int) (*supervise.Superv
 	seconds := func(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
 	h := w.cfg.Host
 	return supervise.New(supervise.Options{LogDir: logDir, StartTimeout: seconds(h.StartTimeoutS), ArenaBytes: arenaBytes, EnvAllow: h.EnvAllow,
-		Deadlines: supervise.Deadlines{Reset: seconds(h.ResetTimeoutS), Step: seconds(h.StepTimeoutS), Act: seconds(h.ActTimeoutS),
+		Silence: seconds(h.SilenceTimeoutS), Patience: h.Patience, Deadlines: supervise.Deadlines{Reset: seconds(h.ResetTimeoutS), Step: seconds(h.StepTimeoutS), Act: seconds(h.ActTimeoutS),
 			Encode: seconds(h.EncodeTimeoutS), Save: seconds(h.SaveTimeoutS), Update: seconds(h.UpdateTimeoutS)}})
 }
 

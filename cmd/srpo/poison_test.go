@@ -13,6 +13,7 @@ import (
 )
 
 // poisonPolicy is tiny, but for iteration 2: the actions of group 1 are all but impossible, and an update with them gives no numbers; in mode always, any update.
+// In mode diverges the update says so by an error. In mode nan one episode of it has no log-probabilities, in mode nans every one.
 type poisonPolicy struct {
 	*tiny.Policy
 	mode string
@@ -33,8 +34,12 @@ func poisonedID(id string) bool {
 func (p poisonPolicy) Act(ctx context.Context, a policy.Act) ([]policy.Result, error) {
 	r, err := p.Policy.Act(ctx, a)
 	for i := range r {
-		if poisonedID(a.Items[i].Trajectory) {
-			for k := range r[i].LogProbs {
+		id := a.Items[i].Trajectory
+		for k := range r[i].LogProbs {
+			switch {
+			case p.mode == "nan" && poisonedID(id) && strings.HasSuffix(id, "/0"), p.mode == "nans" && strings.HasPrefix(id, "2/"):
+				r[i].LogProbs[k] = float32(math.NaN())
+			case !strings.HasPrefix(p.mode, "nan") && poisonedID(id):
 				r[i].LogProbs[k] = -1e6
 			}
 		}
@@ -45,7 +50,10 @@ func (p poisonPolicy) Act(ctx context.Context, a policy.Act) ([]policy.Result, e
 func (p poisonPolicy) Update(ctx context.Context, u policy.Update, progress func(float64)) (policy.Statistics, error) {
 	s, err := p.Policy.Update(ctx, u, progress)
 	for _, t := range u.Trajectories {
-		if poisonedID(t.Trajectory) || p.mode == "always" && strings.HasPrefix(t.Trajectory, "2/") {
+		if p.mode == "diverges" && poisonedID(t.Trajectory) {
+			return s, plugins.Errorf(plugins.Diverged, "loss or gradient is not finite at step 0").WithHint("lower policy.poison.lr")
+		}
+		if p.mode == "once" && poisonedID(t.Trajectory) || p.mode == "always" && strings.HasPrefix(t.Trajectory, "2/") {
 			s.GradNorm = math.NaN()
 		}
 	}

@@ -29,6 +29,7 @@ import (
 //
 //	fails CODE ARG...               srpo ARG... must end with this exit code
 //	interrupt FILE PATTERN ARG...   srpo ARG... gets Ctrl-C as soon as FILE has a line that matches PATTERN; it must end with 130
+//	strike FILE PATTERN ARG...      the same with SIGKILL
 //	same FILE FILE...               files are equal byte by byte
 //	videos DIR                      videos of two tasks with labels.csv: 5 successes and 4 failures each
 func TestScripts(t *testing.T) {
@@ -85,7 +86,8 @@ func TestScripts(t *testing.T) {
 					ts.Fatalf("srpo %s ended with code %d, want %d", strings.Join(args[1:], " "), got, want)
 				}
 			},
-			"interrupt": interrupt,
+			"interrupt": func(ts *testscript.TestScript, _ bool, args []string) { interrupt(ts, args, syscall.SIGINT, 130) },
+			"strike":    func(ts *testscript.TestScript, _ bool, args []string) { interrupt(ts, args, syscall.SIGKILL, -1) },
 			"videos":    func(ts *testscript.TestScript, _ bool, args []string) { ts.Check(writeVideos(ts.MkAbs(args[0]))) },
 			"same": func(ts *testscript.TestScript, neg bool, args []string) {
 				first := ts.ReadFile(args[0])
@@ -141,7 +143,7 @@ func exitCode(err error) int {
 	return -1
 }
 
-func interrupt(ts *testscript.TestScript, _ bool, args []string) {
+func interrupt(ts *testscript.TestScript, args []string, signal syscall.Signal, code int) {
 	file, pattern := ts.MkAbs(args[0]), regexp.MustCompile(args[1])
 	cmd := exec.Command("srpo", args[2:]...)
 	cmd.Dir = ts.MkAbs(".")
@@ -159,8 +161,8 @@ func interrupt(ts *testscript.TestScript, _ bool, args []string) {
 		select {
 		case err := <-done:
 			ts.Check(os.WriteFile(ts.MkAbs("interrupted"), out.Bytes(), 0o644))
-			if got := exitCode(err); got != 130 {
-				ts.Fatalf("srpo %s ended with code %d, want 130:\n%s", strings.Join(args[2:], " "), got, out.Bytes())
+			if got := exitCode(err); got != code {
+				ts.Fatalf("srpo %s ended with code %d, want %d:\n%s", strings.Join(args[2:], " "), got, code, out.Bytes())
 			}
 			return
 		case <-limit:
@@ -169,7 +171,7 @@ func interrupt(ts *testscript.TestScript, _ bool, args []string) {
 		case <-time.After(20 * time.Millisecond):
 			if text, err := os.ReadFile(file); err == nil && !asked && pattern.Match(text) {
 				asked = true
-				ts.Check(syscall.Kill(-cmd.Process.Pid, syscall.SIGINT)) // as a terminal does: to the whole group
+				ts.Check(syscall.Kill(-cmd.Process.Pid, signal)) // as a terminal does: to the whole group
 			}
 		}
 	}

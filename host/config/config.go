@@ -154,10 +154,12 @@ type Host struct {
 	ArenaMB                                                                 int
 	StartTimeoutS, ResetTimeoutS, StepTimeoutS, ActTimeoutS, UpdateTimeoutS float64
 	EncodeTimeoutS, SaveTimeoutS                                            float64
-	Restarts                                                                int
-	RestartWindowS                                                          float64
-	EnvAllow, PluginPath                                                    []string
-	Python                                                                  string
+	// SilenceTimeoutS 0: any silence will do. Patience is in deadlines.
+	SilenceTimeoutS, Patience float64
+	Restarts                  int
+	RestartWindowS            float64
+	EnvAllow, PluginPath      []string
+	Python                    string
 }
 
 // Origin says where a value came from.

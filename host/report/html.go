@@ -573,7 +573,7 @@ const mostWarnings = 200
 func (v *view) warnings(events []store.Event) {
 	for _, e := range events {
 		bad := e.Type == store.Failed || e.Type == store.PluginFailed
-		if !bad && e.Type != store.Warning && e.Type != store.EpisodeRetried && e.Type != store.Dropped {
+		if !bad && e.Type != store.Warning && e.Type != store.EpisodeRetried && e.Type != store.Dropped && e.Type != store.EpisodeDropped {
 			continue
 		}
 		if len(v.Warnings) == mostWarnings {

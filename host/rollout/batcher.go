@@ -146,21 +146,45 @@ func (b *batcher) call(acts, forgets []ask) error {
 	for i, a := range acts {
 		call.Items[i] = a.item
 	}
+	return b.answer(call, acts)
+}
+
+// answer asks for actions and gives them to whoever waits. An error that numbers went wrong does not say whose they are: each is then asked for alone, and
+// costs its own episode.
+func (b *batcher) answer(call policy.Act, acts []ask) error {
+	r := b.roll
 	began := time.Now()
 	results, err := b.policy.Act(r.ctx, call)
 	b.busy.Add(int64(time.Since(began)))
 	b.calls.Add(1)
 	b.items.Add(int64(len(acts)))
-	if err != nil {
-		return b.failed("Act", err)
+	place := func(a ask, err error) *plugins.Error {
+		return plugins.AsError(err).WithPlace("%s, episode %s, Act at step %d", r.s.PolicyName, a.item.Trajectory, a.item.Step)
 	}
-	if len(results) != len(acts) {
+	switch diverged := plugins.KindOf(err) == plugins.Diverged; {
+	case diverged && len(acts) > 1:
+		for i := range acts {
+			alone := call
+			alone.Items = call.Items[i : i+1]
+			if err := b.answer(alone, acts[i:i+1]); err != nil {
+				return err
+			}
+		}
+		return nil
+	case diverged:
+		acts[0].reply <- chunk{spoilt: place(acts[0], err)}
+		return nil
+	case err != nil:
+		return b.failed("Act", err)
+	case len(results) != len(acts):
 		return plugins.AsError(corrupt("a fault in the policy plugin", "%d results for %d items", len(results), len(acts))).WithPlace("%s, Act", r.s.PolicyName)
 	}
 	for i, a := range acts {
 		c, err := r.s.checkActions(results[i], r.rules)
-		if err != nil {
-			return plugins.AsError(err).WithPlace("%s, episode %s, Act at step %d", r.s.PolicyName, a.item.Trajectory, a.item.Step)
+		if plugins.KindOf(err) == plugins.Diverged {
+			c = chunk{spoilt: place(a, err)}
+		} else if err != nil {
+			return place(a, err)
 		}
 		a.reply <- c
 	}

@@ -21,6 +21,11 @@ func inRange(v, low, high float32) bool {
 	return float64(v) >= float64(low)-slack && float64(v) <= float64(high)+slack
 }
 
+// unusable is a number of a policy's that is of the right kind and no good; it costs the episode.
+func unusable(hint, format string, args ...any) error {
+	return plugins.Errorf(plugins.Diverged, format, args...).WithHint("%s", hint)
+}
+
 func corrupt(hint, format string, args ...any) error {
 	return plugins.Errorf(plugins.Corrupt, format, args...).WithHint("%s", hint)
 }
@@ -161,6 +166,8 @@ type chunk struct {
 	actions  []float32 // n x dim, within the action space
 	n, dim   int
 	logProbs []float32 // n, or none
+	// spoilt says why there are none: what the policy said cannot be used, and it would say the same again.
+	spoilt *plugins.Error
 }
 
 func (c chunk) tensor() plugins.Tensor { return plugins.Floats(c.actions, c.n, c.dim) }
@@ -180,9 +187,10 @@ func (c chunk) parts(single bool) []chunk {
 	return out
 }
 
-// checkActions copies a policy's result, clipping what is outside of the action space by rounding only.
+// checkActions copies a policy's result, clipping what is outside of the action space by rounding only. The error is Corrupt for a result that breaks the
+// contract, and Diverged for numbers that cannot be used.
 func (s *Scheduler) checkActions(r policy.Result, rules Rules) (chunk, error) {
-	const fix = "a fault in the policy plugin, or weights that diverged"
+	const fix = "a fault in the policy plugin, or weights that diverged: an earlier checkpoint, and a lower learning rate"
 	space := s.EnvSpec.Action
 	n := -1
 	if s.PolicySpec.Chunk > 0 {
@@ -198,7 +206,7 @@ func (s *Scheduler) checkActions(r policy.Result, rules Rules) (chunk, error) {
 	for i, v := range c.actions {
 		d := i % c.dim
 		if !inRange(v, space.Low[d], space.High[d]) {
-			return chunk{}, corrupt(fix, "actions[%d] %s is %v, want %g to %g", i/c.dim, space.Names[d], v, space.Low[d], space.High[d])
+			return chunk{}, unusable(fix, "actions[%d] %s is %v, want %g to %g", i/c.dim, space.Names[d], v, space.Low[d], space.High[d])
 		}
 		c.actions[i] = min(max(v, space.Low[d]), space.High[d])
 	}
@@ -210,7 +218,7 @@ func (s *Scheduler) checkActions(r policy.Result, rules Rules) (chunk, error) {
 	}
 	for i, p := range r.LogProbs {
 		if f := float64(p); math.IsNaN(f) || math.IsInf(f, 0) {
-			return chunk{}, corrupt(fix, "log_probs[%d] is %v", i, p)
+			return chunk{}, unusable(fix, "log_probs[%d] is %v", i, p)
 		}
 	}
 	c.logProbs = slices.Clone(r.LogProbs)

@@ -38,7 +38,8 @@ func (e Evaluation) ID(i int) string {
 }
 
 // Evaluate rolls each trial once and returns the episodes in the order of the list, those that were there already among them. Faults are survived, and
-// errors returned, as by [Scheduler.Run]; what was finished before an error went to OnEpisode.
+// errors returned, as by [Scheduler.Run]; what was finished before an error went to OnEpisode. A trial that was spoilt (see [Episode.Spoilt]) is a failure; when
+// there is more than one and they are more than a fifth, that is the error.
 func (s *Scheduler) Evaluate(ctx context.Context, e Evaluation) ([]Episode, Timing, error) {
 	s = s.withDefaults()
 	jobs, err := s.trials(e)
@@ -51,7 +52,7 @@ func (s *Scheduler) Evaluate(ctx context.Context, e Evaluation) ([]Episode, Timi
 	}
 	rolled := map[int]*Episode{}
 	r.add(jobs)
-	err = r.collect(func(*Episode) {}, func(ep *Episode) {
+	err = r.collect(len(jobs), func(*Episode) {}, func(ep *Episode) {
 		rolled[ep.Index] = ep
 		if e.OnEpisode != nil {
 			e.OnEpisode(*ep)

@@ -2,7 +2,11 @@ package rollout
 
 import (
 	"context"
+	"fmt"
 	"math"
+	"reflect"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -110,10 +114,122 @@ func TestPolicyThatLies(t *testing.T) {
 			_, err := x.s.Run(t.Context(), x.plan)
 			require.ErrorContains(t, err, name)
 			require.ErrorContains(t, err, "policy wonky, episode 2/")
-			require.Equal(t, plugins.Corrupt, plugins.KindOf(err))
+			kind := plugins.Corrupt
+			if strings.Contains(name, "] ") { // numbers that are no good: each costs an episode, all of them the call
+				kind = plugins.Diverged
+				require.ErrorContains(t, err, "; so ended ")
+			}
+			require.Equal(t, kind, plugins.KindOf(err))
 			require.NotErrorIs(t, err, ErrPolicyLost, "it would say the same again")
 		})
 	}
+}
+
+// Numbers of a policy's that cannot be used cost their episode: it belongs to no group, nothing of it stays in the policy, and all others are as they were.
+func TestSpoiltEpisode(t *testing.T) {
+	for _, late := range []bool{false, true} {
+		plan := func(x *setting) {
+			x.plan.KeepLow, x.plan.KeepHigh, x.plan.ExtraGroups = 0, 1, 0
+			if late {
+				x.plan.EqualLength = EqualLength{Mode: Cut}
+			}
+		}
+		x := newSetting(t, 4)
+		plan(x)
+		want := x.run(t)
+		bad := want.Groups[2].Episodes[1].ID
+		groups, steps := want.Groups[2], want.Groups[2].Episodes[1].Steps
+		for name, spoil := range map[string]func(*fakePolicy){
+			"NaN action": func(p *fakePolicy) {
+				p.lie = func(i policy.Item, r *policy.Result) {
+					if i.Trajectory == bad && i.Step >= fakeChunk {
+						r.Actions.Data = plugins.Floats([]float32{0, 0, 0, float32(math.NaN()), 0, 0}).Data
+					}
+				}
+			},
+			"infinite log-probability": func(p *fakePolicy) {
+				p.lie = func(i policy.Item, r *policy.Result) {
+					if i.Trajectory == bad && i.Step >= fakeChunk {
+						r.LogProbs[2] = float32(math.Inf(-1))
+					}
+				}
+			},
+			"an error of the whole batch": func(p *fakePolicy) {
+				p.before = func(_ context.Context, a policy.Act) error {
+					for _, i := range a.Items {
+						if i.Trajectory == bad && i.Step >= fakeChunk {
+							return plugins.Errorf(plugins.Diverged, "the network's output is not finite")
+						}
+					}
+					return nil
+				}
+			},
+		} {
+			t.Run(fmt.Sprintf("%s, late %v", name, late), func(t *testing.T) {
+				leaks(t)
+				x := newSetting(t, 4)
+				plan(x)
+				spoil(x.policy)
+				got := x.run(t)
+				require.Len(t, got.Spoilt, 1)
+				require.Equal(t, bad, got.Spoilt[0].ID)
+				require.Equal(t, fakeChunk, got.Spoilt[0].Steps)
+				require.ErrorContains(t, got.Spoilt[0].Spoilt, "policy, episode "+bad+", Act at step 3: ")
+				require.Empty(t, got.Spoilt[0].Embedding)
+				require.NotContains(t, x.policy.recorded, bad)
+				require.Len(t, got.Groups[2].Episodes, 3)
+				require.Equal(t, want.EnvSteps-steps+fakeChunk, got.EnvSteps)
+				for g := range want.Groups {
+					for _, e := range want.Groups[g].Episodes {
+						if e.ID == bad || late && e.Task == groups.Task { // the shortest may have been this one
+							continue
+						}
+						require.True(t, slices.ContainsFunc(got.Groups[g].Episodes, func(o Episode) bool { return reflect.DeepEqual(o, e) }), e.ID)
+					}
+				}
+			})
+		}
+	}
+}
+
+// A group of which nothing can be used is dropped, and in an evaluation a spoilt trial is a failure.
+func TestSpoiltGroupAndTrial(t *testing.T) {
+	leaks(t)
+	nan := func(p *fakePolicy, ids ...string) {
+		p.lie = func(i policy.Item, r *policy.Result) {
+			if slices.Contains(ids, i.Trajectory) {
+				r.LogProbs[0] = float32(math.NaN())
+			}
+		}
+	}
+	x := newSetting(t, 3)
+	x.plan.GroupSize, x.plan.Groups, x.plan.KeepLow, x.plan.KeepHigh, x.plan.ExtraGroups = 1, 5, 0, 1, 1
+	id := x.run(t).Groups[1].Episodes[0].ID
+	x.policy.recorded = map[string][]int{}
+	nan(x.policy, id)
+	got := x.run(t)
+	require.Len(t, got.Spoilt, 1)
+	require.Len(t, got.Groups, 6, "another one in its place")
+	require.False(t, got.Groups[1].Kept)
+	require.Equal(t, "no episode of it can be used", got.Groups[1].Reason)
+	require.Empty(t, got.Groups[1].Episodes)
+
+	x = newSetting(t, 3)
+	e := Evaluation{Rules: x.plan.Rules, Name: "eval", Seed: 3}
+	e.Encode, e.Record = false, false
+	for i := range 7 {
+		e.Trials = append(e.Trials, Trial{Task: fakeTask("a"), StartState: i})
+	}
+	nan(x.policy, e.ID(4))
+	episodes, _, err := x.s.Evaluate(t.Context(), e)
+	require.NoError(t, err)
+	require.Len(t, episodes, 7)
+	require.False(t, episodes[4].Success)
+	require.ErrorContains(t, episodes[4].Spoilt, "log_probs[0] is NaN")
+	nan(x.policy, e.ID(4), e.ID(5))
+	_, _, err = x.s.Evaluate(t.Context(), e)
+	require.ErrorContains(t, err, "log_probs[0] is NaN; so ended 2 of 7 episodes")
+	require.Equal(t, plugins.Diverged, plugins.KindOf(err))
 }
 
 func TestActionsAreClippedByRoundingOnly(t *testing.T) {

@@ -12,6 +12,7 @@ type sampler struct {
 	plan   Plan
 	groups []Group // begun, by id
 	open   []int   // episodes of each that are still out
+	spoilt []int   // episodes of each that count for nothing
 }
 
 // begin returns the episodes of groups that may begin now.
@@ -24,7 +25,8 @@ func (s *sampler) begin() []*job {
 	}
 	var jobs []*job
 	for g := len(s.groups); g < s.plan.Groups+min(dropped, s.plan.ExtraGroups); g++ {
-		s.groups = append(s.groups, Group{ID: g, Task: s.plan.task(g).ID, Episodes: make([]Episode, s.plan.GroupSize)})
+		s.groups = append(s.groups, Group{ID: g, Task: s.plan.task(g).ID})
+		s.spoilt = append(s.spoilt, 0)
 		s.open = append(s.open, s.plan.GroupSize)
 		jobs = append(jobs, s.plan.group(g)...)
 	}
@@ -37,11 +39,17 @@ func (s *sampler) rolled(e *Episode) *Group {
 	if e.Success {
 		g.Successes++
 	}
+	if e.Spoilt != nil {
+		s.spoilt[e.Group]++
+	}
 	if s.open[e.Group]--; s.open[e.Group] > 0 {
 		return nil
 	}
-	rate := float64(g.Successes) / float64(s.plan.GroupSize)
+	n := s.plan.GroupSize - s.spoilt[e.Group]
+	rate := float64(g.Successes) / float64(max(n, 1))
 	switch {
+	case n == 0:
+		g.Reason = "no episode of it can be used"
 	case rate < s.plan.KeepLow:
 		g.Reason = fmt.Sprintf("success rate %.3g is below %.3g", rate, s.plan.KeepLow)
 	case rate > s.plan.KeepHigh:

@@ -39,6 +39,9 @@ func (l *lane) run() {
 		case r.lanesCtx.Err() != nil:
 			return
 		case err == nil:
+			if a.episode.Spoilt != nil && r.rules.Record && !r.policy.forget(r.ctx, j.episode.ID) {
+				return // stopped
+			}
 			r.queue.hold(a.episode.bytes()) // released by collect
 			select {
 			case r.rolled <- &a.episode:
@@ -129,6 +132,10 @@ func (a *attempt) run() error {
 		r.waitTime.Add(int64(time.Since(began)))
 		if !ok {
 			return r.lanesCtx.Err()
+		}
+		if e.Spoilt = chunk.spoilt; e.Spoilt != nil {
+			a.clip, e.FrameCount = nil, 0
+			return nil
 		}
 
 		for _, part := range chunk.parts(whole != nil) {

@@ -6,7 +6,8 @@ import "context"
 //
 // Groups whose success rate is outside of the plan's range are dropped and replaced by the next id, within the budget. Which ids are rolled is a fixed point
 // that depends on nothing but the plan and the policy: the smallest prefix of ids that holds Plan.Groups kept groups, or else the whole budget; so Result
-// may hold fewer kept groups than were asked for, which is no error. What the policy recorded for dropped groups is forgotten.
+// may hold fewer kept groups than were asked for, which is no error. Episodes that were spoilt (see [Episode.Spoilt]) are left out of their groups; when there is
+// more than one and they are more than a fifth of all, that is the error. What the policy recorded for dropped groups is forgotten.
 //
 // Errors are *plugins.Error values: Invalid for the plan, [ErrPolicyLost] in the chain when the policy has to be loaded again, Canceled (or Deadline) with
 // ctx's own error in the chain when ctx ended, and else what an episode, naming it, or a plugin could not recover from. Every goroutine has ended when Run
@@ -23,7 +24,7 @@ func (s *Scheduler) Run(ctx context.Context, p Plan) (*Result, error) {
 	groups := sampler{plan: p}
 	episodes := map[string]*Episode{}
 	r.add(groups.begin())
-	err = r.collect(func(e *Episode) {
+	err = r.collect((p.Groups+p.ExtraGroups)*p.GroupSize, func(e *Episode) {
 		episodes[e.ID] = e
 		g := groups.rolled(e)
 		if g == nil {
@@ -41,11 +42,18 @@ func (s *Scheduler) Run(ctx context.Context, p Plan) (*Result, error) {
 
 	result := &Result{Groups: groups.groups, Timing: timing}
 	for g := range result.Groups {
-		for m, j := range p.group(g) {
+		for _, j := range p.group(g) {
 			e := episodes[j.episode.ID]
-			result.Groups[g].Episodes[m] = *e
+			if e.Spoilt != nil {
+				result.Spoilt = append(result.Spoilt, *e)
+			} else {
+				result.Groups[g].Episodes = append(result.Groups[g].Episodes, *e)
+			}
 			result.EnvSteps += e.Steps
 		}
+	}
+	if err := tooManySpoilt(r.spoilt, len(episodes), r.lastSpoilt); err != nil {
+		return nil, err
 	}
 	return result, nil
 }

@@ -124,13 +124,14 @@ const (
 	EpisodeRetried EventType = "episode_retried" // an episode is rolled again from its seed
 	GroupDropped   EventType = "group_dropped"   // a group was outside keep_low to keep_high, or lost too many members
 	Dropped        EventType = "embedding_dropped"
-	Solved         EventType = "solved"      // the run ended before its last iteration, as there was nothing left to learn
-	Evaluated      EventType = "evaluated"   // an evaluation ended; Event.Evaluation holds it
-	Committed      EventType = "committed"   // an iteration was committed
-	Warning        EventType = "warning"     // something that a person should know
-	Interrupted    EventType = "interrupted" // the user stopped the run
-	Failed         EventType = "failed"      // the run ended with an error
-	Finished       EventType = "finished"    // all iterations are done
+	EpisodeDropped EventType = "episode_dropped" // what the policy said in it cannot be used
+	Solved         EventType = "solved"          // the run ended before its last iteration, as there was nothing left to learn
+	Evaluated      EventType = "evaluated"       // an evaluation ended; Event.Evaluation holds it
+	Committed      EventType = "committed"       // an iteration was committed
+	Warning        EventType = "warning"         // something that a person should know
+	Interrupted    EventType = "interrupted"     // the user stopped the run
+	Failed         EventType = "failed"          // the run ended with an error
+	Finished       EventType = "finished"        // all iterations are done
 )
 
 // Event is something that happened in a run.

@@ -14,10 +14,24 @@ import (
 //   - CUDA_VISIBLE_DEVICES, CUDA_DEVICE_ORDER, NVIDIA_*, ROCR_VISIBLE_DEVICES, HIP_VISIBLE_DEVICES: which GPUs the user, Slurm or a container gave.
 //   - SSL_CERT_FILE, SSL_CERT_DIR: names of public certificate files, needed by plugins that fetch weights.
 //
-// [host] env_allow in srpo.toml adds names.
+// [host] env_allow in srpo.toml adds names, for all plugins or, as PLUGIN:NAME, for one.
 var EnvAllow = []string{
 	"PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "LC_*", "TZ", "TMPDIR", "LD_LIBRARY_PATH",
 	"CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_*", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "SSL_CERT_FILE", "SSL_CERT_DIR",
+}
+
+// allowedFor is the part of a user's list that is for the plugin: what names it, without the name, and what names none.
+func allowedFor(plugin string, list []string) []string {
+	var out []string
+	for _, a := range list {
+		if who, name, ok := strings.Cut(a, ":"); !ok || who == plugin {
+			if !ok {
+				name = a
+			}
+			out = append(out, name)
+		}
+	}
+	return out
 }
 
 // environ filters the host's environment by the allow-list and puts the plugin's own variables over it.

@@ -2,6 +2,7 @@ package supervise
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"strings"
@@ -15,7 +16,7 @@ import (
 	"github.com/srpo-dev/srpo/plugins/policy"
 )
 
-// Deadlines bound each kind of call. A call that passes its deadline costs the plugin its process.
+// Deadlines bound each kind of call. A call that passes its deadline costs the plugin its process, unless it is seen to work; see [Options] for Silence and Patience.
 type Deadlines struct {
 	// Ask is for Info, Describe, Forget: calls that should answer at once.
 	Ask time.Duration
@@ -57,7 +58,9 @@ const deathNotice = 3 * time.Second
 type guard struct {
 	proc   *Process
 	limits Deadlines
-	failed func(cause error)
+	// patience is how many deadlines a call may take while the plugin is seen to work.
+	patience float64
+	failed   func(cause error)
 	// account asks the plugin what it is doing.
 	account func(ctx context.Context) (account, error)
 }
@@ -93,8 +96,8 @@ func (g guard) call(ctx context.Context, what, setting string, limit time.Durati
 	if fault.On {
 		defer g.mayDie(what)()
 	}
-	limited, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
+	limited, end := g.within(ctx, limit, nil)
+	defer end()
 	return g.judge(ctx, limited, what, setting, limit, keep, f(limited))
 }
 
@@ -110,10 +113,20 @@ func (g guard) judge(outer, limited context.Context, what, setting string, limit
 		kind = plugins.Unavailable // nobody cancelled: it is the connection of a process that is gone
 	}
 	switch {
-	case outer.Err() != nil && (kind == plugins.Canceled || kind == plugins.Deadline):
+	case passed(outer) && (kind == plugins.Canceled || kind == plugins.Deadline):
 		return e.WithPlace("%s", g.proc.Label()) // the caller's own will: the plugin is not to blame
-	case passed(limited) && outer.Err() == nil && (kind == plugins.Deadline || kind == plugins.Canceled):
-		e = plugins.Errorf(plugins.Deadline, "%s did not answer within %v%s", what, limit, g.whatItDoes()).WithPlace("%s", g.proc.Label()).
+	case g.proc.pulse.over.Load() > 0 && (kind == plugins.Unavailable || kind == plugins.Canceled):
+		e = plugins.Errorf(plugins.Deadline, "the process gave no sign of life for %v in %s: it was stopped, or something holds its interpreter", time.Duration(g.proc.pulse.over.Load()), what).
+			WithPlace("%s", g.proc.Label()).WithHint("look into %s; if it may be still for so long, raise [host] silence_timeout_s", g.proc.LogFile()).WithDetail(g.proc.LastWords(lastWords))
+		e.Err = err
+		g.failed(e)
+		return e
+	case passed(limited) && (kind == plugins.Deadline || kind == plugins.Canceled):
+		over := ""
+		if errors.Is(context.Cause(limited), errWorkedOn) {
+			limit, over = time.Duration(g.patience*float64(limit)), fmt.Sprintf(", %g times its deadline, though it was at work", g.patience)
+		}
+		e = plugins.Errorf(plugins.Deadline, "%s did not answer within %v%s%s", what, limit, over, g.whatItDoes()).WithPlace("%s", g.proc.Label()).
 			WithHint("look into %s; if it only needs longer, raise [host] %s", g.proc.LogFile(), setting).WithDetail(g.proc.LastWords(lastWords))
 		e.Err = err
 		g.failed(e)
@@ -158,31 +171,90 @@ func (g guard) whatItDoes() string {
 // mostDeadlines bounds how often a deadline may begin anew, so that a plugin which notes headway for ever is not waited for as long.
 const mostDeadlines = 1000
 
+// leastWork is the share of one core that a process group must have used lately to count as working.
+const leastWork = 0.05
+
+// sample is for how long that is looked at, at most.
+const sample = 10 * time.Second
+
+// errOutOfTime and errWorkedOn say why a call's context was ended by [guard.within].
+var (
+	errOutOfTime = errors.New("the deadline passed")
+	errWorkedOn  = errors.New("the deadline passed many times, though the plugin was at work")
+)
+
+// within gives the context of a call that may take so long, counted from the last headway (the time since then; nil: from now). When the time is over and the process
+// is seen to work, its heart beating and its group using the processor or waiting for a disk, as in compiling or loading a large checkpoint, the call goes on for as long as that
+// holds, up to patience times the limit. One that waits for what does not come does neither, and ends. The function that comes with it ends the watch.
+func (g guard) within(ctx context.Context, limit time.Duration, headway func() time.Duration) (context.Context, func()) {
+	limited, cancel := context.WithCancelCause(ctx)
+	if headway == nil {
+		began := time.Now()
+		headway = func() time.Duration { return time.Since(began) }
+	}
+	window := min(limit/4, sample)
+	timer := time.AfterFunc(limit-window, func() { cancel(g.await(limited, limit, window, headway)) })
+	g.proc.pulse.calls.Add(1)
+	return limited, func() {
+		timer.Stop()
+		cancel(nil)
+		g.proc.pulse.calls.Add(-1)
+	}
+}
+
+// await returns why a call has had its time, as soon as it has; at the start all but window of it is over.
+func (g guard) await(ctx context.Context, limit, window time.Duration, headway func() time.Duration) error {
+	most := time.Duration(max(1, g.patience) * float64(limit))
+	for renewed := 0; renewed < mostDeadlines; {
+		age := headway()
+		if rest := limit - window - age; rest > 0 {
+			renewed++
+			if !wait(ctx, rest) {
+				return nil
+			}
+			continue
+		}
+		before := effortOf(g.proc.PID())
+		if !wait(ctx, min(window, max(most-age, 0))) {
+			return nil
+		}
+		switch age = headway(); {
+		case age < limit: // it came further meanwhile, or the clock is coarse
+		case age >= most && g.patience > 1 && before.known && g.proc.pulse.beating():
+			return errWorkedOn
+		case age >= most, !g.proc.pulse.beating(), !atWork(before, effortOf(g.proc.PID()), window):
+			return errOutOfTime
+		}
+	}
+	return errOutOfTime
+}
+
+// wait returns false when ctx ended first.
+func wait(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
 // watched runs f with a deadline that begins anew with the headway that the plugin notes of its own accord: a call may hold many clips, each of which takes
 // minutes. Whoever notes none has one deadline for the whole.
 func (g guard) watched(ctx context.Context, what, setting string, limit time.Duration, f func(ctx context.Context) error) error {
 	if fault.On {
 		defer g.mayDie(what)()
 	}
-	limited, cancel := context.WithCancel(ctx)
-	defer cancel()
-	go func() {
-		timer := time.NewTimer(limit)
-		defer timer.Stop()
-		for range mostDeadlines {
-			select {
-			case <-limited.Done():
-				return
-			case <-timer.C:
-			}
-			a := g.ask(limited)
-			if len(a.busy) == 0 || a.since >= limit {
-				break
-			}
-			timer.Reset(limit - a.since)
+	began := time.Now()
+	limited, end := g.within(ctx, limit, func() time.Duration {
+		if a := g.ask(ctx); len(a.busy) > 0 {
+			return min(a.since, time.Since(began))
 		}
-		cancel()
-	}()
+		return time.Since(began)
+	})
+	defer end()
 	return g.judge(ctx, limited, what, setting, limit, false, f(limited))
 }
 
@@ -191,18 +263,19 @@ func (g guard) headway(ctx context.Context, what, setting string, limit time.Dur
 	if fault.On {
 		defer g.mayDie(what)()
 	}
-	limited, cancel := context.WithCancel(ctx)
-	defer cancel()
-	timer := time.AfterFunc(limit, cancel)
-	defer timer.Stop()
 	var mu sync.Mutex
-	best := 0.0
+	best, last := 0.0, time.Now()
+	limited, end := g.within(ctx, limit, func() time.Duration {
+		mu.Lock()
+		defer mu.Unlock()
+		return time.Since(last)
+	})
+	defer end()
 	err := f(limited, func(done float64) {
 		mu.Lock()
 		defer mu.Unlock()
-		if done >= best+0.001 && done <= 1 && timer.Stop() {
-			best = done
-			timer.Reset(limit)
+		if done >= best+0.001 && done <= 1 {
+			best, last = done, time.Now()
 		}
 	})
 	return g.judge(ctx, limited, what, setting, limit, false, err)
@@ -214,6 +287,8 @@ func (g guard) info(ctx context.Context, p plugins.Plugin) (i plugins.Info, err 
 }
 
 func (g guard) configure(ctx context.Context, p plugins.Plugin, c plugins.Config) error {
+	g.proc.pulse.slow.Add(1)
+	defer g.proc.pulse.slow.Add(-1)
 	return g.call(ctx, "Configure", "start_timeout_s", g.limits.Configure, true, func(ctx context.Context) error { return p.Configure(ctx, c) })
 }
 
@@ -237,8 +312,8 @@ func (g *guardedEnv) Tasks(ctx context.Context) iter.Seq2[env.Task, error] {
 		if fault.On {
 			defer g.mayDie("Tasks")()
 		}
-		limited, cancel := context.WithTimeout(ctx, g.limits.Tasks)
-		defer cancel()
+		limited, end := g.within(ctx, g.limits.Tasks, nil)
+		defer end()
 		for t, err := range g.e.Tasks(limited) {
 			if !yield(t, g.judge(ctx, limited, "Tasks", "start_timeout_s", g.limits.Tasks, false, err)) {
 				return

@@ -86,6 +86,8 @@ func TestDeadlineBeforeTheTimer(t *testing.T) {
 	require.ErrorContains(t, err, "Reset of lane 2 did not answer within 1s")
 	require.True(t, replaced)
 	replaced = false
+	_ = g.judge(lateTimer{t.Context()}, lateTimer{t.Context()}, "Reset of lane 2", "reset_timeout_s", time.Second, false, late) // the caller's own deadline
+	require.False(t, replaced)
 	_ = g.judge(t.Context(), t.Context(), "Act", "act_timeout_s", time.Second, false, late) // the plugin's own, of a server that it asks
 	require.False(t, replaced)
 }

@@ -39,7 +39,12 @@ func play(mode, rest string) {
 	switch mode {
 	case "host": // a host that is going to be killed; see TestHostKilled
 		killedHost(rest)
+	case "neighbour": // another local user; see TestNeighbour
+		neighbour(rest)
 	case "good":
+		serveEnv(&toy{})
+	case "heartless": // of an SDK that knows no heartbeat
+		_ = os.Unsetenv(plugins.HeartbeatEnv)
 		serveEnv(&toy{})
 	case "prints":
 		fmt.Println("hello from an import")
@@ -99,6 +104,7 @@ func serveEnv(impl env.Env) {
 			_ = syscall.Kill(-os.Getpid(), syscall.SIGKILL)
 		}()
 	}
+	serve.Heartbeat()
 	plugin.Serve(&plugin.ServeConfig{
 		HandshakeConfig:  plugins.Handshake,
 		VersionedPlugins: map[int]plugin.PluginSet{plugins.Protocol: {"env": &env.Plugin{Impl: impl}}},
@@ -152,6 +158,13 @@ func (t *toy) Reset(ctx context.Context, r env.Reset) (env.Transition, error) {
 		select {}
 	case "hang":
 		<-make(chan int)
+	case "work": // computes for so long
+		long, err := time.ParseDuration(rest)
+		if err != nil {
+			panic(err)
+		}
+		for began := time.Now(); time.Since(began) < long; {
+		}
 	case "corrupt":
 		return env.Transition{Success: true}, nil // without Terminated: the client refuses it
 	case "refuse":

@@ -43,7 +43,7 @@ type Options struct {
 	StopGrace time.Duration
 	// ArenaBytes is the size of each process's shared-memory arena; 0: off, tensors travel as bytes in the messages.
 	ArenaBytes int
-	// EnvAllow are names of environment variables that plugins get besides [EnvAllow]; a star at the end matches any rest.
+	// EnvAllow are names of environment variables that plugins get besides [EnvAllow]; a star at the end matches any rest. PLUGIN:NAME is for the plugin of that name.
 	EnvAllow []string
 	// Restarts is how often each plugin may be replaced: within Window, or within the run when Window is 0. 0: never.
 	Restarts int
@@ -51,6 +51,11 @@ type Options struct {
 	// Backoff is the wait before the first restart, doubled for each further one up to MaxBackoff; a process that lived for a minute starts it anew.
 	// Defaults 100 ms and 10 s.
 	Backoff, MaxBackoff time.Duration
+	// Silence is how long a process whose heart was heard may be silent in a call before it is killed; 0: any time, calls end at their deadlines. In Configure, where a Python loads
+	// libraries with its lock held, it is five times that.
+	Silence time.Duration
+	// Patience is how many times its deadline a call may take while the process is seen to work: its heart beats, and its group uses the processor. Below 1: 1.
+	Patience float64
 	// Deadlines of calls; zero fields: [DefaultDeadlines].
 	Deadlines Deadlines
 	// OnEvent is told of starts, deaths and restarts; it must not block. nil: nobody is told.
@@ -114,6 +119,7 @@ func New(o Options) (*Supervisor, error) {
 	orDefault(&o.Backoff, 100*time.Millisecond)
 	orDefault(&o.MaxBackoff, 10*time.Second)
 	orDefault(&o.Deadlines.Configure, 5*o.StartTimeout)
+	o.Patience = max(1, o.Patience)
 	o.Deadlines = o.Deadlines.orDefaults()
 	folder, err := newRunFolder()
 	if err != nil {
@@ -197,6 +203,7 @@ type Process struct {
 	proto   plugin.ClientProtocol
 	conn    *grpc.ClientConn
 	arena   *arena.Arena
+	pulse   *pulse
 	stop    sync.Once
 	cleanup sync.Once
 	gone    chan struct{} // closed when everything of the process is released
@@ -249,10 +256,18 @@ func (p *Process) start(ctx context.Context) error {
 		inherits = append(inherits, p.arena.File())
 	}
 	lifelineR, lifelineW, err := os.Pipe()
+	if err == nil {
+		if p.pulse, err = newPulse(s.o.Silence); err != nil {
+			p.pulse = nil
+			_, _ = lifelineR.Close(), lifelineW.Close()
+		}
+	}
 	if err != nil {
-		p.releaseArena()
+		p.releaseShared()
 		return fail(plugins.Exhausted, "making a pipe: %w", err).WithHint("raise the limit of open files (ulimit -n)")
 	}
+	own[plugins.HeartbeatEnv] = p.pulse.variable(plugins.LifelineFD + 1 + len(inherits))
+	inherits = append(inherits, p.pulse.w)
 	cmd := exec.Command(p.launch.Argv[0], p.launch.Argv[1:]...)
 	cmd.Dir = p.launch.Dir
 	p.leader = newLeader(cmd, tag, p.out, lifelineR, lifelineW, inherits...)
@@ -262,7 +277,7 @@ func (p *Process) start(ctx context.Context) error {
 		VersionedPlugins: map[int]plugin.PluginSet{plugins.Protocol: {}},
 		AllowedProtocols: []plugin.Protocol{plugin.ProtocolGRPC},
 		RunnerFunc: func(_ hclog.Logger, spec *exec.Cmd, _ string) (runner.Runner, error) {
-			cmd.Env = append(environ(hostEnviron(), s.o.EnvAllow, own), spec.Env...)
+			cmd.Env = append(environ(hostEnviron(), allowedFor(p.launch.Name, s.o.EnvAllow), own), spec.Env...)
 			return p.leader, nil
 		},
 		SkipHostEnv: true,
@@ -284,7 +299,7 @@ func (p *Process) start(ctx context.Context) error {
 	if s.closed {
 		s.mu.Unlock()
 		p.leader.abandon(nil)
-		p.releaseArena()
+		p.releaseShared()
 		return fail(plugins.Canceled, "the run is ending")
 	}
 	s.live[p] = true
@@ -304,7 +319,9 @@ func (p *Process) start(ctx context.Context) error {
 		p.leader.kill()
 		<-done // the client's start ends with the process
 	}
+	p.pulse.started()
 	if failure == nil {
+		p.pulse.listen(p.leader.exited, func(d time.Duration) { p.leader.killFor(fmt.Sprintf("as it gave no sign of life for %v", d)) })
 		s.event(Event{Plugin: label, What: "started", PID: p.PID(), Seconds: time.Since(began).Seconds()})
 		go func() {
 			<-p.leader.exited
@@ -479,7 +496,7 @@ func (p *Process) release() {
 		case <-done:
 		case <-time.After(time.Second):
 		}
-		p.releaseArena()
+		p.releaseShared()
 		p.out.close()
 		p.s.mu.Lock()
 		delete(p.s.live, p)
@@ -489,8 +506,12 @@ func (p *Process) release() {
 	<-p.gone
 }
 
-func (p *Process) releaseArena() {
+// releaseShared closes what the process shared with the host.
+func (p *Process) releaseShared() {
 	if p.arena != nil {
 		_ = p.arena.Close()
+	}
+	if p.pulse != nil {
+		p.pulse.close()
 	}
 }

@@ -179,10 +179,10 @@ func requireNobody(t *testing.T, s *Supervisor) {
 
 func TestEnvironment(t *testing.T) {
 	hostEnviron = func() []string {
-		return append(os.Environ(), "SECRET_TOKEN=hunter2", "LC_ALL=C.UTF-8", "NVIDIA_VISIBLE_DEVICES=0", "MY_EXTRA=yes", "WANDB_API_KEY=k", "WANDB_MODE=offline")
+		return append(os.Environ(), "SECRET_TOKEN=hunter2", "LC_ALL=C.UTF-8", "NVIDIA_VISIBLE_DEVICES=0", "MY_EXTRA=yes", "WANDB_API_KEY=k", "WANDB_MODE=offline", "HF_TOKEN=t")
 	}
 	t.Cleanup(func() { hostEnviron = os.Environ })
-	s := supervisor(t, Options{EnvAllow: []string{"MY_EXTRA", "WANDB_MODE"}})
+	s := supervisor(t, Options{EnvAllow: []string{"MY_EXTRA", "WANDB_MODE", "toy:HF_*", "other:SECRET_TOKEN"}})
 	l := launch(t, "good")
 	l.Env["LC_ALL"] = "POSIX" // the plugin's own wins
 	p, err := s.Start(context.Background(), l)
@@ -198,6 +198,7 @@ func TestEnvironment(t *testing.T) {
 	require.NotContains(t, got, "SECRET_TOKEN")
 	require.NotContains(t, got, "WANDB_API_KEY")
 	require.Equal(t, "yes", got["MY_EXTRA"])
+	require.Equal(t, "t", got["HF_TOKEN"], "allowed for this plugin")
 	require.Equal(t, "offline", got["WANDB_MODE"])
 	require.Equal(t, "POSIX", got["LC_ALL"])
 	require.Equal(t, "0", got["NVIDIA_VISIBLE_DEVICES"])

@@ -41,7 +41,8 @@ type leader struct {
 	mu     sync.Mutex // guards the fields below, and that no signal is sent after the process id was given back
 	pid    int
 	reaped bool
-	killed bool // by us
+	killed bool   // by us
+	why    string // in words, where there is something to say
 	state  *os.ProcessState
 }
 
@@ -197,6 +198,14 @@ func (l *leader) kill() {
 	l.signal()
 }
 
+// killFor is kill, with a reason for [leader.fate].
+func (l *leader) killFor(why string) {
+	l.mu.Lock()
+	l.why = ", " + why
+	l.mu.Unlock()
+	l.kill()
+}
+
 // strike sends a signal to the leader alone, as the system does when memory runs out. For fault plans.
 func (l *leader) strike(s syscall.Signal) {
 	l.mu.Lock()
@@ -216,7 +225,7 @@ func (l *leader) fate() string {
 	status, ok := l.state.Sys().(syscall.WaitStatus)
 	switch {
 	case ok && status.Signaled() && l.killed && status.Signal() == syscall.SIGKILL:
-		return "was stopped by srpo"
+		return "was stopped by srpo" + l.why
 	case ok && status.Signaled():
 		return fmt.Sprintf("was killed by signal %d (%s)", status.Signal(), status.Signal())
 	case l.state.ExitCode() == 0:

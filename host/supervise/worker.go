@@ -3,6 +3,7 @@ package supervise
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -228,7 +229,7 @@ func (w *Proc[T]) spend() error {
 	w.streak++
 	w.restarts = append(w.restarts, now)
 	w.mu.Unlock()
-	w.s.event(Event{Plugin: w.launch.Label(), What: "restarting", Seconds: wait.Seconds(), Cause: cause.Error()})
+	w.s.event(Event{Plugin: w.launch.Label(), What: "restarting", Seconds: wait.Seconds(), Cause: w.told(cause)})
 	t := time.NewTimer(wait)
 	defer t.Stop()
 	select {
@@ -265,13 +266,14 @@ func (w *Proc[T]) startOnce() error {
 	w.inc++
 	inc := w.inc
 	w.proc = p
-	client := w.dial(guard{proc: p, limits: w.s.o.Deadlines, failed: func(cause error) { w.Failed(inc, cause) }})
+	client := w.dial(guard{proc: p, limits: w.s.o.Deadlines, patience: w.s.o.Patience, failed: func(cause error) { w.Failed(inc, cause) }})
 	w.mu.Unlock()
 	if w.configure != nil {
-		ctx, cancel := context.WithTimeout(w.ctx, w.s.o.Deadlines.Configure)
+		// Each of its calls has its own deadline, which may be drawn out; this one is for all of them together.
+		ctx, cancel := context.WithTimeout(w.ctx, time.Duration(w.s.o.Patience*float64(w.s.o.Deadlines.Configure)))
 		err := w.configure(ctx, client)
 		if err != nil && ctx.Err() == context.DeadlineExceeded {
-			err = plugins.Errorf(plugins.Deadline, "was not configured within %v: %w", w.s.o.Deadlines.Configure, err).WithPlace("%s", p.Label()).
+			err = plugins.Errorf(plugins.Deadline, "was not configured within %v: %w", time.Duration(w.s.o.Patience*float64(w.s.o.Deadlines.Configure)), err).WithPlace("%s", p.Label()).
 				WithDetail(p.LastWords(lastWords)).WithHint("look into %s; if it only needs longer, raise [host] start_timeout_s", p.LogFile())
 		}
 		cancel()
@@ -321,10 +323,19 @@ func (w *Proc[T]) Failed(incarnation uint64, cause error) {
 	}
 	words := "it failed"
 	if cause != nil {
-		words = cause.Error()
+		words = w.told(cause)
 	}
 	w.s.event(Event{Plugin: p.Label(), What: what, PID: p.PID(), Incarnation: incarnation, Cause: words})
 	p.Kill()
+}
+
+// told is a cause without the plugin's name, which events give beside it.
+func (w *Proc[T]) told(cause error) string {
+	words := cause.Error()
+	if rest, ok := strings.CutPrefix(words, w.launch.Label()); ok {
+		return strings.TrimLeft(rest, ":, ")
+	}
+	return words
 }
 
 // Process is the present process, nil before the first start; for reports and tests.

@@ -118,7 +118,7 @@ class Imitation:
             norm = self.crew.all("step", lr)[0]
             if not math.isfinite(loss + norm):
                 raise srpo.Error(
-                    "internal", f"loss or gradient is not finite at step {step}", hint="lower policy.openvla.imitate_lr"
+                    "diverged", f"loss or gradient is not finite at step {step}", hint="lower policy.openvla.imitate_lr"
                 )
             mean = loss if math.isnan(mean) else 0.95 * mean + 0.05 * loss
             progress((step + 1) / steps, mean)

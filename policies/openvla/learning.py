@@ -226,7 +226,7 @@ class Ppo:
                 norm = self.crew.all("step", self.lr)[0]
                 if not math.isfinite(norm + sums.loss):
                     raise srpo.Error(
-                        "internal",
+                        "diverged",
                         f"loss or gradient is not finite at step {steps}",
                         hint=f"lower policy.{self.name}.lr, or set update.clip_dual",
                     )

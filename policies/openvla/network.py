@@ -238,7 +238,7 @@ class Network:
                 some = [replace(s, tokens=t) for s, t in zip(some, picked)]
             if not torch.isfinite(logits).all():
                 raise srpo.Error(
-                    "internal",
+                    "diverged",
                     "the network's output is not finite",
                     hint="start from an earlier checkpoint, and lower the learning rate",
                 )

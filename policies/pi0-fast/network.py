@@ -229,7 +229,7 @@ class TokenNetwork(Network):
                 logits = self._logits(hidden[:, -1])
                 if not torch.isfinite(logits).all():
                     raise srpo.Error(
-                        "internal",
+                        "diverged",
                         "the network's output is not finite",
                         hint="start from an earlier checkpoint, and lower the learning rate",
                     )

@@ -137,7 +137,7 @@ class Imitation:
             norm = self.crew.all("step", self.rate(step, steps))[0]
             if not math.isfinite(loss + norm):
                 raise srpo.Error(
-                    "internal",
+                    "diverged",
                     f"loss or gradient is not finite at step {step}",
                     hint=f"lower policy.{self.name}.imitate_lr",
                 )

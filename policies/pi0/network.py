@@ -238,7 +238,7 @@ class FlowNetwork(Network):
             prefix, chains, chunks = self._integrate(part, draws, temperature)
             if not all(np.isfinite(c).all() for c in chunks):
                 raise srpo.Error(
-                    "internal",
+                    "diverged",
                     "the network's output is not finite",
                     hint="start from an earlier checkpoint, and lower the learning rate",
                 )

@@ -90,14 +90,14 @@ class Remote(srpo.Policy):
             raise self._unusable(f"has {len(actions)} actions, fewer than the chunk of {s['chunk']}")
         actions = actions[: s["chunk"]].astype(np.float32)
         if not np.isfinite(actions).all():
-            raise self._unusable("has actions that are no numbers")
+            raise self._unusable("has actions that are no numbers", "diverged")
         if s["clip"] and self.config.env:
             actions = np.clip(actions, self.config.env.action.low, self.config.env.action.high).astype(np.float32)
         return actions
 
-    def _unusable(self, what: str) -> srpo.Error:
+    def _unusable(self, what: str, kind: str = "mismatch") -> srpo.Error:
         return srpo.Error(
-            "mismatch", f"the server's answer {what}", place=self._server.place,
+            kind, f"the server's answer {what}", place=self._server.place,
             hint="set actions and chunk in [policy.remote] to what the server gives",
         )  # fmt: skip
 

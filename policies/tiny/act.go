@@ -76,7 +76,7 @@ func (p *Policy) Act(ctx context.Context, a policy.Act) ([]policy.Result, error)
 	})
 	for i, r := range records {
 		if !finite(r.sample) {
-			return nil, plugins.Errorf(plugins.Internal, "the network's output is not finite").WithPlace("policy tiny, episode %s, step %d", a.Items[i].Trajectory, r.step).
+			return nil, plugins.Errorf(plugins.Diverged, "the network's output is not finite").WithPlace("policy tiny, episode %s, step %d", a.Items[i].Trajectory, r.step).
 				WithHint("start from an earlier checkpoint and lower policy.tiny.lr")
 		}
 	}

@@ -324,7 +324,7 @@ func (p *Policy) clone(ctx context.Context, im policy.Imitate, examples []exampl
 		loss /= max(count, math.SmallestNonzeroFloat32) // a batch may hold no step that counts
 		d := total(parts)
 		if norm := clip(d, p.settings.Float("grad_clip")); math.IsNaN(loss+norm) || math.IsInf(loss+norm, 0) {
-			return plugins.Errorf(plugins.Internal, "loss or gradient is not finite at step %d; nothing was changed", step).WithHint("lower policy.tiny.imitate_lr")
+			return plugins.Errorf(plugins.Diverged, "loss or gradient is not finite at step %d; nothing was changed", step).WithHint("lower policy.tiny.imitate_lr")
 		}
 		lr := p.settings.Float("imitate_lr") * 0.5 * (1 + math.Cos(math.Pi*float64(step)/float64(steps)))
 		p.state.adam.step(p.state.weights, d, lr, p.settings.Float("adam_beta1"), p.settings.Float("adam_beta2"))

@@ -393,7 +393,7 @@ func TestUpdateRefuses(t *testing.T) {
 		"dual below 1":   {plugins.Invalid, func(u *policy.Update) { u.Hyperparameters.ClipDual = 0.5 }},
 		"negative clip":  {plugins.Invalid, func(u *policy.Update) { u.Hyperparameters.ClipLow = -1 }},
 		"infinite beta":  {plugins.Invalid, func(u *policy.Update) { u.Hyperparameters.KLBeta = math.Inf(1) }},
-		"huge advantage": {plugins.Internal, func(u *policy.Update) { u.Trajectories[1].Values[0] = 1e300 }},
+		"huge advantage": {plugins.Diverged, func(u *policy.Update) { u.Trajectories[1].Values[0] = 1e300 }},
 	} {
 		u := update(1, 3, 6, 2)
 		c.change(&u)

@@ -33,7 +33,7 @@ type lesson struct {
 // update to the one of the last epoch, estimated from the ratios; above 1 or so an update goes farther than its data can tell.
 //
 // An update that fails, is cancelled or meets a loss or gradient that is not finite leaves weights and optimiser as they were. Errors: NotFound for a
-// trajectory that was not recorded, Invalid for advantages that do not fit or are not finite, Internal for a loss that is not finite.
+// trajectory that was not recorded, Invalid for advantages that do not fit or are not finite, Diverged for a loss that is not finite.
 func (p *Policy) Update(ctx context.Context, u policy.Update, progress func(float64)) (policy.Statistics, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -86,7 +86,7 @@ func (p *Policy) Update(ctx context.Context, u policy.Update, progress func(floa
 }
 
 func notFinite(what string) error {
-	return plugins.Errorf(plugins.Internal, "%s not finite; nothing was changed", what).WithHint("lower policy.tiny.lr, or set update.clip_dual")
+	return plugins.Errorf(plugins.Diverged, "%s not finite; nothing was changed", what).WithHint("lower policy.tiny.lr, or set update.clip_dual")
 }
 
 func checkHyper(u policy.Update) error {

@@ -28,6 +28,7 @@ var codeOf = map[plugins.ErrorKind]codes.Code{
 	plugins.Invalid: codes.InvalidArgument, plugins.NotFound: codes.NotFound, plugins.Unsupported: codes.Unimplemented,
 	plugins.Mismatch: codes.FailedPrecondition, plugins.Exhausted: codes.ResourceExhausted, plugins.Deadline: codes.DeadlineExceeded,
 	plugins.Canceled: codes.Canceled, plugins.Unavailable: codes.Unavailable, plugins.Corrupt: codes.DataLoss, plugins.Internal: codes.Internal,
+	plugins.Diverged: codes.OutOfRange,
 }
 
 // Status turns an error into what a handler returns, with the whole of it in the trailer that set sends.
@@ -55,7 +56,7 @@ func FromStatus(err error, trailer metadata.MD) error {
 	}
 	if raw := trailer.Get(errorTrailer); len(raw) == 1 {
 		var m pb.Error
-		if proto.Unmarshal([]byte(raw[0]), &m) == nil && m.Kind > 0 && m.Kind <= pb.ErrorKind_ERROR_KIND_INTERNAL {
+		if proto.Unmarshal([]byte(raw[0]), &m) == nil && m.Kind > 0 && m.Kind <= pb.ErrorKind_ERROR_KIND_DIVERGED {
 			return &plugins.Error{Kind: plugins.ErrorKind(m.Kind), Message: Text(m.Message), Place: Text(m.Place), Hint: Text(m.Hint), Detail: Text(m.Detail)}
 		}
 	}

@@ -158,6 +158,9 @@ const (
 	ErrorKind_ERROR_KIND_CORRUPT ErrorKind = 9
 	// A fault inside the plugin.
 	ErrorKind_ERROR_KIND_INTERNAL ErrorKind = 10
+	// Numbers of a computation are no numbers any more, or cannot be used: the network's output, a loss, a gradient. Of Act it costs the episode, of Update
+	// the attempt.
+	ErrorKind_ERROR_KIND_DIVERGED ErrorKind = 11
 )
 
 // Enum value maps for ErrorKind.
@@ -174,6 +177,7 @@ var (
 		8:  "ERROR_KIND_UNAVAILABLE",
 		9:  "ERROR_KIND_CORRUPT",
 		10: "ERROR_KIND_INTERNAL",
+		11: "ERROR_KIND_DIVERGED",
 	}
 	ErrorKind_value = map[string]int32{
 		"ERROR_KIND_UNSPECIFIED": 0,
@@ -187,6 +191,7 @@ var (
 		"ERROR_KIND_UNAVAILABLE": 8,
 		"ERROR_KIND_CORRUPT":     9,
 		"ERROR_KIND_INTERNAL":    10,
+		"ERROR_KIND_DIVERGED":    11,
 	}
 )
 
@@ -1599,7 +1604,7 @@ const file_srpo_v1_base_proto_rawDesc = "" +
 	"\vDTYPE_UINT8\x10\x01\x12\x11\n" +
 	"\rDTYPE_FLOAT32\x10\x02\x12\x11\n" +
 	"\rDTYPE_FLOAT64\x10\x03\x12\x0f\n" +
-	"\vDTYPE_INT64\x10\x04*\xa7\x02\n" +
+	"\vDTYPE_INT64\x10\x04*\xc0\x02\n" +
 	"\tErrorKind\x12\x1a\n" +
 	"\x16ERROR_KIND_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12ERROR_KIND_INVALID\x10\x01\x12\x18\n" +
@@ -1612,7 +1617,8 @@ const file_srpo_v1_base_proto_rawDesc = "" +
 	"\x16ERROR_KIND_UNAVAILABLE\x10\b\x12\x16\n" +
 	"\x12ERROR_KIND_CORRUPT\x10\t\x12\x17\n" +
 	"\x13ERROR_KIND_INTERNAL\x10\n" +
-	"2\xb3\x01\n" +
+	"\x12\x17\n" +
+	"\x13ERROR_KIND_DIVERGED\x10\v2\xb3\x01\n" +
 	"\x06Plugin\x120\n" +
 	"\x04Info\x12\x14.srpo.v1.InfoRequest\x1a\x12.srpo.v1.InfoReply\x12?\n" +
 	"\tConfigure\x12\x19.srpo.v1.ConfigureRequest\x1a\x17.srpo.v1.ConfigureReply\x126\n" +

@@ -10,10 +10,12 @@ import os
 import signal
 import sys
 import threading
+import time
 
 COOKIE_KEY = "SRPO_PLUGIN"
 COOKIE_VALUE = "srpo.v1"
 LIFELINE_ENV = "SRPO_LIFELINE_FD"
+HEARTBEAT_ENV = "SRPO_HEARTBEAT"
 
 _F_SETSIG = 10  # Linux; the fcntl module names it only from Python 3.13 on
 
@@ -80,6 +82,29 @@ def _hold_lifeline(fd: int) -> None:
     threading.Thread(target=wait, name="srpo-lifeline", daemon=True).start()
 
 
+def _beat(fd: int, seconds: float) -> None:
+    """Writes a byte into the host's pipe now and then, from a thread of its own: the host then knows a call that takes
+    long from a process that is stopped, or whose interpreter is held by something that does not come back.
+    """
+    try:
+        os.set_inheritable(fd, False)
+        os.set_blocking(fd, False)  # a host that does not read must not hold the thread up
+    except OSError:
+        return  # it was not handed down
+
+    def beat() -> None:
+        while True:
+            try:
+                os.write(fd, b"\1")
+            except (BlockingIOError, InterruptedError):
+                pass
+            except OSError:
+                return  # nobody listens any more
+            time.sleep(seconds)
+
+    threading.Thread(target=beat, name="srpo-heartbeat", daemon=True).start()
+
+
 def prepare() -> None:
     """Sets the process up once; does nothing outside of a plugin that a host started."""
     global handshake_fd
@@ -87,10 +112,15 @@ def prepare() -> None:
         return
     # Workers that the plugin starts later must not take themselves for the plugin.
     del os.environ[COOKIE_KEY]
+    # Workers that the plugin forks have no use for gRPC, and its own handlers of a fork crash some of them.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     handshake_fd = _take_streams()
     lifeline = os.environ.pop(LIFELINE_ENV, "")
     if lifeline.isdigit():
         _hold_lifeline(int(lifeline))
+    fd, _, milliseconds = os.environ.pop(HEARTBEAT_ENV, "").partition(",")
+    if fd.isdigit() and milliseconds.isdigit():
+        _beat(int(fd), int(milliseconds) / 1000)
 
 
 prepare()

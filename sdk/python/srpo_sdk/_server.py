@@ -39,6 +39,7 @@ _CODES = {
     "unavailable": grpc.StatusCode.UNAVAILABLE,
     "corrupt": grpc.StatusCode.DATA_LOSS,
     "internal": grpc.StatusCode.INTERNAL,
+    "diverged": grpc.StatusCode.OUT_OF_RANGE,
 }
 
 

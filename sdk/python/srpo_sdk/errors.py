@@ -1,5 +1,6 @@
 """Errors that keep kind, place and hint on their way to the host."""
 
+import errno
 import sys
 import traceback
 
@@ -15,6 +16,7 @@ KINDS = (
     "unavailable",  # the plugin process is gone
     "corrupt",  # a reply, a file or a package is not what it must be
     "internal",  # a fault inside the plugin
+    "diverged",  # numbers of a computation are not finite, or cannot be used
 )
 
 
@@ -63,6 +65,9 @@ def as_error(exc: BaseException, place: str = "") -> Error:
         isinstance(exc, MemoryError) or name == "OutOfMemoryError"
     ):  # torch.cuda.OutOfMemoryError, without importing torch
         return Error("exhausted", message, place=place, hint="use fewer lanes or smaller batches", detail=detail)
+    if isinstance(exc, OSError) and exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        hint = "raise `ulimit -f`" if exc.errno == errno.EFBIG else "make room on the disk, or use another one"
+        return Error("exhausted", message, place=place, hint=hint, detail=detail)
     if isinstance(exc, NotImplementedError):
         return Error("unsupported", message, place=place, detail=detail)
     print("\n".join(lines), file=sys.stderr, flush=True)

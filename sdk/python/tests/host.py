@@ -111,7 +111,7 @@ class PluginError(Exception):
 class Plugin:
     """A running plugin process, started and spoken to as srpo does."""
 
-    def __init__(self, script, arena=None, env=None, lifeline=None, wait=20.0, tls=True, arguments=()):
+    def __init__(self, script, arena=None, env=None, lifeline=None, wait=20.0, tls=True, arguments=(), heartbeat=None):
         self.arena = arena
         self.folder = tempfile.mkdtemp(prefix="srpo-test-")
         key, cert = client_certificate()
@@ -131,10 +131,12 @@ class Plugin:
         }
 
         # A first process puts the descriptors in their places: gRPC in this one does not survive a preexec_fn.
-        copies = [fcntl.fcntl(fd, fcntl.F_DUPFD, 50) for fd in ([read, arena.fd] if arena else [read])]
+        inherits = [read, *([arena.fd] if arena else []), *([heartbeat] if heartbeat else [])]
+        copies = [fcntl.fcntl(fd, fcntl.F_DUPFD, 50) for fd in inherits]
         place = "".join(f"os.dup2({fd}, {3 + i});" for i, fd in enumerate(copies))
         launch = (
-            f"import os, sys; {place} os.closerange(5, 200); os.execv(sys.executable, [sys.executable] + sys.argv[1:])"
+            f"import os, sys; {place} os.closerange({3 + len(copies)}, 200); "
+            "os.execv(sys.executable, [sys.executable] + sys.argv[1:])"
         )
         self.stderr = open(os.path.join(self.folder, "stderr"), "w+b")
         started = time.monotonic()

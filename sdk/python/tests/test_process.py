@@ -2,6 +2,7 @@
 
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -108,6 +109,36 @@ def test_dies_with_its_host_workers_included(tmp_path):
         parent.kill()
         parent.wait()
         parent.stdout.close()
+
+
+def test_heart_beats_in_a_call_and_not_when_the_interpreter_is_held(start):
+    heard, heartbeat = os.pipe()
+    os.set_blocking(heard, False)
+
+    def beats(seconds):
+        """Whether a byte comes within the time."""
+        return bool(select.select([heard], [], [], seconds)[0]) and len(os.read(heard, 1 << 16)) > 0
+
+    def drain():
+        while beats(0):
+            pass
+
+    plugin = start("lab", heartbeat=heartbeat, env={"SRPO_HEARTBEAT": "4,20"})
+    os.close(heartbeat)
+    assert beats(20)
+    plugin.configure(lanes=2)
+    reset(plugin, "lab/slow", max_steps=10_000)
+    actions = tensor(np.zeros((10_000, 3), np.float32))
+    slow = plugin.method("Env.Step").future(env_pb2.StepRequest(actions=actions), timeout=60)
+    until(lambda: "Step lane 0" in plugin.call("Plugin.Health").busy)
+    drain()
+    assert beats(20) and not slow.done()
+    slow.cancel()
+    reset(plugin, "lab/hold_gil", lane=1)
+    held = plugin.method("Env.Step").future(env_pb2.StepRequest(lane=1, actions=tensor(np.zeros((1, 3), np.float32))))
+    until(lambda: not beats(1))
+    assert not held.done()
+    os.close(heard)
 
 
 def test_dies_with_its_host_while_a_simulator_holds_the_interpreter(start):

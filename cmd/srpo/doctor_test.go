@@ -1,0 +1,30 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// A driver that hangs, as EGL's may, costs doctor its deadline and leaves nobody: neither the program nor its child.
+func TestProbeEnds(t *testing.T) {
+	long := probeTime
+	probeTime = 500 * time.Millisecond
+	t.Cleanup(func() { probeTime = long })
+	mark := filepath.Join(t.TempDir(), "child")
+	_, err := output(t.Context(), os.Environ(), "sh", "-c", "sleep 300 & echo $! > "+mark+"; wait")
+	require.EqualError(t, err, "no answer within 500ms")
+	pid, err := os.ReadFile(mark)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		stat, err := os.ReadFile("/proc/" + strings.TrimSpace(string(pid)) + "/stat")
+		return err != nil || strings.Contains(string(stat), ") Z ")
+	}, 10*time.Second, 10*time.Millisecond)
+
+	_, err = output(t.Context(), nil, "sh", "-c", "echo working >&2; echo libEGL: no display >&2; exit 3")
+	require.EqualError(t, err, "libEGL: no display", "the last line says why")
+}

@@ -1,0 +1,291 @@
+//go:build soak
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/srpo-dev/srpo/host/supervise"
+	"github.com/srpo-dev/srpo/plugins"
+	"github.com/srpo-dev/srpo/plugins/encoder"
+	"github.com/srpo-dev/srpo/plugins/env"
+	"github.com/srpo-dev/srpo/plugins/policy"
+)
+
+// usage is what the host holds at a moment.
+type usage struct {
+	at    time.Duration
+	count int // restarts, or iterations
+	// goroutines and open descriptors; resident memory and Go's heap, 10^6 bytes; 10^6 bytes and files in the folder.
+	goroutines, descriptors int
+	resident, heap, disk    float64
+	files                   int
+}
+
+func measure(began time.Time, count int, folder string) usage {
+	u := usage{at: time.Since(began), count: count, goroutines: runtime.NumGoroutine()}
+	fds, _ := os.ReadDir("/proc/self/fd")
+	u.descriptors = len(fds)
+	data, _ := os.ReadFile("/proc/self/statm")
+	if f := strings.Fields(string(data)); len(f) > 1 {
+		pages, _ := strconv.ParseFloat(f[1], 64)
+		u.resident = pages * float64(os.Getpagesize()) / 1e6
+	}
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	u.heap = float64(m.HeapAlloc) / 1e6
+	_ = filepath.WalkDir(folder, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return nil // it was removed meanwhile
+		}
+		if info, err := d.Info(); err == nil {
+			u.disk += float64(info.Size()) / 1e6
+			u.files++
+		}
+		return nil
+	})
+	return u
+}
+
+// soakSeries is one part of the page.
+type soakSeries struct {
+	title, unit, words string
+	list               []usage
+}
+
+// TestSoak restarts plugins SRPO_SOAK_RESTARTS times (20), runs the default run for SRPO_SOAK (1m), and writes what the host held meanwhile to the page
+// SRPO_SOAK_OUT and the drawing beside it. What grows without end fails.
+func TestSoak(t *testing.T) {
+	restarts, length := 20, time.Minute
+	if v := os.Getenv("SRPO_SOAK_RESTARTS"); v != "" {
+		n, err := strconv.Atoi(v)
+		require.NoError(t, err)
+		restarts = n
+	}
+	if v := os.Getenv("SRPO_SOAK"); v != "" {
+		d, err := time.ParseDuration(v)
+		require.NoError(t, err)
+		length = d
+	}
+	parts := []soakSeries{restartPlugins(t, restarts), soakRun(t, length)}
+	if page := os.Getenv("SRPO_SOAK_OUT"); page != "" {
+		require.NoError(t, os.WriteFile(page, soakPage(parts), 0o644))
+		require.NoError(t, os.WriteFile(strings.TrimSuffix(page, ".md")+".svg", soakDrawing(parts), 0o644))
+	}
+	for _, p := range parts {
+		first, last := steady(p.list)
+		t.Logf("%s: %d to %d goroutines, %d to %d descriptors, %.1f to %.1f MB resident, %.1f to %.1f MB of heap", p.title, first.goroutines, last.goroutines,
+			first.descriptors, last.descriptors, first.resident, last.resident, first.heap, last.heap)
+		if last.goroutines > first.goroutines+5 || last.descriptors > first.descriptors+5 {
+			t.Errorf("%s: goroutines went from %d to %d, descriptors from %d to %d", p.title, first.goroutines, last.goroutines, first.descriptors, last.descriptors)
+		}
+		if last.resident > 1.2*first.resident+20 {
+			t.Errorf("%s: resident memory went from %.1f to %.1f MB", p.title, first.resident, last.resident)
+		}
+	}
+}
+
+// steady is the most in the second quarter and in the last one: how it begins is no growth, and phases of an iteration hold more than others.
+func steady(list []usage) (first, last usage) {
+	n := len(list)
+	return most(list[n/4 : max(n/2, n/4+1)]), most(list[min(3*n/4, n-1):])
+}
+
+func most(list []usage) (m usage) {
+	for _, u := range list {
+		m.goroutines, m.descriptors = max(m.goroutines, u.goroutines), max(m.descriptors, u.descriptors)
+		m.resident, m.heap = max(m.resident, u.resident), max(m.heap, u.heap)
+	}
+	return m
+}
+
+// restartPlugins kills the three plugins of the default run by turns, each when it lives again, and every tenth by stopping it in a call.
+func restartPlugins(t *testing.T, n int) soakSeries {
+	folder := t.TempDir()
+	s, err := supervise.New(supervise.Options{LogDir: folder, ArenaBytes: 64 << 20, Restarts: n + 1, Backoff: time.Millisecond, MaxBackoff: time.Millisecond, Silence: time.Second})
+	require.NoError(t, err)
+	defer s.Close()
+	self, err := os.Executable()
+	require.NoError(t, err)
+	launch := func(kind plugins.Kind, name string) supervise.Launch {
+		return supervise.Launch{Kind: kind, Name: name, Argv: []string{self, "plugin", "serve", string(kind), name}}
+	}
+	envs := supervise.NewEnv(s, launch(plugins.Env, "tabletop"), nil)
+	policies := supervise.NewPolicy(s, launch(plugins.Policy, "tiny"), nil)
+	encoders := supervise.NewEncoder(s, launch(plugins.Encoder, "pixel"), nil)
+	ctx := context.Background()
+	asks := []func() (*supervise.Process, error){
+		func() (*supervise.Process, error) {
+			return asked(ctx, envs, func(e env.Env) plugins.Plugin { return e })
+		},
+		func() (*supervise.Process, error) {
+			return asked(ctx, policies, func(p policy.Policy) plugins.Plugin { return p })
+		},
+		func() (*supervise.Process, error) {
+			return asked(ctx, encoders, func(e encoder.Encoder) plugins.Plugin { return e })
+		},
+	}
+	for _, ask := range asks {
+		_, err := ask()
+		require.NoError(t, err)
+	}
+	began := time.Now()
+	out := soakSeries{title: "Restarts", unit: "restarts", list: []usage{measure(began, 0, folder)}}
+	slow := 0
+	for i := range n {
+		ask := asks[i%len(asks)]
+		p, err := ask()
+		require.NoError(t, err)
+		if i%10 == 9 { // its heart is not heard in the next call
+			slow++
+			require.NoError(t, syscall.Kill(p.PID(), syscall.SIGSTOP))
+			require.Eventually(t, func() bool { // each of its threads stops when it next runs
+				stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.PID()))
+				return err == nil && strings.Contains(string(stat), ") T ")
+			}, time.Minute, time.Millisecond)
+			_, err := ask()
+			require.Equal(t, plugins.Deadline, plugins.KindOf(err))
+		} else {
+			require.NoError(t, syscall.Kill(p.PID(), syscall.SIGKILL))
+		}
+		<-p.Exited()
+		_, err = ask()
+		require.NoError(t, err)
+		if (i+1)%max(1, n/100) == 0 {
+			out.list = append(out.list, measure(began, i+1, folder))
+		}
+	}
+	out.words = fmt.Sprintf("tabletop, tiny and pixel were ended %d times, by turns, %d of them by SIGSTOP in a call and the others by SIGKILL, and came back each time; %.2f s for one on average. "+
+		"What grows on disk are the logs, two lines a process.", n, slow, time.Since(began).Seconds()/float64(n))
+	return out
+}
+
+// asked makes sure that a plugin lives, and answers.
+func asked[T any](ctx context.Context, w *supervise.Proc[T], plugin func(T) plugins.Plugin) (*supervise.Process, error) {
+	c, _, err := w.Client(ctx)
+	if err == nil {
+		_, err = plugin(c).Info(ctx)
+	}
+	return w.Process(), err
+}
+
+// soakRun is srpo run with the defaults, in this very process, until its time is over and it gets Ctrl-C.
+func soakRun(t *testing.T, length time.Duration) soakSeries {
+	folder := filepath.Join(t.TempDir(), "run")
+	t.Setenv("SRPO_CACHE", t.TempDir())
+	var said safeBuffer
+	done := make(chan int, 1)
+	began := time.Now()
+	go func() {
+		done <- Main([]string{"run", "--out", folder, "--iterations", "1000000", "--set", "run.solved_after=0"}, &said, &said)
+	}()
+	iterations := func() int {
+		data, _ := os.ReadFile(filepath.Join(folder, "metrics.jsonl"))
+		return bytes.Count(data, []byte("\n"))
+	}
+	out := soakSeries{title: "Default run", unit: "iterations"}
+	tick := time.NewTicker(max(length/240, 500*time.Millisecond))
+	defer tick.Stop()
+	for over := false; !over; {
+		select {
+		case code := <-done:
+			t.Fatalf("the run ended with %d:\n%s", code, said.String())
+		case <-tick.C:
+			if n := iterations(); n > 0 {
+				out.list = append(out.list, measure(began, n, folder))
+			}
+			over = time.Since(began) > length && len(out.list) > 8
+		}
+	}
+	require.NoError(t, syscall.Kill(os.Getpid(), syscall.SIGINT))
+	require.Equal(t, 130, <-done, said.String())
+	out.words = fmt.Sprintf("`srpo run` with its defaults (tabletop, tiny, pixel) for %v, %d iterations; the run's own end, `solved_after`, is off. What grows on disk are the lines of "+
+		"metrics and events, the report and the videos; checkpoints are kept to 3 and the best.", length, iterations())
+	return out
+}
+
+type safeBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *safeBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *safeBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+func soakPage(parts []soakSeries) []byte {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "# Long runs\n\nMade by `bash docs/results/soak.sh` on %s, %s, %d cores. What the host's process holds: goroutines, open descriptors, resident memory,\n"+
+		"Go's heap; and its folder.\n\n![goroutines, descriptors, memory and disk over time](soak.svg)\n", time.Now().UTC().Format("2006-01-02"), runtime.Version(), runtime.NumCPU())
+	row := func(u usage) {
+		fmt.Fprintf(&b, "| %s | %d | %d | %d | %.1f | %.1f | %.1f | %d |\n", u.at.Round(time.Second), u.count, u.goroutines, u.descriptors, u.resident, u.heap, u.disk, u.files)
+	}
+	for _, p := range parts {
+		first, last := steady(p.list)
+		fmt.Fprintf(&b, "\n## %s\n\n%s\n\nThe most in the second quarter and in the last one: %d and %d goroutines, %d and %d descriptors, %.1f and %.1f MB resident, %.1f and %.1f MB of heap.\n\n",
+			p.title, p.words, first.goroutines, last.goroutines, first.descriptors, last.descriptors, first.resident, last.resident, first.heap, last.heap)
+		fmt.Fprintf(&b, "| after | %s | goroutines | descriptors | resident, MB | heap, MB | disk, MB | files |\n| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n", p.unit)
+		rows := min(12, len(p.list))
+		for i := range rows {
+			row(p.list[i*(len(p.list)-1)/max(rows-1, 1)])
+		}
+	}
+	return b.Bytes()
+}
+
+// soakDrawing has a row for each part and a column for each number.
+func soakDrawing(parts []soakSeries) []byte {
+	const w, h, left, above = 250, 110, 46, 40
+	columns := []struct {
+		name string
+		of   func(usage) float64
+	}{
+		{"goroutines", func(u usage) float64 { return float64(u.goroutines) }}, {"descriptors", func(u usage) float64 { return float64(u.descriptors) }},
+		{"resident, MB", func(u usage) float64 { return u.resident }}, {"disk, MB", func(u usage) float64 { return u.disk }},
+	}
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" font-family=\"sans-serif\" font-size=\"11\" fill=\"#444\">\n<rect width=\"100%%\" height=\"100%%\" fill=\"#fff\"/>\n",
+		len(columns)*(w+left)+20, len(parts)*(h+above+24)+10)
+	for r, p := range parts {
+		y := r*(h+above+24) + above
+		fmt.Fprintf(&b, "<text x=\"%d\" y=\"%d\" font-weight=\"bold\">%s, %v</text>\n", left, y-22, p.title, p.list[len(p.list)-1].at.Round(time.Second))
+		for c, column := range columns {
+			x := c*(w+left) + left
+			top := 1e-9
+			for _, u := range p.list {
+				top = max(top, column.of(u))
+			}
+			fmt.Fprintf(&b, "<text x=\"%d\" y=\"%d\">%s</text><text x=\"%d\" y=\"%d\" text-anchor=\"end\">%.3g</text><text x=\"%d\" y=\"%d\" text-anchor=\"end\">0</text>\n<path d=\"M%d %dv%dh%d\" fill=\"none\" stroke=\"#bbb\"/>\n<polyline fill=\"none\" stroke=\"#2563a8\" stroke-width=\"1.3\" points=\"",
+				x, y-6, column.name, x-4, y+9, top, x-4, y+h, x, y, h, w)
+			end := p.list[len(p.list)-1].at.Seconds()
+			for _, u := range p.list {
+				fmt.Fprintf(&b, "%.1f,%.1f ", float64(x)+w*u.at.Seconds()/end, float64(y)+h*(1-column.of(u)/top))
+			}
+			b.WriteString("\"/>\n")
+		}
+	}
+	b.WriteString("</svg>\n")
+	return b.Bytes()
+}

@@ -1,0 +1,126 @@
+package supervise
+
+import (
+	"crypto/tls"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// nobody is the other local user.
+const nobody = 65534
+
+// neighbour is what the other user tries: each line is an attempt and the error that it met, or SUCCEEDED.
+func neighbour(rest string) {
+	args := strings.Split(rest, "|")
+	socket, host, plugin := args[0], args[1], args[2]
+	try := func(what string, err error) {
+		if err == nil {
+			fmt.Println(what + ": SUCCEEDED")
+			return
+		}
+		fmt.Printf("%s: %v\n", what, err)
+	}
+	dial := func(certificates ...tls.Certificate) error {
+		c, err := net.Dial("unix", socket)
+		if err != nil {
+			return err
+		}
+		t := tls.Client(c, &tls.Config{InsecureSkipVerify: true, Certificates: certificates, NextProtos: []string{"h2"}}) //nolint:gosec // an attacker trusts anybody
+		if err = t.Handshake(); err == nil {
+			_, _ = t.Write([]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00")) // HTTP/2's greeting
+			_, err = t.Read(make([]byte, 1))                                                               // TLS 1.3 judges a client's certificate after its handshake
+		}
+		return err
+	}
+	try("connect", dial())
+	own, _, err := newCertificate()
+	if err != nil {
+		panic(err)
+	}
+	try("connect with a certificate of its own", dial(own))
+	try("put a socket there", os.WriteFile(filepath.Join(filepath.Dir(socket), "mine"), nil, 0o600))
+	_, err = os.ReadDir(filepath.Dir(socket))
+	try("look into the folder", err)
+	for who, pid := range map[string]string{"host": host, "plugin": plugin} {
+		for _, what := range []string{"fd", "mem", "environ", "map_files"} { // the arena is a memory file without a name: it is reached through these alone
+			path := "/proc/" + pid + "/" + what
+			f, err := os.Open(path)
+			if err == nil {
+				_, err = f.Readdirnames(1)
+				if what == "mem" || what == "environ" {
+					_, err = f.Read(make([]byte, 1))
+				}
+			}
+			try("the "+who+"'s "+what, err)
+		}
+	}
+}
+
+// Another local user reaches neither a plugin's socket nor the arena, and where a mistaken chmod lets it reach the socket, it lacks the host's certificate: so it can
+// neither call a plugin of the host's nor put one of its own in its place.
+func TestNeighbour(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can be two users")
+	}
+	s := supervisor(t, Options{ArenaBytes: 1 << 20})
+	p, err := s.Start(t.Context(), launch(t, "good"))
+	require.NoError(t, err)
+	socket := ""
+	require.NoError(t, filepath.WalkDir(s.folder.path, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.Type() == fs.ModeSocket {
+			socket = path
+		}
+		return err
+	}))
+	require.NotEmpty(t, socket)
+
+	program, err := os.Executable()
+	require.NoError(t, err)
+	binary, err := os.Open(program) // its folder is root's alone: it is run by its descriptor
+	require.NoError(t, err)
+	defer func() { _ = binary.Close() }()
+	attempts := func() map[string]string {
+		cmd := exec.Command("/proc/self/fd/3")
+		cmd.ExtraFiles = []*os.File{binary}
+		cmd.Dir = "/"
+		cmd.Env = []string{modeEnv + "=neighbour:" + strings.Join([]string{socket, fmt.Sprint(os.Getpid()), fmt.Sprint(p.PID())}, "|"), "GORACE=atexit_sleep_ms=0"}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+		out, err := cmd.CombinedOutput()
+		if err != nil && len(out) == 0 {
+			t.Skipf("there is no second user here: %v", err)
+		}
+		require.NoError(t, err, string(out))
+		m := map[string]string{}
+		for _, line := range strings.Split(strings.TrimSpace(string(out)), "\n") {
+			what, came, _ := strings.Cut(line, ": ")
+			m[what] = came
+		}
+		require.Len(t, m, 12, string(out))
+		return m
+	}
+	for what, came := range attempts() {
+		require.Contains(t, came, "permission denied", what)
+	}
+
+	// Somebody opens the doors: the certificate is what is left.
+	for path := socket; path != filepath.Dir(s.folder.path); path = filepath.Dir(path) {
+		require.NoError(t, os.Chmod(path, 0o777))
+	}
+	came := attempts()
+	require.Regexp(t, "certificate required|bad certificate", came["connect"])
+	require.Regexp(t, "unknown certificate|bad certificate|certificate required", came["connect with a certificate of its own"])
+	for what, c := range came {
+		if strings.HasPrefix(what, "the ") {
+			require.Contains(t, c, "permission denied", what)
+		}
+	}
+}
