@@ -22,14 +22,14 @@ const (
 // Adam's learning rates of updates where the setting lr leaves them to the policy; see its doc.
 const (
 	updateRate         = 3e-4
-	updateRateFullPose = 8e-4
+	updateRateFullPose = 4e-4
 )
 
 // Standard deviations of the gaussian head where the setting std leaves them to the policy; see its doc.
 const (
 	stepStd          = 0.05
 	chunkStd         = 0.018
-	chunkStdFullPose = 0.07
+	chunkStdFullPose = 0.035
 )
 
 // example is one demonstration, ready for training: pictures of side x side, actions in units of half the action range.
