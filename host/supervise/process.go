@@ -200,7 +200,7 @@ type Process struct {
 	leader  *leader
 	out     *output
 	client  *plugin.Client
-	proto   plugin.ClientProtocol
+	proto   atomic.Pointer[plugin.ClientProtocol] // nil before the handshake; a run that ends may stop a process that still starts
 	conn    *grpc.ClientConn
 	arena   *arena.Arena
 	pulse   *pulse
@@ -347,7 +347,7 @@ func (p *Process) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p.proto = proto
+	p.proto.Store(&proto)
 	g, ok := proto.(*plugin.GRPCClient)
 	if !ok {
 		return errors.New("no gRPC connection")
@@ -476,8 +476,8 @@ func (p *Process) Kill() { p.leader.kill() }
 func (p *Process) Stop() {
 	p.stop.Do(func() {
 		closed := make(chan struct{})
-		if p.proto != nil {
-			go func() { _ = p.proto.Close(); close(closed) }() // sends Shutdown; it may hang, and ends with the process
+		if proto := p.proto.Load(); proto != nil {
+			go func() { _ = (*proto).Close(); close(closed) }() // sends Shutdown; it may hang, and ends with the process
 		}
 		if !p.exitedWithin(p.s.o.StopGrace) {
 			p.leader.kill()
