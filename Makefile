@@ -47,6 +47,7 @@ ruff: venv
 # The encoders' tests install what their plugins install, by the program that is tested.
 go-test: export SRPO_TEST_PROGRAM := $(CURDIR)/srpo
 go-test: build venv
+	bash .ci/environments
 	$(GO) test -race -timeout 20m -json ./... ./.ci/tally | $(TALLY) go go-test
 
 # Every fuzz target, 60 s in all.
@@ -102,11 +103,11 @@ pi0: build venv
 bench: build
 	./srpo bench
 
-# Against the originals: the exporter of encoders and the training of the tiny world model against torch, and the goldens of policies/openvla made anew with the
-# published code. Downloads several GB at the first time, and takes minutes.
+# Against the originals: the exporter of encoders and the training of the tiny world model against torch, the goldens of policies/openvla made anew with the
+# published code, pi0 and pi0-fast beside lerobot. Writes docs/results/parity-*.md. Downloads several GB at the first time, and takes minutes.
 parity: build venv
 	bash .ci/parity
-	bash .ci/openvla parity
+	bash .ci/parity-policies
 
 # What makes docs/results. Each is a run of its own and some take long, so they are listed and not run.
 results:

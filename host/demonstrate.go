@@ -32,6 +32,9 @@ type Demonstrated struct{ Episodes, Failed, Steps int }
 // states, seeds and noise. Failed ones are left out; it is an error when all fail.
 func Demonstrate(ctx context.Context, o DemonstrateOptions) (Demonstrated, error) {
 	var out Demonstrated
+	if err := (Needs{}).check(o.Config, o.Launch); err != nil {
+		return out, err
+	}
 	s, err := Open(ctx, o.Config, o.Launch, Needs{}, filepath.Join(o.Dir, "plugins"), func(ev supervise.Event) {
 		if ev.What == "died" || ev.What == "replaced" {
 			o.Terminal.Warn("%s %s: %s", ev.Plugin, ev.What, ev.Cause)

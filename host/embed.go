@@ -159,11 +159,12 @@ func (c *clips) frames(ctx context.Context, i int) (plugins.Tensor, error) {
 // has says whether attempt i has frames that can be used.
 func (c *clips) has(i int) bool { return c.info[i].Frames > 0 && c.list.Attempts[i].Problem == "" }
 
-// cuts are the least numbers of frames by task: what clips are cut to when they are to be equally long.
+// cuts are the least numbers of frames by task: what clips are cut to when they are to be equally long. A single frame is no clip: cut to it, all others would
+// lose what there is to see.
 func (c *clips) cuts() map[string]int {
 	out := map[string]int{}
 	for i, a := range c.list.Attempts {
-		if c.has(i) && a.Success != nil {
+		if c.has(i) && a.Success != nil && c.info[i].Frames > 1 {
 			if n, ok := out[a.Task]; !ok || c.info[i].Frames < n {
 				out[a.Task] = c.info[i].Frames
 			}
@@ -574,7 +575,7 @@ func (c *clips) items(v []variants, scores []audit.Score, cut bool) []audit.Item
 		it := audit.Item{ID: a.ID, Task: a.Task, Success: a.Success, Progress: a.Progress, Frames: c.info[i].Frames, Embedding: v[i].clip, Ends: v[i].ends,
 			Windows: v[i].windows, Reversed: v[i].reversed, Stalled: v[i].stalled}
 		if cut {
-			if len(v[i].cutClip) == 0 || a.Success == nil || notFinite(v[i].cutClip) {
+			if len(v[i].cutClip) == 0 || a.Success == nil || notFinite(v[i].cutClip) || c.info[i].Frames < cuts[a.Task] {
 				continue
 			}
 			it.Frames, it.Embedding, it.Ends, it.Windows, it.Reversed, it.Stalled = cuts[a.Task], v[i].cutClip, v[i].cutEnds, v[i].cutWindows, v[i].cutBack, v[i].cutStalled

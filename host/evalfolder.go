@@ -16,30 +16,31 @@ import (
 	"time"
 
 	"github.com/srpo-dev/srpo/host/config"
+	"github.com/srpo-dev/srpo/host/report"
 	"github.com/srpo-dev/srpo/host/score"
-	"github.com/srpo-dev/srpo/host/store"
 	"github.com/srpo-dev/srpo/plugins"
 )
 
 // weights finds the policy's folder that a checkpoint means, and returns a hash over its files.
 func (e *evaluation) weights(checkpoint string) (sum string, err error) {
-	e.weight, sum, err = policyWeights(e.cfg, checkpoint)
+	e.weight, sum, err = policyWeights(e.cfg, checkpoint, e.Terminal)
 	return sum, err
 }
 
-// policyWeights finds the policy's folder that run.checkpoint names, an absolute path, and hashes it.
-func policyWeights(cfg *config.Config, checkpoint string) (folder, sum string, err error) {
+// policyWeights finds the policy's folder that run.checkpoint names, an absolute path, and hashes it. The terminal is told of damaged checkpoints that are newer.
+func policyWeights(cfg *config.Config, checkpoint string, term *report.Terminal) (folder, sum string, err error) {
 	if info, err := os.Stat(checkpoint); err != nil || !info.IsDir() {
 		return "", "", plugins.Errorf(plugins.NotFound, "no folder %s", checkpoint).WithPlace("%s", cfg.Origin("run.checkpoint")).
 			WithHint("give a run folder, one of its checkpoints, or a policy's own folder")
 	}
-	if run, ok := RunOf(checkpoint); ok && filepath.Clean(run) == filepath.Clean(checkpoint) {
-		// A run whose checkpoints are damaged must say so rather than be taken for a policy's folder.
-		if _, _, err := store.Latest(checkpoint); err != nil {
-			return "", "", err
-		}
+	saved, damaged, err := givenPolicy(checkpoint)
+	if err != nil {
+		return "", "", err
 	}
-	if folder, err = filepath.Abs(PolicyFolder(checkpoint)); err != nil {
+	for _, d := range damaged {
+		term.Warn("%s", damagedWords(d))
+	}
+	if folder, err = filepath.Abs(saved); err != nil {
 		return "", "", plugins.Errorf(plugins.Invalid, "%w", err)
 	}
 	if sum, err = hashFolder(folder); err != nil {
@@ -74,6 +75,9 @@ func (e *evaluation) close() {
 
 // read returns what the folder holds an evaluation of; nil for a folder that is empty or not there.
 func (e *evaluation) read() (*score.Record, error) {
+	if info, err := os.Stat(e.dir); err == nil && !info.IsDir() {
+		return nil, plugins.Errorf(plugins.Invalid, "there is a file of that name").WithPlace("--out %s", e.Dir).WithHint("give the name of a folder")
+	}
 	if _, err := os.Stat(filepath.Join(e.dir, score.RecordFile)); errors.Is(err, fs.ErrNotExist) {
 		return nil, vacant(e.dir, e.Dir)
 	}
@@ -120,7 +124,25 @@ func (e *evaluation) same(old map[string]string, all bool) error {
 		detail = append(detail, fmt.Sprintf("%s: %s there, %s now", name, orNothing(old[name]), orNothing(e.ident[name])))
 	}
 	return plugins.Errorf(plugins.Mismatch, "the folder holds another evaluation: %s differs; nothing was changed", strings.Join(names, ", ")).WithPlace("--out %s", e.Dir).
-		WithHint("give another --out").WithDetail(strings.Join(detail, "\n"))
+		WithHint("%s", e.wayOn(old, names)).WithDetail(strings.Join(detail, "\n"))
+}
+
+// wayOn is what can be done where a folder holds another evaluation, which differs in names.
+func (e *evaluation) wayOn(old map[string]string, names []string) string {
+	settings := true
+	for _, name := range names {
+		switch _, known := old[name]; {
+		case strings.HasSuffix(name, " plugin"), !known && strings.Contains(name, "."):
+			// Its episodes and new ones would not be of the same programs.
+			return "a plugin has changed since: give another --out, or go on with the srpo that began it, see " + filepath.Join(e.Dir, score.RecordFile)
+		case !strings.Contains(name, ".") && name != "seed" && name != "max_steps":
+			settings = false
+		}
+	}
+	if settings { // also of somebody who changed nothing: a default that has changed, or a srpo.toml
+		return fmt.Sprintf("give another --out, or go on with the settings that it was begun with: --config %s", filepath.Join(e.Dir, "srpo.toml"))
+	}
+	return "give another --out"
 }
 
 func orNothing(s string) string {

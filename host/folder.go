@@ -6,11 +6,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/srpo-dev/srpo/host/config"
 	"github.com/srpo-dev/srpo/host/report"
 	"github.com/srpo-dev/srpo/host/rollout"
 	"github.com/srpo-dev/srpo/host/store"
@@ -103,14 +106,16 @@ func (r *run) record() error {
 		return err
 	}
 	// Of a resumed run too: what was changed for it (how many iterations, where clips stay) is to hold at the next resume.
+	var settings []string
 	if old, err := os.ReadFile(filepath.Join(r.folder.Dir(), "srpo.toml")); err != nil || !bytes.Equal(old, text.Bytes()) {
+		settings = s.changedSettings(old)
 		if err := r.folder.WriteFile("srpo.toml", text.Bytes()); err != nil {
 			return err
 		}
 	}
 	changed := changedPlugins(r.folder.Manifest().Plugins, s.Plugins)
 	if r.Resume != "" {
-		for _, words := range changed {
+		for _, words := range append(settings, changed...) {
 			r.Terminal.Warn("%s: earlier iterations were made with the other one", words)
 			r.event(store.Event{Type: store.Warning, Iteration: r.iterationsDone(), Message: words + " since the run began"})
 		}
@@ -129,6 +134,37 @@ func (r *run) record() error {
 			m.Tasks = append(m.Tasks, t.ID)
 		}
 	})
+}
+
+// changedSettings says which settings of the plugins in use are not those of an earlier srpo.toml, in words. A resumed run may change them, so that a policy that ran
+// out of memory goes on with less, or one that diverged with a smaller learning rate; what was changed is then no secret.
+func (s *Session) changedSettings(old []byte) (words []string) {
+	was, err := config.Parse("srpo.toml", old)
+	if err != nil {
+		return nil
+	}
+	for _, p := range []struct {
+		kind plugins.Kind
+		plugins.Info
+	}{{plugins.Env, s.EnvInfo}, {plugins.Policy, s.PolicyInfo}, {plugins.Encoder, s.EncoderInfo}} {
+		if p.Name == "" {
+			continue
+		}
+		if _, err := was.ResolvePlugin(p.kind, p.Name, p.Settings); err != nil {
+			continue // a plugin with other settings is another plugin, and that is said
+		}
+	}
+	before := map[string]any{}
+	for _, v := range was.Values() {
+		before[v.Key] = v.Value
+	}
+	for _, v := range s.cfg.Values() {
+		kind, _, _ := strings.Cut(v.Key, ".")
+		if b, known := before[v.Key]; known && slices.Contains(plugins.Kinds, plugins.Kind(kind)) && !reflect.DeepEqual(b, v.Value) {
+			words = append(words, fmt.Sprintf("%s is %v and was %v", v.Key, v.Value, b))
+		}
+	}
+	return words
 }
 
 // changedPlugins says which plugins of a run are not those that it began with, in words.

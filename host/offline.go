@@ -60,7 +60,7 @@ func (r *run) learnOffline(ctx context.Context) error {
 	s := r.session
 	if !s.Sched.PolicySpec.WeighsSteps {
 		return plugins.Errorf(plugins.Unsupported, "%s does not learn from weighted demonstrations", s.Sched.PolicyName).WithPlace("%s", r.cfg.Origin("offline.data")).
-			WithHint("tiny and openvla do; a policy of your own says so by weighs_steps in its PolicySpec, see docs/plugin-authors.md")
+			WithHint("tiny, openvla, pi0 and pi0-fast do; a policy of your own says so by weighs_steps in its PolicySpec, see docs/plugin-authors.md")
 	}
 	set, picked, err := r.openData(ctx, r.cfg.Offline.Data, r.cfg.Origin("offline.data"))
 	if err != nil {
@@ -209,8 +209,10 @@ func (r *run) openData(ctx context.Context, dir string, from config.Origin) (dat
 // successes are the successful ones of the episodes, at most imitate.demos a task where that is given.
 func (r *run) successes(set dataset.Set, picked []int) ([]int, error) {
 	most := math.MaxInt
-	if r.cfg.Origin("imitate.demos").Layer != "default" && r.cfg.Imitate.Demos > 0 {
-		most = r.cfg.Imitate.Demos
+	// A file that spells out the default, as srpo.toml of the repository and of every run folder does, asks for nothing.
+	layer, n := r.cfg.Origin("imitate.demos").Layer, r.cfg.Imitate.Demos
+	if n > 0 && (layer == "set" || layer == "flag" || n != config.Default().Imitate.Demos) {
+		most = n
 	}
 	var out []int
 	byTask, failed := map[string]int{}, 0

@@ -75,7 +75,7 @@ func ExportPolicy(ctx context.Context, o ExportOptions) (*Exported, error) {
 	if out.Published {
 		if !weights {
 			return nil, plugins.Errorf(plugins.Unsupported, "the checkpoint holds an adapter and no whole weights").WithPlace("%s", c.PolicyDir()).
-				WithHint("give its lora_adapter folder with the model that it belongs to (policy.openvla.adapter), or train with policy.openvla.save_merged = true")
+				WithHint("take its lora_adapter folder, which peft puts on the model that it was trained from, or go on with whole weights: srpo run --resume RUN --iterations N --set policy.NAME.save_merged=true")
 		}
 		names = slices.DeleteFunc(names, func(n string) bool {
 			drop := slices.Contains(private, strings.SplitN(n, "/", 2)[0])

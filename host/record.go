@@ -330,7 +330,7 @@ func (r *recording) open() error {
 		if c.Run.Checkpoint != "" {
 			var sum string
 			var err error
-			if r.weights, sum, err = policyWeights(c, c.Run.Checkpoint); err != nil {
+			if r.weights, sum, err = policyWeights(c, c.Run.Checkpoint, r.Terminal); err != nil {
 				return err
 			}
 			identity["checkpoint"] = sum

@@ -33,8 +33,8 @@ type RewardOptions struct {
 	Terminal *report.Terminal
 	// Source is what attempts.Read reads.
 	Source string
-	// Compare names the encoders to score with; empty: Run.Encoder.
-	Compare []string
+	// Compare are the encoders to score with; empty: Run.Encoder.
+	Compare []Contender
 	// Metrics measures the reward by growing windows and controls, too; Curves draws. Both make windows, and Out implies both.
 	Metrics, Curves bool
 	// Out is a folder for results.json, the page and the drawings; empty: nothing is written.
@@ -46,6 +46,24 @@ type RewardOptions struct {
 	// Version of srpo and Command line, for the record.
 	Version string
 	Command []string
+}
+
+// Contender is one of the encoders that score the same attempts.
+type Contender struct {
+	// Encoder is a plugin's name or folder.
+	Encoder string
+	// Label is what it is called in the answer; empty: what the plugin calls itself.
+	Label string
+	// Config has this one's [encoder.NAME]; nil: RewardOptions.Config.
+	Config *config.Config
+}
+
+// label before the plugin was started.
+func (c Contender) label() string {
+	if c.Label != "" {
+		return c.Label
+	}
+	return c.Encoder
 }
 
 // RewardResult is what `srpo reward` found: the object that --json prints, and results.json.
@@ -62,7 +80,9 @@ type RewardResult struct {
 	audit.Scored
 	// Encoders are all of them, when there are several.
 	Encoders []audit.Scored `json:"encoders,omitempty"`
-	Warnings []string       `json:"warnings,omitempty"`
+	// Fooled has, for each encoder, the failures that it takes for successes; with Out only.
+	Fooled   []report.Fooled `json:"fooled,omitempty"`
+	Warnings []string        `json:"warnings,omitempty"`
 	// Out is the folder that was written; empty: none.
 	Out string `json:"out,omitempty"`
 	// Seconds it took; Cached and Embedded count what was remembered and made: the vector of a clip, or those of the windows of one call.
@@ -176,14 +196,12 @@ func (s *scoring) videos(ctx context.Context) error {
 	if s.clips.broken != nil && !slices.ContainsFunc(s.clips.info, func(i clipInfo) bool { return i.Frames > 0 }) {
 		return s.clips.broken
 	}
-	names := s.Compare
-	if len(names) == 0 {
-		names = []string{s.Config.Run.Encoder}
+	all, names, err := s.contenders()
+	if err != nil {
+		return err
 	}
-	if len(names) == 1 {
-		if err := s.Config.Unstarted(map[plugins.Kind]string{plugins.Encoder: names[0]}); err != nil {
-			return err
-		}
+	if err := s.Config.UnstartedAmong(plugins.Encoder, names); err != nil {
+		return err
 	}
 	opt := rewardOptions(s.Config, 0)
 	if opt.References == srpo.ReferencesDemos {
@@ -191,9 +209,15 @@ func (s *scoring) videos(ctx context.Context) error {
 			return err
 		}
 	}
-	for _, name := range names {
-		if _, err := s.Launch.Find(plugins.Encoder, name); err != nil {
+	for _, c := range all {
+		found, err := s.Launch.Find(plugins.Encoder, c.Encoder)
+		if err != nil {
 			return err
+		}
+		if found.Settings != nil {
+			if err := s.configOf(c).CheckSettings(plugins.Encoder, found.Name, found.Settings); err != nil {
+				return err
+			}
 		}
 	}
 	for _, name := range names[1:] { // what cannot be installed shows before the first one has worked for an hour
@@ -201,28 +225,60 @@ func (s *scoring) videos(ctx context.Context) error {
 			return err
 		}
 	}
-	for n, name := range names {
-		if slices.Contains(names[:n], name) {
-			continue
-		}
-		if err := s.encoder(ctx, name); err != nil {
+	for _, c := range all {
+		if err := s.encoder(ctx, c); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// contenders are the encoders to score with, each once, and their plugins. Two under one label are refused.
+func (s *scoring) contenders() (all []Contender, plugin []string, err error) {
+	list := s.Compare
+	if len(list) == 0 {
+		list = []Contender{{Encoder: s.Config.Run.Encoder}}
+	}
+	seen := map[string]Contender{}
+	for _, c := range list {
+		if before, ok := seen[c.label()]; ok {
+			if before == c && c.Config == nil {
+				continue
+			}
+			return nil, nil, plugins.Errorf(plugins.Invalid, "two encoders are called %q", c.label()).WithPlace("--compare").
+				WithHint("give each a name of its own: --compare world=vjepa2:model=A.onnx,other=vjepa2:model=B.onnx")
+		}
+		seen[c.label()] = c
+		all, plugin = append(all, c), append(plugin, c.Encoder)
+	}
+	return all, plugin, nil
+}
+
+func (s *scoring) configOf(c Contender) *config.Config {
+	if c.Config != nil {
+		return c.Config
+	}
+	return s.Config
+}
+
 // encoder embeds and scores with one encoder, whose process ends before another one takes memory.
-func (s *scoring) encoder(ctx context.Context, name string) error {
-	super, err := newSupervisor(s.Config, "", s.onPlugin)
+func (s *scoring) encoder(ctx context.Context, c Contender) error {
+	cfg := s.configOf(c)
+	super, err := newSupervisor(cfg, "", s.onPlugin)
 	if err != nil {
 		return err
 	}
 	defer super.Close()
-	s.Terminal.Update(report.Status{Phase: "start " + name})
-	e, err := newEmbedder(ctx, super, s.Config, s.Launch, name, s.clips)
+	s.Terminal.Update(report.Status{Phase: "start " + c.label()})
+	e, err := newEmbedder(ctx, super, cfg, s.Launch, c.Encoder, s.clips)
 	if err != nil {
+		if len(s.Compare) > 1 && c.Label != "" { // two may be of one plugin
+			return plugins.AsError(err).WithPlace("--compare %s", c.Label)
+		}
 		return err
+	}
+	if c.Label != "" {
+		e.label = "encoder " + c.Label
 	}
 	how := clipOnly
 	if s.Metrics || s.Curves {
@@ -238,7 +294,19 @@ func (s *scoring) encoder(ctx context.Context, name string) error {
 			return err
 		}
 	}
-	return s.score(e.info.Name, e.info.Version, e.spec.Dimension, v, anchors)
+	name := c.Label
+	if name == "" {
+		name = e.info.Name
+	}
+	if err := s.score(name, e.info.Version, e.spec.Dimension, v, anchors); err != nil {
+		return err
+	}
+	last := &s.scored[len(s.scored)-1]
+	last.EncoderModel = e.spec.Model
+	if name != e.info.Name {
+		last.EncoderPlugin = e.info.Name
+	}
+	return nil
 }
 
 func (s *scoring) onPlugin(e supervise.Event) {

@@ -15,7 +15,7 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// write makes the folder: results.json, index.html, and for each encoder its curves as SVG and as a GIF beside the frames.
+// write makes the folder: results.json, index.html, for each encoder its curves as SVG and the failures that fool it as a GIF, and a GIF of frames with curves.
 func (s *scoring) write(ctx context.Context) error {
 	if err := os.MkdirAll(s.Out, 0o755); err != nil {
 		return plugins.Errorf(plugins.Invalid, "%w", err).WithPlace("--out %s", s.Out).WithHint("give another folder")
@@ -33,6 +33,14 @@ func (s *scoring) write(ctx context.Context) error {
 		}
 		return nil
 	}
+	var whoFools []report.Fooled
+	if s.clips.kept != nil { // there are videos
+		var err error
+		if whoFools, err = s.fooled(ctx, put); err != nil {
+			return err
+		}
+	}
+	s.result.Fooled = whoFools
 	data, err := json.MarshalIndent(s.result, "", "  ")
 	if err != nil {
 		return plugins.AsError(err)
@@ -41,13 +49,8 @@ func (s *scoring) write(ctx context.Context) error {
 		return err
 	}
 	page := report.RewardPage{Title: filepath.Base(filepath.Clean(s.Source)), Reward: s.result.Reward, Cluster: s.result.Cluster, References: s.result.References, Encoders: s.scored,
-		Warnings: s.result.Warnings, Command: strings.Join(s.Command, " "), Version: s.Version, Now: time.Now()}
+		Fooled: whoFools, Warnings: s.result.Warnings, Command: strings.Join(s.Command, " "), Version: s.Version, Now: time.Now()}
 	chosen := report.ChooseCurves(s.scored[0])
-	if s.clips.kept != nil { // there are videos
-		if page.Fooled, err = s.fooled(ctx); err != nil {
-			return err
-		}
-	}
 	if len(chosen) > 0 {
 		for _, x := range s.scored {
 			if err := put("curves-"+plainFile(x.Encoder)+".svg", []byte(report.CurvesSVG(x, chosen))); err != nil {
@@ -118,8 +121,9 @@ func (s *scoring) films(ctx context.Context, chosen []report.Chosen) ([]report.F
 // mostFooled is how many failures that fool an encoder are shown.
 const mostFooled = 4
 
-// fooled finds, for each encoder, the failures that it takes for successes, and films the first of them.
-func (s *scoring) fooled(ctx context.Context) ([]report.Fooled, error) {
+// fooled finds, for each encoder, the failures that it takes for successes, and films the first of them: each by itself for the page, and all side by side in a
+// file of their own.
+func (s *scoring) fooled(ctx context.Context, put func(name string, data []byte) error) ([]report.Fooled, error) {
 	var out []report.Fooled
 	for _, x := range s.scored {
 		f := report.WhoFools(x)
@@ -131,15 +135,26 @@ func (s *scoring) fooled(ctx context.Context) ([]report.Fooled, error) {
 		if err != nil {
 			return nil, err
 		}
+		var there []report.Film
 		for k, film := range films {
 			if film.Frames.IsZero() {
 				continue
 			}
+			there = append(there, film)
 			gif, err := report.FilmGIF([]report.Film{film}, 1)
 			if err != nil {
 				return nil, err
 			}
 			f.Clips = append(f.Clips, report.RewardClip{ID: s.list.Attempts[chosen[k].Index].ID, GIF: gif})
+		}
+		if len(there) > 0 {
+			gif, err := report.FilmGIF(there, mostFooled)
+			if err != nil {
+				return nil, err
+			}
+			if err := put("fooled-"+plainFile(x.Encoder)+".gif", gif); err != nil {
+				return nil, err
+			}
 		}
 		out = append(out, f)
 	}

@@ -472,8 +472,6 @@ func (r *run) commit(ctx context.Context, i int, m *store.Metrics) error {
 	if err := pending.Commit(m); err != nil {
 		return err
 	}
-	if r.last, _, err = r.folder.Latest(); err != nil {
-		return err
-	}
+	r.last = r.folder.Committed()
 	return r.session.useWeights(ctx, r.last.PolicyDir())
 }

@@ -37,6 +37,8 @@ type Found struct {
 	Name string
 	// Settings are the names of its settings; nil: only the running plugin knows them.
 	Settings []string
+	// Needs are those without which it cannot start, each with its remedy.
+	Needs map[string]string
 }
 
 // Needs says which plugins a session is to open besides the env.
@@ -90,7 +92,7 @@ func (n Needs) check(cfg *config.Config, launch Launcher) error {
 	if err := cfg.Unstarted(used); err != nil {
 		return err
 	}
-	var lists []func() error
+	var lists, missing []func() error
 	for _, kind := range plugins.Kinds {
 		if used[kind] == "" && kind != plugins.Env {
 			continue
@@ -102,8 +104,9 @@ func (n Needs) check(cfg *config.Config, launch Launcher) error {
 		if found.Settings != nil {
 			lists = append(lists, func() error { return cfg.CheckSettings(kind, found.Name, found.Settings) })
 		}
+		missing = append(missing, func() error { return cfg.CheckNeeds(kind, found.Name, found.Needs) })
 	}
-	for _, check := range lists { // a plugin that is not there is the larger mistake
+	for _, check := range append(lists, missing...) { // a plugin that is not there is the larger mistake, and a misspelt setting explains one that is not there
 		if err := check(); err != nil {
 			return err
 		}
@@ -111,7 +114,7 @@ func (n Needs) check(cfg *config.Config, launch Launcher) error {
 	return nil
 }
 
-// Open starts and matches the plugins that a configuration names. Close the session.
+// Open starts and matches the plugins that a configuration names, which [Needs.check] has looked up before anything was made for them. Close the session.
 func Open(ctx context.Context, cfg *config.Config, launch Launcher, needs Needs, logDir string, onEvent func(supervise.Event)) (_ *Session, err error) {
 	super, err := newSupervisor(cfg, logDir, onEvent)
 	if err != nil {
@@ -123,9 +126,6 @@ func Open(ctx context.Context, cfg *config.Config, launch Launcher, needs Needs,
 			super.Close()
 		}
 	}()
-	if err = needs.check(cfg, launch); err != nil {
-		return nil, err
-	}
 	if err = s.openEnv(ctx, launch); err != nil {
 		return nil, err
 	}
@@ -378,12 +378,21 @@ func nearTasks(pattern string, all []env.Task) string {
 	for i, t := range all {
 		ids[i] = t.ID
 	}
+	words := strings.FieldsFunc(strings.ToLower(pattern), func(r rune) bool { return strings.ContainsRune("*?/[]", r) })
 	var near []string
-	for _, word := range strings.FieldsFunc(pattern, func(r rune) bool { return strings.ContainsRune("*?/[]", r) }) {
-		for _, id := range ids {
-			if len(near) < 3 && strings.Contains(strings.ToLower(id), strings.ToLower(word)) {
-				near = append(near, id)
+	most := 1 // words of the pattern that those in near have
+	for _, id := range ids {
+		n := 0
+		for _, word := range words {
+			if strings.Contains(strings.ToLower(id), word) {
+				n++
 			}
+		}
+		switch {
+		case n > most:
+			near, most = []string{id}, n
+		case n == most && len(near) < 3:
+			near = append(near, id)
 		}
 	}
 	if len(near) == 0 {
@@ -644,7 +653,7 @@ func (s *Session) trials(side string, n int) []rollout.Trial {
 		k := i / len(byTask)
 		tr := list[k%len(list)]
 		tr.Repeat = k / len(list)
-		if n == total && tr.Repeat > 0 { // tasks with fewer start states are through
+		if n <= total && tr.Repeat > 0 { // tasks with fewer start states are through; nothing is rolled twice while there is something else
 			continue
 		}
 		out = append(out, tr)

@@ -30,6 +30,14 @@ func session(t *testing.T, all, tasks []env.Task, set ...string) *Session {
 	return &Session{cfg: cfg, Tasks: tasks, Sched: &rollout.Scheduler{EnvName: "env fake"}, split: newSplit(cfg.Run.Seed, cfg.Rollout, all, tasks)}
 }
 
+// Whoever misspells one part of a variant's name is shown variants that have the others.
+func TestNearTasks(t *testing.T) {
+	all := dimensional(10)
+	require.Contains(t, nearTasks("b/noise/nope*", all), "there are 60 tasks, for example b/noise/0, b/noise/1, b/noise/2; ")
+	require.Contains(t, nearTasks("*/LIGHT/x", all), "for example a/light/0, a/light/1, a/light/2; ")
+	require.Contains(t, nearTasks("x/y", all), "for example a/")
+}
+
 func TestSplitByTask(t *testing.T) {
 	all := dimensional(10)
 	s := session(t, all, all, "rollout.train_fraction=0.3")
@@ -98,6 +106,11 @@ func TestTrialsAreExact(t *testing.T) {
 			got[key] = true
 		}
 		require.Equal(t, want, got)
+	}
+	for n := 1; n <= 11; n++ {
+		for _, tr := range s.trials("all", n) {
+			require.Zero(t, tr.Repeat, "%d of 11: %s %d twice", n, tr.Task.ID, tr.StartState)
+		}
 	}
 	seen := map[string]bool{}
 	for _, tr := range s.trials("all", 33) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -40,7 +41,15 @@ func (r *run) startingPolicy(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if state.UpdateID, err = p.Load(ctx, PolicyFolder(folder)); err != nil {
+		saved, damaged, err := givenPolicy(folder)
+		if err != nil {
+			return plugins.AsError(err).WithPlace("%s", r.cfg.Origin("run.checkpoint"))
+		}
+		for _, d := range damaged {
+			r.Terminal.Warn("%s", damagedWords(d))
+			r.event(store.ErrorEvent(store.Warning, 0, d))
+		}
+		if state.UpdateID, err = p.Load(ctx, saved); err != nil {
 			return plugins.AsError(err).WithPlace("%s, checkpoint %s", r.cfg.Origin("run.checkpoint"), folder)
 		}
 		r.Terminal.Line("starting policy: %s", folder)
@@ -73,13 +82,42 @@ func (r *run) startingPolicy(ctx context.Context) error {
 	return r.commit(ctx, 0, nil)
 }
 
-// PolicyFolder returns the policy's own folder inside a checkpoint or a run folder; any other folder is returned as it is.
-func PolicyFolder(folder string) string {
-	if c, _, err := store.Latest(folder); err == nil && c != nil {
-		return c.PolicyDir()
+// givenPolicy finds the policy's own folder that a folder means: of a run the one in its newest good checkpoint, newer ones that are damaged come back; of a
+// checkpoint its own; any other folder is meant itself. Files of checkpoints are compared with their checksums, so that nobody trains on, or measures, weights that
+// are no longer those that were committed.
+func givenPolicy(folder string) (policy string, damaged []error, err error) {
+	c, damaged, err := store.Latest(folder)
+	if err == nil {
+		return c.PolicyDir(), damaged, nil
 	}
-	if c, err := store.OpenCheckpoint(folder); err == nil {
-		return c.PolicyDir()
+	if run, ok := RunOf(folder); len(damaged) > 0 || ok && filepath.Clean(run) == filepath.Clean(folder) {
+		return "", nil, err // it is a run: damaged, or without a checkpoint
+	}
+	checkpoint, inside := folder, ""
+	if abs, err := filepath.Abs(folder); err == nil && filepath.Base(abs) == "policy" {
+		if _, err := os.Stat(filepath.Join(filepath.Dir(abs), "MANIFEST")); err == nil {
+			checkpoint, inside = filepath.Dir(abs), folder
+		}
+	}
+	if _, err := os.Stat(filepath.Join(checkpoint, "MANIFEST")); err != nil {
+		return folder, nil, nil
+	}
+	if c, err = store.OpenCheckpoint(checkpoint); err != nil {
+		return "", nil, err
+	}
+	if inside != "" {
+		return inside, nil, nil
+	}
+	return c.PolicyDir(), nil, nil
+}
+
+// damagedWords says that a newer checkpoint was left out.
+func damagedWords(err error) string { return fmt.Sprintf("%v; the checkpoint before it is used", err) }
+
+// PolicyFolder returns the policy's own folder inside a checkpoint or a run folder; any other folder, and one that is damaged, is returned as it is.
+func PolicyFolder(folder string) string {
+	if policy, _, err := givenPolicy(folder); err == nil {
+		return policy
 	}
 	return folder
 }
@@ -102,7 +140,7 @@ func (r *run) imitate(ctx context.Context) error {
 	if !ok {
 		return plugins.Errorf(plugins.Unsupported, "%s cannot learn from demonstrations", s.Sched.PolicyName).WithHint("give a trained policy: --checkpoint FOLDER")
 	}
-	source, whose := r.demonstrations(ctx), "the env's expert"
+	source, whose, total := r.demonstrations(ctx), "the env's expert", len(r.tasks)*c.Demos
 	if c.Data == "" {
 		r.Terminal.Line("no checkpoint given: imitating %s a task of the env's expert first", count(c.Demos, "demonstration"))
 	} else {
@@ -114,34 +152,50 @@ func (r *run) imitate(ctx context.Context) error {
 		if picked, err = r.successes(set, picked); err != nil {
 			return err
 		}
-		source, whose = r.recorded(ctx, set, picked, nil), c.Data
+		source, whose, total = r.recorded(ctx, set, picked, nil), c.Data, len(picked)
 		r.Terminal.Line("imitating %s of %s (%s)", count(len(picked), "episode"), c.Data, set.Form())
 	}
 	start := time.Now()
 	r.status = report.Status{Iterations: r.cfg.Run.Iterations, Phase: "imitate"}
-	steps, failed := 0, 0
+	steps, seen, failed, idle := 0, 0, 0, 0
 	demos := func(yield func(policy.Demonstration, error) bool) {
 		for d, err := range source {
 			if err == nil && !d.Success {
 				// an expert that fails has nothing to teach
+				seen++
 				failed++
+				if d.Actions.Shape[0] == 0 {
+					idle++
+				}
 				continue
 			}
 			if err == nil {
+				seen++
+				r.began = true
 				steps += d.Actions.Shape[0]
+				// Of many tasks, as of a benchmark's variants, this takes longer than the learning.
+				r.Terminal.Update(report.Status{Iterations: r.cfg.Run.Iterations, Phase: "demonstrate", Done: seen, Total: total, EnvSteps: int64(steps), Successes: seen - failed, Episodes: seen})
 			}
 			if !yield(d, err) {
 				return
 			}
 		}
-		if steps == 0 {
+		switch {
+		case steps == 0 && failed > 0 && idle == failed:
+			in, tasks := "all "+count(failed, "demonstration"), "any of the tasks, such as "+r.tasks[0].ID
+			if failed == 1 {
+				in, tasks = "the only demonstration", r.tasks[0].ID
+			}
+			e := plugins.Errorf(plugins.Invalid, "%s gave up before its first action in %s: it does not know %s", whose, in, tasks).WithPlace("%s", s.Sched.EnvName)
+			yield(policy.Demonstration{}, e.WithHint("choose tasks that it knows, --task PATTERN (`srpo plugin list %s` says what there is), or give a trained policy, --checkpoint FOLDER, or recorded demonstrations, --data FOLDER",
+				r.cfg.Run.Env))
+		case steps == 0:
 			yield(policy.Demonstration{}, plugins.Errorf(plugins.Invalid, "%s failed in all %d demonstrations", whose, failed).
 				WithHint("other start states (another seed), or less noise: --set imitate.noise=0"))
 		}
 	}
 	var last float64
 	r.state.UpdateID++
-	r.began = true
 	err = im.Imitate(ctx, policy.Imitate{ID: r.state.UpdateID, Seed: rollout.Seed(r.cfg.Run.Seed, "imitate"), Steps: c.Steps}, demos, func(done, loss float64) {
 		last = loss
 		r.status.Done, r.status.Total = int(1000*done), 1000

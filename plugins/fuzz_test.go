@@ -8,6 +8,7 @@ import (
 	"math"
 	"runtime"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
@@ -157,9 +158,38 @@ func FuzzInfo(f *testing.F) {
 			}
 			return err
 		})
-		_, err := env.NewClient(&answers{unary: map[string][]byte{"": data}}, nil).Health(t.Context())
-		bounded(t, len(data), 0, func() error { return err })
 	})
+}
+
+// FuzzPlain is what answers the calls whose replies say little or nothing.
+func FuzzPlain(f *testing.F) {
+	f.Add(encoded(f, &pb.HealthReply{Ready: true, Busy: []string{"Step lane 2", "Act"}, SinceProgressMs: math.MaxUint64}))
+	f.Add(encoded(f, &pb.LoadReply{UpdateId: math.MaxUint64}))
+	f.Add([]byte{0x0a, 0xff})
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c := policy.NewClient(&answers{unary: map[string][]byte{"": data}}, nil)
+		for _, call := range []func() error{
+			func() error {
+				h, err := c.Health(t.Context())
+				require.GreaterOrEqual(t, h.SinceProgress, time.Duration(0))
+				return err
+			},
+			func() error { return c.Configure(t.Context(), plugins.Config{WorldSize: 1}) },
+			func() error { return c.Forget(t.Context(), nil) },
+			func() error { return c.Save(t.Context(), "x") },
+			func() error { _, err := c.Load(t.Context(), "x"); return err },
+		} {
+			bounded(t, len(data), 0, call)
+		}
+	})
+}
+
+// Bytes that are no message cost the process, as any other reply that breaks the contract.
+func TestReplyThatIsNoMessage(t *testing.T) {
+	_, err := env.NewClient(&answers{unary: map[string][]byte{"": {0x0a, 0xff}}}, nil).Describe(t.Context())
+	require.Equal(t, plugins.Corrupt, plugins.KindOf(err))
+	require.ErrorContains(t, err, "the reply is no message of the contract")
+	require.NotEmpty(t, plugins.AsError(err).Hint)
 }
 
 func FuzzEnvSpec(f *testing.F) {
@@ -367,11 +397,13 @@ func FuzzEmbeddings(f *testing.F) {
 func FuzzFailure(f *testing.F) {
 	f.Add(encoded(f, &pb.Error{Kind: pb.ErrorKind_ERROR_KIND_EXHAUSTED, Message: "no memory", Place: "lane 2", Hint: "less", Detail: "Traceback"}), "x")
 	f.Add(encoded(f, &pb.Error{Kind: 77}), "\xff")
+	f.Add(encoded(f, &pb.Error{Kind: pb.ErrorKind_ERROR_KIND_INTERNAL, Message: "\x1b[2J\r\n"}), "\x1b")
 	f.Add([]byte{}, "")
 	f.Fuzz(func(t *testing.T, trailer []byte, message string) {
 		a := &answers{unary: map[string][]byte{"": []byte(message)}, fail: metadata.Pairs("srpo-error-bin", string(trailer))}
 		_, err := env.NewClient(a, nil).Info(t.Context())
 		bounded(t, len(trailer)+len(message), 0, func() error { return err })
 		require.LessOrEqual(t, len(plugins.AsError(err).Error()), 64<<10)
+		require.NotContains(t, plugins.AsError(err).Error(), "\x1b", "it goes to a terminal")
 	})
 }

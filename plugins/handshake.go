@@ -25,6 +25,8 @@ const (
 	ArenaFD = 4
 	// HeartbeatEnv names the variable that asks for a heartbeat, "FD,MS": a byte into descriptor FD every MS milliseconds, from a thread that no call holds up.
 	HeartbeatEnv = "SRPO_HEARTBEAT"
+	// WorkingFolderEnv names the variable with the host's working folder, from which users mean relative paths in settings; the plugin's own is its package.
+	WorkingFolderEnv = "SRPO_WORKING_FOLDER"
 )
 
 // MaxMessage bounds a gRPC message in either direction, bytes. A 300-step demonstration with one 256x256 camera is 59 MB.

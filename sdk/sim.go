@@ -226,10 +226,7 @@ func (e *simEnv) Step(ctx context.Context, s env.Step) (env.Transition, error) {
 			}
 		}
 	}
-	if s.Expert > 0 {
-		if tr.StepsDone == 0 {
-			return tr, plugins.Errorf(plugins.Unsupported, "the expert has no action here").WithPlace("task %s, step %d", l.task.ID, l.steps)
-		}
+	if s.Expert > 0 && tr.StepsDone > 0 { // of one that gave up at once there are none
 		tr.Actions = plugins.Floats(done, tr.StepsDone, dim)
 	}
 	return tr, e.observe(l, &tr, s.Render)

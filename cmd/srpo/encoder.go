@@ -227,7 +227,7 @@ var trainNumbers = []struct {
 	zero any // 0 of the flag's type: the program's own default
 	doc  string
 }{
-	{"steps", 0, "steps of training, default 5000"},
+	{"steps", 0, "steps of training, default 5000; 0: weights as they are drawn, a floor to compare with"},
 	{"batch", 0, "clips a step, default 32"},
 	{"rate", 0.0, "largest learning rate, default 6e-4"},
 	{"warmup", 0, "steps until it is reached, default 250"},

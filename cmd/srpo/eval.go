@@ -15,6 +15,7 @@ import (
 	"github.com/srpo-dev/srpo/host/score"
 	"github.com/srpo-dev/srpo/host/store"
 	"github.com/srpo-dev/srpo/host/supervise/catalog"
+	"github.com/srpo-dev/srpo/host/supervise/lock"
 	"github.com/srpo-dev/srpo/plugins"
 )
 
@@ -87,7 +88,7 @@ func (a *app) evaluate(ctx context.Context, f *settingsFlags, o host.EvalOptions
 	if err != nil {
 		return err
 	}
-	launch, err := launcher(cfg, term)
+	launch, err := f.launcher(cfg, term)
 	if err != nil {
 		return err
 	}
@@ -130,29 +131,48 @@ func (f *settingsFlags) loadFor(checkpoint string) (*config.Config, error) {
 			if err != nil {
 				return nil, err
 			}
-			fromRun(cfg, run)
-			return cfg, nil
+			return cfg, f.fromRun(cfg, run)
 		}
 	}
 	return f.load()
 }
 
-// fromRun finds plugins that a run's settings name by a relative path where the run was started, when they are not here.
-func fromRun(cfg *config.Config, run string) {
+// fromRun makes what a run's settings name by a relative path begin where the run was started, as --resume does, whatever lies here under the same path; its srpo.lock
+// is there too. What was typed begins here.
+func (f *settingsFlags) fromRun(cfg *config.Config, run string) error {
 	m, err := store.ReadManifest(run)
-	if err != nil || m.WorkingFolder == "" {
-		return
+	if err != nil {
+		return err
 	}
-	for key, path := range map[string]*string{"run.env": &cfg.Run.Env, "run.policy": &cfg.Run.Policy, "run.encoder": &cfg.Run.Encoder} {
-		if cfg.Origin(key).Layer != "file" || !catalog.IsPath(*path) || filepath.IsAbs(*path) || strings.HasPrefix(*path, "~") {
-			continue
-		}
-		there := filepath.Join(m.WorkingFolder, *path)
-		if _, err := os.Stat(*path); err == nil {
-			continue
-		}
-		if _, err := os.Stat(there); err == nil {
-			*path = there
+	if here, err := os.Getwd(); err != nil || here == m.WorkingFolder || m.WorkingFolder == "" {
+		return nil
+	}
+	if _, err := os.Stat(m.WorkingFolder); err != nil {
+		return nil // it was moved, or is of another machine: what is relative is looked for here
+	}
+	f.home = m.WorkingFolder
+	begin := func(key string, isPath func(string) bool, paths ...*string) {
+		for _, path := range paths {
+			if cfg.Origin(key).Layer == "file" && isPath(*path) && !filepath.IsAbs(*path) && !strings.HasPrefix(*path, "~") {
+				*path = filepath.Join(f.home, *path)
+			}
 		}
 	}
+	begin("run.env", catalog.IsPath, &cfg.Run.Env)
+	begin("run.policy", catalog.IsPath, &cfg.Run.Policy)
+	begin("run.encoder", catalog.IsPath, &cfg.Run.Encoder)
+	begin("host.python", func(s string) bool { return strings.ContainsRune(s, filepath.Separator) }, &cfg.Host.Python)
+	for i := range cfg.Host.PluginPath {
+		begin("host.plugin_path", func(string) bool { return true }, &cfg.Host.PluginPath[i])
+	}
+	return nil
+}
+
+// launcher is launcher with the lock of the run that the settings are from.
+func (f *settingsFlags) launcher(cfg *config.Config, term *report.Terminal) (host.Launcher, error) {
+	launch, err := launcher(cfg, term)
+	if p, ok := launch.(packaged); ok && f.home != "" {
+		p.prep.Lock = filepath.Join(f.home, lock.FileName)
+	}
+	return launch, err
 }

@@ -247,16 +247,30 @@ func TestEvalRefuses(t *testing.T) {
 		require.Contains(t, stderr, "try: ")
 		require.Equal(t, before, evalTree(t, "e"), "%v changed the folder", c.args)
 	}
+	// Whoever typed nothing, and meets a default that has changed, goes on with the settings that the folder has.
+	code, _, stderr = evalCLI(t, "eval", "--checkpoint", run, "--out", "e", "--episodes", "4", "--set", "policy.tiny.std=0.5")
+	require.Equal(t, 4, code)
+	require.Contains(t, stderr, "go on with the settings that it was begun with: --config e/srpo.toml")
+	code, stdout, stderr := evalCLI(t, "eval", "--config", "e/srpo.toml", "--out", "e", "--episodes", "4", "--json")
+	require.Zero(t, code, stderr)
+	require.Contains(t, stdout, `"rolled": 0`)
+
 	code, _, stderr = evalCLI(t, "eval")
 	require.Equal(t, 2, code)
 	require.Contains(t, stderr, "no policy to evaluate")
-	code, stdout, stderr := evalCLI(t, "eval", "--task", "tabletop/one_block", "--episodes", "2", "--set", "imitate.demos=0", "--set", "rollout.max_steps=8", "--out", "own", "--json")
+	code, stdout, stderr = evalCLI(t, "eval", "--task", "tabletop/one_block", "--episodes", "2", "--set", "imitate.demos=0", "--set", "rollout.max_steps=8", "--out", "own", "--json")
 	require.Zero(t, code, stderr)
 	require.Contains(t, stdout, `"episodes": 2`)
 	require.Contains(t, stderr, "policy tiny with its own weights")
 	code, _, stderr = evalCLI(t, "eval", "--checkpoint", run, "--out", run)
 	require.Equal(t, 2, code)
 	require.Contains(t, stderr, "and no evaluation")
+
+	require.NoError(t, os.WriteFile("file", []byte("mine"), 0o644))
+	code, _, stderr = evalCLI(t, "eval", "--checkpoint", run, "--out", "file")
+	require.Equal(t, 2, code)
+	require.Contains(t, stderr, "--out file: there is a file of that name")
+	require.Equal(t, "mine", evalRead(t, "file"))
 
 	require.NoError(t, os.MkdirAll("empty", 0o755)) // a policy's folder without a policy
 	code, _, stderr = evalCLI(t, "eval", "--checkpoint", "empty", "--task", "tabletop/one_block")

@@ -69,6 +69,13 @@ type faultPoint struct {
 	words   string
 }
 
+// rig is where a run of tiny.toml is tried with faults.
+type rig struct{ work, cache string }
+
+func newRig(work, config string) (rig, error) {
+	return rig{work, filepath.Join(work, "cache")}, os.WriteFile(filepath.Join(work, "tiny.toml"), []byte(config), 0o644)
+}
+
 // TestKillPoints kills plugins, and the host, at seeded points, lets the run go on (where the host died, by --resume), and compares checkpoints and metrics
 // with those of the undisturbed run bit for bit. SRPO_FAULTS is the number of points of each sort, SRPO_FAULTS_SEED their seed, SRPO_FAULTS_OUT a page to write. SRPO_FAULTS_ONLY names faults to
 // try instead, as errors do.
@@ -82,9 +89,10 @@ func TestKillPoints(t *testing.T) {
 	}
 	began := time.Now()
 	work := t.TempDir()
-	require.NoError(t, os.WriteFile(filepath.Join(work, "tiny.toml"), []byte(faultRun), 0o644))
+	rig, err := newRig(work, faultRun)
+	require.NoError(t, err)
 	trace := filepath.Join(work, "trace")
-	code, out := faultHost(t, work, "whole", false, "SRPO_FAULT_TRACE="+trace)
+	code, out := rig.host(t, "whole", false, "SRPO_FAULT_TRACE="+trace)
 	require.Zero(t, code, out)
 	whole := time.Since(began)
 	want := faultResult(t, filepath.Join(work, "whole"))
@@ -107,7 +115,7 @@ func TestKillPoints(t *testing.T) {
 		free <- struct{}{}
 		go func() {
 			defer func() { <-free; wg.Done() }()
-			err := p.strike(t, work, fmt.Sprintf("run-%03d", i), want)
+			err := p.strike(t, rig, fmt.Sprintf("run-%03d", i), want)
 			mu.Lock()
 			defer mu.Unlock()
 			p.err, done = err, append(done, p)
@@ -128,9 +136,10 @@ func TestKillPoints(t *testing.T) {
 // its --resume, comes to what the undisturbed run comes to.
 func TestHangs(t *testing.T) {
 	work := t.TempDir()
-	require.NoError(t, os.WriteFile(filepath.Join(work, "tiny.toml"), []byte(faultRun), 0o644))
+	rig, err := newRig(work, faultRun)
+	require.NoError(t, err)
 	trace := filepath.Join(work, "trace")
-	code, out := faultHost(t, work, "whole", false, "SRPO_FAULT_TRACE="+trace)
+	code, out := rig.host(t, "whole", false, "SRPO_FAULT_TRACE="+trace)
 	require.Zero(t, code, out)
 	want := faultResult(t, filepath.Join(work, "whole"))
 	data, err := os.ReadFile(trace)
@@ -141,7 +150,8 @@ func TestHangs(t *testing.T) {
 			count[f[1]]++
 		}
 	}
-	require.NoError(t, os.WriteFile(filepath.Join(work, "tiny.toml"), []byte(faultRun+"[host]\nsilence_timeout_s = 6\n"), 0o644))
+	_, err = newRig(work, faultRun+"[host]\nsilence_timeout_s = 6\n")
+	require.NoError(t, err)
 	var wg sync.WaitGroup
 	free := make(chan struct{}, 4*runtime.NumCPU()) // they wait more than they work
 	require.Greater(t, len(count), 10)
@@ -151,7 +161,7 @@ func TestHangs(t *testing.T) {
 		go func() {
 			defer func() { <-free; wg.Done() }()
 			p := &faultPoint{spec: fmt.Sprintf("stop,before,%s,%d", name, (n+1)/2), name: name}
-			err := p.strike(t, work, "hang-"+strings.ReplaceAll(name, " ", "-"), want)
+			err := p.strike(t, rig, "hang-"+strings.ReplaceAll(name, " ", "-"), want)
 			if err != nil || !p.fired {
 				t.Errorf("SRPO_FAULT='%s': fired %v: %v", p.spec, p.fired, err)
 			}
@@ -163,8 +173,8 @@ func TestHangs(t *testing.T) {
 	wg.Wait()
 }
 
-// faultHost runs srpo in a folder, until it ends.
-func faultHost(t *testing.T, work, dir string, resume bool, variables ...string) (code int, out string) {
+// host runs srpo with a run folder below work, until it ends.
+func (r rig) host(t *testing.T, dir string, resume bool, variables ...string) (code int, out string) {
 	args := []string{"run", "--config", "tiny.toml", "--out", dir}
 	if resume {
 		args = []string{"run", "--resume", dir}
@@ -174,8 +184,8 @@ func faultHost(t *testing.T, work, dir string, resume bool, variables ...string)
 		return -1, err.Error()
 	}
 	cmd := exec.CommandContext(t.Context(), program, args...)
-	cmd.Dir = work
-	cmd.Env = append(os.Environ(), append(variables, "SRPO_TEST_MAIN=1", "NO_COLOR=1", "SRPO_CACHE="+filepath.Join(work, "cache"))...)
+	cmd.Dir = r.work
+	cmd.Env = append(os.Environ(), append(variables, "SRPO_TEST_MAIN=1", "NO_COLOR=1", "SRPO_CACHE="+r.cache)...)
 	var b bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &b, &b
 	err = cmd.Run()
@@ -191,68 +201,86 @@ func faultHost(t *testing.T, work, dir string, resume bool, variables ...string)
 	return 0, b.String()
 }
 
-// choosePoints takes n points for plugins and n for the host: names in turn, as some come a thousand times and others once.
-func choosePoints(t *testing.T, trace string, n int, r *rand.Rand) (points []*faultPoint) {
+// comings are the points that a run came by.
+type comings struct {
+	count  map[string]int
+	sort   map[string]string // "call", "point" or "torn", by name
+	length map[string]int    // the mean length of a call, microseconds
+}
+
+func readTrace(t *testing.T, trace string) comings {
 	data, err := os.ReadFile(trace)
 	require.NoError(t, err)
-	count, longest := map[string]int{}, map[string]int{}
-	sorts := map[string]string{}
+	p := comings{map[string]int{}, map[string]string{}, map[string]int{}}
 	for _, line := range strings.Split(strings.TrimSpace(string(data)), "\n") {
 		f := strings.Split(line, "\t")
-		count[f[1]]++
-		sorts[f[1]] = f[0]
+		p.count[f[1]]++
+		p.sort[f[1]] = f[0]
 		if f[0] == "call" {
 			us, _ := strconv.Atoi(f[2])
-			longest[f[1]] += us
+			p.length[f[1]] += us
 		}
 	}
-	var calls, all []string
-	for name, sort := range sorts {
-		all = append(all, name)
-		if sort == "call" {
-			calls = append(calls, name)
-			longest[name] /= count[name] // the mean
+	for name := range p.length {
+		p.length[name] /= p.count[name]
+	}
+	return p
+}
+
+// names lists those that begin with a prefix, sorted.
+func (p comings) names(prefix string) (list []string) {
+	for name := range p.sort {
+		if strings.HasPrefix(name, prefix) {
+			list = append(list, name)
 		}
 	}
-	sort.Strings(calls)
-	sort.Strings(all)
+	sort.Strings(list)
+	return list
+}
+
+// pick takes n points: names in turn, as some come a thousand times and others once.
+func (p comings) pick(n int, names []string, host bool, r *rand.Rand) (points []*faultPoint) {
+	var turn []string
+	for range n {
+		if len(turn) == 0 {
+			turn = append(turn, names...)
+			r.Shuffle(len(turn), func(i, j int) { turn[i], turn[j] = turn[j], turn[i] })
+		}
+		name := turn[0]
+		turn = turn[1:]
+		who, when := "plugin", "before"
+		if host {
+			who = "host"
+		}
+		switch {
+		case p.sort[name] == "torn":
+			when = "torn"
+		case p.sort[name] == "call":
+			when = []string{"before", "after", strconv.Itoa(r.IntN(p.length[name] + 1)), strconv.Itoa(r.IntN(p.length[name] + 1))}[r.IntN(4)]
+		}
+		points = append(points, &faultPoint{spec: fmt.Sprintf("%s,%s,%s,%d", who, when, name, 1+r.IntN(p.count[name])), name: name, host: host})
+	}
+	return points
+}
+
+// choosePoints takes n points for plugins and n for the host.
+func choosePoints(t *testing.T, trace string, n int, r *rand.Rand) (points []*faultPoint) {
+	p := readTrace(t, trace)
+	calls, all := p.names("call "), p.names("")
 	require.Greater(t, len(calls), 10)
 	require.Greater(t, len(all), 30)
-	var chosen []*faultPoint
-	pick := func(names []string, host bool) {
-		var turn []string
-		for range n {
-			if len(turn) == 0 {
-				turn = append(turn, names...)
-				r.Shuffle(len(turn), func(i, j int) { turn[i], turn[j] = turn[j], turn[i] })
-			}
-			name := turn[0]
-			turn = turn[1:]
-			who, when := "plugin", "before"
-			if host {
-				who = "host"
-			}
-			switch {
-			case sorts[name] == "torn":
-				when = "torn"
-			case sorts[name] == "call":
-				when = []string{"before", "after", strconv.Itoa(r.IntN(longest[name] + 1)), strconv.Itoa(r.IntN(longest[name] + 1))}[r.IntN(4)]
-			}
-			chosen = append(chosen, &faultPoint{spec: fmt.Sprintf("%s,%s,%s,%d", who, when, name, 1+r.IntN(count[name])), name: name, host: host})
-		}
-	}
-	pick(calls, false)
-	pick(all, true)
+	ofPlugins, ofHost := p.pick(n, calls, false, r), p.pick(n, all, true, r)
 	for i := range n { // by turns, so that a list that is cut short has both
-		points = append(points, chosen[i], chosen[n+i])
+		points = append(points, ofPlugins[i], ofHost[i])
 	}
 	return points
 }
 
 // strike runs with a fault, goes on until the run is through, and compares.
-func (p *faultPoint) strike(t *testing.T, work, dir string, want result) error {
+func (p *faultPoint) strike(t *testing.T, rig rig, dir string, want result) error {
+	work := rig.work
 	trace := filepath.Join(work, dir+".trace")
-	code, out := faultHost(t, work, dir, false, "SRPO_FAULT="+p.spec, "SRPO_FAULT_TRACE="+trace)
+	code, out := rig.host(t, dir, false, "SRPO_FAULT="+p.spec, "SRPO_FAULT_TRACE="+trace)
 	if data, err := os.ReadFile(trace); err == nil {
 		p.fired = bytes.Contains(data, []byte("\nkilled\t")) || bytes.Contains(data, []byte("\ndied\t")) || bytes.HasPrefix(data, []byte("died\t"))
 	}
@@ -268,7 +296,7 @@ func (p *faultPoint) strike(t *testing.T, work, dir string, want result) error {
 			return fmt.Errorf("the run could not go on:\n%s", p.words)
 		}
 		_, err := os.Stat(filepath.Join(work, dir, "manifest.json"))
-		code, out = faultHost(t, work, dir, err == nil)
+		code, out = rig.host(t, dir, err == nil)
 	}
 	got := faultResult(t, filepath.Join(work, dir))
 	if err := want.differs(got); err != nil {
@@ -376,8 +404,8 @@ func (r result) differs(other result) error {
 // faultPage is the page of results.
 func faultPage(points []*faultPoint, planned int, seed uint64, one, all time.Duration) []byte {
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "# Kill points\n\nMade by `bash docs/results/faults.sh` on %s, %s, %d cores. Seed %d, %d of %d points were tried.\n\n",
-		time.Now().UTC().Format("2006-01-02"), runtime.Version(), runtime.NumCPU(), seed, len(points), planned)
+	fmt.Fprintf(&b, "# Kill points\n\nMade by `bash docs/results/faults.sh` on %s, %s, %d cores. Seed %d, %d of %d points were tried%s.\n\n",
+		time.Now().UTC().Format("2006-01-02"), runtime.Version(), runtime.NumCPU(), seed, len(points), planned, os.Getenv("SRPO_FAULTS_COMMIT"))
 	fmt.Fprintf(&b, "One small run (tabletop, tiny, pixel; 3 iterations of 2 groups of 3 episodes, 4 lanes, %.1f s undisturbed) for each point. A process got SIGKILL there:\n", one.Seconds())
 	fmt.Fprintf(&b, "a plugin in, before or after a call; the host likewise, between phases, and before or in the middle of each change that it makes to the run folder. Where the host\n"+
 		"ended, `--resume` went on (before there was a run to resume, the same command again). *Same*: metrics but for seconds, every file of the checkpoints, videos and\n"+

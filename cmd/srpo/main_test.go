@@ -57,14 +57,23 @@ func badPlugin(mode string) {
 	case "mortal":
 		(&badSim{}).dieAtStart()
 	}
+	newSim := func(plugins.Config, int) (sdk.Sim, error) { return &badSim{mode: mode}, nil }
+	if mode == "shy" { // its expert knows no task
+		newSim = func(plugins.Config, int) (sdk.Sim, error) { return shySim{&badSim{mode: mode}}, nil }
+	}
 	sdk.ServeSim(sdk.SimSpec{
 		Info: plugins.Info{Name: "bad", Version: "0.1.0", Doc: "breaks promises"},
 		Env: plugins.EnvSpec{Cameras: []plugins.Camera{{Name: "main", Height: 8, Width: 8, View: "third_person"}}, Proprio: []string{"x"},
-			Action: plugins.ActionSpace{Names: []string{"x"}, Low: []float32{-1}, High: []float32{1}, Meaning: "nothing"}},
+			Action: plugins.ActionSpace{Names: []string{"x"}, Low: []float32{-1}, High: []float32{1}, Meaning: "nothing"}, Expert: mode == "shy"},
 		Tasks: []env.Task{{ID: "bad/task", Suite: "bad", Instruction: "do nothing", StartStates: 2, MaxSteps: 20}},
-		New:   func(plugins.Config, int) (sdk.Sim, error) { return &badSim{mode: mode}, nil },
+		New:   newSim,
 	})
 }
+
+// shySim has an expert that gives up at once, as LIBERO's does outside of libero_object.
+type shySim struct{ *badSim }
+
+func (shySim) Expert() ([]float32, bool) { return nil, false }
 
 type badSim struct {
 	mode     string

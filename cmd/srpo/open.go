@@ -68,6 +68,7 @@ type settingsFlags struct {
 	file string
 	set  []string
 	own  []string // the flags that add added
+	home string   // where the run was started that the settings are from, see fromRun; empty: here
 	cmd  *cobra.Command
 }
 
@@ -226,7 +227,7 @@ func (p packaged) Find(kind plugins.Kind, name string) (host.Found, error) {
 	}
 	found := host.Found{Name: pkg.Name}
 	if pkg.Manifest != nil {
-		found.Settings = pkg.Manifest.Settings
+		found.Settings, found.Needs = pkg.Manifest.Settings, pkg.Manifest.Needs
 	}
 	return found, nil
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -449,11 +450,35 @@ func stoppedCleanly(p *supervise.Process, group int, d time.Duration) error {
 	case fate != "exited with status 0":
 		return plugins.Errorf(plugins.Unavailable, "it %s when it was asked to stop", fate).WithDetail(p.LastWords(20)).WithHint("read %s", p.LogFile())
 	}
-	for range 20 { // what was killed with it may take a moment to be reaped by init
-		if unix.Kill(-group, 0) == unix.ESRCH {
+	var left []string
+	for end := time.Now().Add(cleanStop); time.Now().Before(end); time.Sleep(20 * time.Millisecond) { // what was killed with it may take a moment to end
+		if left = living(group); len(left) == 0 {
 			return nil
 		}
-		time.Sleep(20 * time.Millisecond)
 	}
-	return plugins.Errorf(plugins.Corrupt, "processes of its group %d live on", group).WithHint("end the plugin's children with it")
+	return plugins.Errorf(plugins.Corrupt, "processes of its group live on: %s", strings.Join(left, ", ")).WithHint("end the plugin's children with it")
+}
+
+// living are the processes of a group that have not ended, as "PID NAME". One that has ended and that init has not taken note of (a zombie) is not one of them.
+func living(group int) (left []string) {
+	if unix.Kill(-group, 0) == unix.ESRCH {
+		return nil
+	}
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, stat := range stats {
+		data, err := os.ReadFile(stat)
+		if err != nil {
+			continue // it has ended meanwhile
+		}
+		// proc(5): "PID (NAME) STATE PPID PGRP ...", and a name may hold blanks and brackets.
+		before, after, _ := strings.Cut(string(data), " (")
+		i := strings.LastIndex(after, ") ")
+		if i < 0 {
+			continue
+		}
+		if f := strings.Fields(after[i+2:]); len(f) > 2 && f[2] == strconv.Itoa(group) && f[0] != "Z" && f[0] != "X" {
+			left = append(left, before+" "+after[:i])
+		}
+	}
+	return left
 }

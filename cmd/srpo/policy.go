@@ -28,7 +28,7 @@ func (a *app) policyExport() *cobra.Command {
 		Use:   "export RUN --to FOLDER",
 		Short: "Copy a checkpoint's policy, in its published format where it has one",
 		Long: "export copies the policy of a run's newest good checkpoint, of the one after iteration --checkpoint, or of the --best one, and compares every byte with\n" +
-			"its checksum. A policy with a published format (openvla) leaves in it what the original code loads, and not the optimiser's state; others give what they\n" +
+			"its checksum. A policy with a published format (openvla, pi0, pi0-fast) leaves in it what the original code loads, and not the optimiser's state; others give what they\n" +
 			"saved. The folder goes into --checkpoint of srpo run and srpo eval. Nothing is overwritten.",
 		Example: "  srpo policy export runs/NAME --to my-policy\n  srpo policy export runs/NAME --best --to my-policy",
 		Args:    oneArg("a run folder or one of its checkpoints"),

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -22,6 +23,7 @@ func (a *app) rewardCommand() *cobra.Command {
 	var f settingsFlags
 	var o host.RewardOptions
 	var fresh bool
+	var compare []string
 	c := &cobra.Command{
 		Use:   "reward ATTEMPTS",
 		Short: "Score attempts at tasks, zero-shot: nothing is trained",
@@ -32,16 +34,18 @@ func (a *app) rewardCommand() *cobra.Command {
 			"  a folder      of videos (mp4, webp, gif, npz, npy, folders of pictures) with labels.csv or labels.json\n" +
 			"  a run folder  of srpo run or srpo eval, see run.keep_clips\n\n" +
 			"--metrics measures whether the reward can be trusted, --curves draws progress over time, --out DIR writes a page with all of it. What was\n" +
-			"embedded once is remembered, so that a second call with another reward takes seconds.",
+			"embedded once is remembered, so that a second call with another reward takes seconds.\n\n" +
+			"--compare takes ENCODER, or LABEL=ENCODER:SETTING=VALUE for one plugin with several models or settings.",
 		Example: "  srpo reward list.json\n  srpo reward videos/ --encoder pixel\n  srpo reward list.csv --reward minmax --cluster reference --json\n" +
-			"  srpo reward runs/NAME --compare pixel,./my-encoder --out runs/NAME-reward",
+			"  srpo reward runs/NAME --compare pixel,./my-encoder --out runs/NAME-reward\n" +
+			"  srpo reward videos/ --compare pixel,small=vjepa2:model=small.onnx,large=vjepa2:model=large.onnx --out page",
 		Args: oneArg("a list, a folder of videos or a run folder"),
 		RunE: func(c *cobra.Command, args []string) error {
 			o.Source = args[0]
-			return a.reward(c.Context(), &f, o, fresh)
+			return a.reward(c.Context(), &f, o, compare, fresh)
 		},
 	}
-	c.Flags().StringSliceVar(&o.Compare, "compare", nil, "encoders to score with, side by side: names or folders")
+	c.Flags().StringSliceVar(&compare, "compare", nil, "encoders to score with, side by side: names or folders, each as [LABEL=]ENCODER[:SETTING=VALUE...]")
 	c.Flags().BoolVar(&o.Metrics, "metrics", false, "measure the reward by growing windows, controls and clips of equal length too")
 	c.Flags().BoolVar(&o.Curves, "curves", false, "progress curves; drawn into --out")
 	c.Flags().StringVar(&o.Out, "out", "", "folder for results.json, the page and the drawings; with --curves by default runs/NAME-reward")
@@ -51,7 +55,7 @@ func (a *app) rewardCommand() *cobra.Command {
 	return c
 }
 
-func (a *app) reward(ctx context.Context, f *settingsFlags, o host.RewardOptions, fresh bool) error {
+func (a *app) reward(ctx context.Context, f *settingsFlags, o host.RewardOptions, compare []string, fresh bool) error {
 	if o.Windows < 0 || o.Windows == 1 {
 		return plugins.Errorf(plugins.Invalid, "%d windows make no curve", o.Windows).WithPlace("--windows").WithHint("2 or more, or 0")
 	}
@@ -64,6 +68,13 @@ func (a *app) reward(ctx context.Context, f *settingsFlags, o host.RewardOptions
 	launch, err := launcher(cfg, term)
 	if err != nil {
 		return err
+	}
+	for _, text := range compare {
+		one, err := contender(text, f, launch)
+		if err != nil {
+			return err
+		}
+		o.Compare = append(o.Compare, one)
 	}
 	o.Config, o.Launch, o.Terminal, o.Version, o.Command = cfg, launch, term, version, append([]string{"srpo"}, os.Args[1:]...)
 	if o.Decoder, err = decoder(cfg, term); err != nil {
@@ -90,6 +101,50 @@ func (a *app) reward(ctx context.Context, f *settingsFlags, o host.RewardOptions
 		return a.printJSON(result)
 	}
 	return result.Table(a.out)
+}
+
+// contender reads one of --compare: ENCODER, LABEL=ENCODER, and either with :SETTING=VALUE, once or several times, for that one alone.
+func contender(text string, f *settingsFlags, launch host.Launcher) (host.Contender, error) {
+	bad := func(format string, args ...any) (host.Contender, error) {
+		return host.Contender{}, plugins.Errorf(plugins.Invalid, format, args...).WithPlace("--compare %s", text).
+			WithHint("a name or a folder, such as pixel or ./my-encoder; or with a label and settings: small=vjepa2:model=small.onnx")
+	}
+	if info, err := os.Stat(text); err == nil && info.IsDir() {
+		return host.Contender{Encoder: text}, nil
+	}
+	parts := strings.Split(text, ":")
+	c := host.Contender{Encoder: parts[0]}
+	if label, name, ok := strings.Cut(parts[0], "="); ok {
+		if label == "" {
+			return bad("a label that is empty")
+		}
+		c.Label, c.Encoder = label, name
+	}
+	if c.Encoder == "" {
+		return bad("no encoder is named")
+	}
+	if len(parts) == 1 {
+		return c, nil
+	}
+	found, err := launch.Find(plugins.Encoder, c.Encoder)
+	if err != nil {
+		return c, err
+	}
+	own, name := *f, c.Encoder
+	own.set = slices.Clone(f.set)
+	for _, setting := range parts[1:] {
+		key, value, ok := strings.Cut(setting, "=")
+		if !ok || key == "" {
+			return bad("%q is no setting", setting)
+		}
+		own.set = append(own.set, "encoder."+found.Name+"."+setting)
+		name += ":" + key + "=" + filepath.Base(value) // of a path, its last part tells enough
+	}
+	if c.Label == "" {
+		c.Label = name
+	}
+	c.Config, err = own.load()
+	return c, err
 }
 
 // decoder decodes videos with a Python program of its own, which is installed when the first one is met that needs it.

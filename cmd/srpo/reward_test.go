@@ -185,6 +185,51 @@ func TestRewardRemembers(t *testing.T) {
 	require.NotZero(t, scoreJSON(t, dir, "--no-cache").Embedded)
 }
 
+// One plugin with several settings, side by side: each has its own name, page and embeddings.
+func TestRewardComparesSettings(t *testing.T) {
+	dir := newVideos(t)
+	r := scoreJSON(t, dir, "--compare", "pixel,coarse=pixel:size=4,pixel:size=6,pixel", "--out", "page")
+	var names []string
+	for _, e := range r.Encoders {
+		names = append(names, fmt.Sprint(e.Encoder, " ", e.EncoderPlugin, " ", e.Dimension))
+	}
+	require.Len(t, names, 3, "the same one twice is one")
+	pixel := scoreJSON(t, dir)
+	coarse := scoreJSON(t, dir, "--set", "encoder.pixel.size=4")
+	require.Equal(t, []string{fmt.Sprint("pixel  ", pixel.Dimension), fmt.Sprint("coarse pixel ", coarse.Dimension)}, names[:2])
+	require.Equal(t, "pixel:size=6", r.Encoders[2].Encoder)
+	require.Equal(t, pixel.Attempts, r.Encoders[0].Attempts)
+	require.Equal(t, coarse.Attempts, r.Encoders[1].Attempts)
+	require.NotEqual(t, pixel.Attempts, coarse.Attempts)
+	require.Zero(t, coarse.Embedded, "it is remembered by what it is, not by its label")
+	require.Equal(t, "coarse", r.Fooled[1].Encoder)
+	for _, name := range []string{"curves-coarse.svg", "curves-pixel-size-6.svg"} {
+		require.FileExists(t, filepath.Join("page", name))
+	}
+	page, err := os.ReadFile("page/index.html")
+	require.NoError(t, err)
+	require.Contains(t, string(page), "Failures that fool coarse")
+
+	for list, want := range map[string]string{
+		"a=pixel:size=4,a=pixel:size=6":       `two encoders are called "a"`,
+		"pixel,pixel=generic":                 `two encoders are called "pixel"`,
+		"coarse=pixel:size":                   `"size" is no setting`,
+		"coarse=pixel:sise=4":                 "did you mean",
+		"=pixel":                              "a label that is empty",
+		"a=":                                  "no encoder is named",
+		"a=pixl:size=4":                       `no encoder is called "pixl"`,
+		"pixel,coarse=pixel:size=4:size=many": "size",
+	} {
+		code, _, stderr := evalCLI(t, "reward", dir, "--compare", list)
+		require.Contains(t, []int{2, 3}, code, "%s: %s", list, stderr)
+		require.Contains(t, stderr, want, list)
+		require.Contains(t, stderr, "try: ", list)
+	}
+	code, _, stderr := evalCLI(t, "reward", dir, "--compare", "pixel,coarse=pixel:size=4", "--set", "encoder.vjepa2.model=x.onnx")
+	require.Equal(t, 2, code)
+	require.Contains(t, stderr, `uses no encoder "vjepa2"`)
+}
+
 // Each bad video costs itself, with its reason.
 func TestRewardOfBadVideos(t *testing.T) {
 	dir := newVideos(t)
@@ -230,6 +275,7 @@ func TestRewardOfBadVideos(t *testing.T) {
 	still := r.Attempts[byID["still.npz"]]
 	require.False(t, still.Dropped)
 	require.Equal(t, "a single frame: there is no progress to see", still.Note)
+	require.Equal(t, map[string]int{"left": 12, "right": 12, "lonely": 10, "hopeless": 10}, r.Metrics.EqualLength.Frames, "a single frame does not cut the others to it")
 	bad := r.Attempts[byID["bad.npz"]]
 	require.Equal(t, 1.0, bad.Reward, "a success is a success, also when its video is broken")
 	require.Contains(t, bad.Reason, "no .npz file")

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -129,7 +130,8 @@ func (a *app) exportDemonstrations(c *cobra.Command, f *settingsFlags, form, out
 	return a.exported(out, result)
 }
 
-// free are the settings that a resumed run may change: they do not change what an iteration computes.
+// free are the host's settings that a resumed run may change: they do not change what an iteration computes. Those of plugins may change too, so that a policy
+// without enough memory goes on with less; the run then says what was changed (changedSettings in host/folder.go).
 var free = []string{"run.iterations", "run.solved_after", "run.lanes", "run.videos", "run.keep", "run.keep_clips", "run.keep_embeddings", "run.keep_trajectories", "run.tensorboard", "report.", "host."}
 
 func (a *app) train(ctx context.Context, f *settingsFlags, resume string, imitateOnly bool) error {
@@ -174,11 +176,11 @@ func (a *app) train(ctx context.Context, f *settingsFlags, resume string, imitat
 	}
 	if imitateOnly {
 		term.Line("starting policy: %s", sum.Dir)
-		term.Line("next: srpo run --checkpoint %s", sum.Dir)
+		term.Line("next: %s", nextRun(cfg, sum.Dir))
 	} else if cfg.Offline.Data != "" {
 		term.Line("report: %s", filepath.Join(sum.Dir, "report.html"))
 		term.Line("checkpoint: %s", sum.Checkpoint)
-		term.Line("next: srpo eval --checkpoint %s, or srpo run --checkpoint %s", sum.Dir, sum.Dir)
+		term.Line("next: srpo eval --checkpoint %s, or %s", sum.Dir, nextRun(cfg, sum.Dir))
 	} else {
 		term.Summary(sum.Metrics, "report: "+filepath.Join(sum.Dir, "report.html"), "checkpoint: "+sum.Checkpoint)
 	}
@@ -186,6 +188,19 @@ func (a *app) train(ctx context.Context, f *settingsFlags, resume string, imitat
 		return a.printJSON(sum)
 	}
 	return nil
+}
+
+// nextRun is the command that trains the policy of a run folder by acting. Where env or policy are not the defaults it takes them, and their settings, from the folder:
+// a policy is of no use in another env, and its weights are none of another policy's.
+func nextRun(cfg *config.Config, dir string) string {
+	if d := config.Default(); cfg.Run.Env == d.Run.Env && cfg.Run.Policy == d.Run.Policy {
+		return "srpo run --checkpoint " + dir
+	}
+	acting := ""
+	if cfg.Offline.Data != "" {
+		acting = " --offline ''"
+	}
+	return fmt.Sprintf("srpo run --config %s --checkpoint %s%s --out %s-srpo", filepath.Join(dir, "srpo.toml"), dir, acting, dir)
 }
 
 // loadRun reads the configuration of a run that is to go on, and moves to where it was started: relative paths in it begin there, and so does its srpo.lock. What

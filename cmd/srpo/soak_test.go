@@ -168,6 +168,10 @@ func restartPlugins(t *testing.T, n int) soakSeries {
 		if (i+1)%max(1, n/100) == 0 {
 			out.list = append(out.list, measure(began, i+1, folder))
 		}
+		if (i+1)%max(1, n/20) == 0 {
+			took := time.Since(began)
+			t.Logf("%d of %d restarts, %v left", i+1, n, (took / time.Duration(i+1) * time.Duration(n-i-1)).Round(time.Second))
+		}
 	}
 	out.words = fmt.Sprintf("tabletop, tiny and pixel were ended %d times, by turns, %d of them by SIGSTOP in a call and the others by SIGKILL, and came back each time; %.2f s for one on average. "+
 		"What grows on disk are the logs, two lines a process.", n, slow, time.Since(began).Seconds()/float64(n))
@@ -200,6 +204,7 @@ func soakRun(t *testing.T, length time.Duration) soakSeries {
 	out := soakSeries{title: "Default run", unit: "iterations"}
 	tick := time.NewTicker(max(length/240, 500*time.Millisecond))
 	defer tick.Stop()
+	told := began
 	for over := false; !over; {
 		select {
 		case code := <-done:
@@ -207,6 +212,12 @@ func soakRun(t *testing.T, length time.Duration) soakSeries {
 		case <-tick.C:
 			if n := iterations(); n > 0 {
 				out.list = append(out.list, measure(began, n, folder))
+			}
+			if time.Since(told) >= length/24 && len(out.list) > 0 {
+				told = time.Now()
+				u := out.list[len(out.list)-1]
+				t.Logf("%d iterations, %d goroutines, %d descriptors, %.0f MB resident, %.1f MB on disk; %v left", u.count, u.goroutines, u.descriptors, u.resident, u.disk,
+					max(0, length-time.Since(began)).Round(time.Second))
 			}
 			over = time.Since(began) > length && len(out.list) > 8
 		}
@@ -237,8 +248,8 @@ func (s *safeBuffer) String() string {
 
 func soakPage(parts []soakSeries) []byte {
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "# Long runs\n\nMade by `bash docs/results/soak.sh` on %s, %s, %d cores. What the host's process holds: goroutines, open descriptors, resident memory,\n"+
-		"Go's heap; and its folder.\n\n![goroutines, descriptors, memory and disk over time](soak.svg)\n", time.Now().UTC().Format("2006-01-02"), runtime.Version(), runtime.NumCPU())
+	fmt.Fprintf(&b, "# Long runs\n\nMade by `bash docs/results/soak.sh` on %s, %s, %d cores%s. What the host's process holds: goroutines, open descriptors, resident memory,\n"+
+		"Go's heap; and its folder.\n\n![goroutines, descriptors, memory and disk over time](soak.svg)\n", time.Now().UTC().Format("2006-01-02"), runtime.Version(), runtime.NumCPU(), os.Getenv("SRPO_SOAK_COMMIT"))
 	row := func(u usage) {
 		fmt.Fprintf(&b, "| %s | %d | %d | %d | %.1f | %.1f | %.1f | %d |\n", u.at.Round(time.Second), u.count, u.goroutines, u.descriptors, u.resident, u.heap, u.disk, u.files)
 	}

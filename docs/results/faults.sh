@@ -5,4 +5,5 @@ set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 cd "$root"
 SRPO_FAULTS=${1:-200} SRPO_FAULTS_SEED=${2:-1} SRPO_FAULTS_OUT=$root/docs/results/faults.md \
+  SRPO_FAULTS_COMMIT=", at commit $(git rev-parse --short HEAD)$(git diff --quiet HEAD || echo ' with changes')" \
   go test -tags faults -count=1 -timeout 6h -run '^TestKillPoints$' ./cmd/srpo

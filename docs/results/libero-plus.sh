@@ -1,101 +1,108 @@
 #!/usr/bin/env bash
 # LIBERO-Plus on the CPU: the contact sheet, memory over mixed resets, time against the benchmark's own environment, a one-shot policy on a stratified sample, and
-# SRPO on one dimension, before and after on held-out variants. Usage: docs/results/libero-plus.sh [PART...], parts: sheet memory bench sample learn; all of them
-# without one. A stopped script goes on where it was. On two idle cores about 2, 15, 5, 40 and 60 minutes (estimates; what was measured is in libero-plus.md).
+# SRPO on one dimension, before and after on held-out variants. Usage: docs/results/libero-plus.sh [PART...], parts: sheet memory bench sample learn transfer; all of
+# them without one. A part that is done is left as it is (AGAIN=1: its results are removed, and it is made anew), one that was stopped goes on where it was, and libero-plus.md is written after each. On
+# two idle cores about 2, 15, 8, 15 and 50 minutes (estimates; what was measured is in libero-plus.md). It wants idle cores: the load is on the page.
 #
 # Fixed before any result was seen:
-# - sample: the one-demonstration policy of libero_object's alphabet soup, of as many steps of imitation as docs/results/libero.sh chose for its seed 0 (STEPS, default
-#   100), greedy, on 20 variants of that task in each of the five dimensions that run, drawn by seed; episodes of at most 180 steps;
-# - learn: 10 iterations of 4 groups of 4 on camera variants of that task, half of the variants by seed; greedy on 40 held-out variants, before and after, and the
-#   paired difference. One seed: whatever comes out is one run's result.
+# - the task is libero_object's bbq sauce, where the README's run learns (libero-bbq.md; alphabet soup does not, libero-noise.md) and each of the five dimensions that
+#   run from packages has 20 variants or more: camera 47, robot 38, language 26, noise 41, layout 20. Everything by default, also episodes' 280 steps and the pixels;
+# - the policy imitates one demonstration of plain LIBERO, as in the README's command, and has seen no variant;
+# - sample: greedy, 20 variants in each dimension, drawn by the seed, each once;
+# - learn: 10 iterations on camera variants (DIMENSION=NAME: on others), two start states each; the half of the variants that the seed puts on the train side. Greedy
+#   on all variants of the other half, before and after, each start state once, and the paired difference. One seed: what comes out is one run's result, and the two
+#   episodes of a variant are not quite independent;
+# - transfer (added after sample and learn were seen): the sample's episodes again, by the policy that learn made, and the paired difference. Of the dimension that
+#   was learned, some variants were trained on.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 parts=("$@")
-[ ${#parts[@]} -gt 0 ] || parts=(sheet memory bench sample learn)
-runs=${RUNS:-runs/libero-plus} steps=${STEPS:-100} seed=${SEED:-0} lanes=${LANES:-2}
+[ ${#parts[@]} -gt 0 ] || parts=(sheet memory bench sample learn transfer)
+for part in "${parts[@]}"; do
+  case $part in sheet | memory | bench | sample | learn | transfer) ;; *) echo "there is no part $part: sheet memory bench sample learn transfer" >&2 && exit 2 ;; esac
+done
+runs=${RUNS:-runs/libero-plus} seed=${SEED:-0} lanes=${LANES:-2} dimension=${DIMENSION:-camera} iterations=${ITERATIONS:-10} resets=${RESETS:-300}
+episodes=${EPISODES:-100} page=${PAGE:-docs/results/libero-plus.md}
+extra=(${EXTRA:-}) # more arguments for every srpo, to try the script: EXTRA='--set rollout.max_steps=16' in a folder of its own, RUNS=/elsewhere PAGE=/elsewhere/page.md
 go build -o bin/srpo ./cmd/srpo
 mkdir -p "$runs" docs/img
-bin/srpo plugin install libero-plus --json > "$runs/install.json"
-python=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["folder"])' "$runs/install.json")/bin/python
-cache=${SRPO_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/srpo}
+task=pick_up_the_bbq_sauce_and_place_it_in_the_basket
+common=(--seed "$seed" --lanes "$lanes" "${extra[@]}")
+
 script() { # script NAME ARGUMENTS...: one of the plugin's own
+  local python cache=${SRPO_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/srpo}
+  bin/srpo plugin install libero-plus --json >"$runs/install.json"
+  python=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["folder"])' "$runs/install.json")/bin/python
   env -u SRPO_CACHE MUJOCO_GL=egl OMP_NUM_THREADS=1 XDG_CACHE_HOME="$cache/data/env-libero-plus" PYTHONDONTWRITEBYTECODE=1 \
     PYTHONPATH="$PWD/envs/libero:$PWD/sdk/python" "$python" "envs/libero-plus/$1" "${@:2}"
 }
-soup=pick_up_the_alphabet_soup_and_place_it_in_the_basket
-common=(--seed "$seed" --lanes "$lanes" --set rollout.max_steps=180)
 
-start() { # the one-shot policy, from plain LIBERO
-  [ -e "$runs/one-shot/checkpoints/000000" ] ||
-    bin/srpo imitate "${common[@]}" --env libero --task "libero_object/$soup" --set imitate.steps="$steps" --out "$runs/one-shot"
+start() { # the one-shot policy, from plain LIBERO; one that was stopped half-way is made anew
+  [ ! -e "$runs/one-shot/checkpoints/000000" ] || return 0
+  rm -rf "$runs/one-shot"
+  bin/srpo imitate "${common[@]}" --env libero --task "libero_object/$task" --out "$runs/one-shot"
 }
 
-for part in "${parts[@]}"; do
-  case $part in
-    sheet) script sheet.py docs/img/libero-plus.jpg | tee "$runs/sheet.txt" ;;
-    memory) script memory.py --resets 300 | tail -1 > "$runs/memory.tmp" && mv "$runs/memory.tmp" "$runs/memory.json" ;;
-    bench) script bench.py | tail -1 > "$runs/bench.tmp" && mv "$runs/bench.tmp" "$runs/bench.json" ;;
-    sample)
-      start
-      bin/srpo eval --checkpoint "$runs/one-shot" "${common[@]}" --env libero-plus --task "libero_object/*/$soup*" --episodes 100 --out "$runs/sample" |
-        tee "$runs/sample.txt"
-      ;;
-    learn)
-      start
-      camera=(--env libero-plus --task "libero_object/camera/$soup*")
-      if [ -e "$runs/learn/manifest.json" ]; then
-        bin/srpo run --resume "$runs/learn"
-      else
-        bin/srpo run "${common[@]}" "${camera[@]}" --checkpoint "$runs/one-shot" --iterations 10 --set rollout.start_states=train --set rollout.groups=4 \
-          --set rollout.group_size=4 --set rollout.record_every=8 --set run.videos=4 --out "$runs/learn"
-      fi
-      for when in before after; do
-        from=$runs/one-shot
-        [ $when = before ] || from=$runs/learn
-        bin/srpo eval --checkpoint "$from" "${common[@]}" "${camera[@]}" --states test --episodes 40 --out "$runs/learn-$when"
-      done
-      bin/srpo eval --compare "$runs/learn-before" "$runs/learn-after" | tee "$runs/learn.txt"
-      ;;
-    *) echo "there is no part $part: sheet memory bench sample learn" >&2 && exit 2 ;;
-  esac
-done
+keep() { # keep FILE COMMAND...: the command's output becomes the file when it has ended well
+  local file=$1
+  shift
+  "$@" >"$file.tmp"
+  printf '\ncommit %s, load %s\n' "$(git rev-parse --short=10 HEAD)" "$(cut -d' ' -f1-3 /proc/loadavg)" >"$file.about"
+  mv "$file.tmp" "$file"
+  cat "$file"
+}
 
-# The page: what is there, and what is not there yet.
-python3 - "$runs" "$(git rev-parse --short=10 HEAD)" "$(nproc)" "${parts[*]}" > docs/results/libero-plus.tmp <<'PY'
-import json, os, sys
+learn() {
+  local variants=(--env libero-plus --task "libero_object/$dimension/$task*" --set env.libero-plus.start_states=2 --set rollout.split=task) out=$runs/learn-$dimension
+  start >&2
+  if compgen -G "$out/checkpoints/0*" >/dev/null; then
+    bin/srpo run --resume "$out"
+  else
+    rm -rf "$out"
+    bin/srpo run "${common[@]}" "${variants[@]}" --checkpoint "$runs/one-shot" --iterations "$iterations" --set rollout.start_states=train --set run.videos=4 --out "$out"
+  fi >&2
+  for when in before after; do
+    from=$runs/one-shot
+    [ $when = before ] || from=$out
+    bin/srpo eval --checkpoint "$from" "${common[@]}" "${variants[@]}" --states test --out "$out-$when" >&2
+  done
+  bin/srpo eval --compare "$out-before" "$out-after"
+}
 
-runs, commit, cores, parts = sys.argv[1:]
+sample() {
+  start >&2
+  bin/srpo eval --checkpoint "$runs/one-shot" "${common[@]}" --env libero-plus --task "libero_object/*/$task*" --episodes "$episodes" --out "$runs/sample"
+}
 
+transfer() {
+  [ -e "$runs/sample.txt" ] && [ -e "$runs/learn-$dimension.txt" ] || { echo "transfer compares what the parts sample and learn left: run them first" >&2 && exit 1; }
+  bin/srpo eval --checkpoint "$runs/learn-$dimension" "${common[@]}" --env libero-plus --task "libero_object/*/$task*" --set env.libero-plus.start_states=1 --set rollout.split=auto --states all --episodes "$episodes" --out "$runs/transfer-$dimension" >&2
+  bin/srpo eval --compare "$runs/sample" "$runs/transfer-$dimension"
+}
 
-def file(name):
-    path = os.path.join(runs, name)
-    return open(path).read() if os.path.exists(path) else ""
+main() { # all of it is read before it runs, so that an edit meanwhile changes nothing
+  for part in "${parts[@]}"; do
+    case $part in
+      sheet) file=sheet.txt folders=() command=(script sheet.py docs/img/libero-plus.jpg) ;;
+      memory) file=memory.json folders=() command=(script memory.py --resets "$resets") ;;
+      bench) file=bench.json folders=() command=(script bench.py) ;;
+      sample) file=sample.txt folders=(sample) command=(sample) ;;
+      learn) file=learn-$dimension.txt folders=("learn-$dimension" "learn-$dimension-before" "learn-$dimension-after") command=(learn) ;;
+      transfer) file=transfer-$dimension.txt folders=("transfer-$dimension") command=(transfer) ;;
+    esac
+    if [ -n "${AGAIN:-}" ]; then
+      rm -f "${runs:?}/$file"
+      for folder in "${folders[@]}"; do rm -rf "${runs:?}/$folder"; done
+    fi
+    if [ -e "$runs/$file" ]; then
+      echo "$part: done, $runs/$file (AGAIN=1: anew)" >&2
+    else
+      echo "$part ..." >&2
+      keep "$runs/$file" "${command[@]}"
+    fi
+    python3 docs/results/libero-plus.py "$runs" >"$page.tmp"
+    mv "$page.tmp" "$page"
+  done
+}
 
-
-print(f"# LIBERO-Plus on the CPU\n\nMade by `docs/results/libero-plus.sh {parts}` at commit {commit}, {cores} cores.")
-if os.path.exists("docs/img/libero-plus.jpg"):
-    print("\n![variants of one task in the dimensions that run from packages](../img/libero-plus.jpg)")
-print("\n## Time against the benchmark's own environment\n")
-if text := file("bench.json"):
-    b = json.loads(text)
-    print(f"{b['variants']} variants of one task, {b['steps']} steps each after 10 waiting steps, one process, a frame of 256 x 256 every {b['chunk']} steps against every step: "
-          f"{b['ours_s']} s against {b['theirs_s']} s, {b['ratio']} times (load {b['load']} to {b['load_after']}). With frames, resets and one scene loaded that is "
-          f"{b['ours_episodes_an_hour']} episodes of that length an hour and process. The full benchmark, 10,030 episodes of at most 220 to 520 steps (331 in the mean), "
-          f"would take at most about {10030 * 331 / b['steps'] / b['ours_episodes_an_hour']:.0f} hours of one such process, without the policy's own time; a process takes one core.")
-else:
-    print("Not run yet.")
-print("\n## Memory over 300 resets of mixed variants\n")
-if text := file("memory.json"):
-    m = json.loads(text)
-    print("| resets | scenes loaded | resident, MB |\n| --- | --- | --- |")
-    for row in m["rows"]:
-        print(f"| {row['resets']} | {row['scenes_loaded']} | {row['mb']} |")
-    print(f"\n`keep_scenes = {m['scenes']}`, {m['seconds']} s.")
-else:
-    print("Not run yet.")
-print("\n## A one-shot policy on a stratified sample\n")
-print(f"```\n{file('sample.txt')}```" if file("sample.txt") else "Not run yet.")
-print("\n## SRPO on camera variants, held-out variants before (A) and after (B)\n")
-print(f"```\n{file('learn.txt')}```" if file("learn.txt") else "Not run yet.")
-PY
-mv docs/results/libero-plus.tmp docs/results/libero-plus.md
+{ main; exit; }

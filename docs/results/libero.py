@@ -1,6 +1,7 @@
 """Writes docs/results/libero.md from the folders of libero.sh: success before and after by side, and where time goes.
 
 Usage: python3 docs/results/libero.py RUNS TASK...; standard library only.
+What a person wrote on the page below SEEN stays.
 """
 
 from __future__ import annotations
@@ -8,10 +9,10 @@ from __future__ import annotations
 import json
 import math
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 
+SEEN = "## What was seen"
 PHASES = ("rollout", "encode", "reward", "update", "commit")
 
 
@@ -83,7 +84,7 @@ def task_rows(runs: Path, task: str) -> tuple[list[str], dict[str, list[float]],
 
 def main() -> None:
     runs, tasks = Path(sys.argv[1]), sys.argv[2:]
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    commit = (runs / "commit").read_text().strip()
     out = [
         "# SRPO against GRPO on real LIBERO, from one demonstration",
         "",
@@ -120,7 +121,9 @@ def main() -> None:
             f"({share['encode']:.1f} %). Both lanes were inside the simulator for {stepping:.0f} % of the time.",
             "",
         ]
-    Path(__file__).with_suffix(".md").write_text("\n".join(out))
+    page = Path(__file__).with_suffix(".md")
+    _, found, words = page.read_text().partition(SEEN) if page.exists() else ("", "", "")
+    page.write_text("\n".join(out) + ("\n" + found + words if found else ""))
 
 
 main()

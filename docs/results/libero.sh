@@ -31,6 +31,7 @@ tasks=("$@")
 [ ${#tasks[@]} -gt 0 ] || tasks=(alphabet_soup butter)
 go build -o bin/srpo ./cmd/srpo
 mkdir -p "$runs"
+[ -e "$runs/commit" ] || git rev-parse --short=10 HEAD >"$runs/commit"
 common=(--env libero --lanes 2 --set rollout.max_steps=180 --set rollout.start_states=train --set env.libero.multisample=0
   --set env.libero.mesh_cell_mm=4 --set rollout.groups=4 --set rollout.group_size=6 --set rollout.extra_groups=0 --set rollout.keep_low=0 --set rollout.keep_high=1 --set run.videos=4)
 

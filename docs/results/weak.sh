@@ -1,19 +1,33 @@
 #!/usr/bin/env bash
 # SRPO against GRPO where they can differ: a weak start and few episodes, so that whole groups fail and a 0/1 reward teaches nothing there. Tabletop, on the CPU.
 # Usage: docs/results/weak.sh [SEEDS] [ITERATIONS] [RUN-FOLDER]; a stopped script goes on where it was; writes docs/results/weak.md and weak-*.svg.
-# WORLD=FOLDER, a V-JEPA 2 exported from `srpo encoder train`, adds the tiny world model.
+# ENV=libero is the same on LIBERO's alphabet soup: docs/results/weak-libero.md, about 5 minutes a run on two idle cores, 10 runs a seed, 12 with WORLD (estimate). SHAPES=8x2 takes
+# one of the two shapes. WORLD=FILE, the model file of a V-JEPA 2 that docs/results/world.sh made, adds the tiny world model.
 #
 # Fixed before any result was seen:
 # - start: one a seed; of 400, 500, 300, 600, 700, 200 steps of imitation of one demonstration, tried in this order, the first with which the sampled
 #   policy succeeds in 10 to 20 % of 128 episodes; a seed with none is left out, and named;
 # - 16 episodes an iteration, as 8 groups of 2 and as 2 groups of 8, all kept (no dynamic sampling), so that every way costs the same episodes;
+# - on LIBERO: of 80, 70, 90, 60, 100, 50 steps, 64 episodes; episodes of at most 180 steps, train side of the start states, frames as in docs/results/libero.sh;
 # - the update as it is by default; clips are all recorded frames as they are (equal_length = none), one in 4 steps;
 # - ways: GRPO (0/1 reward); SRPO with pixel and references of the batch, of memory, of the demonstrations; SRPO with memory and each other encoder;
 # - (a first list of 30 to 150 steps gave 0 of 128 throughout with seed 0, before anything was trained);
 # - compared: success of the sampled episodes, mean over the last 5 iterations, and mean over all iterations.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-seeds=${1:-5} iterations=${2:-40} runs=${3:-runs/weak} world=${WORLD:-}
+env=${ENV:-tabletop} world=${WORLD:-}
+read -ra shapes <<<"${SHAPES:-8x2 2x8}"
+case $env in
+  tabletop) page=weak title=tabletop often=40 trials=128 starts=(400 500 300 600 700 200) common=() states=() ;;
+  libero)
+    page=weak-libero title="libero_object alphabet soup" often=10 trials=64 starts=(80 70 90 60 100 50)
+    common=(--env libero --task 'libero_object/*alphabet_soup*' --lanes 2 --set rollout.max_steps=180 --set rollout.start_states=train
+      --set env.libero.multisample=0 --set env.libero.mesh_cell_mm=4)
+    states=(--states train --lanes 2)
+    ;;
+  *) echo "there is no recipe for $env: tabletop or libero" >&2 && exit 2 ;;
+esac
+seeds=${1:-5} iterations=${2:-$often} runs=${3:-runs/$page}
 go build -o bin/srpo ./cmd/srpo
 mkdir -p "$runs"
 ways=("GRPO=--reward binary --encoder pixel"
@@ -24,11 +38,11 @@ ways=("GRPO=--reward binary --encoder pixel"
 [ -z "$world" ] || ways+=("SRPO world memory=--reward zscore --encoder vjepa2 --set encoder.vjepa2.model=$world --references memory")
 
 for ((s = 0; s < seeds; s++)); do
-  for steps in 400 500 300 600 700 200; do
+  for steps in "${starts[@]}"; do
     [ ! -e "$runs/steps-$s" ] || break
     sft=$runs/sft-$s-$steps
-    [ -e "$sft/checkpoints/000000" ] || bin/srpo imitate --seed "$s" --set policy.tiny.imitate_steps="$steps" --out "$sft"
-    bin/srpo eval --checkpoint "$sft" --sample --episodes 128 --out "$sft-sampled"
+    [ -e "$sft/checkpoints/000000" ] || bin/srpo imitate "${common[@]}" --seed "$s" --set policy.tiny.imitate_steps="$steps" --out "$sft"
+    bin/srpo eval --checkpoint "$sft" "${states[@]}" --sample --episodes "$trials" --out "$sft-sampled"
     if python3 -c "import json, sys; sys.exit(not 0.1 <= json.load(open('$sft-sampled/results.json'))['all']['success_rate'] <= 0.2)"; then
       echo "$steps" >"$runs/steps-$s"
     fi
@@ -38,14 +52,14 @@ for ((s = 0; s < seeds; s++)); do
     continue
   fi
   start=$runs/sft-$s-$(cat "$runs/steps-$s")
-  for shape in 8x2 2x8; do
+  for shape in "${shapes[@]}"; do
     for way in "${ways[@]}"; do
       name=${way%%=*} out=$runs/$shape-${name// /-}-$s
       if [ -e "$out/manifest.json" ]; then
         bin/srpo run --resume "$out"
       else
         # shellcheck disable=SC2086 # the way is a list of words
-        bin/srpo run --seed "$s" --checkpoint "$start" --iterations "$iterations" --out "$out" --set run.videos=0 --set run.solved_after=0 \
+        bin/srpo run "${common[@]}" --seed "$s" --checkpoint "$start" --iterations "$iterations" --out "$out" --set run.videos=0 --set run.solved_after=0 \
           --set rollout.groups="${shape%x*}" --set rollout.group_size="${shape#*x}" --set rollout.extra_groups=0 --set rollout.keep_low=0 --set rollout.keep_high=1 ${way#*=}
       fi
     done
@@ -55,7 +69,7 @@ done
 {
   echo "# SRPO and GRPO from weak starts"
   echo
-  echo "Made by \`${world:+WORLD=... }docs/results/weak.sh $seeds $iterations\` at commit $(git rev-parse --short=10 HEAD), $(nproc) cores; its head says what was fixed before."
+  echo "Made by \`${ENV:+ENV=$ENV }${SHAPES:+SHAPES=\"$SHAPES\" }${world:+WORLD=... }docs/results/weak.sh $seeds $iterations\` at commit $(git rev-parse --short=10 HEAD), $(nproc) cores; its head says what was fixed before."
   for ((s = 0; s < seeds; s++)); do
     [ ! -e "$runs/steps-$s" ] || echo "Seed $s starts with $(cat "$runs/steps-$s") steps of imitation: $(python3 -c "
 import json
@@ -63,15 +77,16 @@ a = json.load(open('$runs/sft-$s-$(cat "$runs/steps-$s")-sampled/results.json'))
 print(a['successes'], 'of', a['episodes'])")."
   done
   cat "$runs/left-out.txt" 2>/dev/null || true
-  for shape in 8x2 2x8; do
+  for shape in "${shapes[@]}"; do
     compare=()
     for way in "${ways[@]}"; do
       name=${way%%=*}
       compare+=(--compare "$name=$runs/$shape-${name// /-}-[0-9]*")
     done
-    bin/srpo report --title "tabletop from a weak start, ${shape%x*} groups of ${shape#*x}" --out "$runs/page-$shape" "${compare[@]}" >&2
-    cp "$runs/page-$shape.svg" "docs/results/weak-$shape.svg"
-    printf '\n## %s groups of %s\n\n![success by iteration](weak-%s.svg)\n\n' "${shape%x*}" "${shape#*x}" "$shape"
+    bin/srpo report --title "$title from a weak start, ${shape%x*} groups of ${shape#*x}" --out "$runs/page-$shape" "${compare[@]}" >&2
+    cp "$runs/page-$shape.svg" "docs/results/$page-$shape.svg"
+    printf '\n## %s groups of %s\n\n![success by iteration](%s-%s.svg)\n\n' "${shape%x*}" "${shape#*x}" "$page" "$shape"
     cat "$runs/page-$shape.md"
   done
-} >docs/results/weak.md
+} >"$runs/$page.md"
+mv "$runs/$page.md" "docs/results/$page.md"

@@ -27,7 +27,7 @@ class Archive:
     """The unpacked archive in ``folder``, which may be some folders further down: it was packed with its author's."""
 
     def __init__(self, folder: str):
-        self.root = _find(Path(folder).expanduser())
+        self.root = _find(Path(srpo.path(folder)))
         missing = [part for part in PARTS if not (self.root / part).exists()]
         if missing:
             raise srpo.Error(

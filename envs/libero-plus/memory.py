@@ -3,7 +3,7 @@
     PYTHONPATH=../libero:../../sdk/python python memory.py [--resets 300] [--scenes 2] [--every 25]
 
 Each reset is to a variant of another dimension, going round two base tasks and, for layout, a new scene each
-time: those are what scenes are closed and loaded for. A frame is drawn after every reset.
+time: those are what scenes are closed and loaded for. A frame is drawn after every reset. Progress is on stderr.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 import itertools
 import json
 import os
+import sys
 import time
 
 import locations
@@ -51,6 +52,9 @@ def main() -> None:
         lane.render("agentview")
         if (index + 1) % options.every == 0:
             rows.append({"resets": index + 1, "scenes_loaded": loads, "mb": round(resident_mb())})
+            rate = (index + 1) / (time.perf_counter() - began)
+            print(f"{index + 1} of {options.resets} resets, {rows[-1]['mb']} MB, {rate:.2f} a second, "
+                  f"{(options.resets - index - 1) / rate:.0f} s left", file=sys.stderr, flush=True)  # fmt: skip
     seconds = time.perf_counter() - began
     result = {
         "seconds": round(seconds, 1),

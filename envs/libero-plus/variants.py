@@ -12,7 +12,6 @@ What a variant changes is only in its name:
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,8 +21,9 @@ from pathlib import Path
 import numpy as np
 
 import start_states
+import task_table
 
-SUITES = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520}  # most steps by suite
+SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
 DIMENSIONS = ("camera", "robot", "language", "light", "background", "noise", "layout")
 NOISES = ("motion", "gaussian", "zoom", "fog", "glass")  # ten strengths each, in the order of their numbers
 FRONT = (0, 0, 100, 0, 0)  # the view of LIBERO's own camera
@@ -37,7 +37,6 @@ _VIEW = re.compile(
 )
 _MOVED = re.compile(r"(?P<base>.+?)(?:_moved)?_level(?P<group>\d+)_sample(?P<sample>\d+)")
 _NUMBERED = re.compile(r"(?P<base>.+)_(?P<kind>light|table|tb|add)_(?P<number>\d+)")
-_SCENE_PREFIX = re.compile(r"^[A-Z_]+_SCENE\d+_")
 _LANGUAGE = re.compile(r"\(:language\s+([^()]*)\)")
 
 
@@ -69,7 +68,7 @@ class Variant:
 
     @property
     def max_steps(self) -> int:
-        return SUITES[self.suite]
+        return task_table.MAX_STEPS[self.suite]
 
     @property
     def tags(self) -> dict[str, str]:
@@ -96,7 +95,7 @@ class Variant:
                 package_root() / "bddl_files" / self.suite / f"{self.base}_language_{self.language}.bddl"
             ).read_text()
             return " ".join(_LANGUAGE.search(text).group(1).lower().split())
-        return _SCENE_PREFIX.sub("", self.name if raw else self.base).replace("_", " ")
+        return task_table.sentence(self.name if raw else self.base)
 
     def start_states(self) -> np.ndarray:
         """float64 [n, 1 + nq + nv]: time (s), joint positions, joint velocities. Layouts have one, others 50."""
@@ -147,20 +146,7 @@ def parse(suite: str, index: int, name: str, level: int) -> Variant:
 @cache
 def package_root() -> Path:
     """Folder of ``liberoplus.liberoplus``, found without running its code."""
-    spec = importlib.util.find_spec("liberoplus")
-    if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError("the package liberoplus is not installed: install requirements.txt of this plugin")
-    return Path(next(iter(spec.submodule_search_locations))) / "liberoplus"
-
-
-@cache
-def _names_by_suite() -> dict[str, list[str]]:
-    """Names in the package's order, from its data module, loaded by path so that nothing else runs."""
-    source = package_root() / "benchmark" / "libero_suite_task_map.py"
-    spec = importlib.util.spec_from_file_location("_libero_plus_task_table", source)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return {suite: list(module.libero_task_map[suite]) for suite in SUITES}
+    return task_table.package_root("liberoplus")
 
 
 @cache
@@ -178,7 +164,7 @@ def _levels() -> dict[str, str]:
 
 def entries() -> Iterator[Variant]:
     """All variants, suite by suite, in the package's order."""
-    for suite, names in _names_by_suite().items():
+    for suite, names in task_table.names_by_suite(package_root(), SUITES).items():
         levels = _levels()[suite]
         if len(levels) != len(names):
             raise ValueError(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import re
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,10 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-# Most steps of an episode, by suite: what evaluations of vision-language-action models use.
-MAX_STEPS = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520, "libero_90": 400}
-
-_SCENE_PREFIX = re.compile(r"^[A-Z_]+_SCENE\d+_")
+import task_table
+from task_table import MAX_STEPS
 
 
 @dataclass(frozen=True)
@@ -35,7 +31,7 @@ class TaskEntry:
     @property
     def instruction(self) -> str:
         """The sentence that LIBERO derives from the file name; policies are trained on it, not on the BDDL's own."""
-        return _SCENE_PREFIX.sub("", self.name).replace("_", " ")
+        return task_table.sentence(self.name)
 
     @property
     def max_steps(self) -> int:
@@ -54,20 +50,7 @@ class TaskEntry:
 @cache
 def package_root() -> Path:
     """Folder of ``libero.libero``, found without running its code."""
-    spec = importlib.util.find_spec("libero")
-    if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError("the package libero is not installed: install requirements.txt of this plugin")
-    return Path(next(iter(spec.submodule_search_locations))) / "libero"
-
-
-@cache
-def _names_by_suite() -> dict[str, list[str]]:
-    """Task names in benchmark order, from the package's data module, loaded by path so that nothing else runs."""
-    source = package_root() / "benchmark" / "libero_suite_task_map.py"
-    spec = importlib.util.spec_from_file_location("_libero_task_table", source)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return {suite: list(module.libero_task_map[suite]) for suite in MAX_STEPS}
+    return task_table.package_root("libero")
 
 
 def _npz_shape(path: Path, member: str) -> tuple[int, ...]:
@@ -80,7 +63,7 @@ def _npz_shape(path: Path, member: str) -> tuple[int, ...]:
 def entries() -> Iterator[TaskEntry]:
     """All 130 tasks, suite by suite, in benchmark order."""
     root = package_root()
-    for suite, names in _names_by_suite().items():
+    for suite, names in task_table.names_by_suite(root, MAX_STEPS).items():
         for index, name in enumerate(names):
             yield TaskEntry(
                 suite=suite,

@@ -225,7 +225,7 @@ func (t *Tabletop) Step(ctx context.Context, s env.Step) (env.Transition, error)
 	}
 
 	var out env.Transition
-	var frames, executed []byte
+	var frames, executed, intended []byte
 	if s.Expert > 0 {
 		executed = make([]byte, 0, 4*actionDim*min(n, l.maxSteps-l.steps, 1024))
 	}
@@ -243,9 +243,11 @@ func (t *Tabletop) Step(ctx context.Context, s env.Step) (env.Transition, error)
 		}
 		var a [actionDim]float64
 		if s.Expert > 0 {
-			a = l.expert(s.ExpertNoise, s.ExpertFailure)
-			for _, v := range a {
-				executed = binary.LittleEndian.AppendUint32(executed, math.Float32bits(float32(v)))
+			var meant [actionDim]float64
+			a, meant = l.expert(s.ExpertNoise, s.ExpertFailure)
+			executed = appendFloats(executed, a)
+			if s.ExpertNoise > 0 {
+				intended = appendFloats(intended, meant)
 			}
 		} else {
 			for k := range a {
@@ -271,9 +273,19 @@ func (t *Tabletop) Step(ctx context.Context, s env.Step) (env.Transition, error)
 	}
 	if s.Expert > 0 {
 		out.Actions = plugins.Tensor{DType: plugins.Float32, Shape: []int{out.StepsDone, actionDim}, Data: executed}
+		if intended != nil {
+			out.Intended = plugins.Tensor{DType: plugins.Float32, Shape: []int{out.StepsDone, actionDim}, Data: intended}
+		}
 	}
 	t.finish(l, s.Render, &out)
 	return out, nil
+}
+
+func appendFloats(to []byte, a [actionDim]float64) []byte {
+	for _, v := range a {
+		to = binary.LittleEndian.AppendUint32(to, math.Float32bits(float32(v)))
+	}
+	return to
 }
 
 // finish fills in what Reset and Step have in common.
@@ -292,9 +304,9 @@ func (t *Tabletop) finish(l *lane, r env.Render, out *env.Transition) {
 	}
 }
 
-// expert is the scripted expert's action in float32 precision, as it would come back over the wire, so that replaying it gives the same episode.
-func (l *lane) expert(noise float32, failure string) [actionDim]float64 {
-	var a [actionDim]float64
+// expert is the scripted expert's action and what it meant without noise, both in float32 precision, as they would come back over the wire, so that replaying the
+// action gives the same episode.
+func (l *lane) expert(noise float32, failure string) (a, meant [actionDim]float64) {
 	if failure == "" {
 		a = l.world.expert(l.first)
 	} else {
@@ -308,12 +320,13 @@ func (l *lane) expert(noise float32, failure string) [actionDim]float64 {
 		reseed(&l.pcg, l.seed, 2*uint64(l.steps)+1)
 	}
 	for k := range a {
+		meant[k] = float64(float32(min(max(a[k], -1), 1)))
 		if noise > 0 {
 			a[k] += float64(noise) * l.rng.NormFloat64()
 		}
 		a[k] = float64(float32(min(max(a[k], -1), 1)))
 	}
-	return a
+	return a, meant
 }
 
 // tumble is evenly random from 0 to 1, from the episode's seed and step, whoever acts.

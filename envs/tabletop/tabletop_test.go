@@ -97,6 +97,27 @@ func TestReplay(t *testing.T) {
 	require.Equal(t, e.(*Tabletop).lanes[0].world.blocks, e.(*Tabletop).lanes[1].world.blocks)
 }
 
+// With noise, the expert says in every state what it would have done without; without noise that is what it did, and nothing is said twice.
+func TestExpertsIntention(t *testing.T) {
+	e := open(t, 2, 0, nil)
+	at := env.Reset{Task: "tabletop/two_blocks", StartState: 3, Seed: 5}
+	other := at
+	other.Lane = 1
+	reset(t, e, at)
+	for far := range 20 {
+		noisy := step(t, e, env.Step{Expert: 1, ExpertNoise: 0.3})
+		require.NotEqual(t, noisy.Actions, noisy.Intended)
+		// The other lane follows in the noisy one's steps, and there its expert acts without noise.
+		reset(t, e, other)
+		for range far {
+			step(t, e, env.Step{Lane: 1, Expert: 1, ExpertNoise: 0.3})
+		}
+		calm := step(t, e, env.Step{Lane: 1, Expert: 1})
+		require.Equal(t, calm.Actions, noisy.Intended)
+		require.True(t, calm.Intended.IsZero())
+	}
+}
+
 func TestSeedsDiffer(t *testing.T) {
 	e := open(t, 1, 0, nil)
 	run := func(state int, seed uint64) env.Transition {

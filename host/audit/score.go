@@ -70,7 +70,10 @@ type Scored struct {
 	// Encoder's name and version, empty where embeddings were given; Dimension is the length of its vectors.
 	Encoder        string `json:"encoder"`
 	EncoderVersion string `json:"encoder_version,omitempty"`
-	Dimension      int    `json:"dimension"`
+	// EncoderPlugin is the plugin where Encoder is a name that the caller gave it; EncoderModel says which weights, where it has some.
+	EncoderPlugin string `json:"encoder_plugin,omitempty"`
+	EncoderModel  string `json:"encoder_model,omitempty"`
+	Dimension     int    `json:"dimension"`
 	Scores
 	Metrics Metrics `json:"metrics"`
 	// Curves are here when they were asked for.

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"sort"
 	"strings"
 
@@ -112,7 +113,7 @@ type Update struct {
 // Imitate says how the starting policy is made from demonstrations.
 type Imitate struct {
 	Demos, Steps int
-	// Noise is the std of Gaussian noise on the expert's actions, in action units.
+	// Noise is the std of Gaussian noise on the expert's actions, in action units; what is learned is what the expert meant (DART, arXiv 1703.09327).
 	Noise float64
 	// Data is a folder of recorded episodes to imitate; empty: the env's expert.
 	Data string
@@ -387,6 +388,22 @@ func (c *Config) CheckSettings(kind plugins.Kind, name string, known []string) e
 	return p.err()
 }
 
+// CheckNeeds refuses a plugin that was not given a setting without which it cannot start; needs has the remedy of each.
+func (c *Config) CheckNeeds(kind plugins.Kind, name string, needs map[string]string) error {
+	for _, setting := range sortedKeys(needs) {
+		var have any = ""
+		for _, a := range c.given[kind][name] { // the last one counts
+			if a.name == setting {
+				have = a.value
+			}
+		}
+		if have == "" {
+			return plugins.Errorf(plugins.Invalid, "the %s %s has no %s", kind, name, setting).WithPlace("%s.%s.%s", kind, name, setting).WithHint("%s", needs[setting])
+		}
+	}
+	return nil
+}
+
 // CheckPlugins refuses a section, or a --set, for a plugin of that kind that is not among known.
 func (c *Config) CheckPlugins(kind plugins.Kind, known []string) error {
 	var p problems
@@ -411,6 +428,18 @@ func (c *Config) Unstarted(used map[plugins.Kind]string) error {
 		}
 		return []string{used[kind]}
 	})
+}
+
+// UnstartedAmong is Unstarted for a call that starts plugins of one kind only, several of them.
+func (c *Config) UnstartedAmong(kind plugins.Kind, names []string) error {
+	folder := slices.ContainsFunc(names, func(n string) bool { return strings.ContainsAny(n, `/\.`) })
+	return c.unused(func(k plugins.Kind, name string) bool { return k == kind && (folder || contains(names, name)) },
+		func(k plugins.Kind) []string {
+			if k == kind {
+				return names
+			}
+			return nil
+		})
 }
 
 // Unused refuses a --set for a plugin that was not resolved: a setting typed for this run that would change nothing. Sections of the file may name

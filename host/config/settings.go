@@ -166,7 +166,7 @@ func (c *Config) declare() []section {
 		{"imitate", "The starting policy, when run.checkpoint is empty: supervised training on demonstrations of the env's expert.", []field{
 			setting(&c.Imitate.Demos, "demos", n(1), "Demonstrations a task; 1 is the paper's one-shot policy. 0: none, the policy starts from its fresh weights.").within(0, many),
 			setting(&c.Imitate.Steps, "steps", n(0), "Steps of gradient descent. 0: the policy's own choice.").within(0, many),
-			setting(&c.Imitate.Noise, "noise", 0.0, "Std of Gaussian noise on the expert's actions, in action units.").from(0),
+			setting(&c.Imitate.Noise, "noise", 0.0, "Std of Gaussian noise on the expert's actions, in action units. What is learned is what the expert meant, so that the policy sees how to come back (DART, arXiv 1703.09327).").from(0),
 			setting(&c.Imitate.Data, "data", "", "Successful episodes of this folder instead of the env's expert: a run folder or recording with trajectories, or a LeRobot data set. All of them, unless demos is given."),
 		}},
 		{"offline", "Learning from recorded episodes without acting: advantage-weighted regression on the differences of progress curves (arXiv 2511.15605, the real-arm recipe; AWR is arXiv 1910.00177).", []field{

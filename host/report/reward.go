@@ -43,11 +43,13 @@ type RewardClip struct {
 
 // Fooled are the failures that an encoder puts nearer to the centres than at least one success of their task: Count of the Failures with a distance.
 type Fooled struct {
-	Encoder         string
-	Count, Failures int
-	// Indices of the attempts, the nearest first; Clips show the first of them.
-	Indices []int
-	Clips   []RewardClip
+	Encoder  string `json:"encoder"`
+	Count    int    `json:"count"`
+	Failures int    `json:"failures"`
+	// Indices of the attempts, the nearest first, and their IDs; Clips show the first of them.
+	Indices []int        `json:"-"`
+	IDs     []string     `json:"ids"`
+	Clips   []RewardClip `json:"-"`
 }
 
 // WhoFools finds the failures that fool an encoder.
@@ -71,6 +73,10 @@ func WhoFools(s audit.Scored) Fooled {
 	f.Count = len(f.Indices)
 	share := func(i int) float64 { return *s.Attempts[i].Distance / farthest[s.Attempts[i].Task] }
 	sort.SliceStable(f.Indices, func(a, b int) bool { return share(f.Indices[a]) < share(f.Indices[b]) })
+	f.IDs = make([]string, f.Count)
+	for k, i := range f.Indices {
+		f.IDs[k] = s.Attempts[i].ID
+	}
 	return f
 }
 
@@ -246,6 +252,12 @@ type measureRow struct {
 	Cells      []measureCell
 }
 
+// taskMeasures are the measures of one task, a column for each of the page's.
+type taskMeasures struct {
+	Name               string
+	Measures, Controls []measureRow
+}
+
 type rewardClip struct {
 	RewardClip
 	Source           template.URL
@@ -285,6 +297,8 @@ type rewardView struct {
 	Tiles                                     []tile
 	Columns                                   []string
 	Measures, Controls                        []measureRow
+	ByTask                                    []taskMeasures
+	MoreTasks                                 int
 	Encoders                                  []encoderView
 	Clips                                     []rewardClip
 	Fooled                                    []fooledView
@@ -297,6 +311,9 @@ type rewardView struct {
 	Equal                                     string
 	Bootstrap                                 int
 }
+
+// mostTasks bounds the tasks that are shown one by one.
+const mostTasks = 12
 
 // mostRows bounds the page's table of attempts; results.json has them all.
 const mostRows = 500
@@ -323,7 +340,7 @@ func RewardHTML(w io.Writer, p RewardPage) error {
 			e.Curves = template.HTML(inline(2*panelWidth, 2*panelHeight, "progress curves, "+e.Name, curvesBody(s, picked)))
 		}
 		for i, t := range s.Tasks {
-			if i == 12 {
+			if i == mostTasks {
 				e.MoreTasks = len(s.Tasks) - i
 				break
 			}
@@ -399,16 +416,16 @@ func (v *rewardView) summary(p RewardPage) {
 }
 
 func (v *rewardView) measures(p RewardPage) {
-	var columns []audit.Measures
+	var columns []audit.Measured
 	var frames []string
 	for _, s := range p.Encoders {
 		name := s.Encoder
 		if name == "" {
 			name = "as given"
 		}
-		columns, v.Columns = append(columns, s.Metrics.Mean), append(v.Columns, name)
+		columns, v.Columns = append(columns, s.Metrics.Measured), append(v.Columns, name)
 		if e := s.Metrics.EqualLength; e != nil {
-			columns, v.Columns = append(columns, e.Mean), append(v.Columns, name+", equal length")
+			columns, v.Columns = append(columns, e.Measured), append(v.Columns, name+", equal length")
 			if len(frames) == 0 {
 				for t, n := range e.Frames {
 					frames = append(frames, fmt.Sprintf("%s %d", t, n))
@@ -423,11 +440,29 @@ func (v *rewardView) measures(p RewardPage) {
 		}
 		v.Equal = "Equal length: every clip of a task is cut to its shortest labelled one, frames: " + strings.Join(frames, ", ") + "."
 	}
+	v.Measures, v.Controls = measureRows(columns, func(m audit.Measured) audit.Measures { return m.Mean })
+	if tasks := p.Encoders[0].Tasks; len(tasks) > 1 {
+		for _, t := range tasks {
+			x := taskMeasures{Name: t.Name}
+			x.Measures, x.Controls = measureRows(columns, func(m audit.Measured) audit.Measures { return m.Tasks[t.Name] })
+			switch {
+			case len(x.Measures)+len(x.Controls) == 0:
+			case len(v.ByTask) == mostTasks:
+				v.MoreTasks++
+			default:
+				v.ByTask = append(v.ByTask, x)
+			}
+		}
+	}
+}
+
+// measureRows have a line for each measure that a column has, and a cell for each column.
+func measureRows(columns []audit.Measured, pick func(audit.Measured) audit.Measures) (measures, controls []measureRow) {
 	for _, n := range audit.Names {
 		row := measureRow{Title: n.Title, Doc: n.Doc}
 		there := false
 		for _, m := range columns {
-			x, ok := m[n.Key]
+			x, ok := pick(m)[n.Key]
 			there = there || ok
 			if !ok {
 				row.Cells = append(row.Cells, measureCell{Text: "–"})
@@ -438,11 +473,12 @@ func (v *rewardView) measures(p RewardPage) {
 		switch {
 		case !there:
 		case n.Control:
-			v.Controls = append(v.Controls, row)
+			controls = append(controls, row)
 		default:
-			v.Measures = append(v.Measures, row)
+			measures = append(measures, row)
 		}
 	}
+	return measures, controls
 }
 
 // judge colours a measure: good where it is surely above what a blind reward has, bad where it is not, and nothing for what is there to be compared with.
@@ -520,10 +556,12 @@ table.ms td{vertical-align:middle}table.ms td:first-child{color:var(--ink)}table
 .bar i.good{background:var(--good)}.bar i.bad{background:var(--s1)}
 .key{font-size:12.5px;color:var(--soft);margin:6px 2px 0}
 td.nw{white-space:nowrap}
+details.card{margin-bottom:10px}details.card summary{cursor:pointer}
 .few{grid-template-columns:repeat(auto-fill,minmax(min(100%,440px),1fr))}
 `
 
-var rewardPage = template.Must(template.New("reward").Parse(`{{define "clip"}}<div class="card clip{{if .Success}} yes{{end}}"><img src="{{.Source}}" alt="attempt {{.ID}}" loading="lazy">
+var rewardPage = template.Must(template.New("reward").Parse(`{{define "measure"}}<tr><td>{{.Title}}<span>{{.Doc}}</span></td>{{range .Cells}}<td class="v"><b class="{{.Class}}">{{.Text}}</b><span>{{.Interval}}</span></td>{{end}}</tr>
+{{end}}{{define "clip"}}<div class="card clip{{if .Success}} yes{{end}}"><img src="{{.Source}}" alt="attempt {{.ID}}" loading="lazy">
 <div class="w"><div class="r"><span>{{.Mark}} {{if not .Known}}unlabelled{{else if .Success}}<span class="good">success</span>{{else}}<span class="bad">failure</span>{{end}}</span><span>reward {{.Reward}}</span></div><div>distance {{.Distance}}{{if .Note}} · {{.Note}}{{end}}</div><div class="id m">{{.ID}}</div></div></div>{{end}}<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1"><title>{{.Title}} · srpo reward</title><style>{{.Style}}</style></head>
 <body><main>
@@ -531,10 +569,12 @@ var rewardPage = template.Must(template.New("reward").Parse(`{{define "clip"}}<d
 <div class="tiles">{{range .Tiles}}<div class="tile"><span>{{.Label}}</span><b>{{.Value}}</b><span>{{.Note}}</span></div>{{end}}</div>
 {{if .Warnings}}<h2>Warnings</h2><div class="card">{{range .Warnings}}<div>{{.}}</div>{{end}}</div>{{end}}
 {{if .Measures}}<h2>Is the reward any good</h2><div class="card wide"><table class="ms"><tr><th>measure</th>{{range .Columns}}<th>{{.}}</th>{{end}}</tr>
-{{range .Measures}}<tr><td>{{.Title}}<span>{{.Doc}}</span></td>{{range .Cells}}<td class="v"><b class="{{.Class}}">{{.Text}}</b><span>{{.Interval}}</span></td>{{end}}</tr>{{end}}</table></div>
+{{range .Measures}}{{template "measure" .}}{{end}}</table></div>
 <p class="key">Means over tasks; below each value its 95 % bootstrap interval ({{.Bootstrap}} resamples of attempts within each task). Green: surely better than a reward that sees nothing; red: not. SC and Mono compare a success with its own end, which a growing window must come near to: see the controls. {{.Equal}}</p>{{end}}
 {{if .Controls}}<h2>Controls that a good reward must see through</h2><div class="card wide"><table class="ms"><tr><th>control</th>{{range .Columns}}<th>{{.}}</th>{{end}}</tr>
-{{range .Controls}}<tr><td>{{.Title}}<span>{{.Doc}}</span></td>{{range .Cells}}<td class="v"><b class="{{.Class}}">{{.Text}}</b><span>{{.Interval}}</span></td>{{end}}</tr>{{end}}</table></div>{{end}}
+{{range .Controls}}{{template "measure" .}}{{end}}</table></div>{{end}}
+{{if .ByTask}}<h2>Task by task</h2>{{range .ByTask}}<details class="card wide"><summary>{{.Name}}</summary><table class="ms"><tr><th>measure</th>{{range $.Columns}}<th>{{.}}</th>{{end}}</tr>
+{{range .Measures}}{{template "measure" .}}{{end}}{{range .Controls}}{{template "measure" .}}{{end}}</table></details>{{end}}{{if .MoreTasks}}<p class="hint">and {{.MoreTasks}} more tasks in results.json</p>{{end}}{{end}}
 {{range .Encoders}}{{if .Curves}}<h2>Progress over time: {{.Name}}</h2><div class="card">{{.Curves}}</div>
 <p class="key">Progress, above: of a success its nearness to the end of its own video, of a failure to the nearest success centre, each curve from its least (0 %) to its most (100 %): a failure too has its 100 %. Distance, below: to the nearest centre of successes, a success measured against the others, all on one scale; 0 is a centre.</p>{{end}}{{end}}
 {{if .Clips}}<h2>The same attempts, with their progress</h2>{{if .Several}}<p class="key" style="margin:0 2px 10px">{{range $i, $e := .Encoders}}<span style="color:var(--s{{$e.Hue}})">●</span> {{$e.Name}} &nbsp; {{end}}</p>{{end}}<div class="wideclips">{{range .Clips}}{{template "clip" .}}{{end}}</div>{{end}}

@@ -37,6 +37,7 @@ func scoredBy(encoder string) audit.Scored {
 		s.Tasks = append(s.Tasks, audit.Task{Name: task, Attempts: 14, Successes: 6, Failures: 8, Centres: 2, Sizes: []int{4, 2}, Reward: "zscore", Notes: []string{"a note"}})
 	}
 	s.Metrics.Mean = audit.Measures{"auroc": {Value: 0.9, Low: 0.8, High: 1}, "voc": {Value: 0.1, Low: -0.2, High: 0.3}, "length_auroc": {Value: 1, Low: 1, High: 1}}
+	s.Metrics.Tasks = map[string]audit.Measures{"<push>": {"auroc": {Value: 0.987, Low: 0.8, High: 1}}, "stack & pile": {"auroc": {Value: 0.813, Low: 0.4, High: 1}}}
 	s.Metrics.EqualLength = &audit.EqualLength{Frames: map[string]int{"<push>": 12}, Measured: audit.Measured{Mean: audit.Measures{"auroc": {Value: 0.5, Low: 0.3, High: 0.7}}}}
 	return s
 }
@@ -60,11 +61,12 @@ func TestChooseCurves(t *testing.T) {
 
 func TestWhoFools(t *testing.T) {
 	s := scoredBy("pixel")
-	require.Equal(t, Fooled{Encoder: "pixel", Failures: 14}, WhoFools(s))
+	require.Equal(t, Fooled{Encoder: "pixel", Failures: 14, IDs: []string{}}, WhoFools(s))
 	near, nearer := 2.4, 0.1
 	s.Attempts[9].Distance, s.Attempts[14+7].Distance = &near, &nearer // the farthest success has 2.5
 	require.Equal(t, []int{21, 9}, WhoFools(s).Indices)
 	require.Equal(t, 2, WhoFools(s).Count)
+	require.Equal(t, []string{"stack & pile/7", "<push>/9"}, WhoFools(s).IDs)
 }
 
 func TestRewardPage(t *testing.T) {
@@ -75,7 +77,8 @@ func TestRewardPage(t *testing.T) {
 	require.NoError(t, RewardHTML(&b, p))
 	page := b.String()
 	for _, want := range []string{"&lt;videos&gt;", "3 &lt; 4", "&lt;push&gt;", "it does not decode: &lt;eof&gt;", "pixel, equal length", "frames: &lt;push&gt; 12", "other: progress of successes",
-		`<b class="good">0.900</b>`, `<b class="bad">0.100</b>`, `<b class="bad">1.000</b>`, "a note", "2 of 4, 2", "Failures that fool pixel: 1 of 9", "attempt &lt;push&gt;/7", "Failures that fool other: 0 of 9", "1970-01-01"} {
+		`<b class="good">0.900</b>`, `<b class="bad">0.100</b>`, `<b class="bad">1.000</b>`, "a note", "2 of 4, 2", "Failures that fool pixel: 1 of 9", "attempt &lt;push&gt;/7", "Failures that fool other: 0 of 9", "1970-01-01",
+		"<summary>stack &amp; pile</summary>", `<b class="good">0.987</b>`, `<b class="bad">0.813</b>`} {
 		require.Contains(t, page, want)
 	}
 	for _, never := range []string{"<push>", "http://", "https://", "ZgotmplZ", "NaN", "%!"} {

@@ -129,6 +129,11 @@ func (p DemoPlan) attempt(ctx context.Context, e env.Env, spec plugins.EnvSpec, 
 		if err == nil {
 			err = checkExecuted(t.Actions, spec.Action)
 		}
+		// What is learned is what the expert meant: with noise it comes to places from which it has to come back, and shows how (DART, arXiv 1703.09327).
+		if err == nil && !t.Intended.IsZero() {
+			err = checkExecuted(t.Intended, spec.Action)
+			t.Actions = t.Intended
+		}
 		if err != nil {
 			return policy.Demonstration{}, plugins.AsError(err).WithPlace("Step %d", steps)
 		}

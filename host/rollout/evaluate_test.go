@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"math"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -160,7 +161,13 @@ func TestDemonstrations(t *testing.T) {
 	require.NotZero(t, x.envs[0].reported)
 
 	p.Noise = 0.3
-	require.NotEqual(t, want, demos(t, newSetting(t, 1), p))
+	noisy := demos(t, newSetting(t, 1), p)
+	require.NotEqual(t, want, noisy)
+	beyond := func(d policy.Demonstration) bool {
+		return slices.ContainsFunc(d.Actions.Float32s(), func(v float32) bool { return v > 0.1 || v < -0.1 })
+	}
+	require.True(t, slices.ContainsFunc(want, beyond))
+	require.False(t, slices.ContainsFunc(noisy, beyond), "what is learned is what the expert meant")
 	for d, err := range Demonstrations(t.Context(), x.s.Envs[0].Worker, fakeSpec, p) {
 		require.NoError(t, err)
 		require.NotEmpty(t, d.ID)

@@ -203,7 +203,15 @@ func (e *fakeEnv) Step(ctx context.Context, s env.Step) (env.Transition, error) 
 	if s.Expert > 0 {
 		executed = actions.Data[:8*done]
 	}
-	return e.reply(l, s.Render, frames, done, executed)
+	t, err := e.reply(l, s.Render, frames, done, executed)
+	if s.ExpertNoise > 0 && err == nil { // what it meant: none of its actions is beyond 0.1
+		v := make([]float32, 2*done)
+		for i := range v {
+			v[i] = 0.1 * actions.Float32s()[i]
+		}
+		t.Intended = plugins.Floats(v, done, 2)
+	}
+	return t, err
 }
 
 func (e *fakeEnv) reply(l *fakeLane, r env.Render, frames []byte, done int, executed []byte) (env.Transition, error) {

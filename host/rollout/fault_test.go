@@ -348,6 +348,67 @@ func TestBrokenProcess(t *testing.T) {
 	require.Equal(t, 2, r.Timing.Faults)
 }
 
+// The same where another lane always gets the episode that failed: then no episode meets the broken process twice, but the process fails two in a row.
+func TestBrokenProcessBesideAnIdleLane(t *testing.T) {
+	var d doubt
+	require.False(t, d.another(1, "a"))
+	require.True(t, d.another(1, "b"))
+	d.cleared(1)
+	require.False(t, d.another(1, "c"), "one went well in between")
+	require.False(t, d.another(1, "c"), "the same episode again: its own retries count")
+	require.False(t, d.another(2, "d"), "a new process")
+	d.cleared(1)
+	require.True(t, d.another(2, "e"), "what went well in the old one says nothing")
+
+	leaks(t)
+	want := newSetting(t, 1).run(t)
+	x := newSetting(t, 1, 1)
+	var mu sync.Mutex
+	change := sync.NewCond(&mu)
+	var failed uint64 // seed of the last episode that process 0 failed
+	taken := map[uint64]bool{}
+	broken := &world{t: t, before: func(_ context.Context, _ int, e Episode) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if x.envs[0].reported > 0 {
+			return nil
+		}
+		failed = e.Seed
+		return plugins.Errorf(plugins.Internal, "a worker is gone")
+	}}
+	x.world.before = func(_ context.Context, _ int, e Episode) error {
+		mu.Lock()
+		defer mu.Unlock()
+		taken[e.Seed] = true
+		change.Broadcast()
+		return nil
+	}
+	x.envs[0] = broken.process(1)
+	x.s.Envs[0].Worker = afterwards{x.envs[0], func() {
+		mu.Lock()
+		defer mu.Unlock()
+		for failed != 0 && !taken[failed] {
+			change.Wait()
+		}
+	}}
+	r, err := x.s.Run(t.Context(), x.plan)
+	require.NoError(t, err)
+	require.Equal(t, want, comparable(r))
+	require.Equal(t, 1, x.envs[0].reported)
+	require.Equal(t, 2, r.Timing.Faults)
+}
+
+// afterwards is a worker whose process is there only when wait returns.
+type afterwards struct {
+	Worker[env.Env]
+	wait func()
+}
+
+func (a afterwards) Client(ctx context.Context) (env.Env, uint64, error) {
+	a.wait()
+	return a.Worker.Client(ctx)
+}
+
 // An episode that kills its process costs the other lanes their attempts, but in the end the error is about a lost process and comes.
 func TestEpisodeThatAlwaysKills(t *testing.T) {
 	leaks(t)

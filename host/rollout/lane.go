@@ -39,6 +39,7 @@ func (l *lane) run() {
 		case r.lanesCtx.Err() != nil:
 			return
 		case err == nil:
+			r.doubts[l.process].cleared(incarnation)
 			if a.episode.Spoilt != nil && r.rules.Record && !r.policy.forget(r.ctx, j.episode.ID) {
 				return // stopped
 			}
@@ -71,7 +72,9 @@ func (l *lane) giveUp(err error) {
 // again puts an episode back to be rolled from its seed, or ends the call when that has been tried too often.
 func (l *lane) again(a *attempt, incarnation uint64, err error) {
 	r, j := l.roll, a.job
-	if replaces(err) || j.faults == 1 && suspicious(err) {
+	// The other lanes of a process would meet its state too, and take the episode: then it is the episode's second time.
+	alone := l.proc.Lanes == 1
+	if replaces(err) || suspicious(err) && (r.doubts[l.process].another(incarnation, j.episode.ID) && alone || j.faults == 1) {
 		l.proc.Worker.Failed(incarnation, err)
 	}
 	if plugins.KindOf(err) == plugins.Unavailable {

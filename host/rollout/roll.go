@@ -34,6 +34,7 @@ type roll struct {
 	cancelEnv context.CancelFunc
 	lanes     sync.WaitGroup
 	alive     atomic.Int64 // lanes that can still roll
+	doubts    []doubt      // by process
 	rolled    chan *Episode
 
 	// What collect knows: jobs that were given out, that are not rolled yet, that are not finished yet.
@@ -70,6 +71,7 @@ func (s *Scheduler) start(caller context.Context, rules Rules) (*roll, error) {
 		r.startEncoding()
 	}
 	r.alive.Store(int64(s.lanes()))
+	r.doubts = make([]doubt, len(s.Envs))
 	for p, proc := range s.Envs {
 		for n := range proc.Lanes {
 			r.lanes.Add(1)

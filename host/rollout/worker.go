@@ -134,12 +134,38 @@ func replaces(err error) bool {
 	return false
 }
 
-// suspicious says whether an error, when an episode meets it for the second time, is rather the process's than the episode's: a worker of the plugin that died,
-// memory that it does not get back. A fresh process gets the next try.
+// suspicious says whether an error, when an episode meets it for the second time, or a second episode in the same process, is rather the process's than the
+// episode's: a worker of the plugin that died, memory that it does not get back. A fresh process gets the next try.
 func suspicious(err error) bool {
 	switch plugins.KindOf(err) {
 	case plugins.Internal, plugins.Exhausted, plugins.Unspecified:
 		return true
 	}
 	return false
+}
+
+// doubt is the last attempt in a process, if it ended with a suspicious error. Without it a process that is broken could stay so for long: where another lane
+// is idle, that one takes the episode that failed here, and this one spoils the next.
+type doubt struct {
+	mu          sync.Mutex
+	incarnation uint64
+	episode     string // empty: there is none
+}
+
+// another says whether the last attempt in this incarnation, of another episode, failed too, and remembers this one.
+func (d *doubt) another(incarnation uint64, episode string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	is := d.episode != "" && d.episode != episode && d.incarnation == incarnation
+	d.incarnation, d.episode = incarnation, episode
+	return is
+}
+
+// cleared says that an attempt in this incarnation went well.
+func (d *doubt) cleared(incarnation uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.incarnation == incarnation {
+		d.episode = ""
+	}
 }

@@ -61,11 +61,7 @@ func publishedBeside(r *Results) []Published {
 	if anyOf(names, PlusDimensions) && allSuitesAre(r.Suites, LiberoSuites) {
 		for _, row := range plusRows {
 			p := publish(row.name, srpoPlus, PlusDimensions, row.rates)
-			var sum, n, weighted float64
-			for i, x := range row.rates {
-				sum, n = sum+x*plusCounts[i], n+plusCounts[i]
-			}
-			weighted = sum / n / 100
+			weighted := plusWeighted(func(dimension string) float64 { return p.Rates[dimension] })
 			p.Weighted = &weighted
 			out = append(out, p)
 		}
@@ -77,6 +73,15 @@ func publishedBeside(r *Results) []Published {
 		}
 	}
 	return out
+}
+
+// plusWeighted is the mean of the dimensions' rates, weighted by LIBERO-Plus's counts: its total over all of its variants.
+func plusWeighted(rate func(dimension string) float64) float64 {
+	var sum, n float64
+	for i, d := range PlusDimensions {
+		sum, n = sum+rate(d)*plusCounts[i], n+plusCounts[i]
+	}
+	return sum / n
 }
 
 func publish(name, source string, columns []string, percent []float64) Published {

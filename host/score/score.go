@@ -54,7 +54,7 @@ func (e Episode) Outcome() string {
 	case e.Progress == nil:
 		return "out of steps"
 	}
-	quarter := min(3, int(4**e.Progress))
+	quarter := int(4 * min(max(*e.Progress, 0), 0.99)) // a file that somebody edited may say anything
 	return "out of steps, progress " + [...]string{"below 25 %", "25 to 50 %", "50 to 75 %", "75 % and more"}[quarter]
 }
 
@@ -162,6 +162,8 @@ type Results struct {
 	// LeftOut counts matching tasks that cannot run here, by the reason.
 	LeftOut map[string]int `json:"left_out,omitempty"`
 	Tasks   []Score        `json:"tasks"`
+	// Repeats are the episodes of a start state that an earlier one was of.
+	Repeats int `json:"repeats,omitempty"`
 	// EnvSteps of all episodes. Seconds and Rolled are of the last call alone: an evaluation that was stopped has the rest behind it.
 	EnvSteps int64   `json:"env_steps"`
 	Seconds  float64 `json:"seconds"`

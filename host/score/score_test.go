@@ -73,6 +73,19 @@ func TestSum(t *testing.T) {
 	}
 	require.Equal(t, 140, total)
 
+	var table bytes.Buffer
+	require.NoError(t, r.Table(&table))
+	require.NotContains(t, table.String(), "repeat")
+	again := slices.Clone(episodes)
+	again[3].Repeat, again[4].Repeat = 1, 2
+	twice := score.Sum(rec, tasks, again, nil)
+	require.Equal(t, 2, twice.Repeats)
+	require.NoError(t, twice.Table(&table))
+	require.Contains(t, table.String(), "2 of the 140 episodes repeat a start state, and a greedy policy may repeat itself there")
+	require.Len(t, twice.Page("x", rec, nil).Notes, 1)
+	sampled := score.Sum(score.Record{Identity: map[string]string{"actions": "sampled at temperature 1"}}, tasks, again, nil)
+	require.Empty(t, sampled.Page("x", rec, nil).Notes, "one that draws does something else each time")
+
 	// The order in which episodes ended is not in the results.
 	shuffled := slices.Clone(episodes)
 	rand.New(rand.NewPCG(1, 2)).Shuffle(len(shuffled), func(a, b int) { shuffled[a], shuffled[b] = shuffled[b], shuffled[a] })
@@ -111,6 +124,12 @@ func TestPublished(t *testing.T) {
 			require.InDelta(t, want.weighted, 100**r.Published[i].Weighted, 0.06, r.Published[i].Name)
 		}
 	}
+	// A sample with as many episodes of each dimension is weighted as theirs are: camera's 1599 of 10,030.
+	tasks, episodes = plus(1, map[string]float64{"camera": 1})
+	var table bytes.Buffer
+	require.NoError(t, score.Sum(score.Record{}, tasks, episodes, nil).Table(&table))
+	require.Regexp(t, `this evaluation +100\.0 +0\.0 .* 14\.3 +15\.9\s`, table.String())
+	require.Regexp(t, `weighted by episodes +14\.3 %`, table.String())
 	var libero []score.Task
 	for _, s := range score.LiberoSuites {
 		libero = append(libero, score.Task{ID: s + "/x", Suite: s})

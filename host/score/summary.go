@@ -22,6 +22,9 @@ func Sum(rec Record, tasks []Task, episodes []Episode, videos map[string]string)
 	for _, e := range episodes {
 		t := byID[e.Task]
 		r.EnvSteps += int64(e.Steps)
+		if e.Repeat > 0 {
+			r.Repeats++
+		}
 		r.All.add(e)
 		at(task, t.ID, t.ID).add(e)
 		at(suite, t.Suite, t.Suite).add(e)

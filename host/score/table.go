@@ -73,6 +73,9 @@ func (r *Results) Table(w io.Writer) error {
 	if words := r.splitWords(); words != "" {
 		fmt.Fprintf(w, "%s.\n", words)
 	}
+	if words := r.repeatWords(); words != "" {
+		fmt.Fprintf(w, "%s.\n", words)
+	}
 	for _, reason := range sortedKeys(r.LeftOut) {
 		fmt.Fprintf(w, "%d tasks are left out: %s.\n", r.LeftOut[reason], reason)
 	}
@@ -116,6 +119,14 @@ func (r *Results) splitWords() string {
 	return "These " + what + " were held out from training"
 }
 
+// repeatWords warns of episodes that count like others and show less: a policy that draws nothing does from a start state what it did from it before.
+func (r *Results) repeatWords() string {
+	if r.Repeats == 0 || r.Mode != "greedy" {
+		return ""
+	}
+	return fmt.Sprintf("%d of the %d episodes repeat a start state, and a greedy policy may repeat itself there: the intervals are narrower than they ought to be", r.Repeats, r.All.Episodes)
+}
+
 func sortedKeys(m map[string]int) []string {
 	keys := make([]string, 0, len(m))
 	for k := range m {
@@ -157,10 +168,10 @@ func (r *Results) publishedLines() [][]string {
 		}
 	}
 	head = append(head, "plain mean")
-	// A mean over some of the columns is no total to compare with theirs.
+	// A mean over some of the columns is no total to compare with theirs. Theirs are weighted by the benchmark's counts, which a sample need not have.
 	mean, total := "–", "–"
 	if len(own) == len(names) && r.Totals != nil {
-		mean, total = fmt.Sprintf("%.1f", 100*r.Totals.Mean), fmt.Sprintf("%.1f", 100*r.Totals.Weighted.Rate)
+		mean, total = fmt.Sprintf("%.1f", 100*r.Totals.Mean), fmt.Sprintf("%.1f", 100*plusWeighted(func(d string) float64 { return own[d].Rate }))
 	}
 	mine = append(mine, mean)
 	if weighted {
@@ -240,6 +251,9 @@ func (r *Results) Page(name string, rec Record, video func(string) ([]byte, erro
 		p.Kinds = append(p.Kinds, kind)
 	}
 	if words := r.splitWords(); words != "" {
+		p.Notes = append(p.Notes, words+".")
+	}
+	if words := r.repeatWords(); words != "" {
 		p.Notes = append(p.Notes, words+".")
 	}
 	for _, reason := range sortedKeys(r.LeftOut) {

@@ -183,7 +183,8 @@ func (p *Pending) Commit(m *Metrics) error {
 			return undo(err)
 		}
 	}
-	text, err := json.Marshal(sums{FormatVersion, p.iteration, time.Now().UTC().Truncate(time.Millisecond), p.score, r.metrics.size, r.events.size, files})
+	c := &Checkpoint{Iteration: p.iteration, Dir: r.checkpointDir(p.iteration), Score: p.score, MetricsBytes: r.metrics.size, EventsBytes: r.events.size, Files: files}
+	text, err := json.Marshal(sums{FormatVersion, c.Iteration, time.Now().UTC().Truncate(time.Millisecond), c.Score, c.MetricsBytes, c.EventsBytes, files})
 	if err != nil {
 		return undo(plugins.AsError(err))
 	}
@@ -196,7 +197,7 @@ func (p *Pending) Commit(m *Metrics) error {
 		return undo(err)
 	}
 	parent := filepath.Join(r.dir, checkpointsDir)
-	if err := r.disk.rename(p.dir, filepath.Join(parent, fmt.Sprintf("%06d", p.iteration))); err != nil {
+	if err := r.disk.rename(p.dir, c.Dir); err != nil {
 		return undo(err)
 	}
 	p.done = true
@@ -204,7 +205,7 @@ func (p *Pending) Commit(m *Metrics) error {
 		// The folder has its name, only not surely on the disk: on the next start it is there and good, or it is not there.
 		return err
 	}
-	r.last, r.disk.committed = p.iteration, p.iteration
+	r.last, r.disk.committed, r.read = p.iteration, p.iteration, c
 	if err := r.retain(); err != nil {
 		e := ErrorEvent(Warning, p.iteration, err)
 		e.Message = "an old checkpoint could not be removed: " + e.Message
@@ -271,7 +272,15 @@ func (r *Run) Retain() error {
 	return r.retain()
 }
 
-// retain removes checkpoints that are neither among the newest Keep nor the best. Of those that stay one is good, or the newest good one stays besides.
+// Committed returns the newest checkpoint, when this process has committed it or resumed from it, without reading it again; nil otherwise.
+func (r *Run) Committed() *Checkpoint {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.read
+}
+
+// retain removes checkpoints that are neither among the newest Keep nor the best. Of those that stay one is good, or the newest good one stays besides. The one
+// that this process has just hashed is good; others are read.
 func (r *Run) retain() error {
 	if r.Keep <= 0 {
 		return nil
@@ -288,8 +297,10 @@ func (r *Run) retain() error {
 	}
 	old, safe := list[:len(list)-r.Keep], false
 	for i := len(list) - 1; i >= 0 && !safe; i-- {
-		if _, err := openIteration(r.dir, list[i]); err != nil {
-			continue
+		if r.read == nil || r.read.Iteration != list[i] {
+			if _, err := openIteration(r.dir, list[i]); err != nil {
+				continue
+			}
 		}
 		if safe = true; i < len(old) {
 			old = append(slices.Clone(old[:i]), old[i+1:]...)
@@ -474,7 +485,7 @@ func (r *Run) Resume() (*Checkpoint, []error, error) {
 		r.mu.Unlock()
 		return nil, warnings, err
 	}
-	r.last, r.disk.committed = at, at
+	r.last, r.disk.committed, r.read = at, at, c
 	r.mu.Unlock()
 	for _, w := range warnings {
 		if err := r.Append(ErrorEvent(Warning, max(0, at), w)); err != nil {

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -87,20 +88,56 @@ func TestRetentionKeepsTheLastGoodOne(t *testing.T) {
 		harm(t, r.checkpointDir(6))
 		require.NoError(t, commit(r, 8))
 		require.Contains(t, r.Checkpoints(), 8)
-		p, err := r.Begin(9)
+		r.Keep = 2
+		require.NoError(t, commit(r, 9))
+		harm(t, r.checkpointDir(9))
+		require.NoError(t, r.Close())
+
+		again, err := Open(r.Dir()) // it has seen none of them
 		require.NoError(t, err)
-		require.NoError(t, savePolicy(p.PolicyDir(), 9))
-		p.run.disk.fault = func(op, path string) error { // what is committed next is damaged on its way to the disk
-			if op == "rename" && strings.HasSuffix(path, "000009") {
-				flip(t, filepath.Join(p.dir, "policy/weights"))
-			}
-			return nil
-		}
-		require.NoError(t, p.Commit(metricsOf(9)))
-		c, _, err := r.Latest()
+		defer again.Close()
+		again.Keep = 1
+		require.Nil(t, again.Committed())
+		require.NoError(t, again.Retain())
+		c, bad, err := again.Latest()
 		require.NoError(t, err, "some good checkpoint is left")
 		require.Equal(t, 8, c.Iteration)
+		require.Len(t, bad, 1)
+		c, _, err = again.Resume()
+		require.NoError(t, err)
+		require.Equal(t, 8, again.Committed().Iteration)
+		require.NoError(t, again.Retain())
+		require.DirExists(t, c.Dir)
 	}
+}
+
+// A checkpoint of many GB is read once when it is committed, for its checksums, and not again to remove older ones.
+func TestCommitReadsTheFilesOnce(t *testing.T) {
+	r := newRun(t)
+	r.Keep = 1
+	const size = 4 << 20
+	read := func() (n int64) {
+		data, err := os.ReadFile("/proc/self/io")
+		if err != nil {
+			t.Skip("the system does not count what is read")
+		}
+		_, err = fmt.Sscanf(string(data), "rchar: %d", &n)
+		require.NoError(t, err)
+		return n
+	}
+	for i := 1; i <= 3; i++ {
+		p, err := r.Begin(i)
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(filepath.Join(p.PolicyDir(), "weights"), make([]byte, size), 0o644))
+		before := read()
+		require.NoError(t, p.Commit(metricsOf(i)))
+		c := r.Committed()
+		require.Less(t, read()-before, int64(size+size/2))
+		latest, _, err := r.Latest()
+		require.NoError(t, err)
+		require.Equal(t, latest, c)
+	}
+	require.Equal(t, []int{3}, r.Checkpoints())
 }
 
 // A run folder that somebody removes or moves away while the run is on: the run ends with an error that says so, and nothing is made in the folder's place.
@@ -119,7 +156,7 @@ func TestVanishedFolder(t *testing.T) {
 				e := plugins.AsError(err)
 				require.NotNil(t, e, what)
 				require.Equal(t, plugins.NotFound, e.Kind, what)
-				require.Contains(t, e.Hint, "somebody removed it", what)
+				require.Contains(t, e.Hint, "somebody removed it or moved it, with the whole run folder: bring it back", what)
 			}
 			require.NoDirExists(t, r.Dir())
 			if name == "moved" {

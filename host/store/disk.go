@@ -33,6 +33,9 @@ func (d *disk) before(op, path string) error {
 
 // point names an operation in a fault plan.
 func (d *disk) point(op, path string) string {
+	if abs, err := filepath.Abs(path); err == nil {
+		path = abs
+	}
 	rel, err := filepath.Rel(d.run, path)
 	if err != nil {
 		rel = filepath.Base(path)
@@ -79,6 +82,9 @@ func (d *disk) wrap(op, path string, err error) error {
 	case errors.Is(err, syscall.EIO):
 		return fail(plugins.Internal, "the disk or the network file system reports a fault: see the system's log, and do not trust this disk")
 	case errors.Is(err, os.ErrNotExist):
+		if _, err := os.Stat(d.run); errors.Is(err, os.ErrNotExist) && goOn != "" {
+			goOn = " or moved it, with the whole run folder: bring it back, or go on where it lies now with `srpo run --resume FOLDER`"
+		}
 		return fail(plugins.NotFound, "somebody removed it")
 	case errors.Is(err, syscall.ENOTDIR), errors.Is(err, os.ErrExist):
 		return fail(plugins.Invalid, "a file stands where a folder should be: give another --out")

@@ -181,6 +181,9 @@ type Run struct {
 	metrics  *lines
 	events   *lines
 	last     int // the last committed iteration, -1: none
+	// read is the newest checkpoint, where this process has read all its files and hashed them: at its commit, or when it resumed from it. They may be many GB,
+	// and are not read again to learn the same.
+	read *Checkpoint
 }
 
 // Create makes a run folder. What a run left that ended before it committed anything, for want of a plugin for example, is replaced, but for its plugins'

@@ -247,6 +247,9 @@ func (p *Process) start(ctx context.Context) error {
 	own[tagEnv] = tag
 	own[plugins.LifelineEnv] = fmt.Sprint(plugins.LifelineFD)
 	own["PLUGIN_CLIENT_CERT"] = pem
+	if here, err := os.Getwd(); err == nil {
+		own[plugins.WorkingFolderEnv] = here
+	}
 	var inherits []*os.File
 	if s.o.ArenaBytes > 0 {
 		if p.arena, err = arena.New(s.o.ArenaBytes); err != nil {

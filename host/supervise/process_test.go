@@ -204,6 +204,9 @@ func TestEnvironment(t *testing.T) {
 	require.Equal(t, "0", got["NVIDIA_VISIBLE_DEVICES"])
 	require.Equal(t, os.Getenv("PATH"), got["PATH"])
 	require.Equal(t, "3", got[plugins.LifelineEnv])
+	here, err := os.Getwd()
+	require.NoError(t, err)
+	require.Equal(t, here, got[plugins.WorkingFolderEnv])
 	require.NotContains(t, got, plugins.ArenaEnv, "there is none")
 
 	r, err = reset(t, p, "stdin")

@@ -46,7 +46,11 @@ func (r Report) err() *plugins.Error {
 			kind = k
 		}
 	}
-	e := plugins.Errorf(kind, "%s", r.Error.Message).WithHint("%s", r.Error.Hint)
+	message := r.Error.Message
+	if message == "" {
+		message = "it reported an error without words"
+	}
+	e := plugins.Errorf(kind, "%s", message).WithHint("%s", r.Error.Hint)
 	if r.Error.Place != "" {
 		e = e.WithPlace("%s", r.Error.Place)
 	}
@@ -114,24 +118,7 @@ func (p Program) Run(ctx context.Context) (json.RawMessage, error) {
 	read := make(chan struct{})
 	go func() {
 		defer close(read)
-		lines := bufio.NewScanner(reportR)
-		lines.Buffer(nil, maxReport)
-		for lines.Scan() {
-			var r Report
-			if err := json.Unmarshal(lines.Bytes(), &r); err != nil {
-				out.line("err", "a report that is none: "+lines.Text())
-				continue
-			}
-			switch {
-			case r.Result != nil:
-				result = r.Result
-			case r.Error != nil:
-				reported = r.err()
-			}
-			if p.OnReport != nil {
-				p.OnReport(r)
-			}
-		}
+		result, reported = readReports(reportR, out, p.OnReport)
 		_, _ = io.Copy(io.Discard, reportR) // so that it never waits for a reader
 	}()
 	select {
@@ -164,6 +151,32 @@ func (p Program) Run(ctx context.Context) (json.RawMessage, error) {
 		return nil, fail(plugins.Corrupt, "it ended and said nothing").WithDetail(out.last(lastWords)).WithHint("%s", l.advice())
 	}
 	return nil, fail(plugins.Unavailable, "it %s", l.fate()).WithDetail(out.last(lastWords)).WithHint("%s", l.advice())
+}
+
+// readReports reads reports until their end: the last result and the last error among them.
+func readReports(from io.Reader, out *output, on func(Report)) (result json.RawMessage, reported *plugins.Error) {
+	lines := bufio.NewScanner(from)
+	lines.Buffer(nil, maxReport)
+	for lines.Scan() {
+		var r Report
+		if err := json.Unmarshal(lines.Bytes(), &r); err != nil {
+			out.line("err", "a report that is none: "+lines.Text())
+			continue
+		}
+		switch {
+		case r.Result != nil:
+			result = r.Result
+		case r.Error != nil:
+			reported = r.err()
+		}
+		if on != nil {
+			on(r)
+		}
+	}
+	if err := lines.Err(); err != nil {
+		out.line("err", "its reports could not be read on: "+err.Error())
+	}
+	return result, reported
 }
 
 // terminate asks the group to end.

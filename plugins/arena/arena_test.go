@@ -36,6 +36,28 @@ func TestBothSidesSeeTheSameBytes(t *testing.T) {
 	require.Equal(t, "reply", string(got))
 }
 
+// A clip is copied by several processors in parts; none may be missing or lie elsewhere, whatever the length.
+func TestLongWritesArriveWhole(t *testing.T) {
+	host, err := New(64 << 20)
+	require.NoError(t, err)
+	defer host.Close()
+	for _, n := range []int{wide - 1, 2*wide - 1, 2 * wide, 3*wide + 1, 9*wide + 13} {
+		data := make([]byte, n)
+		for i := range data {
+			data[i] = byte(i*7 + i>>11)
+		}
+		slot, err := host.Grant(n + 2*Align)
+		require.NoError(t, err)
+		require.NoError(t, slot.Write(Align, data))
+		seen, err := host.View(uint64(slot.Offset), uint64(slot.Length), slot.Generation)
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(data, seen[Align:Align+n]), "%d bytes", n)
+		require.Equal(t, make([]byte, Align), seen[Align+n:][:Align], "%d bytes, and what lies after them", n)
+		clear(seen)
+		slot.Release()
+	}
+}
+
 func TestStaleAndForeignReferencesAreRefused(t *testing.T) {
 	host, plug := pair(t, 1<<16)
 	s, err := host.Grant(128)

@@ -248,11 +248,20 @@ func (c *Client) transition(call *wire.Call, m *pb.StepReply, r Render) (Transit
 	if t.Actions, err = call.Read(m.Actions); err != nil {
 		return bad(err)
 	}
-	if !t.Actions.IsZero() {
-		if err := t.Actions.Check("executed actions", plugins.Float32, t.StepsDone, -1); err != nil {
+	if t.Intended, err = call.Read(m.Intended); err != nil {
+		return bad(err)
+	}
+	for _, x := range []struct {
+		what    string
+		actions plugins.Tensor
+	}{{"executed actions", t.Actions}, {"intended actions", t.Intended}} {
+		if x.actions.IsZero() {
+			continue
+		}
+		if err := x.actions.Check(x.what, plugins.Float32, t.StepsDone, -1); err != nil {
 			return bad(err)
 		}
-		if err := finite("executed actions", t.Actions); err != nil {
+		if err := finite(x.what, x.actions); err != nil {
 			return bad(err)
 		}
 	}

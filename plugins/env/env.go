@@ -106,6 +106,8 @@ type Transition struct {
 	Progress *float64
 	// Actions is what was executed, float32 [StepsDone, action dim], when the expert acted.
 	Actions plugins.Tensor
+	// Intended is what the expert meant in its place, without [Step].ExpertNoise; zero: what was executed.
+	Intended plugins.Tensor
 }
 
 // Done says whether the episode has ended.

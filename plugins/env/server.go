@@ -124,7 +124,10 @@ func (s *server) reply(t Transition, grant *pb.Slot) (*pb.StepReply, error) {
 	if m.Recorded, err = r.Put(t.Recorded); err != nil {
 		return nil, err
 	}
-	m.Actions, err = r.Put(t.Actions)
+	if m.Actions, err = r.Put(t.Actions); err != nil {
+		return nil, err
+	}
+	m.Intended, err = r.Put(t.Intended)
 	return m, err
 }
 

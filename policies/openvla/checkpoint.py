@@ -36,6 +36,7 @@ _CARRIED = re.compile(
     r"(tokenizer.*|special_tokens_map\.json|added_tokens\.json|preprocessor_config\.json|processor_config\.json|"
     r"generation_config\.json|(configuration|modeling|processing)_prismatic\.py|train_utils\.py|constants\.py)"
 )
+_FETCHED = ["*.json", "*.safetensors", "*.py", "tokenizer*"]  # of a hub's files
 _MOST_CARRIED = 32 << 20  # bytes of one such file; a tokenizer has 2 MB
 
 
@@ -111,7 +112,9 @@ class Source:
 
 
 def locate(name: str) -> str:
-    """Returns the folder of a checkpoint: a local one, or a hub id's, from the local cache or downloaded."""
+    """Returns the folder of a checkpoint: a local one, or a hub id's, from the user's own hub cache, srpo's, or
+    downloaded.
+    """
     if os.path.isdir(name):
         return name
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
@@ -121,10 +124,13 @@ def locate(name: str) -> str:
             place="setting checkpoint",
             hint="give a folder with config.json and *.safetensors, or a hub id as 'owner/name'",
         )
+    if there := _cached(name):
+        return there
     from huggingface_hub import snapshot_download
 
+    print(f"fetching {name} from the hub into srpo's cache")
     try:
-        return snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.py", "tokenizer*"])
+        return snapshot_download(name, allow_patterns=_FETCHED)
     except Exception as e:
         raise srpo.Error(
             "not found",
@@ -133,6 +139,21 @@ def locate(name: str) -> str:
             place="setting checkpoint",
             hint="download it by other means and give its folder",
         ) from e
+
+
+def _cached(name: str) -> str:
+    """A hub id's folder in the user's own hub cache, if all weights are there; else empty. The plugin's HF_HOME is
+    srpo's cache, which nothing else fills.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        user = os.path.join(os.path.expanduser("~"), ".cache", "huggingface", "hub")
+        folder = snapshot_download(name, cache_dir=user, local_files_only=True, allow_patterns=_FETCHED)
+        shards(folder)
+        return folder if os.path.isfile(os.path.join(folder, "config.json")) else ""
+    except Exception:
+        return ""
 
 
 def read_source(folder: str) -> Source:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -30,7 +32,7 @@ class Learner(srpo.Policy):
 
     def __init__(self, config: srpo.PolicyConfig):
         super().__init__(config)
-        self.settings = dict(config.settings)
+        self.settings = {n: _meant(n, v) if isinstance(v, str) else v for n, v in config.settings.items()}
         if config.env is None:
             raise srpo.Error(
                 "invalid",
@@ -160,7 +162,8 @@ class Learner(srpo.Policy):
                 f"out of memory while {what}: {text.splitlines()[0] if text else type(e).__name__}",
                 place=f"policy {self.name}",
                 hint=f"lower policy.{self.name}.micro_batch; turn on gradient_checkpointing, offload_optimizer, or "
-                "lora_rank = 32; the run goes on from its last checkpoint with --resume",
+                "lora_rank = 32; the run goes on from its last checkpoint with less: "
+                f"srpo run --resume RUN --set policy.{self.name}.micro_batch=N",
             ) from e
 
     # Recording.
@@ -431,6 +434,15 @@ class Learner(srpo.Policy):
     def close(self) -> None:
         self.crew.close()
         self.group.leave()
+
+
+def _meant(name: str, value: str) -> str:
+    """A setting that names a folder, as the user meant it; a hub id stays one where no such folder is."""
+    if name not in ("checkpoint", "adapter", "tokenizer", "action_tokenizer"):
+        return value
+    folder = srpo.path(value)
+    hub = name != "adapter" and re.fullmatch(r"[\w.-]+/[\w.-]+", value) and not os.path.exists(folder)
+    return value if hub else folder
 
 
 def _positive(name: str, value: float, update: int) -> None:

@@ -183,7 +183,7 @@ class OpenVLAPolicy(Learner):
                     self._or("imitate_batch", 8, 4),
                     s["imitate_micro_batch"] or (self.choice.micro_batch if self.choice.device.type == "cuda" else 4),
                     cosine,
-                    s["augment"],
+                    self._or("augment", "on", "off") == "on",
                 )
                 steps = imitate.steps or self._or("imitate_steps", 2000, 300)
                 training.run(examples, steps, imitate.seed, progress)

@@ -60,7 +60,9 @@ SETTINGS = [
             max=4096),
     Setting("imitate_decay", "auto", "learning rate in imitation: none, or along a cosine to 0; auto: none for a "
             "checkpoint, cosine for a preset", choices=("auto", "none", "cosine")),
-    Setting("augment", True, "random crops and colours in imitation (published)"),
+    Setting("augment", "auto", "random crops and colours in imitation; auto: on for a checkpoint (published), off for "
+            "a preset, which learns much more slowly with them, as it begins with random weights",
+            choices=("auto", "on", "off")),
     Setting("record_mb", 4096, "most memory for recorded chunks, MiB; 150 kB each", min=1),
     Setting("demo_mb", 4096, "most memory for demonstrations, MiB; 150 kB a step", min=1),
     Setting("rollback_mb", 4096, "an update that fails is undone if weights and optimiser take at most so many MiB",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import ipaddress
 import socket
 import time
 from typing import Any
@@ -22,7 +23,7 @@ class Connection:
     """``metadata`` is what the server said of itself. Every failure is an `srpo.Error` that names the server."""
 
     def __init__(self, host: str, port: int, api_key: str, start_s: float, reply_s: float):
-        self.host, self.port = host, port
+        self.host, self.port, self._secure = *_address(host, port), host.startswith("wss://")
         self._api_key, self._reply_s = api_key, reply_s
         self._wait_until_healthy(start_s)
         self._socket = None
@@ -50,7 +51,8 @@ class Connection:
         began = time.monotonic()
         while True:
             srpo.heartbeat()
-            asking = http.client.HTTPConnection(self.host, self.port, timeout=10)
+            kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
+            asking = kind(self.host, self.port, timeout=10)
             try:
                 asking.request("GET", "/healthz")
                 status = asking.getresponse().status
@@ -70,7 +72,7 @@ class Connection:
         headers = {"Authorization": f"Api-Key {self._api_key}"} if self._api_key else None
         try:
             opening = connect(
-                f"ws://{self.host}:{self.port}",
+                f"{'wss' if self._secure else 'ws'}://{_bracketed(self.host)}:{self.port}",
                 compression=None,
                 max_size=MOST_BYTES,
                 additional_headers=headers,
@@ -141,3 +143,24 @@ class Connection:
             self._held.close()
         except (OSError, websockets.exceptions.WebSocketException):
             pass  # it is gone already
+
+
+def _address(host: str, port: int) -> tuple[str, int]:
+    """Name and port of the setting host, which may have a scheme, as openpi's clients allow, and even a port."""
+    scheme, _, rest = host.rpartition("://")
+    name, _, own = rest.rpartition(":") if rest.count(":") == 1 else (rest, "", "")
+    name = name[1:-1] if name.startswith("[") and name.endswith("]") else name
+    if scheme not in ("", "ws", "wss") or not name or set(name) & set("/?#@ []") or (own and not own.isdecimal()):
+        raise srpo.Error(
+            "invalid", f"{host!r} is no address of a policy server", place="policy.remote.host",
+            hint="a name such as localhost, or wss://NAME for one behind TLS; the port is a setting of its own",
+        )  # fmt: skip
+    return name, int(own or port)
+
+
+def _bracketed(name: str) -> str:
+    """The name as it stands in a URL: IPv6 addresses in brackets."""
+    try:
+        return f"[{name}]" if ipaddress.ip_address(name).version == 6 else name
+    except ValueError:
+        return name

@@ -20,7 +20,7 @@ class Remote(srpo.Policy):
         version="0.1.0",
         doc="a policy served elsewhere by the openpi websocket protocol; evaluated, not trained",
         settings=[
-            srpo.Setting("host", "localhost", "where the server listens"),
+            srpo.Setting("host", "localhost", "where the server listens; wss://NAME for one behind TLS"),
             srpo.Setting("port", 8000, "and its port; openpi's default", min=1, max=65535),
             srpo.Setting("api_key_variable", "", "environment variable with the key that the server asks for; it must "
                          "be in [host] env_allow. Empty: no key is sent"),
@@ -48,7 +48,7 @@ class Remote(srpo.Policy):
         self.settings = s = config.settings
         self._images = [_image(text) for text in s["images"]]
         if config.env is not None:  # by name: an observation's pictures come in no order
-            self._images = [(key, config.env.camera(camera).name) for key, camera in self._images]
+            self._images = [(key, _camera(config.env, key, camera)) for key, camera in self._images]
         key = _key(s["api_key_variable"])
         self._server = Connection(s["host"], s["port"], key, s["start_s"], s["reply_s"])
         print(f"{self._server.place} says of itself: {self._server.metadata!r}")
@@ -136,6 +136,18 @@ def _image(text: str) -> tuple[str, str]:
         raise srpo.Error("invalid", f"{text!r} is no KEY=CAMERA", place="policy.remote.images",
                          hint='for example ["observation/image=agentview"]')  # fmt: skip
     return key, camera
+
+
+def _camera(env: srpo.EnvSpec, key: str, name: str) -> str:
+    try:
+        return env.camera(name).name
+    except srpo.Error as error:
+        raise srpo.Error(
+            "mismatch",
+            f"the picture {key!r} is to show the camera {name!r}, which is not there",
+            place="policy.remote.images",
+            hint=f"{error.hint}; give KEY=CAMERA for each picture that the server expects",
+        ) from None
 
 
 def _scaled(image: np.ndarray, size: int) -> np.ndarray:

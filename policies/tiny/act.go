@@ -29,7 +29,7 @@ const shard = 16
 // Act samples one chunk for each item: float32 [chunk, action dim] in the env's units, clipped to its range, and the log-probability of every chunk
 // position (summed over dimensions).
 //
-// Log-probabilities belong to the sample before clipping (gaussian: a density in units of half the action range; tokens: a probability). The clipping is
+// Log-probabilities belong to the sample before clipping (gaussian: a density in the policy's units of actions; tokens: a probability). The clipping is
 // treated as a part of the env, which keeps the policy gradient exact. At step 0 a trajectory's earlier records are dropped.
 //
 // Errors: Invalid for observations that do not fit the env's description, Exhausted when recording would exceed record_mb; then nothing is recorded.

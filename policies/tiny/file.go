@@ -41,7 +41,7 @@ type header struct {
 	AdamSteps int       `json:"adam_steps"`
 	Updates   []applied `json:"updates"`
 	Imitated  []uint64  `json:"imitated"`
-	// Parts lists the vectors that follow: weights, adam.m, adam.v, proprio.mean, proprio.scale and, when there is one, reference.
+	// Parts lists the vectors that follow: weights, adam.m, adam.v, proprio.mean, proprio.scale, action.units (1 where older files have none) and, when there is one, reference.
 	Parts []section `json:"parts"`
 }
 
@@ -131,7 +131,7 @@ type part struct {
 }
 
 func (s *state) parts() []part {
-	return []part{{"weights", &s.weights}, {"adam.m", &s.adam.m}, {"adam.v", &s.adam.v}, {"proprio.mean", &s.mean}, {"proprio.scale", &s.scale}, {"reference", &s.reference}}
+	return []part{{"weights", &s.weights}, {"adam.m", &s.adam.m}, {"adam.v", &s.adam.v}, {"proprio.mean", &s.mean}, {"proprio.scale", &s.scale}, {"action.units", &s.units}, {"reference", &s.reference}}
 }
 
 // Load restores what Save wrote, forgets recorded chunks and returns the last update id that the state contains (0: none). Errors: NotFound without a
@@ -159,9 +159,9 @@ func (p *Policy) Load(_ context.Context, folder string) (uint64, error) {
 	if problem := p.fits(h); problem != nil {
 		return fail(problem)
 	}
-	s := state{horizon: h.Horizon, updates: h.Updates, imitated: h.Imitated}
+	s := state{units: ones(p.net.Actions), horizon: h.Horizon, updates: h.Updates, imitated: h.Imitated}
 	s.adam.steps = h.AdamSteps
-	sizes := map[string]int{"weights": p.net.size, "adam.m": p.net.size, "adam.v": p.net.size, "reference": p.net.size, "proprio.mean": p.net.Proprio, "proprio.scale": p.net.Proprio}
+	sizes := map[string]int{"weights": p.net.size, "adam.m": p.net.size, "adam.v": p.net.size, "reference": p.net.size, "proprio.mean": p.net.Proprio, "proprio.scale": p.net.Proprio, "action.units": p.net.Actions}
 	for _, sec := range h.Parts {
 		n, known := sizes[sec.Name]
 		if !known || len(sec.Shape) != 1 || sec.Shape[0] != n || 4*n > len(payload) {
@@ -179,6 +179,9 @@ func (p *Policy) Load(_ context.Context, folder string) (uint64, error) {
 	}
 	if !finite(s.weights) || math.IsNaN(s.horizon) || s.horizon <= 0 {
 		return fail(plugins.Errorf(plugins.Corrupt, "weights or horizon are not finite").WithHint("use an earlier checkpoint"))
+	}
+	if slices.ContainsFunc(s.units, func(v float32) bool { return !(v > 0 && v <= 1) }) {
+		return fail(plugins.Errorf(plugins.Corrupt, "units of actions are %v, not above 0 and at most 1", s.units).WithHint("use an earlier checkpoint"))
 	}
 	p.state = s
 	p.forgetAll()

@@ -6,8 +6,8 @@ import (
 )
 
 // head turns the network's outputs for one chunk into a distribution over actions. An element is one action dimension at one chunk position, elements are
-// ordered [chunk, dim]. A sample is what was drawn, before any clipping: for the Gaussian head numbers in units of half the action range, for tokens bin
-// numbers. Log-probabilities are of the sample; that an env gets the clipped action is the env's business, as far as the gradient is concerned.
+// ordered [chunk, dim]. A sample is what was drawn, before any clipping: for the Gaussian head numbers in the policy's units of
+// actions (half their range, less for dimensions that demonstrations do not use), for tokens bin numbers. Log-probabilities are of the sample; that an env gets the clipped action is the env's business, as far as the gradient is concerned.
 type head interface {
 	// outputs is the number of network outputs.
 	outputs() int
@@ -26,9 +26,9 @@ type head interface {
 	// entropy is the mean over elements, in nats (differential for the Gaussian).
 	entropy(out []float32, temperature float64) float64
 	// imitate returns the mean loss over the elements whose weight is not 0 and adds scale times the gradient of their summed loss to dout. target is in
-	// units of half the action range.
+	// the policy's units of actions.
 	imitate(out, target, weight []float32, scale float64, dout []float32) (sum float64)
-	// unit gives the value of a sample's element in units of half the action range, not clipped.
+	// unit gives the value of a sample's element in the policy's units of actions, not clipped.
 	unit(v float32) float32
 }
 
@@ -157,7 +157,7 @@ func (g steady) divergenceBackward(out, ref []float32, temperature float64, dkl 
 	g.gaussian.divergenceBackward(out, ref, temperature*math.Sqrt(float64(g.chunk)), dkl, dout)
 }
 
-// tokens has a categorical distribution over equal bins of the action range for every element, as OpenVLA: a bin stands for its centre.
+// tokens has a categorical distribution over equal bins of the policy's units of actions for every element, as OpenVLA: a bin stands for its centre.
 type tokens struct {
 	chunk, dim, bins int
 }
@@ -166,7 +166,7 @@ func (k tokens) outputs() int            { return k.chunk * k.dim * k.bins }
 func (k tokens) random(executed int) int { return executed }
 func (k tokens) unit(v float32) float32  { return (2*v+1)/float32(k.bins) - 1 }
 
-// bin is the bin that a value in units of half the range falls into.
+// bin is the bin that a value in the policy's units falls into.
 func (k tokens) bin(v float32) int {
 	return min(max(int(math.Floor(float64(v+1)/2*float64(k.bins))), 0), k.bins-1)
 }

@@ -32,7 +32,10 @@ const (
 	chunkStdFullPose = 0.035
 )
 
-// example is one demonstration, ready for training: pictures of side x side, actions in units of half the action range.
+// idle is the share of its range that an action dimension leaves at least once in the demonstrations, or else the policy uses it in small units.
+const idle = 0.25
+
+// example is one demonstration, ready for training: pictures of side x side, actions in units of half the action range; after [Policy.toUnits] in the policy's.
 type example struct {
 	pictures [][]byte
 	proprio  [][]float32
@@ -101,6 +104,7 @@ func (p *Policy) Imitate(ctx context.Context, im policy.Imitate, demos iter.Seq2
 	if len(old.imitated) == 0 && old.reference == nil {
 		p.measure(examples)
 	}
+	p.toUnits(examples)
 	if err := p.clone(ctx, im, examples, progress); err != nil {
 		p.state = old
 		return fail(err)
@@ -190,8 +194,9 @@ func (e example) counts() bool {
 	return e.weights == nil || slices.ContainsFunc(e.weights, func(w float32) bool { return w > 0 })
 }
 
-// measure sets the proprio's mean and scale and the clock's horizon from the demonstrations. An entry that hardly moves is not blown up: the scale is at
-// least 0.02 (2 cm for a position, 0.02 of a gripper that goes from 0 to 1), for an angle 0.1 rad.
+// measure sets the proprio's mean and scale, the units of actions and the clock's horizon from the demonstrations. An entry that hardly moves is not blown up: the scale is at
+// least 0.02 (2 cm for a position, 0.02 of a gripper that goes from 0 to 1), for an angle 0.1 rad. Of an action dimension that never leaves a quarter of its range
+// the unit is the setting idle_range, of others half their range; dimensions that the shift corrects are such others.
 func (p *Policy) measure(examples []example) {
 	n := p.net.Proprio
 	sum, squares, count, longest := make([]float64, n), make([]float64, n), 0.0, 0
@@ -215,8 +220,35 @@ func (p *Policy) measure(examples []example) {
 		}
 		p.state.scale[i] = float32(max(math.Sqrt(max(squares[i]/count-m*m, 0)), least))
 	}
+	most := make([]float32, p.net.Actions)
+	for _, e := range examples {
+		for _, row := range e.actions {
+			for d, v := range row {
+				most[d] = max(most[d], v, -v)
+			}
+		}
+	}
+	p.state.units = ones(p.net.Actions)
+	for d, v := range most {
+		if v < idle && !slices.ContainsFunc(p.pairs(), func(q pair) bool { return q.action == d }) {
+			p.state.units[d] = float32(p.settings.Float("idle_range"))
+		}
+	}
 	if p.settings.Int("clock_horizon") == 0 {
 		p.state.horizon = math.Ceil(1.25 * float64(longest))
+	}
+}
+
+// toUnits divides the actions by the policy's units of them.
+func (p *Policy) toUnits(examples []example) {
+	for _, e := range examples {
+		for _, row := range e.actions {
+			for d := range row {
+				if row[d] /= p.state.units[d]; p.net.Head == "tokens" { // bins cover no more
+					row[d] = min(max(row[d], -1), 1)
+				}
+			}
+		}
 	}
 }
 

@@ -792,3 +792,41 @@ func TestImitateStepsByArm(t *testing.T) {
 		require.Equal(t, c.want, p.imitationSteps(c.asked), "%+v", c)
 	}
 }
+
+// TestIdleActions: a dimension that the demonstrations hardly use has a small unit, in imitation, in noise and in a checkpoint; older checkpoints have none.
+func TestIdleActions(t *testing.T) {
+	d := demonstration(30)
+	actions := d.Actions.Float32s()
+	for i := range 30 {
+		actions[2*i+1] = 2 + 0.3*float32(math.Sin(float64(i))) // the middle of 0 to 4, and less than a quarter of half of it around
+	}
+	d.Actions = plugins.Floats(actions, 30, 2)
+	spread := func(idle float64) (first, second float64) {
+		p := small(t, 1, map[string]any{"idle_range": idle, "std": 0.1, "imitate_steps": 20})
+		require.NoError(t, p.Imitate(ctx, policy.Imitate{Seed: 1}, sequence(d), nil))
+		folder := t.TempDir()
+		require.NoError(t, p.Save(ctx, folder))
+		loaded := small(t, 2, map[string]any{"idle_range": 1.0, "std": 0.1}) // what a checkpoint was made with counts
+		_, err := loaded.Load(ctx, folder)
+		require.NoError(t, err)
+		greedy, err := loaded.Act(ctx, policy.Act{Items: []policy.Item{item(d, 3)}, Greedy: true})
+		require.NoError(t, err)
+		mean := greedy[0].Actions.Float32s()
+		for seed := range uint64(400) {
+			it := item(d, 3)
+			it.Seed = seed
+			out, err := loaded.Act(ctx, policy.Act{Items: []policy.Item{it}, Temperature: 1})
+			require.NoError(t, err)
+			got := out[0].Actions.Float32s()
+			first += math.Pow(float64(got[0]-mean[0]), 2) / 400
+			second += math.Pow(float64(got[1]-mean[1]), 2) / 400
+		}
+		return math.Sqrt(first), math.Sqrt(second)
+	}
+	x, y := spread(1)
+	require.InDelta(t, 0.1, x, 0.02)
+	require.InDelta(t, 0.2, y, 0.04, "half of 0 to 4 is 2")
+	x, y = spread(0.2)
+	require.InDelta(t, 0.1, x, 0.02, "a dimension that is used stays as it is")
+	require.InDelta(t, 0.04, y, 0.008)
+}

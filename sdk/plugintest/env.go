@@ -398,7 +398,8 @@ func (r *envRun) expert(ctx context.Context) error {
 		}
 		steps := min(r.task.MaxSteps, 24)
 		tr, err := r.env.Step(ctx, env.Step{Expert: steps, ExpertNoise: 0.1, ExpertFailure: failure})
-		if plugins.KindOf(err) == plugins.Unsupported && failure == "" {
+		gaveUp := err == nil && tr.StepsDone == 0 && !tr.Done()
+		if failure == "" && (gaveUp || plugins.KindOf(err) == plugins.Unsupported) {
 			return Skip("no expert for task " + r.task.ID)
 		}
 		if err != nil {
@@ -406,6 +407,9 @@ func (r *envRun) expert(ctx context.Context) error {
 		}
 		if tr.Actions.IsZero() || tr.Actions.Shape[0] != tr.StepsDone {
 			return wants("return the executed actions", "the expert did %d steps and returned actions of shape %v", tr.StepsDone, tr.Actions.Shape)
+		}
+		if !tr.Intended.IsZero() && (tr.Intended.Shape[0] != tr.StepsDone || tr.Intended.Shape[1] != tr.Actions.Shape[1]) {
+			return wants("return an intended action beside each executed one, or none", "the expert did %d steps and meant actions of shape %v", tr.StepsDone, tr.Intended.Shape)
 		}
 		if _, err := r.env.Reset(ctx, env.Reset{Task: r.task.ID, Seed: 4}); err != nil {
 			return err

@@ -103,7 +103,7 @@ func (e *Encoder) Configure(_ context.Context, c plugins.Config) error {
 	}
 	if path == "" {
 		return plugins.Errorf(plugins.Invalid, "the encoder %s has no model: it comes without weights", n.Name).WithPlace("setting model").
-			WithHint("make a model file from a checkpoint, srpo encoder export %s --model CHECKPOINT, and give it: --set encoder.%[1]s.model=FILE.onnx", n.Name)
+			WithHint("make a model file from a checkpoint, srpo encoder export %s --model CHECKPOINT, and give it: --set encoder.%[1]s.model=FILE.onnx; without a download: --encoder pixel", n.Name)
 	}
 	o := model.Options{Model: path, Family: n.Family, Library: s.String("library"), Provider: s.String("provider"), Threads: s.Int("threads"), MemoryMB: s.Int("memory_mb")}
 	if p := s.String("pooling"); p != fromCard {

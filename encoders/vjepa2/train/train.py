@@ -61,7 +61,7 @@ def arguments(argv):
 
 def check(a) -> None:
     """Raises Refused (invalid) for sizes that do not fit each other."""
-    for name in (*SHAPE, "steps", "batch", "log"):
+    for name in (*SHAPE, "batch", "log"):
         if getattr(a, name) < 1:
             raise Refused("invalid", f"--{name.replace('_', '-')} {getattr(a, name)}", "1 or more")
     for whole, part in (("crop", "patch"), ("frames", "tubelet"), ("hidden", "heads"), ("predictor", "heads")):
@@ -71,6 +71,8 @@ def check(a) -> None:
                 f"--{whole} {getattr(a, whole)} is no multiple of --{part} {getattr(a, part)}",
                 f"--{whole} {getattr(a, part) * max(1, getattr(a, whole) // getattr(a, part))}",
             )
+    if a.steps < 0:
+        raise Refused("invalid", f"--steps {a.steps}", "1 or more; 0 leaves the weights as they are drawn")
     if a.crop < 2 * a.patch:
         raise Refused("invalid", f"--crop {a.crop} is one token of --patch {a.patch}", f"--crop {8 * a.patch}")
     for name in ("hidden", "predictor"):
@@ -291,10 +293,10 @@ class Training:
             )
             + "\n"
         )
-        (tmp / "README.md").write_text(
-            f"# tiny-world-model\n\nA V-JEPA 2 trained by `srpo encoder train` for {self.step} steps of"
-            f" {self.a.batch} clips.\n"
-        )
+        made = f"trained by `srpo encoder train` for {self.step} steps of {self.a.batch} clips"
+        if self.step == 0:
+            made = f"of random weights (seed {self.a.seed}), which nothing has trained"
+        (tmp / "README.md").write_text(f"# tiny-world-model\n\nA V-JEPA 2 {made}.\n")
         shutil.rmtree(to, ignore_errors=True)
         os.replace(tmp, to)
         return to
@@ -372,6 +374,9 @@ def train(a, reports: Reports) -> dict:
                 f"stopped after step {t.step} of {a.steps}, which is saved in {out}",
                 "the same command goes on; checkpoint/ in it can be exported as it is",
             )
+    if not last:  # --steps 0: the network as it was drawn, the floor that a trained one is to be compared with
+        last = {"step": 0, **t.examine(data)}
+        last["loss"] = last["held_out"]
     t.save(out)
     return {"checkpoint": str(t.publish(out)), **last, "steps": t.step, "seconds": t.seconds}
 

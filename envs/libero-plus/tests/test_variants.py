@@ -13,6 +13,7 @@ from conftest import PATH
 import archive
 import plus_env
 import start_states
+import task_table
 import variants
 from plus_env import LiberoPlus
 
@@ -42,7 +43,7 @@ def test_all_variants_with_dimension_and_level(tasks):
         assert (suite, dimension) == (task.suite, task.tags["dimension"])
         assert name.startswith(task.tags["base"])
         assert task.start_states == 1
-        assert task.max_steps == variants.SUITES[suite]
+        assert task.max_steps == task_table.MAX_STEPS[suite]
     assert len({(t.suite, t.tags["base"]) for t in tasks}) == 40
 
 
@@ -176,6 +177,15 @@ def test_an_archive_that_lacks_files_is_refused_by_the_first(tmp_path):
         list(LiberoPlus.tasks({"assets": str(tmp_path)}))
     assert "lacks scenes/lights and 1 more" in str(refused.value)
     assert refused.value.place.startswith("env.libero-plus.assets")
+
+
+def test_a_relative_path_begins_where_the_user_is(tmp_path, monkeypatch):
+    folder = unpacked(tmp_path / "assets")
+    monkeypatch.setenv("SRPO_WORKING_FOLDER", str(tmp_path))
+    assert archive.Archive("assets").root == folder
+    with pytest.raises(srpo.Error) as refused:
+        archive.Archive("asets")
+    assert str(tmp_path / "asets") in str(refused.value), "where it was looked for"
 
 
 def test_with_an_archive_each_variant_is_there_with_its_files(tmp_path, tasks):

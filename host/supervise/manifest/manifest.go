@@ -43,6 +43,9 @@ type Manifest struct {
 	Env map[string]string `toml:"env"`
 	// Settings are the names of all of the plugin's settings, so that a misspelt one is found before anything is installed; nil: only the plugin knows them.
 	Settings []string `toml:"settings"`
+	// Needs are the settings without which the plugin cannot start, each with what the user is to do about it, so that one that lacks is told before
+	// anything, of this plugin or of another, is installed.
+	Needs map[string]string `toml:"needs"`
 }
 
 // Python says that the package has a Python environment of its own, and, without a [Command], which program of the package runs in it.
@@ -199,7 +202,7 @@ func clean(key string) string {
 
 // keys are the known keys by table.
 var keys = map[string][]string{
-	"":           {"name", "kind", "version", "protocol", "doc", "python", "command", "system", "env", "settings"},
+	"":           {"name", "kind", "version", "protocol", "doc", "python", "command", "system", "env", "settings", "needs"},
 	"python":     {"version", "requirements", "no_deps", "entry", "post_install", "download_mb", "disk_mb", "gpu"},
 	"python.gpu": {"requirements", "download_mb", "disk_mb"},
 	"command":    {"exec", "build"},
@@ -249,6 +252,14 @@ func (c checker) check(m *Manifest, md toml.MetaData) error {
 	if m.Command != nil {
 		if err := c.command(m.Command); err != nil {
 			return err
+		}
+	}
+	for name, words := range m.Needs {
+		switch {
+		case !slices.Contains(m.Settings, name):
+			return c.at("needs."+name, "%q is none of the plugin's settings", name).WithHint("name it in settings too")
+		case words == "":
+			return c.at("needs."+name, "no word about what to do without %s", name).WithHint("say where the user gets it from, and how to give it")
 		}
 	}
 	for i, s := range m.System {

@@ -69,6 +69,8 @@ func TestBad(t *testing.T) {
 		{"post_install missing", head + python + "post_install = \"make.py\"\n", "pkg/plugin.toml:7", `"make.py" is not a file of the package`, ""},
 		{"no list for GPUs", head + python + "[python.gpu]\nrequirements = \"gpu.txt\"\n", "pkg/plugin.toml:8", `"gpu.txt" is not a file of the package`, ""},
 		{"unknown key for GPUs", head + python + "[python.gpu]\nrequirments = \"requirements.txt\"\n", "pkg/plugin.toml:8", "unknown key python.gpu.requirments", `did you mean "requirements"?`},
+		{"needs what is no setting", head + "settings = [\"model\"]\n" + python + "[needs]\nmodle = \"x\"\n", "pkg/plugin.toml:9", `"modle" is none of the plugin's settings`, "settings"},
+		{"needs without a word", head + "settings = [\"model\"]\n" + python + "[needs]\nmodel = \"\"\n", "pkg/plugin.toml:9", "no word about what to do without model", ""},
 		{"nothing made", head + python + "[env]\nMODEL = \"{made}/x\"\n", "pkg/plugin.toml:8", "makes nothing", "post_install"},
 		{"no environment", head + "[command]\nexec = [\"./bin/tool\"]\n[env]\nLIB = \"{venv}/lib\"\n", "pkg/plugin.toml:8", "without [python]", ""},
 		{"srpo built", head + "[command]\nexec = [\"{srpo}\"]\nbuild = [\"make\"]\n", "pkg/plugin.toml:7", "is built already", ""},

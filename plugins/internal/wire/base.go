@@ -106,7 +106,11 @@ func (c *Client) Health(ctx context.Context) (Health, error) {
 	if err != nil {
 		return Health{}, err
 	}
-	return Health{Ready: m.Ready, Busy: m.Busy, SinceProgress: time.Duration(min(m.SinceProgressMs, 1<<40)) * time.Millisecond}, nil
+	busy := m.Busy
+	for i := range busy {
+		busy[i] = Text(busy[i])
+	}
+	return Health{Ready: m.Ready, Busy: busy, SinceProgress: time.Duration(min(m.SinceProgressMs, 1<<40)) * time.Millisecond}, nil
 }
 
 // Server is the part of a plugin's server that all kinds share: the Plugin service, the arena, and the list of running calls.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"runtime/debug"
 	"strings"
+	"unicode"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -23,6 +24,9 @@ const errorTrailer = "srpo-error-bin"
 
 // maxText bounds each text of an error that comes from a plugin: it is meant for a person.
 const maxText = 16 << 10
+
+// unreadable begins gRPC's error about bytes that are not the message that was to come.
+const unreadable = "grpc: failed to unmarshal the received message"
 
 var codeOf = map[plugins.ErrorKind]codes.Code{
 	plugins.Invalid: codes.InvalidArgument, plugins.NotFound: codes.NotFound, plugins.Unsupported: codes.Unimplemented,
@@ -83,13 +87,25 @@ func FromStatus(err error, trailer metadata.MD) error {
 		e.Kind = plugins.NotFound
 	default:
 		e.Kind = plugins.Internal
+		if why, ok := strings.CutPrefix(e.Message, unreadable); ok { // gRPC's words on this side, not the plugin's
+			e.Kind, e.Message = plugins.Corrupt, "the reply is no message of the contract: "+strings.TrimPrefix(why, ": ")
+			e.Hint = "the plugin's generated code may be of another protocol version, or its SDK is not srpo's"
+		}
 	}
 	return e
 }
 
-// Text makes a string valid UTF-8 and bounds its length.
+// Text makes a string something for a terminal: valid UTF-8 of bounded length, without control characters but ends of lines and tabs.
 func Text(s string) string {
-	s = strings.ToValidUTF8(s, "?")
+	if len(s) > 4*maxText { // most of it would be cut off below
+		s = s[:4*maxText]
+	}
+	s = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) && r != '\n' && r != '\t' {
+			return '?'
+		}
+		return r
+	}, strings.ToValidUTF8(s, "?"))
 	if len(s) > maxText {
 		s = strings.ToValidUTF8(s[:maxText], "") + " ..."
 	}

@@ -509,7 +509,9 @@ type StepReply struct {
 	// The env's own measure of how far the task has come, 0 to 1, for audits only; absent: it has none.
 	Progress *float64 `protobuf:"fixed64,8,opt,name=progress,proto3,oneof" json:"progress,omitempty"`
 	// float32 [steps_done, action dim]: what was executed, when the expert acted.
-	Actions       *Tensor `protobuf:"bytes,9,opt,name=actions,proto3" json:"actions,omitempty"`
+	Actions *Tensor `protobuf:"bytes,9,opt,name=actions,proto3" json:"actions,omitempty"`
+	// float32 [steps_done, action dim]: what the expert meant, without Expert.noise. Absent: what was executed.
+	Intended      *Tensor `protobuf:"bytes,10,opt,name=intended,proto3" json:"intended,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -603,6 +605,13 @@ func (x *StepReply) GetProgress() float64 {
 func (x *StepReply) GetActions() *Tensor {
 	if x != nil {
 		return x.Actions
+	}
+	return nil
+}
+
+func (x *StepReply) GetIntended() *Tensor {
+	if x != nil {
+		return x.Intended
 	}
 	return nil
 }
@@ -709,7 +718,7 @@ const file_srpo_v1_env_proto_rawDesc = "" +
 	"\x06Expert\x12\x14\n" +
 	"\x05steps\x18\x01 \x01(\rR\x05steps\x12\x14\n" +
 	"\x05noise\x18\x02 \x01(\x02R\x05noise\x12\x18\n" +
-	"\afailure\x18\x03 \x01(\tR\afailure\"\xe5\x02\n" +
+	"\afailure\x18\x03 \x01(\tR\afailure\"\x92\x03\n" +
 	"\tStepReply\x126\n" +
 	"\vobservation\x18\x01 \x01(\v2\x14.srpo.v1.ObservationR\vobservation\x12+\n" +
 	"\brecorded\x18\x02 \x01(\v2\x0f.srpo.v1.TensorR\brecorded\x12\x1d\n" +
@@ -722,7 +731,9 @@ const file_srpo_v1_env_proto_rawDesc = "" +
 	"terminated\x12\x1c\n" +
 	"\ttruncated\x18\a \x01(\bR\ttruncated\x12\x1f\n" +
 	"\bprogress\x18\b \x01(\x01H\x00R\bprogress\x88\x01\x01\x12)\n" +
-	"\aactions\x18\t \x01(\v2\x0f.srpo.v1.TensorR\aactionsB\v\n" +
+	"\aactions\x18\t \x01(\v2\x0f.srpo.v1.TensorR\aactions\x12+\n" +
+	"\bintended\x18\n" +
+	" \x01(\v2\x0f.srpo.v1.TensorR\bintendedB\v\n" +
 	"\t_progress\"\xe0\x01\n" +
 	"\vObservation\x128\n" +
 	"\x06images\x18\x01 \x03(\v2 .srpo.v1.Observation.ImagesEntryR\x06images\x12)\n" +
@@ -777,22 +788,23 @@ var file_srpo_v1_env_proto_depIdxs = []int32{
 	8,  // 7: srpo.v1.StepReply.observation:type_name -> srpo.v1.Observation
 	12, // 8: srpo.v1.StepReply.recorded:type_name -> srpo.v1.Tensor
 	12, // 9: srpo.v1.StepReply.actions:type_name -> srpo.v1.Tensor
-	10, // 10: srpo.v1.Observation.images:type_name -> srpo.v1.Observation.ImagesEntry
-	12, // 11: srpo.v1.Observation.proprio:type_name -> srpo.v1.Tensor
-	12, // 12: srpo.v1.Observation.ImagesEntry.value:type_name -> srpo.v1.Tensor
-	0,  // 13: srpo.v1.EnvPlugin.DescribeEnv:input_type -> srpo.v1.DescribeEnvRequest
-	1,  // 14: srpo.v1.EnvPlugin.Tasks:input_type -> srpo.v1.TasksRequest
-	3,  // 15: srpo.v1.EnvPlugin.Reset:input_type -> srpo.v1.ResetRequest
-	5,  // 16: srpo.v1.EnvPlugin.Step:input_type -> srpo.v1.StepRequest
-	13, // 17: srpo.v1.EnvPlugin.DescribeEnv:output_type -> srpo.v1.EnvSpec
-	2,  // 18: srpo.v1.EnvPlugin.Tasks:output_type -> srpo.v1.Task
-	7,  // 19: srpo.v1.EnvPlugin.Reset:output_type -> srpo.v1.StepReply
-	7,  // 20: srpo.v1.EnvPlugin.Step:output_type -> srpo.v1.StepReply
-	17, // [17:21] is the sub-list for method output_type
-	13, // [13:17] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	12, // 10: srpo.v1.StepReply.intended:type_name -> srpo.v1.Tensor
+	10, // 11: srpo.v1.Observation.images:type_name -> srpo.v1.Observation.ImagesEntry
+	12, // 12: srpo.v1.Observation.proprio:type_name -> srpo.v1.Tensor
+	12, // 13: srpo.v1.Observation.ImagesEntry.value:type_name -> srpo.v1.Tensor
+	0,  // 14: srpo.v1.EnvPlugin.DescribeEnv:input_type -> srpo.v1.DescribeEnvRequest
+	1,  // 15: srpo.v1.EnvPlugin.Tasks:input_type -> srpo.v1.TasksRequest
+	3,  // 16: srpo.v1.EnvPlugin.Reset:input_type -> srpo.v1.ResetRequest
+	5,  // 17: srpo.v1.EnvPlugin.Step:input_type -> srpo.v1.StepRequest
+	13, // 18: srpo.v1.EnvPlugin.DescribeEnv:output_type -> srpo.v1.EnvSpec
+	2,  // 19: srpo.v1.EnvPlugin.Tasks:output_type -> srpo.v1.Task
+	7,  // 20: srpo.v1.EnvPlugin.Reset:output_type -> srpo.v1.StepReply
+	7,  // 21: srpo.v1.EnvPlugin.Step:output_type -> srpo.v1.StepReply
+	18, // [18:22] is the sub-list for method output_type
+	14, // [14:18] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_srpo_v1_env_proto_init() }

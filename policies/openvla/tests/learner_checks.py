@@ -83,6 +83,16 @@ def test_next_update_after_load_is_the_same_bit_for_bit(settings, tmp_path):
     np.testing.assert_array_equal(x.log_probs, y.log_probs)
 
 
+def test_folders_are_meant_from_where_the_user_is(tmp_path, monkeypatch):
+    """Not from the plugin's own folder, in which it works."""
+    (tmp_path / "saved").mkdir()
+    policy().save(str(tmp_path / "saved"))
+    monkeypatch.setenv("SRPO_WORKING_FOLDER", str(tmp_path))
+    assert policy(checkpoint="saved").network.source.folder == str(tmp_path / "saved")
+    with pytest.raises(srpo.Error, match=f"no folder '{tmp_path}/elsewhere'"):
+        policy(checkpoint="elsewhere")
+
+
 def test_load_from_another_training_takes_the_weights(tmp_path):
     p, q = policy(), policy(lora_rank=4)
     record(p)

@@ -4,12 +4,15 @@ import json
 import shutil
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 import srpo_sdk as srpo
 import torch
 from safetensors.torch import load_file, save_file
 from subject import ENV, LIBERO, demonstration, item, policy, record, update
+
+import checkpoint
 
 
 @pytest.fixture
@@ -41,6 +44,19 @@ def test_nothing_named_or_both(folder):
 
 def test_no_folder(tmp_path):
     fails("not found", "no folder", checkpoint=str(tmp_path / "nowhere"))
+
+
+def test_a_hub_id(folder, tmp_path, monkeypatch):
+    """It is looked for in the user's own cache; with a shard missing there, and no hub, the error names the way out."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    hub = tmp_path / ".cache/huggingface/hub/models--some--vla"
+    (hub / "refs").mkdir(parents=True)
+    (hub / "refs" / "main").write_text("0" * 40)
+    there = Path(shutil.copytree(folder, hub / "snapshots" / ("0" * 40)))
+    assert checkpoint.locate("some/vla") == str(there)
+    (there / "model.safetensors").unlink()
+    fails("not found", "'some/vla' is no folder, and cannot be fetched", "give its folder", checkpoint="some/vla")
 
 
 def test_no_checkpoint(tmp_path):

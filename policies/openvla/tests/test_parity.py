@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import srpo_sdk as srpo
 import torch
+from apart import within
 
 import pictures
 from network import Choice, Network, Sample, log_probs
@@ -57,21 +58,23 @@ def test_logits_log_probs_and_actions(checkpoints, name, micro_batch, attention)
         samples.append(Sample(frame, ids, cases.chosen(net.slots)[i]))
     for i, sample in enumerate(samples):
         pixels = torch.cat(net.see([sample.frame]), 1)[0, :, ::16, ::16].numpy()
-        np.testing.assert_allclose(pixels, golden[f"pixels{i}"], atol=1e-6)
+        within("what the backbones see", pixels, golden[f"pixels{i}"], 1e-6)
     for batch in net.batches(samples):
         with torch.no_grad():
             hidden = net.hidden([samples[i] for i in batch])
             logits = net.model.action_logits(hidden[:, :-1])
             whole = net.model.logits(hidden[:, 0])[:, ::64]
         for row, i in enumerate(batch):
-            np.testing.assert_allclose(logits[row, :: max(1, net.slots // 14)].numpy(), golden[f"logits{i}"], atol=1e-5)
-            np.testing.assert_allclose(whole[row].numpy(), golden[f"whole{i}"], atol=1e-5)
+            some = logits[row, :: max(1, net.slots // 14)]
+            within(f"{name}: logits of action tokens", some, golden[f"logits{i}"], 1e-5)
+            within(f"{name}: logits of every 64th token", whole[row], golden[f"whole{i}"], 1e-5)
             scores = log_probs(logits[row], torch.from_numpy(samples[i].tokens), cases.TEMPERATURE)
-            np.testing.assert_allclose(scores.numpy(), golden[f"log_probs{i}"], atol=1e-5)
+            within(f"{name}: log-probabilities", scores, golden[f"log_probs{i}"], 1e-5)
     for i, (tokens, _) in enumerate(net.act(samples, [0, 0], 1.0, greedy=True)):
         if f"greedy{i}" in golden:
             assert (tokens + 31744).tolist() == golden[f"greedy{i}"].tolist()
-        np.testing.assert_allclose(net.env_actions(tokens), golden[f"actions{i}"].reshape(net.chunk, 7), atol=1e-6)
+        acted = golden[f"actions{i}"].reshape(net.chunk, 7)
+        within(f"{name}: greedy actions", net.env_actions(tokens), acted, 1e-6)
 
 
 def test_causal_attention_is_another_model(checkpoints):
@@ -85,5 +88,5 @@ def test_pictures_within_one_step_of_the_original():
     for n in range(4):
         resized = pictures.uncropped(cases.frame(n), True)[::5, ::3].astype(int)
         cropped = pictures.frame(cases.frame(n), True, True)[::5, ::3].astype(int)
-        assert np.abs(resized - golden["resized"][n]).max() <= 1
-        assert np.abs(cropped - golden["cropped"][n]).max() <= 1
+        within("picture resized, of 255", resized, golden["resized"][n], 1)
+        within("picture cropped, of 255", cropped, golden["cropped"][n], 1)

@@ -112,7 +112,7 @@ def test_clipping_matches_the_formula():
 
 @pytest.mark.parametrize("settings", [{}, {"preset": "tiny-openvla"}, {"lora_rank": 4}], ids=str)
 def test_imitation_learns_a_demonstration(settings):
-    p = policy(**settings, imitate_lr=5e-3, imitate_batch=4, augment=False)
+    p = policy(**settings, imitate_lr=5e-3, imitate_batch=4, augment="off")
     losses = []
     demos = iter([demonstration(), srpo.Demonstration("failed", "x", {}, None, np.zeros((0, 7), np.float32), False)])
     p.imitate(srpo.Imitate(1, 5, 25), demos, lambda share, loss: losses.append(loss))
@@ -136,7 +136,7 @@ def test_imitation_honours_weights():
     import dataclasses
 
     def trained(*demos):
-        p, losses = policy(augment=False), []
+        p, losses = policy(augment="off"), []
         p.imitate(srpo.Imitate(1, 5, 2), iter(demos), lambda share, loss: losses.append(loss))
         return p, losses
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import srpo_sdk as srpo
 import torch
+from apart import within
 from cases import policy
 from lerobot.configs import PreTrainedConfig
 from lerobot.policies.molmoact2.molmoact2_hf_model import action_tokenizer
@@ -104,7 +105,7 @@ def test_actions_are_lerobots(folder):
         assert ids[: len(ours)] == ours
         want = post(theirs.predict_action_chunk(batch))[0].numpy()
         got = p.act([item(i)], srpo.Sampling(greedy=True))[0].actions
-        np.testing.assert_allclose(got, np.clip(want, -1, 1), atol=1e-5)
+        within("greedy actions", got, np.clip(want, -1, 1), 1e-5)
 
 
 def test_log_probabilities_are_those_of_lerobots_sampling(checkpoint_folder):
@@ -141,7 +142,7 @@ def test_log_probabilities_are_those_of_lerobots_sampling(checkpoint_folder):
             gone[p.network.allowed] = False
             rows[:, gone] = -torch.inf
         want = torch.log_softmax(rows, -1)[torch.arange(len(ids)), torch.from_numpy(ids)]
-        np.testing.assert_allclose(r.log_probs[given : len(ids)], want[given:].detach().numpy(), atol=1e-5)
+        within(f"log-probabilities, vocabulary {vocabulary}", r.log_probs[given : len(ids)], want[given:], 1e-5)
 
 
 def test_inputs_are_lerobots(folder):
@@ -174,7 +175,7 @@ def test_the_loss_is_lerobots(folder):
     both = {k: torch.cat([b[k] for b in batches]) if k != "task" else [d.instruction] * 2 for k in batches[0]}
     want, _ = theirs.forward(pre(both))
     got = net.losses([x[:2] for x in drawn]).sum() / sum(x[2] for x in drawn)
-    assert float(got.detach()) == pytest.approx(float(want.detach()), abs=1e-5)
+    within("loss", got, want, 1e-5)
 
 
 def test_fast_is_lerobots(checkpoint_folder):
@@ -189,7 +190,7 @@ def test_fast_is_lerobots(checkpoint_folder):
         ids = ours.encode(chunk)
         assert ids == theirs(chunk[None])[0]
         back = ours.decode(ids, 8, 7)
-        np.testing.assert_allclose(back, theirs.decode([ids], time_horizon=8, action_dim=7)[0], atol=1e-6)
+        within("FAST tokens back to actions", back, theirs.decode([ids], time_horizon=8, action_dim=7)[0], 1e-6)
         if scale < 1:  # larger numbers than the tokenizer's least are cut off
             np.testing.assert_allclose(back, chunk, atol=0.2)
     # Strings that are none: too short, too long, tokens of another range.
@@ -198,4 +199,4 @@ def test_fast_is_lerobots(checkpoint_folder):
         want = np.zeros((8, 7))
         if other != [10**6]:
             want = policy_.decode_actions_with_fast([torch.tensor(other)], 8, 7)[0]
-        np.testing.assert_allclose(ours.decode(other, 8, 7), want, atol=1e-5)
+        within("strings that are no chunk, decoded", ours.decode(other, 8, 7), want, 1e-5)

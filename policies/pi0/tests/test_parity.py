@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import srpo_sdk as srpo
 import torch
+from apart import within
 from cases import policy
 from lerobot.policies.pi0 import PI0Policy, modeling_pi0
 from lerobot.processor import PolicyProcessorPipeline, policy_action_to_transition, transition_to_policy_action
@@ -75,7 +76,7 @@ def test_actions_are_lerobots(folder):
         noise = torch.from_numpy(p.network.still)[None]
         chunk = theirs.predict_action_chunk(batch, noise=noise)
         want = np.clip(post(chunk)[0].numpy(), -1, 1)
-        np.testing.assert_allclose(acted[i].actions, want, atol=1e-5)
+        within("actions for the same noise", acted[i].actions, want, 1e-5)
 
 
 def test_inputs_are_lerobots(folder):
@@ -130,7 +131,7 @@ def test_log_probabilities_are_those_of_lerobots_velocity(checkpoint_folder):
         mean = x0 * (1 - (t - d)) + x1 * (t - d - sigma**2 * d / (2 * t))
         std = np.sqrt(d) * sigma
         want = -0.5 * ((chain.after[0] - mean) / std) ** 2 - np.log(std) - 0.5 * np.log(2 * np.pi)
-        np.testing.assert_allclose(record.log_probs.reshape(5, 7), want[:5, :7], atol=1e-5)
+        within("log-probabilities", record.log_probs.reshape(5, 7), want[:5, :7], 1e-5)
     assert len(seen) > 1
 
 
@@ -174,7 +175,7 @@ def test_the_loss_is_lerobots(checkpoint_folder):
     want, _ = theirs.forward(batch)
     got = net.losses([(sample, target)])
     assert share == 1 and got.shape == (1,)
-    assert float(got.detach()) == pytest.approx(float(want.detach()), abs=1e-5)
+    within("loss", got[0], want, 1e-5)
     half = net.losses([(sample, (target[0], np.full(8, 0.5, np.float32), *target[2:]))])
     assert float(half.detach()) == pytest.approx(float(want.detach()) / 2, abs=1e-5)
 
@@ -203,10 +204,8 @@ def test_normalisation_is_lerobots(mode):
     x = torch.from_numpy(data)
     there = step._normalize_action(x, inverse=False).numpy()
     moving = [0, 1, 3, 4]
-    np.testing.assert_allclose(ours.normal(data)[:, moving], there[:, moving], atol=1e-5)
-    np.testing.assert_allclose(
-        ours.data(there), step._normalize_action(torch.from_numpy(there), inverse=True), atol=1e-5
-    )
+    within("normalised", ours.normal(data)[:, moving], there[:, moving], 1e-5)
+    within("un-normalised", ours.data(there), step._normalize_action(torch.from_numpy(there), inverse=True), 1e-5)
 
 
 def test_openpi_folder(checkpoint_folder, tmp_path):
@@ -263,6 +262,6 @@ def test_two_cameras(tmp_path):
     }
     batch = pre({**batch, "observation.state": torch.zeros(1, 8), "task": [INSTRUCTIONS[0]]})
     want = post(theirs.predict_action_chunk(batch, noise=torch.from_numpy(p.network.still)[None]))[0].numpy()
-    np.testing.assert_allclose(got, np.clip(want, -1, 1), atol=1e-5)
+    within("actions of two cameras", got, np.clip(want, -1, 1), 1e-5)
     q = policy(checkpoint=str(tmp_path), cameras="image2=agentview")
     assert q.network.cameras == ["agentview"] and ENV.cameras[0].name == "agentview"

@@ -15,7 +15,7 @@ METADATA = {"name": "test", "action_horizon": 8}
 
 
 @contextlib.contextmanager
-def serve(infer, metadata=METADATA, health=http.HTTPStatus.OK, answer=None):
+def serve(infer, metadata=METADATA, health=http.HTTPStatus.OK, answer=None, tls=None):
     """A server that speaks as openpi's does. ``infer`` gets the observation and gives the answer; what it raises is
     sent as text before the connection is closed. ``answer``, if given, is sent as it is instead. Yields the port.
     """
@@ -39,7 +39,7 @@ def serve(infer, metadata=METADATA, health=http.HTTPStatus.OK, answer=None):
         return None
 
     async def run(stop, ready):
-        options = {"compression": None, "max_size": None, "process_request": process}
+        options = {"compression": None, "max_size": None, "process_request": process, "ssl": tls}
         async with websockets.asyncio.server.serve(handle, "127.0.0.1", 0, **options) as server:
             ready.set_result(server.sockets[0].getsockname()[1])
             await stop.wait()

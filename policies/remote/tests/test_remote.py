@@ -253,6 +253,61 @@ def test_health():
             policy(port)
 
 
+def certificate(folder, name="localhost"):
+    """A certificate that vouches for itself, and a server's context with it."""
+    import datetime
+    import ssl
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.datetime.now(datetime.timezone.utc)
+    who = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    made = x509.CertificateBuilder(who, who, key.public_key(), x509.random_serial_number())
+    made = made.not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(now + datetime.timedelta(days=1))
+    made = made.add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+    pem, private = folder / "cert.pem", folder / "key.pem"
+    pem.write_bytes(made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    private.write_bytes(key.private_bytes(encoding, form, serialization.NoEncryption()))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem, private)
+    return str(pem), context
+
+
+def test_a_server_behind_tls(tmp_path, monkeypatch):
+    pem, tls = certificate(tmp_path)
+    with servers.serve(chunk, tls=tls) as port:
+        monkeypatch.setenv("SSL_CERT_FILE", pem)
+        remote = policy(port, host="wss://localhost")
+        assert act(remote)[0].actions.shape == (5, 7)
+        remote.close()
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
+        with pytest.raises(srpo.Error, match="certificate verify failed"):  # one that nobody vouches for
+            policy(port, host="wss://localhost")
+    with servers.serve(chunk) as port:
+        with pytest.raises(srpo.Error, match="no policy server answers"):  # one without TLS
+            policy(port, host="wss://localhost")
+        policy(port, host="ws://localhost").close()
+        policy(1, host=f"ws://localhost:{port}").close()
+
+
+def test_a_camera_that_is_not_there():
+    with pytest.raises(srpo.Error) as refused:
+        policy(1, images=["observation/image=front"])
+    assert refused.value.kind == "mismatch" and refused.value.place == "policy.remote.images"
+    assert "'observation/image' is to show the camera 'front'" in str(refused.value)
+    assert "this env has agentview, wrist" in refused.value.hint
+
+
+@pytest.mark.parametrize("host", ["", "http://localhost", "wss://", "localhost/path", "local host", "a:b"])
+def test_addresses_that_are_none(host):
+    with pytest.raises(srpo.Error) as refused:
+        policy(8000, host=host)
+    assert refused.value.kind == "invalid" and refused.value.place == "policy.remote.host" and refused.value.hint
+
+
 def test_a_server_that_does_not_answer():
     import threading
 

@@ -12,6 +12,7 @@ from .encoder import Encoder, EncoderConfig, EncoderSpec
 from .env import Env, EnvConfig, Step, Task
 from .errors import Error
 from .info import Info, Setting, __version__
+from .paths import path
 from .policy import (
     ActItem,
     ActResult,
@@ -59,5 +60,6 @@ __all__ = [
     "Update",
     "__version__",
     "heartbeat",
+    "path",
     "serve",
 ]

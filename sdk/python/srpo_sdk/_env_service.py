@@ -256,22 +256,26 @@ class EnvService(Service):
             writer = Writer(self.arena, request.grant if request.HasField("grant") else None)
             frames = look.frames(writer, episode.steps, most)
             executed: List[np.ndarray] = []
+            intended: List[np.ndarray] = []
             while len(executed) < most and not episode.done:
                 call.tick()
                 action = next(actions)
-                if action is None:  # the expert gives up: the host sees fewer steps than it asked for
-                    if not executed:
-                        raise Error("unsupported", "the expert has no action here")
+                if action is None:  # the expert gives up: the host sees fewer steps than it asked for, or none
                     break
-                kept = action.copy() if request.HasField("expert") else action  # an env may write into what it is given
+                if request.HasField("expert"):
+                    action, meant = action
+                    intended.append(meant)
+                    executed.append(action.copy())  # an env may write into what it is given
+                else:
+                    executed.append(action)
                 begun = True
                 self._take(env.step(action), episode)
-                executed.append(kept)
                 frames.after(env, episode.steps, call)
             reply = self._reply(env, episode, look, writer, frames, len(executed), call)
-            if request.HasField("expert"):
-                done = np.stack(executed) if executed else np.empty((0, self.spec.action.dim), np.float32)
-                reply.actions.CopyFrom(writer.put(done))
+            if request.HasField("expert") and executed:
+                reply.actions.CopyFrom(writer.put(np.stack(executed)))
+                if request.expert.noise > 0:
+                    reply.intended.CopyFrom(writer.put(np.stack(intended)))
         except BaseException as e:
             if begun:
                 lane.episode, lane.lost = None, f"it was left in the middle of a chunk ({e})"
@@ -300,8 +304,12 @@ class EnvService(Service):
             )
         return np.clip(actions, self._low, self._high)
 
-    def _expert_actions(self, env: Env, episode: Episode, asked: env_pb2.Expert) -> Iterator[Optional[np.ndarray]]:
-        """Yields the expert's actions, each float32 [action dim], noisy and clipped; None when it gives up."""
+    def _expert_actions(
+        self, env: Env, episode: Episode, asked: env_pb2.Expert
+    ) -> Iterator[Optional[Tuple[np.ndarray, np.ndarray]]]:
+        """Yields the expert's actions, each twice, float32 [action dim]: with noise, and as it is meant, both clipped;
+        None when it gives up.
+        """
         noise = asked.noise
         if not self._has_expert():
             raise Error("unsupported", "this env has no scripted expert")
@@ -326,12 +334,13 @@ class EnvService(Service):
                 action = np.asarray(action, np.float32)
                 if action.shape != self._low.shape or not np.isfinite(action).all():
                     raise Error("internal", f"expert() gave {action.tolist()}, want {len(self._low)} finite numbers")
+                meant = np.clip(action, self._low, self._high)
                 if noise > 0:  # by seed and step, so that the chunk's length does not matter
                     draw = np.random.Generator(np.random.PCG64([episode.seed, episode.steps])).standard_normal(
                         len(action)
                     )
                     action = action + (noise * draw).astype(np.float32)
-                yield np.clip(action, self._low, self._high)
+                yield np.clip(action, self._low, self._high), meant
 
         return generate()
 

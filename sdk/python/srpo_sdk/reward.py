@@ -103,7 +103,7 @@ def score(
         cluster: auto, reference, mean or nearest.
         references: batch, memory or demos.
         encoder: the plugin that embeds videos, a name or a folder; None: srpo.toml's.
-        compare: several encoders, instead.
+        compare: several encoders, instead; also as "LABEL=ENCODER:SETTING=VALUE".
         metrics: measure the reward by growing windows and controls too.
         out: a folder for the page and results.json.
         settings: further settings of srpo.toml by name, e.g. {"reward.alpha": 0.5}.

@@ -238,7 +238,7 @@ def test_bad_input(folder):
     assert refused("no multiple of --patch", crop=36) == "invalid"
     assert refused("no multiple of --heads", hidden=25) == "invalid"
     assert refused("heads of fewer than 6 numbers", hidden=8) == "invalid"
-    assert refused("--steps 0", steps=0) == "invalid"
+    assert refused("--steps -1", steps=-1) == "invalid"
     assert refused("--rate must be", rate=0.0) == "invalid"
     assert refused("there is no folder", clips=[str(folder / "none")]) == "not found"
     (folder / "empty").mkdir()
@@ -251,6 +251,16 @@ def test_bad_input(folder):
     state.unlink()
     (folder / "clips" / "zz.npz").write_bytes(b"not a zip")
     assert refused("numpy cannot read it") == "corrupt"
+
+
+def test_no_step_gives_the_weights_as_drawn(folder):
+    a = arguments(folder, steps=0)
+    result = train.train(a, Silent())
+    assert result["steps"] == 0 and np.isfinite([result["loss"], result["held_out"], result["rank"]]).all()
+    drawn = train.Training(a, "cpu").model.encoder.state_dict()
+    made = transformers.VJEPA2Model.from_pretrained(result["checkpoint"]).encoder.state_dict()
+    assert drawn.keys() == made.keys() and all(torch.equal(drawn[k], made[k]) for k in drawn)
+    assert "nothing has trained" in (folder / "out" / "checkpoint" / "README.md").read_text()
 
 
 def test_divergence_is_said(folder):
