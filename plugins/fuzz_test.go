@@ -7,6 +7,7 @@ import (
 	"io"
 	"math"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -127,7 +128,7 @@ func bounded(t *testing.T, n, granted int, f func() error) {
 	if !errors.As(err, &e) {
 		t.Fatalf("not an error for a person: %v", err)
 	}
-	if e.Message == "" || e.Kind < plugins.Invalid || e.Kind > plugins.Internal || !utf8.ValidString(e.Error()) {
+	if strings.TrimSpace(e.Message) == "" || e.Kind < plugins.Invalid || e.Kind > plugins.Diverged || !utf8.ValidString(e.Error()) {
 		t.Fatalf("kind %v, message %q", e.Kind, e.Message)
 	}
 }
@@ -398,6 +399,7 @@ func FuzzFailure(f *testing.F) {
 	f.Add(encoded(f, &pb.Error{Kind: pb.ErrorKind_ERROR_KIND_EXHAUSTED, Message: "no memory", Place: "lane 2", Hint: "less", Detail: "Traceback"}), "x")
 	f.Add(encoded(f, &pb.Error{Kind: 77}), "\xff")
 	f.Add(encoded(f, &pb.Error{Kind: pb.ErrorKind_ERROR_KIND_INTERNAL, Message: "\x1b[2J\r\n"}), "\x1b")
+	f.Add(encoded(f, &pb.Error{Kind: pb.ErrorKind_ERROR_KIND_DIVERGED}), "")
 	f.Add([]byte{}, "")
 	f.Fuzz(func(t *testing.T, trailer []byte, message string) {
 		a := &answers{unary: map[string][]byte{"": []byte(message)}, fail: metadata.Pairs("srpo-error-bin", string(trailer))}

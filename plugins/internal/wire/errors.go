@@ -61,11 +61,11 @@ func FromStatus(err error, trailer metadata.MD) error {
 	if raw := trailer.Get(errorTrailer); len(raw) == 1 {
 		var m pb.Error
 		if proto.Unmarshal([]byte(raw[0]), &m) == nil && m.Kind > 0 && m.Kind <= pb.ErrorKind_ERROR_KIND_DIVERGED {
-			return &plugins.Error{Kind: plugins.ErrorKind(m.Kind), Message: Text(m.Message), Place: Text(m.Place), Hint: Text(m.Hint), Detail: Text(m.Detail)}
+			return &plugins.Error{Kind: plugins.ErrorKind(m.Kind), Message: words(m.Message), Place: Text(m.Place), Hint: Text(m.Hint), Detail: Text(m.Detail)}
 		}
 	}
 	st := status.Convert(err)
-	e := &plugins.Error{Message: Text(st.Message()), Err: err}
+	e := &plugins.Error{Message: words(st.Message()), Err: err}
 	switch st.Code() {
 	case codes.Unavailable:
 		e.Kind, e.Message = plugins.Unavailable, "the plugin's process is gone or closed its connection"
@@ -93,6 +93,14 @@ func FromStatus(err error, trailer metadata.MD) error {
 		}
 	}
 	return e
+}
+
+// words is Text for the message of an error: there is always something to read.
+func words(message string) string {
+	if strings.TrimSpace(message) == "" {
+		return "the plugin reported an error without words"
+	}
+	return Text(message)
 }
 
 // Text makes a string something for a terminal: valid UTF-8 of bounded length, without control characters but ends of lines and tabs.
