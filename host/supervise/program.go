@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -41,13 +42,13 @@ type Report struct {
 
 func (r Report) err() *plugins.Error {
 	kind := plugins.Internal
-	for k := plugins.Invalid; k <= plugins.Internal; k++ {
+	for k := plugins.Invalid; k <= plugins.Diverged; k++ {
 		if k.String() == r.Error.Kind {
 			kind = k
 		}
 	}
 	message := r.Error.Message
-	if message == "" {
+	if strings.TrimSpace(message) == "" {
 		message = "it reported an error without words"
 	}
 	e := plugins.Errorf(kind, "%s", message).WithHint("%s", r.Error.Hint)

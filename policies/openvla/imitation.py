@@ -1,5 +1,5 @@
 """Supervised fine-tuning on demonstrations: cross-entropy of the action's tokens, over the whole vocabulary, and of the
-stop token, as the published fine-tuning does it.
+stop token, as the published fine-tuning does it; or over the 256 action tokens, among which the policy draws, alone.
 """
 
 from __future__ import annotations
@@ -149,17 +149,26 @@ class Imitation:
         return Sample(frame, e.ids, tokens), labels, factors
 
 
-def loss(network: Network, part: list[tuple[Sample, np.ndarray, np.ndarray]], whole: float) -> torch.Tensor:
+def loss(
+    network: Network, part: list[tuple[Sample, np.ndarray, np.ndarray]], whole: float, vocabulary: bool
+) -> torch.Tensor:
     """The loss of some of a batch's samples with labels and factors, which share a forward pass.
 
     Args:
         whole: samples in the batch.
+        vocabulary: over the whole vocabulary, and of the stop token; else over the action tokens alone.
     """
     hidden = network.hidden([s for s, _, _ in part])
     labels = torch.from_numpy(np.stack([x for _, x, _ in part])).to(hidden.device)
+    if not vocabulary:
+        labels[:, -1] = IGNORED
     factors = torch.from_numpy(np.stack([f for _, _, f in part])).to(hidden.device)
     keep = labels != IGNORED
     # The mean over a sample's tokens, then over samples: a chunk at a demonstration's end weighs as much as others.
     weight = (factors * keep / keep.sum(1, keepdim=True))[keep] / whole
-    logits = network.model.logits(hidden[keep])
-    return (nn.functional.cross_entropy(logits, labels[keep], reduction="none") * weight).sum()
+    model = network.model
+    if vocabulary:
+        logits, targets = model.logits(hidden[keep]), labels[keep]
+    else:
+        logits, targets = model.action_logits(hidden[keep]), labels[keep] - model.first_action
+    return (nn.functional.cross_entropy(logits, targets, reduction="none") * weight).sum()

@@ -194,7 +194,9 @@ class OpenVLAPolicy(Learner):
         self.forget([])
 
     def _imitation_loss(self, batch: list[Any], whole: float) -> torch.Tensor:
-        return imitation.loss(self.network, batch, whole)
+        return imitation.loss(
+            self.network, batch, whole, self._or("imitate_tokens", "vocabulary", "actions") == "vocabulary"
+        )
 
     # Checkpoints.
 

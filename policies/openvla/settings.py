@@ -60,6 +60,10 @@ SETTINGS = [
             max=4096),
     Setting("imitate_decay", "auto", "learning rate in imitation: none, or along a cosine to 0; auto: none for a "
             "checkpoint, cosine for a preset", choices=("auto", "none", "cosine")),
+    Setting("imitate_tokens", "auto", "cross-entropy in imitation: over the whole vocabulary, and of the stop token "
+            "(published), or over the 256 action tokens that the policy draws from; auto: vocabulary for a checkpoint, "
+            "actions for a preset, whose head would else take half of the time",
+            choices=("auto", "vocabulary", "actions")),
     Setting("augment", "auto", "random crops and colours in imitation; auto: on for a checkpoint (published), off for "
             "a preset, which learns much more slowly with them, as it begins with random weights",
             choices=("auto", "on", "off")),

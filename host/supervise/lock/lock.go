@@ -19,7 +19,7 @@ import (
 	"github.com/BurntSushi/toml"
 	"golang.org/x/sys/unix"
 
-	"github.com/srpo-dev/srpo/host/internal/nested"
+	"github.com/srpo-dev/srpo/host/internal/tomltext"
 	"github.com/srpo-dev/srpo/plugins"
 )
 
@@ -84,15 +84,16 @@ func Load(path string) (*File, error) {
 		return nil, plugins.Errorf(plugins.Corrupt, format, args...).WithPlace("%s", path).
 			WithHint("restore it from version control, or delete it: the next run writes it anew and trusts what is there then")
 	}
-	if len(data) > maxFile || nested.Deep(data) {
-		return broken("it has %d bytes, or brackets nest deeper than %d: srpo wrote no such lock", len(data), nested.Most)
+	if len(data) > maxFile || tomltext.Deep(data) {
+		return broken("it has %d bytes, or brackets nest deeper than %d: srpo wrote no such lock", len(data), tomltext.Most)
 	}
 	var d onDisk
 	md, err := toml.Decode(string(data), &d)
 	if err != nil {
 		var pe toml.ParseError
 		if errors.As(err, &pe) {
-			return broken("line %d: %s", pe.Position.Line, pe.Message)
+			line, _, _ := tomltext.Place(string(data), pe.Position.Start)
+			return broken("line %d: %s", line, pe.Message)
 		}
 		return broken("%w", err)
 	}

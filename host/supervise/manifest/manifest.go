@@ -13,7 +13,7 @@ import (
 
 	"github.com/BurntSushi/toml"
 
-	"github.com/srpo-dev/srpo/host/internal/nested"
+	"github.com/srpo-dev/srpo/host/internal/tomltext"
 	"github.com/srpo-dev/srpo/host/nearest"
 	"github.com/srpo-dev/srpo/host/supervise/pyenv"
 	"github.com/srpo-dev/srpo/plugins"
@@ -113,8 +113,8 @@ func Load(fsys fs.FS, place string) (*Manifest, error) {
 	switch {
 	case len(data) > maxFile:
 		return nil, plugins.Errorf(plugins.Invalid, "the manifest has %d bytes, at most %d are read", len(data), maxFile).WithPlace("%s", file).WithHint("shorten it")
-	case nested.Deep(data):
-		return nil, plugins.Errorf(plugins.Invalid, "brackets or dotted keys nest deeper than %d", nested.Most).WithPlace("%s", file).WithHint("correct the file")
+	case tomltext.Deep(data):
+		return nil, plugins.Errorf(plugins.Invalid, "brackets or dotted keys nest deeper than %d", tomltext.Most).WithPlace("%s", file).WithHint("correct the file")
 	}
 	m := &Manifest{}
 	md, err := toml.Decode(string(data), m)
@@ -125,8 +125,8 @@ func Load(fsys fs.FS, place string) (*Manifest, error) {
 			if pe.LastKey != "" {
 				message = pe.LastKey + ": " + message
 			}
-			return nil, plugins.Errorf(plugins.Invalid, "%s", message).WithPlace("%s:%d:%d", file, pe.Position.Line, max(1, pe.Position.Col)).
-				WithHint("correct the line").WithDetail(pe.ErrorWithPosition())
+			line, column, excerpt := tomltext.Place(string(data), pe.Position.Start)
+			return nil, plugins.Errorf(plugins.Invalid, "%s", message).WithPlace("%s:%d:%d", file, line, column).WithHint("correct the line").WithDetail(excerpt)
 		}
 		return nil, wrongType(err, file)
 	}

@@ -6,7 +6,10 @@ import srpo_sdk as srpo
 import torch
 from subject import demonstration, equal, item, policy, record, update
 
+import imitation
 import lora
+import modeling
+import network
 
 
 @pytest.mark.parametrize("settings", [{}, {"preset": "tiny-openvla"}, {"lora_rank": 4}], ids=str)
@@ -110,7 +113,9 @@ def test_clipping_matches_the_formula():
     assert s.kl == s.extra["kl_old"] == pytest.approx(apart, rel=1e-4) and "first_kl" not in s.extra
 
 
-@pytest.mark.parametrize("settings", [{}, {"preset": "tiny-openvla"}, {"lora_rank": 4}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, {"imitate_tokens": "vocabulary"}, {"preset": "tiny-openvla"}, {"lora_rank": 4}], ids=str
+)
 def test_imitation_learns_a_demonstration(settings):
     p = policy(**settings, imitate_lr=5e-3, imitate_batch=4, augment="off")
     losses = []
@@ -129,6 +134,23 @@ def test_imitation_learns_a_demonstration(settings):
     np.testing.assert_allclose(result.actions[:, 3], 0.25, atol=1e-6)
     assert set(np.unique(result.actions[:, -1])) <= {-1.0, 1.0}
     assert p.start is None and not p.records
+
+
+def test_imitation_loss_is_what_acting_gives():
+    """Over the action tokens: minus the log-probability of the demonstration's tokens when acting at temperature 1."""
+    net = policy().network
+    tokens = np.arange(net.slots) * 5 % 256
+    sample = network.Sample(np.full((224, 224, 3), 90, np.uint8), net.prompt("lift the cup"), tokens)
+    labels = np.append(net.model.first_action + tokens, modeling.STOP)
+    with torch.no_grad():
+        acted = -net.judge([sample], 1.0).log_probs.double().mean()
+        hidden = net.hidden([sample])[0].double()
+        whole = torch.log_softmax(hidden @ net.model.language_model.lm_head.weight.T.double(), -1)
+        whole = -whole[torch.arange(net.slots + 1), torch.from_numpy(labels)].mean()
+        part = [(sample, labels, np.ones(net.slots + 1, np.float32))]
+        assert float(imitation.loss(net, part, 1, False)) == pytest.approx(float(acted), rel=1e-5)
+        assert float(imitation.loss(net, part, 1, True)) == pytest.approx(float(whole), rel=1e-5)
+    assert whole > acted + 1
 
 
 def test_imitation_honours_weights():

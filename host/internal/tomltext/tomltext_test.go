@@ -1,4 +1,4 @@
-package nested
+package tomltext
 
 import (
 	"strings"
@@ -35,5 +35,25 @@ func TestDeep(t *testing.T) {
 		"a = \"\"\"\\\"\"\"\"\nb = " + strings.Repeat("[", Most+1) + " # \"": true,
 	} {
 		require.Equal(t, want, Deep([]byte(text)), text)
+	}
+}
+
+func TestPlace(t *testing.T) {
+	for _, c := range []struct {
+		text         string
+		offset       int
+		line, column int
+		excerpt      string
+	}{
+		{"", 0, 1, 1, "     1 | \n         ^"},
+		{"\"\\", 2, 1, 3, "     1 | \"\\\n           ^"},
+		{"a = 1\nbé =\r\nc = 2", 10, 2, 4, "     2 | bé =\n            ^"},
+		{"a = 1\n", 6, 2, 1, "     2 | \n         ^"},
+		{"a = 1", 99, 1, 6, "     1 | a = 1\n              ^"},
+		{"a = 1", -1, 1, 1, "     1 | a = 1\n         ^"},
+		{strings.Repeat("a", 500), 400, 1, 401, "     1 | " + strings.Repeat("a", 200)},
+	} {
+		line, column, excerpt := Place(c.text, c.offset)
+		require.Equal(t, []any{c.line, c.column, c.excerpt}, []any{line, column, excerpt}, c.text)
 	}
 }

@@ -1,5 +1,12 @@
-// Package nested looks at TOML before it is decoded: the decoder's recursion has no bound, and on a key of many parts it spends quadratic time.
-package nested
+// Package tomltext looks at TOML around its decoding. Before: the decoder's recursion has no bound, and on a key of many parts it spends quadratic time.
+// After: the decoder's own line of an error is 0 for some texts that end too early, and its excerpt then panics.
+package tomltext
+
+import (
+	"fmt"
+	"strings"
+	"unicode/utf8"
+)
 
 // Most is how deep brackets may nest, and how many dots a key may have; no file of srpo's or a plugin's comes near it.
 const Most = 64
@@ -57,4 +64,24 @@ func end(text []byte, i int) int {
 		}
 	}
 	return i
+}
+
+// maxExcerpt bounds the line that [Place] shows, in bytes.
+const maxExcerpt = 200
+
+// Place gives the line and the column, from 1 and in runes, of a byte of text that the decoder complained about, and that line with a mark below the column; of a very long
+// line the excerpt has the beginning alone. An offset outside of text counts as its nearest end.
+func Place(text string, offset int) (line, column int, excerpt string) {
+	offset = min(max(offset, 0), len(text))
+	from := strings.LastIndexByte(text[:offset], '\n') + 1
+	line, column = 1+strings.Count(text[:from], "\n"), 1+utf8.RuneCountInString(text[from:offset])
+	shown, _, _ := strings.Cut(text[from:], "\n")
+	if len(shown) > maxExcerpt {
+		shown = shown[:maxExcerpt]
+	}
+	excerpt = fmt.Sprintf("%6d | %s", line, strings.ToValidUTF8(strings.ReplaceAll(strings.TrimRight(shown, "\r"), "\t", " "), "?"))
+	if column <= utf8.RuneCountInString(shown)+1 {
+		excerpt += "\n" + strings.Repeat(" ", len("      | ")+column) + "^"
+	}
+	return line, column, excerpt
 }
