@@ -207,7 +207,7 @@ func (r *run) end(ctx context.Context, err error) error {
 		err = e.WithHint("srpo run --resume %s", r.folder.Dir())
 	default:
 		r.event(store.ErrorEvent(store.Failed, at, err))
-		e := plugins.AsError(err)
+		e := plugins.AsError(r.folder.Explain(err))
 		if r.last != nil && !strings.Contains(e.Hint, "srpo run --resume") {
 			e = e.WithHint("%s", strings.TrimPrefix(fmt.Sprintf("%s; iteration %d is committed: srpo run --resume %s", e.Hint, at, r.folder.Dir()), "; "))
 		}

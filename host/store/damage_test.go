@@ -156,9 +156,13 @@ func TestVanishedFolder(t *testing.T) {
 				e := plugins.AsError(err)
 				require.NotNil(t, e, what)
 				require.Equal(t, plugins.NotFound, e.Kind, what)
-				require.Contains(t, e.Hint, "somebody removed it or moved it, with the whole run folder: bring it back", what)
+				require.Contains(t, e.Hint, "somebody removed the run folder or moved it: bring it back", what)
 			}
 			require.NoDirExists(t, r.Dir())
+			explained := plugins.AsError(r.Explain(plugins.Errorf(plugins.Internal, "the policy cannot save").WithHint("see its log")))
+			require.Equal(t, plugins.NotFound, explained.Kind)
+			require.Equal(t, "the run folder is not there any more: the policy cannot save", explained.Message)
+			require.Contains(t, explained.Hint, "somebody removed the run folder or moved it")
 			if name == "moved" {
 				c, _, err := Latest(r.Dir() + "-away")
 				require.NoError(t, err)

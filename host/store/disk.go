@@ -82,14 +82,24 @@ func (d *disk) wrap(op, path string, err error) error {
 	case errors.Is(err, syscall.EIO):
 		return fail(plugins.Internal, "the disk or the network file system reports a fault: see the system's log, and do not trust this disk")
 	case errors.Is(err, os.ErrNotExist):
-		if _, err := os.Stat(d.run); errors.Is(err, os.ErrNotExist) && goOn != "" {
-			goOn = " or moved it, with the whole run folder: bring it back, or go on where it lies now with `srpo run --resume FOLDER`"
+		if d.gone() {
+			goOn = "" // its folder is another now
+			return fail(plugins.NotFound, goneHint)
 		}
 		return fail(plugins.NotFound, "somebody removed it")
 	case errors.Is(err, syscall.ENOTDIR), errors.Is(err, os.ErrExist):
 		return fail(plugins.Invalid, "a file stands where a folder should be: give another --out")
 	}
 	return fail(plugins.Internal, "see the system's log")
+}
+
+// goneHint is what to do where the whole run folder is not there any more.
+const goneHint = "somebody removed the run folder or moved it: bring it back, or go on where it lies now with `srpo run --resume FOLDER`"
+
+// gone is whether the whole run folder, with something committed in it, is not there any more.
+func (d *disk) gone() bool {
+	_, err := os.Stat(d.run)
+	return d.committed >= 0 && errors.Is(err, os.ErrNotExist)
 }
 
 // free says how much room the file system of path has.

@@ -490,6 +490,15 @@ func (r *Run) WriteFile(name string, data []byte) error {
 	return r.disk.replace(filepath.Join(r.dir, name), data)
 }
 
+// Explain is the error that a run ends with: err itself, or, where the whole run folder is not there any more, one of kind NotFound that says so first,
+// because whoever misses a file in it then (a plugin, the scheduler) knows less than this.
+func (r *Run) Explain(err error) error {
+	if err == nil || !r.disk.gone() || plugins.AsError(err).Hint == goneHint {
+		return err
+	}
+	return plugins.Errorf(plugins.NotFound, "the run folder is not there any more: %w", err).WithPlace("%s", r.dir).WithHint("%s", goneHint)
+}
+
 // SaveInto writes a file into a folder of the run folder, which is made when it is not there; a file of that name is replaced.
 func (r *Run) SaveInto(folder, name string, data []byte) error {
 	for _, n := range []string{folder, name} {

@@ -182,10 +182,14 @@ func (s *Supervisor) Close() {
 // Scratch makes an empty folder of that name that a plugin may write to, in the folder of logs; [Supervisor.Close] removes it, and so does the next Scratch of
 // the name, which is what becomes of one that a killed host left.
 func (s *Supervisor) Scratch(name string) (string, error) {
-	folder := filepath.Join(s.o.LogDir, scratchFolder, fileName(name))
+	parent := filepath.Join(s.o.LogDir, scratchFolder)
+	folder := filepath.Join(parent, fileName(name))
 	err := os.RemoveAll(folder)
 	if err == nil {
-		err = os.MkdirAll(folder, 0o700)
+		// Not MkdirAll: a process that starts late would make a run folder anew that somebody has moved away meanwhile.
+		if err = os.Mkdir(parent, 0o755); err == nil || errors.Is(err, os.ErrExist) {
+			err = os.Mkdir(folder, 0o700)
+		}
 	}
 	if err != nil {
 		return "", plugins.Errorf(plugins.Exhausted, "no scratch folder for %s: %w", name, err).WithHint("give a folder that can be written to")

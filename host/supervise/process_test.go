@@ -383,3 +383,16 @@ func killedHost(logs string) {
 	fmt.Println(strings.Join(out, " "))
 	select {}
 }
+
+// A process that starts late, after somebody has moved the run folder away, must not make it anew.
+func TestScratchInAFolderThatIsGone(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "run")
+	s := supervisor(t, Options{LogDir: filepath.Join(dir, "plugins")})
+	scratch, err := s.Scratch("env-toy-1")
+	require.NoError(t, err)
+	require.DirExists(t, scratch)
+	require.NoError(t, os.Rename(dir, dir+"-away"))
+	_, err = s.Scratch("env-toy-2")
+	require.Equal(t, plugins.Exhausted, plugins.KindOf(err))
+	require.NoDirExists(t, dir)
+}
