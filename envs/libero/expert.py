@@ -17,6 +17,7 @@ FULL_TURN_RAD = 0.5
 HOVER_M = 0.12  # above the object's centre
 TRAVEL_M = 0.28  # above the basket's origin, while carrying
 RELEASE_M = 0.16  # above the basket's origin, to let go
+SINKS_M, RESTS_STEPS = 0.001, 5  # a descent that gets no lower than this in so many steps has ended
 GRIP_HALF_M = 0.037  # half of what fits between the open fingers, with some room
 SHIFTS_M = (0.0, 0.015, -0.015, 0.0)  # along the fingers, by attempt: when a neighbour is in one finger's way
 
@@ -29,6 +30,8 @@ class Expert:
         self.phase = "hover"
         self.steps = 0  # in this phase
         self.attempt = 0
+        self.lowest = np.inf  # height of the fingers in this descent, m
+        self.sank = 0  # the step of the descent at which they came to it
         self.finger_axis = self._choose_finger_axis()
 
     def _choose_finger_axis(self) -> np.ndarray:
@@ -87,14 +90,19 @@ class Expert:
         return action
 
     def _descend(self) -> np.ndarray:
-        goal = self._grasp_point()
-        above = self.view.grip_position()[2] - goal[2]
-        if above < 0.008:
+        goal, height = self._grasp_point(), self.view.grip_position()[2]
+        above = height - goal[2]
+        if self.steps == 0 or height < self.lowest - SINKS_M:
+            self.lowest, self.sank = height, self.steps
+        # The palm of the hand rests on a tall object before the fingers are at its middle. Waiting there longer than it
+        # takes to see that would teach a policy without memory to wait for ever.
+        rests = self.steps - self.sank >= RESTS_STEPS and above < max(
+            0.015, self.view.item_half_width(np.array([0.0, 0.0, 1.0]))
+        )
+        if above < 0.008 or rests:
             self._enter("close")
         elif self.steps > 40:
-            # The palm of the hand rests on a tall object before the fingers are at its middle.
-            top = self.view.item_half_width(np.array([0.0, 0.0, 1.0]))
-            self._enter("close") if above < max(0.015, top) else self._start_again()
+            self._start_again()
         return self._turned(self._toward(goal, OPEN, limit=0.6))
 
     def _close(self) -> np.ndarray:
