@@ -146,6 +146,8 @@ func TestLeRobotThereAndBack(t *testing.T) {
 	said, err = run("lerobot/write.py", "--from", dir, "--out", v3, "--fps", "10")
 	require.Error(t, err)
 	require.Contains(t, said, "the folder is not empty")
+	said, err = run("testdata/picture_statistics.py")
+	require.NoError(t, err, said)
 	v2 := filepath.Join(t.TempDir(), "v2")
 	said, err = run("testdata/as_v21.py", v3, v2)
 	require.NoError(t, err, said)
