@@ -209,9 +209,7 @@ func (r *run) openData(ctx context.Context, dir string, from config.Origin) (dat
 // successes are the successful ones of the episodes, at most imitate.demos a task where that is given.
 func (r *run) successes(set dataset.Set, picked []int) ([]int, error) {
 	most := math.MaxInt
-	// A file that spells out the default, as srpo.toml of the repository and of every run folder does, asks for nothing.
-	layer, n := r.cfg.Origin("imitate.demos").Layer, r.cfg.Imitate.Demos
-	if n > 0 && (layer == "set" || layer == "flag" || n != config.Default().Imitate.Demos) {
+	if n := r.cfg.Imitate.Demos; n > 0 && r.cfg.Chosen("imitate.demos") {
 		most = n
 	}
 	var out []int

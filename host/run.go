@@ -145,7 +145,7 @@ func Run(ctx context.Context, o Options) (sum Summary, err error) {
 		r.Terminal.Line("all %d iterations are done; more: srpo run --resume %s --iterations %d", r.cfg.Run.Iterations, r.folder.Dir(), r.last.Iteration+r.cfg.Run.Iterations)
 	}
 	for i := r.last.Iteration + 1; i <= r.cfg.Run.Iterations; i++ {
-		if n := r.cfg.Run.SolvedAfter; n > 0 && r.state.Solved >= n {
+		if r.solved() {
 			msg := fmt.Sprintf("solved: in %s in a row every group succeeded above keep_high (%g); %d more would not change the policy",
 				count(r.state.Solved, "iteration"), r.cfg.Rollout.KeepHigh, r.cfg.Run.Iterations-i+1)
 			r.event(store.Event{Type: store.Solved, Iteration: i - 1, Message: msg})
@@ -251,7 +251,7 @@ func (r *run) iteration(ctx context.Context, i int) error {
 		next.Solved = 0
 	}
 	r.state = &next
-	if n := r.cfg.Run.EvalEvery; n > 0 && (i%n == 0 || i == r.cfg.Run.Iterations) {
+	if n := r.cfg.Run.EvalEvery; n > 0 && (i%n == 0 || i == r.cfg.Run.Iterations || r.solved()) {
 		if err := r.evaluate(ctx, i, &m, seconds); err != nil {
 			return err
 		}
@@ -271,6 +271,12 @@ func (r *run) iteration(ctx context.Context, i int) error {
 		}
 	}
 	return report.WriteRun(r.folder)
+}
+
+// solved says whether run.solved_after iterations in a row had nothing left to teach.
+func (r *run) solved() bool {
+	n := r.cfg.Run.SolvedAfter
+	return n > 0 && r.state.Solved >= n
 }
 
 // allSolved says whether every group's success rate is above the most at which it is kept, or 1.

@@ -38,7 +38,8 @@ type Curve struct {
 	// EnvSteps and RatesBySteps are on a common grid over the steps that every run of the group covers, runs interpolated linearly.
 	EnvSteps     []float64
 	RatesBySteps []Interval
-	// Final is the mean over the last iterations of each run (a tenth of them, at least one), Mean over all iterations.
+	// Final is the mean over the last iterations of each run (a tenth of them, or five where there are ten or more, as one of a few episodes says little; of evaluations a tenth, at least one), Mean over
+	// all iterations.
 	Final, Mean Interval
 
 	finals, means map[uint64]float64
@@ -85,7 +86,7 @@ func Compare(title string, groups []Group, evaluated bool) (*Comparison, error) 
 		if len(curve.runs) == 0 {
 			return nil, plugins.Errorf(plugins.Invalid, "group %q has no runs", g.Label).WithHint("give the folders of its runs")
 		}
-		curve.fill()
+		curve.fill(evaluated)
 		c.Curves = append(c.Curves, curve)
 	}
 	first := c.Curves[0]
@@ -141,7 +142,7 @@ func pointsOf(rec *store.Record, evaluated bool) points {
 }
 
 // fill makes the means over seeds.
-func (c *Curve) fill() {
+func (c *Curve) fill(evaluated bool) {
 	c.Seeds = len(c.runs)
 	byIteration := map[float64][]float64{}
 	var finals, means []float64
@@ -154,7 +155,10 @@ func (c *Curve) fill() {
 			byIteration[it] = append(byIteration[it], p.rate[j])
 		}
 		n := len(p.rate)
-		last := max(1, n/10)
+		last := max(1, n/10, min(5, n/2))
+		if evaluated {
+			last = max(1, n/10)
+		}
 		f, m := mean(p.rate[n-last:]), mean(p.rate)
 		c.finals[p.seed], c.means[p.seed] = f, m
 		finals, means = append(finals, f), append(means, m)
@@ -411,6 +415,6 @@ var comparePage = template.Must(template.New("compare").Parse(`<!doctype html>
 <h2>Levels</h2><div class="card wide"><table><tr><th></th><th>seeds</th><th>at the end</th><th>mean over iterations</th><th>env steps to 50 %</th><th>80 %</th><th>95 %</th></tr>
 {{range .Lines}}<tr><td><svg viewBox="0 0 20 10" width="20" height="10"><line class="l c{{.Hue}}" x1="1" x2="19" y1="5" y2="5"/></svg> {{.Label}}</td><td>{{.Seeds}}</td><td class="n">{{.Final}}</td><td class="n">{{.Mean}}</td><td class="n">{{.Half}}</td><td class="n">{{.Most}}</td><td class="n">{{.All}}</td></tr>{{end}}</table></div>
 {{if .Verdicts}}<h2>Differences</h2><div class="card">{{range .Verdicts}}<p style="margin:6px 0">{{.}}</p>{{end}}</div>{{end}}
-<footer>At the end: the last tenth of each run's iterations. Every run is one observation; where both groups have the same seeds the differences are paired, otherwise Welch's.</footer>
+<footer>At the end: the last tenth of each run's iterations, or five where that is more. Every run is one observation; where both groups have the same seeds the differences are paired, otherwise Welch's.</footer>
 </main></body></html>
 `))

@@ -68,6 +68,12 @@ func TestCompareByHand(t *testing.T) {
 	checkPage(t, b.String())
 }
 
+func TestCompareEndsOfShortRuns(t *testing.T) {
+	c, err := Compare("t", []Group{{"a", []*store.Record{runOf(1, 0, 0, 0, 0, 0, 0.1, 0.2, 0.3, 0.4, 0.5)}}}, false)
+	require.NoError(t, err)
+	require.InDelta(t, 0.3, c.Curves[0].Final.Mean, 1e-12, "five of ten")
+}
+
 func TestCompareEvaluations(t *testing.T) {
 	r := runOf(1, 0.1, 0.2)
 	r.Events = []store.Event{{Type: store.Evaluated, Iteration: 2, Evaluation: &store.Evaluation{EnvSteps: 200, SuccessRate: 0.7, Episodes: 50}}}
