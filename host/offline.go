@@ -115,8 +115,8 @@ func (r *run) offlineIteration(ctx context.Context, i int, set dataset.Set, all 
 		return plugins.Errorf(plugins.Corrupt, "Imitate ended without a step of training").WithPlace("%s", r.session.Sched.PolicyName).
 			WithHint("a fault in the policy plugin: Load must return the last id that the weights contain, those of imitations among them")
 	}
-	if math.IsNaN(last) || math.IsInf(last, 0) {
-		return plugins.Errorf(plugins.Corrupt, "the loss is %v", last).WithPlace("%s", r.session.Sched.PolicyName).WithHint("lower the policy's learning rate of imitation; the run is as it was before this iteration")
+	if err := finiteLoss(last, r.session.Sched.PolicyName); err != nil {
+		return err
 	}
 	seconds["update"] = time.Since(start).Seconds()
 	seconds["encode"], all.embedding = all.embedding, 0

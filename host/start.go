@@ -204,6 +204,9 @@ func (r *run) imitate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := finiteLoss(last, s.Sched.PolicyName); err != nil {
+		return err
+	}
 	if failed > 0 {
 		r.Terminal.Warn("%s failed in %d demonstrations, which were left out", whose, failed)
 	}
@@ -249,17 +252,25 @@ func (s *Session) demoPlan(tasks []env.Task, cameras []string) rollout.DemoPlan 
 	return plan
 }
 
-// references embeds what some rewards measure against: "nothing happened" for anchored, demonstrations for references = "demos".
+// references embeds what some rewards measure against: "nothing happened" for anchored, demonstrations for references = "demos". A vector that cannot be used is left
+// out, with a word; where none is left, the run has nothing to measure against and ends.
 func (r *run) references(ctx context.Context) error {
 	s := r.session
 	enc, _, err := s.Sched.Encoder.Client(ctx)
 	if err != nil {
 		return err
 	}
-	embed := func(clip plugins.Tensor) ([]float64, error) {
+	var unusable *plugins.Error
+	embed := func(what string, clip plugins.Tensor) ([]float64, error) {
 		v, err := enc.Encode(ctx, []plugins.Tensor{clip})
 		if err != nil {
 			return nil, err
+		}
+		if why := rollout.CheckEmbedding(v[0], s.Sched.EncoderSpec.Dimension); why != "" {
+			unusable = plugins.Errorf(plugins.Corrupt, "the vector of %s %s", what, why).WithPlace("%s", s.Sched.EncoderName)
+			r.event(store.Event{Type: store.Dropped, Message: unusable.Error()})
+			r.Terminal.Warn("%v; it is left out", unusable)
+			return nil, nil
 		}
 		out := make([]float64, len(v[0]))
 		for i, x := range v[0] {
@@ -284,9 +295,16 @@ func (r *run) references(ctx context.Context) error {
 			}
 			// held still; encoders sample frames, so that 16 of them stand for any number
 			clip := plugins.Bytes(bytes.Repeat(tr.Recorded.Data, 16), append([]int{16}, tr.Recorded.Shape[1:]...)...)
-			if r.state.Anchors[t.ID], err = embed(clip); err != nil {
+			v, err := embed("the first frame of "+t.ID+", held still,", clip)
+			if err != nil {
 				return err
 			}
+			if v != nil {
+				r.state.Anchors[t.ID] = v
+			}
+		}
+		if len(r.state.Anchors) == 0 {
+			return unusable.WithHint("a fault in the encoder plugin, or of its input: another encoder, or a reward without an anchor: --set reward.kind=zscore")
 		}
 	}
 	if r.cfg.Reward.References == string(srpo.ReferencesDemos) {
@@ -314,11 +332,16 @@ func (r *run) references(ctx context.Context) error {
 				clip = append(clip, frames.Data[f*size:(f+1)*size]...)
 				n++
 			}
-			v, err := embed(plugins.Bytes(clip, append([]int{n}, frames.Shape[1:]...)...))
+			v, err := embed("demonstration "+d.ID, plugins.Bytes(clip, append([]int{n}, frames.Shape[1:]...)...))
 			if err != nil {
 				return err
 			}
-			r.state.Demos[task] = append(r.state.Demos[task], v)
+			if v != nil {
+				r.state.Demos[task] = append(r.state.Demos[task], v)
+			}
+		}
+		if len(r.state.Demos) == 0 && unusable != nil {
+			return unusable.WithHint("a fault in the encoder plugin, or of its input: another encoder, or other references: --set reward.references=batch")
 		}
 	}
 	return nil

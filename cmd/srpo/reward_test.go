@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io/fs"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -70,8 +71,9 @@ func writeVideos(dir string) error {
 	return os.WriteFile(filepath.Join(dir, "labels.csv"), []byte(labels), 0o644)
 }
 
-// badEncoder is told by a clip's length what to do wrong: 13 frames kill it, 14 make it refuse, 15 give no numbers.
-type badEncoder struct{}
+// badEncoder is told by a clip's length what to do wrong: 13 frames kill it, 14 make it refuse, 15 give no numbers. It is blind to a clip of 16 frames, which the
+// anchor of the anchored reward is, where it is told so.
+type badEncoder struct{ blind bool }
 
 func (badEncoder) Info(context.Context) (plugins.Info, error) {
 	return plugins.Info{Name: "bad", Kind: plugins.Encoder, Version: "0.1.0", Doc: "breaks promises"}, nil
@@ -80,7 +82,7 @@ func (badEncoder) Configure(context.Context, plugins.Config) error { return nil 
 func (badEncoder) Describe(context.Context) (encoder.Spec, error) {
 	return encoder.Spec{Dimension: 2}, nil
 }
-func (badEncoder) Encode(_ context.Context, clips []plugins.Tensor) ([][]float32, error) {
+func (b badEncoder) Encode(_ context.Context, clips []plugins.Tensor) ([][]float32, error) {
 	var out [][]float32
 	for _, c := range clips {
 		row := []float32{1, float32(c.Data[len(c.Data)/2])}
@@ -92,6 +94,10 @@ func (badEncoder) Encode(_ context.Context, clips []plugins.Tensor) ([][]float32
 			return nil, plugins.Errorf(plugins.Invalid, "clips of 14 frames are not to my taste")
 		case 15:
 			row = nil
+		case 16:
+			if b.blind {
+				row[0] = float32(math.NaN())
+			}
 		}
 		out = append(out, row)
 	}

@@ -142,7 +142,7 @@ func (e *encoding) call(batch []clip) error {
 		return err
 	}
 	for i, c := range batch {
-		if reason := checkEmbedding(vectors[i], r.s.EncoderSpec.Dimension); reason != "" {
+		if reason := CheckEmbedding(vectors[i], r.s.EncoderSpec.Dimension); reason != "" {
 			c.EmbeddingError = fmt.Sprintf("the vector of %s %s (%d of %d numbers)", r.s.EncoderName, reason, len(vectors[i]), r.s.EncoderSpec.Dimension)
 			continue
 		}
