@@ -102,8 +102,8 @@ func dies(line string) bool {
 	return strings.HasPrefix(line, "panic: ") || strings.HasPrefix(line, "fatal error: ") || strings.HasPrefix(line, "runtime: out of memory")
 }
 
-// stack says whether a line is of a stack that Go's runtime prints.
-func stack(line string) bool { return strings.HasPrefix(line, "goroutine ") }
+// stack says whether a line is of a stack that Go's runtime prints: where a function stands.
+func stack(line string) bool { return strings.HasPrefix(line, "\t") && strings.Contains(line, ".go:") }
 
 // last returns the last n lines, joined; of a Go program that died the first ones of what it said of that, which tell why.
 func (o *output) last(n int) string {

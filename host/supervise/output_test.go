@@ -49,7 +49,7 @@ func TestOutput(t *testing.T) {
 
 // What a Go program died of stands before the stacks of all its goroutines, which are more than the last lines.
 func TestOutputOfACrash(t *testing.T) {
-	stacks := strings.Repeat("goroutine 7 [select]:\nruntime.gopark(0x1)\n\t/go/src/runtime/proc.go:462 +0xce\n", 30)
+	stacks := "goroutine 7 [running]:\n" + strings.Repeat("main.embed(0x1)\n\t/src/main.go:462 +0xce\n", 30) + "created by main.main in goroutine 1\n"
 	o := newOutput(filepath.Join(t.TempDir(), "x.log"))
 	defer o.close()
 	w := &lines{to: o, source: "err"}
