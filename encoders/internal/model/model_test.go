@@ -117,6 +117,7 @@ func TestBadFiles(t *testing.T) {
 		{"empty", write(t, "a.onnx", nil), plugins.Corrupt, "is not an ONNX model"},
 		{"text", write(t, "a.onnx", []byte("version https://git-lfs.github.com/spec/v1\n")), plugins.Corrupt, ""},
 		{"pickle", write(t, "a.onnx", []byte("\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.")), plugins.Corrupt, ""},
+		{"zip", write(t, "a.onnx", []byte("PK\x03\x04-\x00\x00\x00\x00\x00")), plugins.Corrupt, "is not an ONNX model"},
 		{"truncated in the weights", write(t, "a.onnx", good[:len(bare)/2]), plugins.Corrupt, "is cut short"},
 		{"truncated in the metadata", write(t, "a.onnx", good[:len(good)-9]), plugins.Corrupt, "is cut short"},
 		{"no card", write(t, "a.onnx", bare), plugins.Mismatch, "lacks the model card"},
