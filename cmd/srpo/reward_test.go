@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -337,9 +338,22 @@ func TestRewardWithABadEncoder(t *testing.T) {
 		require.Regexp(t, want, a.Reason)
 	}
 	_ = dir
+	kept, err := os.ReadDir(filepath.Join(os.Getenv("SRPO_CACHE"), "logs"))
+	require.NoError(t, err)
+	require.Empty(t, kept, "logs that no error names")
 
 	code, _, stderr := evalCLI(t, "reward", "few.csv", "--encoder", "./gone")
 	require.Equal(t, exitCodes[plugins.NotFound], code, stderr)
+
+	// it is given up after three deaths in a row, and the log that the error names is still there
+	require.NoError(t, os.WriteFile("deadly.csv", []byte("id,success,video\na,1,videos/left-3.npz\nb,0,videos/left-7.npz\nc,0,videos/right-7.npz\n"), 0o644))
+	code, _, stderr = evalCLI(t, "reward", "deadly.csv", "--encoder", "./bad", "--no-cache")
+	require.Equal(t, exitCodes[plugins.Unavailable], code, stderr)
+	found := regexp.MustCompile(`all that it said is in (\S+)`).FindStringSubmatch(stderr)
+	require.NotNil(t, found, stderr)
+	log, err := os.ReadFile(found[1])
+	require.NoError(t, err)
+	require.Contains(t, string(log), "CUDA error: an illegal memory access")
 }
 
 func TestRewardOfEvaluations(t *testing.T) {
