@@ -12,8 +12,7 @@
 # - the update as it is by default; clips are all recorded frames as they are (equal_length = none), one in 4 steps;
 # - ways: GRPO (0/1 reward); SRPO with pixel and references of the batch, of memory, of the demonstrations; SRPO with memory and each other encoder;
 # - (a first list of 30 to 150 steps gave 0 of 128 throughout with seed 0, before anything was trained);
-# - compared: success of the sampled episodes, mean over all iterations, which counts; beside it "at the end", the last tenth of them: 4 iterations of 40, and of LIBERO's
-#   10 only one, of 16 episodes. Each way against GRPO, paired by seed, each interval by itself: of twenty one lies beside 0 by chance.
+# - compared: success of the sampled episodes, mean over all iterations, which counts; beside it "at the end", the last five of them. Each way against GRPO, paired by seed, each interval by itself: of twenty one lies beside 0 by chance.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 env=${ENV:-tabletop} world=${WORLD:-}
@@ -63,7 +62,7 @@ for ((s = 0; s < 3 * seeds && ${#found[@]} < seeds; s++)); do
         bin/srpo run --resume "$out"
       else
         # shellcheck disable=SC2086 # the way is a list of words
-        bin/srpo run "${common[@]}" --seed "$s" --checkpoint "$start" --iterations "$iterations" --out "$out" --set run.videos=0 --set run.solved_after=0 \
+        bin/srpo run "${common[@]}" --seed "$s" --checkpoint "$start" --iterations "$iterations" --out "$out" --set run.videos=0 --set run.eval_every=0 --set run.solved_after=0 \
           --set rollout.groups="${shape%x*}" --set rollout.group_size="${shape#*x}" --set rollout.extra_groups=0 --set rollout.keep_low=0 --set rollout.keep_high=1 ${way#*=}
       fi
     done
