@@ -14,6 +14,7 @@ import (
 	"github.com/srpo-dev/srpo/host/srpo"
 	"github.com/srpo-dev/srpo/host/store"
 	"github.com/srpo-dev/srpo/plugins"
+	"github.com/srpo-dev/srpo/plugins/encoder"
 	"github.com/srpo-dev/srpo/plugins/env"
 	"github.com/srpo-dev/srpo/plugins/policy"
 )
@@ -256,13 +257,9 @@ func (s *Session) demoPlan(tasks []env.Task, cameras []string) rollout.DemoPlan 
 // out, with a word; where none is left, the run has nothing to measure against and ends.
 func (r *run) references(ctx context.Context) error {
 	s := r.session
-	enc, _, err := s.Sched.Encoder.Client(ctx)
-	if err != nil {
-		return err
-	}
 	var unusable *plugins.Error
 	embed := func(what string, clip plugins.Tensor) ([]float64, error) {
-		v, err := enc.Encode(ctx, []plugins.Tensor{clip})
+		v, err := patient(ctx, s.Sched.Encoder, func(enc encoder.Encoder) ([][]float32, error) { return enc.Encode(ctx, []plugins.Tensor{clip}) })
 		if err != nil {
 			return nil, err
 		}
@@ -282,11 +279,8 @@ func (r *run) references(ctx context.Context) error {
 	if r.cfg.Reward.Kind == string(srpo.Anchored) {
 		r.state.Anchors = map[string][]float64{}
 		for _, t := range r.tasks {
-			client, _, err := s.Sched.Envs[0].Worker.Client(ctx)
-			if err != nil {
-				return err
-			}
-			tr, err := client.Reset(ctx, env.Reset{Task: t.ID, Seed: rollout.Seed(r.cfg.Run.Seed, "anchor", t.ID), Render: env.Render{Record: rules.RecordCamera, RecordEvery: rules.RecordEvery}})
+			first := env.Reset{Task: t.ID, Seed: rollout.Seed(r.cfg.Run.Seed, "anchor", t.ID), Render: env.Render{Record: rules.RecordCamera, RecordEvery: rules.RecordEvery}}
+			tr, err := patient(ctx, s.Sched.Envs[0].Worker, func(e env.Env) (env.Transition, error) { return e.Reset(ctx, first) })
 			if err != nil {
 				return plugins.AsError(err).WithPlace("%s, task %s", s.Sched.EnvName, t.ID)
 			}
@@ -345,4 +339,19 @@ func (r *run) references(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// patient calls a plugin, and again where the call cost it its process: what a run is measured against is asked for once, after hours of imitation perhaps, and before
+// anything is committed.
+func patient[T, R any](ctx context.Context, w rollout.Worker[T], call func(T) (R, error)) (out R, err error) {
+	for range 3 {
+		var client T
+		if client, _, err = w.Client(ctx); err != nil {
+			return out, err // it does not come back
+		}
+		if out, err = call(client); err == nil || ctx.Err() != nil || !rollout.Replaces(err) {
+			return out, err
+		}
+	}
+	return out, err
 }

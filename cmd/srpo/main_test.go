@@ -48,8 +48,8 @@ func badPlugin(mode string) {
 		defer func() { select {} }()
 	}
 	switch mode {
-	case "encoder", "blind":
-		sdk.ServeEncoder(badEncoder{blind: mode == "blind"})
+	case "encoder", "blind", "fragile":
+		sdk.ServeEncoder(badEncoder{mode})
 		return
 	case "once", "always", "nan", "nans", "diverges", "drowns":
 		sdk.ServePolicy(poisonPolicy{tiny.New(), mode})

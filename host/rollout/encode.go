@@ -136,7 +136,7 @@ func (e *encoding) call(batch []clip) error {
 		err = corrupt("a fault in the encoder plugin", "%d vectors for %d clips", len(vectors), len(clips))
 	}
 	if err != nil {
-		if replaces(err) && r.ctx.Err() == nil {
+		if Replaces(err) && r.ctx.Err() == nil {
 			r.s.Encoder.Failed(incarnation, err)
 		}
 		return err
