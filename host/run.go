@@ -138,6 +138,14 @@ func Run(ctx context.Context, o Options) (sum Summary, err error) {
 	if o.ImitateOnly {
 		return sum, nil
 	}
+	if r.last.Iteration == 0 && r.cfg.Run.EvalEvery > 0 { // once the starting policy cannot be lost any more; a run that goes on from there has cut this off
+		r.began = true
+		if err := r.persist(ctx, 0, func() error {
+			return r.evaluate(ctx, 0, &store.Metrics{Extra: map[string]float64{}}, map[string]float64{})
+		}); err != nil {
+			return sum, err
+		}
+	}
 	if r.offline() {
 		return sum, r.learnOffline(ctx)
 	}
@@ -152,18 +160,22 @@ func Run(ctx context.Context, o Options) (sum Summary, err error) {
 			r.Terminal.Line("%s (run.solved_after = 0 goes on)", msg)
 			break
 		}
-		for {
-			// Where the policy is lost, so is everything that it recorded: from the last commit on, the same seeds give the same episodes.
-			again, err := r.rollAgain(ctx, i, r.iteration(ctx, i))
-			if err != nil {
-				return sum, err
-			}
-			if !again {
-				break
-			}
+		if err := r.persist(ctx, i, func() error { return r.iteration(ctx, i) }); err != nil {
+			return sum, err
 		}
 	}
 	return sum, nil
+}
+
+// persist does an iteration's work until it is done or cannot be. Where the policy is lost, so is everything that it recorded: from the last commit on, the same seeds
+// give the same episodes.
+func (r *run) persist(ctx context.Context, i int, work func() error) error {
+	for {
+		again, err := r.rollAgain(ctx, i, work())
+		if err != nil || !again {
+			return err
+		}
+	}
 }
 
 // iteration is one round of SRPO (arXiv 2511.15605, section 3; the steps are numbered as in its algorithm).

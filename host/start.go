@@ -72,14 +72,6 @@ func (r *run) startingPolicy(ctx context.Context) error {
 			return err
 		}
 	}
-	seconds := map[string]float64{}
-	m := store.Metrics{SecondsByPhase: seconds, Extra: map[string]float64{}}
-	if r.cfg.Run.EvalEvery > 0 && !r.ImitateOnly {
-		r.began = true
-		if err := r.evaluate(ctx, 0, &m, seconds); err != nil {
-			return err
-		}
-	}
 	return r.commit(ctx, 0, nil)
 }
 
