@@ -8,6 +8,8 @@ GO ?= go
 # staticcheck 2026.2.2
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 TALLY := $(GO) run ./.ci/tally
+# What is not in a normal build.
+TAGS := faults,soak
 
 # The Python of the tests, with ruff and uv; nothing else of this machine's Python is used.
 VENV := $(CURDIR)/.venv
@@ -15,9 +17,9 @@ export SRPO_TEST_PYTHON := $(VENV)/bin/python
 # uv, for srpo itself, where the machine has none.
 export PATH := $(PATH):$(VENV)/tools
 
-STEPS := fmt vet staticcheck proto-check ruff go-test fuzz python-test examples smoke faults remote libero libero-plus
+STEPS := fmt vet staticcheck proto-check ruff go-test fuzz python-test examples smoke faults hangs remote libero libero-plus
 
-.PHONY: build test soak hangs bench openvla pi0 parity results proto clean venv $(STEPS)
+.PHONY: build test soak bench openvla pi0 parity results proto clean venv $(STEPS)
 
 build:
 	$(GO) build -o srpo ./cmd/srpo
@@ -30,9 +32,11 @@ fmt:
 
 vet:
 	$(GO) vet ./... ./.ci/tally
+	$(GO) vet -tags $(TAGS) ./host/... ./cmd/...
 
 staticcheck:
 	$(GO) run $(STATICCHECK) ./... ./.ci/tally
+	$(GO) run $(STATICCHECK) -tags $(TAGS) ./host/... ./cmd/...
 
 proto:
 	plugins/proto/generate.sh
@@ -56,11 +60,11 @@ fuzz:
 
 # 20 kill points of plugins and 20 of the host: the run that went on must be the undisturbed one, bit for bit. docs/results/faults.sh tries 200 of each.
 faults:
-	$(GO) test -tags faults -count=1 -timeout 20m -run '^TestKillPoints$$' -json ./cmd/srpo | $(TALLY) go faults
+	$(GO) test -race -tags faults -count=1 -timeout 20m -run '^TestKillPoints$$' -json ./cmd/srpo | $(TALLY) go faults
 
 # Each plugin stopped in each kind of call: its heart is not heard any more. Takes a minute or two, as it waits.
 hangs:
-	$(GO) test -tags faults -count=1 -timeout 20m -run '^TestHangs$$' ./cmd/srpo
+	$(GO) test -race -tags faults -count=1 -timeout 20m -run '^TestHangs$$' -json ./cmd/srpo | $(TALLY) go hangs
 
 # 20 restarts of plugins and a minute of the default run: nothing in the host grows. docs/results/soak.sh takes hours.
 soak:

@@ -231,7 +231,7 @@ func TestRunDoubtsABlindReward(t *testing.T) {
 	require.Less(t, m.Extra["audit_auroc_low"], 0.5)
 	require.Equal(t, 1.0/40, m.Extra["audit_dropped_share"])
 	require.Equal(t, 0.5, m.Extra["audit_length_auroc"])
-	require.Contains(t, said, "warning: iteration 2: the reward does not tell success from failure: AUROC 0.")
+	require.Contains(t, said, "warning: iteration 2: the reward is not shown to tell success from failure: AUROC 0.")
 	require.Len(t, events, 1)
 	require.Equal(t, store.Warning, events[0].Type)
 	require.NotEmpty(t, events[0].Hint)

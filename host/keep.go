@@ -250,7 +250,7 @@ func (r *run) doubt(i int, items []audit.Item, measured audit.Measured) {
 	if !ok || v.Low > 0.5 || successes < enoughForWarning || failures < enoughForWarning {
 		return
 	}
-	msg := fmt.Sprintf("the reward does not tell success from failure: AUROC %.2f (95 %%: %.2f to %.2f) over %d successes and %d failures, centres held out", v.Value, v.Low, v.High, successes, failures)
+	msg := fmt.Sprintf("the reward is not shown to tell success from failure: AUROC %.2f (95 %%: %.2f to %.2f) over %d successes and %d failures, centres held out", v.Value, v.Low, v.High, successes, failures)
 	hint := "look at the failures in report.html; try another encoder, rollout.equal_length or reward.cluster, and compare with --reward binary"
 	r.event(store.Event{Type: store.Warning, Iteration: i, Message: msg, Hint: hint})
 	r.Terminal.Warn("iteration %d: %s", i, msg)

@@ -115,8 +115,8 @@ func (r *run) offlineIteration(ctx context.Context, i int, set dataset.Set, all 
 		return plugins.Errorf(plugins.Corrupt, "Imitate ended without a step of training").WithPlace("%s", r.session.Sched.PolicyName).
 			WithHint("a fault in the policy plugin: Load must return the last id that the weights contain, those of imitations among them")
 	}
-	if math.IsNaN(last) || math.IsInf(last, 0) {
-		return plugins.Errorf(plugins.Corrupt, "the loss is %v", last).WithPlace("%s", r.session.Sched.PolicyName).WithHint("lower the policy's learning rate of imitation; the run is as it was before this iteration")
+	if err := finiteLoss(last, r.session.Sched.PolicyName); err != nil {
+		return err
 	}
 	seconds["update"] = time.Since(start).Seconds()
 	seconds["encode"], all.embedding = all.embedding, 0
@@ -209,9 +209,7 @@ func (r *run) openData(ctx context.Context, dir string, from config.Origin) (dat
 // successes are the successful ones of the episodes, at most imitate.demos a task where that is given.
 func (r *run) successes(set dataset.Set, picked []int) ([]int, error) {
 	most := math.MaxInt
-	// A file that spells out the default, as srpo.toml of the repository and of every run folder does, asks for nothing.
-	layer, n := r.cfg.Origin("imitate.demos").Layer, r.cfg.Imitate.Demos
-	if n > 0 && (layer == "set" || layer == "flag" || n != config.Default().Imitate.Demos) {
+	if n := r.cfg.Imitate.Demos; n > 0 && r.cfg.Chosen("imitate.demos") {
 		most = n
 	}
 	var out []int

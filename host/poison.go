@@ -89,6 +89,14 @@ func (r *run) rollAgain(ctx context.Context, i int, err error) (bool, error) {
 	return true, r.session.policyAlive(ctx)
 }
 
+// finiteLoss refuses an imitation that ended with a loss that is no number, before what the policy has become is committed.
+func finiteLoss(loss float64, name string) error {
+	if math.IsNaN(loss) || math.IsInf(loss, 0) {
+		return plugins.Errorf(plugins.Diverged, "the loss of imitation is %v", loss).WithPlace("%s", name).WithHint("lower the policy's learning rate of imitation; nothing of it is committed")
+	}
+	return nil
+}
+
 // groupOf is the group of each episode, by id.
 func groupOf(result *rollout.Result) map[string]string {
 	m := map[string]string{}

@@ -26,7 +26,7 @@ import (
 
 // RecordOptions say what [Record] is to record.
 type RecordOptions struct {
-	// Config names env, tasks, their settings, seed, rollout.record_every and rollout.max_steps.
+	// Config names env, tasks, their settings, seed, rollout.start_states, rollout.record_every and rollout.max_steps.
 	Config   *config.Config
 	Launch   Launcher
 	Terminal *report.Terminal
@@ -146,7 +146,11 @@ func Record(ctx context.Context, o RecordOptions) (_ *Recorded, err error) {
 		index[a], out.ByActor[i].Actor = i, a.String()
 	}
 	policy, todo := map[rollout.Actor][]rollout.Trial{}, 0
-	for _, trial := range session.trials("all", o.Episodes) {
+	side := o.Config.Rollout.StartStates
+	if _, err := session.onSide(side); err != nil {
+		return nil, err
+	}
+	for _, trial := range session.trials(side, o.Episodes) {
 		for _, a := range actors {
 			take := rollout.Take{Trial: trial, Actor: a}
 			if label, ok := r.have[take.ID()]; ok {
@@ -311,6 +315,9 @@ func (r *recording) act(ctx context.Context, s *Session, a rollout.Actor, trials
 func (r *recording) open() error {
 	c := r.Config
 	identity := map[string]string{"env": c.Run.Env, "seed": fmt.Sprint(c.Run.Seed), "record_every": fmt.Sprint(c.Rollout.RecordEvery), "max_steps": fmt.Sprint(c.Rollout.MaxSteps)}
+	if side := c.Rollout.StartStates; side != "all" { // which of them are on a side follows from seed and fraction
+		identity["start_states"], identity["train_fraction"] = side, fmt.Sprint(c.Rollout.TrainFraction)
+	}
 	for _, v := range c.Values() {
 		if strings.HasPrefix(v.Key, "env.") {
 			identity[v.Key] = fmt.Sprint(v.Value)

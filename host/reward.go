@@ -43,6 +43,8 @@ type RewardOptions struct {
 	Windows int
 	// Cache is the folder of embeddings; empty: nothing is remembered.
 	Cache string
+	// Logs is the folder of the encoders' logs, which errors name; empty: a temporary one.
+	Logs string
 	// Version of srpo and Command line, for the record.
 	Version string
 	Command []string
@@ -264,7 +266,7 @@ func (s *scoring) configOf(c Contender) *config.Config {
 // encoder embeds and scores with one encoder, whose process ends before another one takes memory.
 func (s *scoring) encoder(ctx context.Context, c Contender) error {
 	cfg := s.configOf(c)
-	super, err := newSupervisor(cfg, "", s.onPlugin)
+	super, err := newSupervisor(cfg, s.Logs, s.onPlugin)
 	if err != nil {
 		return err
 	}

@@ -138,6 +138,14 @@ func Run(ctx context.Context, o Options) (sum Summary, err error) {
 	if o.ImitateOnly {
 		return sum, nil
 	}
+	if r.last.Iteration == 0 && r.cfg.Run.EvalEvery > 0 { // once the starting policy cannot be lost any more; a run that goes on from there has cut this off
+		r.began = true
+		if err := r.persist(ctx, 0, func() error {
+			return r.evaluate(ctx, 0, &store.Metrics{Extra: map[string]float64{}}, map[string]float64{})
+		}); err != nil {
+			return sum, err
+		}
+	}
 	if r.offline() {
 		return sum, r.learnOffline(ctx)
 	}
@@ -145,25 +153,29 @@ func Run(ctx context.Context, o Options) (sum Summary, err error) {
 		r.Terminal.Line("all %d iterations are done; more: srpo run --resume %s --iterations %d", r.cfg.Run.Iterations, r.folder.Dir(), r.last.Iteration+r.cfg.Run.Iterations)
 	}
 	for i := r.last.Iteration + 1; i <= r.cfg.Run.Iterations; i++ {
-		if n := r.cfg.Run.SolvedAfter; n > 0 && r.state.Solved >= n {
+		if r.solved() {
 			msg := fmt.Sprintf("solved: in %s in a row every group succeeded above keep_high (%g); %d more would not change the policy",
 				count(r.state.Solved, "iteration"), r.cfg.Rollout.KeepHigh, r.cfg.Run.Iterations-i+1)
 			r.event(store.Event{Type: store.Solved, Iteration: i - 1, Message: msg})
 			r.Terminal.Line("%s (run.solved_after = 0 goes on)", msg)
 			break
 		}
-		for {
-			// Where the policy is lost, so is everything that it recorded: from the last commit on, the same seeds give the same episodes.
-			again, err := r.rollAgain(ctx, i, r.iteration(ctx, i))
-			if err != nil {
-				return sum, err
-			}
-			if !again {
-				break
-			}
+		if err := r.persist(ctx, i, func() error { return r.iteration(ctx, i) }); err != nil {
+			return sum, err
 		}
 	}
 	return sum, nil
+}
+
+// persist does an iteration's work until it is done or cannot be. Where the policy is lost, so is everything that it recorded: from the last commit on, the same seeds
+// give the same episodes.
+func (r *run) persist(ctx context.Context, i int, work func() error) error {
+	for {
+		again, err := r.rollAgain(ctx, i, work())
+		if err != nil || !again {
+			return err
+		}
+	}
 }
 
 // iteration is one round of SRPO (arXiv 2511.15605, section 3; the steps are numbered as in its algorithm).
@@ -251,7 +263,7 @@ func (r *run) iteration(ctx context.Context, i int) error {
 		next.Solved = 0
 	}
 	r.state = &next
-	if n := r.cfg.Run.EvalEvery; n > 0 && (i%n == 0 || i == r.cfg.Run.Iterations) {
+	if n := r.cfg.Run.EvalEvery; n > 0 && (i%n == 0 || i == r.cfg.Run.Iterations || r.solved()) {
 		if err := r.evaluate(ctx, i, &m, seconds); err != nil {
 			return err
 		}
@@ -271,6 +283,12 @@ func (r *run) iteration(ctx context.Context, i int) error {
 		}
 	}
 	return report.WriteRun(r.folder)
+}
+
+// solved says whether run.solved_after iterations in a row had nothing left to teach.
+func (r *run) solved() bool {
+	n := r.cfg.Run.SolvedAfter
+	return n > 0 && r.state.Solved >= n
 }
 
 // allSolved says whether every group's success rate is above the most at which it is kept, or 1.

@@ -14,6 +14,7 @@ import (
 	"github.com/srpo-dev/srpo/host/srpo"
 	"github.com/srpo-dev/srpo/host/store"
 	"github.com/srpo-dev/srpo/plugins"
+	"github.com/srpo-dev/srpo/plugins/encoder"
 	"github.com/srpo-dev/srpo/plugins/env"
 	"github.com/srpo-dev/srpo/plugins/policy"
 )
@@ -68,14 +69,6 @@ func (r *run) startingPolicy(ctx context.Context) error {
 	if !r.sparse && !r.ImitateOnly && !r.offline() {
 		r.began = true
 		if err := r.references(ctx); err != nil {
-			return err
-		}
-	}
-	seconds := map[string]float64{}
-	m := store.Metrics{SecondsByPhase: seconds, Extra: map[string]float64{}}
-	if r.cfg.Run.EvalEvery > 0 && !r.ImitateOnly {
-		r.began = true
-		if err := r.evaluate(ctx, 0, &m, seconds); err != nil {
 			return err
 		}
 	}
@@ -204,6 +197,9 @@ func (r *run) imitate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := finiteLoss(last, s.Sched.PolicyName); err != nil {
+		return err
+	}
 	if failed > 0 {
 		r.Terminal.Warn("%s failed in %d demonstrations, which were left out", whose, failed)
 	}
@@ -249,17 +245,21 @@ func (s *Session) demoPlan(tasks []env.Task, cameras []string) rollout.DemoPlan 
 	return plan
 }
 
-// references embeds what some rewards measure against: "nothing happened" for anchored, demonstrations for references = "demos".
+// references embeds what some rewards measure against: "nothing happened" for anchored, demonstrations for references = "demos". A vector that cannot be used is left
+// out, with a word; where none is left, the run has nothing to measure against and ends.
 func (r *run) references(ctx context.Context) error {
 	s := r.session
-	enc, _, err := s.Sched.Encoder.Client(ctx)
-	if err != nil {
-		return err
-	}
-	embed := func(clip plugins.Tensor) ([]float64, error) {
-		v, err := enc.Encode(ctx, []plugins.Tensor{clip})
+	var unusable *plugins.Error
+	embed := func(what string, clip plugins.Tensor) ([]float64, error) {
+		v, err := patient(ctx, s.Sched.Encoder, func(enc encoder.Encoder) ([][]float32, error) { return enc.Encode(ctx, []plugins.Tensor{clip}) })
 		if err != nil {
 			return nil, err
+		}
+		if why := rollout.CheckEmbedding(v[0], s.Sched.EncoderSpec.Dimension); why != "" {
+			unusable = plugins.Errorf(plugins.Corrupt, "the vector of %s %s", what, why).WithPlace("%s", s.Sched.EncoderName)
+			r.event(store.Event{Type: store.Dropped, Message: unusable.Error()})
+			r.Terminal.Warn("%v; it is left out", unusable)
+			return nil, nil
 		}
 		out := make([]float64, len(v[0]))
 		for i, x := range v[0] {
@@ -271,11 +271,8 @@ func (r *run) references(ctx context.Context) error {
 	if r.cfg.Reward.Kind == string(srpo.Anchored) {
 		r.state.Anchors = map[string][]float64{}
 		for _, t := range r.tasks {
-			client, _, err := s.Sched.Envs[0].Worker.Client(ctx)
-			if err != nil {
-				return err
-			}
-			tr, err := client.Reset(ctx, env.Reset{Task: t.ID, Seed: rollout.Seed(r.cfg.Run.Seed, "anchor", t.ID), Render: env.Render{Record: rules.RecordCamera, RecordEvery: rules.RecordEvery}})
+			first := env.Reset{Task: t.ID, Seed: rollout.Seed(r.cfg.Run.Seed, "anchor", t.ID), Render: env.Render{Record: rules.RecordCamera, RecordEvery: rules.RecordEvery}}
+			tr, err := patient(ctx, s.Sched.Envs[0].Worker, func(e env.Env) (env.Transition, error) { return e.Reset(ctx, first) })
 			if err != nil {
 				return plugins.AsError(err).WithPlace("%s, task %s", s.Sched.EnvName, t.ID)
 			}
@@ -284,9 +281,16 @@ func (r *run) references(ctx context.Context) error {
 			}
 			// held still; encoders sample frames, so that 16 of them stand for any number
 			clip := plugins.Bytes(bytes.Repeat(tr.Recorded.Data, 16), append([]int{16}, tr.Recorded.Shape[1:]...)...)
-			if r.state.Anchors[t.ID], err = embed(clip); err != nil {
+			v, err := embed("the first frame of "+t.ID+", held still,", clip)
+			if err != nil {
 				return err
 			}
+			if v != nil {
+				r.state.Anchors[t.ID] = v
+			}
+		}
+		if len(r.state.Anchors) == 0 {
+			return unusable.WithHint("a fault in the encoder plugin, or of its input: another encoder, or a reward without an anchor: --set reward.kind=zscore")
 		}
 	}
 	if r.cfg.Reward.References == string(srpo.ReferencesDemos) {
@@ -314,12 +318,32 @@ func (r *run) references(ctx context.Context) error {
 				clip = append(clip, frames.Data[f*size:(f+1)*size]...)
 				n++
 			}
-			v, err := embed(plugins.Bytes(clip, append([]int{n}, frames.Shape[1:]...)...))
+			v, err := embed("demonstration "+d.ID, plugins.Bytes(clip, append([]int{n}, frames.Shape[1:]...)...))
 			if err != nil {
 				return err
 			}
-			r.state.Demos[task] = append(r.state.Demos[task], v)
+			if v != nil {
+				r.state.Demos[task] = append(r.state.Demos[task], v)
+			}
+		}
+		if len(r.state.Demos) == 0 && unusable != nil {
+			return unusable.WithHint("a fault in the encoder plugin, or of its input: another encoder, or other references: --set reward.references=batch")
 		}
 	}
 	return nil
+}
+
+// patient calls a plugin, and again where the call cost it its process: what a run is measured against is asked for once, after hours of imitation perhaps, and before
+// anything is committed.
+func patient[T, R any](ctx context.Context, w rollout.Worker[T], call func(T) (R, error)) (out R, err error) {
+	for range 3 {
+		var client T
+		if client, _, err = w.Client(ctx); err != nil {
+			return out, err // it does not come back
+		}
+		if out, err = call(client); err == nil || ctx.Err() != nil || !rollout.Replaces(err) {
+			return out, err
+		}
+	}
+	return out, err
 }

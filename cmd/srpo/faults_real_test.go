@@ -32,6 +32,7 @@ const realRun = `[run]
 iterations = 2
 lanes = 2
 videos = 0
+eval_every = 0
 keep = 2
 solved_after = 0
 [rollout]

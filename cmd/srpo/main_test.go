@@ -48,10 +48,10 @@ func badPlugin(mode string) {
 		defer func() { select {} }()
 	}
 	switch mode {
-	case "encoder":
-		sdk.ServeEncoder(badEncoder{})
+	case "encoder", "blind", "fragile":
+		sdk.ServeEncoder(badEncoder{mode})
 		return
-	case "once", "always", "nan", "nans", "diverges":
+	case "once", "always", "nan", "nans", "diverges", "drowns":
 		sdk.ServePolicy(poisonPolicy{tiny.New(), mode})
 		return
 	case "mortal":

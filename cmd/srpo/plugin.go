@@ -173,9 +173,14 @@ func (w *workbench) launch(ctx context.Context, pkg catalog.Package) (supervise.
 	return p.Prepare(ctx, pkg)
 }
 
-// logs makes a folder for one command's plugin logs in the cache; drop removes it. Those that commands kept are removed after a week.
+// logs makes a folder for one command's plugin logs in the cache; drop removes it.
 func (w *workbench) logs(name string) (dir string, drop func(), err error) {
-	root := filepath.Join(w.prep.Cache, "logs")
+	return pluginLogs(w.prep.Cache, name)
+}
+
+// pluginLogs makes a folder for one command's plugin logs in srpo's cache folder; drop removes it. Those that commands kept are removed after a week.
+func pluginLogs(cache, name string) (dir string, drop func(), err error) {
+	root := filepath.Join(cache, "logs")
 	old, _ := os.ReadDir(root)
 	for _, e := range old {
 		if info, err := e.Info(); err == nil && time.Since(info.ModTime()) > 7*24*time.Hour {

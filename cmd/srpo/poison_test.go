@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"iter"
 	"math"
 	"os"
 	"strings"
@@ -13,7 +14,8 @@ import (
 )
 
 // poisonPolicy is tiny, but for iteration 2: the actions of group 1 are all but impossible, and an update with them gives no numbers; in mode always, any update.
-// In mode diverges the update says so by an error. In mode nan one episode of it has no log-probabilities, in mode nans every one.
+// In mode diverges the update says so by an error. In mode nan one episode of it has no log-probabilities, in mode nans every one. In mode drowns it is the loss of
+// imitation that is no number.
 type poisonPolicy struct {
 	*tiny.Policy
 	mode string
@@ -45,6 +47,15 @@ func (p poisonPolicy) Act(ctx context.Context, a policy.Act) ([]policy.Result, e
 		}
 	}
 	return r, err
+}
+
+func (p poisonPolicy) Imitate(ctx context.Context, im policy.Imitate, demos iter.Seq2[policy.Demonstration, error], progress func(done, loss float64)) error {
+	return p.Policy.Imitate(ctx, im, demos, func(done, loss float64) {
+		if p.mode == "drowns" {
+			loss = math.Inf(1)
+		}
+		progress(done, loss)
+	})
 }
 
 func (p poisonPolicy) Update(ctx context.Context, u policy.Update, progress func(float64)) (policy.Statistics, error) {

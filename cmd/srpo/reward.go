@@ -85,18 +85,27 @@ func (a *app) reward(ctx context.Context, f *settingsFlags, o host.RewardOptions
 		name := filepath.Base(filepath.Clean(o.Source))
 		o.Out = filepath.Join("runs", strings.TrimSuffix(name, filepath.Ext(name))+"-reward")
 	}
-	if !fresh {
-		cache, err := pyenv.CacheDir()
-		if err != nil {
-			return err
-		}
-		o.Cache = filepath.Join(cache, "embeddings")
-	}
-	result, err := host.Reward(ctx, o)
-	term.Close()
+	cache, err := pyenv.CacheDir()
 	if err != nil {
 		return err
 	}
+	if !fresh {
+		o.Cache = filepath.Join(cache, "embeddings")
+	}
+	logs, drop, err := pluginLogs(cache, "reward")
+	if err != nil { // embeddings that are given need no encoder, and no log
+		logs, drop = "", func() {}
+	}
+	o.Logs = logs
+	result, err := host.Reward(ctx, o)
+	term.Close()
+	if err != nil {
+		if !strings.Contains(plugins.AsError(err).Hint, logs) { // the log is kept where the error sends its reader to it
+			drop()
+		}
+		return err
+	}
+	drop()
 	if a.json {
 		return a.printJSON(result)
 	}

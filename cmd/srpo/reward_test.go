@@ -6,9 +6,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io/fs"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -70,8 +72,9 @@ func writeVideos(dir string) error {
 	return os.WriteFile(filepath.Join(dir, "labels.csv"), []byte(labels), 0o644)
 }
 
-// badEncoder is told by a clip's length what to do wrong: 13 frames kill it, 14 make it refuse, 15 give no numbers.
-type badEncoder struct{}
+// badEncoder is told by a clip's length what to do wrong: 13 frames kill it, 14 make it refuse, 15 give no numbers. It is blind to a clip of 16 frames, which the
+// anchor of the anchored reward is, in mode blind; in mode fragile the first of them kills it.
+type badEncoder struct{ mode string }
 
 func (badEncoder) Info(context.Context) (plugins.Info, error) {
 	return plugins.Info{Name: "bad", Kind: plugins.Encoder, Version: "0.1.0", Doc: "breaks promises"}, nil
@@ -80,7 +83,7 @@ func (badEncoder) Configure(context.Context, plugins.Config) error { return nil 
 func (badEncoder) Describe(context.Context) (encoder.Spec, error) {
 	return encoder.Spec{Dimension: 2}, nil
 }
-func (badEncoder) Encode(_ context.Context, clips []plugins.Tensor) ([][]float32, error) {
+func (b badEncoder) Encode(_ context.Context, clips []plugins.Tensor) ([][]float32, error) {
 	var out [][]float32
 	for _, c := range clips {
 		row := []float32{1, float32(c.Data[len(c.Data)/2])}
@@ -92,6 +95,16 @@ func (badEncoder) Encode(_ context.Context, clips []plugins.Tensor) ([][]float32
 			return nil, plugins.Errorf(plugins.Invalid, "clips of 14 frames are not to my taste")
 		case 15:
 			row = nil
+		case 16:
+			if b.mode == "blind" {
+				row[0] = float32(math.NaN())
+			}
+			if mark := os.Getenv("MARK"); b.mode == "fragile" {
+				if f, err := os.OpenFile(mark, os.O_CREATE|os.O_EXCL, 0o644); err == nil {
+					_ = f.Close()
+					os.Exit(9)
+				}
+			}
 		}
 		out = append(out, row)
 	}
@@ -331,9 +344,22 @@ func TestRewardWithABadEncoder(t *testing.T) {
 		require.Regexp(t, want, a.Reason)
 	}
 	_ = dir
+	kept, err := os.ReadDir(filepath.Join(os.Getenv("SRPO_CACHE"), "logs"))
+	require.NoError(t, err)
+	require.Empty(t, kept, "logs that no error names")
 
 	code, _, stderr := evalCLI(t, "reward", "few.csv", "--encoder", "./gone")
 	require.Equal(t, exitCodes[plugins.NotFound], code, stderr)
+
+	// it is given up after three deaths in a row, and the log that the error names is still there
+	require.NoError(t, os.WriteFile("deadly.csv", []byte("id,success,video\na,1,videos/left-3.npz\nb,0,videos/left-7.npz\nc,0,videos/right-7.npz\n"), 0o644))
+	code, _, stderr = evalCLI(t, "reward", "deadly.csv", "--encoder", "./bad", "--no-cache")
+	require.Equal(t, exitCodes[plugins.Unavailable], code, stderr)
+	found := regexp.MustCompile(`all that it said is in (\S+)`).FindStringSubmatch(stderr)
+	require.NotNil(t, found, stderr)
+	log, err := os.ReadFile(found[1])
+	require.NoError(t, err)
+	require.Contains(t, string(log), "CUDA error: an illegal memory access")
 }
 
 func TestRewardOfEvaluations(t *testing.T) {

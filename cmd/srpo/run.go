@@ -166,8 +166,13 @@ func (a *app) train(ctx context.Context, f *settingsFlags, resume string, imitat
 	if err != nil {
 		return err
 	}
-	if o := cfg.Origin("run.iterations"); cfg.Offline.Data != "" && o.Layer == "default" {
-		cfg.Run.Iterations = 1 // one regression; the default is meant for updates from fresh rollouts
+	if cfg.Offline.Data != "" { // the defaults are meant for updates from fresh rollouts
+		if !cfg.Chosen("run.iterations") {
+			cfg.Run.Iterations = 1 // one regression
+		}
+		if !cfg.Chosen("run.eval_every") {
+			cfg.Run.EvalEvery = 0 // who learns offline may have an arm that should not move unasked
+		}
 	}
 	sum, err := host.Run(ctx, host.Options{Cache: filepath.Join(cache, "embeddings"), Reader: lerobotReader(cfg, term), Config: cfg, Launch: launch, Terminal: term, Version: version, Command: append([]string{"srpo"}, os.Args[1:]...), Resume: resume, ImitateOnly: imitateOnly})
 	term.Close()
@@ -182,7 +187,11 @@ func (a *app) train(ctx context.Context, f *settingsFlags, resume string, imitat
 		term.Line("checkpoint: %s", sum.Checkpoint)
 		term.Line("next: srpo eval --checkpoint %s, or %s", sum.Dir, nextRun(cfg, sum.Dir))
 	} else {
-		term.Summary(sum.Metrics, "report: "+filepath.Join(sum.Dir, "report.html"), "checkpoint: "+sum.Checkpoint)
+		var events []store.Event
+		if rec, err := store.Read(sum.Dir); err == nil { // without the evaluations there is still the rest to say
+			events = rec.Events
+		}
+		term.Summary(sum.Metrics, events, "report: "+filepath.Join(sum.Dir, "report.html"), "checkpoint: "+sum.Checkpoint)
 	}
 	if a.json {
 		return a.printJSON(sum)

@@ -19,6 +19,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/srpo-dev/srpo/host/config"
 	"github.com/srpo-dev/srpo/host/supervise"
 	"github.com/srpo-dev/srpo/plugins"
 	"github.com/srpo-dev/srpo/plugins/encoder"
@@ -96,6 +97,9 @@ func TestSoak(t *testing.T) {
 		if last.resident > 1.2*first.resident+20 {
 			t.Errorf("%s: resident memory went from %.1f to %.1f MB", p.title, first.resident, last.resident)
 		}
+		if before, after := p.disk(); after > 1.5*before+0.1 {
+			t.Errorf("%s: the folder grew by %.2f MB each at first, and by %.2f MB later", p.title, before, after)
+		}
 	}
 }
 
@@ -103,6 +107,14 @@ func TestSoak(t *testing.T) {
 func steady(list []usage) (first, last usage) {
 	n := len(list)
 	return most(list[n/4 : max(n/2, n/4+1)]), most(list[min(3*n/4, n-1):])
+}
+
+// disk is by how many 10^6 bytes the folder grew at each restart or iteration, in the second quarter and in the last one: logs, lines and videos are kept, as many each
+// time, and nothing else is.
+func (s soakSeries) disk() (before, after float64) {
+	n := len(s.list)
+	each := func(from, to usage) float64 { return (to.disk - from.disk) / float64(max(1, to.count-from.count)) }
+	return each(s.list[n/4], s.list[n/2]), each(s.list[min(3*n/4, n-1)], s.list[n-1])
 }
 
 func most(list []usage) (m usage) {
@@ -224,6 +236,9 @@ func soakRun(t *testing.T, length time.Duration) soakSeries {
 	}
 	require.NoError(t, syscall.Kill(os.Getpid(), syscall.SIGINT))
 	require.Equal(t, 130, <-done, said.String())
+	kept, err := os.ReadDir(filepath.Join(folder, "checkpoints"))
+	require.NoError(t, err)
+	require.LessOrEqual(t, len(kept), config.Default().Run.Keep+1, "the newest, and the best")
 	out.words = fmt.Sprintf("`srpo run` with its defaults (tabletop, tiny, pixel) for %v, %d iterations; the run's own end, `solved_after`, is off. What grows on disk are the lines of "+
 		"metrics and events, the report and the videos; checkpoints are kept to 3 and the best.", length, iterations())
 	return out
@@ -255,8 +270,10 @@ func soakPage(parts []soakSeries) []byte {
 	}
 	for _, p := range parts {
 		first, last := steady(p.list)
-		fmt.Fprintf(&b, "\n## %s\n\n%s\n\nThe most in the second quarter and in the last one: %d and %d goroutines, %d and %d descriptors, %.1f and %.1f MB resident, %.1f and %.1f MB of heap.\n\n",
-			p.title, p.words, first.goroutines, last.goroutines, first.descriptors, last.descriptors, first.resident, last.resident, first.heap, last.heap)
+		before, after := p.disk()
+		fmt.Fprintf(&b, "\n## %s\n\n%s\n\nThe most in the second quarter and in the last one: %d and %d goroutines, %d and %d descriptors, %.1f and %.1f MB resident, %.1f and %.1f MB of heap. "+
+			"The folder grew by %.4f and %.4f MB for each of the %s.\n\n",
+			p.title, p.words, first.goroutines, last.goroutines, first.descriptors, last.descriptors, first.resident, last.resident, first.heap, last.heap, before, after, p.unit)
 		fmt.Fprintf(&b, "| after | %s | goroutines | descriptors | resident, MB | heap, MB | disk, MB | files |\n| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n", p.unit)
 		rows := min(12, len(p.list))
 		for i := range rows {

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Writes docs/results/fuzz.md: every fuzz target of the repository for 10 minutes on one core each (other seconds: first argument), as many at a time as there are cores (second
-# argument). Usage: docs/results/fuzz.sh [SECONDS] [JOBS] [FOLDER]; with 29 targets 2 h 25 min on two cores. A stopped script goes on where it was; give another FOLDER to
+# argument). Usage: docs/results/fuzz.sh [SECONDS] [JOBS] [FOLDER]; with 30 targets 2 h 30 min on two cores. A stopped script goes on where it was; give another FOLDER to
 # begin anew.
 #
 # Fixed beforehand: which targets (all that .ci/fuzz runs), from the committed inputs and what earlier fuzzing left in Go's cache, and that a target which fails stays in

@@ -59,7 +59,7 @@ learn() {
     bin/srpo run --resume "$out"
   else
     rm -rf "$out"
-    bin/srpo run "${common[@]}" "${variants[@]}" --checkpoint "$runs/one-shot" --iterations "$iterations" --set rollout.start_states=train --set run.videos=4 --out "$out"
+    bin/srpo run "${common[@]}" "${variants[@]}" --checkpoint "$runs/one-shot" --iterations "$iterations" --set rollout.start_states=train --set run.videos=4 --set run.eval_every=0 --out "$out"
   fi >&2
   for when in before after; do
     from=$runs/one-shot

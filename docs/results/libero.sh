@@ -33,7 +33,7 @@ go build -o bin/srpo ./cmd/srpo
 mkdir -p "$runs"
 [ -e "$runs/commit" ] || git rev-parse --short=10 HEAD >"$runs/commit"
 common=(--env libero --lanes 2 --set rollout.max_steps=180 --set rollout.start_states=train --set env.libero.multisample=0
-  --set env.libero.mesh_cell_mm=4 --set rollout.groups=4 --set rollout.group_size=6 --set rollout.extra_groups=0 --set rollout.keep_low=0 --set rollout.keep_high=1 --set run.videos=4)
+  --set env.libero.mesh_cell_mm=4 --set rollout.groups=4 --set rollout.group_size=6 --set rollout.extra_groups=0 --set rollout.keep_low=0 --set rollout.keep_high=1 --set run.videos=4 --set run.eval_every=0)
 
 rate() { python3 -c 'import json,sys; print(json.load(open(sys.argv[1]))["all"]["success_rate"])' "$1/results.json"; }
 

@@ -72,7 +72,7 @@ for policy in "${policies[@]}"; do
   if [ -e "$out/manifest.json" ]; then
     "$srpo" run --resume "$out"
   else
-    "$srpo" run "${own[@]}" --checkpoint "$sft" --iterations "$iterations" --references "$references" --out "$out" --set run.videos=4 --set run.solved_after=0 \
+    "$srpo" run "${own[@]}" --checkpoint "$sft" --iterations "$iterations" --references "$references" --out "$out" --set run.videos=4 --set run.eval_every=0 --set run.solved_after=0 \
       --set rollout.groups=$groups --set rollout.group_size=$size --set rollout.extra_groups=0 --set rollout.keep_low=0 --set rollout.keep_high=1 \
       --set update.clip_low=0.2 --set update.clip_high=0.28
   fi

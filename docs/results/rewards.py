@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 FIVE = ("sc", "mono", "mmd", "js", "smd")
 SHOWN = 4  # failures an encoder
+WANTED = 30  # successes and failures a task, at least
 STILLS = 4  # pictures a failure, from its beginning to its end
 SIDE = 104  # pixels of a still
 KINDS = {
@@ -171,6 +172,9 @@ def main(runs: Path, prefix: Path, command: str) -> None:
             ]
         )
     out += table(["task", "successes", "failures", *(f"{a} succeeds" for a in actors)], rows)
+    few = [r[0] for r in rows if min(int(r[1]), int(r[2])) < WANTED]
+    if few:
+        out += ["", f"Fewer than the {WANTED} successes and {WANTED} failures that were wanted: {', '.join(few)}."]
 
     out += ["", "## Clips as they are", ""]
     measures = {n: s["metrics"] for n, s in zip(names, scored)}

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Writes docs/results/soak.md and soak.svg: 1000 restarts of plugins (another number: first argument), then the default run for 2 hours (second argument, as 90m),
-# and what the host's process held meanwhile. Fails when goroutines, descriptors or memory grow. It cannot go on where it was stopped: it is one process that is
-# watched.
+# and what the host's process held meanwhile. Fails when goroutines, descriptors or memory grow, or what an iteration leaves on disk. It cannot go on where it was
+# stopped: it is one process that is watched.
 #
-# Fixed beforehand: what grows is the most in the last quarter against the most in the second one, by more than 5 goroutines or descriptors, or 20 % and 20 MB.
+# Fixed beforehand: what grows is the most in the last quarter against the most in the second one, by more than 5 goroutines or descriptors, or 20 % and 20 MB,
+# and the folder by more than half as much again for each iteration; more checkpoints than keep and the best fail too.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 cd "$root"

@@ -13,7 +13,7 @@ for ((s = 0; s < seeds; s++)); do
     if [ -e "$out/manifest.json" ]; then
       bin/srpo run --resume "$out"
     else
-      bin/srpo run --seed "$s" --checkpoint "$runs/sft-$s" --reward "$reward" --iterations "$iterations" --out "$out" --set run.videos=0
+      bin/srpo run --seed "$s" --checkpoint "$runs/sft-$s" --reward "$reward" --iterations "$iterations" --out "$out" --set run.videos=0 --set run.eval_every=0
     fi
   done
 done

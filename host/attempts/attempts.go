@@ -8,6 +8,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/srpo-dev/srpo/plugins"
@@ -88,6 +89,7 @@ func readListFile(path string) (*List, error) {
 			WithHint("to score videos, put them into a folder with a labels file and give the folder")
 	}
 	list.Form = "list"
+	videos, gone := 0, ""
 	for _, r := range rows {
 		a := r.attempt()
 		switch {
@@ -101,9 +103,16 @@ func readListFile(path string) (*List, error) {
 			a.Video = beside(path, r.Video)
 			if _, err := os.Stat(a.Video); err != nil {
 				a.Problem = "the video is not there: " + r.Video
+				gone = r.Video
+			} else {
+				videos++
 			}
 		}
 		list.Attempts = append(list.Attempts, a)
+	}
+	if videos == 0 && gone != "" && !slices.ContainsFunc(list.Attempts, func(a Attempt) bool { return len(a.Embedding) > 0 }) {
+		return nil, plugins.Errorf(plugins.Invalid, "none of its videos is there: %s, for example", gone).WithPlace("%s", path).
+			WithHint("paths are absolute, or relative to the folder of the list, %s", filepath.Dir(path))
 	}
 	return list, nil
 }

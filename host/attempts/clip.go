@@ -11,10 +11,14 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// Bounds of a clip. Of a longer video every k-th frame is taken, k the least power of two that fits, and the last one; the clip's note says so.
+// Bounds of a clip. Of a longer video every k-th frame is taken, k the least power of two that fits, and the last one. Frames so large that fewer than
+// LeastFrames of them would be left, which is what the longest of V-JEPA 2's clips has, are halved instead while their shorter side keeps LeastSide pixels. The
+// clip's note says either.
 const (
-	MaxFrames = 1000
-	MaxBytes  = 192 << 20
+	MaxFrames   = 1000
+	MaxBytes    = 192 << 20
+	LeastFrames = 64
+	LeastSide   = 256
 )
 
 // Clip is a video, decoded.
@@ -27,15 +31,27 @@ type Clip struct {
 	Note string
 }
 
+// bounds are MaxFrames, MaxBytes, LeastFrames and LeastSide, as decode/decode.py is asked for them; tests have smaller ones.
+type bounds struct {
+	MaxFrames   int `json:"max_frames"`
+	MaxBytes    int `json:"max_bytes"`
+	LeastFrames int `json:"least_frames"`
+	LeastSide   int `json:"least_side"`
+}
+
+var usual = bounds{MaxFrames, MaxBytes, LeastFrames, LeastSide}
+
 // thinner keeps evenly spaced frames of a stream whose length nobody knows, in bounded memory; decode/decode.py has its twin.
 type thinner struct {
+	bounds
 	kept          [][]byte
-	height, width int
+	height, width int // of the video
+	halvings      int // of the frames that are kept
 	stride, seen  int
 	last          []byte
 }
 
-// full says whether nothing of the next frame will be kept, so that it need not be read.
+// skips says whether nothing of the next frame will be kept, so that it need not be read.
 func (t *thinner) skips() bool { return t.seen > 0 && t.seen%t.stride != 0 }
 
 // add takes a frame, uint8 [H, W, 3], which it keeps.
@@ -50,11 +66,27 @@ func (t *thinner) add(height, width int, rgb []byte) error {
 	if size == 0 {
 		return bad("the video has no pixels: frames of %d x %d", width, height)
 	}
-	if size > MaxBytes {
+	if size > t.MaxBytes {
 		return bad("its frames are too large: %d x %d pixels", width, height)
 	}
+	for n := range t.halvings {
+		rgb = halve(rgb, height>>n, width>>n)
+	}
 	if t.seen%t.stride == 0 {
-		if len(t.kept) >= 2 && (len(t.kept) >= MaxFrames || (len(t.kept)+1)*size > MaxBytes) {
+		for len(t.kept) >= 2 {
+			h, w := height>>t.halvings, width>>t.halvings
+			full := (len(t.kept)+1)*h*w*3 > t.MaxBytes
+			if full && len(t.kept) < 2*t.LeastFrames && min(h, w) >= 2*t.LeastSide {
+				for i, f := range t.kept {
+					t.kept[i] = halve(f, h, w)
+				}
+				rgb = halve(rgb, h, w)
+				t.halvings++
+				continue
+			}
+			if !full && len(t.kept) < t.MaxFrames {
+				break
+			}
 			half := t.kept[:0]
 			for i := 0; i < len(t.kept); i += 2 {
 				half = append(half, t.kept[i])
@@ -72,6 +104,20 @@ func (t *thinner) add(height, width int, rgb []byte) error {
 	return nil
 }
 
+// halve averages each 2 x 2 pixels of a picture, uint8 [height, width, 3]; an odd last row or column is left out.
+func halve(rgb []byte, height, width int) []byte {
+	out := make([]byte, 0, height/2*(width/2)*3)
+	for y := range height / 2 {
+		a, b := rgb[2*y*width*3:], rgb[(2*y+1)*width*3:]
+		for x := range width / 2 {
+			for i := 6 * x; i < 6*x+3; i++ {
+				out = append(out, byte((int(a[i])+int(a[i+3])+int(b[i])+int(b[i+3])+2)/4))
+			}
+		}
+	}
+	return out
+}
+
 func (t *thinner) clip() (Clip, error) {
 	if t.seen == 0 {
 		return Clip{}, bad("the video is empty: it has no frame")
@@ -79,16 +125,17 @@ func (t *thinner) clip() (Clip, error) {
 	if (t.seen-1)%t.stride != 0 {
 		t.kept = append(t.kept, t.last)
 	}
-	data := make([]byte, 0, len(t.kept)*t.height*t.width*3)
+	height, width := t.height>>t.halvings, t.width>>t.halvings
+	data := make([]byte, 0, len(t.kept)*height*width*3)
 	for i, f := range t.kept {
 		data = append(data, f...)
 		t.kept[i] = nil
 	}
-	return finish(plugins.Bytes(data, len(t.kept), t.height, t.width, 3), t.seen, t.stride)
+	return finish(plugins.Bytes(data, len(t.kept), height, width, 3), t.seen, t.stride, t.height, t.width)
 }
 
-// finish refuses what no encoder can say anything about, and notes what a person should know.
-func finish(frames plugins.Tensor, seen, stride int) (Clip, error) {
+// finish refuses what no encoder can say anything about, and notes what a person should know. height and width are those of the video itself.
+func finish(frames plugins.Tensor, seen, stride, height, width int) (Clip, error) {
 	c := Clip{Frames: frames, Seen: seen}
 	if color, ok := oneColour(frames.Data); ok {
 		if color == [3]byte{} {
@@ -100,6 +147,9 @@ func finish(frames plugins.Tensor, seen, stride int) (Clip, error) {
 	if stride > 1 {
 		notes = append(notes, fmt.Sprintf("%d frames: every %s and the last one are looked at", seen, ordinal(stride)))
 	}
+	if frames.Shape[1] != height {
+		notes = append(notes, fmt.Sprintf("its pictures of %d x %d pixels are looked at as %d x %d", width, height, frames.Shape[2], frames.Shape[1]))
+	}
 	if frames.Shape[0] == 1 {
 		notes = append(notes, "a single frame: there is no progress to see")
 	}
@@ -108,8 +158,8 @@ func finish(frames plugins.Tensor, seen, stride int) (Clip, error) {
 }
 
 func ordinal(n int) string {
-	if n == 2 {
-		return "2nd"
+	if n%10 == 2 && n%100 != 12 {
+		return fmt.Sprintf("%dnd", n)
 	}
 	return fmt.Sprintf("%dth", n)
 }
@@ -182,5 +232,5 @@ var ReaderVersion = func() string {
 	if err != nil {
 		panic(err)
 	}
-	return fmt.Sprintf("1 %d %d %x", MaxFrames, MaxBytes, sha256.Sum256(append(requirements, program...)))
+	return fmt.Sprintf("2 %d %d %x", MaxFrames, MaxBytes, sha256.Sum256(append(requirements, program...)))
 }()

@@ -216,6 +216,43 @@ func TestOneFrameAndMany(t *testing.T) {
 	require.Empty(t, c.Note)
 }
 
+// Where only a few frames of a large video fit, its pictures are halved before frames are left out: an encoder that wants 64 would play the few again and again.
+func TestLargePicturesAreHalved(t *testing.T) {
+	for _, c := range []struct {
+		frames, height, width, stride int
+		shape                         []int
+	}{
+		{4, 32, 48, 1, []int{4, 32, 48, 3}}, // they fit
+		{5, 32, 48, 1, []int{5, 16, 24, 3}},
+		{16, 33, 49, 1, []int{16, 16, 24, 3}}, // odd ones lose a row
+		{17, 32, 48, 2, []int{9, 16, 24, 3}},  // enough are left when every other one goes
+		{16, 64, 96, 1, []int{16, 16, 24, 3}}, // two times
+		{16, 30, 51, 4, []int{5, 30, 51, 3}},  // too small to be halved
+	} {
+		th := &thinner{bounds: bounds{MaxFrames: 1000, MaxBytes: 16 * 16 * 24 * 3, LeastFrames: 8, LeastSide: 16}}
+		for k := range c.frames {
+			picture := make([]byte, c.height*c.width*3)
+			for i := range picture {
+				picture[i] = byte(k + i/3%c.width)
+			}
+			require.NoError(t, th.add(c.height, c.width, picture))
+		}
+		clip, err := th.clip()
+		require.NoError(t, err)
+		require.Equal(t, c.shape, clip.Frames.Shape, "%v", c)
+		require.Equal(t, c.stride, th.stride)
+		require.Equal(t, c.frames, clip.Seen)
+		if c.shape[1] == c.height {
+			continue
+		}
+		require.Contains(t, clip.Note, fmt.Sprintf("its pictures of %d x %d pixels are looked at as 24 x 16", c.width, c.height))
+		size, shrunk := len(clip.Frames.Data)/c.shape[0], c.height/c.shape[1]
+		for k := range c.shape[0] - 1 { // columns rise by 1, so the mean of 2 is half a step above the left one, rounded up
+			require.Equal(t, byte(k*c.stride+5*shrunk)+byte(shrunk/2), clip.Frames.Data[k*size+15], "%v", c)
+		}
+	}
+}
+
 // A viewer shows frames over each other, and puts back what a frame says is to be put back.
 func TestGIFDisposal(t *testing.T) {
 	pal := color.Palette{color.RGBA{0, 0, 0, 255}, color.RGBA{255, 0, 0, 255}, color.RGBA{0, 255, 0, 255}, color.RGBA{}}

@@ -41,6 +41,8 @@ type Decoder struct {
 	// Timeout bounds one video; 0: ten minutes.
 	Timeout time.Duration
 
+	within *bounds // of a clip; nil: the usual ones
+
 	mu     sync.Mutex
 	broken error // why it can never be started
 	cmd    *exec.Cmd
@@ -80,6 +82,9 @@ type answer struct {
 	Width   int    `json:"width"`
 	Seen    int    `json:"seen"`
 	Stride  int    `json:"stride"`
+	// Of the video itself, where its pictures were halved.
+	FullHeight int `json:"full_height"`
+	FullWidth  int `json:"full_width"`
 }
 
 // decode returns a video's frames. Error: Invalid when this video cannot be decoded, others when no video can.
@@ -122,11 +127,24 @@ func (d *Decoder) decode(ctx context.Context, path string) (Clip, error) {
 	if a.Problem != "" {
 		return Clip{}, bad("%s", a.Problem)
 	}
-	return finish(plugins.Bytes(data, a.Frames, a.Height, a.Width, 3), a.Seen, a.Stride)
+	if a.FullHeight == 0 {
+		a.FullHeight, a.FullWidth = a.Height, a.Width
+	}
+	return finish(plugins.Bytes(data, a.Frames, a.Height, a.Width, 3), a.Seen, a.Stride, a.FullHeight, a.FullWidth)
+}
+
+func (d *Decoder) bounds() bounds {
+	if d.within != nil {
+		return *d.within
+	}
+	return usual
 }
 
 func (d *Decoder) ask(path string) (a answer, data []byte, err error) {
-	request, err := json.Marshal(map[string]any{"path": path, "max_frames": MaxFrames, "max_bytes": MaxBytes})
+	request, err := json.Marshal(struct {
+		Path string `json:"path"`
+		bounds
+	}{path, d.bounds()})
 	if err != nil {
 		return a, nil, err
 	}

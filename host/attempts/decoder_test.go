@@ -56,8 +56,23 @@ func TestFilms(t *testing.T) {
 		require.Equal(t, plugins.Invalid, plugins.KindOf(err), path)
 		require.Contains(t, plugins.AsError(err).Message, want, path)
 	}
+	// large pictures are halved as Go does it
+	d.within = &bounds{MaxFrames: 1000, MaxBytes: 4 * 48 * 32 * 3, LeastFrames: 8, LeastSide: 16}
+	c, err := Open(ctx, "testdata/square.webp", d)
+	require.NoError(t, err)
+	want := &thinner{bounds: *d.within}
+	for k := range 16 {
+		size := 32 * 48 * 3
+		require.NoError(t, want.add(32, 48, square(16).Data[k*size:(k+1)*size]))
+	}
+	halved, err := want.clip()
+	require.NoError(t, err)
+	require.LessOrEqual(t, apart(t, halved.Frames, c.Frames), 0.1)
+	require.Equal(t, halved.Note, c.Note)
+	require.Equal(t, []int{16, 16, 24, 3}, c.Frames.Shape)
+	d.within = nil
 	// after all these the same process still decodes
-	_, err := Open(ctx, "testdata/square.mp4", d)
+	_, err = Open(ctx, "testdata/square.mp4", d)
 	require.NoError(t, err)
 }
 

@@ -115,7 +115,7 @@ func (l *List) csv(path string, data []byte) ([]entry, error) {
 	if errors.Is(err, io.EOF) {
 		return nil, nil
 	} else if err != nil {
-		return nil, bad(1, err)
+		return nil, csvError(bad, err)
 	}
 	for i := range head {
 		head[i] = strings.ToLower(strings.TrimSpace(head[i]))
@@ -129,11 +129,8 @@ func (l *List) csv(path string, data []byte) ([]entry, error) {
 		if errors.Is(err, io.EOF) {
 			return rows, nil
 		}
-		var parse *csv.ParseError
-		if errors.As(err, &parse) {
-			return nil, bad(parse.StartLine, parse.Err)
-		} else if err != nil {
-			return nil, bad(1, err)
+		if err != nil {
+			return nil, csvError(bad, err)
 		}
 		line, _ := r.FieldPos(0)
 		if len(cells) == 1 && strings.TrimSpace(cells[0]) == "" {
@@ -164,6 +161,15 @@ func (l *List) csv(path string, data []byte) ([]entry, error) {
 		}
 		rows = append(rows, e)
 	}
+}
+
+// csvError puts the line of a mistake of the format into the error's place.
+func csvError(bad func(line int, err error) error, err error) error {
+	var parse *csv.ParseError
+	if errors.As(err, &parse) {
+		return bad(parse.StartLine, parse.Err)
+	}
+	return bad(1, err)
 }
 
 // numbersIn reads an embedding in a cell: numbers between blanks, commas or semicolons, in brackets or not. ok is false for what begins with no number: a path.
@@ -501,7 +507,10 @@ func decode(place string, data []byte, v any) error {
 	if errors.As(err, &syntax) {
 		at = syntax.Offset
 	}
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+	switch {
+	case len(bytes.TrimSpace(data)) == 0:
+		err = errors.New("it is empty")
+	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
 		err, at = errors.New("the file ends in the middle"), int64(len(data))
 	}
 	if !strings.Contains(place, ".jsonl:") {

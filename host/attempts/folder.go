@@ -105,15 +105,23 @@ func readVideos(dir string) (*List, error) {
 	found := 0
 	for _, r := range rows {
 		a := r.attempt()
-		name := match(r, videos)
+		name, several := match(r, videos)
 		switch {
 		case r.Embedding != nil && r.Video == "":
 			a.Embedding, a.Problem = r.Embedding.read(dir)
 			found++
+		case len(several) > 1:
+			a.Problem = "several videos are called so: " + few(several)
 		case name == "" && r.Video == "":
 			a.Problem = "no video of the folder is called so"
 		case name == "":
-			a.Problem = "the video is not there: " + r.Video
+			// not among the videos of the folder: it may lie elsewhere, or be no video, which opening it says
+			a.Video = beside(filepath.Join(dir, labelFiles[0]), r.Video)
+			if _, err := os.Stat(a.Video); err != nil {
+				a.Video, a.Problem = "", "the video is not there: "+r.Video
+			} else {
+				found++
+			}
 		case labelled[name]:
 			return nil, plugins.Errorf(plugins.Invalid, "%s has two labels", name).WithPlace("%s", r.place).WithHint("leave one of them out")
 		default:
@@ -277,22 +285,21 @@ func readLabels(dir string, videos []string, list *List) (rows []entry, from str
 	return rows, from, nil
 }
 
-// match finds the video that a label means: by its path, or by its id without an extension.
-func match(r entry, videos []string) string {
+// match finds the video that a label means: by its path, or by its id without an extension. There is none where several are called so.
+func match(r entry, videos []string) (video string, several []string) {
 	name := filepath.ToSlash(filepath.Clean(nameOf(r)))
 	if slices.Contains(videos, name) {
-		return name
+		return name, nil
 	}
-	found := ""
 	for _, v := range videos {
 		if strings.TrimSuffix(v, filepath.Ext(v)) == name {
-			if found != "" {
-				return "" // two videos are called so
-			}
-			found = v
+			several = append(several, v)
 		}
 	}
-	return found
+	if len(several) == 1 {
+		return several[0], nil
+	}
+	return "", several
 }
 
 // Label is what stands beside a clip of a run folder.

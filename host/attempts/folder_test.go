@@ -3,6 +3,7 @@ package attempts
 import (
 	"bytes"
 	"context"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -59,6 +60,23 @@ func TestFolderOfVideos(t *testing.T) {
 		require.Equal(t, want, list.Attempts, name)
 		require.Equal(t, []string{"without a label, and left out, because nothing says which task it is: sub/c.npz"}, list.Warnings)
 	}
+}
+
+// A label may name a video that lies elsewhere; what is no video, and a name that means several, cost their attempt.
+func TestLabelsOfOtherFiles(t *testing.T) {
+	dir := folder(t, map[string]string{"in/labels.csv": "id,file,success\na,a.npz,1\nout,../out.npz,0\ntext,notes.txt,0\nempty,nothing,0\ntwin,twin,0\n", "in/notes.txt": "x"},
+		"in/a.npz", "out.npz", "in/twin.npz", "in/twin.gif")
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "in/nothing"), 0o755))
+	list, err := Read(t.Context(), filepath.Join(dir, "in"))
+	require.NoError(t, err)
+	require.Equal(t, filepath.Join(dir, "out.npz"), list.Attempts[1].Video)
+	require.Empty(t, list.Attempts[1].Problem)
+	for i, want := range map[int]string{2: `".txt" is no kind of video`, 3: "holds no png or jpeg picture"} {
+		require.Empty(t, list.Attempts[i].Problem)
+		_, err := Open(t.Context(), list.Attempts[i].Video, nil)
+		require.ErrorContains(t, err, want)
+	}
+	require.Equal(t, "several videos are called so: twin.gif, twin.npz", list.Attempts[4].Problem)
 }
 
 func TestUnlabelledVideosOfOneTask(t *testing.T) {

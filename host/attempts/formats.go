@@ -43,7 +43,7 @@ func readNpy(r *bufio.Reader) (Clip, error) {
 	if height > 1<<16 || width > 1<<16 || height*width*3 > MaxBytes { // before memory is asked for
 		return Clip{}, bad("its frames are too large: %d x %d pixels", width, height)
 	}
-	t := &thinner{}
+	t := &thinner{bounds: usual}
 	size := height * width * 3
 	for n := range h.shape[0] {
 		if t.skips() && n < h.shape[0]-1 {
@@ -126,7 +126,7 @@ func openGIF(path string) (Clip, error) {
 	}
 	box := image.Rect(0, 0, g.Config.Width, g.Config.Height)
 	canvas := image.NewRGBA(box)
-	t := &thinner{}
+	t := &thinner{bounds: usual}
 	for i, frame := range g.Image {
 		var before *image.RGBA
 		if i < len(g.Disposal) && g.Disposal[i] == gif.DisposalPrevious {
@@ -219,7 +219,7 @@ func openPictures(ctx context.Context, dir string) (Clip, error) {
 		return Clip{}, bad("the folder holds no png or jpeg picture")
 	}
 	sort.Slice(names, func(a, b int) bool { return naturally(names[a], names[b]) })
-	t := &thinner{}
+	t := &thinner{bounds: usual}
 	for i, name := range names {
 		if ctx.Err() != nil {
 			return Clip{}, plugins.Errorf(plugins.Canceled, "stopped: %w", ctx.Err())

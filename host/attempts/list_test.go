@@ -61,6 +61,19 @@ func TestBadEmbeddingCostsItsAttemptOnly(t *testing.T) {
 	require.Equal(t, `a "NaN" in a name`, list.Attempts[5].ID)
 }
 
+// One wrong path costs its attempt; when all are wrong it is the folder that is meant.
+func TestListWithoutItsVideos(t *testing.T) {
+	path := write(t, "l.csv", "id,success,video\na,1,v/a.mp4\nb,0,v/b.mp4\n")
+	_, err := Read(t.Context(), path)
+	require.Equal(t, plugins.Invalid, plugins.KindOf(err))
+	require.ErrorContains(t, err, "none of its videos is there: v/b.mp4, for example")
+	require.Contains(t, plugins.AsError(err).Hint, filepath.Dir(path))
+	put(t, filepath.Join(filepath.Dir(path), "v/b.mp4"), nil)
+	list, err := Read(t.Context(), path)
+	require.NoError(t, err)
+	require.Equal(t, "the video is not there: v/a.mp4", list.Attempts[0].Problem)
+}
+
 func TestEmbeddingsFromFiles(t *testing.T) {
 	dir := t.TempDir()
 	header := func(descr, shape string) []byte {

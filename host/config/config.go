@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"reflect"
 	"slices"
 	"sort"
 	"strings"
@@ -61,7 +62,7 @@ type Run struct {
 	TensorBoard bool
 	// Videos is the number of episodes saved as video an iteration.
 	Videos int
-	// EvalEvery is in iterations, 0: never; EvalEpisodes are per evaluation, 0: every start state once.
+	// EvalEvery is in iterations, 0: never, else also before the first and after the last one; EvalEpisodes are per evaluation, 0: every start state once.
 	EvalEvery, EvalEpisodes int
 	// Keep is the number of newest checkpoints kept beside the best.
 	Keep int
@@ -282,6 +283,24 @@ func readFile(path string) ([]byte, error) {
 // Origin says where the value of a setting such as "run.env" or "policy.tiny.lr" came from; the zero Origin for an unknown key. Settings of a plugin
 // are known after [Config.ResolvePlugin].
 func (c *Config) Origin(key string) Origin { return c.origins[key] }
+
+// Chosen says whether somebody asked for a setting's value: by a flag or --set, or in a file that gives another one than the default. A file that spells out the
+// default, as srpo.toml of the repository and of every run folder does, asks for nothing.
+func (c *Config) Chosen(key string) bool {
+	switch c.origins[key].Layer {
+	case "set", "flag":
+		return true
+	}
+	value := func(c *Config) any {
+		for _, v := range c.Values() {
+			if v.Key == key {
+				return v.Value
+			}
+		}
+		return nil
+	}
+	return !reflect.DeepEqual(value(c), value(Default()))
+}
 
 // Value is one resolved setting.
 type Value struct {

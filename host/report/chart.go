@@ -163,6 +163,9 @@ func (c chart) legend(b *strings.Builder) {
 	x := c.width - right
 	for i := len(c.series) - 1; i >= 0; i-- {
 		s := c.series[i]
+		if s.name == "" {
+			continue
+		}
 		x -= 6.6 * float64(len([]rune(s.name)))
 		fmt.Fprintf(b, `<text class="k" x="%.1f" y="20">%s</text>`, x, html.EscapeString(s.name))
 		if s.marks {

@@ -5,6 +5,7 @@ import (
 	"html/template"
 	"io"
 	"math"
+	"slices"
 	"sort"
 	"strings"
 
@@ -38,12 +39,20 @@ type Curve struct {
 	// EnvSteps and RatesBySteps are on a common grid over the steps that every run of the group covers, runs interpolated linearly.
 	EnvSteps     []float64
 	RatesBySteps []Interval
-	// Final is the mean over the last iterations of each run (a tenth of them, at least one), Mean over all iterations.
+	// Final is the mean over the last iterations of each run (a tenth of them, or five where there are ten or more, as one of a few episodes says little; of evaluations a tenth, at least one), Mean over
+	// all iterations.
 	Final, Mean Interval
+
+	// Greedy is the mean rate of the runs' evaluations, where the curve is that of training episodes.
+	Greedy []Greedy
 
 	finals, means map[uint64]float64
 	runs          []points
+	evaluations   []points
 }
+
+// Greedy is the mean over the runs that have an evaluation after an iteration.
+type Greedy struct{ Iteration, EnvSteps, Rate float64 }
 
 // Difference is first group minus second, in success rate from -1 to 1.
 type Difference struct {
@@ -81,11 +90,14 @@ func Compare(title string, groups []Group, evaluated bool) (*Comparison, error) 
 				p.seed = uint64(i)
 			}
 			curve.runs = append(curve.runs, p)
+			if !evaluated {
+				curve.evaluations = append(curve.evaluations, pointsOf(rec, true))
+			}
 		}
 		if len(curve.runs) == 0 {
 			return nil, plugins.Errorf(plugins.Invalid, "group %q has no runs", g.Label).WithHint("give the folders of its runs")
 		}
-		curve.fill()
+		curve.fill(evaluated)
 		c.Curves = append(c.Curves, curve)
 	}
 	first := c.Curves[0]
@@ -141,10 +153,25 @@ func pointsOf(rec *store.Record, evaluated bool) points {
 }
 
 // fill makes the means over seeds.
-func (c *Curve) fill() {
+func (c *Curve) fill(evaluated bool) {
 	c.Seeds = len(c.runs)
 	byIteration := map[float64][]float64{}
 	var finals, means []float64
+	evaluations := map[float64][]Greedy{}
+	for _, p := range c.evaluations {
+		for i, it := range p.iteration {
+			evaluations[it] = append(evaluations[it], Greedy{it, p.steps[i], p.rate[i]})
+		}
+	}
+	for it, list := range evaluations {
+		g := Greedy{Iteration: it}
+		for _, one := range list {
+			g.EnvSteps += one.EnvSteps / float64(len(list))
+			g.Rate += one.Rate / float64(len(list))
+		}
+		c.Greedy = append(c.Greedy, g)
+	}
+	sort.Slice(c.Greedy, func(i, j int) bool { return c.Greedy[i].Iteration < c.Greedy[j].Iteration })
 	for i := range c.runs {
 		p := &c.runs[i]
 		if _, taken := c.finals[p.seed]; taken { // Two runs of one seed are two observations all the same.
@@ -154,7 +181,10 @@ func (c *Curve) fill() {
 			byIteration[it] = append(byIteration[it], p.rate[j])
 		}
 		n := len(p.rate)
-		last := max(1, n/10)
+		last := max(1, n/10, min(5, n/2))
+		if evaluated {
+			last = max(1, n/10)
+		}
 		f, m := mean(p.rate[n-last:]), mean(p.rate)
 		c.finals[p.seed], c.means[p.seed] = f, m
 		finals, means = append(finals, f), append(means, m)
@@ -292,12 +322,24 @@ func (c *Comparison) SVG(w io.Writer) error {
 		fmt.Fprintf(&b, `<line class="l c%d" x1="%.1f" x2="%.1f" y1="47" y2="47"/><text class="k" x="%.1f" y="51">%s</text>`, i%hues, x, x+16, x+22, template.HTMLEscapeString(label))
 		x += 22 + 6.8*float64(len([]rune(label))) + 26
 	}
-	fmt.Fprintf(&b, `<text x="%g" y="51" text-anchor="end">mean and 95 %% t interval over seeds</text>`, width-20)
+	fmt.Fprintf(&b, `<text x="%g" y="51" text-anchor="end">%s</text>`, width-20, c.legend())
 	one, two := c.charts()
 	one.width, one.height, two.width, two.height = width/2-14, height-62, width/2-14, height-62
 	fmt.Fprintf(&b, `<g transform="translate(8 58)">%s</g><g transform="translate(%g 58)">%s</g>`, one.draw(), width/2+8, two.draw())
 	_, err := io.WriteString(w, standalone(width, height, b.String()))
 	return err
+}
+
+// legend says what is drawn.
+func (c *Comparison) legend() string {
+	words := "mean and 95 % t interval over seeds"
+	if !slices.ContainsFunc(c.Curves, func(k Curve) bool { return k.Seeds > 1 }) {
+		words = "one seed each: no interval"
+	}
+	if slices.ContainsFunc(c.Curves, func(k Curve) bool { return len(k.Greedy) > 0 }) {
+		words += "; circles: greedy evaluations"
+	}
+	return words
 }
 
 // charts are the curves by iteration and by env steps, without legends.
@@ -316,6 +358,17 @@ func (c *Comparison) charts() (byIteration, bySteps chart) {
 			}
 			s.c.series = append(s.c.series, one)
 		}
+	}
+	for i, k := range c.Curves { // behind the curves, which stand in the order of the legend
+		if len(k.Greedy) == 0 {
+			continue
+		}
+		it, steps := series{hue: i, marks: true}, series{hue: i, marks: true}
+		for _, g := range k.Greedy {
+			it.x, it.y = append(it.x, g.Iteration), append(it.y, g.Rate)
+			steps.x, steps.y = append(steps.x, g.EnvSteps), append(steps.y, g.Rate)
+		}
+		byIteration.series, bySteps.series = append(byIteration.series, it), append(bySteps.series, steps)
 	}
 	return byIteration, bySteps
 }
@@ -385,10 +438,11 @@ func (c *Comparison) HTML(w io.Writer) error {
 		Style    template.CSS
 		Title    string
 		Rates    string
+		Legend   string
 		Charts   []template.HTML
 		Lines    []line
 		Verdicts []string
-	}{Style: template.CSS(style + pageStyle), Title: c.Title, Rates: "training episodes", Charts: []template.HTML{template.HTML(one.inline()), template.HTML(two.inline())}}
+	}{Style: template.CSS(style + pageStyle), Title: c.Title, Rates: "training episodes", Legend: c.legend(), Charts: []template.HTML{template.HTML(one.inline()), template.HTML(two.inline())}}
 	if c.Evaluated {
 		data.Rates = "evaluations"
 	}
@@ -406,11 +460,11 @@ func (c *Comparison) HTML(w io.Writer) error {
 
 var comparePage = template.Must(template.New("compare").Parse(`<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1"><title>{{.Title}} · srpo</title><style>{{.Style}}</style></head>
-<body><main><header><h1>{{.Title}}</h1><span class="sub">Success rates of {{.Rates}}; mean and 95 % t interval over seeds.</span></header>
+<body><main><header><h1>{{.Title}}</h1><span class="sub">Success rates of {{.Rates}}; {{.Legend}}.</span></header>
 <div class="two">{{range .Charts}}<div class="card">{{.}}</div>{{end}}</div>
 <h2>Levels</h2><div class="card wide"><table><tr><th></th><th>seeds</th><th>at the end</th><th>mean over iterations</th><th>env steps to 50 %</th><th>80 %</th><th>95 %</th></tr>
 {{range .Lines}}<tr><td><svg viewBox="0 0 20 10" width="20" height="10"><line class="l c{{.Hue}}" x1="1" x2="19" y1="5" y2="5"/></svg> {{.Label}}</td><td>{{.Seeds}}</td><td class="n">{{.Final}}</td><td class="n">{{.Mean}}</td><td class="n">{{.Half}}</td><td class="n">{{.Most}}</td><td class="n">{{.All}}</td></tr>{{end}}</table></div>
 {{if .Verdicts}}<h2>Differences</h2><div class="card">{{range .Verdicts}}<p style="margin:6px 0">{{.}}</p>{{end}}</div>{{end}}
-<footer>At the end: the last tenth of each run's iterations. Every run is one observation; where both groups have the same seeds the differences are paired, otherwise Welch's.</footer>
+<footer>At the end: the last tenth of each run's iterations, or five where that is more. Every run is one observation; where both groups have the same seeds the differences are paired, otherwise Welch's.</footer>
 </main></body></html>
 `))

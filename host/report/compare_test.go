@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"math"
+	"strings"
 	"path/filepath"
 	"testing"
 
@@ -68,12 +69,32 @@ func TestCompareByHand(t *testing.T) {
 	checkPage(t, b.String())
 }
 
+func TestCompareEndsOfShortRuns(t *testing.T) {
+	c, err := Compare("t", []Group{{"a", []*store.Record{runOf(1, 0, 0, 0, 0, 0, 0.1, 0.2, 0.3, 0.4, 0.5)}}}, false)
+	require.NoError(t, err)
+	require.InDelta(t, 0.3, c.Curves[0].Final.Mean, 1e-12, "five of ten")
+}
+
 func TestCompareEvaluations(t *testing.T) {
 	r := runOf(1, 0.1, 0.2)
 	r.Events = []store.Event{{Type: store.Evaluated, Iteration: 2, Evaluation: &store.Evaluation{EnvSteps: 200, SuccessRate: 0.7, Episodes: 50}}}
 	c, err := Compare("t", []Group{{"a", []*store.Record{r}}}, true)
 	require.NoError(t, err)
 	require.InDelta(t, 0.7, c.Curves[0].Final.Mean, 1e-12)
+	require.Empty(t, c.Curves[0].Greedy, "the curve itself")
+
+	// beside the training episodes they are circles, the mean over the runs that have them
+	other := runOf(2, 0.3, 0.4)
+	other.Events = []store.Event{{Type: store.Evaluated, Iteration: 0, Evaluation: &store.Evaluation{EnvSteps: 0, SuccessRate: 0.2, Episodes: 50}},
+		{Type: store.Evaluated, Iteration: 2, Evaluation: &store.Evaluation{EnvSteps: 400, SuccessRate: 0.9, Episodes: 50}}}
+	c, err = Compare("t", []Group{{"a", []*store.Record{r, other}}}, false)
+	require.NoError(t, err)
+	require.Equal(t, []Greedy{{0, 0, 0.2}, {2, 300, 0.8}}, c.Curves[0].Greedy)
+	var b bytes.Buffer
+	require.NoError(t, c.SVG(&b))
+	checkPage(t, b.String())
+	require.Contains(t, b.String(), "circles: greedy evaluations")
+	require.Equal(t, 4, strings.Count(b.String(), `fill:var(--card);stroke-width:2`), "two by iteration and two by env steps")
 	_, err = Compare("t", []Group{{"a", []*store.Record{runOf(1, 0.1)}}}, true)
 	require.Equal(t, plugins.Invalid, plugins.KindOf(err))
 	require.ErrorContains(t, err, "no evaluation")

@@ -270,8 +270,8 @@ func (t *Terminal) paint(code, s string) string {
 	return "\x1b[" + code + "m" + s + "\x1b[0m"
 }
 
-// Summary writes what a run came to. next are lines such as where the report lies.
-func (t *Terminal) Summary(metrics []store.Metrics, next ...string) {
+// Summary writes what a run came to: its sampled episodes, and the evaluations among events. next are lines such as where the report lies.
+func (t *Terminal) Summary(metrics []store.Metrics, events []store.Event, next ...string) {
 	t.Close()
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -293,9 +293,38 @@ func (t *Terminal) Summary(metrics []store.Metrics, next ...string) {
 	} else {
 		fmt.Fprintln(t.w, "no iteration was committed")
 	}
+	if words := evaluationWords(events); words != "" {
+		fmt.Fprintln(t.w, words)
+	}
 	for _, l := range next {
 		fmt.Fprintln(t.w, l)
 	}
+}
+
+// evaluationWords compares the first evaluation with the last one; empty: there are no two.
+func evaluationWords(events []store.Event) string {
+	var first, last *store.Event
+	for i, e := range events {
+		if e.Evaluation == nil {
+			continue
+		}
+		if last = &events[i]; first == nil {
+			first = last
+		}
+	}
+	if first == last || first.Iteration == last.Iteration { // the second is an iteration that was rolled again
+		return ""
+	}
+	before := "before"
+	if first.Iteration > 0 {
+		before = fmt.Sprintf("after iteration %d", first.Iteration)
+	}
+	interval := func(e *store.Evaluation) string {
+		low, high := Wilson(e.SuccessRate, e.Episodes)
+		return fmt.Sprintf("95 %%: %s to %s", percent(low), percent(high))
+	}
+	return fmt.Sprintf("greedy  %s (%s) %s → %s (%s) after iteration %d, %d episodes each", percent(first.Evaluation.SuccessRate), interval(first.Evaluation), before,
+		percent(last.Evaluation.SuccessRate), interval(last.Evaluation), last.Iteration, last.Evaluation.Episodes)
 }
 
 // Sparkline draws rates from 0 to 1 as a line of at most width blocks; a NaN is a space.

@@ -69,6 +69,10 @@ func TestStatusLine(t *testing.T) {
 	require.LessOrEqual(t, len([]rune(screen(b.String())[0])), 19, "never wider than the terminal")
 }
 
+func evaluated(iteration int, rate float64) store.Event {
+	return store.Event{Type: store.Evaluated, Iteration: iteration, Evaluation: &store.Evaluation{SuccessRate: rate, Episodes: 50}}
+}
+
 func TestPlainLines(t *testing.T) {
 	term, b, c := fake(false, 80)
 	for i := range 1000 {
@@ -77,20 +81,22 @@ func TestPlainLines(t *testing.T) {
 	}
 	term.Warn("env %s died", "tabletop")
 	term.Committed(store.Metrics{Iteration: 1, SuccessRate: math.NaN(), KL: math.NaN(), EmbeddingsDropped: 2}, 2)
-	term.Summary([]store.Metrics{{SuccessRate: 0.1, Episodes: 64, Seconds: 5}, {SuccessRate: 0.9, Episodes: 64, EnvSteps: 120000, Seconds: 5}}, "report: runs/a/report.html")
+	term.Summary([]store.Metrics{{SuccessRate: 0.1, Episodes: 64, Seconds: 5}, {SuccessRate: 0.9, Episodes: 64, EnvSteps: 120000, Seconds: 5}},
+		[]store.Event{evaluated(0, 0.2), {Type: store.Committed}, evaluated(1, 0.5), evaluated(2, 0.96)}, "report: runs/a/report.html")
 	out := b.String()
 	require.NotContains(t, out, "\r")
 	require.NotContains(t, out, "\x1b", "no colours where there is no terminal")
 	lines := strings.Split(strings.TrimSpace(out), "\n")
-	require.Len(t, lines, 3+1+1+2, "one line every half minute")
+	require.Len(t, lines, 3+1+1+3, "one line every half minute")
 	require.Equal(t, "1/2  rollout 600/1000  100 steps/s  left 2 min 20 s", lines[1])
 	require.Equal(t, "warning: env tabletop died", lines[3])
 	require.Contains(t, lines[4], "2 embeddings dropped")
 	require.Equal(t, "success 10.0 % → 90.0 % (95 %: 80.2 % to 95.2 %)  ▂▇  in 2 iterations, 120k env steps, 10 s", lines[5])
-	require.Equal(t, "report: runs/a/report.html", lines[6])
+	require.Equal(t, "greedy  20.0 % (95 %: 11.2 % to 33.0 %) before → 96.0 % (95 %: 86.5 % to 98.9 %) after iteration 2, 50 episodes each", lines[6])
+	require.Equal(t, "report: runs/a/report.html", lines[7])
 
 	term, b, _ = fake(false, 80)
-	term.Summary(nil)
+	term.Summary(nil, []store.Event{evaluated(0, 0.2)})
 	require.Equal(t, "no iteration was committed\n", b.String())
 }
 

@@ -198,7 +198,7 @@ func (b *batcher) failed(method string, err error) error {
 	if r.ctx.Err() != nil {
 		return err // not the policy's fault
 	}
-	if !replaces(err) {
+	if !Replaces(err) {
 		return plugins.AsError(err).WithPlace("%s, %s", r.s.PolicyName, method)
 	}
 	r.s.Policy.Failed(b.incarnation, err)

@@ -225,24 +225,31 @@ func (s *Scheduler) checkActions(r policy.Result, rules Rules) (chunk, error) {
 	return c, nil
 }
 
-// checkEmbedding returns why a vector cannot be used, empty when it can (algorithm.md 1.4: NaN, infinite, all zero, wrong size).
-func checkEmbedding(v []float32, dimension int) string {
+// smallestNormal is the smallest float32 of full precision. An encoder whose every number lies below it has said as little as one that says zero.
+const smallestNormal = 0x1p-126
+
+// CheckEmbedding returns why a vector cannot be used, empty when it can (algorithm.md 1.4: NaN, infinite, all zero, wrong size; a vector of subnormal numbers alone
+// counts as zero).
+func CheckEmbedding(v []float32, dimension int) string {
 	if len(v) != dimension {
 		return "has the wrong size"
 	}
-	zero := true
+	zero, subnormal := true, true
 	for _, x := range v {
-		f := float64(x)
+		f := math.Abs(float64(x))
 		switch {
 		case math.IsNaN(f):
 			return "holds NaN"
 		case math.IsInf(f, 0):
 			return "holds an infinity"
 		}
-		zero = zero && x == 0
+		zero, subnormal = zero && f == 0, subnormal && f < smallestNormal
 	}
-	if zero {
+	switch {
+	case zero:
 		return "is all zero"
+	case subnormal:
+		return "is as good as zero: every number of it is subnormal"
 	}
 	return ""
 }

@@ -91,7 +91,7 @@ func (p DemoPlan) demonstrate(ctx context.Context, w Worker[env.Env], spec plugi
 			return d, nil
 		case ctx.Err() != nil:
 			return policy.Demonstration{}, stopped(ctx)
-		case replaces(err) || attempts == 2 && suspicious(err):
+		case Replaces(err) || attempts == 2 && suspicious(err):
 			w.Failed(incarnation, err)
 		}
 		if attempts > p.Retries {

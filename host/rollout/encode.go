@@ -136,13 +136,13 @@ func (e *encoding) call(batch []clip) error {
 		err = corrupt("a fault in the encoder plugin", "%d vectors for %d clips", len(vectors), len(clips))
 	}
 	if err != nil {
-		if replaces(err) && r.ctx.Err() == nil {
+		if Replaces(err) && r.ctx.Err() == nil {
 			r.s.Encoder.Failed(incarnation, err)
 		}
 		return err
 	}
 	for i, c := range batch {
-		if reason := checkEmbedding(vectors[i], r.s.EncoderSpec.Dimension); reason != "" {
+		if reason := CheckEmbedding(vectors[i], r.s.EncoderSpec.Dimension); reason != "" {
 			c.EmbeddingError = fmt.Sprintf("the vector of %s %s (%d of %d numbers)", r.s.EncoderName, reason, len(vectors[i]), r.s.EncoderSpec.Dimension)
 			continue
 		}

@@ -562,6 +562,7 @@ func TestUnusableEmbeddings(t *testing.T) {
 		"holds an infinity":  func(v []float32) []float32 { v[0] = float32(math.Inf(-1)); return v },
 		"is all zero":        func(v []float32) []float32 { return make([]float32, len(v)) },
 		"has the wrong size": func(v []float32) []float32 { return v[:4] },
+		"is as good as zero": func(v []float32) []float32 { clear(v); v[1], v[2] = 1e-45, -1e-38; return v },
 	} {
 		x := newSetting(t, 3)
 		n := 0

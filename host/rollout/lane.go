@@ -74,7 +74,7 @@ func (l *lane) again(a *attempt, incarnation uint64, err error) {
 	r, j := l.roll, a.job
 	// The other lanes of a process would meet its state too, and take the episode: then it is the episode's second time.
 	alone := l.proc.Lanes == 1
-	if replaces(err) || suspicious(err) && (r.doubts[l.process].another(incarnation, j.episode.ID) && alone || j.faults == 1) {
+	if Replaces(err) || suspicious(err) && (r.doubts[l.process].another(incarnation, j.episode.ID) && alone || j.faults == 1) {
 		l.proc.Worker.Failed(incarnation, err)
 	}
 	if plugins.KindOf(err) == plugins.Unavailable {

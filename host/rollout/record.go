@@ -225,7 +225,7 @@ func (r *recorder) take(ctx context.Context, t Take) (Episode, error) {
 			return e, nil
 		case ctx.Err() != nil:
 			return Episode{}, stopped(ctx)
-		case replaces(err) || attempts == 2 && suspicious(err):
+		case Replaces(err) || attempts == 2 && suspicious(err):
 			r.worker.Failed(incarnation, err)
 		}
 		if attempts > r.Retries {

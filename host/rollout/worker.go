@@ -125,8 +125,8 @@ func (s *Scheduler) lanes() int {
 	return n
 }
 
-// replaces says whether a failed call means that the process must be replaced.
-func replaces(err error) bool {
+// Replaces says whether a failed call means that the process must be replaced.
+func Replaces(err error) bool {
 	switch plugins.KindOf(err) {
 	case plugins.Unavailable, plugins.Deadline, plugins.Corrupt:
 		return true

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -19,6 +20,8 @@ const (
 	ringWidth = 2000
 	// maxLine is where a line without an end is cut, bytes.
 	maxLine = 64 << 10
+	// crashLines is how much is kept of what a Go program says when it dies: the reason, and where.
+	crashLines = 12
 	// maxLog is the size at which a log file is rotated; one older file is kept, so a plugin's logs take at most twice as much.
 	maxLog = 8 << 20
 )
@@ -30,6 +33,8 @@ type output struct {
 	file *os.File
 	size int64
 	ring []string
+	// crash is what a Go program said of its own death. The stacks of all its goroutines come behind it, and push it out of the ring.
+	crash []string
 }
 
 // newOutput appends to the log file at path. A log that cannot be written does not stop a run: the last lines are kept all the same.
@@ -86,14 +91,38 @@ func (o *output) line(source, text string) {
 		if o.ring = append(o.ring, word); len(o.ring) > ringLines {
 			o.ring = o.ring[len(o.ring)-ringLines:]
 		}
+		if len(o.crash) == 0 && dies(word) || len(o.crash) > 0 && len(o.crash) < crashLines {
+			o.crash = append(o.crash, word)
+		}
 	}
 }
 
-// last returns the last n lines, joined.
+// dies says whether a line is the one with which Go's runtime begins to tell why it ends the program.
+func dies(line string) bool {
+	return strings.HasPrefix(line, "panic: ") || strings.HasPrefix(line, "fatal error: ") || strings.HasPrefix(line, "runtime: out of memory")
+}
+
+// stack says whether a line is of a stack that Go's runtime prints: where a function stands.
+func stack(line string) bool { return strings.HasPrefix(line, "\t") && strings.Contains(line, ".go:") }
+
+// last returns the last n lines, joined; of a Go program that died the first ones of what it said of that, which tell why.
 func (o *output) last(n int) string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return strings.Join(o.ring[max(0, len(o.ring)-n):], "\n")
+	lines := o.ring[max(0, len(o.ring)-n):]
+	if len(o.crash) > 0 && slices.ContainsFunc(o.ring, stack) && !slices.Contains(lines, o.crash[0]) {
+		lines = o.crash[:min(n, len(o.crash))]
+	}
+	return strings.Join(lines, "\n")
+}
+
+// outOfMemory says whether a Go program died because it got no memory.
+func (o *output) outOfMemory() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return slices.ContainsFunc(o.crash, func(line string) bool {
+		return strings.Contains(line, "out of memory") || strings.Contains(line, "cannot allocate memory")
+	})
 }
 
 // readable turns a line into one for a person, without control characters; go-plugin's own log lines (JSON) are unpacked, and dropped below "info".

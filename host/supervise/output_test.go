@@ -47,6 +47,27 @@ func TestOutput(t *testing.T) {
 	require.LessOrEqual(t, old.Size(), int64(maxLog+2*maxLine))
 }
 
+// What a Go program died of stands before the stacks of all its goroutines, which are more than the last lines.
+func TestOutputOfACrash(t *testing.T) {
+	stacks := "goroutine 7 [running]:\n" + strings.Repeat("main.embed(0x1)\n\t/src/main.go:462 +0xce\n", 30) + "created by main.main in goroutine 1\n"
+	o := newOutput(filepath.Join(t.TempDir(), "x.log"))
+	defer o.close()
+	w := &lines{to: o, source: "err"}
+	_, err := w.Write([]byte("loading\nruntime: out of memory: cannot allocate 4194304-byte block (0 in use)\nfatal error: out of memory\n\n" + stacks))
+	require.NoError(t, err)
+	require.Equal(t, "runtime: out of memory: cannot allocate 4194304-byte block (0 in use)\nfatal error: out of memory", o.last(2))
+	require.Len(t, strings.Split(o.last(20), "\n"), crashLines)
+	require.True(t, o.outOfMemory())
+
+	alive := newOutput(filepath.Join(t.TempDir(), "x.log")) // the word alone is no death
+	defer alive.close()
+	for _, line := range []string{"panic: the button was pressed", "going on", "bye"} {
+		alive.line("err", line)
+	}
+	require.Equal(t, "bye", alive.last(1))
+	require.False(t, alive.outOfMemory())
+}
+
 func TestOutputWithoutALog(t *testing.T) {
 	o := newOutput("/nonexistent/x.log")
 	o.line("err", "still kept")

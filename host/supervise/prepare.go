@@ -93,6 +93,10 @@ func (p *Preparer) prepare(ctx context.Context, pkg catalog.Package, l *Launch) 
 		if added && p.Say != nil {
 			p.Say(fmt.Sprintf("%s %s is used for the first time: its files are locked in %s from now on", pkg.Kind, pkg.Name, p.Lock))
 		}
+		if tree, err = lock.HashDir(pkg.Dir); err != nil {
+			return err
+		}
+		l.Unchanged = unchanged(pkg, tree, l.Label())
 	}
 	m := pkg.Manifest
 	if err := CheckLibraries(m.System); err != nil {
@@ -148,6 +152,21 @@ func (p *Preparer) prepare(ctx context.Context, pkg catalog.Package, l *Launch) 
 	}
 	l.Argv = append([]string{program}, m.Command.Exec[1:]...)
 	return nil
+}
+
+// unchanged compares a package that was locked with what it was then: a week lies between a run's start and the restart of a plugin.
+func unchanged(pkg catalog.Package, was lock.Tree, label string) func() error {
+	return func() error {
+		now, err := lock.HashDir(pkg.Dir)
+		if err != nil {
+			return plugins.AsError(err).WithPlace("%s", label)
+		}
+		if changes := was.Changes(now); len(changes) > 0 {
+			return plugins.Errorf(plugins.Corrupt, "it cannot be restarted: its package %s was changed while it ran: %s", pkg.Dir, changes[0]).WithPlace("%s", label).
+				WithDetail(strings.Join(changes[:min(len(changes), 20)], "\n")).WithHint("restore the package, or if the change was meant: srpo plugin lock %s", pkg.Dir)
+		}
+		return nil
+	}
 }
 
 // Environment is what a Python package's environment is made of, and how; ok is false for other packages, which have none. pkg.Dir must be set.

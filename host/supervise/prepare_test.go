@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 	"testing/fstest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -63,10 +64,22 @@ func TestPrepareCommand(t *testing.T) {
 	configured(t, proc)
 	proc.Stop()
 
-	_, err = p.Prepare(background, open(t, dir))
+	l, err = p.Prepare(background, open(t, dir))
 	require.NoError(t, err)
 	require.Len(t, said, 1)
+	s = supervisor(t, Options{Restarts: 9, Backoff: time.Millisecond})
+	w := NewEnv(s, l, configure)
+	for incarnation := range uint64(2) { // as it was, it is restarted
+		_, n, err := w.Client(background)
+		require.NoError(t, err)
+		require.Equal(t, incarnation+1, n)
+		w.Failed(n, nil)
+	}
 	write(t, filepath.Join(dir, "run.sh"), "#!/bin/sh\nexec "+exe+" \n", 0o755)
+	_, _, err = w.Client(background)
+	require.Equal(t, plugins.Corrupt, plugins.KindOf(err))
+	require.ErrorContains(t, err, "env toy: it cannot be restarted: its package "+dir+" was changed while it ran: run.sh changed")
+	require.Contains(t, plugins.AsError(err).Hint, "srpo plugin lock "+dir)
 	_, err = p.Prepare(background, open(t, dir))
 	require.Equal(t, plugins.Corrupt, plugins.KindOf(err))
 	require.ErrorContains(t, err, "run.sh changed")

@@ -89,6 +89,8 @@ type Launch struct {
 	Dir string
 	// Env are variables over the allow-listed ones.
 	Env map[string]string
+	// Unchanged says whether the package is still what it was when this was made; a [Worker] asks before a restart. nil: there is nothing that could change.
+	Unchanged func() error
 }
 
 // Label names the plugin in errors, events and log files.

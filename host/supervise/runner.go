@@ -245,8 +245,12 @@ func (l *leader) advice() string {
 	if l.state == nil || l.killed {
 		return hint
 	}
-	if status, ok := l.state.Sys().(syscall.WaitStatus); ok && status.Signaled() && status.Signal() == syscall.SIGKILL {
+	status, ok := l.state.Sys().(syscall.WaitStatus)
+	switch {
+	case ok && status.Signaled() && status.Signal() == syscall.SIGKILL:
 		return "the system may have run out of memory (see dmesg): use fewer lanes or a smaller model; " + hint
+	case l.out.outOfMemory():
+		return "it ran out of memory: use a smaller batch, fewer lanes or a smaller model; " + hint
 	}
 	return hint
 }

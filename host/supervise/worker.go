@@ -151,6 +151,11 @@ func (w *Proc[T]) start(done chan struct{}) {
 		again := w.started
 		w.mu.Unlock()
 		if again {
+			if w.launch.Unchanged != nil {
+				if err = w.launch.Unchanged(); err != nil { // a run that goes on with other code than it began with would not be the same run
+					break
+				}
+			}
 			if err = w.spend(); err != nil {
 				break
 			}

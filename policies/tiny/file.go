@@ -177,8 +177,16 @@ func (p *Policy) Load(_ context.Context, folder string) (uint64, error) {
 	if s.weights == nil || s.adam.m == nil || s.adam.v == nil || s.mean == nil || s.scale == nil || len(payload) != 0 {
 		return fail(plugins.Errorf(plugins.Corrupt, "parts are missing or %d bytes too many", len(payload)).WithHint("use another checkpoint"))
 	}
-	if !finite(s.weights) || math.IsNaN(s.horizon) || s.horizon <= 0 {
-		return fail(plugins.Errorf(plugins.Corrupt, "weights or horizon are not finite").WithHint("use an earlier checkpoint"))
+	for _, part := range s.parts() {
+		if !finite(*part.data) {
+			return fail(plugins.Errorf(plugins.Corrupt, "part %s has numbers that are not finite", part.name).WithHint("use an earlier checkpoint"))
+		}
+	}
+	if math.IsNaN(s.horizon) || s.horizon <= 0 {
+		return fail(plugins.Errorf(plugins.Corrupt, "the horizon is %v, not above 0", s.horizon).WithHint("use an earlier checkpoint"))
+	}
+	if s.adam.steps < 0 || slices.ContainsFunc(s.adam.v, func(v float32) bool { return v < 0 }) || slices.ContainsFunc(s.scale, func(v float32) bool { return v <= 0 }) {
+		return fail(plugins.Errorf(plugins.Corrupt, "steps or squares of the optimiser are negative, or a scale of proprio is not above 0").WithHint("use an earlier checkpoint"))
 	}
 	if slices.ContainsFunc(s.units, func(v float32) bool { return !(v > 0 && v <= 1) }) {
 		return fail(plugins.Errorf(plugins.Corrupt, "units of actions are %v, not above 0 and at most 1", s.units).WithHint("use an earlier checkpoint"))

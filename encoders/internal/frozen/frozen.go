@@ -66,7 +66,7 @@ func New(n Network) *Encoder {
 		s.Doc = "frames a run of the network; 0: 8 on the CPU, 32 on a GPU"
 	}
 	s.Min, s.Max = plugins.Bound(0), plugins.Bound(4096)
-	add("memory_mb", int64(0), "most memory that the model may take, 10^6 bytes: one that would take more is refused before it is loaded, and on a GPU ONNX Runtime takes no more; "+
+	add("memory_mb", int64(0), "most memory that the model and the pictures of a batch may take, 10^6 bytes: what would take more is refused before it is loaded, and on a GPU ONNX Runtime takes no more; "+
 		"0: what is free").Min = plugins.Bound(0)
 	if len(n.Poolings) > 0 {
 		add("pooling", fromCard, "which vector of a frame is averaged over the clip; card: the one that the model file names").Choices = append([]string{fromCard}, n.Poolings...)
@@ -105,7 +105,7 @@ func (e *Encoder) Configure(_ context.Context, c plugins.Config) error {
 		return plugins.Errorf(plugins.Invalid, "the encoder %s has no model: it comes without weights", n.Name).WithPlace("setting model").
 			WithHint("make a model file from a checkpoint, srpo encoder export %s --model CHECKPOINT, and give it: --set encoder.%[1]s.model=FILE.onnx; without a download: --encoder pixel", n.Name)
 	}
-	o := model.Options{Model: path, Family: n.Family, Library: s.String("library"), Provider: s.String("provider"), Threads: s.Int("threads"), MemoryMB: s.Int("memory_mb")}
+	o := model.Options{Model: path, Family: n.Family, Library: s.String("library"), Provider: s.String("provider"), Threads: s.Int("threads"), Batch: s.Int("batch"), MemoryMB: s.Int("memory_mb")}
 	if p := s.String("pooling"); p != fromCard {
 		o.Output = p
 	}

@@ -53,6 +53,8 @@ func Inspect(path string) (*File, error) {
 	case errors.Is(err, errCut):
 		return nil, plugins.Errorf(plugins.Corrupt, "the model file %s is cut short: it ends in the middle of its graph, after %d bytes", path, info.Size()).
 			WithHint("copy it again, or make it anew")
+	case errors.Is(err, errForeign):
+		return nil, plugins.Errorf(plugins.Corrupt, "%s is not an ONNX model: %w", path, err).WithHint("the setting model wants the path of an .onnx file, whole and undamaged")
 	case err != nil:
 		return nil, plugins.Errorf(plugins.Corrupt, "reading the model file %s: %w", path, err).WithHint("see that the file is whole and readable")
 	case !s.graph:
@@ -76,8 +78,11 @@ func Inspect(path string) (*File, error) {
 	return f, nil
 }
 
-// errCut says that a message is longer than what holds it.
-var errCut = errors.New("cut short")
+// errCut says that a message is longer than what holds it, errForeign that it is none.
+var (
+	errCut     = errors.New("cut short")
+	errForeign = errors.New("no protocol buffer")
+)
 
 // scanner reads the messages of a ModelProto that are needed, and jumps over the others. Field numbers are those of onnx.proto.
 type scanner struct {
@@ -110,7 +115,7 @@ func (s *scanner) fields(from, to int64, f func(number protowire.Number, kind pr
 		}
 		number, kind, size := protowire.ConsumeTag(head[:n])
 		if size < 0 {
-			return fmt.Errorf("no protocol buffer at byte %d", from)
+			return fmt.Errorf("%w at byte %d", errForeign, from)
 		}
 		at, length := from+int64(size), int64(0)
 		switch kind {
@@ -131,7 +136,7 @@ func (s *scanner) fields(from, to int64, f func(number protowire.Number, kind pr
 			}
 			at, length = at+int64(v), int64(l)
 		default:
-			return fmt.Errorf("no protocol buffer at byte %d", from)
+			return fmt.Errorf("%w at byte %d", errForeign, from)
 		}
 		if length < 0 || length > to-at {
 			return errCut

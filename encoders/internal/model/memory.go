@@ -1,6 +1,7 @@
 package model
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -17,19 +18,26 @@ const (
 )
 
 // enoughMemory refuses a model before it is read that will not fit: beyond the limit (10^6 bytes; 0: none), or beyond what the machine or its container has
-// free.
-func enoughMemory(f *File, limitMB int, cpu bool) error {
+// free. The pictures of a batch (0 numbers: not known) count, of which two are held at once; what the network makes of them inside is not known beforehand.
+func enoughMemory(f *File, limitMB int, cpu bool, batch, numbers int) error {
 	need := float64(f.Bytes) * loading / 1e6
 	if cpu {
 		need += float64(f.HalfBytes) * (loadingHalf - loading) / 1e6
 	}
+	what, smaller := fmt.Sprintf("%s takes about %.0f MB to load", f.Path, need), "use a smaller model"
+	if pictures := 2 * 4 * float64(batch) * float64(numbers) / 1e6; pictures >= 1 {
+		what += fmt.Sprintf(" and %.0f MB for pictures in batches of %d", pictures, batch)
+		if pictures > need {
+			smaller = "lower the setting batch"
+		}
+		need += pictures
+	}
 	if limitMB > 0 && need > float64(limitMB) {
-		return plugins.Errorf(plugins.Exhausted, "%s takes about %.0f MB to load, more than the limit of %d MB", f.Path, need, limitMB).
-			WithHint("raise the setting memory_mb, or use a smaller model")
+		return plugins.Errorf(plugins.Exhausted, "%s, more than the limit of %d MB", what, limitMB).WithHint("raise the setting memory_mb, or %s", smaller)
 	}
 	if free, whose := freeMB(); free > 0 && need > free {
-		return plugins.Errorf(plugins.Exhausted, "%s takes about %.0f MB to load, %s has %.0f MB free", f.Path, need, whose, free).
-			WithHint("use a smaller model or a machine with more memory, or end other programs")
+		return plugins.Errorf(plugins.Exhausted, "%s, %s has %.0f MB free", what, whose, free).
+			WithHint("%s or use a machine with more memory, or end other programs", smaller)
 	}
 	return nil
 }

@@ -117,6 +117,7 @@ func TestBadFiles(t *testing.T) {
 		{"empty", write(t, "a.onnx", nil), plugins.Corrupt, "is not an ONNX model"},
 		{"text", write(t, "a.onnx", []byte("version https://git-lfs.github.com/spec/v1\n")), plugins.Corrupt, ""},
 		{"pickle", write(t, "a.onnx", []byte("\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.")), plugins.Corrupt, ""},
+		{"zip", write(t, "a.onnx", []byte("PK\x03\x04-\x00\x00\x00\x00\x00")), plugins.Corrupt, "is not an ONNX model"},
 		{"truncated in the weights", write(t, "a.onnx", good[:len(bare)/2]), plugins.Corrupt, "is cut short"},
 		{"truncated in the metadata", write(t, "a.onnx", good[:len(good)-9]), plugins.Corrupt, "is cut short"},
 		{"no card", write(t, "a.onnx", bare), plugins.Mismatch, "lacks the model card"},
@@ -191,12 +192,20 @@ func TestCancel(t *testing.T) {
 
 func TestMemory(t *testing.T) {
 	f := &File{Path: "big.onnx", Bytes: 4_000_000_000}
-	err := enoughMemory(f, 5000, true)
+	err := enoughMemory(f, 5000, true, 0, 0)
 	require.Equal(t, plugins.Exhausted, plugins.KindOf(err))
 	require.ErrorContains(t, err, "takes about 6000 MB to load, more than the limit of 5000 MB")
 
 	half := &File{Path: "half.onnx", Bytes: 2_000_000_000, HalfBytes: 2_000_000_000}
-	require.ErrorContains(t, enoughMemory(half, 5000, true), "takes about 8000 MB", "a CPU computes in single precision")
+	require.ErrorContains(t, enoughMemory(half, 5000, true, 0, 0), "takes about 8000 MB", "a CPU computes in single precision")
+	small := &File{Path: "small.onnx", Bytes: 10_000_000} // 4096 clips of 16 frames of 256 px
+	err = enoughMemory(small, 40_000, true, 4096, 16*3*256*256)
+	require.Equal(t, plugins.Exhausted, plugins.KindOf(err))
+	require.ErrorContains(t, err, "takes about 15 MB to load and 103079 MB for pictures in batches of 4096, more than the limit of 40000 MB")
+	require.Contains(t, plugins.AsError(err).Hint, "lower the setting batch")
+	require.NoError(t, enoughMemory(small, 40_000, true, 16, 16*3*256*256))
+	require.Contains(t, plugins.AsError(enoughMemory(f, 5000, true, 1, 16*3*256*256)).Hint, "use a smaller model")
+
 	inside, err := Inspect("testdata/half.onnx")
 	require.NoError(t, err)
 	require.Equal(t, int64(48*2), inside.HalfBytes)
@@ -212,18 +221,18 @@ func TestMemory(t *testing.T) {
 		require.NoError(t, os.WriteFile(filepath.Join(root, name), []byte(text), 0o644))
 	}
 	put("meminfo", "MemTotal: 32000000 kB\nMemAvailable:   10000000 kB\n")
-	require.NoError(t, enoughMemory(f, 9000, true))
-	require.NoError(t, enoughMemory(half, 5000, false), "a GPU does not")
+	require.NoError(t, enoughMemory(f, 9000, true, 0, 0))
+	require.NoError(t, enoughMemory(half, 5000, false, 0, 0), "a GPU does not")
 	put("meminfo", "MemTotal: 32000000 kB\nMemAvailable:   5000000 kB\n")
-	require.ErrorContains(t, enoughMemory(f, 0, true), "the machine has 5120 MB free")
+	require.ErrorContains(t, enoughMemory(f, 0, true, 0, 0), "the machine has 5120 MB free")
 	put("meminfo", "MemTotal: 32000000 kB\nMemAvailable:   20000000 kB\n")
 	put("memory.max", "4000000000\n")
 	put("memory.current", "1000000000\n")
-	require.ErrorContains(t, enoughMemory(f, 0, true), "the container has 3000 MB free")
+	require.ErrorContains(t, enoughMemory(f, 0, true, 0, 0), "the container has 3000 MB free")
 	put("memory.max", "max\n")
-	require.NoError(t, enoughMemory(f, 0, true))
+	require.NoError(t, enoughMemory(f, 0, true, 0, 0))
 	require.NoError(t, os.Remove(filepath.Join(root, "meminfo")))
-	require.NoError(t, enoughMemory(f, 0, true), "unknown")
+	require.NoError(t, enoughMemory(f, 0, true, 0, 0), "unknown")
 }
 
 // TestLibrary tells what is wrong with a library. It runs in a process of its own: a process loads one.

@@ -28,7 +28,9 @@ type Options struct {
 	Provider string
 	// Threads of one run; 0: as many as cores.
 	Threads int
-	// MemoryMB is the most that the model may take, in 10^6 bytes; 0: what is free. On a GPU it is the limit of ONNX Runtime's own arena, too.
+	// Batch is the number of clips or frames that a run is going to have; 0: not known.
+	Batch int
+	// MemoryMB is the most that the model may take with the pictures of a batch, in 10^6 bytes; 0: what is free. On a GPU it is the limit of ONNX Runtime's own arena, too.
 	MemoryMB int
 }
 
@@ -76,7 +78,7 @@ func Open(o Options) (*Session, error) {
 			providers = []string{"cpu"}
 		}
 	}
-	if err := enoughMemory(file, o.MemoryMB, slices.Equal(providers, []string{"cpu"})); err != nil {
+	if err := enoughMemory(file, o.MemoryMB, slices.Equal(providers, []string{"cpu"}), o.Batch, card.Elements()); err != nil {
 		return nil, err
 	}
 	for _, s.provider = range providers {

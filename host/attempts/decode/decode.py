@@ -1,12 +1,15 @@
 """Decode videos for srpo: requests on stdin, frames on stdout.
 
-A request is one line of JSON: {"path", "max_frames", "max_bytes"}. The answer is one line of JSON and the pixels:
+A request is one line of JSON: {"path", "max_frames", "max_bytes", "least_frames", "least_side"}. The answer is one line
+of JSON and the pixels:
 
     {"frames": N, "height": H, "width": W, "seen": M, "stride": K}   then N*H*W*3 bytes, uint8 RGB, row by row
     {"problem": "why it cannot be decoded"}                          then nothing
 
 M frames were seen. Of more than max_frames (or more than max_bytes of pixels) every K-th is taken, K a power of two,
-and the last one. The end of stdin ends the program, in the middle of a video too.
+and the last one. Where fewer than least_frames would be left pictures are halved instead, while their shorter side
+keeps least_side pixels; "full_height" and "full_width" are then those of the video. The end of stdin ends the program,
+in the middle of a video too.
 """
 
 import json
@@ -23,21 +26,32 @@ class Unusable(Exception):
 class Thinner:
     """Keeps evenly spaced frames of a stream whose length nobody knows, in bounded memory."""
 
-    def __init__(self, max_frames, max_bytes):
+    def __init__(self, max_frames, max_bytes, least_frames, least_side):
         self.max_frames, self.max_bytes = max_frames, max_bytes
+        self.least_frames, self.least_side = least_frames, least_side
         self.kept, self.stride, self.seen, self.last = [], 1, 0, None
+        self.shape, self.halvings = None, 0
 
     def add(self, frame):
         """frame: uint8 [H, W, 3]."""
-        if self.last is not None and frame.shape != self.last.shape:
-            (h, w, _), (h0, w0, _) = frame.shape, self.last.shape
+        if self.shape is not None and frame.shape != self.shape:
+            (h, w, _), (h0, w0, _) = frame.shape, self.shape
             raise Unusable(f"it changes size: frame {self.seen + 1} is {w} x {h} pixels, those before {w0} x {h0}")
         if frame.nbytes > self.max_bytes:
             raise Unusable(f"its frames are too large: {frame.shape[1]} x {frame.shape[0]} pixels")
+        self.shape = frame.shape
+        for _ in range(self.halvings):
+            frame = halve(frame)
         if self.seen % self.stride == 0:
-            if len(self.kept) >= 2 and (
-                len(self.kept) >= self.max_frames or (len(self.kept) + 1) * frame.nbytes > self.max_bytes
-            ):
+            while len(self.kept) >= 2:
+                full = (len(self.kept) + 1) * frame.nbytes > self.max_bytes
+                if full and len(self.kept) < 2 * self.least_frames and min(frame.shape[:2]) >= 2 * self.least_side:
+                    self.kept = [halve(f) for f in self.kept]
+                    frame = halve(frame)
+                    self.halvings += 1
+                    continue
+                if not full and len(self.kept) < self.max_frames:
+                    break
                 self.kept = self.kept[::2]
                 self.stride *= 2
             if self.seen % self.stride == 0:
@@ -51,6 +65,14 @@ class Thinner:
         if (self.seen - 1) % self.stride:
             self.kept.append(self.last)
         return self.kept
+
+
+def halve(frame):
+    """Averages each 2 x 2 pixels of uint8 [H, W, 3]; an odd last row or column is left out."""
+    import numpy as np
+
+    f = frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2].astype(np.uint16)
+    return ((f[::2, ::2] + f[1::2, ::2] + f[::2, 1::2] + f[1::2, 1::2] + 2) // 4).astype(np.uint8)
 
 
 def pictures(path, thinner):
@@ -84,7 +106,7 @@ def film(path, thinner):
 
 
 def decode(request):
-    thinner = Thinner(request["max_frames"], request["max_bytes"])
+    thinner = Thinner(*(request[k] for k in ("max_frames", "max_bytes", "least_frames", "least_side")))
     path = request["path"]
     try:
         (pictures if path.lower().endswith((".webp", ".png", ".apng", ".avif")) else film)(path, thinner)
@@ -119,6 +141,8 @@ def main():
         else:
             height, width, _ = frames[0].shape
             head = {"frames": len(frames), "height": height, "width": width, "seen": thinner.seen}
+            if thinner.halvings:
+                head["full_height"], head["full_width"], _ = thinner.shape
             out.write(json.dumps({**head, "stride": thinner.stride}).encode() + b"\n")
             for frame in frames:
                 out.write(frame.tobytes())

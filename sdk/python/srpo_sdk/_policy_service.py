@@ -191,9 +191,9 @@ class PolicyService(Service):
                 f"act() gave actions {list(actions.shape)}, want [{self.spec.chunk}, {dim or 'action dim'}]",
                 place=place,
             )
-        if not np.isfinite(actions).all():
+        if not np.isfinite(actions).all():  # it costs the episode, not the run: the host asks for each of the batch alone
             raise Error(
-                "internal",
+                "diverged",
                 "act() gave an action that is not finite",
                 place=place,
                 hint="the weights may have diverged: lower the learning rate",
@@ -201,11 +201,18 @@ class PolicyService(Service):
         log_probs = None
         if result.log_probs is not None:
             log_probs = np.asarray(result.log_probs, np.float32)
-            if log_probs.shape != (self.spec.chunk,) or np.isnan(log_probs).any():
+            if log_probs.shape != (self.spec.chunk,):
                 raise Error(
                     "internal",
-                    f"act() gave log-probabilities {list(log_probs.shape)}, want [{self.spec.chunk}] without NaN",
+                    f"act() gave log-probabilities {list(log_probs.shape)}, want [{self.spec.chunk}]",
                     place=place,
+                )
+            if not np.isfinite(log_probs).all():
+                raise Error(
+                    "diverged",
+                    "act() gave a log-probability that is not finite",
+                    place=place,
+                    hint="the weights may have diverged: lower the learning rate",
                 )
         return actions, log_probs
 

@@ -82,9 +82,10 @@ def test_bad_requests_and_bad_answers_are_told(shared):
     with pytest.raises(PluginError, match="temperature of 0") as e:
         act(shared, item(), temperature=0.0)
     assert e.value.kind == "invalid"
-    with pytest.raises(PluginError, match="not finite") as e:
-        act(shared, item(trajectory="3/x/0/1", step=8, instruction="nan"))
-    assert e.value.kind == "internal" and e.value.wire.place == "3/x/0/1 step 8" and e.value.wire.hint
+    for numbers in ("action", "log-probability"):  # it costs the episode, not the run
+        with pytest.raises(PluginError, match=f"{numbers} that is not finite") as e:
+            act(shared, item(trajectory="3/x/0/1", step=8, instruction=f"nan {numbers}"))
+        assert e.value.kind == "diverged" and e.value.wire.place == "3/x/0/1 step 8" and e.value.wire.hint
     bad = item()
     bad.observation.images["front"].CopyFrom(tensor(np.zeros((4, 6), np.uint8)))
     with pytest.raises(PluginError, match=r"uint8 \[4, 6\], want uint8 \[H, W, 3\]"):

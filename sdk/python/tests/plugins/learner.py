@@ -23,8 +23,11 @@ class Learner(srpo.Policy):
         self.batches.append(len(items))
         results = []
         for item in items:
-            if item.observation.instruction == "nan":
+            if item.observation.instruction == "nan action":
                 results.append(srpo.ActResult(np.full((2, 3), np.nan)))
+                continue
+            if item.observation.instruction == "nan log-probability":
+                results.append(srpo.ActResult(np.zeros((2, 3)), [-1, -np.inf]))
                 continue
             if item.observation.instruction == "kept":  # what was recorded must still be what it was
                 mean = self.kept[("t", 0)].images["front"].mean()
