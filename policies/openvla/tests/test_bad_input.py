@@ -84,9 +84,12 @@ def test_a_head_or_proprio_that_are_not_known_here(folder, monkeypatch):
 
 
 def test_a_config_that_describes_no_network(folder):
-    edit(folder / "config.json", lambda c: c["text_config"].update(num_attention_heads="many"))
+    path = folder / "config.json"
+    whole = path.read_text()
+    edit(path, lambda c: c["text_config"].update(num_attention_heads="many"))
     fails("mismatch", "config.json", "no network can be built", checkpoint=str(folder))
-    edit(folder / "config.json", lambda c: c.update(timm_model_ids=["nothing_like_it"] * 2))
+    path.write_text(whole)
+    edit(path, lambda c: c.update(timm_model_ids=["nothing_like_it"] * 2))
     fails("mismatch", "nothing_like_it", checkpoint=str(folder))
 
 
