@@ -115,7 +115,9 @@ def start(
             raise Misfit(f"start.{n} is missing")
         if tensors[f"start.{n}"].shape != p.shape:
             raise Misfit(f"start.{n} is {list(tensors[f'start.{n}'].shape)}, want {list(p.shape)}")
-    return {n: tensors[f"start.{n}"] for n in parameters} or None
+    # Copies: what safetensors reads lies where the file has it, and sums over numbers that are not aligned as torch's
+    # own are can differ in their last bits.
+    return {n: tensors[f"start.{n}"].clone() for n in parameters} or None
 
 
 def misfit(folder: str, why: Exception) -> srpo.Error:
