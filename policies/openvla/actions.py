@@ -128,7 +128,14 @@ def choose(statistics: Mapping[str, Any], key: str, place: str) -> str:
             return name
     if not key and len(statistics) == 1:
         return next(iter(statistics))
-    have = ", ".join(sorted(statistics)[:40]) or "none"
+    if not statistics:
+        raise srpo.Error(
+            "not found",
+            "the checkpoint has no action statistics: neither dataset_statistics.json nor norm_stats in config.json",
+            place=place,
+            hint='bring dataset_statistics.json of its training run, or set statistics = "compute" and imitate first',
+        )
+    have = ", ".join(sorted(statistics)[:40])
     if key:
         raise srpo.Error(
             "not found",

@@ -36,6 +36,9 @@ _CARRIED = re.compile(
     r"(tokenizer.*|special_tokens_map\.json|added_tokens\.json|preprocessor_config\.json|processor_config\.json|"
     r"generation_config\.json|(configuration|modeling|processing)_prismatic\.py|train_utils\.py|constants\.py)"
 )
+# What OpenVLA-OFT's published fine-tuning writes beside the model when a head gives the actions as numbers, or when the
+# model reads proprio, too. config.json does not tell.
+_PARTS = re.compile(r"(action_head|noisy_action_projector|proprio_projector)--.*\.pt")
 _FETCHED = ["*.json", "*.safetensors", "*.py", "tokenizer*"]  # of a hub's files
 _MOST_CARRIED = 32 << 20  # bytes of one such file; a tokenizer has 2 MB
 
@@ -126,11 +129,14 @@ def locate(name: str) -> str:
         )
     if there := _cached(name):
         return there
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import list_repo_files, snapshot_download
 
     print(f"fetching {name} from the hub into srpo's cache")
     try:
+        _tokens_alone(list_repo_files(name), name)  # before 15 GB come for nothing
         return snapshot_download(name, allow_patterns=_FETCHED)
+    except srpo.Error:
+        raise
     except Exception as e:
         raise srpo.Error(
             "not found",
@@ -156,6 +162,17 @@ def _cached(name: str) -> str:
         return ""
 
 
+def _tokens_alone(names: Iterable[str], place: str) -> None:
+    """Refuses a checkpoint with parts that the plugin lacks, whose tokens it would act by without them."""
+    if parts := sorted(filter(_PARTS.fullmatch, names)):
+        raise srpo.Error(
+            "unsupported",
+            f"the checkpoint's actions need more than tokens, picture and instruction: it has {', '.join(parts)}",
+            place=place,
+            hint="give an OpenVLA-OFT that was fine-tuned with discrete tokens and without proprio, or an OpenVLA",
+        )
+
+
 def read_source(folder: str) -> Source:
     """Reads what a folder holds beside weights. Raises `srpo.Error` for a folder that is no checkpoint."""
     path = os.path.join(folder, "config.json")
@@ -171,6 +188,7 @@ def read_source(folder: str) -> Source:
     statistics = config.get("norm_stats") or {}
     if os.path.isfile(os.path.join(folder, STATISTICS)):
         statistics = _json(os.path.join(folder, STATISTICS))
+    _tokens_alone(os.listdir(folder), folder)
     carried = {}
     for name in sorted(os.listdir(folder)):
         file = os.path.join(folder, name)
@@ -195,7 +213,12 @@ def shards(folder: str) -> list[str]:
     """Lists the weight files of a folder, all present; raises `srpo.Error` where one is missing."""
     index = os.path.join(folder, INDEX)
     if os.path.isfile(index):
-        names = sorted(set(_json(index).get("weight_map", {}).values()))
+        where = _json(index).get("weight_map")
+        if not isinstance(where, dict) or not all(isinstance(n, str) for n in where.values()):
+            raise srpo.Error(
+                "corrupt", "weight_map does not say which file each tensor is in", place=index, hint="copy it again"
+            )
+        names = sorted(set(where.values()))
         missing = [n for n in names if not os.path.isfile(os.path.join(folder, n))]
         if missing or not names:
             raise srpo.Error(
@@ -207,13 +230,13 @@ def shards(folder: str) -> list[str]:
         return [os.path.join(folder, n) for n in names]
     if os.path.isfile(os.path.join(folder, ONE_FILE)):
         return [os.path.join(folder, ONE_FILE)]
-    old = any(n.endswith((".bin", ".pt")) for n in os.listdir(folder))
-    raise srpo.Error(
-        "not found",
-        f"neither {INDEX} nor {ONE_FILE}",
-        place=folder,
-        hint="weights must be safetensors; convert the .bin or .pt files" if old else "this folder holds no weights",
-    )
+    hint = "this folder holds no weights"
+    if os.path.isdir(os.path.join(folder, "lora_adapter")):
+        hint = "it was saved with save_merged = false, an adapter alone: set checkpoint to the model that it was "
+        hint += "trained on, and lora_rank as it was, or adapter to its lora_adapter"
+    elif any(n.endswith((".bin", ".pt")) for n in os.listdir(folder)):
+        hint = "weights must be safetensors; convert the .bin or .pt files"
+    raise srpo.Error("not found", f"neither {INDEX} nor {ONE_FILE}", place=folder, hint=hint)
 
 
 def tensors(files: Iterable[str]) -> Iterator[tuple[str, str, torch.Tensor]]:

@@ -153,7 +153,8 @@ class Learner(srpo.Policy):
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as e:
             text = str(e)
             if isinstance(e, RuntimeError) and not isinstance(e, torch.OutOfMemoryError):
-                if "out of memory" not in text and "can't allocate memory" not in text:
+                # The last is how cuBLAS and cuDNN say it.
+                if not any(words in text for words in ("out of memory", "can't allocate memory", "_ALLOC_FAILED")):
                     raise
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
@@ -308,7 +309,8 @@ class Learner(srpo.Policy):
     @contextlib.contextmanager
     def _undone(self, what: str) -> Iterator[None]:
         """Undoes what was learned when something raises within."""
-        self.crew.all("hold")
+        with self._memory(f"keeping a copy to go back to before {what}"):
+            self.crew.all("hold")
         try:
             with self._memory(what):
                 yield

@@ -83,7 +83,16 @@ class Network:
         self._read_statistics(folder, space)
         architecture = self.source.architecture()
         self.see = pictures.processor(architecture.image_sizes, self.source.carried, folder)
-        self.model = OpenVLA(architecture, choice.attention)
+        try:
+            self.model = OpenVLA(architecture, choice.attention)
+        except Exception as e:  # timm and transformers raise what they like
+            text = str(e).strip().splitlines()
+            raise srpo.Error(
+                "mismatch",
+                f"no network can be built of it: {text[0] if text else type(e).__name__}",
+                place=os.path.join(folder, "config.json"),
+                hint="the file was changed, or belongs to another architecture: take that of the weights",
+            ) from e
         self.fingerprint = checkpoint.load_weights(self.model, folder, choice.dtype, choice.device)
         self.model.ready(choice.device)
         self.parameters = sum(p.numel() for p in self.model.parameters())
@@ -110,7 +119,8 @@ class Network:
                 f"the statistics of {self.key!r} have {self.normaliser.dim} action dimensions, the env has {c.dim}: "
                 f"{', '.join(space.names)}",
                 place=place,
-                hint="choose an env with the actions that the checkpoint was trained for, or another unnorm_key",
+                hint="choose an env with the actions that the checkpoint was trained for, or another unnorm_key; to "
+                'fine-tune it for this env, an unnorm_key that it does not have, with statistics = "compute"',
             )
 
     def use_statistics(self, statistics: dict) -> None:

@@ -32,7 +32,10 @@ class OpenVLAPolicy(Learner):
 
     def __init__(self, config: srpo.PolicyConfig):
         super().__init__(config)
-        self.camera = config.env.camera(self.settings["camera"]).name
+        try:
+            self.camera = config.env.camera(self.settings["camera"]).name
+        except srpo.Error as e:
+            raise e.at("policy openvla, setting camera") from e
         with self._opening():
             self.choice = self._choice()
             self.network = self._open()

@@ -16,6 +16,7 @@ from optimiser import Misfit
 STATE = "srpo_state"
 ADAPTER = "lora_adapter"
 _TENSORS, _REST = "state.safetensors", "state.json"
+_MOST = 5 << 30  # bytes of one file: writing it takes as much memory again, and of a whole model there are 100 GB
 _KEYS = {"rank", "alpha", "base", "steps", "names", "start"}
 
 
@@ -40,10 +41,22 @@ def write(
         tensors.update({f"start.{n}": t for n, t in start.items()})
     place = os.path.join(folder, STATE)
     os.mkdir(place)
-    save_file({n: t.detach().contiguous().cpu() for n, t in tensors.items()}, os.path.join(place, _TENSORS))
+    parts, room = [[]], _MOST
+    for n, t in tensors.items():
+        size = t.numel() * t.element_size()
+        if parts[-1] and size > room:
+            parts.append([])
+            room = _MOST
+        parts[-1].append(n)
+        room -= size
+    files = [_TENSORS] if len(parts) == 1 else [f"state-{i:05d}.safetensors" for i in range(1, len(parts) + 1)]
+    for file, part in zip(files, parts):
+        srpo.heartbeat()
+        save_file({n: tensors[n].detach().contiguous().cpu() for n in part}, os.path.join(place, file))
     rank, alpha, base = adapter
     state = {
         "format": 1,
+        "files": files,
         "base": base,
         "rank": rank,
         "alpha": alpha,
@@ -68,10 +81,8 @@ def read(folder: str, name: str) -> tuple[dict[str, Any], dict[str, torch.Tensor
     try:
         with open(os.path.join(place, _REST), encoding="utf-8") as f:
             state = json.load(f)
-        tensors = load_file(os.path.join(place, _TENSORS))
         if state["format"] != 1 or not _KEYS <= set(state):
             raise ValueError(f"format {state['format']}, want 1 with {', '.join(sorted(_KEYS))}")
-        return state, tensors
     except FileNotFoundError as e:
         raise srpo.Error(
             "not found",
@@ -79,8 +90,18 @@ def read(folder: str, name: str) -> tuple[dict[str, Any], dict[str, torch.Tensor
             place=place,
             hint=f"a published checkpoint is given as policy.{name}.checkpoint instead, with imitate.demos = 0",
         ) from e
-    except (ValueError, KeyError, TypeError, SafetensorError) as e:
+    except (ValueError, KeyError, TypeError) as e:
         raise srpo.Error("corrupt", f"cannot be read: {e}", place=place, hint="go back to an earlier checkpoint") from e
+    tensors: dict[str, torch.Tensor] = {}
+    for file in state.get("files", [_TENSORS]):
+        srpo.heartbeat()
+        path = os.path.join(place, file)
+        try:
+            tensors.update(load_file(path))
+        except (SafetensorError, OSError) as e:
+            hint = "go back to an earlier checkpoint"
+            raise srpo.Error("corrupt", f"cannot be read: {e}", place=path, hint=hint) from e
+    return state, tensors
 
 
 def start(
@@ -94,7 +115,9 @@ def start(
             raise Misfit(f"start.{n} is missing")
         if tensors[f"start.{n}"].shape != p.shape:
             raise Misfit(f"start.{n} is {list(tensors[f'start.{n}'].shape)}, want {list(p.shape)}")
-    return {n: tensors[f"start.{n}"] for n in parameters} or None
+    # Copies: what safetensors reads lies where the file has it, and sums over numbers that are not aligned as torch's
+    # own are can differ in their last bits.
+    return {n: tensors[f"start.{n}"].clone() for n in parameters} or None
 
 
 def misfit(folder: str, why: Exception) -> srpo.Error:

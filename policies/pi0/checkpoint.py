@@ -34,6 +34,7 @@ from sizes import Sizes
 
 CONFIG, WEIGHTS, OWN = "config.json", "model.safetensors", "srpo.json"
 PREPROCESSOR, POSTPROCESSOR = "policy_preprocessor.json", "policy_postprocessor.json"
+_NORMALISING = ((PREPROCESSOR, "normalizer_processor"), (POSTPROCESSOR, "unnormalizer_processor"))  # file, its step
 TOKENIZER, ACTION_TOKENIZER = "tokenizer", "action_tokenizer"
 _PROCESSOR = re.compile(r"policy_(pre|post)processor.*\.(json|safetensors)")
 _TOKENIZER = re.compile(
@@ -195,7 +196,7 @@ def text_tokenizer(files: Mapping[str, bytes], **options: Any) -> Any:
 def _normalisers(processors: Mapping[str, bytes], place: str) -> list[str]:
     """Names of the state files of the normalising steps, the preprocessor's first."""
     names = []
-    for file, step in ((PREPROCESSOR, "normalizer_processor"), (POSTPROCESSOR, "unnormalizer_processor")):
+    for file, step in _NORMALISING:
         if file not in processors:
             continue
         try:
@@ -278,7 +279,10 @@ def load_weights(model: nn.Module, folder: str, prefix: str, unused: Callable[[s
     """
     path = os.path.join(folder, WEIGHTS)
     if not os.path.isfile(path):
-        raise srpo.Error("not found", f"no {WEIGHTS}", place=folder, hint=_FILES)
+        adapter = os.path.isdir(os.path.join(folder, "lora_adapter"))
+        hint = "it was saved with save_merged = false, an adapter alone: set checkpoint to the model that it was "
+        hint += "trained on, and lora_rank as it was"
+        raise srpo.Error("not found", f"no {WEIGHTS}", place=folder, hint=hint if adapter else _FILES)
     own = model.state_dict()
     text = {
         "paligemma_with_expert.paligemma.lm_head.weight",
@@ -358,15 +362,17 @@ def write(
             {n: make().contiguous().cpu() for n, make in weights}, os.path.join(folder, WEIGHTS), {"format": "pt"}
         )
     processors = source.processors or _new_processors(source, make_processors, tokenizer)
+    own = {key: of for key in (ACTION, STATE) if (of := source.statistics.get(key))}
+    if own:
+        processors = _with_state_files(processors)
     for name, data in processors.items():
         Path(folder, name).write_bytes(data)
     for name in _normalisers(processors, folder):
         path = os.path.join(folder, name)
-        arrays = load_arrays(path)
-        for key in (ACTION, STATE):
-            if any(full.startswith(f"{key}.") for full in arrays):
-                arrays = {full: v for full, v in arrays.items() if not full.startswith(f"{key}.")}
-                arrays.update({f"{key}.{s}": np.asarray(v) for s, v in source.statistics[key].items()})
+        arrays = load_arrays(path) if os.path.isfile(path) else {}
+        for key, of in own.items():
+            arrays = {full: v for full, v in arrays.items() if not full.startswith(f"{key}.")}
+            arrays.update({f"{key}.{s}": np.asarray(v) for s, v in of.items()})
         save_arrays(arrays, path)
     for sub, files in ((TOKENIZER, source.tokenizer), (ACTION_TOKENIZER, source.action_tokenizer)):
         if files:
@@ -375,6 +381,22 @@ def write(
             Path(folder, sub, name).write_bytes(data)
     with open(os.path.join(folder, OWN), "w", encoding="utf-8") as f:
         json.dump(source.own, f, indent=2)
+
+
+def _with_state_files(processors: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The processors with a file of statistics named in each normalising step, as lerobot calls it. lerobot leaves it
+    out of a step that has none, as in a checkpoint that is still to be fine-tuned.
+    """
+    out = dict(processors)
+    for file, kind in _NORMALISING:
+        config = json.loads(out.get(file, b'{"steps": []}'))
+        bare = [(n, s) for n, s in enumerate(config["steps"]) if s.get("registry_name") == kind]
+        bare = [(n, s) for n, s in bare if not s.get("state_file")]
+        for n, step in bare:
+            step["state_file"] = f"{file.removesuffix('.json')}_step_{n}_{kind}.safetensors"
+        if bare:
+            out[file] = json.dumps(config, indent=2).encode()
+    return out
 
 
 def _new_processors(source: Source, make: Callable[..., tuple[Any, Any]], tokenizer: Any) -> dict[str, bytes]:

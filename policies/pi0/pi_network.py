@@ -248,7 +248,10 @@ class Network:
                         hint=f"PICTURE=CAMERA, separated by commas; pictures: "
                         f"{', '.join(f.removeprefix(IMAGES) for f in features)}",
                     )
-                given[name] = self.env.camera(camera).name
+                try:
+                    given[name] = self.env.camera(camera).name
+                except srpo.Error as e:
+                    raise e.at("setting cameras") from e
         else:
             given[features[0]] = self.env.camera("").name
             wrist = next((c.name for c in self.env.cameras if c.view == "wrist"), "")

@@ -34,6 +34,17 @@ def test_a_failed_update_leaves_everything(monkeypatch):
     assert s.first_ratio == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.parametrize("settings", RESUMED, ids=str)
+def test_every_ratio_is_one_before_a_step(settings):
+    """Not only their mean: sampling and training agree about each token or number."""
+    p = policy(**settings)
+    record(p)
+    s = p.update(update(epochs=1, mini_batch=100), lambda _: None)
+    assert s.extra["steps"] == 1
+    assert s.extra["ratio_max"] == pytest.approx(1, abs=1e-5) and s.first_ratio == pytest.approx(1, abs=1e-5)
+    assert s.clip_fraction == 0
+
+
 def test_a_failed_update_that_cannot_be_undone_is_not_acted_on():
     p = policy(rollback_mb=0)
     record(p)
@@ -81,6 +92,25 @@ def test_next_update_after_load_is_the_same_bit_for_bit(settings, tmp_path):
     x, y = (z.act([item(0)], srpo.Sampling(temperature=1.2))[0] for z in (p, q))
     np.testing.assert_array_equal(x.actions, y.actions)
     np.testing.assert_array_equal(x.log_probs, y.log_probs)
+
+
+def test_a_state_in_several_files(tmp_path, monkeypatch):
+    p, q = policy(), policy()
+    record(p)
+    p.update(update(1), lambda _: None)
+    monkeypatch.setattr(saved, "_MOST", 1 << 19)
+    p.save(str(tmp_path))
+    files = sorted((tmp_path / "srpo_state").glob("state-*.safetensors"))
+    assert len(files) > 2 and not (tmp_path / "srpo_state" / "state.safetensors").exists()
+    q.load(str(tmp_path))
+    for x in (p, q):
+        record(x)
+        x.update(update(2), lambda _: None)
+    assert equal(p, q)
+    files[1].unlink()
+    with pytest.raises(srpo.Error, match="cannot be read") as e:
+        q.load(str(tmp_path))
+    assert e.value.kind == "corrupt" and e.value.place == str(files[1])
 
 
 def test_folders_are_meant_from_where_the_user_is(tmp_path, monkeypatch):

@@ -41,10 +41,13 @@ def item(i: int, step: int = 0, seed: int | None = None) -> srpo.ActItem:
     return srpo.ActItem(f"0/t/0/{i}", step, seen, 100 * i + step if seed is None else seed)
 
 
-def update(n: int = 1, kl: float = 0.1, steps: int = 11, **more) -> srpo.Update:
+def update(n: int = 1, kl: float = 0.1, steps: int = 11, values=None, **more) -> srpo.Update:
     h = dict(clip_low=0.2, clip_high=0.28, kl_beta=kl, epochs=2, mini_batch=3, clip_dual=0.0)
     h.update({k: v for k, v in more.items() if k in h})
-    given = [srpo.Advantage(f"0/t/0/{i}", np.array([1.0 if i % 2 else -1.0]), steps) for i in range(3)]
+    given = [
+        srpo.Advantage(f"0/t/0/{i}", np.array([1.0 if i % 2 else -1.0]) if values is None else values(i), steps)
+        for i in range(3)
+    ]
     return srpo.Update(n, given, srpo.Hyperparameters(**h), 1.6, 7)
 
 

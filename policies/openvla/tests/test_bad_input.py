@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import cases
 import huggingface_hub
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from subject import ENV, LIBERO, demonstration, item, policy, record, update
 
 import checkpoint
+import optimiser
 
 
 @pytest.fixture
@@ -73,6 +75,24 @@ def test_another_architecture(folder):
     fails("mismatch", "'llava'", "want 'openvla'", checkpoint=str(folder))
 
 
+def test_a_head_or_proprio_that_are_not_known_here(folder, monkeypatch):
+    """OpenVLA-OFT in its continuous form has the same config.json; its tokens mean nothing."""
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda name: ["config.json", "proprio_projector--9_x.pt"])
+    fails("unsupported", "it has proprio_projector--9_x.pt", "discrete tokens", checkpoint="some/oft")
+    (folder / "action_head--50000_checkpoint.pt").write_bytes(b"")
+    fails("unsupported", str(folder), "it has action_head--50000_checkpoint.pt", checkpoint=str(folder))
+
+
+def test_a_config_that_describes_no_network(folder):
+    path = folder / "config.json"
+    whole = path.read_text()
+    edit(path, lambda c: c["text_config"].update(num_attention_heads="many"))
+    fails("mismatch", "config.json", "no network can be built", checkpoint=str(folder))
+    path.write_text(whole)
+    edit(path, lambda c: c.update(timm_model_ids=["nothing_like_it"] * 2))
+    fails("mismatch", "nothing_like_it", checkpoint=str(folder))
+
+
 def test_another_backbone(folder):
     edit(folder / "config.json", lambda c: c.update(vision_backbone_id="resnet", timm_model_ids=None))
     fails("mismatch", "'resnet'", checkpoint=str(folder))
@@ -100,6 +120,19 @@ def test_missing_shard(folder):
     index = {"weight_map": {"a": "model-00001-of-00002.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     fails("corrupt", "model-00001-of-00002.safetensors", checkpoint=str(folder))
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": ["a"]}')
+    fails("corrupt", "weight_map", "index.json", checkpoint=str(folder))
+
+
+def test_weights_that_were_not_saved(tmp_path):
+    """With save_merged off there is an adapter alone, which another training cannot take over."""
+    policy(lora_rank=4, save_merged=False).save(str(tmp_path))
+    fails("not found", "an adapter alone", "set checkpoint to the model", checkpoint=str(tmp_path))
+    p = policy(lora_rank=2)
+    with pytest.raises(srpo.Error) as e:
+        p.load(str(tmp_path))
+    assert "save_merged = false" in e.value.hint
+    p.act([item(0)], srpo.Sampling())
 
 
 def test_missing_tensor(folder):
@@ -131,6 +164,18 @@ def test_several_data_sets(folder):
     assert policy(checkpoint=str(folder), unnorm_key="libero_object").network.key == "libero_object_no_noops"
 
 
+def test_no_statistics_at_all(folder):
+    (folder / "dataset_statistics.json").unlink()
+    assert policy(checkpoint=str(folder)).network.key == "tiny"  # config.json has them, too
+    edit(folder / "config.json", lambda c: c.pop("norm_stats"))
+    words = ("no action statistics", "neither dataset_statistics.json nor norm_stats", 'statistics = "compute"')
+    fails("not found", *words, checkpoint=str(folder))
+    fails("not found", *words, checkpoint=str(folder), unnorm_key="libero_object")
+    p = policy(checkpoint=str(folder), statistics="compute")
+    p.imitate(srpo.Imitate(1, 5, 1), iter([demonstration()]), lambda *_: None)
+    assert p.network.measured
+
+
 def test_statistics_that_cannot_be_used(folder):
     edit(folder / "dataset_statistics.json", lambda s: s["tiny"]["action"].update(q99=[1.0, float("nan")]))
     fails("corrupt", "dataset_statistics.json", "q01, q99", checkpoint=str(folder))
@@ -139,12 +184,15 @@ def test_statistics_that_cannot_be_used(folder):
 def test_another_action_space(folder):
     space = srpo.ActionSpace(["dx", "dy", "dz", "gripper"], [-1] * 4, [1] * 4)
     env = srpo.EnvSpec([srpo.Camera("front", 64, 64)], space)
-    fails("mismatch", "7 action dimensions, the env has 4: dx, dy, dz, gripper", checkpoint=str(folder), env=env)
+    words = ("7 action dimensions, the env has 4: dx, dy, dz, gripper", 'with statistics = "compute"')
+    fails("mismatch", *words, checkpoint=str(folder), env=env)
+    p = policy(env, checkpoint=str(folder), statistics="compute", unnorm_key="mine")
+    seen = srpo.Observation({"front": cases.frame(0, 64, 64)}, None, "lift the cup")
+    assert p.act([srpo.ActItem("0/t/0/0", 0, seen, 0)], srpo.Sampling())[0].actions.shape == (8, 4)
 
 
 def test_missing_camera():
-    with pytest.raises(srpo.Error, match="no camera 'wrist'"):
-        policy(camera="wrist")
+    fails("not found", "policy openvla, setting camera", "no camera 'wrist'", "agentview", camera="wrist")
     bad = srpo.ActItem("0/t/0/0", 8, srpo.Observation({}, None, "x"), 0)
     with pytest.raises(srpo.Error, match="no picture from camera 'agentview'") as e:
         policy().act([bad], srpo.Sampling())
@@ -177,15 +225,30 @@ def test_out_of_memory_says_what_to_lower(monkeypatch):
     p = policy()
     record(p)
 
-    def full(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    said = [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ]
 
-    monkeypatch.setattr(p.network, "_slots", full)
-    for call in (lambda: p.update(update(), lambda _: None), lambda: p.act([item(0)], srpo.Sampling())):
+    def refused(call):
         with pytest.raises(srpo.Error, match="out of memory while") as e:
             call()
         assert e.value.kind == "exhausted" and "micro_batch" in e.value.hint and "--resume" in e.value.hint
-    monkeypatch.undo()
+
+    for error in said:
+
+        def full(*_, error=error):
+            raise error
+
+        with monkeypatch.context() as m:
+            m.setattr(p.network, "_slots", full)
+            refused(lambda: p.update(update(), lambda _: None))
+            refused(lambda: p.act([item(0)], srpo.Sampling()))
+        with monkeypatch.context() as m:
+            m.setattr(optimiser, "Keep", full)  # the copy that an update that fails goes back to
+            refused(lambda: p.update(update(), lambda _: None))
     p.update(update(), lambda _: None)  # and nothing was lost
 
 

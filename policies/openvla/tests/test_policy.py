@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import srpo_sdk as srpo
 import torch
-from subject import demonstration, equal, item, policy, record, update
+from subject import demonstration, equal, item, parameters, policy, record, update
 
 import imitation
 import lora
@@ -48,7 +48,15 @@ def test_samples_follow_the_distribution():
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"preset": "tiny-openvla"}, {"lora_rank": 4}, {"micro_batch": 2}, {"gradient_checkpointing": True}],
+    [
+        {},
+        {"preset": "tiny-openvla"},
+        {"lora_rank": 4},
+        {"micro_batch": 2},
+        {"gradient_checkpointing": True},
+        {"dtype": "bfloat16"},
+        {"attention": "eager"},
+    ],
     ids=str,
 )
 def test_first_ratio_is_one(settings):
@@ -61,6 +69,42 @@ def test_first_ratio_is_one(settings):
     assert s.kl > 0 and s.extra["ratio_max"] > 1 and s.grad_norm > 0
     assert shares == sorted(shares) and shares[-1] == 1
     assert s.samples == 6
+
+
+@pytest.mark.parametrize("settings", [{}, {"lora_rank": 4}], ids=str)
+def test_gradient_checkpointing(settings):
+    """All blocks compute their activations twice, and the gradient is the same."""
+    made = []
+    for twice in (False, True):
+        p, calls = policy(**settings, gradient_checkpointing=twice, lr=1e-4), []
+        record(p)
+        model = p.network.model
+        see = model.vision_backbone
+        for layers in (see.featurizer.blocks, see.fused_featurizer.blocks, model.language_model.model.layers):
+            # within the block: transformers keeps the hooks of a block itself out of what is computed again
+            layers[0].mlp.register_forward_pre_hook(lambda m, *_, calls=calls: calls.append(m))
+        s = p.update(update(kl=0.0, epochs=1, mini_batch=100), lambda _: None)
+        made.append((p, s, len(calls)))
+    (p, a, once), (q, b, twice) = made
+    assert once == 3 * a.samples and twice == 2 * once
+    assert a.grad_norm == pytest.approx(b.grad_norm, rel=1e-5) and a.loss == pytest.approx(b.loss, abs=1e-6)
+    theirs = parameters(q)
+    for n, x in parameters(p).items():
+        torch.testing.assert_close(x, theirs[n], atol=2e-6, rtol=0)
+
+
+def test_compiled(monkeypatch):
+    """With torch's tracing but without its code generation, which takes minutes."""
+    real, made = torch.compile, []
+    monkeypatch.setattr(torch, "compile", lambda f: made.append(f) or real(f, backend="aot_eager"))
+    p, plain = policy(compile=True), policy()
+    record(p)
+    assert made
+    a, b = (z.act([item(1)], srpo.Sampling())[0] for z in (p, plain))
+    np.testing.assert_array_equal(a.actions, b.actions)
+    np.testing.assert_allclose(a.log_probs, b.log_probs, atol=1e-5)
+    s = p.update(update(), lambda _: None)
+    assert s.first_ratio == pytest.approx(1, abs=1e-5) and s.extra["first_kl"] == pytest.approx(0, abs=1e-6)
 
 
 def test_update_prefers_what_was_rewarded():
@@ -89,7 +133,8 @@ def test_masked_steps_do_not_matter():
     assert equal(*results)
 
 
-def test_clipping_matches_the_formula():
+@pytest.mark.parametrize("advantages", [1, 11], ids=["of a trajectory", "of each step"])
+def test_clipping_matches_the_formula(advantages):
     """The loss of one update, token by token in numpy."""
     p = policy()
     record(p)
@@ -99,14 +144,15 @@ def test_clipping_matches_the_formula():
         for r in kept:
             shift[name, r.step] = rng.normal(0, 0.4, r.log_probs.shape).astype(np.float32)
             r.log_probs = r.log_probs - shift[name, r.step]
-    u = update(kl=0.0, epochs=1, mini_batch=100, clip_dual=1.5)
+    gains = {i: rng.normal(0, 1, advantages) for i in range(3)}
+    u = update(kl=0.0, epochs=1, mini_batch=100, clip_dual=1.5, values=lambda i: gains[i])
     s = p.update(u, lambda _: None)
     total = apart = 0.0
     for t in u.trajectories:
-        a = float(t.values[0])
+        a = np.repeat(np.broadcast_to(t.values, 11), 7)
         ratio = np.exp(np.concatenate([shift[t.trajectory, 0], shift[t.trajectory, 8][: 3 * 7]]))
         loss = np.maximum(-ratio * a, -np.clip(ratio, 0.8, 1.28) * a)
-        total += (np.minimum(loss, -1.5 * a) if a < 0 else loss).mean() / 3
+        total += np.where(a < 0, np.minimum(loss, -1.5 * a), loss).mean() / 3
         apart += (ratio - 1 - np.log(ratio)).sum() / 6
     assert s.loss == pytest.approx(total, abs=1e-4)
     # Without a weight of the KL it is that to the policy that acted.

@@ -10,6 +10,7 @@ import torch
 from cases import policy
 from pi_cases import ENV, LIBERO, demonstration, equal, item, record, update
 from safetensors.torch import load_file, save_file
+from test_parity import processors
 
 
 @pytest.fixture
@@ -70,7 +71,18 @@ def test_config_that_cannot_be_read(folder):
 
 def test_no_weights(folder):
     (folder / "model.safetensors").unlink()
-    fails("not found", "no model.safetensors", checkpoint=str(folder))
+    fails("not found", "no model.safetensors", "config.json, model.safetensors", checkpoint=str(folder))
+
+
+def test_weights_that_were_not_saved(tmp_path):
+    """With save_merged off there is an adapter alone, which another training cannot take over."""
+    policy(lora_rank=4, save_merged=False).save(str(tmp_path))
+    fails("not found", "no model.safetensors", "an adapter alone: set checkpoint to", checkpoint=str(tmp_path))
+    p = policy(lora_rank=2)
+    with pytest.raises(srpo.Error) as e:
+        p.load(str(tmp_path))
+    assert "save_merged = false" in e.value.hint
+    p.act([item(0)], srpo.Sampling())
 
 
 def test_truncated_weights(folder):
@@ -124,6 +136,26 @@ def test_no_statistics(folder):
     assert p.network.measured
 
 
+def test_statistics_of_a_checkpoint_that_is_to_be_fine_tuned(folder, tmp_path):
+    """lerobot's processors name no file where there are no statistics; those that were computed are saved even so."""
+    for file in folder.glob("policy_p*.json"):
+        edit(file, lambda c: [s.pop("state_file", None) for s in c["steps"]])
+    for file in folder.glob("policy_p*.safetensors"):
+        file.unlink()
+    fails("not found", "no statistics action.mean", "policy_preprocessor.json", checkpoint=str(folder))
+    p = policy(checkpoint=str(folder), statistics="compute")
+    p.imitate(srpo.Imitate(1, 5, 1), iter([demonstration()]), lambda *_: None)
+    (tmp_path / "saved").mkdir()
+    p.save(str(tmp_path / "saved"))
+    q = policy(checkpoint=str(tmp_path / "saved"))
+    assert q.network.measured
+    a, b = (z.act([item(0)], srpo.Sampling(greedy=True))[0].actions for z in (p, q))
+    np.testing.assert_allclose(a, b, atol=1e-5)
+    _, post = processors(tmp_path / "saved")  # lerobot's own
+    mean = p.network.source.statistics["action"]["mean"]
+    np.testing.assert_allclose(post(torch.zeros(1, 7))[0].numpy(), mean, atol=1e-6)
+
+
 def test_statistics_of_which_a_file_is_missing(folder):
     (file,) = folder.glob("policy_preprocessor_step_*.safetensors")
     file.unlink()
@@ -161,7 +193,8 @@ def test_another_proprio(folder):
 
 
 def test_cameras():
-    fails("not found", "no camera 'side'", "agentview, eye_in_hand", cameras="image=side")
+    e = fails("not found", "no camera 'side'", "agentview, eye_in_hand", cameras="image=side")
+    assert e.place == "setting cameras"
     fails(
         "invalid",
         "'front=agentview' is none of the checkpoint's pictures",
