@@ -191,7 +191,8 @@ class PolicyService(Service):
                 f"act() gave actions {list(actions.shape)}, want [{self.spec.chunk}, {dim or 'action dim'}]",
                 place=place,
             )
-        if not np.isfinite(actions).all():  # it costs the episode, not the run: the host asks for each of the batch alone
+        # It costs the episode, not the run: the host asks for each of the batch alone.
+        if not np.isfinite(actions).all():
             raise Error(
                 "diverged",
                 "act() gave an action that is not finite",
