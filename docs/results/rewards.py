@@ -133,7 +133,7 @@ def sheet(runs: Path, rows: list[tuple[str, list[tuple[dict, float]]]], path: Pa
                 font=font,
             )
         y += SIDE + 3 * line + pad
-    image.save(path, quality=75, optimize=True)
+    image.save(path, quality=60, optimize=True)
 
 
 def main(runs: Path, prefix: Path, command: str) -> None:
