@@ -70,6 +70,19 @@ func TestRootFileEqualsDefaults(t *testing.T) {
 	}
 }
 
+func TestChosen(t *testing.T) {
+	d := Default()
+	file := filepath.Join(t.TempDir(), "srpo.toml")
+	require.NoError(t, os.WriteFile(file, fmt.Appendf(nil, "[run]\niterations = %d\neval_every = 3\n", d.Run.Iterations), 0o644))
+	c, err := Load(Input{File: file, Set: []string{fmt.Sprint("run.keep=", d.Run.Keep)}, Flags: []Flag{{Name: "--seed", Key: "run.seed", Value: fmt.Sprint(d.Run.Seed)}}})
+	require.NoError(t, err)
+	require.False(t, c.Chosen("run.iterations"), "the file spells out the default")
+	require.True(t, c.Chosen("run.eval_every"))
+	require.True(t, c.Chosen("run.keep"))
+	require.True(t, c.Chosen("run.seed"))
+	require.False(t, c.Chosen("run.env"))
+}
+
 func TestLayers(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "srpo.toml")
 	require.NoError(t, os.WriteFile(file, []byte("[run]\nenv = \"a\"\nseed = 1\ntask = [\"x\"]\niterations = 7\n[policy.tiny]\nlr = 1\nhidden = 8\n"), 0o644))
