@@ -220,7 +220,7 @@ func TestNobodyIsLeft(t *testing.T) {
 					})
 					if strings.Contains(c.name, "plugin") {
 						took := time.Since(struck)
-						t.Logf("nobody of the plugin's was left after %.1f s", took.Seconds())
+						t.Logf("nobody of the plugin's was left after %.2f s", took.Seconds())
 						require.Less(t, took, soon)
 					}
 					wait("another plugin in its place", func() bool { return len(pids()) > len(before) })
@@ -253,7 +253,7 @@ func TestNobodyIsLeft(t *testing.T) {
 					}
 					return true
 				})
-				t.Logf("no process but the one in another session was left after %.1f s", time.Since(began).Seconds())
+				t.Logf("no process but the one in another session was left after %.2f s", time.Since(began).Seconds())
 				require.Less(t, time.Since(began), soon)
 				t.Setenv("TMPDIR", tmp)
 				t.Setenv("XDG_RUNTIME_DIR", "")
@@ -264,7 +264,7 @@ func TestNobodyIsLeft(t *testing.T) {
 				}
 			}
 			wait("nothing is left", func() bool { return len(left(home, tmp)) == 0 })
-			t.Logf("nothing was left after %.1f s", time.Since(began).Seconds())
+			t.Logf("nothing was left after %.2f s", time.Since(began).Seconds())
 			require.Less(t, time.Since(began), soon)
 		})
 	}
