@@ -232,5 +232,5 @@ var ReaderVersion = func() string {
 	if err != nil {
 		panic(err)
 	}
-	return fmt.Sprintf("2 %d %d %x", MaxFrames, MaxBytes, sha256.Sum256(append(requirements, program...)))
+	return fmt.Sprintf("3 %v %x", usual, sha256.Sum256(append(requirements, program...)))
 }()
