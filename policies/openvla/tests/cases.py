@@ -12,6 +12,8 @@ CASES = {
     "oft-causal": (dict(seed=1, kind="openvla-oft", head=1.0), True),
     "openvla": (dict(seed=2, kind="openvla", head=1.0), True),
 }
+# Behind a case's name: its checkpoint, loaded, updated and saved by the policy.
+SAVED = "-saved"
 
 
 def frame(n: int, height: int = 256, width: int = 256) -> np.ndarray:

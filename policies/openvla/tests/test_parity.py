@@ -1,5 +1,6 @@
 """Against the published code: the goldens that `make parity` writes with it (tests/parity/originals.py)."""
 
+import os
 from pathlib import Path
 
 import cases
@@ -48,8 +49,12 @@ def network(folder: str, causal: bool, **more) -> Network:
 @pytest.mark.parametrize("micro_batch", [1, 3])
 @pytest.mark.parametrize("name", list(cases.CASES))
 def test_logits_log_probs_and_actions(checkpoints, name, micro_batch, attention):
-    golden = np.load(GOLDENS / f"{name}.npz")
     net = network(checkpoints(name), cases.CASES[name][1], micro_batch=micro_batch, attention=attention)
+    compare(net, name, np.load(GOLDENS / f"{name}.npz"))
+
+
+def compare(net: Network, name: str, golden) -> None:
+    """What ours computes of a case's inputs, and what the original did."""
     samples = []
     for i, instruction in enumerate(cases.INSTRUCTIONS):
         ids = net.prompt(instruction)
@@ -75,6 +80,17 @@ def test_logits_log_probs_and_actions(checkpoints, name, micro_batch, attention)
             assert (tokens + 31744).tolist() == golden[f"greedy{i}"].tolist()
         acted = golden[f"actions{i}"].reshape(net.chunk, 7)
         within(f"{name}: greedy actions", net.env_actions(tokens), acted, 1e-6)
+
+
+@pytest.mark.skipif("SRPO_PARITY_CHECKPOINTS" not in os.environ, reason="make parity: the original code is needed")
+@pytest.mark.parametrize("name", list(cases.CASES))
+def test_the_original_loads_what_was_saved_after_an_update(name):
+    """The published code has loaded what the policy saved, without a key too many or too few, and computes the same."""
+    folder = Path(os.environ["SRPO_PARITY_CHECKPOINTS"])
+    golden, before = np.load(folder / f"{name}{cases.SAVED}.npz"), np.load(GOLDENS / f"{name}.npz")
+    assert np.abs(golden["logits0"] - before["logits0"]).max() > 0.01  # the update is in it
+    net = network(str(folder / f"{name}{cases.SAVED}"), cases.CASES[name][1])
+    compare(net, f"{name} saved after an update", golden)
 
 
 def test_causal_attention_is_another_model(checkpoints):

@@ -121,8 +121,12 @@ def main() -> None:
         os.path.join(given.checkpoints, "pictures.npz"), resized=np.stack(resized), cropped=np.stack(shots)
     )
 
-    for name, (arguments, causal) in cases.CASES.items():
+    # What was saved after an update was made here and now, so its goldens lie beside it and are not committed.
+    for name, (arguments, causal) in [
+        (case + saved, what) for case, what in cases.CASES.items() for saved in ("", cases.SAVED)
+    ]:
         folder, kind = os.path.join(given.checkpoints, name), arguments["kind"]
+        to = os.path.join(given.checkpoints if name.endswith(cases.SAVED) else given.goldens, f"{name}.npz")
         model, see = load(folder, kind, None if causal else given.fork)
         tokenizer = PreTrainedTokenizerFast(tokenizer_file=os.path.join(folder, "tokenizer.json"), pad_token="<PAD>")
         out: dict[str, list] = {}
@@ -171,8 +175,8 @@ def main() -> None:
             keep["log_probs"] = score.gather(-1, (tokens - 31744)[..., None])[0, :, 0].numpy()
             for key, value in keep.items():
                 out[f"{key}{i}"] = value
-        np.savez_compressed(os.path.join(given.goldens, f"{name}.npz"), **out)
-        print(f"{name}: {os.path.getsize(os.path.join(given.goldens, name + '.npz')) / 1e3:.0f} kB")
+        np.savez_compressed(to, **out)
+        print(f"{name}: {os.path.getsize(to) / 1e3:.0f} kB")
 
 
 if __name__ == "__main__":

@@ -17,4 +17,4 @@ if [ ! -e "$work/complete" ]; then
 fi
 "$python" "$here/checkpoints.py" "$work/checkpoints"
 "$work/venv/bin/python" "$here/originals.py" "$work/checkpoints" "$here/../goldens" --fork "$work/modeling_llama.py"
-cd "$here/../.." && "$python" -m pytest -q -p no:cacheprovider tests/test_parity.py
+cd "$here/../.." && SRPO_PARITY_CHECKPOINTS=$work/checkpoints "$python" -m pytest -q -p no:cacheprovider tests/test_parity.py
