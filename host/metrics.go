@@ -104,8 +104,11 @@ func (r *run) words(i int, result *rollout.Result, scored srpo.Scored, groups []
 }
 
 func (r *run) encoderWords() string {
-	if r.sparse {
+	switch srpo.RewardKind(r.cfg.Reward.Kind) {
+	case srpo.Binary:
 		return " (0 or 1, no encoder)"
+	case srpo.Progress:
+		return " (the env's own, no encoder)"
 	}
 	if r.session.Sched.Encoder == nil { // imitation only
 		return ", encoder " + r.cfg.Run.Encoder

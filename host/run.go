@@ -72,7 +72,7 @@ type run struct {
 
 // Run trains a policy. Whatever ends it, the run folder holds the last committed iteration, from which Options.Resume goes on.
 func Run(ctx context.Context, o Options) (sum Summary, err error) {
-	r := &run{Options: o, cfg: o.Config, sparse: o.Config.Reward.Kind == string(srpo.Binary)}
+	r := &run{Options: o, cfg: o.Config, sparse: !srpo.RewardKind(o.Config.Reward.Kind).Embeds()}
 	needs := Needs{Policy: true, Encoder: r.encodes()}
 	if err := needs.check(r.cfg, o.Launch); err != nil {
 		return sum, err
@@ -326,7 +326,7 @@ func (r *run) plan(i int) rollout.Plan {
 
 func (r *run) advantageOptions() srpo.AdvantageOptions {
 	o := srpo.DefaultAdvantageOptions()
-	o.RewardWeight = r.cfg.Reward.Weight
+	o.RewardWeight, o.Eps = r.cfg.Reward.Weight, r.cfg.Reward.Eps
 	return o
 }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/srpo-dev/srpo/host/srpo"
 	"github.com/srpo-dev/srpo/host/supervise"
 	"github.com/srpo-dev/srpo/host/supervise/catalog"
 	"github.com/srpo-dev/srpo/host/supervise/lock"
@@ -290,7 +291,7 @@ func (d *doctor) packages() {
 		kind plugins.Kind
 		name string
 	}{{plugins.Env, run.Env}, {plugins.Policy, run.Policy}, {plugins.Encoder, run.Encoder}} {
-		if n.kind == plugins.Encoder && d.w.cfg.Reward.Kind == "binary" {
+		if n.kind == plugins.Encoder && !srpo.RewardKind(d.w.cfg.Reward.Kind).Embeds() {
 			continue
 		}
 		p, err := d.w.cat.Find(n.kind, n.name)

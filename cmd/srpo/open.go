@@ -85,7 +85,7 @@ var shorthands = []struct{ flag, key, doc string }{
 	{"out", "run.out", "run folder; default runs/NAME"},
 	{"name", "run.name", "name of the run"},
 	{"tensorboard", "run.tensorboard", "write TensorBoard event files"},
-	{"reward", "reward.kind", "zscore, minmax, anchored or binary (GRPO)"},
+	{"reward", "reward.kind", "zscore, minmax, anchored, binary (GRPO) or progress (a control)"},
 	{"cluster", "reward.cluster", "auto, reference, mean or nearest"},
 	{"references", "reward.references", "batch, memory or demos"},
 	{"offline", "offline.data", "learn from the episodes of this folder instead of acting: a run folder, a recording or a LeRobot data set"},

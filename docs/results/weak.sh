@@ -4,6 +4,10 @@
 # ENV=libero is the same on LIBERO's alphabet soup: docs/results/weak-libero.md, about 5 minutes a run on two idle cores, 10 runs a seed, 12 with WORLD (estimate). SHAPES=8x2 takes
 # one of the two shapes. WORLD=FILE, the model file of a V-JEPA 2 that docs/results/world.sh made, adds the tiny world model.
 #
+# WAYS=controls asks why, on the same starts and in the same folder: GRPO and SRPO with pixel and memory as they are, then SRPO with eps = 0.04, so that a group of failures
+# whose rewards hardly differ counts for little, and both with the env's own progress in the place of the encoder's reward: what a perfect encoder could give. It was
+# begun after weak.md was seen, and writes weak-controls.md.
+#
 # Fixed before any result was seen:
 # - start: one a seed; of 400, 500, 300, 600, 700, 200 steps of imitation of one demonstration, tried in this order, the first with which the sampled
 #   policy succeeds in 10 to 20 % of 128 episodes; a seed with none is left out, and named, and the next one taken, up to three times as many as are wanted;
@@ -36,6 +40,10 @@ ways=("GRPO=--reward binary --encoder pixel"
   "SRPO pixel memory=--reward zscore --encoder pixel --references memory"
   "SRPO pixel demos=--reward zscore --encoder pixel --references demos"
   "SRPO generic memory=--reward zscore --encoder generic --set encoder.generic.frames=8 --references memory")
+if [ "${WAYS:-}" = controls ]; then
+  ways=("${ways[0]}" "${ways[2]}" "SRPO pixel memory eps=${ways[2]#*=} --set reward.eps=0.04" "progress=--reward progress" "progress eps=--reward progress --set reward.eps=0.04")
+  world='' page=$page-controls
+fi
 [ -z "$world" ] || ways+=("SRPO world memory=--reward zscore --encoder vjepa2 --set encoder.vjepa2.model=$world --references memory")
 
 rm -f "$runs/left-out.txt"
@@ -73,7 +81,7 @@ done
 {
   echo "# SRPO and GRPO from weak starts"
   echo
-  echo "Made by \`${ENV:+ENV=$ENV }${SHAPES:+SHAPES=\"$SHAPES\" }${world:+WORLD=... }docs/results/weak.sh $seeds $iterations\` at commit $(git rev-parse --short=10 HEAD), $(nproc) cores; its head says what was fixed before."
+  echo "Made by \`${WAYS:+WAYS=$WAYS }${ENV:+ENV=$ENV }${SHAPES:+SHAPES=\"$SHAPES\" }${world:+WORLD=... }docs/results/weak.sh $seeds $iterations\` at commit $(git rev-parse --short=10 HEAD), $(nproc) cores; its head says what was fixed before."
   for s in "${found[@]}"; do
     echo "Seed $s starts with $(cat "$runs/steps-$s") steps of imitation: $(python3 -c "
 import json

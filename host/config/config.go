@@ -95,7 +95,7 @@ type Rollout struct {
 
 // Reward says how episodes are paid (algorithm.md 1.2 to 1.4).
 type Reward struct {
-	// Kind is "zscore", "minmax", "anchored" or "binary".
+	// Kind is "zscore", "minmax", "anchored", "binary" or "progress".
 	Kind  string
 	Alpha float64
 	// Cluster is "auto", "reference", "mean" or "nearest".
@@ -103,6 +103,8 @@ type Reward struct {
 	// References is "batch", "memory" or "demos".
 	References string
 	Weight     float64
+	// Eps is added to the variance of a group's rewards.
+	Eps float64
 }
 
 // Update holds the policy update's hyperparameters (algorithm.md 1.5).

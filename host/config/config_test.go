@@ -148,7 +148,7 @@ func TestErrorsPointAtTheLine(t *testing.T) {
 		"nan":            {"[reward]\nalpha = nan", "f.toml:2:9", "wants a number", "", "^^^"},
 		"bounds":         {"[rollout]\ngroup_size = 1", "f.toml:2:14", `setting "group_size" cannot be 1`, "allowed: 2", "^"},
 		"open bound":     {"[update]\nclip_low = 1.0", "f.toml:2:12", `setting "clip_low" cannot be 1`, "allowed: above 0, below 1", "^^^"},
-		"choices":        {"[reward]\nkind = \"zscor\"", "f.toml:2:8", `setting "kind" cannot be "zscor"`, `did you mean "zscore"? One of zscore, minmax, anchored, binary`, "^^^^^^^"},
+		"choices":        {"[reward]\nkind = \"zscor\"", "f.toml:2:8", `setting "kind" cannot be "zscor"`, `did you mean "zscore"? One of zscore, minmax, anchored, binary, progress`, "^^^^^^^"},
 		"section value":  {"run = 3", "f.toml:1:1", `"run" is a section, not a value`, "[run]", "^^^"},
 		"plugin value":   {"env = \"libero\"", "f.toml:1:1", `"env" is not a setting by itself`, "[run]", "^^^"},
 		"plugin nesting": {"[env]\nlibero = 3", "f.toml:2:1", "holds one section a plugin", "[env.NAME]", "^^^^^^"},

@@ -149,11 +149,12 @@ func (c *Config) declare() []section {
 			setting(&c.Rollout.GroupBy, "group_by", "task", "Members of a group share a task, or a task and its start state.").choices("task", "start"),
 		}},
 		{"reward", "How an episode is paid: a success 1.0, a failure by the distance of its embedding to the successes' centres.", []field{
-			setting(&c.Reward.Kind, "kind", "zscore", "zscore: alpha*sigmoid(-(d - mean)/std), the paper's; minmax: the reference code's; anchored: d against a fixed yardstick of the task; binary: 0 or 1, which is GRPO.").choices("zscore", "minmax", "anchored", "binary"),
-			setting(&c.Reward.Alpha, "alpha", 0.8, "The most that a failure can get, for zscore and anchored; also at 1 no failure gets as much as a success. 0.8 is the best of the paper's ablation of 0, 0.3, 0.5, 0.8 and 1.").within(0, 1),
+			setting(&c.Reward.Kind, "kind", "zscore", "zscore: alpha*sigmoid(-(d - mean)/std), the paper's; minmax: the reference code's; anchored: d against a fixed yardstick of the task; binary: 0 or 1, which is GRPO; progress: alpha times the env's own progress, a control for what a perfect encoder could give.").choices("zscore", "minmax", "anchored", "binary", "progress"),
+			setting(&c.Reward.Alpha, "alpha", 0.8, "The most that a failure can get, for zscore, anchored and progress; also at 1 no failure gets as much as a success. 0.8 is the best of the paper's ablation of 0, 0.3, 0.5, 0.8 and 1.").within(0, 1),
 			setting(&c.Reward.Cluster, "cluster", "auto", "Centres of the successes: auto (DBSCAN, eps from the data), reference (standardised, eps 0.5, min 2), mean (one), nearest (every success is a centre).").choices("auto", "reference", "mean", "nearest"),
 			setting(&c.Reward.References, "references", "batch", "Whose embeddings are clustered: this batch's successes, earlier iterations' too (memory), or the env expert's demonstrations' alone (demos), which also pay where nothing has succeeded yet.").choices("batch", "memory", "demos"),
 			setting(&c.Reward.Weight, "weight", 1.0, "Factor on every reward before the advantage.").above(0),
+			setting(&c.Reward.Eps, "eps", 1e-8, "Added to the variance of a group's rewards, by whose root they are divided. So small, a group of failures counts as much as one with a success, however little its rewards differ; 0.01 to 0.1 weighs it down.").within(1e-300, 1e6),
 		}},
 		{"update", "The policy update: PPO's clipped objective with a KL to the starting policy.", []field{
 			setting(&c.Update.ClipLow, "clip_low", 0.4, "The ratio is clipped below at 1 - clip_low. The published OpenVLA-OFT runs use 0.2; the tiny policy learns faster with more room.").between(0, 1),

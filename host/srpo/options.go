@@ -14,7 +14,11 @@ const (
 	MinMax   RewardKind = "minmax"
 	Anchored RewardKind = "anchored"
 	Binary   RewardKind = "binary"
+	Progress RewardKind = "progress"
 )
+
+// Embeds says whether the kind reads embeddings: binary and progress pay without.
+func (k RewardKind) Embeds() bool { return k != Binary && k != Progress }
 
 // ClusterKind names how the references become centres.
 type ClusterKind string
@@ -50,7 +54,7 @@ const (
 )
 
 // RewardKinds lists the allowed names of a reward, the default first.
-func RewardKinds() []string { return names(ZScore, MinMax, Anchored, Binary) }
+func RewardKinds() []string { return names(ZScore, MinMax, Anchored, Binary, Progress) }
 
 // ClusterKinds lists the allowed names of a clustering, the default first.
 func ClusterKinds() []string {
@@ -96,7 +100,7 @@ type RewardOptions struct {
 	References ReferenceKind
 	Cluster    ClusterOptions
 
-	// Alpha is the most that a failure can earn, for zscore and anchored. The paper
+	// Alpha is the most that a failure can earn, for zscore, anchored and progress. The paper
 	// uses 0.8 and its ablation orders 0.8 > 1.0 > 0.5 > 0.3 > 0. Even at 1.0 no
 	// failure reaches a success: rewards stop one float below 1.
 	Alpha float64

@@ -68,8 +68,11 @@ type Scored struct {
 //  4. Reward:     g_i = 1 for a success, f(d_i) in [0, 1) for a failure.
 //
 // A success gets 1 also when its embedding is unusable (the reference gives it 0). A
-// failure with an unusable embedding gets 0 and is dropped, except under binary,
-// which reads no embedding (and measures distances only for Diagnose). A task without references pays its failures 0.
+// failure with an unusable embedding gets 0 and is dropped, except under binary
+// and progress, which read no embedding (and measure distances only for Diagnose). A task without references pays its failures 0.
+//
+// Progress is no reward that a real robot could have: a failure gets alpha times the environment's own progress. It is the control that says
+// what a perfect encoder could give.
 //
 // An unlabelled rollout is paid as a failure at its distance, with the mean, spread and range of the task's failures; a task
 // that has only unlabelled ones measures them against each other. No other reward depends on it.
@@ -130,7 +133,13 @@ func scoreTask(task string, members []int, rollouts []Rollout, scores []Score, k
 			} else {
 				summary.Failures++
 			}
-			scores[i].Dropped = why != "" && opt.Kind != Binary
+			scores[i].Dropped = why != "" && opt.Kind.Embeds()
+			if opt.Kind == Progress {
+				if r.Progress == nil || math.IsNaN(*r.Progress) {
+					return summary, fmt.Errorf("rollout %q has no progress, which the reward %q pays; this environment reports none, use %q or %q", r.ID, Progress, ZScore, Binary)
+				}
+				scores[i].Reward = math.Min(opt.Alpha*min(max(*r.Progress, 0), 1), math.Nextafter(1, 0))
+			}
 		}
 		switch {
 		case why != "":
@@ -152,6 +161,9 @@ func scoreTask(task string, members []int, rollouts []Rollout, scores []Score, k
 	references, notes := referencesOf(task, successes, rollouts, known, opt)
 	summary.References = len(references)
 	summary.Notes = append(summary.Notes, notes...)
+	if len(references) == 0 && !opt.Kind.Embeds() {
+		return summary, nil
+	}
 	if len(references) == 0 {
 		summary.Notes = append(summary.Notes, fmt.Sprintf("no reference from %q: failures are paid 0", opt.References))
 		return summary, nil
@@ -214,8 +226,8 @@ func scoreTask(task string, members []int, rollouts []Rollout, scores []Score, k
 		g = zscoreAmong(base, d, opt.Alpha)
 	case MinMax:
 		g = minMaxAmong(base, d, opt.MinMaxScale, opt.MinMaxSteepness, opt.MinMaxOffset)
-	case Binary:
-		g = make([]float64, len(d))
+	default: // paid above
+		return summary, nil
 	}
 	for k, i := range paid {
 		scores[i].Reward = math.Min(g[k], math.Nextafter(1, 0)) // whatever the options, no failure reaches a success

@@ -404,6 +404,29 @@ func TestBinaryReadsNoEmbedding(t *testing.T) {
 	}
 }
 
+func TestProgressPaysTheEnvsOwn(t *testing.T) {
+	opt := DefaultRewardOptions()
+	opt.Kind = Progress
+	at := func(v float64) *float64 { return &v }
+	rollouts := []Rollout{
+		{ID: "a", Success: true}, {ID: "b", Progress: at(0.5)}, {ID: "c", Progress: at(1.7), Embedding: []float64{math.NaN()}},
+		{ID: "d", Progress: at(-1)}, {ID: "e", Success: true, Embedding: []float64{1, 2}}, {ID: "f", Progress: at(0.25), Embedding: []float64{2, 2}},
+	}
+	scored, err := ScoreBatch(rollouts, Known{}, opt)
+	require.NoError(t, err)
+	for i, want := range []float64{1, 0.4, 0.8, 0, 1, 0.2} {
+		assert.Equal(t, want, scored.Scores[i].Reward, rollouts[i].ID)
+		assert.False(t, scored.Scores[i].Dropped)
+	}
+	opt.Alpha = 1
+	scored, err = ScoreBatch(rollouts, Known{}, opt)
+	require.NoError(t, err)
+	assert.Less(t, scored.Scores[2].Reward, 1.0) // no failure reaches a success
+	rollouts[3].Progress = nil
+	_, err = ScoreBatch(rollouts, Known{}, opt)
+	assert.ErrorContains(t, err, `rollout "d" has no progress`)
+}
+
 func TestTasksDoNotMix(t *testing.T) {
 	rng := rand.New(rand.NewPCG(6, 1))
 	rollouts := randomBatch(rng)

@@ -27,7 +27,7 @@ type Rollout struct {
 	// Steps is the number of environment steps done; it is carried, not used.
 	Steps int
 	// Progress is the environment's own measure in [0, 1], higher is better, or nil
-	// where the environment has none. It is used by Diagnose only, never by a reward.
+	// where the environment has none. It is used by Diagnose, and by no reward but the control Progress.
 	Progress *float64
 }
 

@@ -226,7 +226,8 @@ def test_own_clips(video, tmp_path):
         run("vjepa2", video, tmp_path / "v.onnx", clips=str(folder))
 
 
-@pytest.mark.parametrize("golden", sorted(ENCODERS.glob("*/testdata/*.json")), ids=lambda p: p.stem)
+# Those of the packaged encoder, whose model file is made at its install, are checked in Go only.
+@pytest.mark.parametrize("golden", sorted(ENCODERS.glob("[!g]*/testdata/*.json")), ids=lambda p: p.stem)
 def test_preprocessing_is_the_published_one(golden):
     g = json.loads(golden.read_text())
     card = metadata(golden.with_suffix(".onnx"), "srpo.encoder")

@@ -99,7 +99,7 @@ def score(
         attempts: a path (a list, a folder of videos with labels, or a run folder), or mappings with "id", "task",
             "success" (True, False or None), and one of "embedding" (float [D]), "frames" (uint8 [T, H, W, 3]) and
             "video" (a path); "progress" (0 to 1) and "demo" (True) where they are known.
-        reward: zscore, minmax, anchored or binary.
+        reward: zscore, minmax, anchored, binary or progress.
         cluster: auto, reference, mean or nearest.
         references: batch, memory or demos.
         encoder: the plugin that embeds videos, a name or a folder; None: srpo.toml's.

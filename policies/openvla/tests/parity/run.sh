@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes the goldens with the published code and compares with them: bash run.sh PYTHON, the Python of the plugin's environment with pytest.
-# It makes an environment for the originals (about 6 GB, torch shared with the plugin's where uv links files) and fetches the fork's Llama.
+# It makes an environment for the originals (about 6 GB, torch shared with the plugin's where uv links files) and fetches the fork's Llama. Both are in the folder
+# SRPO_PARITY, if that is set, and used again; a modeling_llama.py that lies there already is taken as it is (originals.py says which).
 set -euo pipefail
 python=$1
 here=$(cd "$(dirname "$0")" && pwd)
@@ -10,9 +11,12 @@ mkdir -p "$work/checkpoints" "$work/fork"
 if [ ! -e "$work/complete" ]; then
   uv venv -q --python 3.11 "$work/venv"
   uv pip install -q --no-deps --require-hashes --python "$work/venv/bin/python" -r "$here/requirements.txt"
-  git -C "$work/fork" init -q
-  git -C "$work/fork" fetch -q --depth 1 https://github.com/moojink/transformers-openvla-oft bc339d9ad707454c0c115970db43c260067c61ab
-  git -C "$work/fork" show FETCH_HEAD:src/transformers/models/llama/modeling_llama.py > "$work/modeling_llama.py"
+  if [ ! -e "$work/modeling_llama.py" ]; then
+    git -C "$work/fork" init -q
+    git -C "$work/fork" fetch -q --depth 1 https://github.com/moojink/transformers-openvla-oft bc339d9ad707454c0c115970db43c260067c61ab
+    git -C "$work/fork" show FETCH_HEAD:src/transformers/models/llama/modeling_llama.py > "$work/modeling_llama.part"
+    mv "$work/modeling_llama.part" "$work/modeling_llama.py"
+  fi
   touch "$work/complete"
 fi
 "$python" "$here/checkpoints.py" "$work/checkpoints"
