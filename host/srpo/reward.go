@@ -161,7 +161,7 @@ func scoreTask(task string, members []int, rollouts []Rollout, scores []Score, k
 	references, notes := referencesOf(task, successes, rollouts, known, opt)
 	summary.References = len(references)
 	summary.Notes = append(summary.Notes, notes...)
-	if len(references) == 0 && !opt.Kind.Embeds() {
+	if len(references) == 0 && opt.Kind == Progress {
 		return summary, nil
 	}
 	if len(references) == 0 {
