@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/srpo-dev/srpo/host/internal/bounded"
 	"github.com/srpo-dev/srpo/host/store"
 	"github.com/srpo-dev/srpo/plugins"
 )
@@ -56,7 +57,7 @@ type Record struct {
 // ReadRecord returns what a folder holds an evaluation of. Errors: NotFound where there is none, Corrupt, Mismatch for another format.
 func ReadRecord(dir string) (*Record, error) {
 	path := filepath.Join(dir, RecordFile)
-	data, err := os.ReadFile(path)
+	data, err := bounded.ReadFile(path, bounded.Small)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, plugins.Errorf(plugins.NotFound, "the folder holds no evaluation: there is no %s", RecordFile).WithPlace("%s", dir).WithHint("give a folder that `srpo eval` wrote")
 	}

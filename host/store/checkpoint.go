@@ -17,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/srpo-dev/srpo/host/internal/bounded"
 	"github.com/srpo-dev/srpo/plugins"
 )
 
@@ -52,10 +53,11 @@ func (c *Checkpoint) PolicyDir() string { return filepath.Join(c.Dir, policyDir)
 
 // ReadFile reads a file that [Pending.WriteFile] wrote.
 func (c *Checkpoint) ReadFile(name string) ([]byte, error) {
-	if _, ok := c.Files[name]; !ok {
+	f, ok := c.Files[name]
+	if !ok {
 		return nil, plugins.Errorf(plugins.NotFound, "the checkpoint has no file %q", name).WithPlace("%s", c.Dir)
 	}
-	data, err := os.ReadFile(filepath.Join(c.Dir, filepath.FromSlash(name)))
+	data, err := bounded.ReadFile(filepath.Join(c.Dir, filepath.FromSlash(name)), f.Size)
 	if err != nil {
 		return nil, plugins.Errorf(plugins.Corrupt, "%w", err).WithPlace("%s", c.Dir)
 	}
@@ -431,7 +433,7 @@ func damaged(path, why string) error {
 
 func readSums(dir string) (*Checkpoint, error) {
 	path := filepath.Join(dir, sumsFile)
-	data, err := os.ReadFile(path)
+	data, err := bounded.ReadFile(path, bounded.Small)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, damaged(path, "the file is missing")
 	}

@@ -132,3 +132,31 @@ func FuzzMetrics(f *testing.F) {
 		require.Equal(t, string(once), string(twice))
 	})
 }
+
+// Files that somebody blew up are refused by their size, and not read.
+func TestHugeFilesAreNotRead(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "run")
+	r, err := Create(dir, manifest(), []byte("x"))
+	require.NoError(t, err)
+	require.NoError(t, commit(r, 1))
+	require.NoError(t, r.Close())
+	sums := filepath.Join(checkpointsDir, "000001", sumsFile)
+	for _, name := range []string{manifestFile, configFile, metricsFile, eventsFile, sums} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(dir, name)
+			old, err := os.ReadFile(path)
+			require.NoError(t, err)
+			require.NoError(t, os.Truncate(path, 1<<40))
+			defer func() { require.NoError(t, os.WriteFile(path, old, 0o644)) }()
+			if name == sums {
+				_, err := OpenCheckpoint(filepath.Dir(path))
+				require.ErrorContains(t, err, "it has 1099511627776 bytes")
+				return
+			}
+			rec, err := Read(dir)
+			require.NoError(t, err)
+			require.Len(t, rec.Problems, 1)
+			require.Contains(t, rec.Problems[0], "it has 1099511627776 bytes")
+		})
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"sort"
 	"strings"
 
+	"github.com/srpo-dev/srpo/host/internal/bounded"
 	"github.com/srpo-dev/srpo/plugins"
 )
 
@@ -38,8 +39,8 @@ func Read(dir string) (*Record, error) {
 	problem := func(name string, err error) {
 		r.Problems = append(r.Problems, fmt.Sprintf("%s: %v", name, err))
 	}
-	read := func(name string) []byte {
-		data, err := os.ReadFile(filepath.Join(dir, name))
+	read := func(name string, most int64) []byte {
+		data, err := bounded.ReadFile(filepath.Join(dir, name), most)
 		if errors.Is(err, fs.ErrNotExist) {
 			problem(name, errors.New("missing"))
 		} else if err != nil {
@@ -47,7 +48,7 @@ func Read(dir string) (*Record, error) {
 		}
 		return data
 	}
-	if data := read(manifestFile); data != nil {
+	if data := read(manifestFile, bounded.Small); data != nil {
 		var m Manifest
 		if err := json.Unmarshal(data, &m); err != nil {
 			problem(manifestFile, err)
@@ -55,8 +56,8 @@ func Read(dir string) (*Record, error) {
 			r.Manifest = &m
 		}
 	}
-	r.Config = string(read(configFile))
-	eachLine(read(metricsFile), func(line []byte) error {
+	r.Config = string(read(configFile, bounded.Small))
+	eachLine(read(metricsFile, bounded.Log), func(line []byte) error {
 		var m Metrics
 		if err := json.Unmarshal(line, &m); err != nil {
 			return err
@@ -64,7 +65,7 @@ func Read(dir string) (*Record, error) {
 		r.Metrics = append(r.Metrics, m)
 		return nil
 	}, func(err error) { problem(metricsFile, err) })
-	eachLine(read(eventsFile), func(line []byte) error {
+	eachLine(read(eventsFile, bounded.Log), func(line []byte) error {
 		var e Event
 		if err := json.Unmarshal(line, &e); err != nil {
 			return err
@@ -74,7 +75,7 @@ func Read(dir string) (*Record, error) {
 	}, func(err error) { problem(eventsFile, err) })
 	names, _ := filepath.Glob(filepath.Join(globQuote(dir), episodesDir, "*.json"))
 	for _, name := range names {
-		data, err := os.ReadFile(name)
+		data, err := bounded.ReadFile(name, bounded.Small)
 		var e Episode
 		if err == nil {
 			err = json.Unmarshal(data, &e)

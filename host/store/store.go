@@ -27,6 +27,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/srpo-dev/srpo/host/internal/bounded"
 	"github.com/srpo-dev/srpo/host/internal/fault"
 	"github.com/srpo-dev/srpo/plugins"
 )
@@ -263,7 +264,7 @@ func neverBegan(dir string, entries []os.DirEntry) bool {
 		switch e.Name() {
 		case lockFile, logsDir, configFile, reportFile, pendingName + configFile, pendingName + manifestFile:
 		case manifestFile:
-			data, err := os.ReadFile(filepath.Join(dir, manifestFile))
+			data, err := bounded.ReadFile(filepath.Join(dir, manifestFile), bounded.Small)
 			var m Manifest
 			isRun = err == nil && json.Unmarshal(data, &m) == nil && m.FormatVersion == FormatVersion
 		case checkpointsDir, episodesDir:
@@ -325,7 +326,7 @@ func ReadManifest(dir string) (Manifest, error) {
 
 func readManifest(dir string) (*Manifest, error) {
 	path := filepath.Join(dir, manifestFile)
-	data, err := os.ReadFile(path)
+	data, err := bounded.ReadFile(path, bounded.Small)
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
 		return nil, plugins.Errorf(plugins.NotFound, "there is no run here: %s is missing", manifestFile).WithPlace("%s", dir).
 			WithHint("give the folder of a run, such as runs/NAME")
@@ -475,7 +476,7 @@ func (r *Run) writeManifest() error {
 // Config returns srpo.toml as resolved.
 func (r *Run) Config() ([]byte, error) {
 	path := filepath.Join(r.dir, configFile)
-	data, err := os.ReadFile(path)
+	data, err := bounded.ReadFile(path, bounded.Small)
 	if err != nil {
 		return nil, r.disk.wrap("read", path, err)
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/BurntSushi/toml"
 	"golang.org/x/sys/unix"
 
+	"github.com/srpo-dev/srpo/host/internal/bounded"
 	"github.com/srpo-dev/srpo/host/internal/tomltext"
 	"github.com/srpo-dev/srpo/plugins"
 )
@@ -73,19 +74,22 @@ type onDiskEntry struct {
 // Load reads a lock; a file that does not exist is an empty lock.
 func Load(path string) (*File, error) {
 	f := &File{path: path}
-	data, err := os.ReadFile(path)
+	data, err := bounded.ReadFile(path, maxFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return f, nil
-	}
-	if err != nil {
-		return nil, plugins.Errorf(plugins.NotFound, "reading the lock: %w", err).WithPlace("%s", path).WithHint("make it readable")
 	}
 	broken := func(format string, args ...any) (*File, error) {
 		return nil, plugins.Errorf(plugins.Corrupt, format, args...).WithPlace("%s", path).
 			WithHint("restore it from version control, or delete it: the next run writes it anew and trusts what is there then")
 	}
-	if len(data) > maxFile || tomltext.Deep(data) {
-		return broken("it has %d bytes, or brackets nest deeper than %d: srpo wrote no such lock", len(data), tomltext.Most)
+	if errors.Is(err, bounded.ErrTooLarge) {
+		return broken("%v: srpo wrote no such lock", err)
+	}
+	if err != nil {
+		return nil, plugins.Errorf(plugins.NotFound, "reading the lock: %w", err).WithPlace("%s", path).WithHint("make it readable")
+	}
+	if tomltext.Deep(data) {
+		return broken("brackets nest deeper than %d: srpo wrote no such lock", tomltext.Most)
 	}
 	var d onDisk
 	md, err := toml.Decode(string(data), &d)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/BurntSushi/toml"
 
+	"github.com/srpo-dev/srpo/host/internal/bounded"
 	"github.com/srpo-dev/srpo/host/internal/tomltext"
 	"github.com/srpo-dev/srpo/host/nearest"
 	"github.com/srpo-dev/srpo/host/supervise/pyenv"
@@ -106,14 +107,14 @@ var (
 // Load reads and checks the manifest of the package in fsys; place is what errors call the package's folder.
 func Load(fsys fs.FS, place string) (*Manifest, error) {
 	file := filepath.Join(place, FileName)
-	data, err := fs.ReadFile(fsys, FileName)
+	data, err := bounded.ReadFS(fsys, FileName, maxFile)
+	if errors.Is(err, bounded.ErrTooLarge) {
+		return nil, plugins.Errorf(plugins.Invalid, "the manifest is none: %w", err).WithPlace("%s", file).WithHint("shorten it")
+	}
 	if err != nil {
 		return nil, plugins.Errorf(plugins.NotFound, "no plugin package in %s: %w", place, err).WithHint("give a folder with a %s, or make one: srpo plugin init", FileName)
 	}
-	switch {
-	case len(data) > maxFile:
-		return nil, plugins.Errorf(plugins.Invalid, "the manifest has %d bytes, at most %d are read", len(data), maxFile).WithPlace("%s", file).WithHint("shorten it")
-	case tomltext.Deep(data):
+	if tomltext.Deep(data) {
 		return nil, plugins.Errorf(plugins.Invalid, "brackets or dotted keys nest deeper than %d", tomltext.Most).WithPlace("%s", file).WithHint("correct the file")
 	}
 	m := &Manifest{}
