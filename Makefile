@@ -108,10 +108,11 @@ bench: build
 	./srpo bench
 
 # Against the originals: the exporter of encoders and the training of the tiny world model against torch, the goldens of policies/openvla made anew with the
-# published code, pi0 and pi0-fast beside lerobot. Writes docs/results/parity-*.md. Downloads several GB at the first time, and takes minutes.
+# published code, which also loads what an update saved, pi0, pi0-fast and data sets beside lerobot. Writes docs/results/parity-*.md. Downloads several GB at the first time, and takes minutes.
 parity: build venv
 	bash .ci/parity
 	bash .ci/parity-policies
+	bash .ci/parity-datasets
 
 # What makes docs/results. Each is a run of its own and some take long, so they are listed and not run.
 results:
