@@ -1,9 +1,9 @@
-"""In lerobot's environment: opens what srpo exported with lerobot's own reader, and reads with srpo's what lerobot wrote.
+"""In lerobot's environment: opens what srpo exported with lerobot's reader, and reads with srpo's what lerobot wrote.
 
     opened.py RECORDING EXPORTED READ.PY WORK COMMIT
 
-RECORDING is a folder of `srpo record --trajectories`, EXPORTED what `srpo data export` made of it, READ.PY srpo's reader, WORK an empty
-folder. Prints docs/results/parity-datasets.md; ends with 1 where something differs that should not.
+RECORDING is a folder of `srpo record --trajectories`, EXPORTED what `srpo data export` made of it, READ.PY srpo's
+reader, WORK an empty folder. Prints docs/results/parity-datasets.md; ends with 1 where something differs that should not.
 """
 
 import json
@@ -75,7 +75,9 @@ for n in range(theirs.num_episodes):
     e = find(recorded, np.stack([f["action"].numpy() for f in frames]))
     for own, name in NAMES.items():
         worst[name] = max(worst[name], apart(e[own], np.stack([f[name].numpy() for f in frames])))
-    worst["timestamp"] = max(worst["timestamp"], apart(np.arange(len(frames)) / FPS, [float(f["timestamp"]) for f in frames]))
+    worst["timestamp"] = max(
+        worst["timestamp"], apart(np.arange(len(frames)) / FPS, [float(f["timestamp"]) for f in frames])
+    )
     for camera in cameras:
         seen = np.stack([f[f"observation.images.{camera}"].numpy().transpose(1, 2, 0) for f in frames])
         worst[camera] = max(worst[camera], pixels(e[f"image.{camera}"], seen))
@@ -90,7 +92,11 @@ same("tasks", tasks, True)
 same("successes", successes, True)
 every = np.concatenate([e["actions"] for e in recorded]).astype(np.float64)
 stats = theirs.meta.stats["action"]
-check("statistics: mean and std of actions", max(apart(every.mean(0), stats["mean"]), apart(every.std(0), stats["std"])), 1e-5)
+check(
+    "statistics: mean and std of actions",
+    max(apart(every.mean(0), stats["mean"]), apart(every.std(0), stats["std"])),
+    1e-5,
+)
 # A chunk of actions, as a policy's training asks for it.
 chunk = LeRobotDataset(
     "local/exported", root=exported, video_backend="pyav", delta_timestamps={"action": [t / FPS for t in range(8)]}
@@ -100,16 +106,22 @@ first = len(rows)
 
 # srpo reads what lerobot wrote.
 _, height, width, _ = recorded[0][f"image.{cameras[0]}"].shape
-features = {theirs_: {"dtype": "float32", "shape": (recorded[0][own].shape[1],), "names": None} for own, theirs_ in NAMES.items()}
+features = {
+    theirs_: {"dtype": "float32", "shape": (recorded[0][own].shape[1],), "names": None}
+    for own, theirs_ in NAMES.items()
+}
 features |= {
-    f"observation.images.{c}": {"dtype": "video", "shape": (height, width, 3), "names": ["height", "width", "channels"]} for c in cameras
+    f"observation.images.{c}": {"dtype": "video", "shape": (height, width, 3), "names": ["height", "width", "channels"]}
+    for c in cameras
 }
 features["next.success"] = {"dtype": "bool", "shape": (1,), "names": None}
 made = LeRobotDataset.create("local/made", fps=FPS, features=features, root=Path(work) / "made")
 for e in recorded:
     steps = len(e["actions"])
     for t in range(steps):
-        frame = {name: e[own][t] for own, name in NAMES.items()} | {f"observation.images.{c}": e[f"image.{c}"][t] for c in cameras}
+        frame = {name: e[own][t] for own, name in NAMES.items()} | {
+            f"observation.images.{c}": e[f"image.{c}"][t] for c in cameras
+        }
         made.add_frame(frame | {"next.success": np.array([e["success"] and t == steps - 1]), "task": e["instruction"]})
     made.save_episode()
 made.finalize()
@@ -153,7 +165,8 @@ same("successes", successes, True)
 
 head = "| what | difference | allowed |\n| --- | ---: | ---: |\n"
 print(
-    f"# LeRobot data sets beside lerobot\n\nMade by `make parity` at commit {commit}, lerobot 0.6.1, {len(recorded)} episodes of tabletop, "
+    f"# LeRobot data sets beside lerobot\n\nMade by `make parity` at commit {commit}, lerobot 0.6.1, "
+    f"{len(recorded)} episodes of tabletop, "
     f"{sum(e['success'] for e in recorded)} successes.\n\n## lerobot opens what `srpo data export` wrote\n\n{head}"
     + "\n".join(rows[:first])
     + f"\n\n## srpo reads what lerobot wrote\n\n{head}"
