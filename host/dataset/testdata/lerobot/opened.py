@@ -3,7 +3,7 @@
     opened.py RECORDING EXPORTED READ.PY WORK COMMIT
 
 RECORDING is a folder of `srpo record --trajectories`, EXPORTED what `srpo data export` made of it, READ.PY srpo's
-reader, WORK an empty folder. Prints docs/results/parity-datasets.md; ends with 1 where something differs that should not.
+reader, WORK an empty folder. Prints docs/results/parity-datasets.md; 1 at the end: something differs.
 """
 
 import json
