@@ -188,7 +188,7 @@ func (c chunk) parts(single bool) []chunk {
 }
 
 // checkActions copies a policy's result, clipping what is outside of the action space by rounding only. The error is Corrupt for a result that breaks the
-// contract, and Diverged for numbers that cannot be used.
+// contract, and Diverged for numbers that cannot be used, log-probabilities of another count than the actions' among them.
 func (s *Scheduler) checkActions(r policy.Result, rules Rules) (chunk, error) {
 	const fix = "a fault in the policy plugin, or weights that diverged: an earlier checkpoint, and a lower learning rate"
 	space := s.EnvSpec.Action
@@ -214,7 +214,7 @@ func (s *Scheduler) checkActions(r policy.Result, rules Rules) (chunk, error) {
 		return c, nil // e.g. a greedy policy
 	}
 	if len(r.LogProbs) != c.n {
-		return chunk{}, corrupt(fix, "log_probs has %d entries for a chunk of %d", len(r.LogProbs), c.n)
+		return chunk{}, unusable(fix, "log_probs has %d entries for a chunk of %d", len(r.LogProbs), c.n)
 	}
 	for i, p := range r.LogProbs {
 		if f := float64(p); math.IsNaN(f) || math.IsInf(f, 0) {

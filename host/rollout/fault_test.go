@@ -115,7 +115,7 @@ func TestPolicyThatLies(t *testing.T) {
 			require.ErrorContains(t, err, name)
 			require.ErrorContains(t, err, "policy wonky, episode 2/")
 			kind := plugins.Corrupt
-			if strings.Contains(name, "] ") { // numbers that are no good: each costs an episode, all of them the call
+			if strings.Contains(name, "] ") || strings.HasPrefix(name, "log_probs") { // numbers that are no good: each costs an episode, all of them the call
 				kind = plugins.Diverged
 				require.ErrorContains(t, err, "; so ended ")
 			}
@@ -151,6 +151,13 @@ func TestSpoiltEpisode(t *testing.T) {
 				p.lie = func(i policy.Item, r *policy.Result) {
 					if i.Trajectory == bad && i.Step >= fakeChunk {
 						r.LogProbs[2] = float32(math.Inf(-1))
+					}
+				}
+			},
+			"log-probabilities of another size": func(p *fakePolicy) {
+				p.lie = func(i policy.Item, r *policy.Result) {
+					if i.Trajectory == bad && i.Step >= fakeChunk {
+						r.LogProbs = r.LogProbs[:2]
 					}
 				}
 			},

@@ -87,7 +87,7 @@ func (c *Client) Act(ctx context.Context, a Act) ([]Result, error) {
 			lp, err = call.Read(r.LogProbs)
 		}
 		if err == nil && !lp.IsZero() {
-			err = lp.Check("log_probs", plugins.Float32, t.Shape[0])
+			err = lp.Check("log_probs", plugins.Float32, -1) // another count than the actions' costs the host an episode, not the call
 		}
 		if err != nil {
 			return nil, plugins.AsError(err).WithPlace("the policy's result for %s step %d", a.Items[i].Trajectory, a.Items[i].Step)
