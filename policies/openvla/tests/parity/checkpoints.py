@@ -3,6 +3,7 @@ saves after it loaded it and learned. python checkpoints.py FOLDER
 """
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -34,6 +35,7 @@ for name, (arguments, causal) in cases.CASES.items():
     subject.record(p)
     p.update(subject.update(epochs=4, steps=2 * p.describe().chunk), lambda _: None)
     saved = folder + cases.SAVED
-    os.makedirs(saved, exist_ok=True)
+    shutil.rmtree(saved, ignore_errors=True)
+    os.makedirs(saved)
     p.save(saved)
     print(size(saved))
