@@ -87,10 +87,12 @@ def section(runs: Path, policy: str, starts: str) -> list[str]:
     out += [f"The start: demonstrations {demos}, steps {steps}.", ""]
     if references == "demos":
         out[-2] += " It never succeeded when sampled: failures are measured by the demonstrations."
-    out += ["| greedy | before | after | paired difference |", "| --- | --- | --- | --- |"]
-    for side in SIDES:
-        before, after = (rate(runs / f"{policy}-{when}-{side}") for when in ("before", "after"))
-        out.append(f"| {side} side | {before} | {after} | {change(read(runs / f'{policy}-{side}.json'))} |")
+    out += ["| | before | after | paired difference |", "| --- | --- | --- | --- |"]
+    for words, way in (("greedy", ""), ("sampled", "-as-sampled")):
+        for side in SIDES:
+            before, after = (rate(runs / f"{policy}-{when}-{side}{way}") for when in ("before", "after"))
+            paired = change(read(runs / f"{policy}-{side}{way}.json"))
+            out.append(f"| {words}, {side} side | {before} | {after} | {paired} |")
     metrics = lines(runs / f"{policy}-srpo" / "metrics.jsonl")
     if metrics:
         curve = ", ".join(f"{100 * m['success_rate']:.0f}" for m in metrics)
