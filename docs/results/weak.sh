@@ -6,8 +6,8 @@
 #
 # WAYS=controls asks why, on the same starts and in the same folder: GRPO and SRPO with pixel and memory as they are, then SRPO with eps = 0.04, so that a group of failures
 # whose rewards hardly differ counts for little, and both with the env's own progress in the place of the encoder's reward: what a perfect encoder could give;
-# then ("start") all three with groups whose members share the start state, so that rewards differ by what was done and not by where it began. It was begun after
-# weak.md was seen, the last three after the others, and writes weak-controls.md.
+# then ("start") all three with groups whose members share the start state, so that rewards differ by what was done and not by where it began; then ("slow")
+# all three with a third of the learning rate. It was begun after weak.md was seen, each three after those before, and writes weak-controls.md.
 #
 # Fixed before any result was seen:
 # - start: one a seed; of 400, 500, 300, 600, 700, 200 steps of imitation of one demonstration, tried in this order, the first with which the sampled
@@ -44,7 +44,8 @@ ways=("GRPO=--reward binary --encoder pixel"
   "SRPO generic memory=--reward zscore --encoder generic --set encoder.generic.frames=8 --references memory")
 if [ "${WAYS:-}" = controls ]; then
   ways=("${ways[0]}" "${ways[2]}" "SRPO pixel memory eps=${ways[2]#*=} --set reward.eps=0.04" "progress=--reward progress" "progress eps=--reward progress --set reward.eps=0.04"
-    "GRPO start=${ways[0]#*=} --set rollout.group_by=start" "SRPO pixel memory start=${ways[2]#*=} --set rollout.group_by=start" "progress start=--reward progress --set rollout.group_by=start")
+    "GRPO start=${ways[0]#*=} --set rollout.group_by=start" "SRPO pixel memory start=${ways[2]#*=} --set rollout.group_by=start" "progress start=--reward progress --set rollout.group_by=start"
+    "GRPO slow=${ways[0]#*=} --set policy.tiny.lr=1e-4" "SRPO pixel memory slow=${ways[2]#*=} --set policy.tiny.lr=1e-4" "progress slow=--reward progress --set policy.tiny.lr=1e-4")
   world='' page=$page-controls
 fi
 if [ "$env" = libero ]; then ways=("${ways[0]}" "${ways[2]}" "${ways[4]}"); fi
