@@ -90,7 +90,7 @@ done
 {
   echo "# SRPO and GRPO from weak starts"
   echo
-  echo "Made by \`${WAYS:+WAYS=$WAYS }${ENV:+ENV=$ENV }${SHAPES:+SHAPES=\"$SHAPES\" }${world:+WORLD=... }docs/results/weak.sh $seeds $iterations\` at commit $(git rev-parse --short=10 HEAD), $(nproc) cores; its head says what was fixed before."
+  echo "Made by \`${WAYS:+WAYS=$WAYS }${ENV:+ENV=$ENV }${SHAPES:+SHAPES=\"$SHAPES\" }${world:+WORLD=... }docs/results/weak.sh $seeds $iterations\` at commit $(git rev-parse --short=10 HEAD), $(nproc) cores; its head says what was fixed before, [weak-answer.md](weak-answer.md) what came of it."
   for s in "${found[@]}"; do
     echo "Seed $s starts with $(cat "$runs/steps-$s") steps of imitation: $(python3 -c "
 import json
