@@ -25,10 +25,11 @@ func FuzzState(f *testing.F) {
 	f.Add([]byte(`{"yardsticks":null,"anchors":{"a":[null]}}`), memory)
 	f.Add([]byte("{}"), append(memory[:len(memory)-4:len(memory)-4], 255, 255, 255, 255))
 	dir := f.TempDir()
-	c := &store.Checkpoint{Dir: dir, Files: map[string]store.File{stateFile: {}, memoryFile: {}}}
+	c := &store.Checkpoint{Dir: dir, Files: map[string]store.File{}}
 	f.Fuzz(func(t *testing.T, text, memory []byte) {
 		require.NoError(t, os.WriteFile(dir+"/"+stateFile, text, 0o644))
 		require.NoError(t, os.WriteFile(dir+"/"+memoryFile, memory, 0o644))
+		c.Files[stateFile], c.Files[memoryFile] = store.File{Size: int64(len(text))}, store.File{Size: int64(len(memory))}
 		s, err := readState(c)
 		if err != nil {
 			if e := plugins.AsError(err); e.Kind != plugins.Corrupt || e.Place != dir || e.Hint == "" {

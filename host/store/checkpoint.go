@@ -59,7 +59,7 @@ func (c *Checkpoint) ReadFile(name string) ([]byte, error) {
 	}
 	data, err := bounded.ReadFile(filepath.Join(c.Dir, filepath.FromSlash(name)), f.Size)
 	if err != nil {
-		return nil, plugins.Errorf(plugins.Corrupt, "%w", err).WithPlace("%s", c.Dir)
+		return nil, damaged(filepath.Join(c.Dir, name), err.Error())
 	}
 	return data, nil
 }
