@@ -9,6 +9,8 @@
 # then ("start") all three with groups whose members share the start state, so that rewards differ by what was done and not by where it began; then ("slow")
 # all three with a third of the learning rate. It was begun after weak.md was seen, each three after those before, and writes weak-controls.md.
 #
+# WAYS=pixel takes GRPO and SRPO with pixel alone, into a page of its own.
+#
 # Fixed before any result was seen:
 # - start: one a seed; of 400, 500, 300, 600, 700, 200 steps of imitation of one demonstration, tried in this order, the first with which the sampled
 #   policy succeeds in 10 to 20 % of 128 episodes; a seed with none is left out, and named, and the next one taken, up to three times as many as are wanted;
@@ -49,6 +51,9 @@ if [ "${WAYS:-}" = controls ]; then
   world='' page=$page-controls
 fi
 if [ "$env" = libero ]; then ways=("${ways[0]}" "${ways[2]}" "${ways[4]}"); fi
+if [ "${WAYS:-}" = pixel ]; then
+  ways=("${ways[@]:0:2}") world='' page=$page-pixel
+fi
 [ -z "$world" ] || ways+=("SRPO world memory=--reward zscore --encoder vjepa2 --set encoder.vjepa2.model=$world --references memory")
 
 rm -f "$runs/left-out.txt"
