@@ -203,10 +203,11 @@ class PolicyService(Service):
         if result.log_probs is not None:
             log_probs = np.asarray(result.log_probs, np.float32)
             if log_probs.shape != (self.spec.chunk,):
-                raise Error(
-                    "internal",
+                raise Error(  # as for an action that is not finite
+                    "diverged",
                     f"act() gave log-probabilities {list(log_probs.shape)}, want [{self.spec.chunk}]",
                     place=place,
+                    hint="one for each action of the chunk",
                 )
             if not np.isfinite(log_probs).all():
                 raise Error(

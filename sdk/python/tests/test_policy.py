@@ -82,9 +82,13 @@ def test_bad_requests_and_bad_answers_are_told(shared):
     with pytest.raises(PluginError, match="temperature of 0") as e:
         act(shared, item(), temperature=0.0)
     assert e.value.kind == "invalid"
-    for numbers in ("action", "log-probability"):  # it costs the episode, not the run
-        with pytest.raises(PluginError, match=f"{numbers} that is not finite") as e:
-            act(shared, item(trajectory="3/x/0/1", step=8, instruction=f"nan {numbers}"))
+    for instruction, said in (  # it costs the episode, not the run
+        ("nan action", "action that is not finite"),
+        ("nan log-probability", "log-probability that is not finite"),
+        ("one log-probability too few", r"log-probabilities \[1\], want \[2\]"),
+    ):
+        with pytest.raises(PluginError, match=said) as e:
+            act(shared, item(trajectory="3/x/0/1", step=8, instruction=instruction))
         assert e.value.kind == "diverged" and e.value.wire.place == "3/x/0/1 step 8" and e.value.wire.hint
     bad = item()
     bad.observation.images["front"].CopyFrom(tensor(np.zeros((4, 6), np.uint8)))

@@ -29,6 +29,9 @@ class Learner(srpo.Policy):
             if item.observation.instruction == "nan log-probability":
                 results.append(srpo.ActResult(np.zeros((2, 3)), [-1, -np.inf]))
                 continue
+            if item.observation.instruction == "one log-probability too few":
+                results.append(srpo.ActResult(np.zeros((2, 3)), [-1]))
+                continue
             if item.observation.instruction == "kept":  # what was recorded must still be what it was
                 mean = self.kept[("t", 0)].images["front"].mean()
             else:
