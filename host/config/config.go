@@ -15,6 +15,7 @@ import (
 	"sort"
 	"strings"
 
+	"github.com/srpo-dev/srpo/host/internal/bounded"
 	"github.com/srpo-dev/srpo/plugins"
 )
 
@@ -269,17 +270,10 @@ func Parse(name string, text []byte) (*Config, error) {
 const maxFile = 128 << 10
 
 func readFile(path string) ([]byte, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	if info.IsDir() {
+	if info, err := os.Stat(path); err == nil && info.IsDir() {
 		return nil, errors.New("it is a folder")
 	}
-	if info.Size() > maxFile {
-		return nil, fmt.Errorf("it has %d bytes", info.Size())
-	}
-	return os.ReadFile(path)
+	return bounded.ReadFile(path, maxFile)
 }
 
 // Origin says where the value of a setting such as "run.env" or "policy.tiny.lr" came from; the zero Origin for an unknown key. Settings of a plugin

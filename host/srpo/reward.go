@@ -161,11 +161,10 @@ func scoreTask(task string, members []int, rollouts []Rollout, scores []Score, k
 	references, notes := referencesOf(task, successes, rollouts, known, opt)
 	summary.References = len(references)
 	summary.Notes = append(summary.Notes, notes...)
-	if len(references) == 0 && opt.Kind == Progress {
-		return summary, nil
-	}
 	if len(references) == 0 {
-		summary.Notes = append(summary.Notes, fmt.Sprintf("no reference from %q: failures are paid 0", opt.References))
+		if opt.Kind != Progress { // whose failures are paid already
+			summary.Notes = append(summary.Notes, fmt.Sprintf("no reference from %q: failures are paid 0", opt.References))
+		}
 		return summary, nil
 	}
 

@@ -109,7 +109,7 @@ func Load(fsys fs.FS, place string) (*Manifest, error) {
 	file := filepath.Join(place, FileName)
 	data, err := bounded.ReadFS(fsys, FileName, maxFile)
 	if errors.Is(err, bounded.ErrTooLarge) {
-		return nil, plugins.Errorf(plugins.Invalid, "the manifest is none: %w", err).WithPlace("%s", file).WithHint("shorten it")
+		return nil, plugins.Errorf(plugins.Invalid, "the manifest is too large: %w", err).WithPlace("%s", file).WithHint("shorten it")
 	}
 	if err != nil {
 		return nil, plugins.Errorf(plugins.NotFound, "no plugin package in %s: %w", place, err).WithHint("give a folder with a %s, or make one: srpo plugin init", FileName)
