@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"os"
+	"os/exec"
 	"path"
 	"runtime"
 	"slices"
@@ -412,7 +414,8 @@ func (s *Session) openPolicy(ctx context.Context, launch Launcher) error {
 	}
 	label := "policy " + l.Name
 	spec := s.Sched.EnvSpec
-	w := supervise.NewPolicy(s.super, l, func(ctx context.Context, p policy.Policy) error {
+	w := supervise.NewPolicy(s.super, l, PolicyProcesses(ctx, s.cfg), func(ctx context.Context, ranks []policy.Policy) error {
+		p := ranks[0]
 		info, err := p.Info(ctx)
 		if err != nil {
 			return err
@@ -425,11 +428,7 @@ func (s *Session) openPolicy(ctx context.Context, launch Launcher) error {
 			return err
 		}
 		s.PolicyInfo = info
-		scratch, err := s.super.Scratch("policy-" + l.Name)
-		if err != nil {
-			return err
-		}
-		if err := p.Configure(ctx, plugins.Config{Settings: settings, Seed: rollout.Seed(s.cfg.Run.Seed, "policy"), WorldSize: 1, Env: &spec, Scratch: scratch}); err != nil {
+		if err := s.super.ConfigureRanks(ctx, info, ranks, plugins.Config{Settings: settings, Seed: rollout.Seed(s.cfg.Run.Seed, "policy"), Env: &spec}); err != nil {
 			return err
 		}
 		s.mu.Lock()
@@ -485,6 +484,23 @@ func (s *Session) openPolicy(ctx context.Context, launch Launcher) error {
 	s.Plugins = append(s.Plugins, record)
 	s.Sched.Policy, s.Sched.PolicySpec, s.Sched.PolicyName, s.Sched.PolicyIncarnation = w, d, label, incarnation
 	return nil
+}
+
+// PolicyProcesses is [host] policy_processes, where 0 stands for the GPUs that plugins see; 1 where there is none.
+func PolicyProcesses(ctx context.Context, cfg *config.Config) int {
+	if n := cfg.Host.PolicyProcesses; n > 0 {
+		return n
+	}
+	if visible, ok := os.LookupEnv("CUDA_VISIBLE_DEVICES"); ok {
+		return max(1, len(strings.FieldsFunc(visible, func(r rune) bool { return r == ',' })))
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	list, err := exec.CommandContext(ctx, "nvidia-smi", "--list-gpus").Output()
+	if err != nil {
+		return 1
+	}
+	return max(1, strings.Count(string(list), "GPU "))
 }
 
 func camera(spec plugins.EnvSpec, name string) *plugins.Camera {

@@ -50,6 +50,8 @@ type Info struct {
 	Settings []Setting
 	// MaxLanes is the number of lanes that one process can hold (envs); 0 means 1.
 	MaxLanes int
+	// Distributed says that several processes can serve the role together, as the ranks of one world (policies).
+	Distributed bool
 	// Versions are library versions worth a line in a run's manifest.
 	Versions map[string]string
 }
@@ -231,7 +233,7 @@ type Config struct {
 	Seed uint64
 	// Rank and WorldSize place the process among those that serve the same role together; WorldSize >= 1.
 	Rank, WorldSize int
-	// Rendezvous is where rank 0 listens for its peers, "host:port"; empty when WorldSize is 1.
+	// Rendezvous is a folder where they meet, private and empty; its path leaves room for the name of a Unix socket. "" when WorldSize is 1.
 	Rendezvous string
 	// Lanes that the process will hold (envs).
 	Lanes int

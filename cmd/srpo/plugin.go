@@ -233,7 +233,7 @@ func (w *workbench) ask(ctx context.Context, pkg catalog.Package, f func(ctx con
 	case plugins.Env:
 		p, _, err = supervise.NewEnv(s, l, nil).Client(ctx)
 	case plugins.Policy:
-		p, _, err = supervise.NewPolicy(s, l, nil).Client(ctx)
+		p, _, err = supervise.NewPolicy(s, l, 1, nil).Client(ctx)
 	default:
 		p, _, err = supervise.NewEncoder(s, l, nil).Client(ctx)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/srpo-dev/srpo/host"
 	"github.com/srpo-dev/srpo/host/supervise"
 	"github.com/srpo-dev/srpo/host/supervise/catalog"
 	"github.com/srpo-dev/srpo/host/supervise/lock"
@@ -270,7 +271,11 @@ func (x *examination) examine(ctx context.Context, part string, arenaBytes int, 
 	}
 	defer s.Close()
 	began := time.Now()
-	p, err := s.Start(ctx, x.launch)
+	processes := 1
+	if x.pkg.Kind == plugins.Policy {
+		processes = host.PolicyProcesses(ctx, x.w.cfg)
+	}
+	p, err := s.StartRanks(ctx, x.launch, processes)
 	if err == nil && arenaBytes > 0 && p.Arena() == nil {
 		err = plugins.Errorf(plugins.Unsupported, "there is no shared memory")
 	}
@@ -285,7 +290,12 @@ func (x *examination) examine(ctx context.Context, part string, arenaBytes int, 
 	case plugins.Env:
 		client = &heardEnv{Client: env.NewClient(p.Conn(), p.Arena()), t: t}
 	case plugins.Policy:
-		client = &heardPolicy{Client: policy.NewClient(p.Conn(), p.Arena()), t: t}
+		h := &heardPolicy{t: t, super: s}
+		for _, q := range p.Ranks() {
+			h.ranks = append(h.ranks, policy.NewClient(q.Conn(), q.Arena()))
+		}
+		h.Client = h.ranks[0].(*policy.Client)
+		client = h
 	default:
 		client = &heardEncoder{Client: encoder.NewClient(p.Conn(), p.Arena()), t: t}
 	}

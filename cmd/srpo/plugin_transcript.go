@@ -9,6 +9,7 @@ import (
 	"iter"
 	"sort"
 
+	"github.com/srpo-dev/srpo/host/supervise"
 	"github.com/srpo-dev/srpo/plugins"
 	"github.com/srpo-dev/srpo/plugins/encoder"
 	"github.com/srpo-dev/srpo/plugins/env"
@@ -119,9 +120,19 @@ func transition(tr env.Transition, err error) string {
 
 // heardPolicy writes down how a policy acts, until it is trained: training on a GPU need not repeat itself to the bit.
 type heardPolicy struct {
-	*policy.Client
-	t       *transcript
-	trained bool
+	*policy.Client // of rank 0
+	ranks          []policy.Policy
+	super          *supervise.Supervisor
+	t              *transcript
+	trained        bool
+}
+
+func (h *heardPolicy) Configure(ctx context.Context, c plugins.Config) error {
+	info, err := h.Info(ctx)
+	if err != nil {
+		return err
+	}
+	return h.super.ConfigureRanks(ctx, info, h.ranks, c)
 }
 
 func (h *heardPolicy) Act(ctx context.Context, a policy.Act) ([]policy.Result, error) {

@@ -137,7 +137,7 @@ func restartPlugins(t *testing.T, n int) soakSeries {
 		return supervise.Launch{Kind: kind, Name: name, Argv: []string{self, "plugin", "serve", string(kind), name}}
 	}
 	envs := supervise.NewEnv(s, launch(plugins.Env, "tabletop"), nil)
-	policies := supervise.NewPolicy(s, launch(plugins.Policy, "tiny"), nil)
+	policies := supervise.NewPolicy(s, launch(plugins.Policy, "tiny"), 1, nil)
 	encoders := supervise.NewEncoder(s, launch(plugins.Encoder, "pixel"), nil)
 	ctx := context.Background()
 	asks := []func() (*supervise.Process, error){

@@ -130,7 +130,7 @@ func (r *rig) startPolicy(ctx context.Context) (err error) {
 		}
 		r.sched.Policy = here{p}
 	} else {
-		w := supervise.NewPolicy(r.super, *o.policy, func(ctx context.Context, p policy.Policy) error { return p.Configure(ctx, c) })
+		w := supervise.NewPolicy(r.super, *o.policy, 1, func(ctx context.Context, ranks []policy.Policy) error { return ranks[0].Configure(ctx, c) })
 		r.sched.Policy = w
 		r.procs = append(r.procs, w.Process)
 	}

@@ -163,8 +163,10 @@ type Host struct {
 	SilenceTimeoutS, Patience float64
 	Restarts                  int
 	RestartWindowS            float64
-	EnvAllow, PluginPath      []string
-	Python                    string
+	// PolicyProcesses 0: one for every GPU.
+	PolicyProcesses      int
+	EnvAllow, PluginPath []string
+	Python               string
 }
 
 // Origin says where a value came from.

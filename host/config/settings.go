@@ -200,6 +200,7 @@ func (c *Config) declare() []section {
 			setting(&c.Host.SaveTimeoutS, "save_timeout_s", 600.0, "Seconds for a policy's Save or Load.").above(0),
 			setting(&c.Host.SilenceTimeoutS, "silence_timeout_s", 60.0, "Seconds that a plugin whose heart beats (both SDKs see to that) may be silent in a call before it counts as stopped and is replaced; five times that while it is configured. 0: calls end at their deadlines only.").from(0),
 			setting(&c.Host.Patience, "patience", 3.0, "A call may take so many times its deadline while its plugin is seen to work: its heart beats and its processes compute, as in compiling or loading a large checkpoint. 1 or less: the deadline is the end.").above(0),
+			setting(&c.Host.PolicyProcesses, "policy_processes", n(1), "Processes that share a policy's acting and learning (openvla, pi0, pi0-fast), one a GPU from its setting device on. 0: one for every GPU. On a CPU they are for trying things out. A checkpoint does not depend on their number.").within(0, 1024),
 			setting(&c.Host.Restarts, "restarts", n(10), "Restarts of one plugin within restart_window_s before the run gives up.").within(0, many),
 			setting(&c.Host.RestartWindowS, "restart_window_s", 600.0, "See restarts; seconds.").above(0),
 			setting(&c.Host.EnvAllow, "env_allow", []string{}, "Environment variables that plugins get beside the few they always get (PATH, HOME, LANG and their like). A * at the end matches any rest, and PLUGIN:NAME is for one plugin, as in openvla:HF_TOKEN."),

@@ -136,13 +136,14 @@ func (g guard) judge(outer, limited context.Context, what, setting string, limit
 		if g.proc.exitedWithin(deathNotice) {
 			words = "it " + g.proc.Fate() + " during " + what
 		}
-		detail := g.proc.LastWords(lastWords)
+		culprit := g.proc.culprit()
+		detail := culprit.LastWords(lastWords)
 		if e.Detail != "" {
 			detail = e.Detail
 		}
 		out := &plugins.Error{Kind: plugins.Unavailable, Message: words, Place: e.Place, Hint: e.Hint, Detail: detail, Err: err}
 		if out.Hint == "" {
-			out.Hint = g.proc.leader.advice()
+			out.Hint = culprit.leader.advice()
 		}
 		out = out.WithPlace("%s", g.proc.Label())
 		g.failed(out)
@@ -194,11 +195,15 @@ func (g guard) within(ctx context.Context, limit time.Duration, headway func() t
 	}
 	window := min(limit/4, sample)
 	timer := time.AfterFunc(limit-window, func() { cancel(g.await(limited, limit, window, headway)) })
-	g.proc.pulse.calls.Add(1)
+	for _, p := range g.proc.Ranks() { // a call to rank 0 is work of all
+		p.pulse.calls.Add(1)
+	}
 	return limited, func() {
 		timer.Stop()
 		cancel(nil)
-		g.proc.pulse.calls.Add(-1)
+		for _, p := range g.proc.Ranks() {
+			p.pulse.calls.Add(-1)
+		}
 	}
 }
 
@@ -214,7 +219,7 @@ func (g guard) await(ctx context.Context, limit, window time.Duration, headway f
 			}
 			continue
 		}
-		before := effortOf(g.proc.PID())
+		before := effortOf(g.proc.groups()...)
 		if !wait(ctx, min(window, max(most-age, 0))) {
 			return nil
 		}
@@ -222,7 +227,7 @@ func (g guard) await(ctx context.Context, limit, window time.Duration, headway f
 		case age < limit: // it came further meanwhile, or the clock is coarse
 		case age >= most && g.patience > 1 && before.known && g.proc.pulse.beating():
 			return errWorkedOn
-		case age >= most, !g.proc.pulse.beating(), !atWork(before, effortOf(g.proc.PID()), window):
+		case age >= most, !g.proc.pulse.beating(), !atWork(before, effortOf(g.proc.groups()...), window):
 			return errOutOfTime
 		}
 	}

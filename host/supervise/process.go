@@ -213,6 +213,9 @@ type Process struct {
 	stop    sync.Once
 	cleanup sync.Once
 	gone    chan struct{} // closed when everything of the process is released
+	// ranks are the processes of the world that this one is rank 0 of, itself first; nil: it is alone. lost is the one for whose sake this one was ended.
+	ranks []*Process
+	lost  atomic.Pointer[Process]
 }
 
 // Start runs a plugin and shakes hands with it. The error says what happened: it printed on stdout, speaks another protocol version, died (with its last
@@ -481,8 +484,16 @@ func (p *Process) LogFile() string { return p.out.path }
 // Kill kills the process group at once and does not wait.
 func (p *Process) Kill() { p.leader.kill() }
 
-// Stop asks the plugin to stop, kills its process group when it has not after the grace period, and returns when nobody is left.
+// Stop asks the plugin to stop, kills its process group when it has not after the grace period, and returns when nobody is left; with rank 0 of a world all of it.
 func (p *Process) Stop() {
+	var others sync.WaitGroup
+	for _, q := range p.Ranks() {
+		if q != p {
+			others.Add(1)
+			go func() { defer others.Done(); q.Stop() }()
+		}
+	}
+	defer others.Wait()
 	p.stop.Do(func() {
 		closed := make(chan struct{})
 		if proto := p.proto.Load(); proto != nil {

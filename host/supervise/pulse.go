@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -103,18 +104,21 @@ func (p *pulse) close() {
 // clockTick is the unit of /proc/PID/stat, the same on every Linux that Go runs on.
 const clockTick = time.Second / 100
 
-// effort is what a process group has done so far.
+// effort is what process groups have done so far.
 type effort struct {
 	spent time.Duration // processor time of its processes, and of their children that ended
 	wants bool          // one of its threads wants the processor, or waits for a disk, right now
 	known bool          // there is a /proc to read it from
 }
 
-func effortOf(group int) (e effort) {
+func effortOf(groups ...int) (e effort) {
 	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
 	for _, path := range stats {
 		f := statFields(path)
-		if len(f) < 15 || string(f[2]) != strconv.Itoa(group) {
+		if len(f) < 15 {
+			continue
+		}
+		if group, err := strconv.Atoi(string(f[2])); err != nil || !slices.Contains(groups, group) {
 			continue
 		}
 		e.known = true

@@ -30,8 +30,9 @@ type Worker[T any] interface {
 type Proc[T any] struct {
 	s         *Supervisor
 	launch    Launch
+	ranks     int // processes that the plugin is; calls go to the first
 	dial      func(g guard) T
-	configure func(ctx context.Context, client T) error
+	configure func(ctx context.Context, ranks []T) error
 	ctx       context.Context // ends with Close
 	cancel    context.CancelFunc
 
@@ -53,20 +54,21 @@ var _ Worker[env.Env] = (*Proc[env.Env])(nil)
 
 // NewEnv keeps an env alive. configure is called for every incarnation before anybody gets it; nil: nothing is done. Nothing is started yet.
 func NewEnv(s *Supervisor, l Launch, configure func(context.Context, env.Env) error) *Proc[env.Env] {
-	return newProc(s, l, func(g guard) env.Env {
+	return newProc(s, l, 1, func(g guard) env.Env {
 		c := env.NewClient(g.proc.Conn(), g.proc.Arena())
 		g.account = func(ctx context.Context) (account, error) {
 			h, err := c.Health(ctx)
 			return account{h.Busy, h.SinceProgress}, err
 		}
 		return &guardedEnv{g, c}
-	}, configure)
+	}, alone(configure))
 }
 
-// NewPolicy keeps a policy alive. The client is a policy.Imitator too. What configure does is what a restart goes on from; weights are not part of it
+// NewPolicy keeps a policy alive that is so many processes, at least 1, which live and die together; configure gets one client for each, by rank, and see
+// [Supervisor.ConfigureRanks]. Calls go to rank 0. The client is a policy.Imitator too. What configure does is what a restart goes on from; weights are not part of it
 // unless configure loads them, so whoever needs certain weights looks at the incarnation.
-func NewPolicy(s *Supervisor, l Launch, configure func(context.Context, policy.Policy) error) *Proc[policy.Policy] {
-	return newProc(s, l, func(g guard) policy.Policy {
+func NewPolicy(s *Supervisor, l Launch, ranks int, configure func(ctx context.Context, ranks []policy.Policy) error) *Proc[policy.Policy] {
+	return newProc(s, l, ranks, func(g guard) policy.Policy {
 		c := policy.NewClient(g.proc.Conn(), g.proc.Arena())
 		g.account = func(ctx context.Context) (account, error) {
 			h, err := c.Health(ctx)
@@ -78,18 +80,26 @@ func NewPolicy(s *Supervisor, l Launch, configure func(context.Context, policy.P
 
 // NewEncoder keeps an encoder alive. The client is an encoder.Windower too.
 func NewEncoder(s *Supervisor, l Launch, configure func(context.Context, encoder.Encoder) error) *Proc[encoder.Encoder] {
-	return newProc(s, l, func(g guard) encoder.Encoder {
+	return newProc(s, l, 1, func(g guard) encoder.Encoder {
 		c := encoder.NewClient(g.proc.Conn(), g.proc.Arena())
 		g.account = func(ctx context.Context) (account, error) {
 			h, err := c.Health(ctx)
 			return account{h.Busy, h.SinceProgress}, err
 		}
 		return &guardedEncoder{g, c}
-	}, configure)
+	}, alone(configure))
 }
 
-func newProc[T any](s *Supervisor, l Launch, dial func(guard) T, configure func(context.Context, T) error) *Proc[T] {
-	w := &Proc[T]{s: s, launch: l, dial: dial, configure: configure}
+// alone is a configure of one process.
+func alone[T any](configure func(context.Context, T) error) func(context.Context, []T) error {
+	if configure == nil {
+		return nil
+	}
+	return func(ctx context.Context, ranks []T) error { return configure(ctx, ranks[0]) }
+}
+
+func newProc[T any](s *Supervisor, l Launch, ranks int, dial func(guard) T, configure func(context.Context, []T) error) *Proc[T] {
+	w := &Proc[T]{s: s, launch: l, ranks: max(1, ranks), dial: dial, configure: configure}
 	w.ctx, w.cancel = context.WithCancel(context.Background())
 	s.mu.Lock()
 	closed := s.closed
@@ -204,7 +214,7 @@ func (w *Proc[T]) spend() error {
 	}
 	cause, words, log := w.cause, "", ""
 	if w.proc != nil {
-		words, log = w.proc.LastWords(lastWords), w.proc.LogFile()
+		words, log = w.proc.culprit().LastWords(lastWords), w.proc.culprit().LogFile()
 	}
 	if cause == nil {
 		cause = fmt.Errorf("%s", w.proc.Fate())
@@ -260,10 +270,12 @@ func (w *Proc[T]) startOnce() error {
 	w.mu.Unlock()
 	if old != nil { // its memory is to be free before the next one asks for it
 		old.Kill()
-		<-old.Exited()
-		old.release()
+		for _, q := range old.Ranks() {
+			<-q.Exited()
+			q.release()
+		}
 	}
-	p, err := w.s.Start(w.ctx, w.launch)
+	p, err := w.s.StartRanks(w.ctx, w.launch, w.ranks)
 	if err != nil {
 		return err
 	}
@@ -271,12 +283,15 @@ func (w *Proc[T]) startOnce() error {
 	w.inc++
 	inc := w.inc
 	w.proc = p
-	client := w.dial(guard{proc: p, limits: w.s.o.Deadlines, patience: w.s.o.Patience, failed: func(cause error) { w.Failed(inc, cause) }})
+	clients := make([]T, w.ranks)
+	for rank, q := range p.Ranks() {
+		clients[rank] = w.dial(guard{proc: q, limits: w.s.o.Deadlines, patience: w.s.o.Patience, failed: func(cause error) { w.Failed(inc, cause) }})
+	}
 	w.mu.Unlock()
 	if w.configure != nil {
 		// Each of its calls has its own deadline, which may be drawn out; this one is for all of them together.
 		ctx, cancel := context.WithTimeout(w.ctx, time.Duration(w.s.o.Patience*float64(w.s.o.Deadlines.Configure)))
-		err := w.configure(ctx, client)
+		err := w.configure(ctx, clients)
 		if err != nil && ctx.Err() == context.DeadlineExceeded {
 			err = plugins.Errorf(plugins.Deadline, "was not configured within %v: %w", time.Duration(w.s.o.Patience*float64(w.s.o.Deadlines.Configure)), err).WithPlace("%s", p.Label()).
 				WithDetail(p.LastWords(lastWords)).WithHint("look into %s; if it only needs longer, raise [host] start_timeout_s", p.LogFile())
@@ -288,7 +303,7 @@ func (w *Proc[T]) startOnce() error {
 		}
 	}
 	w.mu.Lock()
-	w.client, w.ready, w.started, w.since, w.cause = client, true, true, time.Now(), nil
+	w.client, w.ready, w.started, w.since, w.cause = clients[0], true, true, time.Now(), nil
 	w.mu.Unlock()
 	w.s.event(Event{Plugin: p.Label(), What: "ready", PID: p.PID(), Incarnation: inc, Seconds: time.Since(began).Seconds()})
 	go w.notice(p, inc)
@@ -302,7 +317,7 @@ func (w *Proc[T]) notice(p *Process, inc uint64) {
 	news := w.inc == inc && w.ready && w.ctx.Err() == nil
 	if news {
 		w.ready = false
-		w.cause = plugins.Errorf(plugins.Unavailable, "%s", p.Fate()).WithPlace("%s", p.Label()).WithDetail(p.LastWords(lastWords))
+		w.cause = plugins.Errorf(plugins.Unavailable, "%s", p.Fate()).WithPlace("%s", p.Label()).WithDetail(p.culprit().LastWords(lastWords))
 	}
 	w.mu.Unlock()
 	if news {

@@ -1,25 +1,20 @@
 """Several processes that share a policy's work, one a device, each with the whole network.
 
-Rank 0 is the plugin's own process: the host talks to it alone, and it keeps what was recorded and writes checkpoints.
-It starts the others and tells them, over a pipe, which of the policy's methods to run on what; it runs the same method
-itself. So an update is written once, for any number of processes. Tensors that all need go through torch.distributed:
-NCCL between GPUs, gloo on a CPU.
+The host starts them, says which rank of how many each is, and configures them at the same time. It then calls rank 0
+alone, which keeps what was recorded and writes checkpoints. Rank 0 tells the others, over a socket in the folder where
+they meet, which of the policy's methods to run on what; it runs the same method itself. So an update is written once,
+for any number of processes. Tensors that all need go through torch.distributed: NCCL between GPUs, gloo on a CPU.
 
-To the host they are one thing: in one process group, started, killed and restarted together. A process that ends, or
-fails in the middle of a collective operation, in which the others would wait for it for ever, ends all of them, and the
-host goes on from the last commit.
+To the host they are one thing, started, ended and started again together. A process that fails in the middle of a
+collective operation, in which the others would wait for it for ever, ends, the host ends the others, and the run goes
+on from the last commit.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import multiprocessing
 import os
-import shutil
-import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -33,11 +28,7 @@ from torch import distributed
 
 ENDED = 70  # exit status of a process that cannot go on without another
 WAIT = timedelta(minutes=30)  # for the others in a collective operation
-
-
-@dataclasses.dataclass(frozen=True)
-class Hand(srpo.PolicyConfig):
-    """The configuration of a process that rank 0 started; rendezvous is a file that all of them see."""
+_SOCKET, _STORE = "orders", "store"  # in the folder where they meet
 
 
 def end(why: str) -> None:
@@ -47,7 +38,11 @@ def end(why: str) -> None:
 
 
 class Group:
-    """The processes that learn together, and this one's place among them. Alone, there is nothing to do."""
+    """The processes that learn together, and this one's place among them. Alone, there is nothing to do.
+
+    Args:
+        meeting: the folder where they meet.
+    """
 
     def __init__(self, rank: int = 0, size: int = 1, meeting: str = ""):
         self.rank, self.size, self.meeting = rank, size, meeting
@@ -59,7 +54,7 @@ class Group:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # they are on one machine
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        store = distributed.FileStore(self.meeting, self.size)
+        store = distributed.FileStore(os.path.join(self.meeting, _STORE), self.size)
         distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
             store=store,
@@ -79,6 +74,8 @@ class Group:
             yield
         except BaseException as e:
             if self.size > 1:
+                if self.rank == 0:
+                    time.sleep(2)  # where another process is at fault, the host says so and ends this one meanwhile
                 end(f"process {self.rank} of {self.size} failed while the others waited: {type(e).__name__}: {e}")
             raise
 
@@ -125,36 +122,22 @@ class Crew:
 
     def __init__(self, policy: Any):
         self.policy = policy
-        self.processes: list[Any] = []
         self.pipes: list[connection.Connection] = []
-        self.folder = ""
-        self._closing = False
 
     @property
     def size(self) -> int:
-        return 1 + len(self.processes)
+        return 1 + len(self.pipes)
 
-    def start(self, size: int) -> str:
-        """Starts size - 1 processes with policies like one's own, and returns where all meet."""
-        config = self.policy.config
-        self.folder = tempfile.mkdtemp(dir=config.scratch or None)
-        meeting = os.path.join(self.folder, "meeting")
-        own = {f.name: getattr(config, f.name) for f in dataclasses.fields(srpo.PolicyConfig)}
-        context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
-        for rank in range(1, size):
-            hand = Hand(**{**own, "rank": rank, "world_size": size, "rendezvous": meeting})
-            here, there = context.Pipe()
-            process = context.Process(target=_follow, args=(there, type(self.policy), hand), daemon=True)
-            process.start()
-            there.close()
-            self.processes.append(process)
-            self.pipes.append(here)
-        threading.Thread(target=self._watch, name="crew", daemon=True).start()
-        return meeting
-
-    def ready(self) -> None:
-        """Waits until the others have loaded their networks; raises what keeps one from it."""
-        self._replies([])
+    def meet(self, group: Group) -> None:
+        """Waits for the others, who come when they have loaded their networks. One that fails never does: the host,
+        which hears why, then ends all of them.
+        """
+        with connection.Listener(os.path.join(group.meeting, _SOCKET), "AF_UNIX", group.size) as door:
+            came = {}
+            for _ in range(1, group.size):
+                pipe = door.accept()
+                came[pipe.recv()] = pipe
+        self.pipes = [came[rank] for rank in range(1, group.size)]
 
     def all(self, method: str, *args: Any) -> list[Any]:
         """Runs a method of the policy everywhere, with the same arguments; results by rank."""
@@ -173,15 +156,9 @@ class Crew:
         return self._run(method, given)
 
     def close(self) -> None:
-        self._closing = True
         for pipe in self.pipes:
             pipe.close()
-        for process in self.processes:
-            process.kill()
-            process.join()
-        self.pipes, self.processes = [], []
-        if self.folder:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        self.pipes = []
 
     def _run(self, method: str, given: list[tuple]) -> list[Any]:
         problems: list[BaseException] = []
@@ -214,50 +191,38 @@ class Crew:
         return results
 
     def _gone(self) -> srpo.Error:
-        """What there is to say when a pipe is broken; the thread that watches ends this process before it is heard."""
+        """What there is to say when a pipe is broken; the host, which knows more, ends this process before."""
         time.sleep(10)
         return srpo.Error("unavailable", "a process of the policy has ended", place=f"policy {self.policy.name}")
 
-    def _watch(self) -> None:
-        watched = {p.sentinel: (rank, p) for rank, p in enumerate(self.processes, 1)}
-        ended = connection.wait(list(watched))
-        if self._closing:
-            return
-        rank, process = watched[ended[0]]
-        process.join()
-        code = process.exitcode
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-        more = ": the machine may be out of memory" if code == -signal.SIGKILL else ""
-        end(f"policy {self.policy.name}: process {rank} of {len(watched) + 1} {how}{more}; the others end with it")
+
+def follow(policy: Any, group: Group) -> None:
+    """The work of a process other than rank 0: a thread of its own does what rank 0 says until that ends."""
+    pipe = _knock(os.path.join(group.meeting, _SOCKET))
+    pipe.send(group.rank)
+
+    def work() -> None:
+        while True:
+            try:
+                method, args = pipe.recv()
+            except (EOFError, OSError):
+                return
+            try:
+                reply = None, policy.obey(method, args)
+            except BaseException as e:
+                reply = _told(e), None
+            pipe.send(reply)
+
+    threading.Thread(target=work, name="orders", daemon=True).start()
 
 
-def _follow(pipe: connection.Connection, cls: type, config: Hand) -> None:
-    """The life of a process other than rank 0's."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-
-    def watch() -> None:
-        connection.wait([parent.sentinel])
-        os._exit(ENDED)
-
-    threading.Thread(target=watch, name="parent", daemon=True).start()
-    try:
-        policy = cls(config)
-    except BaseException as e:
-        pipe.send((_told(e), None))
-        pipe.poll(None)  # rank 0 says what is wrong, and ends us
-        return
-    pipe.send((None, None))
+def _knock(path: str) -> connection.Connection:
+    """Rank 0 may still be loading its network; the host bounds the time."""
     while True:
         try:
-            method, args = pipe.recv()
-        except EOFError:
-            return
-        try:
-            reply = None, policy.obey(method, args)
-        except BaseException as e:
-            reply = _told(e), None
-        pipe.send(reply)
+            return connection.Client(path, "AF_UNIX")
+        except (FileNotFoundError, ConnectionRefusedError):
+            time.sleep(0.05)
 
 
 def _told(e: BaseException) -> tuple[str, ...]:

@@ -40,15 +40,7 @@ class Learner(srpo.Policy):
                 place=f"policy {self.name}",
                 hint="the env's actions and cameras are needed; with srpo plugin test give --env",
             )
-        hand = isinstance(config, crew.Hand)
-        if config.world_size > 1 and not hand:
-            raise srpo.Error(
-                "unsupported",
-                f"world size {config.world_size}",
-                place=f"policy {self.name}",
-                hint=f"this policy starts its processes itself: policy.{self.name}.processes = {config.world_size}",
-            )
-        self.group = crew.Group(config.rank, config.world_size, config.rendezvous) if hand else crew.Group()
+        self.group = crew.Group(config.rank, config.world_size, config.rendezvous)
         self.crew = crew.Crew(self)
         self.space = config.env.action
         torch.set_num_threads(self.settings["threads"])
@@ -63,38 +55,30 @@ class Learner(srpo.Policy):
 
     @contextlib.contextmanager
     def _opening(self) -> Iterator[None]:
-        """Around the loading of the network: the other processes that the settings ask for load theirs meanwhile, and
-        are there at the end.
-        """
-        try:
-            size = self._processes()
-            if self.group.size == 1 and size > 1:
-                self.group = crew.Group(0, size, self.crew.start(size))
-            with self._memory("loading the model"):
-                yield
-            if self.group.rank == 0:
-                self.crew.ready()
-                self.crew.all("join")
-        except BaseException:
-            self.crew.close()
-            raise
-
-    def _processes(self) -> int:
-        """How many processes there are to be, where the machine has that many devices."""
-        s = self.settings
+        """Around the loading of the network: at the end all processes are there."""
         self._one_source()
-        name, _, first = s["device"].partition(":")
-        if s["processes"] == 1 or not torch.cuda.is_available() or name not in ("auto", "cuda"):
-            return s["processes"] or 1
+        self._enough_devices()
+        with self._memory("loading the model"):
+            yield
+        if self.group.rank > 0:
+            crew.follow(self, self.group)
+        elif self.group.size > 1:
+            self.crew.meet(self.group)
+            self.crew.all("join")
+
+    def _enough_devices(self) -> None:
+        """One for each process, where they are GPUs."""
+        name, _, first = self.settings["device"].partition(":")
+        if self.group.size == 1 or not torch.cuda.is_available() or name not in ("auto", "cuda"):
+            return
         there = torch.cuda.device_count() - (int(first) if first.isdigit() else 0)
-        if s["processes"] > there:
+        if self.group.size > there:
             raise srpo.Error(
                 "unavailable",
-                f"processes = {s['processes']}, and there are {max(0, there)} GPUs from device {s['device']} on",
-                place=f"policy {self.name}, setting processes",
-                hint="one process a GPU; 0 takes all that there are",
+                f"{self.group.size} processes, and there are {max(0, there)} GPUs from device {self.settings['device']} on",
+                place=f"policy {self.name}",
+                hint=f"one process a GPU: host.policy_processes = {max(1, there)}",
             )
-        return s["processes"] or max(1, there)
 
     def _device(self) -> torch.device:
         """The device that the settings name, where it can be used."""

@@ -14,6 +14,7 @@ class OpenVLA(srpo_sdk.Policy):
         doc="OpenVLA and OpenVLA-OFT with discrete tokens, from the published checkpoint format",
         settings=SETTINGS,
         versions=["torch", "transformers", "timm", "safetensors"],
+        distributed=True,
     )
 
     def __new__(cls, config: srpo_sdk.PolicyConfig) -> srpo_sdk.Policy:

@@ -27,8 +27,6 @@ SETTINGS = [
             "random crops"),
     Setting("jpeg", True, "compress and expand pictures once (quality 95), as the training data were"),
     Setting("device", "auto", "cpu, cuda or cuda:N; auto: cuda where there is one"),
-    Setting("processes", 1, "processes that share acting and learning, one a GPU from device on; 0: one for every GPU. "
-            "On a CPU they are for trying things out", min=0, max=64),
     Setting("dtype", "auto", "of the network; what learns is float32. auto: bfloat16 on cuda, float32 on a CPU",
             choices=("auto", "float32", "bfloat16")),
     Setting("attention", "sdpa", "attention of the language model", choices=("sdpa", "eager")),

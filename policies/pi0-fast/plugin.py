@@ -22,6 +22,7 @@ class Pi0Fast(srpo_sdk.Policy):
         doc="pi0-fast: actions as FAST tokens, from lerobot's checkpoint format",
         settings=SETTINGS,
         versions=["lerobot", "torch", "transformers", "safetensors"],
+        distributed=True,
     )
 
     def __new__(cls, config: srpo_sdk.PolicyConfig) -> srpo_sdk.Policy:

@@ -16,8 +16,6 @@ FIRST = [
     Setting("statistics", "auto", "statistics of actions and state in imitation: keep the checkpoint's, compute them "
             "from the demonstrations; auto: compute for a preset", choices=("auto", "keep", "compute")),
     Setting("device", "auto", "cpu, cuda or cuda:N; auto: cuda where there is one"),
-    Setting("processes", 1, "processes that share acting and learning, one a GPU from device on; 0: one for every GPU. "
-            "On a CPU they are for trying things out", min=0, max=64),
     Setting("dtype", "auto", "of the language model and the expert (lerobot keeps vision and norms in float32); what "
             "learns is float32. auto: bfloat16 on cuda, float32 on a CPU", choices=("auto", "float32", "bfloat16")),
     Setting("threads", 1, "CPU threads; other numbers may change last digits", min=1, max=256),

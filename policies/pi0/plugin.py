@@ -21,6 +21,7 @@ class Pi0(srpo_sdk.Policy):
         doc="pi0 with Flow-SDE or Flow-Noise, from lerobot's checkpoint format",
         settings=SETTINGS,
         versions=["lerobot", "torch", "transformers", "safetensors"],
+        distributed=True,
     )
 
     def __new__(cls, config: srpo_sdk.PolicyConfig) -> srpo_sdk.Policy:

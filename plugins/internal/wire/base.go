@@ -35,7 +35,7 @@ func (c *Client) Info(ctx context.Context) (plugins.Info, error) {
 	if err != nil {
 		return plugins.Info{}, err
 	}
-	info := plugins.Info{Name: Text(m.Name), Version: Text(m.Version), Protocol: int(m.Protocol), Doc: Text(m.Doc), MaxLanes: int(m.MaxLanes), Versions: map[string]string{}}
+	info := plugins.Info{Name: Text(m.Name), Version: Text(m.Version), Protocol: int(m.Protocol), Doc: Text(m.Doc), MaxLanes: int(m.MaxLanes), Distributed: m.Distributed, Versions: map[string]string{}}
 	switch m.Kind {
 	case pb.Kind_KIND_ENV:
 		info.Kind = plugins.Env
@@ -177,7 +177,7 @@ func (s *Server) Info(ctx context.Context, _ *pb.InfoRequest) (*pb.InfoReply, er
 	if err != nil {
 		return nil, err
 	}
-	m := &pb.InfoReply{Name: info.Name, Version: info.Version, Protocol: plugins.Protocol, Doc: info.Doc, MaxLanes: uint32(info.MaxLanes), Versions: info.Versions}
+	m := &pb.InfoReply{Name: info.Name, Version: info.Version, Protocol: plugins.Protocol, Doc: info.Doc, MaxLanes: uint32(info.MaxLanes), Distributed: info.Distributed, Versions: info.Versions}
 	switch s.kind {
 	case plugins.Env:
 		m.Kind = pb.Kind_KIND_ENV

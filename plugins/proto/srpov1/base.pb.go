@@ -271,7 +271,9 @@ type InfoReply struct {
 	// Lanes that one process can hold (envs); 0 means 1.
 	MaxLanes uint32 `protobuf:"varint,7,opt,name=max_lanes,json=maxLanes,proto3" json:"max_lanes,omitempty"`
 	// Library versions worth recording in a run's manifest, e.g. {"mujoco": "2.3.7"}.
-	Versions      map[string]string `protobuf:"bytes,8,rep,name=versions,proto3" json:"versions,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Versions map[string]string `protobuf:"bytes,8,rep,name=versions,proto3" json:"versions,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Whether several processes can serve the role together, as the ranks of one world (policies). Calls then go to rank 0 alone.
+	Distributed   bool `protobuf:"varint,9,opt,name=distributed,proto3" json:"distributed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -360,6 +362,13 @@ func (x *InfoReply) GetVersions() map[string]string {
 		return x.Versions
 	}
 	return nil
+}
+
+func (x *InfoReply) GetDistributed() bool {
+	if x != nil {
+		return x.Distributed
+	}
+	return false
 }
 
 // Setting is one value that srpo.toml or --set may give to a plugin.
@@ -631,10 +640,12 @@ type ConfigureRequest struct {
 	Settings map[string]*Value `protobuf:"bytes,1,rep,name=settings,proto3" json:"settings,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Seed for anything that is not seeded by a call of its own (initial weights).
 	Seed uint64 `protobuf:"varint,2,opt,name=seed,proto3" json:"seed,omitempty"`
-	// Place of this process among those that serve the same role together (torch.distributed); rank < world_size.
+	// Place of this process among those that serve the same role together (torch.distributed); rank < world_size. More than one only where Info says "distributed";
+	// all are configured at the same time, and end together. Every other call goes to rank 0, which tells the others what to do.
 	Rank      uint32 `protobuf:"varint,3,opt,name=rank,proto3" json:"rank,omitempty"`
 	WorldSize uint32 `protobuf:"varint,4,opt,name=world_size,json=worldSize,proto3" json:"world_size,omitempty"`
-	// Where rank 0 listens for its peers, "host:port"; empty when world_size is 1.
+	// A folder where they meet, which nobody else may enter, anew for each time they are started; its path leaves room for the name of a Unix socket.
+	// Empty when world_size is 1.
 	Rendezvous string `protobuf:"bytes,5,opt,name=rendezvous,proto3" json:"rendezvous,omitempty"`
 	// The shared-memory arena of this process; absent: tensors travel as bytes.
 	Arena *Arena `protobuf:"bytes,6,opt,name=arena,proto3" json:"arena,omitempty"`
@@ -1491,7 +1502,7 @@ var File_srpo_v1_base_proto protoreflect.FileDescriptor
 const file_srpo_v1_base_proto_rawDesc = "" +
 	"\n" +
 	"\x12srpo/v1/base.proto\x12\asrpo.v1\"\r\n" +
-	"\vInfoRequest\"\xd0\x02\n" +
+	"\vInfoRequest\"\xf2\x02\n" +
 	"\tInfoReply\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12!\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\r.srpo.v1.KindR\x04kind\x12\x18\n" +
@@ -1500,7 +1511,8 @@ const file_srpo_v1_base_proto_rawDesc = "" +
 	"\bsettings\x18\x05 \x03(\v2\x10.srpo.v1.SettingR\bsettings\x12\x10\n" +
 	"\x03doc\x18\x06 \x01(\tR\x03doc\x12\x1b\n" +
 	"\tmax_lanes\x18\a \x01(\rR\bmaxLanes\x12<\n" +
-	"\bversions\x18\b \x03(\v2 .srpo.v1.InfoReply.VersionsEntryR\bversions\x1a;\n" +
+	"\bversions\x18\b \x03(\v2 .srpo.v1.InfoReply.VersionsEntryR\bversions\x12 \n" +
+	"\vdistributed\x18\t \x01(\bR\vdistributed\x1a;\n" +
 	"\rVersionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb1\x01\n" +

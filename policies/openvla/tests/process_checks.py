@@ -1,5 +1,7 @@
 """Several processes, on gloo: what they do together equals what one does alone, for any `Learner`; see subject.py."""
 
+import multiprocessing
+from multiprocessing import connection
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +13,25 @@ from subject import KINDS, LR, demonstration, item, parameters, policy, update
 APART = 0.02 * LR
 
 
+def together(folder: Path, size: int, **settings):
+    """Rank 0 of so many processes, which meet in the folder; the others end with this one, as the host sees to."""
+    worlds = [{"rank": rank, "world_size": size, "rendezvous": str(folder)} for rank in range(size)]
+    context = multiprocessing.get_context("spawn")
+    for world in worlds[1:]:
+        context.Process(target=_another, args=(world, settings), daemon=True).start()
+    return policy(world=worlds[0], **settings)
+
+
+def _another(world: dict, settings: dict) -> None:
+    p = policy(world=world, **settings)
+    connection.wait([multiprocessing.parent_process().sentinel])
+    p.close()
+
+
 @pytest.fixture(scope="module", params=KINDS)
 def crew(request, tmp_path_factory):
     """(settings, a policy of two processes, the folder that it was saved in at the beginning)."""
-    p = policy(processes=2, **KINDS[request.param])
+    p = together(tmp_path_factory.mktemp("met"), 2, **KINDS[request.param])
     first = tmp_path_factory.mktemp("first")
     p.save(str(first))
     yield KINDS[request.param], p, first

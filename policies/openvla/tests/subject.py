@@ -29,11 +29,11 @@ LIBERO = srpo.ActionSpace(
 ENV = srpo.EnvSpec([srpo.Camera("agentview", 64, 64)], LIBERO, record_camera="agentview")
 
 
-def policy(env: srpo.EnvSpec = ENV, **settings) -> OpenVLAPolicy:
+def policy(env: srpo.EnvSpec = ENV, world: dict | None = None, **settings) -> OpenVLAPolicy:
     values = {s.name: s.default for s in SETTINGS}
     if "checkpoint" not in settings:
         values["preset"] = "tiny"
-    return OpenVLAPolicy(srpo.PolicyConfig({**values, **settings}, seed=3, env=env))
+    return OpenVLAPolicy(srpo.PolicyConfig({**values, **settings}, seed=3, env=env, **(world or {})))
 
 
 def item(i: int, step: int = 0, seed: int | None = None) -> srpo.ActItem:

@@ -275,10 +275,6 @@ def test_demonstrations_that_cannot_be():
     assert p.network.source.statistics["tiny"]["num_transitions"] == 0
 
 
-def test_no_env_and_several_processes():
+def test_no_env():
     with pytest.raises(srpo.Error, match="no env"):
         policy(None)
-    from policy import OpenVLAPolicy
-
-    with pytest.raises(srpo.Error, match="world size 2"):
-        OpenVLAPolicy(srpo.PolicyConfig({}, env=srpo.EnvSpec([srpo.Camera("a", 8, 8)], LIBERO), world_size=2))

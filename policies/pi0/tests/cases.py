@@ -11,8 +11,8 @@ def make(folder: str) -> None:
     make_tiny(folder, 3, ENV, 8)
 
 
-def policy(env: srpo.EnvSpec = ENV, **settings) -> Pi0Policy:
+def policy(env: srpo.EnvSpec = ENV, world: dict | None = None, **settings) -> Pi0Policy:
     values = {s.name: s.default for s in SETTINGS}
     if "checkpoint" not in settings:
         values["preset"] = "tiny"
-    return Pi0Policy(srpo.PolicyConfig({**values, **settings}, seed=3, env=env))
+    return Pi0Policy(srpo.PolicyConfig({**values, **settings}, seed=3, env=env, **(world or {})))

@@ -187,6 +187,7 @@ class Service:
             doc=self.info.doc,
             max_lanes=self.max_lanes,
             versions=self.info.library_versions(),
+            distributed=self.info.distributed,
         )
 
     def _configure(self, request: pb.ConfigureRequest, call: Call) -> pb.ConfigureReply:

@@ -39,7 +39,7 @@ class EncoderConfig:
         settings: every declared setting by name.
         seed: for anything random; an encoder is frozen, so it seldom has use for it.
         rank, world_size: place among the processes that serve this role together.
-        rendezvous: where rank 0 listens, "host:port"; "" when world_size is 1.
+        rendezvous: a private folder where they meet; "" when world_size is 1.
         scratch: a folder that may be written to; the host removes it afterwards.
     """
 

@@ -83,6 +83,7 @@ class Info:
         doc: one sentence for `srpo plugin list`.
         versions: versions worth a line in a run's manifest: a dictionary, or names of installed distributions to look
             up (["mujoco"]).
+        distributed: several processes can serve the role together, see `PolicyConfig` (policies).
     """
 
     name: str
@@ -90,6 +91,7 @@ class Info:
     settings: List[Setting] = field(default_factory=list)
     doc: str = ""
     versions: Union[Mapping[str, str], Iterable[str]] = ()
+    distributed: bool = False
 
     def resolve(self, given: Optional[Mapping[str, Any]] = None) -> Dict[str, Any]:
         """Returns every declared setting by name: the given values, checked, and the defaults for the rest. Unknown

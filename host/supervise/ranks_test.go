@@ -1,0 +1,106 @@
+package supervise
+
+import (
+	"context"
+	"errors"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/srpo-dev/srpo/plugins"
+	"github.com/srpo-dev/srpo/plugins/env"
+)
+
+// worldOf is a plugin of so many processes, whatever its kind; seeds are those that they are configured with.
+func worldOf(t *testing.T, n int, o Options, seeds ...uint64) (*Proc[env.Env], *events) {
+	t.Helper()
+	var ev events
+	o.OnEvent, o.Backoff = ev.add, time.Millisecond
+	s := supervisor(t, o)
+	one := NewEnv(s, launch(t, "good"), nil)
+	return newProc(s, launch(t, "good"), n, one.dial, func(ctx context.Context, ranks []env.Env) error {
+		for rank, e := range ranks {
+			c := plugins.Config{Lanes: 4}
+			if rank < len(seeds) {
+				c.Seed = seeds[rank]
+			}
+			if err := e.Configure(ctx, c); err != nil {
+				return err
+			}
+		}
+		return nil
+	}), &ev
+}
+
+func TestRanksEndTogether(t *testing.T) {
+	t.Parallel()
+	w, ev := worldOf(t, 3, Options{Restarts: 4})
+	c, first, err := w.Client(background)
+	require.NoError(t, err)
+	_, err = c.Reset(background, env.Reset{Task: "a"})
+	require.NoError(t, err)
+	ranks := w.Process().Ranks()
+	require.Equal(t, []string{"env toy", "env toy #1", "env toy #2"}, []string{ranks[0].Label(), ranks[1].Label(), ranks[2].Label()})
+
+	// in a call to rank 0
+	failed := make(chan error, 1)
+	go func() { _, err := c.Reset(background, env.Reset{Task: "hang"}); failed <- err }()
+	require.Eventually(t, func() bool { return ranks[1].pulse.calls.Load() == 1 }, 10*time.Second, time.Millisecond)
+	require.NoError(t, syscall.Kill(ranks[1].PID(), syscall.SIGKILL))
+	err = <-failed
+	require.ErrorContains(t, err, "env toy: it was stopped by srpo, as env toy #1 was killed by signal 9 (killed) during Reset")
+	var e *plugins.Error
+	require.True(t, errors.As(err, &e))
+	require.Contains(t, e.Hint, "the system may have run out of memory")
+	next, second, err := w.Client(background)
+	require.NoError(t, err)
+	require.Equal(t, first+1, second)
+	for _, p := range ranks {
+		require.True(t, gone(p.PID()))
+	}
+
+	// between calls, and rank 0 itself
+	for rank := range 2 {
+		ranks = w.Process().Ranks()
+		require.NoError(t, syscall.Kill(ranks[rank].PID(), syscall.SIGKILL))
+		for _, p := range ranks {
+			<-p.Exited()
+		}
+		next, _, err = w.Client(background)
+		require.NoError(t, err)
+		_, err = next.Reset(background, env.Reset{Task: "a"})
+		require.NoError(t, err)
+	}
+	require.NotContains(t, ev.what(), "gave up")
+
+	ranks = w.Process().Ranks()
+	w.Close()
+	for _, p := range ranks {
+		require.True(t, gone(p.PID()))
+	}
+}
+
+func TestRankThatIsStopped(t *testing.T) {
+	t.Parallel()
+	w, _ := worldOf(t, 2, Options{Restarts: 1, Silence: 3 * time.Second})
+	c, _, err := w.Client(background)
+	require.NoError(t, err)
+	ranks := w.Process().Ranks()
+	require.NoError(t, syscall.Kill(ranks[1].PID(), syscall.SIGSTOP))
+	_, err = c.Reset(background, env.Reset{Task: "hang"})
+	require.ErrorContains(t, err, "as env toy #1 was stopped by srpo, as it gave no sign of life for")
+	_, _, err = w.Client(background)
+	require.NoError(t, err)
+}
+
+func TestRankThatRefuses(t *testing.T) {
+	t.Parallel()
+	w, _ := worldOf(t, 2, Options{Restarts: 1}, 0, 13)
+	_, _, err := w.Client(background)
+	require.ErrorContains(t, err, "env toy #1: 13 is not a seed")
+	for _, p := range w.Process().Ranks() {
+		require.True(t, gone(p.PID()))
+	}
+}
