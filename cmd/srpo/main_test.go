@@ -54,6 +54,9 @@ func badPlugin(mode string) {
 	case "once", "always", "nan", "nans", "diverges", "drowns":
 		sdk.ServePolicy(poisonPolicy{tiny.New(), mode})
 		return
+	case "ranked":
+		sdk.ServePolicy(&rankedPolicy{Policy: tiny.New()})
+		return
 	case "mortal":
 		(&badSim{}).dieAtStart()
 	}

@@ -306,6 +306,7 @@ func TestWriteLoadsBack(t *testing.T) {
 			}
 		}
 		c.Rollout.KeepLow, c.Rollout.KeepHigh = 0.1, 0.9
+		c.Imitate.Demos = max(1, c.Imitate.Demos) // what references = "demos" asks for
 		note := texts[r.IntN(len(texts))]
 		c.give(plugins.Policy, "tiny", assignment{name: "note", value: note})
 		c.give(plugins.Policy, "tiny", assignment{name: "lr", value: r.Float64()})
