@@ -228,7 +228,8 @@ def test_a_new_run_begins_with_what_is_loaded(learner, start, tmp_path):
         assert again.already_applied and again.statistics == first
         assert update(learner, 8)[-1].statistics.extra["start"] == begins
 
-    before, _, after = (PLUGINS / "learner.py").read_text().partition("    def begin_run")  # as one that knows nothing of it
+    # One that knows nothing of it.
+    before, _, after = (PLUGINS / "learner.py").read_text().partition("    def begin_run")
     (tmp_path / "older.py").write_text(before + after[after.index("\n\n\n") :])
     older = start(tmp_path / "older.py", arena=HostArena())
     older.configure(env=SPEC, seed=1)
