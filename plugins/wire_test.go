@@ -302,9 +302,10 @@ func (*echoPolicy) Update(_ context.Context, u policy.Update, progress func(floa
 	progress(0.5)
 	return policy.Statistics{Loss: u.Trajectories[0].Values[0], Samples: 4, Extra: map[string]float64{"x": 1}, AlreadyApplied: u.ID == 1}, nil
 }
-func (*echoPolicy) Forget(context.Context, []string) error       { return nil }
-func (*echoPolicy) Save(context.Context, string) error           { return nil }
-func (*echoPolicy) Load(context.Context, string) (uint64, error) { return 42, nil }
+func (*echoPolicy) Forget(context.Context, []string) error            { return nil }
+func (*echoPolicy) Save(context.Context, string) error                { return nil }
+func (*echoPolicy) Load(context.Context, string) (uint64, error)      { return 42, nil }
+func (*echoPolicy) LoadFresh(context.Context, string) (uint64, error) { return 43, nil }
 func (p *echoPolicy) Imitate(_ context.Context, im policy.Imitate, demos iter.Seq2[policy.Demonstration, error], progress func(done, loss float64)) error {
 	for d, err := range demos {
 		if err != nil {
@@ -337,6 +338,14 @@ func TestPolicyRoundTrip(t *testing.T) {
 	id, err := c.Load(ctx, "x")
 	require.NoError(t, err)
 	require.Equal(t, uint64(42), id)
+	id, err = c.LoadFresh(ctx, "x")
+	require.NoError(t, err)
+	require.Equal(t, uint64(43), id)
+	older := policy.NewClient(connect(t, func(s grpc.ServiceRegistrar) { policy.Register(s, struct{ policy.Policy }{impl}) }), nil)
+	require.NoError(t, older.Configure(ctx, plugins.Config{}))
+	id, err = older.LoadFresh(ctx, "x")
+	require.NoError(t, err)
+	require.Equal(t, uint64(42), id, "one that cannot restores all")
 
 	demo := policy.Demonstration{ID: "d", Actions: plugins.Floats([]float32{1, 2}, 1, 2), Images: map[string]plugins.Tensor{"main": plugins.Bytes(img, 1, 64, 64, 3)}}
 	demos := func(yield func(policy.Demonstration, error) bool) {

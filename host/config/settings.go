@@ -119,7 +119,7 @@ func (c *Config) declare() []section {
 			setting(&c.Run.Seed, "seed", n(0), "Everything random in the run follows from it.").from(0),
 			setting(&c.Run.Iterations, "iterations", n(20), "Rollout, reward, update and commit, so many times.").within(0, many),
 			setting(&c.Run.SolvedAfter, "solved_after", n(2), "A run ends early after so many iterations in a row in which every group succeeded too often (above keep_high) to teach anything. 0: it goes on.").within(0, many),
-			setting(&c.Run.Checkpoint, "checkpoint", "", "The policy's folder to start from. Empty: the policy is first trained on the env's demonstrations, see [imitate]."),
+			setting(&c.Run.Checkpoint, "checkpoint", "", "The policy's folder to start from: its weights; the optimiser is new, and KL is measured to them. Empty: the policy is first trained on the env's demonstrations, see [imitate]."),
 			setting(&c.Run.Lanes, "lanes", n(0), "Episodes in flight at the same time. 0: chosen by env and cores. The results do not depend on it.").within(0, 4096),
 			setting(&c.Run.Out, "out", "", "The run folder. Empty: runs/NAME."),
 			setting(&c.Run.Name, "name", "", "The run's name. Empty: made from env, policy, reward and the time."),

@@ -344,7 +344,10 @@ type guardedPolicy struct {
 	p policy.Policy
 }
 
-var _ policy.Imitator = (*guardedPolicy)(nil)
+var (
+	_ policy.Imitator    = (*guardedPolicy)(nil)
+	_ policy.FreshLoader = (*guardedPolicy)(nil)
+)
 
 func (g *guardedPolicy) Info(ctx context.Context) (plugins.Info, error) { return g.info(ctx, g.p) }
 func (g *guardedPolicy) Configure(ctx context.Context, c plugins.Config) error {
@@ -400,6 +403,11 @@ func (g *guardedPolicy) Save(ctx context.Context, folder string) error {
 
 func (g *guardedPolicy) Load(ctx context.Context, folder string) (id uint64, err error) {
 	err = g.call(ctx, "Load", "save_timeout_s", g.limits.Save, true, func(ctx context.Context) error { id, err = g.p.Load(ctx, folder); return err })
+	return id, err
+}
+
+func (g *guardedPolicy) LoadFresh(ctx context.Context, folder string) (id uint64, err error) {
+	err = g.call(ctx, "Load", "save_timeout_s", g.limits.Save, true, func(ctx context.Context) error { id, err = policy.LoadFresh(ctx, g.p, folder); return err })
 	return id, err
 }
 

@@ -206,7 +206,16 @@ func (c *Client) Save(ctx context.Context, folder string) error {
 
 // Load implements [Policy].
 func (c *Client) Load(ctx context.Context, folder string) (uint64, error) {
-	m, err := wire.Do(ctx, c.rpc.Load, &pb.LoadRequest{Folder: folder})
+	return c.load(ctx, &pb.LoadRequest{Folder: folder})
+}
+
+// LoadFresh implements [FreshLoader].
+func (c *Client) LoadFresh(ctx context.Context, folder string) (uint64, error) {
+	return c.load(ctx, &pb.LoadRequest{Folder: folder, Fresh: true})
+}
+
+func (c *Client) load(ctx context.Context, req *pb.LoadRequest) (uint64, error) {
+	m, err := wire.Do(ctx, c.rpc.Load, req)
 	if err != nil {
 		return 0, err
 	}

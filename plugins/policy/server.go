@@ -232,6 +232,11 @@ func (s *server) Load(ctx context.Context, m *pb.LoadRequest) (*pb.LoadReply, er
 		return nil, err
 	}
 	defer run.Leave()
-	id, err := s.impl.Load(ctx, m.Folder)
+	var id uint64
+	if m.Fresh {
+		id, err = LoadFresh(ctx, s.impl, m.Folder)
+	} else {
+		id, err = s.impl.Load(ctx, m.Folder)
+	}
 	return &pb.LoadReply{UpdateId: id}, err
 }

@@ -364,6 +364,10 @@ class Learner(srpo.Policy):
         self.broken = ""
         self.forget([])
 
+    def begin_run(self) -> None:
+        """Makes what was loaded the start of a new run: a fresh optimiser, and KL is measured to it."""
+        self.crew.all("anew")
+
     def take(self, folder: str) -> None:
         """Loads a folder, so that it can still be undone until `settle`."""
         with self._memory(f"loading {folder}"):

@@ -139,6 +139,25 @@ func (s *state) parts() []part {
 func (p *Policy) Load(_ context.Context, folder string) (uint64, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	return p.load(folder)
+}
+
+// LoadFresh is Load for a new run: with new moments, and the loaded weights as the starting policy.
+func (p *Policy) LoadFresh(_ context.Context, folder string) (uint64, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	last, err := p.load(folder)
+	if err != nil {
+		return 0, err
+	}
+	p.state.adam = newAdam(p.net.size)
+	if p.state.reference != nil { // nil: nothing was learned yet, and the first Update takes the weights as they are then
+		p.state.reference = append([]float32(nil), p.state.weights...)
+	}
+	return last, nil
+}
+
+func (p *Policy) load(folder string) (uint64, error) {
 	if err := p.ready(); err != nil {
 		return 0, err
 	}

@@ -474,6 +474,65 @@ func TestSaveLoad(t *testing.T) {
 	require.Equal(t, plain.state, alone.state)
 }
 
+// TestLoadFresh: a new run from saved weights learns as a policy does that had them from the first, and its own saves restore just that.
+func TestLoadFresh(t *testing.T) {
+	p, folder := small(t, 1, nil), t.TempDir()
+	for id := range uint64(2) {
+		acted(t, p, 4, 3, 1)
+		_, err := p.Update(ctx, update(id+1, 4, 8, 3), nil)
+		require.NoError(t, err)
+	}
+	require.NoError(t, p.Save(ctx, folder))
+	plain, fresh, first := small(t, 2, nil), small(t, 3, nil), small(t, 4, nil)
+	last, err := plain.Load(ctx, folder)
+	require.NoError(t, err)
+	require.Equal(t, uint64(2), last)
+	last, err = fresh.LoadFresh(ctx, folder)
+	require.NoError(t, err)
+	require.Equal(t, uint64(2), last, "ids go on")
+	copy(first.state.weights, p.state.weights)
+
+	zero := t.TempDir()
+	require.NoError(t, fresh.Save(ctx, zero))
+	again := small(t, 5, nil)
+	_, err = again.Load(ctx, zero)
+	require.NoError(t, err)
+	require.Equal(t, fresh.state, again.state)
+
+	learn := func(p *Policy) policy.Statistics {
+		acted(t, p, 4, 3, 1)
+		s, err := p.Update(ctx, update(3, 4, 8, 2), nil)
+		require.NoError(t, err)
+		return s
+	}
+	s := learn(fresh)
+	require.Zero(t, s.Extra["first_kl"])
+	require.Equal(t, learn(first), s)
+	require.Equal(t, first.state.weights, fresh.state.weights, "the moments are new")
+	require.Equal(t, s, learn(again))
+	require.Equal(t, fresh.state, again.state)
+	s = learn(plain)
+	require.Positive(t, s.Extra["first_kl"], "Load goes on from the start that was saved")
+	require.NotEqual(t, first.state.weights, plain.state.weights)
+
+	_, err = fresh.LoadFresh(ctx, t.TempDir())
+	require.Equal(t, plugins.NotFound, plugins.KindOf(err))
+	require.Equal(t, again.state, fresh.state)
+}
+
+// TestLoadFreshOfUnlearned: weights that learned nothing are no reason for Imitate not to measure its demonstrations.
+func TestLoadFreshOfUnlearned(t *testing.T) {
+	p, folder := small(t, 1, nil), t.TempDir()
+	require.NoError(t, p.Save(ctx, folder))
+	q := small(t, 2, nil)
+	_, err := q.LoadFresh(ctx, folder)
+	require.NoError(t, err)
+	for _, x := range []*Policy{p, q} {
+		require.NoError(t, x.Imitate(ctx, policy.Imitate{ID: 1, Seed: 2, Steps: 2}, sequence(demonstration(8)), nil))
+	}
+	require.Equal(t, p.state, q.state)
+}
+
 func TestLoadRefuses(t *testing.T) {
 	p := small(t, 1, nil)
 	folder := t.TempDir()

@@ -53,8 +53,9 @@ type Policy struct {
 }
 
 var (
-	_ policy.Policy   = (*Policy)(nil)
-	_ policy.Imitator = (*Policy)(nil)
+	_ policy.Policy      = (*Policy)(nil)
+	_ policy.Imitator    = (*Policy)(nil)
+	_ policy.FreshLoader = (*Policy)(nil)
 )
 
 // New returns a policy that waits for Configure.

@@ -43,6 +43,7 @@ func Policy(p policy.Policy, settings map[string]any, spec plugins.EnvSpec, fold
 		{"Imitate lowers its loss", ready(r.imitate)},
 		{"an update starts at ratio 1 and is applied once", ready(r.update)},
 		{"what was saved acts the same after Load", ready(r.save)},
+		{"a new run begins with what was saved", ready(r.fresh)},
 	}
 }
 
@@ -200,19 +201,28 @@ func (r *policyRun) imitate(ctx context.Context) error {
 	return nil
 }
 
+// recorded acts in four trajectories and returns an update from them, without an id.
+func (r *policyRun) recorded(ctx context.Context) (policy.Update, error) {
+	u := policy.Update{Temperature: 1, Seed: 1, Hyperparameters: policy.Hyperparameters{ClipLow: 0.2, ClipHigh: 0.28, Epochs: 1}}
+	if err := r.policy.Forget(ctx, nil); err != nil {
+		return u, err
+	}
+	for i := range 4 {
+		if _, err := r.ask(ctx, policy.Act{Items: []policy.Item{r.item(i, 0), r.item(i, r.spec.Chunk)}, Record: true}); err != nil {
+			return u, err
+		}
+		u.Trajectories = append(u.Trajectories, policy.Advantage{Trajectory: r.item(i, 0).Trajectory, Values: []float64{float64(2*(i%2) - 1)}, Steps: r.spec.Chunk + 1})
+	}
+	return u, nil
+}
+
 func (r *policyRun) update(ctx context.Context) error {
 	if !r.spec.Trainable {
 		return Skip("the policy is not trainable")
 	}
-	if err := r.policy.Forget(ctx, nil); err != nil {
+	u, err := r.recorded(ctx)
+	if err != nil {
 		return err
-	}
-	u := policy.Update{Temperature: 1, Seed: 1, Hyperparameters: policy.Hyperparameters{ClipLow: 0.2, ClipHigh: 0.28, Epochs: 1}}
-	for i := range 4 {
-		if _, err := r.ask(ctx, policy.Act{Items: []policy.Item{r.item(i, 0), r.item(i, r.spec.Chunk)}, Record: true}); err != nil {
-			return err
-		}
-		u.Trajectories = append(u.Trajectories, policy.Advantage{Trajectory: r.item(i, 0).Trajectory, Values: []float64{float64(2*(i%2) - 1)}, Steps: r.spec.Chunk + 1})
 	}
 	bad := u
 	bad.ID = r.updates + 1
@@ -289,4 +299,68 @@ func (r *policyRun) save(ctx context.Context) error {
 		return wants("return an error", "Load accepted a folder that does not exist")
 	}
 	return nil
+}
+
+// fresh cannot ask for a KL of 0: a policy that knows nothing of fresh loads goes on from the start that was saved, and may.
+func (r *policyRun) fresh(ctx context.Context) error {
+	if !r.spec.Trainable {
+		return Skip("the policy is not trainable")
+	}
+	learn := func() error {
+		u, err := r.recorded(ctx)
+		if err != nil {
+			return err
+		}
+		r.updates++
+		u.ID, u.Hyperparameters.KLBeta = r.updates, 0.01
+		st, err := r.policy.Update(ctx, u, nil)
+		if err != nil {
+			return err
+		}
+		if st.AlreadyApplied {
+			return wants("keep the ids of updates that the folder contains, and no others", "update %d was taken for one that was applied", u.ID)
+		}
+		if math.Abs(st.FirstRatio-1) > 1e-5 || math.IsNaN(st.KL) || math.IsInf(st.KL, 0) {
+			return wants("the starting policy is what was loaded, and the optimiser is new", "an update's first ratio is %v, its KL %v", st.FirstRatio, st.KL)
+		}
+		return nil
+	}
+	if err := learn(); err != nil { // moments, and a starting policy that is not the present one
+		return err
+	}
+	folder := filepath.Join(r.folder, "begin")
+	if err := os.Mkdir(folder, 0o755); err != nil {
+		return err
+	}
+	defer os.RemoveAll(folder)
+	if err := r.policy.Save(ctx, folder); err != nil {
+		return err
+	}
+	act := policy.Act{Items: []policy.Item{r.item(0, 0), r.item(1, 3)}, Greedy: true}
+	before, err := r.ask(ctx, act)
+	if err != nil {
+		return err
+	}
+	whole, err := r.policy.Load(ctx, folder)
+	if err != nil {
+		return err
+	}
+	if err := learn(); err != nil { // moves the weights away
+		return err
+	}
+	id, err := policy.LoadFresh(ctx, r.policy, folder)
+	if err != nil {
+		return err
+	}
+	if id != whole {
+		return wants("the ids of updates stay, whatever is new", "Load says update %d, and with fresh %d", whole, id)
+	}
+	after, err := r.ask(ctx, act)
+	if err != nil {
+		return err
+	}
+	if !reflect.DeepEqual(before, after) {
+		return wants("load all weights and statistics", "the policy acts differently after Load with fresh")
+	}
+	return learn()
 }

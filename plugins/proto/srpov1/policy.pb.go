@@ -1261,8 +1261,11 @@ func (*SaveReply) Descriptor() ([]byte, []int) {
 }
 
 type LoadRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Folder        string                 `protobuf:"bytes,1,opt,name=folder,proto3" json:"folder,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Folder string                 `protobuf:"bytes,1,opt,name=folder,proto3" json:"folder,omitempty"`
+	// A new run begins with what is loaded: weights, statistics and ids of updates are taken over; the optimiser begins anew, and what is loaded is the
+	// starting policy that KL is measured to. Unset, all that was saved is restored. A plugin that does not know the field restores all.
+	Fresh         bool `protobuf:"varint,2,opt,name=fresh,proto3" json:"fresh,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1302,6 +1305,13 @@ func (x *LoadRequest) GetFolder() string {
 		return x.Folder
 	}
 	return ""
+}
+
+func (x *LoadRequest) GetFresh() bool {
+	if x != nil {
+		return x.Fresh
+	}
+	return false
 }
 
 type LoadReply struct {
@@ -1457,9 +1467,10 @@ const file_srpo_v1_policy_proto_rawDesc = "" +
 	"\x04done\x18\x03 \x01(\bR\x04done\"%\n" +
 	"\vSaveRequest\x12\x16\n" +
 	"\x06folder\x18\x01 \x01(\tR\x06folder\"\v\n" +
-	"\tSaveReply\"%\n" +
+	"\tSaveReply\";\n" +
 	"\vLoadRequest\x12\x16\n" +
-	"\x06folder\x18\x01 \x01(\tR\x06folder\"(\n" +
+	"\x06folder\x18\x01 \x01(\tR\x06folder\x12\x14\n" +
+	"\x05fresh\x18\x02 \x01(\bR\x05fresh\"(\n" +
 	"\tLoadReply\x12\x1b\n" +
 	"\tupdate_id\x18\x01 \x01(\x04R\bupdateId2\x99\x03\n" +
 	"\fPolicyPlugin\x12E\n" +

@@ -94,6 +94,32 @@ def test_next_update_after_load_is_the_same_bit_for_bit(settings, tmp_path):
     np.testing.assert_array_equal(x.log_probs, y.log_probs)
 
 
+@pytest.mark.parametrize("settings", RESUMED, ids=str)
+def test_a_new_run_begins_with_what_is_loaded(settings, tmp_path):
+    """KL is measured to it, and the optimiser is new; what the run itself saves then restores just that."""
+
+    def learned(q, n):
+        record(q)
+        return q.update(update(n, epochs=1, mini_batch=100), lambda _: None)
+
+    p, plain, fresh, again = (policy(**settings) for _ in range(4))
+    for n in (1, 2):
+        record(p)
+        p.update(update(n), lambda _: None)
+    (tmp_path / "one").mkdir()
+    p.save(str(tmp_path / "one"))
+    plain.load(str(tmp_path / "one"))
+    fresh.load(str(tmp_path / "one"))
+    fresh.begin_run()
+    assert equal(fresh, p) and plain.steps() and not fresh.steps()
+    (tmp_path / "two").mkdir()
+    fresh.save(str(tmp_path / "two"))
+    again.load(str(tmp_path / "two"))
+    assert learned(plain, 3).kl > 0 == learned(fresh, 3).kl
+    assert set(fresh.steps().values()) == {1} and not equal(fresh, plain)
+    assert learned(again, 3).kl == 0 and equal(again, fresh)
+
+
 def test_a_state_in_several_files(tmp_path, monkeypatch):
     p, q = policy(), policy()
     record(p)

@@ -417,6 +417,8 @@ class PolicyService(Service):
                 ) from e
             self.policy.load(request.folder)
             self._last, self._applied = last, applied
+            if request.fresh:
+                self.policy.begin_run()
             return last or 0
 
         return policy_pb2.LoadReply(update_id=self.author.run(call, work))

@@ -284,5 +284,10 @@ class Policy:
         """Restores what save wrote, and forgets what was recorded."""
         raise NotImplementedError(f"{type(self).__name__} has no load()")
 
+    def begin_run(self) -> None:
+        """Called after load when a new run begins with what another one saved: forget the optimiser's moments, and
+        measure KL to the policy as it is now. A policy without either needs none of this.
+        """
+
     def close(self) -> None:
         """Frees what the policy holds; about a second is left for it."""

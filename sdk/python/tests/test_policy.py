@@ -7,7 +7,7 @@ import grpc
 import numpy as np
 import pytest
 
-from host import HostArena, PluginError, array, base_pb2, env_pb2, policy_pb2, tensor
+from host import PLUGINS, HostArena, PluginError, array, base_pb2, env_pb2, policy_pb2, tensor
 
 SPEC = base_pb2.EnvSpec(
     cameras=[base_pb2.Camera(name="front", height=4, width=6, view="third_person")],
@@ -19,7 +19,7 @@ SPEC = base_pb2.EnvSpec(
 
 @pytest.fixture(scope="module")
 def shared(request):
-    from host import PLUGINS, Plugin
+    from host import Plugin
 
     plugin = Plugin(PLUGINS / "learner.py", arena=HostArena())
     plugin.configure(env=SPEC, seed=1)
@@ -112,7 +112,7 @@ def test_update_streams_progress_and_is_applied_once(learner):
     assert [r.progress for r in replies] == [0.5, 1.0, 1.0]
     assert [r.HasField("statistics") for r in replies] == [False, False, True]
     last = replies[-1].statistics
-    assert (last.loss, last.kl, last.samples, dict(last.extra)) == (0.5, 0.5, 2, {"more": 1.0})
+    assert (last.loss, last.kl, last.samples, dict(last.extra)) == (0.5, 0.5, 2, {"more": 1.0, "start": 0.0})
     assert not replies[-1].already_applied
     again = update(learner, 3, ["t", "u"])
     assert len(again) == 1 and again[0].already_applied and again[0].statistics == last
@@ -215,6 +215,26 @@ def test_save_and_load_restore_weights_and_update_ids(learner, tmp_path):
     assert again.already_applied and again.statistics == first
     with pytest.raises(PluginError, match="never recorded"):
         update(learner, 8)
+
+
+def test_a_new_run_begins_with_what_is_loaded(learner, start, tmp_path):
+    act(learner, item("t"), record=True)
+    first = update(learner, 7)[-1].statistics
+    learner.call("Policy.Save", folder=str(tmp_path))
+    for fresh, begins in ((False, 0.0), (True, 0.25)):
+        assert learner.call("Policy.Load", folder=str(tmp_path), fresh=fresh).update_id == 7
+        assert act(learner, item("t"), greedy=True, record=True) == pytest.approx([0.2 + 0.25])
+        again = update(learner, 7)[-1]  # ids are not forgotten
+        assert again.already_applied and again.statistics == first
+        assert update(learner, 8)[-1].statistics.extra["start"] == begins
+
+    # One that knows nothing of it.
+    before, _, after = (PLUGINS / "learner.py").read_text().partition("    def begin_run")
+    (tmp_path / "older.py").write_text(before + after[after.index("\n\n\n") :])
+    older = start(tmp_path / "older.py", arena=HostArena())
+    older.configure(env=SPEC, seed=1)
+    assert older.call("Policy.Load", folder=str(tmp_path), fresh=True).update_id == 7
+    assert act(older, item(grey=0), greedy=True) == [0.25]
 
 
 def test_save_and_load_say_what_is_wrong(shared, tmp_path):

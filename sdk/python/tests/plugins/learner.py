@@ -12,7 +12,7 @@ class Learner(srpo.Policy):
 
     def __init__(self, config):
         super().__init__(config)
-        self.weight, self.kept, self.batches = 0.0, {}, []
+        self.weight, self.kept, self.batches, self.start = 0.0, {}, [], 0.0
 
     def describe(self):
         return srpo.PolicySpec(
@@ -52,7 +52,8 @@ class Learner(srpo.Policy):
                 raise srpo.Error("not found", "never recorded", place=t.trajectory)
             self.weight += float(t.values.sum()) * update.hyperparameters.clip_low
             progress((i + 1) / len(update.trajectories))
-        return srpo.Statistics(loss=self.weight, kl=0.5, samples=len(update.trajectories), extra={"more": 1.0})
+        extra = {"more": 1.0, "start": self.start}
+        return srpo.Statistics(loss=self.weight, kl=0.5, samples=len(update.trajectories), extra=extra)
 
     def forget(self, trajectories):
         for key in [k for k in self.kept if not trajectories or k[0] in trajectories]:
@@ -73,6 +74,9 @@ class Learner(srpo.Policy):
         with open(os.path.join(folder, "deep", "weight")) as f:
             self.weight = float(f.read())
         self.kept.clear()
+
+    def begin_run(self):
+        self.start = self.weight
 
 
 srpo.serve(Learner)
