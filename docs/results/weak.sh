@@ -4,6 +4,8 @@
 # ENV=libero is the same on LIBERO's alphabet soup: docs/results/weak-libero.md, some two minutes a run on two idle cores, 10 runs a seed, 12 with WORLD. SHAPES=8x2 takes
 # one of the two shapes. WORLD=FILE, the model file of a V-JEPA 2 that docs/results/world.sh made, adds the tiny world model.
 #
+# WAYS=crossed: generic and the tiny world model with the other two references, to complete the table; begun after both pages were seen; writes weak-crossed.md.
+#
 # WAYS=controls asks why, on the same starts and in the same folder: GRPO and SRPO with pixel and memory as they are, then SRPO with eps = 0.04, so that a group of failures
 # whose rewards hardly differ counts for little, and both with the env's own progress in the place of the encoder's reward: what a perfect encoder could give;
 # then ("start") all three with groups whose members share the start state, so that rewards differ by what was done and not by where it began; then ("slow")
@@ -38,18 +40,31 @@ esac
 seeds=${1:-5} iterations=${2:-$often} runs=${3:-runs/$page}
 go build -o bin/srpo ./cmd/srpo
 mkdir -p "$runs"
-ways=("GRPO=--reward binary --encoder pixel"
-  "SRPO pixel batch=--reward zscore --encoder pixel --references batch"
-  "SRPO pixel memory=--reward zscore --encoder pixel --references memory"
-  "SRPO pixel demos=--reward zscore --encoder pixel --references demos"
-  "SRPO generic memory=--reward zscore --encoder generic --set encoder.generic.frames=8 --references memory")
-if [ "${WAYS:-}" = controls ]; then
-  ways=("${ways[0]}" "${ways[2]}" "SRPO pixel memory eps=${ways[2]#*=} --set reward.eps=0.04" "progress=--reward progress" "progress eps=--reward progress --set reward.eps=0.04"
-    "GRPO start=${ways[0]#*=} --set rollout.group_by=start" "SRPO pixel memory start=${ways[2]#*=} --set rollout.group_by=start" "progress start=--reward progress --set rollout.group_by=start"
-    "GRPO slow=${ways[0]#*=} --set policy.tiny.lr=1e-4" "SRPO pixel memory slow=${ways[2]#*=} --set policy.tiny.lr=1e-4" "progress slow=--reward progress --set policy.tiny.lr=1e-4")
-  world='' page=$page-controls
-fi
-[ -z "$world" ] || ways+=("SRPO world memory=--reward zscore --encoder vjepa2 --set encoder.vjepa2.model=$world --references memory")
+grpo="--reward binary --encoder pixel"
+pixel="--reward zscore --encoder pixel"
+generic="--reward zscore --encoder generic --set encoder.generic.frames=8"
+vjepa2="--reward zscore --encoder vjepa2 --set encoder.vjepa2.model=$world"
+ways=("GRPO=$grpo")
+case ${WAYS:-all} in
+  all)
+    ways+=("SRPO pixel batch=$pixel --references batch" "SRPO pixel memory=$pixel --references memory" "SRPO pixel demos=$pixel --references demos" "SRPO generic memory=$generic --references memory")
+    [ -z "$world" ] || ways+=("SRPO world memory=$vjepa2 --references memory")
+    ;;
+  crossed)
+    page=$page-crossed
+    for references in batch demos; do
+      ways+=("SRPO generic $references=$generic --references $references")
+      [ -z "$world" ] || ways+=("SRPO world $references=$vjepa2 --references $references")
+    done
+    ;;
+  controls)
+    page=$page-controls world='' memory="$pixel --references memory" progress="--reward progress"
+    ways+=("SRPO pixel memory=$memory" "SRPO pixel memory eps=$memory --set reward.eps=0.04" "progress=$progress" "progress eps=$progress --set reward.eps=0.04")
+    ways+=("GRPO start=$grpo --set rollout.group_by=start" "SRPO pixel memory start=$memory --set rollout.group_by=start" "progress start=$progress --set rollout.group_by=start")
+    ways+=("GRPO slow=$grpo --set policy.tiny.lr=1e-4" "SRPO pixel memory slow=$memory --set policy.tiny.lr=1e-4" "progress slow=$progress --set policy.tiny.lr=1e-4")
+    ;;
+  *) echo "WAYS=$WAYS: all, crossed or controls" >&2 && exit 2 ;;
+esac
 
 rm -f "$runs/left-out.txt"
 found=()
