@@ -46,6 +46,13 @@ def end(why: str) -> None:
     os._exit(ENDED)
 
 
+@dataclasses.dataclass(frozen=True)
+class Idle:
+    """A part given to a process so that all have as many; what comes of it does not count."""
+
+    part: Any
+
+
 class Group:
     """The processes that learn together, and this one's place among them. Alone, there is nothing to do."""
 
@@ -128,6 +135,7 @@ class Crew:
         self.processes: list[Any] = []
         self.pipes: list[connection.Connection] = []
         self.folder = ""
+        self.lockstep: tuple[str, ...] = ()  # methods whose parts `share` has to make as many everywhere
         self._closing = False
 
     @property
@@ -162,12 +170,13 @@ class Crew:
 
     def share(self, method: str, parts: Sequence[Any], *args: Any, tick: Callable[[int], None] | None = None) -> list:
         """Runs method(some of the parts, *args) everywhere, each part somewhere; results by rank. Rank r has every
-        size-th part from the r-th on.
+        size-th part from the r-th on; in lockstep, those with one less than others get an `Idle` one more.
 
         Args:
             tick: is called here with n, after every part of one's own: about as many parts are done everywhere.
         """
-        given = [(list(parts[rank :: self.size]), *args) for rank in range(self.size)]
+        fill = [Idle(parts[0])] * (-len(parts) % self.size) if method in self.lockstep else []
+        given = [([*parts, *fill][rank :: self.size], *args) for rank in range(self.size)]
         if tick is not None:
             given[0] = (*given[0], lambda n: tick(min(n * self.size, len(parts))))
         return self._run(method, given)

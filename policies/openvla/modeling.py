@@ -10,6 +10,7 @@ Parameter names are those of the published checkpoints, but for timm's ``gamma``
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -117,6 +118,12 @@ class OpenVLA(nn.Module):
         llama.rotary_emb = LlamaRotaryEmbedding(config=llama.config)
         return self.to(device).eval()
 
+    def forward(self, work: Callable[[], Any]) -> Any:
+        """work(), which uses the methods below, as one pass: what comes before and after one (`sharding`) is hooked to
+        this method.
+        """
+        return work()
+
     @property
     def patches(self) -> int:
         return self.vision_backbone.patches
@@ -125,6 +132,13 @@ class OpenVLA(nn.Module):
     def first_action(self) -> int:
         """The id of the first action token, 31744; a choice 0 to 255 is counted from here."""
         return self.vocabulary - BINS
+
+    def blocks(self) -> Iterator[nn.Module]:
+        """All transformer blocks."""
+        yield from self.vision_backbone.featurizer.blocks
+        if self.architecture.fused:
+            yield from self.vision_backbone.fused_featurizer.blocks
+        yield from self.language_model.model.layers
 
     def checkpoint_gradients(self, on: bool) -> None:
         """Turns gradient checkpointing of all transformer blocks on or off."""

@@ -29,6 +29,9 @@ SETTINGS = [
     Setting("device", "auto", "cpu, cuda or cuda:N; auto: cuda where there is one"),
     Setting("processes", 1, "processes that share acting and learning, one a GPU from device on; 0: one for every GPU. "
             "On a CPU they are for trying things out", min=0, max=64),
+    Setting("shard", "optimiser", "of several processes, what is divided among them: the optimiser (each has the whole "
+            "network), or the weights and gradients as well (FSDP2), for whole-model training that does not fit "
+            "otherwise", choices=("optimiser", "weights")),
     Setting("dtype", "auto", "of the network; what learns is float32. auto: bfloat16 on cuda, float32 on a CPU",
             choices=("auto", "float32", "bfloat16")),
     Setting("attention", "sdpa", "attention of the language model", choices=("sdpa", "eager")),
