@@ -231,7 +231,10 @@ class Learner(srpo.Policy):
         lockstep, stopped = bool(self.crew.lockstep), None
         for n, batch in enumerate(batches, 1):
             idle = isinstance(batch, crew.Idle)
-            with self.group.together() if lockstep else contextlib.nullcontext():
+            with contextlib.ExitStack() as within:
+                if lockstep:
+                    within.enter_context(self.group.together())
+                    within.enter_context(self._memory("learning"))
                 run(batch.part if idle else batch, not idle)
             try:
                 tick(n)

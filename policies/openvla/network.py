@@ -15,7 +15,6 @@ import checkpoint
 import lora
 import pictures
 import sharding
-from crew import Group
 from learning import Categorical
 from modeling import EMPTY, OpenVLA, file_name
 
@@ -105,10 +104,10 @@ class Network:
             self._slots, self._follow = torch.compile(self.model.slots), torch.compile(self.model.follow)
         self.shards: sharding.Shards | None = None
 
-    def divide(self, group: Group) -> None:
-        """Divides the weights among processes."""
+    def divide(self) -> None:
+        """Divides the weights among the processes of torch.distributed."""
         if self.shards is None:
-            self.shards = sharding.Shards(self.model, self.model.blocks(), self.choice.device, group)
+            self.shards = sharding.Shards(self.model, self.model.blocks(), self.choice.device)
 
     def _read_statistics(self, folder: str, space: srpo.ActionSpace) -> None:
         c, place = self.choice, os.path.join(folder, checkpoint.STATISTICS)

@@ -119,7 +119,7 @@ class OpenVLAPolicy(Learner):
 
     def whole(self) -> None:
         if self.network.shards:
-            with self._memory("bringing the weights of all processes together"):
+            with self.group.together(), self._memory("bringing the weights of all processes together"):
                 self.network.shards.whole()
 
     def divided(self) -> None:
@@ -128,9 +128,9 @@ class OpenVLAPolicy(Learner):
 
     def _new_optimiser(self) -> None:
         if self._sharded:
-            if not torch.distributed.is_initialized():  # `join` comes later
+            if not self.crew.lockstep:  # `join` comes later
                 return
-            self.network.divide(self.group)
+            self.network.divide()
         if self.settings["gradient_checkpointing"]:
             self.network.model.checkpoint_gradients(True)
             # transformers computes activations twice in training mode only; there is no dropout that it would turn on.

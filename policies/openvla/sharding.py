@@ -9,8 +9,6 @@ from collections.abc import Iterable
 import torch
 from torch import distributed, nn
 
-from crew import Group
-
 # torch.distributed.fsdp and .tensor are imported where they are needed: they take a second, and most runs do without.
 
 
@@ -22,19 +20,18 @@ class Shards:
     passes. While it is whole, passes are each process's own affair, and what changes a parameter's part is not seen.
 
     Args:
-        model: every pass goes through its `forward`.
+        model: every pass goes through its `forward`, which calls what it is given.
         blocks: parts of it that are brought together one at a time; the rest is one more. Only what a part's own
             `forward` does may use its parameters.
         device: where it is.
-        group: has been joined.
     """
 
-    def __init__(self, model: nn.Module, blocks: Iterable[nn.Module], device: torch.device, group: Group):
+    def __init__(self, model: nn.Module, blocks: Iterable[nn.Module], device: torch.device):
         from torch.distributed.device_mesh import DeviceMesh
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
         mesh = DeviceMesh.from_group(distributed.group.WORLD, device.type)
-        self.model, self.group, self.is_whole = model, group, False
+        self.model, self.is_whole = model, False
         self.parts = [*blocks, model]
         for part in self.parts:
             fully_shard(
@@ -48,10 +45,11 @@ class Shards:
         """Brings all weights together, for acting and saving."""
         if self.is_whole:
             return
-        with self.group.together():
-            for part in self.parts:
-                part.unshard()
+        for part in self.parts:
+            part.unshard()
         self.model.set_reshard_after_forward(False)
+        with torch.no_grad():
+            self.model(lambda: None)  # its books are opened in the first pass
         self.is_whole = True
 
     def divided(self) -> None:
