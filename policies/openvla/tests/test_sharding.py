@@ -19,7 +19,8 @@ def test_weights_and_gradients_are_divided():
     try:
         for x, y in zip(record(two), record(one)):
             assert (x.actions == y.actions).all() and (x.log_probs == y.log_probs).all()
-        a, b = (p.update(update(mini_batch=5), lambda _: None) for p in (two, one))
+        # After more steps bfloat16 rounds some activations the other way, with shard = "optimiser" alike.
+        a, b = (p.update(update(mini_batch=5, epochs=1), lambda _: None) for p in (two, one))
         for name in ("loss", "kl", "grad_norm", "entropy", "first_ratio"):
             assert getattr(a, name) == pytest.approx(getattr(b, name), rel=1e-3, abs=1e-5), name
         assert apart(two, one) <= APART
