@@ -13,6 +13,7 @@ on from the last commit.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import sys
 import threading
@@ -35,6 +36,13 @@ def end(why: str) -> None:
     """Ends this process at once; its last words are what the host shows."""
     print(why, file=sys.stderr, flush=True)
     os._exit(ENDED)
+
+
+@dataclasses.dataclass(frozen=True)
+class Idle:
+    """A part given to a process so that all have as many; what comes of it does not count."""
+
+    part: Any
 
 
 class Group:
@@ -123,6 +131,7 @@ class Crew:
     def __init__(self, policy: Any):
         self.policy = policy
         self.pipes: list[connection.Connection] = []
+        self.lockstep: tuple[str, ...] = ()  # methods whose parts `share` has to make as many everywhere
 
     @property
     def size(self) -> int:
@@ -145,12 +154,13 @@ class Crew:
 
     def share(self, method: str, parts: Sequence[Any], *args: Any, tick: Callable[[int], None] | None = None) -> list:
         """Runs method(some of the parts, *args) everywhere, each part somewhere; results by rank. Rank r has every
-        size-th part from the r-th on.
+        size-th part from the r-th on; in lockstep, those with one less than others get an `Idle` one more.
 
         Args:
             tick: is called here with n, after every part of one's own: about as many parts are done everywhere.
         """
-        given = [(list(parts[rank :: self.size]), *args) for rank in range(self.size)]
+        fill = [Idle(parts[0])] * (-len(parts) % self.size) if method in self.lockstep else []
+        given = [([*parts, *fill][rank :: self.size], *args) for rank in range(self.size)]
         if tick is not None:
             given[0] = (*given[0], lambda n: tick(min(n * self.size, len(parts))))
         return self._run(method, given)

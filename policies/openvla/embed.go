@@ -10,5 +10,5 @@ var Files embed.FS
 
 // Shared are the modules that other policies are made of, too: whoever serves them puts these files beside their own.
 //
-//go:embed crew.py learner.py learning.py lora.py optimiser.py saved.py
+//go:embed crew.py learner.py learning.py lora.py optimiser.py saved.py sharding.py
 var Shared embed.FS

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import math
 import os
 import re
 import shutil
@@ -75,7 +77,8 @@ class Learner(srpo.Policy):
         if self.group.size > there:
             raise srpo.Error(
                 "unavailable",
-                f"{self.group.size} processes, and there are {max(0, there)} GPUs from device {self.settings['device']} on",
+                f"{self.group.size} processes, and there are {max(0, there)} GPUs from device "
+                f"{self.settings['device']} on",
                 place=f"policy {self.name}",
                 hint=f"one process a GPU: host.policy_processes = {max(1, there)}",
             )
@@ -198,9 +201,39 @@ class Learner(srpo.Policy):
     def join(self) -> None:
         self.group.join(self.choice.device)
 
+    def whole(self) -> None:
+        """Brings a divided network together, for acting and saving."""
+
+    def divided(self) -> None:
+        """Before the network learns or changes, where it can be divided among processes."""
+
+    def _each(
+        self, batches: list[Any], run: Callable[[Any, bool], None], tick: Callable[[int], None] = lambda n: None
+    ) -> None:
+        """run(micro-batch, whether it counts) for each, and tick(n) after the n-th. In lockstep the others are in each
+        pass, too: a call that is cancelled goes on to the end, and whatever else fails ends all processes.
+        """
+        lockstep, stopped = bool(self.crew.lockstep), None
+        for n, batch in enumerate(batches, 1):
+            idle = isinstance(batch, crew.Idle)
+            with contextlib.ExitStack() as within:
+                if lockstep:
+                    within.enter_context(self.group.together())
+                    within.enter_context(self._memory("learning"))
+                run(batch.part if idle else batch, not idle)
+            try:
+                tick(n)
+            except BaseException as e:
+                if not lockstep:
+                    raise
+                stopped = stopped or e
+        if stopped is not None:
+            raise stopped
+
     def choose(self, parts: list[list[tuple[Any, int]]], temperature: float, greedy: bool) -> list[list[Any]]:
         """What the network chooses for some parts' samples with their seeds."""
         pairs = [pair for part in parts for pair in part]
+        self.whole()
         if not pairs:
             return []
         chosen = iter(self.network.act([s for s, _ in pairs], [seed for _, seed in pairs], temperature, greedy))
@@ -213,6 +246,8 @@ class Learner(srpo.Policy):
     def release(self, back: bool) -> bool:
         """Drops the copy, or goes back to it; False: it was too large to be kept."""
         kept, self._kept = self._kept, None
+        if back:
+            self.divided()
         return kept.back() if back and kept else not back
 
     def freeze(self) -> None:
@@ -231,22 +266,30 @@ class Learner(srpo.Policy):
         """The gradient of some micro-batches, see `learning.Objective`."""
         start = self.start if h.kl_beta else None
         aim = learning.Objective(self.network, self.optimiser.parameters, start, h, temperature, share)
+        idle = dataclasses.replace(aim, share=math.inf)  # whose gradient is 0
+        self.divided()
         self.zero()
         sums = learning.Sums()
-        for n, batch in enumerate(batches, 1):
-            aim.gradient(batch, sums)
-            tick(n)
+
+        def learn(batch: list[learning.Lesson], counts: bool) -> None:
+            (aim if counts else idle).gradient(batch, sums if counts else learning.Sums())
+
+        self._each(batches, learn, tick)
         return sums
 
     def teach(self, batches: list[list[Any]], whole: float) -> float:
         """The gradient of some micro-batches of imitation; returns their part of the loss."""
+        self.divided()
         self.zero()
         total = 0.0
-        for batch in batches:
-            srpo.heartbeat()
-            loss = self._imitation_loss(batch, whole)
+
+        def learn(batch: list[Any], counts: bool) -> None:
+            nonlocal total
+            loss = self._imitation_loss(batch, whole if counts else math.inf)
             loss.backward()
             total += float(loss.detach())
+
+        self._each(batches, learn, lambda _: srpo.heartbeat())
         return total
 
     def _imitation_loss(self, batch: list[Any], whole: float) -> torch.Tensor:
@@ -275,6 +318,11 @@ class Learner(srpo.Policy):
     def gather(self, steps: dict[str, float]) -> dict[str, torch.Tensor]:
         """See `Optimiser.gathered`."""
         return self.optimiser.gathered(steps)
+
+    def gather_start(self) -> dict[str, torch.Tensor] | None:
+        """The starting policy, on rank 0."""
+        start = self.start and self.optimiser.joined(self.start)
+        return start if self.group.rank == 0 else None
 
     # Acting and learning, on rank 0.
 
@@ -342,7 +390,8 @@ class Learner(srpo.Policy):
             steps.update(some)
         names = list(self.optimiser.parameters)
         steps = {n: steps[n] for n in names if n in steps}
-        saved.write(folder, self.crew.all("gather", steps)[0], steps, names, self.start, (rank, alpha, base))
+        tensors, start = self.crew.all("gather", steps)[0], self.crew.all("gather_start")[0]
+        saved.write(folder, tensors, steps, names, start, (rank, alpha, base))
 
     def load(self, folder: str) -> None:
         """Restores what save wrote. What learns must be the same (LoRA of the same rank on the same base, or the same
@@ -376,6 +425,7 @@ class Learner(srpo.Policy):
             names = list(self.optimiser.parameters)
             same = state["rank"] == c.rank and state["names"] == names
             same = same and (not c.rank or (state["base"], state["alpha"]) == (self.network.fingerprint, c.alpha))
+            self.divided()
             undo = self._undo = contextlib.ExitStack()
             undo.callback(self._set, self.network, self.optimiser, self.start)
             try:
@@ -389,7 +439,7 @@ class Learner(srpo.Policy):
                     self._new_optimiser()
                 if same:
                     self.optimiser.restore(tensors, state["steps"])
-                    self.start = saved.start(state, tensors, self.optimiser.parameters)
+                    self.start = self.optimiser.parts(saved.start(state, tensors, self.optimiser.parameters))
                     if self.start and not self.settings["offload_optimizer"]:
                         self.start = {n: t.to(c.device) for n, t in self.start.items()}
                 else:

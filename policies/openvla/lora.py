@@ -17,6 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+import sharding
+
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 
@@ -147,7 +149,7 @@ def read(model: nn.Module, folder: str) -> None:
             raise srpo.Error(
                 "mismatch", f"{name} is {list(tensor.shape)}, want {list(into.shape)} and finite", place=path
             )
-        into.copy_(tensor)
+        sharding.fill(into, tensor)
 
 
 @torch.no_grad()

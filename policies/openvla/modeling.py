@@ -10,6 +10,7 @@ Parameter names are those of the published checkpoints, but for timm's ``gamma``
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -117,6 +118,12 @@ class OpenVLA(nn.Module):
         llama.rotary_emb = LlamaRotaryEmbedding(config=llama.config)
         return self.to(device).eval()
 
+    def forward(self, work: Callable[[], Any]) -> Any:
+        """work(), which uses the methods below, as one pass: what comes before and after one (`sharding`) is hooked to
+        this method.
+        """
+        return work()
+
     @property
     def patches(self) -> int:
         return self.vision_backbone.patches
@@ -125,6 +132,13 @@ class OpenVLA(nn.Module):
     def first_action(self) -> int:
         """The id of the first action token, 31744; a choice 0 to 255 is counted from here."""
         return self.vocabulary - BINS
+
+    def blocks(self) -> Iterator[nn.Module]:
+        """All transformer blocks."""
+        yield from self.vision_backbone.featurizer.blocks
+        if self.architecture.fused:
+            yield from self.vision_backbone.fused_featurizer.blocks
+        yield from self.language_model.model.layers
 
     def checkpoint_gradients(self, on: bool) -> None:
         """Turns gradient checkpointing of all transformer blocks on or off."""
@@ -205,10 +219,16 @@ class OpenVLA(nn.Module):
         cache = DynamicCache(config=self.language_model.config)
         x = self.embed(ids, pictures)
         tokens = []
-        for i in range(n):
-            out = self.language_model.model(inputs_embeds=x, past_key_values=cache, use_cache=True).last_hidden_state
-            tokens.append(self.first_action + choose(i, self.action_logits(out[:, -1])))
-            x = self.language_model.get_input_embeddings()(tokens[-1][:, None])
+        # In training mode, which gradient checkpointing needs, transformers drops the cache.
+        training = self.language_model.training
+        self.language_model.eval()
+        try:
+            for i in range(n):
+                out = self.language_model.model(inputs_embeds=x, past_key_values=cache, use_cache=True)
+                tokens.append(self.first_action + choose(i, self.action_logits(out.last_hidden_state[:, -1])))
+                x = self.language_model.get_input_embeddings()(tokens[-1][:, None])
+        finally:
+            self.language_model.train(training)
         return torch.stack(tokens, dim=1)
 
     def action_logits(self, hidden: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ import actions
 import checkpoint
 import lora
 import pictures
+import sharding
 from learning import Categorical
 from modeling import EMPTY, OpenVLA, file_name
 
@@ -101,6 +102,12 @@ class Network:
         self._slots, self._follow = self.model.slots, self.model.follow
         if choice.compile:
             self._slots, self._follow = torch.compile(self.model.slots), torch.compile(self.model.follow)
+        self.shards: sharding.Shards | None = None
+
+    def divide(self) -> None:
+        """Divides the weights among the processes of torch.distributed."""
+        if self.shards is None:
+            self.shards = sharding.Shards(self.model, self.model.blocks(), self.choice.device)
 
     def _read_statistics(self, folder: str, space: srpo.ActionSpace) -> None:
         c, place = self.choice, os.path.join(folder, checkpoint.STATISTICS)
@@ -200,7 +207,7 @@ class Network:
 
     def logits(self, samples: Sequence[Sample]) -> torch.Tensor:
         """float32 [B, slots, 256], of the action tokens, for samples of one batch."""
-        return self.model.action_logits(self.hidden(samples)[:, :-1])
+        return self.model(lambda: self.model.action_logits(self.hidden(samples)[:, :-1]))
 
     # What `learning` asks for.
 
@@ -270,7 +277,7 @@ class Network:
             ]
             return torch.tensor(rows + rows[:1] * (len(ids) - len(rows)), device=ids.device)
 
-        tokens = self.model.generate(ids, seen, self.slots, choose) - self.model.first_action
+        tokens = self.model(lambda: self.model.generate(ids, seen, self.slots, choose)) - self.model.first_action
         return [replace(s, tokens=t) for s, t in zip(samples, tokens.cpu().numpy())]
 
     def env_actions(self, choices: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ import math
 import torch
 from torch import nn
 
+import sharding
 from crew import Group
 
 
@@ -25,16 +26,24 @@ class Optimiser:
     Of several processes each moves a part of the parameters: the gradients are summed where that is, and the moved
     parameters spread from there (ZeRO's first stage, arXiv 1910.02054). So the moments and the float32 copies are
     divided among them, and no two can come to differ in a parameter.
+
+    Where the parameters are divided themselves (`sharding.Shards`), gradients are, too: each process moves its part of
+    every parameter.
     """
 
     def __init__(self, model: nn.Module, settings: dict, offload: bool, group: Group | None = None):
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.settings, self.offload, self.group = settings, offload, group or Group()
+        self.divided = any(map(sharding.is_divided, self.parameters.values()))
+        self.local = {n: sharding.local(p) for n, p in self.parameters.items()}
         self.owners = _owners({n: p.numel() for n, p in self.parameters.items()}, self.group.size)
-        self.own = [n for n, owner in self.owners.items() if owner == self.group.rank]
+        if self.divided:  # parts without a row have nothing to move
+            self.own = [n for n, p in self.local.items() if p.numel()]
+        else:
+            self.own = [n for n, owner in self.owners.items() if owner == self.group.rank]
         self.masters = {}
         for n in self.own:
-            p = self.parameters[n]
+            p = self.local[n]
             if self._copied(p):
                 self.masters[n] = p.detach().to("cpu" if offload else p.device, torch.float32, copy=True)
         self.adam = torch.optim.AdamW(
@@ -49,15 +58,15 @@ class Optimiser:
         return self.offload or p.dtype != torch.float32
 
     def _moved(self) -> list[torch.Tensor]:
-        return [self.masters.get(n, self.parameters[n]) for n in self.own]
+        return [self.masters.get(n, self.local[n]) for n in self.own]
 
     def fresh(self) -> None:
         """Forgets the gradients' moments."""
         self.adam.state.clear()
 
     def zero(self) -> None:
-        for p in self.parameters.values():
-            p.grad = None
+        for n, p in self.parameters.items():
+            p.grad = self.local[n].grad = None
 
     def step(self, lr: float) -> float:
         """Sums the gradients of all processes, clips, makes a step, and returns the norm that they had; no step if that
@@ -77,6 +86,8 @@ class Optimiser:
 
     def _sum(self) -> None:
         """Brings each gradient, in float32, to the process that moves the parameter."""
+        if self.divided:
+            return self._take()
         device = next(iter(self.parameters.values())).device
         there = self.group.any([p.grad is not None for p in self.parameters.values()], device)
         for (n, p), some in zip(self.parameters.items(), there):
@@ -91,6 +102,14 @@ class Optimiser:
                 master = self.masters[n]
                 master.grad = grad.to(master.device, torch.float32)
                 p.grad = None
+
+    def _take(self) -> None:
+        """The same where the backward pass has summed and divided the gradients."""
+        for n, p in self.parameters.items():
+            if p.grad is not None and n in self.own:
+                moved, grad = self.masters.get(n, self.local[n]), sharding.local(p.grad)
+                moved.grad = grad.to(moved.device, torch.float32)
+            p.grad = None
 
     def _clip(self) -> float:
         most = self.settings["grad_clip"] or math.inf
@@ -109,8 +128,9 @@ class Optimiser:
     @torch.no_grad()
     def _follow(self) -> None:
         for n, master in self.masters.items():
-            self.parameters[n].copy_(master)
-        self.group.spread([p.data for p in self.parameters.values()], list(self.owners.values()))
+            self.local[n].copy_(master)
+        if not self.divided:
+            self.group.spread([p.data for p in self.parameters.values()], list(self.owners.values()))
 
     def state(self) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
         """(tensors by name, steps made by parameter) of the parameters that this process moves: with those of the
@@ -118,7 +138,7 @@ class Optimiser:
         """
         tensors, steps = {}, {}
         for n in self.own:
-            master = self.masters.get(n, self.parameters[n])
+            master = self.masters.get(n, self.local[n])
             if n in self.masters:
                 tensors[f"master.{n}"] = master
             if s := self.adam.state.get(master):
@@ -139,44 +159,86 @@ class Optimiser:
         out = {}
         with self.group.together():
             for n, p in self.parameters.items():
-                owner = self.owners[n]
                 for kind in ["master"] * self._copied(p) + ["m", "v"] * (n in steps):
                     name = f"{kind}.{n}"
-                    tensor = own.get(name)
-                    if tensor is None and self.group.rank == 0:
-                        tensor = torch.empty(p.shape, dtype=torch.float32, device="cpu" if self.offload else p.device)
+                    tensor = self._brought(n, own.get(name), torch.float32)
                     if tensor is not None:
-                        self.group.bring(tensor, owner)
-                    if self.group.rank == 0:
-                        out[name] = tensor.cpu()
+                        out[name] = tensor
         return out
 
+    def parts(self, values: dict[str, torch.Tensor] | None) -> dict[str, torch.Tensor] | None:
+        """Of whole values of the parameters, what is this process's."""
+        if values is None or not self.divided:
+            return values
+        return {n: sharding.cut(self.parameters[n], t).clone() for n, t in values.items()}
+
     @torch.no_grad()
-    def restore(self, tensors: dict[str, torch.Tensor], steps: dict[str, float]) -> None:
+    def joined(self, values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Values of the parameters, whole on rank 0, of those that each process has. Every process calls it."""
+        if not self.divided:
+            return values
+        with self.group.together():
+            brought = {n: self._brought(n, t, t.dtype) for n, t in values.items()}
+        return {n: t for n, t in brought.items() if t is not None}
+
+    def _brought(self, n: str, tensor: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
+        """What is kept of a parameter, on rank 0's CPU: from the one that has it, or in parts from all; None elsewhere.
+
+        Args:
+            tensor: as far as it is here; where it is offloaded, all of it is on the CPU.
+        """
+        p, rank = self.parameters[n], self.group.rank
+        if rank == 0 and (tensor is None or self.divided):
+            whole = torch.empty(p.shape, dtype=dtype, device="cpu" if self.offload else p.device)
+        else:
+            whole = tensor
+        if self.divided:
+            for r in range(self.group.size):
+                some = sharding.rows(p, r, self.group.size)
+                if some.start == some.stop:
+                    continue
+                if rank == r == 0:
+                    whole[some].copy_(tensor)
+                elif rank in (0, r):
+                    self.group.bring(whole[some] if rank == 0 else tensor, r)
+        elif whole is not None:
+            self.group.bring(whole, self.owners[n])
+        return whole.cpu() if rank == 0 else None
+
+    @torch.no_grad()
+    def restore(self, tensors: dict[str, torch.Tensor], steps: dict[str, float], own: bool = False) -> None:
         """Takes over this process's part of a state. Where float32 copies are kept now and were not then, they are made
         from the weights.
+
+        Args:
+            own: the tensors are this process's parts, as `state` gives them; else they are whole.
 
         Raises:
             Misfit: a tensor is missing or has another shape; nothing has changed then.
         """
         for n in self.own:
             for kind in ["m", "v"] * (n in steps) + ["master"] * (f"master.{n}" in tensors):
-                shape = self.parameters[n].shape
+                shape = (self.local if own else self.parameters)[n].shape
                 if f"{kind}.{n}" not in tensors:
                     raise Misfit(f"{kind}.{n} is missing")
                 if tensors[f"{kind}.{n}"].shape != shape:
                     raise Misfit(f"{kind}.{n} is {list(tensors[f'{kind}.{n}'].shape)}, want {list(shape)}")
+
+        def part(kind: str, n: str) -> torch.Tensor:
+            t = tensors[f"{kind}.{n}"]
+            return t if own else sharding.cut(self.parameters[n], t)
+
         for n in self.own:
-            p = self.parameters[n]
+            p = self.local[n]
             master = self.masters.get(n, p)
             if n in self.masters:
-                master.copy_(tensors.get(f"master.{n}", p))
+                master.copy_(part("master", n) if f"master.{n}" in tensors else p)
             self.adam.state.pop(master, None)
             if n in steps:
                 self.adam.state[master] = {
                     "step": torch.tensor(steps[n], device=master.device),
-                    "exp_avg": tensors[f"m.{n}"].to(master.device, torch.float32, copy=True),
-                    "exp_avg_sq": tensors[f"v.{n}"].to(master.device, torch.float32, copy=True),
+                    "exp_avg": part("m", n).to(master.device, torch.float32, copy=True),
+                    "exp_avg_sq": part("v", n).to(master.device, torch.float32, copy=True),
                 }
 
 
@@ -191,7 +253,8 @@ def _owners(sizes: dict[str, int], processes: int) -> dict[str, int]:
 
 
 class Keep:
-    """A copy of the weights and the optimiser on the CPU, to go back to when an update fails.
+    """A copy of the weights and the optimiser on the CPU, as far as this process has them, to go back to when an update
+    fails.
 
     Args:
         most: bytes; a larger state is not copied, and `back` then says False.
@@ -199,7 +262,7 @@ class Keep:
 
     def __init__(self, optimiser: Optimiser, most: int):
         tensors, self.steps = optimiser.state()
-        tensors.update({f"w.{n}": p.detach() for n, p in optimiser.parameters.items()})
+        tensors.update({f"w.{n}": p.detach() for n, p in optimiser.local.items()})
         self.optimiser = optimiser
         fits = sum(t.numel() * t.element_size() for t in tensors.values()) <= most
         self.tensors = {n: t.to("cpu", copy=True) for n, t in tensors.items()} if fits else None
@@ -210,28 +273,39 @@ class Keep:
         self.optimiser.zero()
         if self.tensors is None:
             return False
-        for n, p in self.optimiser.parameters.items():
+        for n, p in self.optimiser.local.items():
             p.copy_(self.tensors[f"w.{n}"])
-        self.optimiser.restore(self.tensors, self.steps)
+        self.optimiser.restore(self.tensors, self.steps, own=True)
         return True
 
 
 class swapped:
-    """Within it, parameters hold other values."""
+    """Within it, parameters hold other values: `starting`'s."""
 
     def __init__(self, parameters: dict[str, nn.Parameter], values: dict[str, torch.Tensor]):
         self.parameters, self.values = parameters, values
 
     def __enter__(self) -> None:
-        self.own = {n: p.data for n, p in self.parameters.items()}
+        self.own = {}
         for n, p in self.parameters.items():
-            p.data = self.values[n].to(p.device, p.dtype)
+            if sharding.is_divided(p):  # others read its memory: it has to stay where it is
+                self.own[n] = sharding.local(p).clone()
+                sharding.local(p).copy_(self.values[n])
+            else:
+                self.own[n] = p.data
+                p.data = self.values[n].to(p.device, p.dtype)
 
     def __exit__(self, *_) -> None:
         for n, p in self.parameters.items():
-            p.data = self.own[n]
+            if sharding.is_divided(p):
+                sharding.local(p).copy_(self.own[n])
+            else:
+                p.data = self.own[n]
 
 
 def starting(parameters: dict[str, nn.Parameter], offload: bool) -> dict[str, torch.Tensor]:
-    """A frozen copy of the parameters, for the KL term; for an adapter it is the adapter alone."""
-    return {n: p.detach().to("cpu" if offload else p.device, copy=True) for n, p in parameters.items()}
+    """A frozen copy of the parameters, as far as this process has them, for the KL term; for an adapter it is the
+    adapter alone.
+    """
+    own = {n: sharding.local(p).detach() for n, p in parameters.items()}
+    return {n: p.to("cpu" if offload else p.device, copy=True) for n, p in own.items()}

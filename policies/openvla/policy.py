@@ -48,6 +48,13 @@ class OpenVLAPolicy(Learner):
         device = self._device()
         cuda = device.type == "cuda"
         dtype = self._dtype(device)
+        if s["compile"] and self._sharded:
+            raise srpo.Error(
+                "unsupported",
+                'compile with shard = "weights": what is compiled in one piece does not wait for weights from others',
+                place="policy openvla, setting shard",
+                hint='turn compile off, or leave shard = "optimiser" where the whole network can learn on each GPU',
+            )
         rank, alpha = s["lora_rank"], s["lora_alpha"]
         if rank < 0:
             rank = 0 if s["preset"] else 32
@@ -100,7 +107,30 @@ class OpenVLAPolicy(Learner):
             lora.adapt(network.model, self.choice.rank, self.choice.alpha, self.choice.seed)
         return network
 
+    @property
+    def _sharded(self) -> bool:
+        return self.settings["shard"] == "weights" and self.group.size > 1
+
+    def join(self) -> None:
+        super().join()
+        if self._sharded:
+            self.crew.lockstep = ("ppo", "teach")
+            self._new_optimiser()
+
+    def whole(self) -> None:
+        if self.network.shards:
+            with self.group.together(), self._memory("bringing the weights of all processes together"):
+                self.network.shards.whole()
+
+    def divided(self) -> None:
+        if self.network.shards:
+            self.network.shards.divided()
+
     def _new_optimiser(self) -> None:
+        if self._sharded:
+            if not self.crew.lockstep:  # `join` comes later
+                return
+            self.network.divide()
         if self.settings["gradient_checkpointing"]:
             self.network.model.checkpoint_gradients(True)
             # transformers computes activations twice in training mode only; there is no dropout that it would turn on.
@@ -197,15 +227,15 @@ class OpenVLAPolicy(Learner):
         self.forget([])
 
     def _imitation_loss(self, batch: list[Any], whole: float) -> torch.Tensor:
-        return imitation.loss(
-            self.network, batch, whole, self._or("imitate_tokens", "vocabulary", "actions") == "vocabulary"
-        )
+        vocabulary = self._or("imitate_tokens", "vocabulary", "actions") == "vocabulary"
+        return self.network.model(lambda: imitation.loss(self.network, batch, whole, vocabulary))
 
     # Checkpoints.
 
     def save(self, folder: str) -> None:
         """Writes the published files, with adapters merged, `lora_adapter` in peft's format, and `srpo_state`."""
         self._usable()
+        self.crew.all("whole")
         net, c = self.network, self.choice
         own = {"kind": net.kind, "chunk": net.chunk, "unnorm_key": net.key}
         source = checkpoint.Source(

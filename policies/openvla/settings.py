@@ -27,6 +27,9 @@ SETTINGS = [
             "random crops"),
     Setting("jpeg", True, "compress and expand pictures once (quality 95), as the training data were"),
     Setting("device", "auto", "cpu, cuda or cuda:N; auto: cuda where there is one"),
+    Setting("shard", "optimiser", "of several processes, what is divided among them: the optimiser (each has the whole "
+            "network), or the weights and gradients as well (FSDP2), for whole-model training that does not fit "
+            "otherwise", choices=("optimiser", "weights")),
     Setting("dtype", "auto", "of the network; what learns is float32. auto: bfloat16 on cuda, float32 on a CPU",
             choices=("auto", "float32", "bfloat16")),
     Setting("attention", "sdpa", "attention of the language model", choices=("sdpa", "eager")),

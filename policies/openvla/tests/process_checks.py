@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import srpo_sdk as srpo
+from safetensors.torch import load_file, save_file
 from subject import KINDS, LR, demonstration, item, parameters, policy, update
 
 # Sums of gradients in another order; where a gradient is next to nothing, AdamW's first steps make much of that.
@@ -50,6 +51,7 @@ def apart(a, b) -> float:
     """The largest difference of a parameter. Biases of keys are left out: attention does not depend on them, so their
     gradient is rounding alone, which AdamW makes much of as of any other. In `qkv.bias` they are the middle third.
     """
+    a.crew.all("whole")
     mine, theirs = parameters(a), parameters(b)
     most = 0.0
     for n, x in mine.items():
@@ -111,7 +113,7 @@ def test_a_saved_folder_does_not_depend_on_how_many_saved_it(both, tmp_path):
     assert set(saved(two, tmp_path / "last")) == set(by_two)
 
 
-def test_what_fails_in_any_process_is_undone_in_all(both, tmp_path, monkeypatch):
+def test_a_cancelled_update_is_undone_in_all(both, tmp_path):
     two, _ = both
     before = saved(two, tmp_path / "before")
     calls = []
@@ -125,6 +127,15 @@ def test_what_fails_in_any_process_is_undone_in_all(both, tmp_path, monkeypatch)
     with pytest.raises(srpo.Error, match="enough"):
         two.update(update(kl=0.0), stop)
     assert saved(two, tmp_path / "cancelled") == before
+    assert learned(two, 1).first_ratio == pytest.approx(1, abs=1e-5)
+
+
+def test_what_fails_in_any_process_is_undone_in_all(both, tmp_path, monkeypatch):
+    two, _ = both
+    if two.crew.lockstep:
+        pytest.skip("the others wait for it, so it ends all of them")
+    before = saved(two, tmp_path / "before")
+    record(two)
     run = two.crew._run
 
     def spoiled(method, given):
@@ -138,6 +149,18 @@ def test_what_fails_in_any_process_is_undone_in_all(both, tmp_path, monkeypatch)
             two.update(update(kl=0.0), lambda _: None)
     assert saved(two, tmp_path / "failed") == before
     assert learned(two, 1).first_ratio == pytest.approx(1, abs=1e-5)
+
+
+def test_a_folder_that_no_process_can_use_changes_nothing(both, tmp_path):
+    two, _ = both
+    learned(two, 1)
+    before = saved(two, tmp_path / "before")
+    place = tmp_path / "before" / "srpo_state" / "state.safetensors"
+    tensors = load_file(place)
+    save_file({n: t for n, t in tensors.items() if n != next(k for k in tensors if k.startswith("v."))}, place)
+    with pytest.raises(srpo.Error, match="does not fit together"):
+        two.load(str(tmp_path / "before"))
+    assert saved(two, tmp_path / "after") == before
 
 
 def test_imitation_by_two(both):

@@ -18,7 +18,12 @@ RESUMED = [
 ]
 # With which several processes are compared with one.
 LR = 1e-4
-KINDS = {"whole": {"lr": LR}, "adapters": {"lr": LR, "lora_rank": 4, "offload_optimizer": True}}
+KINDS = {
+    "whole": {"lr": LR},
+    "adapters": {"lr": LR, "lora_rank": 4, "offload_optimizer": True},
+    "shards": {"lr": LR, "shard": "weights", "offload_optimizer": True, "gradient_checkpointing": True},
+    "sharded adapters": {"lr": LR, "shard": "weights", "lora_rank": 4},
+}
 
 LIBERO = srpo.ActionSpace(
     ["dx", "dy", "dz", "drx", "dry", "drz", "gripper"],

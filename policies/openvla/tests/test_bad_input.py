@@ -11,7 +11,7 @@ import pytest
 import srpo_sdk as srpo
 import torch
 from safetensors.torch import load_file, save_file
-from subject import ENV, LIBERO, demonstration, item, policy, record, update
+from subject import ENV, demonstration, item, policy, record, update
 
 import checkpoint
 import optimiser

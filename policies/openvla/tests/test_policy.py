@@ -93,6 +93,17 @@ def test_gradient_checkpointing(settings):
         torch.testing.assert_close(x, theirs[n], atol=2e-6, rtol=0)
 
 
+@pytest.mark.parametrize("settings", [{}, {"preset": "tiny-openvla"}], ids=str)
+def test_gradient_checkpointing_leaves_acting_as_it_is(settings):
+    """It needs transformers' training mode, which drops a cache: a token would know nothing of those before."""
+    acted = []
+    for twice in (False, True):
+        p = policy(**settings, gradient_checkpointing=twice)
+        acted.append(p.act([item(i) for i in range(2)], srpo.Sampling(greedy=True)))
+    for a, b in zip(*acted):
+        np.testing.assert_array_equal(a.actions, b.actions)
+
+
 def test_compiled(monkeypatch):
     """With torch's tracing but without its code generation, which takes minutes."""
     real, made = torch.compile, []

@@ -33,6 +33,16 @@ def test_one_shape_a_batch_gives_one_result(trained):
     assert len({len(r.sample.acted.ids) for kept in p.records.values() for r in kept}) > 1
 
 
+def test_gradient_checkpointing_leaves_acting_as_it_is():
+    """In transformers' training mode a cache is dropped, and a token would know nothing of those before."""
+    acted = [
+        policy(gradient_checkpointing=twice).act([item(i) for i in range(2)], srpo.Sampling(greedy=True))
+        for twice in (False, True)
+    ]
+    for a, b in zip(*acted):
+        np.testing.assert_array_equal(a.actions, b.actions)
+
+
 @pytest.mark.parametrize(
     "settings",
     [

@@ -17,8 +17,8 @@ class PolicyConfig:
         settings: every declared setting by name.
         seed: for initial weights.
         env: the environment that it will act in; None: not known yet (`srpo plugin test`).
-        rank, world_size: place among the processes that serve this role together (torch.distributed); more than one only
-            where `Info` says distributed. All are configured at once; every other call comes to rank 0 alone.
+        rank, world_size: place among the processes that serve this role together (torch.distributed); more than one
+            only where `Info` says distributed. All are configured at once; every other call comes to rank 0 alone.
         rendezvous: a private folder where they meet; "" when world_size is 1.
         scratch: a folder that may be written to; the host removes it afterwards.
     """
