@@ -1,4 +1,4 @@
-"""Writes docs/results/openvla.md from the folders of openvla.sh.
+"""Writes docs/results/openvla.md, or openvla-tabletop.md, from the folders of openvla.sh.
 
 Usage: python3 docs/results/openvla.py RUNS ENV TASK STARTS POLICY...; standard library only.
 """
@@ -105,13 +105,14 @@ def section(runs: Path, policy: str, starts: str) -> list[str]:
 def main() -> None:
     runs, env, task, starts, *policies = Path(sys.argv[1]), *sys.argv[2:]
     commit = subprocess.run(["git", "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True).stdout.strip()
+    command = "docs/results/openvla.sh" if env == "libero" else f"ENVIRONMENT={env} docs/results/openvla.sh"
     out = [
         "# OpenVLA-OFT and pi0, small and from random weights, on a CPU",
         "",
-        f"Made by `docs/results/openvla.sh` at commit {commit}, seed 0, {os.cpu_count()} cores, {env}, `{task}`;",
+        f"Made by `{command}` at commit {commit}, seed 0, {os.cpu_count()} cores, {env}, `{task}`;",
         "its head says what was fixed before. Networks of the true architectures with few and random weights: what is",
-        "shown is that demonstrations, fine-tuning, SRPO and export work together on a real simulator, not what these",
-        "policies can do. In brackets: 95 % intervals.",
+        "shown is that demonstrations, fine-tuning, SRPO and export work together, not what these policies can do.",
+        "In brackets: 95 % intervals.",
         "",
     ]
     for policy in policies:
