@@ -54,7 +54,7 @@ func TestRanksEndTogether(t *testing.T) {
 	var e *plugins.Error
 	require.True(t, errors.As(err, &e))
 	require.Contains(t, e.Hint, "the system may have run out of memory")
-	next, second, err := w.Client(background)
+	_, second, err := w.Client(background)
 	require.NoError(t, err)
 	require.Equal(t, first+1, second)
 	for _, p := range ranks {
@@ -68,7 +68,7 @@ func TestRanksEndTogether(t *testing.T) {
 		for _, p := range ranks {
 			<-p.Exited()
 		}
-		next, _, err = w.Client(background)
+		next, _, err := w.Client(background)
 		require.NoError(t, err)
 		_, err = next.Reset(background, env.Reset{Task: "a"})
 		require.NoError(t, err)
