@@ -77,6 +77,25 @@ def time(metrics: list[dict]) -> str:
     )
 
 
+def trained(runs: Path, policy: str, name: str) -> list[str]:
+    """Before and after one run of SRPO, and how it went."""
+    out = ["| | before | after | paired difference |", "| --- | --- | --- | --- |"]
+    for words, way in (("greedy", ""), ("sampled", "-as-sampled")):
+        for side in SIDES:
+            before, after = (rate(runs / f"{one}-{side}{way}") for one in (f"{policy}-before", f"{name}-after"))
+            paired = change(read(runs / f"{name}-{side}{way}.json"))
+            out.append(f"| {words}, {side} side | {before} | {after} | {paired} |")
+    metrics = lines(runs / f"{name}-srpo" / "metrics.jsonl")
+    if metrics:
+        curve = ", ".join(f"{100 * m['success_rate']:.0f}" for m in metrics)
+        updated = [m for m in metrics if m.get("updated")]
+        ratios = [abs(m["first_ratio"] - 1) for m in updated if m.get("first_ratio") is not None]
+        worst = f" The ratio of an update's first mini-batch was 1 within {max(ratios):.1e}." if ratios else ""
+        far = f" KL to the start, nats a chunk: {updated[-1]['kl']:.2f} at the end." if updated else ""
+        out += ["", f"Sampled success by iteration, %: {curve}.{worst}{far} {time(metrics)}"]
+    return [*out, ""]
+
+
 def section(runs: Path, policy: str, starts: str) -> list[str]:
     out = [f"## {policy}", "", *tried(runs, policy, starts), ""]
     chosen = runs / f"{policy}-start"
@@ -87,18 +106,12 @@ def section(runs: Path, policy: str, starts: str) -> list[str]:
     out += [f"The start: demonstrations {demos}, steps {steps}.", ""]
     if references == "demos":
         out[-2] += " It never succeeded when sampled: failures are measured by the demonstrations."
-    out += ["| | before | after | paired difference |", "| --- | --- | --- | --- |"]
-    for words, way in (("greedy", ""), ("sampled", "-as-sampled")):
-        for side in SIDES:
-            before, after = (rate(runs / f"{policy}-{when}-{side}{way}") for when in ("before", "after"))
-            paired = change(read(runs / f"{policy}-{side}{way}.json"))
-            out.append(f"| {words}, {side} side | {before} | {after} | {paired} |")
-    metrics = lines(runs / f"{policy}-srpo" / "metrics.jsonl")
-    if metrics:
-        curve = ", ".join(f"{100 * m['success_rate']:.0f}" for m in metrics)
-        ratios = [abs(m["first_ratio"] - 1) for m in metrics if m.get("updated") and m.get("first_ratio") is not None]
-        worst = f" The ratio of an update's first mini-batch was 1 within {max(ratios):.1e}." if ratios else ""
-        out += ["", f"Sampled success by iteration, %: {curve}.{worst} {time(metrics)}"]
+    found = sorted(p.name.removesuffix("-srpo") for p in runs.glob(f"{policy}-lr*-srpo"))
+    for name in [policy, *found]:
+        lr = name.removeprefix(f"{policy}-lr") if name != policy else ""
+        if lr:
+            out += [f"### The same with a learning rate of {lr}", ""]
+        out += trained(runs, policy, name)
     return [*out, ""]
 
 

@@ -4,6 +4,7 @@
 # policy.NAME.checkpoint in place of the preset is the real thing (docs/recipes.md).
 # Usage: docs/results/openvla.sh [ITERATIONS] [RUN-FOLDER] [POLICY...], policies openvla and pi0 unless given (pi0-fast is known too); a stopped script goes on where
 # it was; writes docs/results/openvla.md. ENVIRONMENT=tabletop is the same on the tabletop's one block, where an episode takes a tenth of a second: docs/results/openvla-tabletop.md.
+# LRS='2e-5' makes SRPO's run again from the same start with other learning rates.
 # With STARTS='1:4' SMALL=1 it tries the script itself, in minutes, and its numbers mean nothing.
 #
 # Fixed before any result was seen:
@@ -76,22 +77,27 @@ for policy in "${policies[@]}"; do
     echo "$chosen $references" >"$runs/$policy-start"
   fi
   read -r start references <"$runs/$policy-start"
-  sft=$runs/$policy-sft-${start/:/x} out=$runs/$policy-srpo
+  sft=$runs/$policy-sft-${start/:/x}
   sides "$sft" "$runs/$policy-before"
-  if [ -e "$out/manifest.json" ]; then
-    "$srpo" run --resume "$out" --iterations "$iterations"
-  else
-    "$srpo" run "${own[@]}" --checkpoint "$sft" --iterations "$iterations" --references "$references" --out "$out" --set run.videos=4 --set run.eval_every=0 --set run.solved_after=0 \
-      --set rollout.groups=$groups --set rollout.group_size=$size --set rollout.extra_groups=0 --set rollout.keep_low=0 --set rollout.keep_high=1 \
-      --set update.clip_low=0.2 --set update.clip_high=0.28
-  fi
-  sides "$out" "$runs/$policy-after"
-  for side in train test; do
-    for way in '' -as-sampled; do
-      "$srpo" eval --compare "$runs/$policy-before-$side$way" "$runs/$policy-after-$side$way" --json >"$runs/$policy-$side$way.json"
+  for lr in default ${LRS:-}; do
+    name=$policy extra=()
+    [ "$lr" = default ] || name=$policy-lr$lr extra=(--set "policy.$policy.lr=$lr")
+    out=$runs/$name-srpo
+    if [ -e "$out/manifest.json" ]; then
+      "$srpo" run --resume "$out" --iterations "$iterations"
+    else
+      "$srpo" run "${own[@]}" --checkpoint "$sft" --iterations "$iterations" --references "$references" --out "$out" --set run.videos=4 --set run.eval_every=0 --set run.solved_after=0 \
+        --set rollout.groups=$groups --set rollout.group_size=$size --set rollout.extra_groups=0 --set rollout.keep_low=0 --set rollout.keep_high=1 \
+        --set update.clip_low=0.2 --set update.clip_high=0.28 "${extra[@]}"
+    fi
+    sides "$out" "$runs/$name-after"
+    for side in train test; do
+      for way in '' -as-sampled; do
+        "$srpo" eval --compare "$runs/$policy-before-$side$way" "$runs/$name-after-$side$way" --json >"$runs/$name-$side$way.json"
+      done
     done
   done
-  [ -e "$runs/$policy-exported" ] || "$srpo" policy export "$out" --to "$runs/$policy-exported"
+  [ -e "$runs/$policy-exported" ] || "$srpo" policy export "$runs/$policy-srpo" --to "$runs/$policy-exported"
 done
 page=docs/results/$page.md
 [ -z "$small" ] || page=$runs/openvla.md
