@@ -414,7 +414,7 @@ func (s *Session) openPolicy(ctx context.Context, launch Launcher) error {
 	}
 	label := "policy " + l.Name
 	spec := s.Sched.EnvSpec
-	w := supervise.NewPolicy(s.super, l, PolicyProcesses(ctx, s.cfg), func(ctx context.Context, ranks []policy.Policy) error {
+	configure := func(ctx context.Context, ranks []policy.Policy) error {
 		p := ranks[0]
 		info, err := p.Info(ctx)
 		if err != nil {
@@ -440,8 +440,15 @@ func (s *Session) openPolicy(ctx context.Context, launch Launcher) error {
 			}
 		}
 		return nil
-	})
+	}
+	processes := policyProcesses(ctx, s.cfg)
+	w := supervise.NewPolicy(s.super, l, processes, configure)
 	p, incarnation, err := w.Client(ctx)
+	if s.cfg.Host.PolicyProcesses == 0 && processes > 1 && plugins.KindOf(err) == plugins.Unsupported && !s.PolicyInfo.Distributed {
+		w.Close() // nobody asked for so many of a policy that is one process
+		w = supervise.NewPolicy(s.super, l, 1, configure)
+		p, incarnation, err = w.Client(ctx)
+	}
 	if err != nil {
 		return err
 	}
@@ -486,8 +493,8 @@ func (s *Session) openPolicy(ctx context.Context, launch Launcher) error {
 	return nil
 }
 
-// PolicyProcesses is [host] policy_processes, where 0 stands for the GPUs that plugins see; 1 where there is none.
-func PolicyProcesses(ctx context.Context, cfg *config.Config) int {
+// policyProcesses is [host] policy_processes, where 0 stands for the GPUs that plugins see; 1 where there is none.
+func policyProcesses(ctx context.Context, cfg *config.Config) int {
 	if n := cfg.Host.PolicyProcesses; n > 0 {
 		return n
 	}
@@ -500,7 +507,13 @@ func PolicyProcesses(ctx context.Context, cfg *config.Config) int {
 	if err != nil {
 		return 1
 	}
-	return max(1, strings.Count(string(list), "GPU "))
+	n := 0
+	for _, line := range strings.Split(string(list), "\n") {
+		if strings.HasPrefix(line, "GPU ") {
+			n++
+		}
+	}
+	return max(1, n)
 }
 
 func camera(spec plugins.EnvSpec, name string) *plugins.Camera {

@@ -15,7 +15,6 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	"github.com/srpo-dev/srpo/host"
 	"github.com/srpo-dev/srpo/host/supervise"
 	"github.com/srpo-dev/srpo/host/supervise/catalog"
 	"github.com/srpo-dev/srpo/host/supervise/lock"
@@ -273,7 +272,7 @@ func (x *examination) examine(ctx context.Context, part string, arenaBytes int, 
 	began := time.Now()
 	processes := 1
 	if x.pkg.Kind == plugins.Policy {
-		processes = host.PolicyProcesses(ctx, x.w.cfg)
+		processes = max(1, x.w.cfg.Host.PolicyProcesses) // 0 is for runs
 	}
 	p, err := s.StartRanks(ctx, x.launch, processes)
 	if err == nil && arenaBytes > 0 && p.Arena() == nil {
@@ -321,8 +320,13 @@ func (x *examination) examine(ctx context.Context, part string, arenaBytes int, 
 	if err := stopRequested(ctx); err != nil {
 		return false, err
 	}
-	x.note(part, "nothing but the handshake is printed on stdout", strayOutput(p.LogFile()), 0)
-	group := p.PID()
+	var stray error
+	groups := map[*supervise.Process]int{}
+	for _, q := range p.Ranks() {
+		stray = cmp.Or(stray, strayOutput(q.LogFile()))
+		groups[q] = q.PID()
+	}
+	x.note(part, "nothing but the handshake is printed on stdout", stray, 0)
 	select {
 	case <-p.Exited():
 		return true, nil // said already
@@ -331,7 +335,11 @@ func (x *examination) examine(ctx context.Context, part string, arenaBytes int, 
 	began = time.Now()
 	p.Stop()
 	d := time.Since(began)
-	x.note(part, "it stops when asked, and leaves nobody behind", stoppedCleanly(p, group, d), d)
+	var unclean error
+	for _, q := range p.Ranks() {
+		unclean = cmp.Or(unclean, stoppedCleanly(q, groups[q], d))
+	}
+	x.note(part, "it stops when asked, and leaves nobody behind", unclean, d)
 	return true, nil
 }
 
@@ -419,7 +427,8 @@ func died(p *supervise.Process, err error) error {
 	case <-time.After(3 * time.Second):
 		return err
 	}
-	return plugins.Errorf(plugins.Unavailable, "it %s during this check", p.Fate()).WithDetail(p.LastWords(20)).WithHint("read %s", p.LogFile())
+	who := p.Culprit()
+	return plugins.Errorf(plugins.Unavailable, "it %s during this check", p.Fate()).WithDetail(who.LastWords(20)).WithHint("read %s", who.LogFile())
 }
 
 // strayOutput looks into a plugin's log for lines that came from stdout.

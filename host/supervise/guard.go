@@ -115,9 +115,10 @@ func (g guard) judge(outer, limited context.Context, what, setting string, limit
 	switch {
 	case passed(outer) && (kind == plugins.Canceled || kind == plugins.Deadline):
 		return e.WithPlace("%s", g.proc.Label()) // the caller's own will: the plugin is not to blame
-	case g.proc.pulse.over.Load() > 0 && (kind == plugins.Unavailable || kind == plugins.Canceled):
-		e = plugins.Errorf(plugins.Deadline, "the process gave no sign of life for %v in %s: it was stopped, or something holds its interpreter", time.Duration(g.proc.pulse.over.Load()), what).
-			WithPlace("%s", g.proc.Label()).WithHint("look into %s; if it may be still for so long, raise [host] silence_timeout_s", g.proc.LogFile()).WithDetail(g.proc.LastWords(lastWords))
+	case g.silent() != nil && (kind == plugins.Unavailable || kind == plugins.Canceled):
+		p := g.silent()
+		e = plugins.Errorf(plugins.Deadline, "the process gave no sign of life for %v in %s: it was stopped, or something holds its interpreter", time.Duration(p.pulse.over.Load()), what).
+			WithPlace("%s", p.Label()).WithHint("look into %s; if it may be still for so long, raise [host] silence_timeout_s", p.LogFile()).WithDetail(p.LastWords(lastWords))
 		e.Err = err
 		g.failed(e)
 		return e
@@ -136,7 +137,7 @@ func (g guard) judge(outer, limited context.Context, what, setting string, limit
 		if g.proc.exitedWithin(deathNotice) {
 			words = "it " + g.proc.Fate() + " during " + what
 		}
-		culprit := g.proc.culprit()
+		culprit := g.proc.Culprit()
 		detail := culprit.LastWords(lastWords)
 		if e.Detail != "" {
 			detail = e.Detail
@@ -154,6 +155,16 @@ func (g guard) judge(outer, limited context.Context, what, setting string, limit
 		return out
 	}
 	return e.WithPlace("%s", g.proc.Label())
+}
+
+// silent is the rank that was ended as it gave no sign of life; nil: none was.
+func (g guard) silent() *Process {
+	for _, p := range g.proc.Ranks() {
+		if p.pulse.over.Load() > 0 {
+			return p
+		}
+	}
+	return nil
 }
 
 // passed says whether a deadline is over. On a busy machine the answer to a call whose time is up may come before the context's own timer has run.
@@ -292,8 +303,10 @@ func (g guard) info(ctx context.Context, p plugins.Plugin) (i plugins.Info, err 
 }
 
 func (g guard) configure(ctx context.Context, p plugins.Plugin, c plugins.Config) error {
-	g.proc.pulse.slow.Add(1)
-	defer g.proc.pulse.slow.Add(-1)
+	for _, p := range g.proc.Ranks() {
+		p.pulse.slow.Add(1)
+		defer p.pulse.slow.Add(-1)
+	}
 	return g.call(ctx, "Configure", "start_timeout_s", g.limits.Configure, true, func(ctx context.Context) error { return p.Configure(ctx, c) })
 }
 

@@ -213,15 +213,19 @@ type Process struct {
 	stop    sync.Once
 	cleanup sync.Once
 	gone    chan struct{} // closed when everything of the process is released
-	// ranks are the processes of the world that this one is rank 0 of, itself first; nil: it is alone. lost is the one for whose sake this one was ended.
-	ranks []*Process
-	lost  atomic.Pointer[Process]
+	world   *world        // of which it is a rank; nil: it is alone
+	rank    int
+	lost    atomic.Pointer[Process] // the one for whose sake this one was ended
 }
 
 // Start runs a plugin and shakes hands with it. The error says what happened: it printed on stdout, speaks another protocol version, died (with its last
 // words), or hung.
 func (s *Supervisor) Start(ctx context.Context, launch Launch) (*Process, error) {
-	p := &Process{s: s, launch: launch, gone: make(chan struct{})}
+	return s.start(ctx, launch, nil, 0)
+}
+
+func (s *Supervisor) start(ctx context.Context, launch Launch, w *world, rank int) (*Process, error) {
+	p := &Process{s: s, launch: launch, gone: make(chan struct{}), world: w, rank: rank}
 	err := p.start(ctx)
 	if err != nil {
 		return nil, err
@@ -487,6 +491,9 @@ func (p *Process) Kill() { p.leader.kill() }
 // Stop asks the plugin to stop, kills its process group when it has not after the grace period, and returns when nobody is left; with rank 0 of a world all of it.
 func (p *Process) Stop() {
 	var others sync.WaitGroup
+	if p.world != nil {
+		p.world.stopping.Store(true) // each has its own time to stop: none is ended for another's sake any more
+	}
 	for _, q := range p.Ranks() {
 		if q != p {
 			others.Add(1)

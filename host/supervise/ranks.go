@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/srpo-dev/srpo/plugins"
@@ -16,6 +17,13 @@ import (
 // A policy may be several processes, one a GPU: the ranks of one world, in the words of torch.distributed. To the host they are one thing, started, configured, ended
 // and started again together, since a collective operation needs all of them or none. Calls go to rank 0, which tells the others what to do.
 
+// world is what the ranks have in common.
+type world struct {
+	stopping atomic.Bool
+	mu       sync.Mutex
+	ranks    []*Process // nil until all have started
+}
+
 // StartRanks starts the processes of a world, all at the same time, as each may take long to load its libraries, and returns rank 0. All of them end with the first
 // that does. Where one does not start, none is left.
 func (s *Supervisor) StartRanks(ctx context.Context, l Launch, n int) (*Process, error) {
@@ -24,6 +32,7 @@ func (s *Supervisor) StartRanks(ctx context.Context, l Launch, n int) (*Process,
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	w := &world{}
 	ranks, errs := make([]*Process, n), make([]error, n)
 	var wg sync.WaitGroup
 	for rank := range n {
@@ -34,7 +43,7 @@ func (s *Supervisor) StartRanks(ctx context.Context, l Launch, n int) (*Process,
 			if rank > 0 {
 				one.Instance = strconv.Itoa(rank)
 			}
-			if ranks[rank], errs[rank] = s.Start(ctx, one); errs[rank] != nil {
+			if ranks[rank], errs[rank] = s.start(ctx, one, w, rank); errs[rank] != nil {
 				cancel()
 			}
 		}()
@@ -50,7 +59,9 @@ func (s *Supervisor) StartRanks(ctx context.Context, l Launch, n int) (*Process,
 		}
 		return nil, err
 	}
-	ranks[0].ranks = ranks
+	w.mu.Lock()
+	w.ranks = ranks
+	w.mu.Unlock()
 	for _, p := range ranks {
 		go func() {
 			<-p.Exited()
@@ -75,10 +86,14 @@ func first(errs []error) error {
 
 // Ranks are the processes that live and die with this one, by rank; of one that is not rank 0 it alone.
 func (p *Process) Ranks() []*Process {
-	if p.ranks == nil {
-		return []*Process{p}
+	if p.world != nil && p.rank == 0 {
+		p.world.mu.Lock()
+		defer p.world.mu.Unlock()
+		if p.world.ranks != nil {
+			return p.world.ranks
+		}
 	}
-	return p.ranks
+	return []*Process{p}
 }
 
 // groups are the process groups of [Process.Ranks].
@@ -97,14 +112,17 @@ func (p *Process) endFor(other *Process) {
 		return
 	default:
 	}
-	other = other.culprit() // which may have ended for the sake of a third
+	if p.world.stopping.Load() {
+		return
+	}
+	other = other.Culprit() // which may have ended for the sake of a third
 	if p.lost.CompareAndSwap(nil, other) {
 		p.leader.killFor(fmt.Sprintf("as %s %s", other.Label(), other.Fate()))
 	}
 }
 
-// culprit is the process that knows why this one ended.
-func (p *Process) culprit() *Process {
+// Culprit is the process that knows why this one ended: another rank of its world, or it itself.
+func (p *Process) Culprit() *Process {
 	if other := p.lost.Load(); other != nil {
 		return other
 	}

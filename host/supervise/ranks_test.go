@@ -90,7 +90,8 @@ func TestRankThatIsStopped(t *testing.T) {
 	ranks := w.Process().Ranks()
 	require.NoError(t, syscall.Kill(ranks[1].PID(), syscall.SIGSTOP))
 	_, err = c.Reset(background, env.Reset{Task: "hang"})
-	require.ErrorContains(t, err, "as env toy #1 was stopped by srpo, as it gave no sign of life for")
+	require.ErrorContains(t, err, "env toy #1: the process gave no sign of life for 3s in Reset of lane 0")
+	require.Contains(t, plugins.AsError(err).Hint, "env-toy-1.log; if it may be still for so long, raise [host] silence_timeout_s")
 	_, _, err = w.Client(background)
 	require.NoError(t, err)
 }

@@ -214,7 +214,7 @@ func (w *Proc[T]) spend() error {
 	}
 	cause, words, log := w.cause, "", ""
 	if w.proc != nil {
-		words, log = w.proc.culprit().LastWords(lastWords), w.proc.culprit().LogFile()
+		words, log = w.proc.Culprit().LastWords(lastWords), w.proc.Culprit().LogFile()
 	}
 	if cause == nil {
 		cause = fmt.Errorf("%s", w.proc.Fate())
@@ -317,7 +317,7 @@ func (w *Proc[T]) notice(p *Process, inc uint64) {
 	news := w.inc == inc && w.ready && w.ctx.Err() == nil
 	if news {
 		w.ready = false
-		w.cause = plugins.Errorf(plugins.Unavailable, "%s", p.Fate()).WithPlace("%s", p.Label()).WithDetail(p.culprit().LastWords(lastWords))
+		w.cause = plugins.Errorf(plugins.Unavailable, "%s", p.Fate()).WithPlace("%s", p.Label()).WithDetail(p.Culprit().LastWords(lastWords))
 	}
 	w.mu.Unlock()
 	if news {

@@ -1,4 +1,4 @@
-"""Several processes that share a policy's work, one a device, each with the whole network.
+"""Several processes that share a policy's work, one a device; each has the whole network, or a part (`sharding`).
 
 The host starts them, says which rank of how many each is, and configures them at the same time. It then calls rank 0
 alone, which keeps what was recorded and writes checkpoints. Rank 0 tells the others, over a socket in the folder where

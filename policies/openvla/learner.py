@@ -150,8 +150,8 @@ class Learner(srpo.Policy):
                 f"out of memory while {what}: {text.splitlines()[0] if text else type(e).__name__}",
                 place=f"policy {self.name}",
                 hint=f"lower policy.{self.name}.micro_batch; turn on gradient_checkpointing, offload_optimizer, or "
-                "lora_rank = 32; the run goes on from its last checkpoint with less: "
-                f"srpo run --resume RUN --set policy.{self.name}.micro_batch=N",
+                "lora_rank = 32, or use more GPUs (host.policy_processes); the run goes on from its last checkpoint with "
+                f"less: srpo run --resume RUN --set policy.{self.name}.micro_batch=N",
             ) from e
 
     # Recording.
@@ -254,6 +254,10 @@ class Learner(srpo.Policy):
         """Makes what learns the starting policy, if there is none."""
         if self.start is None:
             self.start = optimiser.starting(self.optimiser.parameters, self.settings["offload_optimizer"])
+
+    def thaw(self) -> None:
+        """Forgets the starting policy."""
+        self.start = None
 
     def ppo(
         self,
@@ -374,8 +378,12 @@ class Learner(srpo.Policy):
             )
         todo = learning.lessons(update, self.records, self.network, self.settings["mean"] == "trajectory")
         if h.kl_beta and self.start is None:
-            with self._memory("copying the starting policy"):
-                self.crew.all("freeze")
+            try:
+                with self._memory("copying the starting policy"):
+                    self.crew.all("freeze")
+            except BaseException:
+                self.crew.all("thaw")  # all have one, or none has
+                raise
         with self._undone("an update"):
             size = self.settings["mini_batch"]
             ppo = learning.Ppo(self.network, self.crew, self._or("lr", 5e-6, 1e-4), size, self.name)
@@ -419,13 +427,13 @@ class Learner(srpo.Policy):
 
     def take(self, folder: str) -> None:
         """Loads a folder, so that it can still be undone until `settle`."""
+        self.divided()  # first: what fails in one process alone leaves all in the same state
         with self._memory(f"loading {folder}"):
             state, tensors = saved.read(folder, self.name)
             c = self.choice
             names = list(self.optimiser.parameters)
             same = state["rank"] == c.rank and state["names"] == names
             same = same and (not c.rank or (state["base"], state["alpha"]) == (self.network.fingerprint, c.alpha))
-            self.divided()
             undo = self._undo = contextlib.ExitStack()
             undo.callback(self._set, self.network, self.optimiser, self.start)
             try:

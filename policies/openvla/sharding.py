@@ -12,6 +12,11 @@ from torch import distributed, nn
 # torch.distributed.fsdp and .tensor are imported where they are needed: they take a second, and most runs do without.
 
 
+# Every pass is noted in FSDP's books, which only dividing clears: in a long evaluation nothing else does. All processes
+# are asked as often, so they do it at the same time.
+_LEAFED = 1000
+
+
 class Shards:
     """A model of which each process keeps a part of every parameter: of its first dimension, in the order of ranks.
 
@@ -31,7 +36,7 @@ class Shards:
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
         mesh = DeviceMesh.from_group(distributed.group.WORLD, device.type)
-        self.model, self.is_whole = model, False
+        self.model, self.is_whole, self.asked = model, False, 0
         self.parts = [*blocks, model]
         for part in self.parts:
             fully_shard(
@@ -43,6 +48,9 @@ class Shards:
 
     def whole(self) -> None:
         """Brings all weights together, for acting and saving."""
+        self.asked += 1
+        if self.asked % _LEAFED == 0:
+            self.divided()
         if self.is_whole:
             return
         for part in self.parts:

@@ -1,6 +1,9 @@
 """Several processes, on gloo: what they do together equals what one does alone, for any `Learner`; see subject.py."""
 
 import multiprocessing
+import os
+import threading
+import time
 from multiprocessing import connection
 from pathlib import Path
 
@@ -18,9 +21,18 @@ def together(folder: Path, size: int, **settings):
     """Rank 0 of so many processes, which meet in the folder; the others end with this one, as the host sees to."""
     worlds = [{"rank": rank, "world_size": size, "rendezvous": str(folder)} for rank in range(size)]
     context = multiprocessing.get_context("spawn")
-    for world in worlds[1:]:
-        context.Process(target=_another, args=(world, settings), daemon=True).start()
+    others = [context.Process(target=_another, args=(world, settings), daemon=True) for world in worlds[1:]]
+    for p in others:
+        p.start()
+    threading.Thread(target=_end_with, args=([p.sentinel for p in others],), daemon=True).start()
     return policy(world=worlds[0], **settings)
+
+
+def _end_with(sentinels: list) -> None:
+    connection.wait(sentinels)
+    time.sleep(5)  # for the words of this one, where it notices by itself
+    if threading.main_thread().is_alive():
+        os._exit(70)
 
 
 def _another(world: dict, settings: dict) -> None:
