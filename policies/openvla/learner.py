@@ -150,8 +150,8 @@ class Learner(srpo.Policy):
                 f"out of memory while {what}: {text.splitlines()[0] if text else type(e).__name__}",
                 place=f"policy {self.name}",
                 hint=f"lower policy.{self.name}.micro_batch; turn on gradient_checkpointing, offload_optimizer, or "
-                "lora_rank = 32, or use more GPUs (host.policy_processes); the run goes on from its last checkpoint with "
-                f"less: srpo run --resume RUN --set policy.{self.name}.micro_batch=N",
+                "lora_rank = 32, or use more GPUs (host.policy_processes); the run goes on from its last checkpoint "
+                f"with less: srpo run --resume RUN --set policy.{self.name}.micro_batch=N",
             ) from e
 
     # Recording.
