@@ -1,0 +1,29 @@
+"""Does an update of openvla's tiny preset move what it should? A bandit: four pictures, one chunk an episode, and what
+pays is the mean of the first action dimension. Its numbers are in openvla.md.
+
+Usage, from policies/openvla in the plugin's environment (`srpo plugin install openvla` says where that is):
+PYTHONPATH=../../sdk/python:tests:. python ../../docs/results/openvla-bandit.py LR UPDATES
+"""
+
+import sys
+
+import numpy as np
+import srpo_sdk as srpo
+import torch
+from subject import item, policy
+
+EPISODES = 48
+
+torch.set_num_threads(1)
+lr, updates = float(sys.argv[1]), int(sys.argv[2])
+p = policy(lr=lr)
+h = srpo.Hyperparameters(clip_low=0.2, clip_high=0.28, kl_beta=0.0, epochs=1, mini_batch=64, clip_dual=0.0)
+for n in range(updates):
+    seen = [item(i % 4, seed=1000 * n + i) for i in range(EPISODES)]
+    items = [srpo.ActItem(f"{n}/t/0/{i}", 0, x.observation, x.seed) for i, x in enumerate(seen)]
+    paid = np.array([x.actions[:, 0].mean() for x in p.act(items, srpo.Sampling(temperature=1.0, record=True))])
+    advantages = (paid - paid.mean()) / paid.std()
+    given = [srpo.Advantage(x.trajectory, np.array([a]), 8) for x, a in zip(items, advantages)]
+    s = p.update(srpo.Update(n + 1, given, h, 1.0, n), lambda _: None)
+    p.forget([])
+    print(f"{n:3}  paid {paid.mean():+.3f}  gradient {s.grad_norm:.3f}  entropy {s.entropy:.3f}", flush=True)
