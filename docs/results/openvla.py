@@ -120,7 +120,7 @@ def main() -> None:
     commit = subprocess.run(["git", "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True).stdout.strip()
     command = "docs/results/openvla.sh" if env == "libero" else f"ENVIRONMENT={env} docs/results/openvla.sh"
     out = [
-        "# OpenVLA-OFT and pi0, small and from random weights, on a CPU",
+        f"# {' and '.join(policies).replace('openvla', 'OpenVLA-OFT')}, small and from random weights, on a CPU",
         "",
         f"Made by `{command}` at commit {commit}, seed 0, {os.cpu_count()} cores, {env}, `{task}`;",
         "its head says what was fixed before. Networks of the true architectures with few and random weights: what is",
