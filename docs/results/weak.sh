@@ -4,7 +4,7 @@
 # ENV=libero is the same on LIBERO's alphabet soup: docs/results/weak-libero.md, some two minutes a run on two idle cores, 10 runs a seed, 12 with WORLD. SHAPES=8x2 takes
 # one of the two shapes. WORLD=FILE, the model file of a V-JEPA 2 that docs/results/world.sh made, adds the tiny world model.
 #
-# WAYS=crossed: generic and the tiny world model with the other two references, to complete the table; begun after both pages were seen; writes weak-crossed.md.
+# WAYS=crossed: generic and the tiny world model with the other two references, to complete the table; some two hours on tabletop; writes weak-crossed.md, which is not made yet.
 #
 # WAYS=controls asks why, on the same starts and in the same folder: GRPO and SRPO with pixel and memory as they are, then SRPO with eps = 0.04, so that a group of failures
 # whose rewards hardly differ counts for little, and both with the env's own progress in the place of the encoder's reward: what a perfect encoder could give;
