@@ -303,9 +303,9 @@ func (g guard) info(ctx context.Context, p plugins.Plugin) (i plugins.Info, err 
 }
 
 func (g guard) configure(ctx context.Context, p plugins.Plugin, c plugins.Config) error {
-	for _, p := range g.proc.Ranks() {
-		p.pulse.slow.Add(1)
-		defer p.pulse.slow.Add(-1)
+	for _, rank := range g.proc.Ranks() {
+		rank.pulse.slow.Add(1)
+		defer rank.pulse.slow.Add(-1)
 	}
 	return g.call(ctx, "Configure", "start_timeout_s", g.limits.Configure, true, func(ctx context.Context) error { return p.Configure(ctx, c) })
 }

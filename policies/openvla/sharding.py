@@ -14,7 +14,7 @@ from torch import distributed, nn
 
 # Every pass is noted in FSDP's books, which only dividing clears: in a long evaluation nothing else does. All processes
 # are asked as often, so they do it at the same time.
-_LEAFED = 1000
+_CLEAR_EVERY = 1000
 
 
 class Shards:
@@ -49,7 +49,7 @@ class Shards:
     def whole(self) -> None:
         """Brings all weights together, for acting and saving."""
         self.asked += 1
-        if self.asked % _LEAFED == 0:
+        if self.asked % _CLEAR_EVERY == 0:
             self.divided()
         if self.is_whole:
             return
