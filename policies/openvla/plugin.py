@@ -1,6 +1,12 @@
 """Entry of the openvla plugin: started by the srpo host, or ``python plugin.py`` in its environment."""
 
+import sys
+from pathlib import Path
+
 import srpo_sdk  # first: it takes stdout for the handshake before torch's packages print on it
+
+# In a checkout the shared packages are in policies/internal; in the package that srpo unpacks, beside this file.
+sys.path.append(str(Path(__file__).resolve().parents[1] / "internal"))
 
 from settings import SETTINGS
 

@@ -5,10 +5,8 @@ from pathlib import Path
 
 import srpo_sdk  # first: it takes stdout for the handshake before torch's packages print on it
 
-HERE = Path(__file__).resolve().parent
-if not (HERE / "pi_policy.py").exists():
-    # In a checkout the modules that it shares with others are next door; in the package that srpo unpacks, beside it.
-    sys.path += [str(HERE.parent / "pi0"), str(HERE.parent / "openvla")]
+# In a checkout the shared packages are in policies/internal; in the package that srpo unpacks, beside this file.
+sys.path.append(str(Path(__file__).resolve().parents[1] / "internal"))
 
 from settings import SETTINGS
 

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import srpo_sdk  # first: it takes stdout for the handshake before torch's packages print on it
 
-if not (Path(__file__).resolve().parent / "learner.py").exists():
-    # In a checkout the modules that it shares with openvla are next door; in the package that srpo unpacks, beside it.
-    sys.path.append(str(Path(__file__).resolve().parents[1] / "openvla"))
+# In a checkout the shared packages are in policies/internal; in the package that srpo unpacks, beside this file.
+sys.path.append(str(Path(__file__).resolve().parents[1] / "internal"))
 
 from settings import SETTINGS
 
