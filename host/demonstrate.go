@@ -82,7 +82,7 @@ func Demonstrate(ctx context.Context, o DemonstrateOptions) (Demonstrated, error
 		n++
 		if d.Success {
 			out.Episodes, out.Steps = out.Episodes+1, out.Steps+d.Actions.Shape[0]
-			if err := keepTrajectory(rollout.Episode{ID: d.ID, Task: task, Trajectory: &d}, r.save); err != nil {
+			if err := dataset.Save(d.ID, task, d, r.save); err != nil {
 				return out, err
 			}
 		} else {
@@ -100,8 +100,8 @@ func Demonstrate(ctx context.Context, o DemonstrateOptions) (Demonstrated, error
 func DemonstrationsFolder(out string) (string, error) {
 	parent := filepath.Dir(filepath.Clean(out))
 	if err := os.MkdirAll(parent, 0o755); err != nil {
-		return "", onDisk("make", parent, err)
+		return "", DiskError("make", parent, err)
 	}
 	dir, err := os.MkdirTemp(parent, ".tmp-"+filepath.Base(out)+"-demos-")
-	return dir, onDisk("make", parent, err)
+	return dir, DiskError("make", parent, err)
 }

@@ -217,7 +217,7 @@ func TestRunDoubtsABlindReward(t *testing.T) {
 			result.Groups = append(result.Groups, group)
 		}
 		rollouts[0].Embedding = nil
-		scored, err := srpo.ScoreBatch(rollouts, srpo.Known{}, rewardOptions(cfg, 3))
+		scored, err := srpo.ScoreBatch(rollouts, srpo.Known{}, cfg.RewardOptions(3))
 		require.NoError(t, err)
 		m = store.Metrics{Extra: map[string]float64{}, Clusters: 1}
 		require.NoError(t, r.audit(1, result, rollouts, scored, &m))
@@ -256,7 +256,7 @@ func TestClipsThatCannotBeKept(t *testing.T) {
 	plan := rollout.Plan{}
 	k := r.keepClips(&plan, 1)
 	for i := range 30 {
-		plan.OnFrames(rollout.Episode{ID: fmt.Sprint(i), Frames: numbered(2)})
+		plan.OnFrames(rollout.Episode{ID: fmt.Sprint(i), Frames: plugins.Bytes(make([]byte, 6), 2, 1, 1, 3)})
 	}
 	err = k.close()
 	require.Error(t, err)

@@ -228,7 +228,7 @@ func (e *evaluation) open() error {
 		e.fresh = true
 	}
 	if err := os.MkdirAll(e.dir, 0o755); err != nil {
-		return onDisk("make", e.dir, err)
+		return DiskError("make", e.dir, err)
 	}
 	return e.takeLock()
 }
@@ -405,7 +405,7 @@ func (e *evaluation) roll(ctx context.Context, plan rollout.Evaluation, began ti
 	rolling, stop := context.WithCancel(ctx)
 	defer stop()
 	plan.OnFrames = func(ep rollout.Episode) { // before its line, so that an episode that is there has its clip and its video
-		if e.failed == nil && wantsClip(e.cfg.Run.KeepClips, ep.Success) {
+		if e.failed == nil && e.cfg.Run.KeepsClip(ep.Success) {
 			e.failed = e.keepClip(ep)
 		}
 		if e.failed == nil && e.Videos > 0 {
@@ -480,7 +480,7 @@ func (e *evaluation) film(line score.Episode, frames plugins.Tensor) error {
 		return plugins.AsError(err).WithPlace("episode %s", line.ID)
 	}
 	if err := os.MkdirAll(filepath.Join(e.dir, score.VideosDir), 0o755); err != nil {
-		return onDisk("make", e.dir, err)
+		return DiskError("make", e.dir, err)
 	}
 	if err := e.write(score.VideoName(line), gif.Bytes()); err != nil {
 		return err
@@ -490,7 +490,7 @@ func (e *evaluation) film(line score.Episode, frames plugins.Tensor) error {
 	for len(clips) > e.Videos {
 		path := filepath.Join(e.dir, filepath.FromSlash(score.VideoName(clips[len(clips)-1])))
 		if err := os.Remove(path); err != nil {
-			return onDisk("remove", path, err)
+			return DiskError("remove", path, err)
 		}
 		clips = clips[:len(clips)-1]
 	}
@@ -521,7 +521,7 @@ func writeResults(dir string, rec score.Record, r *score.Results) error {
 	if err != nil {
 		return plugins.Errorf(plugins.Internal, "%s: %w", score.ResultsFile, err)
 	}
-	if err := writeInto(dir, score.ResultsFile, append(data, '\n')); err != nil {
+	if err := WriteFile(dir, score.ResultsFile, append(data, '\n')); err != nil {
 		return err
 	}
 	page := r.Page(filepath.Base(dir), rec, func(name string) ([]byte, error) { return os.ReadFile(filepath.Join(dir, filepath.FromSlash(name))) })
@@ -530,7 +530,7 @@ func writeResults(dir string, rec score.Record, r *score.Results) error {
 	if err := page.Write(&html); err != nil {
 		return err
 	}
-	return writeInto(dir, score.ReportFile, html.Bytes())
+	return WriteFile(dir, score.ReportFile, html.Bytes())
 }
 
 // ended says how far an evaluation came that did not end.

@@ -54,7 +54,7 @@ func (e *evaluation) takeLock() error {
 	path := filepath.Join(e.dir, ".lock")
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
-		return onDisk("open", path, err)
+		return DiskError("open", path, err)
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		_ = f.Close()
@@ -121,7 +121,7 @@ func (e *evaluation) same(old map[string]string, all bool) error {
 	sort.Strings(names)
 	var detail []string
 	for _, name := range names {
-		detail = append(detail, fmt.Sprintf("%s: %s there, %s now", name, orNothing(old[name]), orNothing(e.ident[name])))
+		detail = append(detail, fmt.Sprintf("%s: %s there, %s now", name, orNothingToo(old[name]), orNothingToo(e.ident[name])))
 	}
 	return plugins.Errorf(plugins.Mismatch, "the folder holds another evaluation: %s differs; nothing was changed", strings.Join(names, ", ")).WithPlace("--out %s", e.Dir).
 		WithHint("%s", e.wayOn(old, names)).WithDetail(strings.Join(detail, "\n"))
@@ -145,7 +145,7 @@ func (e *evaluation) wayOn(old map[string]string, names []string) string {
 	return "give another --out"
 }
 
-func orNothing(s string) string {
+func orNothingToo(s string) string {
 	if s == "" {
 		return "nothing"
 	}
@@ -160,14 +160,14 @@ func (e *evaluation) writeJSON(name string, v any) error {
 	return e.write(name, append(data, '\n'))
 }
 
-func (e *evaluation) write(name string, data []byte) error { return writeInto(e.dir, name, data) }
+func (e *evaluation) write(name string, data []byte) error { return WriteFile(e.dir, name, data) }
 
-// writeInto puts a file into a folder: the whole of it, or the one that was there.
-func writeInto(dir, name string, data []byte) error {
+// WriteFile writes a file of a folder: all of it, or the earlier one stays. name is slash-separated.
+func WriteFile(dir, name string, data []byte) error {
 	path := filepath.Join(dir, filepath.FromSlash(name))
 	f, err := os.CreateTemp(filepath.Dir(path), ".tmp-")
 	if err != nil {
-		return onDisk("write", path, err)
+		return DiskError("write", path, err)
 	}
 	_, err = f.Write(data)
 	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
@@ -177,10 +177,11 @@ func writeInto(dir, name string, data []byte) error {
 	if err != nil {
 		_ = os.Remove(f.Name())
 	}
-	return onDisk("write", path, err)
+	return DiskError("write", path, err)
 }
 
-func onDisk(op, path string, err error) error {
+// DiskError returns the error of an operation on a file of a folder that the user named with --out; nil stays nil.
+func DiskError(op, path string, err error) error {
 	if err == nil {
 		return nil
 	}
@@ -203,15 +204,15 @@ type episodeLog struct {
 func openEpisodes(path string) (*episodeLog, []score.Episode, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
-		return nil, nil, onDisk("open", path, err)
+		return nil, nil, DiskError("open", path, err)
 	}
 	episodes, whole, err := score.Lines[score.Episode](f, path)
 	if err == nil {
-		err = onDisk("truncate", path, f.Truncate(whole))
+		err = DiskError("truncate", path, f.Truncate(whole))
 	}
 	if err == nil {
 		_, err = f.Seek(whole, io.SeekStart)
-		err = onDisk("read", path, err)
+		err = DiskError("read", path, err)
 	}
 	if err != nil {
 		_ = f.Close()
@@ -226,7 +227,7 @@ func (l *episodeLog) append(ep score.Episode) error {
 		return plugins.Errorf(plugins.Internal, "episode %s: %w", ep.ID, err)
 	}
 	if _, err := l.file.Write(append(data, '\n')); err != nil {
-		return onDisk("write", l.path, err) // a torn line is cut off by the next one who opens the file
+		return DiskError("write", l.path, err) // a torn line is cut off by the next one who opens the file
 	}
 	l.added++
 	if time.Since(l.synced) > time.Second {
@@ -237,7 +238,7 @@ func (l *episodeLog) append(ep score.Episode) error {
 
 func (l *episodeLog) sync() error {
 	l.synced = time.Now()
-	return onDisk("fsync", l.path, l.file.Sync())
+	return DiskError("fsync", l.path, l.file.Sync())
 }
 
 func (l *episodeLog) close() error { return errors.Join(l.sync(), l.file.Close()) }

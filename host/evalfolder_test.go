@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/srpo-dev/srpo/host/rollout"
 	"github.com/srpo-dev/srpo/plugins"
 )
 
@@ -40,4 +41,21 @@ func TestFolderOfAnotherEvaluation(t *testing.T) {
 		require.Equal(t, c.detail, err.Detail)
 		require.Equal(t, c.hint, err.Hint, c.detail)
 	}
+}
+
+// Shards divide the trials: each belongs to exactly one of them.
+func TestShardsDivideTheTrials(t *testing.T) {
+	trials := make([]rollout.Trial, 100)
+	for i := range trials {
+		trials[i].StartState = i
+	}
+	seen := map[int]bool{}
+	for i := range 7 {
+		e := &evaluation{EvalOptions: EvalOptions{Shard: i + 1, Shards: 7}}
+		for _, trial := range e.shard(trials) {
+			require.False(t, seen[trial.StartState])
+			seen[trial.StartState] = true
+		}
+	}
+	require.Len(t, seen, 100)
 }

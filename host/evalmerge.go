@@ -50,7 +50,7 @@ func MergeEvals(folders []string, out, version string, command []string) (*score
 		return nil, err
 	}
 	if err := os.MkdirAll(filepath.Join(dir, score.VideosDir), 0o755); err != nil {
-		return nil, onDisk("make", dir, err)
+		return nil, DiskError("make", dir, err)
 	}
 	merged.Dir, merged.Created, merged.Host, merged.Command = dir, time.Now().UTC().Truncate(time.Millisecond), version, command
 	videos, err := mergeVideos(merged, shards)
@@ -59,7 +59,7 @@ func MergeEvals(folders []string, out, version string, command []string) (*score
 	}
 	config, err := os.ReadFile(filepath.Join(shards[0].Dir, "srpo.toml"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, onDisk("read", shards[0].Dir, err)
+		return nil, DiskError("read", shards[0].Dir, err)
 	}
 	tasks, err := score.JSONLines(merged.Tasks)
 	if err != nil {
@@ -78,7 +78,7 @@ func MergeEvals(folders []string, out, version string, command []string) (*score
 		name string
 		data []byte
 	}{{"srpo.toml", config}, {score.TasksFile, tasks}, {score.EpisodesFile, episodes}, {score.RecordFile, append(rec, '\n')}} {
-		if err := writeInto(dir, file.name, file.data); err != nil {
+		if err := WriteFile(dir, file.name, file.data); err != nil {
 			return nil, err
 		}
 	}
@@ -114,10 +114,10 @@ func mergeVideos(merged *score.Folder, shards []*score.Folder) (map[string]strin
 		taken[kind(e)]++
 		data, err := os.ReadFile(path)
 		if err != nil {
-			return nil, onDisk("read", path, err)
+			return nil, DiskError("read", path, err)
 		}
 		videos[e.ID] = score.VideoName(e)
-		if err := writeInto(merged.Dir, videos[e.ID], data); err != nil {
+		if err := WriteFile(merged.Dir, videos[e.ID], data); err != nil {
 			return nil, err
 		}
 	}

@@ -108,7 +108,7 @@ func (r *run) record() error {
 	// Of a resumed run too: what was changed for it (how many iterations, where clips stay) is to hold at the next resume.
 	var settings []string
 	if old, err := os.ReadFile(filepath.Join(r.folder.Dir(), "srpo.toml")); err != nil || !bytes.Equal(old, text.Bytes()) {
-		settings = s.changedSettings(old)
+		settings = changedSettings(r.cfg, s, old)
 		if err := r.folder.WriteFile("srpo.toml", text.Bytes()); err != nil {
 			return err
 		}
@@ -138,7 +138,7 @@ func (r *run) record() error {
 
 // changedSettings says which settings of the plugins in use are not those of an earlier srpo.toml, in words. A resumed run may change them, so that a policy that ran
 // out of memory goes on with less, or one that diverged with a smaller learning rate; what was changed is then no secret.
-func (s *Session) changedSettings(old []byte) (words []string) {
+func changedSettings(cfg *config.Config, s *Session, old []byte) (words []string) {
 	was, err := config.Parse("srpo.toml", old)
 	if err != nil {
 		return nil
@@ -158,7 +158,7 @@ func (s *Session) changedSettings(old []byte) (words []string) {
 	for _, v := range was.Values() {
 		before[v.Key] = v.Value
 	}
-	for _, v := range s.cfg.Values() {
+	for _, v := range cfg.Values() {
 		kind, _, _ := strings.Cut(v.Key, ".")
 		if b, known := before[v.Key]; known && slices.Contains(plugins.Kinds, plugins.Kind(kind)) && !reflect.DeepEqual(b, v.Value) {
 			words = append(words, fmt.Sprintf("%s is %v and was %v", v.Key, v.Value, b))

@@ -1,7 +1,6 @@
 package host
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"math"
@@ -18,31 +17,11 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// wantsClip says whether run.keep_clips keeps an episode.
-func wantsClip(keep string, success bool) bool {
-	return keep == "all" || keep == "failures" && !success
-}
-
-// clipFiles are an episode's clip as srpo reward reads it: NAME.npz, and NAME.json beside it.
-func clipFiles(ep rollout.Episode, iteration, recordEvery int) (name string, npz, label []byte, err error) {
-	var b bytes.Buffer
-	if err := store.EncodeNPZ(&b, "frames", ep.Frames); err != nil {
-		return "", nil, nil, plugins.AsError(err).WithPlace("episode %s", ep.ID)
-	}
-	label, err = attempts.Label{ID: ep.ID, Task: ep.Task, Success: ep.Success, Progress: finiteOrNil(ep.Progress), Iteration: iteration, Steps: ep.Steps, RecordEvery: recordEvery}.Marshal()
-	return store.FileName(ep.ID), b.Bytes(), label, err
-}
-
 func finiteOrNil(v *float64) *float64 {
 	if v == nil || math.IsNaN(*v) || math.IsInf(*v, 0) {
 		return nil
 	}
 	return v
-}
-
-// wantsTrajectory says whether run.keep_trajectories keeps an episode.
-func wantsTrajectory(keep string, success bool) bool {
-	return keep == "all" || keep == "successes" && success
 }
 
 // space is what the numbers of a session's trajectories mean.
@@ -84,10 +63,10 @@ func (r *run) keepClips(p *rollout.Plan, i int) *clipKeeper {
 	}
 	k := &clipKeeper{todo: make(chan rollout.Episode, clipsWaiting), done: make(chan error, 1)}
 	p.OnFrames = func(e rollout.Episode) {
-		if !wantsTrajectory(whole, e.Success) {
+		if !r.cfg.Run.KeepsTrajectory(e.Success) {
 			e.Trajectory = nil
 		}
-		if wantsClip(keep, e.Success) || e.Trajectory != nil {
+		if r.cfg.Run.KeepsClip(e.Success) || e.Trajectory != nil {
 			k.todo <- e
 		}
 	}
@@ -100,34 +79,16 @@ func (r *run) keepClips(p *rollout.Plan, i int) *clipKeeper {
 			if failed != nil {
 				continue // the first failure counts; the others are waited for
 			}
-			name, npz, label, err := clipFiles(e, i, r.cfg.Rollout.RecordEvery)
-			if err == nil {
-				err = r.folder.SaveInto(attempts.ClipsDir, name+".npz", npz)
-			}
-			if err == nil { // the label last: a clip without one is not read
-				err = r.folder.SaveInto(attempts.ClipsDir, name+".json", label)
-			}
+			label := attempts.Label{ID: e.ID, Task: e.Task, Success: e.Success, Progress: e.Progress, Iteration: i, Steps: e.Steps, RecordEvery: r.cfg.Rollout.RecordEvery}
+			err := attempts.SaveClip(store.FileName(e.ID), e.Frames, label, r.folder.SaveInto)
 			if err == nil && e.Trajectory != nil {
-				err = keepTrajectory(e, r.folder.SaveInto)
+				err = dataset.Save(e.ID, e.Task, *e.Trajectory, r.folder.SaveInto)
 			}
 			failed = err
 		}
 		k.done <- failed
 	}()
 	return k
-}
-
-// keepTrajectory writes an episode's trajectory; save writes a file of a folder within the run folder or recording.
-func keepTrajectory(e rollout.Episode, save func(folder, name string, data []byte) error) error {
-	npz, label, err := dataset.Encode(e.Task, *e.Trajectory)
-	if err != nil {
-		return err
-	}
-	name := store.FileName(e.ID)
-	if err := save(dataset.Dir, name+".npz", npz); err != nil {
-		return err
-	}
-	return save(dataset.Dir, name+".json", label)
 }
 
 // close waits until all clips are written.
@@ -141,17 +102,13 @@ func (k *clipKeeper) close() error {
 
 // keepClip writes an evaluated episode's clip.
 func (e *evaluation) keepClip(ep rollout.Episode) error {
-	name, npz, label, err := clipFiles(ep, 0, e.cfg.Rollout.RecordEvery)
-	if err != nil {
-		return err
-	}
 	if err := os.MkdirAll(filepath.Join(e.dir, attempts.ClipsDir), 0o755); err != nil {
-		return onDisk("make", e.dir, err)
+		return DiskError("make", e.dir, err)
 	}
-	if err := e.write(attempts.ClipsDir+"/"+name+".npz", npz); err != nil {
-		return err
-	}
-	return e.write(attempts.ClipsDir+"/"+name+".json", label)
+	label := attempts.Label{ID: ep.ID, Task: ep.Task, Success: ep.Success, Progress: ep.Progress, Steps: ep.Steps, RecordEvery: e.cfg.Rollout.RecordEvery}
+	return attempts.SaveClip(store.FileName(ep.ID), ep.Frames, label, func(folder, name string, data []byte) error {
+		return e.write(folder+"/"+name, data)
+	})
 }
 
 // keptEmbedding is a line of the list that run.keep_embeddings writes.
@@ -215,7 +172,7 @@ func (r *run) audit(i int, result *rollout.Result, rollouts []srpo.Rollout, scor
 		}
 		items = append(items, audit.Item{ID: x.ID, Task: x.Task, Success: &rollouts[k].Success, Progress: finiteOrNil(x.Progress), Frames: frames[k], Embedding: x.Embedding})
 	}
-	measured, err := audit.Measure(items, audit.MeasureOptions{Cluster: rewardOptions(r.cfg, 0).Cluster, Seed: rollout.Seed(r.cfg.Run.Seed, "audit", i), Bootstrap: auditBootstrap})
+	measured, err := audit.Measure(items, audit.MeasureOptions{Cluster: r.cfg.RewardOptions(0).Cluster, Seed: rollout.Seed(r.cfg.Run.Seed, "audit", i), Bootstrap: auditBootstrap})
 	if err != nil {
 		return plugins.Errorf(plugins.Internal, "the audit of iteration %d: %w", i, err)
 	}

@@ -401,7 +401,7 @@ func (r *run) curves(ctx context.Context, set dataset.Set, picked []int) ([]audi
 			r.event(store.Event{Type: store.Dropped, Message: fmt.Sprintf("%s: %s%s", a.ID, a.Problem, v[k].problem)})
 		}
 	}
-	curves, err := audit.Curves(items, rewardOptions(r.cfg, s.encoder.spec.Dimension).Cluster, audit.Scale(r.cfg.Offline.Scale))
+	curves, err := audit.Curves(items, r.cfg.RewardOptions(s.encoder.spec.Dimension).Cluster, audit.Scale(r.cfg.Offline.Scale))
 	if err != nil {
 		return nil, plugins.Errorf(plugins.Invalid, "%w", err).WithPlace("%s", r.cfg.Offline.Data)
 	}

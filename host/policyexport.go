@@ -100,11 +100,11 @@ func ExportPolicy(ctx context.Context, o ExportOptions) (*Exported, error) {
 		return nil, plugins.Errorf(plugins.Invalid, "%w", err).WithPlace("--to %s", o.To).WithHint("give a folder that is empty or does not exist")
 	}
 	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
-		return nil, onDisk("make", filepath.Dir(to), err)
+		return nil, DiskError("make", filepath.Dir(to), err)
 	}
 	tmp, err := os.MkdirTemp(filepath.Dir(to), ".tmp-export-")
 	if err != nil {
-		return nil, onDisk("make a folder beside", to, err)
+		return nil, DiskError("make a folder beside", to, err)
 	}
 	defer os.RemoveAll(tmp)
 	total := int64(0)
@@ -121,13 +121,13 @@ func ExportPolicy(ctx context.Context, o ExportOptions) (*Exported, error) {
 		o.Terminal.Update(report.Status{Phase: "copy, MB", Done: int(out.Bytes / 1e6), Total: int(total / 1e6)})
 	}
 	if err := os.Chmod(tmp, 0o755); err != nil {
-		return nil, onDisk("write", tmp, err)
+		return nil, DiskError("write", tmp, err)
 	}
 	if err := os.Remove(to); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, onDisk("replace", to, err)
+		return nil, DiskError("replace", to, err)
 	}
 	if err := os.Rename(tmp, to); err != nil {
-		return nil, onDisk("write", to, err)
+		return nil, DiskError("write", to, err)
 	}
 	return out, nil
 }
@@ -155,7 +155,7 @@ func (o ExportOptions) checkpoint() (*store.Checkpoint, error) {
 		if len(list) == 0 {
 			return nil, e.WithHint("give a run folder with checkpoints")
 		}
-		return nil, e.WithHint("it has %s", joinInts(list))
+		return nil, e.WithHint("it has %s", strings.Trim(strings.ReplaceAll(fmt.Sprint(list), " ", ", "), "[]"))
 	case o.Iteration >= 0:
 		return store.OpenCheckpoint(filepath.Join(o.From, "checkpoints", fmt.Sprintf("%06d", o.Iteration)))
 	}
@@ -172,16 +172,16 @@ func (o ExportOptions) checkpoint() (*store.Checkpoint, error) {
 // copyVerified copies a file and compares what it read with its checksum.
 func copyVerified(ctx context.Context, from, to string, want store.File) error {
 	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
-		return onDisk("make", filepath.Dir(to), err)
+		return DiskError("make", filepath.Dir(to), err)
 	}
 	in, err := os.Open(from)
 	if err != nil {
-		return onDisk("read", from, err)
+		return DiskError("read", from, err)
 	}
 	defer in.Close()
 	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
-		return onDisk("write", to, err)
+		return DiskError("write", to, err)
 	}
 	defer out.Close()
 	sum := sha256.New()
@@ -193,7 +193,7 @@ func copyVerified(ctx context.Context, from, to string, want store.File) error {
 		err = errors.Join(out.Sync(), out.Close())
 	}
 	if err != nil {
-		return onDisk("write", to, err)
+		return DiskError("write", to, err)
 	}
 	if n != want.Size || hex.EncodeToString(sum.Sum(nil)) != want.SHA256 {
 		return plugins.Errorf(plugins.Corrupt, "the file's bytes are not those that were committed (SHA-256 differs)").WithPlace("%s", from).WithHint("use another checkpoint")

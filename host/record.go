@@ -252,12 +252,12 @@ func (r *recording) prepare(ctx context.Context, s *Session) error {
 func (r *recording) save(folder, name string, data []byte) error {
 	dir := filepath.Join(r.dir, folder)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return onDisk("make", dir, err)
+		return DiskError("make", dir, err)
 	}
 	path := filepath.Join(dir, name)
 	f, err := os.CreateTemp(dir, ".tmp-")
 	if err != nil {
-		return onDisk("write", path, err)
+		return DiskError("write", path, err)
 	}
 	_, err = f.Write(data)
 	err = errors.Join(err, f.Chmod(0o644), f.Close())
@@ -267,7 +267,7 @@ func (r *recording) save(folder, name string, data []byte) error {
 	if err != nil {
 		_ = os.Remove(f.Name())
 	}
-	return onDisk("write", path, err)
+	return DiskError("write", path, err)
 }
 
 // act rolls a policy's episodes. A policy whose process is lost comes back with the same weights, and with it the episodes that were in flight.
@@ -358,23 +358,23 @@ func (r *recording) open() error {
 			return plugins.Errorf(plugins.Invalid, "the folder holds %s and no recording", entries[0].Name()).WithPlace("--out %s", r.Dir).WithHint("give a folder that is empty or does not exist")
 		}
 	case err != nil:
-		return onDisk("read", path, err)
+		return DiskError("read", path, err)
 	case !bytes.Equal(have, want):
 		return plugins.Errorf(plugins.Mismatch, "the folder holds a recording of something else; nothing was changed").WithPlace("--out %s", r.Dir).
 			WithHint("give another --out").WithDetail("there: " + string(have) + "now: " + string(want))
 	}
 	if err := os.MkdirAll(filepath.Join(r.dir, "clips"), 0o755); err != nil {
-		return onDisk("make", r.dir, err)
+		return DiskError("make", r.dir, err)
 	}
 	if have == nil {
 		if err := os.WriteFile(path, want, 0o644); err != nil {
-			return onDisk("write", path, err)
+			return DiskError("write", path, err)
 		}
 	}
 	path = filepath.Join(r.dir, labelsFile)
 	old, err := os.ReadFile(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return onDisk("read", path, err)
+		return DiskError("read", path, err)
 	}
 	var kept []byte
 	n := 0
@@ -394,14 +394,14 @@ func (r *recording) open() error {
 	}
 	if !bytes.Equal(kept, old) {
 		if err := os.WriteFile(path+".new", kept, 0o644); err != nil {
-			return onDisk("write", path, err)
+			return DiskError("write", path, err)
 		}
 		if err := os.Rename(path+".new", path); err != nil {
-			return onDisk("write", path, err)
+			return DiskError("write", path, err)
 		}
 	}
 	r.labels, err = os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
-	return onDisk("open", path, err)
+	return DiskError("open", path, err)
 }
 
 // keep writes a clip and a trajectory, and then the label.
@@ -418,7 +418,7 @@ func (r *recording) keep(t rollout.Take, e rollout.Episode) error {
 		return err
 	}
 	if e.Trajectory != nil {
-		if err := keepTrajectory(e, r.save); err != nil {
+		if err := dataset.Save(e.ID, e.Task, *e.Trajectory, r.save); err != nil {
 			return err
 		}
 	}
@@ -427,5 +427,5 @@ func (r *recording) keep(t rollout.Take, e rollout.Episode) error {
 		return plugins.Errorf(plugins.Internal, "%w", err)
 	}
 	_, err = r.labels.Write(append(line, '\n'))
-	return onDisk("write", filepath.Join(r.dir, labelsFile), err)
+	return DiskError("write", filepath.Join(r.dir, labelsFile), err)
 }

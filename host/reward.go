@@ -184,7 +184,7 @@ func (s *scoring) bare() error {
 	for i, a := range s.list.Attempts {
 		v[i].clip = a.Embedding
 	}
-	if err := canReward(s.list, rewardOptions(s.Config, 0), s.Config); err != nil {
+	if err := canReward(s.list, s.Config.RewardOptions(0), s.Config); err != nil {
 		return err
 	}
 	return s.score(s.list.Encoder, "", 0, v, s.list.Anchors)
@@ -205,7 +205,7 @@ func (s *scoring) videos(ctx context.Context) error {
 	if err := s.Config.UnstartedAmong(plugins.Encoder, names); err != nil {
 		return err
 	}
-	opt := rewardOptions(s.Config, 0)
+	opt := s.Config.RewardOptions(0)
 	if opt.References == srpo.ReferencesDemos {
 		if err := canReward(s.list, opt, s.Config); err != nil {
 			return err
@@ -328,7 +328,7 @@ func (s *scoring) score(name, version string, dim int, v []variants, anchors map
 			list[i].Problem = v[i].problem
 		}
 	}
-	opt := rewardOptions(s.Config, dim)
+	opt := s.Config.RewardOptions(dim)
 	scores, err := audit.Reward(list, vectors, anchors, opt)
 	if err != nil {
 		return plugins.Errorf(plugins.Invalid, "%w", err).WithPlace("%s", s.Source)
@@ -360,15 +360,6 @@ func (s *scoring) score(name, version string, dim int, v []variants, anchors map
 	}
 	s.scored = append(s.scored, out)
 	return nil
-}
-
-// rewardOptions are [reward]'s settings for embeddings of a size; 0: the size that most of them have.
-func rewardOptions(cfg *config.Config, dim int) srpo.RewardOptions {
-	o := srpo.DefaultRewardOptions()
-	c := cfg.Reward
-	o.Kind, o.References, o.Cluster.Kind, o.Alpha = srpo.RewardKind(c.Kind), srpo.ReferenceKind(c.References), srpo.ClusterKind(c.Cluster), c.Alpha
-	o.Dim = dim
-	return o
 }
 
 // canReward refuses what has nothing to measure against.

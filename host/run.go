@@ -205,7 +205,7 @@ func (r *run) iteration(ctx context.Context, i int) error {
 	// 2. Cluster the successes' embeddings, 3. measure each failure's distance to the nearest centre, 4. reward it.
 	at := time.Now()
 	rollouts := toRollouts(result)
-	scored, err := srpo.ScoreBatch(rollouts, r.known(), rewardOptions(r.cfg, s.Sched.EncoderSpec.Dimension))
+	scored, err := srpo.ScoreBatch(rollouts, r.known(), r.cfg.RewardOptions(s.Sched.EncoderSpec.Dimension))
 	if err != nil {
 		return err
 	}

@@ -121,19 +121,16 @@ func TestTrialsAreExact(t *testing.T) {
 	require.Len(t, seen, 33)
 }
 
-// A benchmark of 10,030 variants is listed at once, each id once, in any number of shards.
+// A benchmark of 10,030 variants is listed at once, each id once.
 func TestTrialsOfABenchmark(t *testing.T) {
 	all := dimensional(1700)
 	s := session(t, all, all)
 	trials := s.trials("all", 0)
 	require.Len(t, trials, 10200)
 	seen := map[string]bool{}
-	for i := range 7 {
-		e := &evaluation{EvalOptions: EvalOptions{Shard: i + 1, Shards: 7}}
-		for _, tr := range e.shard(trials) {
-			require.False(t, seen[tr.Task.ID])
-			seen[tr.Task.ID] = true
-		}
+	for _, tr := range trials {
+		require.False(t, seen[tr.Task.ID])
+		seen[tr.Task.ID] = true
 	}
 	require.Len(t, seen, 10200)
 }
@@ -171,12 +168,6 @@ func TestWeights(t *testing.T) {
 	require.InDelta(t, 6, sum["camera"], 1e-12)
 	require.InDelta(t, 1, sum["light"], 1e-12, "whatever its number of variants")
 	require.Zero(t, sum["noise"])
-
-	r := &run{cfg: s.cfg, session: s, tasks: all, weights: weights}
-	plan := r.plan(1)
-	require.Equal(t, rollout.Drawn, plan.Order)
-	require.Len(t, plan.Tasks, len(all))
-	require.Equal(t, weights["a/camera/2"], plan.Tasks[2].Weight)
 
 	for given, says := range map[string]string{
 		`["camra=1"]`:                        "of a dimension \"camra\"",

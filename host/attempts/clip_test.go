@@ -71,7 +71,7 @@ func open(t *testing.T, path string) (Clip, string) {
 	return c, ""
 }
 
-func put(t *testing.T, path string, data []byte) string {
+func putFile(t *testing.T, path string, data []byte) string {
 	t.Helper()
 	require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
 	require.NoError(t, os.WriteFile(path, data, 0o644))
@@ -85,16 +85,16 @@ func TestSameFramesFromEveryFormat(t *testing.T) {
 	want := square(16)
 	var npz bytes.Buffer
 	require.NoError(t, store.EncodeNPZ(&npz, "frames", want))
-	put(t, filepath.Join(dir, "a.npy"), npy(want))
-	put(t, filepath.Join(dir, "a.npz"), npz.Bytes())
+	putFile(t, filepath.Join(dir, "a.npy"), npy(want))
+	putFile(t, filepath.Join(dir, "a.npz"), npz.Bytes())
 	for i := range 16 {
 		var p, j bytes.Buffer
 		require.NoError(t, png.Encode(&p, picture(want, i)))
 		require.NoError(t, jpeg.Encode(&j, picture(want, i), &jpeg.Options{Quality: 98}))
-		put(t, filepath.Join(dir, "png", "frame"+string(rune('0'+i/10))+string(rune('0'+i%10))+".png"), p.Bytes())
-		put(t, filepath.Join(dir, "jpg", strings.TrimPrefix("frame "+itoa(i)+".JPG", "x")), j.Bytes()) // 10 comes behind 9
+		putFile(t, filepath.Join(dir, "png", "frame"+string(rune('0'+i/10))+string(rune('0'+i%10))+".png"), p.Bytes())
+		putFile(t, filepath.Join(dir, "jpg", strings.TrimPrefix("frame "+itoa(i)+".JPG", "x")), j.Bytes()) // 10 comes behind 9
 	}
-	put(t, filepath.Join(dir, "jpg", "notes.txt"), []byte("x"))
+	putFile(t, filepath.Join(dir, "jpg", "notes.txt"), []byte("x"))
 	for name, tolerance := range map[string]float64{"a.npy": 0, "a.npz": 0, "png": 0, "jpg": 3, "testdata/square.gif": 1} {
 		path := filepath.Join(dir, name)
 		if strings.HasPrefix(name, "testdata") {
@@ -120,12 +120,12 @@ func TestWhatIsWrongWithAVideo(t *testing.T) {
 	whole := npy(square(4))
 	var changing bytes.Buffer
 	require.NoError(t, png.Encode(&changing, picture(square(1), 0)))
-	put(t, filepath.Join(dir, "sizes", "1.png"), changing.Bytes())
+	putFile(t, filepath.Join(dir, "sizes", "1.png"), changing.Bytes())
 	changing.Reset()
 	require.NoError(t, png.Encode(&changing, image.NewRGBA(image.Rect(0, 0, 9, 9))))
-	put(t, filepath.Join(dir, "sizes", "2.png"), changing.Bytes())
-	put(t, filepath.Join(dir, "broken", "1.png"), changing.Bytes()[:20])
-	put(t, filepath.Join(dir, "nothing", "readme"), []byte("x"))
+	putFile(t, filepath.Join(dir, "sizes", "2.png"), changing.Bytes())
+	putFile(t, filepath.Join(dir, "broken", "1.png"), changing.Bytes()[:20])
+	putFile(t, filepath.Join(dir, "nothing", "readme"), []byte("x"))
 
 	archive := func(names ...string) []byte {
 		var b bytes.Buffer
@@ -176,7 +176,7 @@ func TestWhatIsWrongWithAVideo(t *testing.T) {
 	} {
 		path := filepath.Join(dir, name)
 		if c.data != nil {
-			put(t, path, c.data)
+			putFile(t, path, c.data)
 		}
 		_, problem := open(t, path)
 		require.NotEmpty(t, problem, name)
@@ -190,7 +190,7 @@ func TestWhatIsWrongWithAVideo(t *testing.T) {
 
 func TestOneFrameAndMany(t *testing.T) {
 	dir := t.TempDir()
-	c, problem := open(t, put(t, filepath.Join(dir, "one.npy"), npy(square(1))))
+	c, problem := open(t, putFile(t, filepath.Join(dir, "one.npy"), npy(square(1))))
 	require.Empty(t, problem)
 	require.Equal(t, []int{1, 32, 48, 3}, c.Frames.Shape)
 	require.Equal(t, "a single frame: there is no progress to see", c.Note)
@@ -201,7 +201,7 @@ func TestOneFrameAndMany(t *testing.T) {
 	for i := range n {
 		data = append(data, byte(i), byte(i>>8), 0, 0, 0, 0, 0, 0, 0, 255, 255, 255)
 	}
-	c, problem = open(t, put(t, filepath.Join(dir, "long.npy"), append(npyHead([]int{n, 2, 2, 3}), data...)))
+	c, problem = open(t, putFile(t, filepath.Join(dir, "long.npy"), append(npyHead([]int{n, 2, 2, 3}), data...)))
 	require.Empty(t, problem)
 	require.Equal(t, n, c.Seen)
 	require.Equal(t, 626, c.Frames.Shape[0])
@@ -210,7 +210,7 @@ func TestOneFrameAndMany(t *testing.T) {
 	require.Equal(t, []int{0, 16, 32}, []int{at(0), at(1), at(2)})
 	require.Equal(t, []int{9984, 9999}, []int{at(624), at(625)})
 	// exactly at the bound nothing is left out
-	c, problem = open(t, put(t, filepath.Join(dir, "bound.npy"), append(npyHead([]int{MaxFrames, 2, 2, 3}), data[:MaxFrames*12]...)))
+	c, problem = open(t, putFile(t, filepath.Join(dir, "bound.npy"), append(npyHead([]int{MaxFrames, 2, 2, 3}), data[:MaxFrames*12]...)))
 	require.Empty(t, problem)
 	require.Equal(t, MaxFrames, c.Frames.Shape[0])
 	require.Empty(t, c.Note)
@@ -269,7 +269,7 @@ func TestGIFDisposal(t *testing.T) {
 		Disposal: []byte{gif.DisposalNone, gif.DisposalPrevious, gif.DisposalBackground, gif.DisposalNone}}
 	var b bytes.Buffer
 	require.NoError(t, gif.EncodeAll(&b, g))
-	c, problem := open(t, put(t, filepath.Join(t.TempDir(), "a.gif"), b.Bytes()))
+	c, problem := open(t, putFile(t, filepath.Join(t.TempDir(), "a.gif"), b.Bytes()))
 	require.Empty(t, problem)
 	r, gr, bl := []byte{255, 0, 0}, []byte{0, 255, 0}, []byte{0, 0, 0}
 	want := bytes.Join([][]byte{r, r, r, r, gr, r, r, r, r, gr, r, r, r, bl, r, r}, nil)

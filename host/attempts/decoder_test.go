@@ -24,7 +24,7 @@ func installed(t *testing.T) *Decoder {
 	m := pkg.Manifest.Python
 	env, err := pyenv.Open(pyenv.Spec{Name: pkg.Name, Python: m.Requirement, Requirements: filepath.Join(pkg.Dir, m.Requirements)}, pyenv.Options{Cache: cache})
 	if err != nil {
-		t.Skip("the video decoder is not installed here: srpo reward host/attempts/testdata installs it")
+		t.Skip("the video decoder is not installed here: srpo reward host/media/testdata installs it")
 	}
 	d := &Decoder{Command: func(context.Context) ([]string, []string, error) {
 		return []string{env.Python, "-u", filepath.Join(pkg.Dir, m.Entry)}, nil, nil
@@ -43,8 +43,8 @@ func TestFilms(t *testing.T) {
 		require.Equal(t, 16, c.Seen)
 	}
 	dir := t.TempDir()
-	put(t, filepath.Join(dir, "text.mp4"), []byte("hello world, this is no film"))
-	put(t, filepath.Join(dir, "text.webp"), []byte("hello"))
+	putFile(t, filepath.Join(dir, "text.mp4"), []byte("hello world, this is no film"))
+	putFile(t, filepath.Join(dir, "text.webp"), []byte("hello"))
 	for path, want := range map[string]string{
 		"testdata/black.mp4":            "every frame is black",
 		"testdata/truncated.mp4":        "it does not decode",
@@ -91,7 +91,7 @@ case "$line" in *bad*) echo "Segmentation fault" >&2; exit 139;; esac
 echo '{"problem": "as told"}'
 read line`)
 	dir := t.TempDir()
-	bad, good := put(t, filepath.Join(dir, "bad.mp4"), []byte("x")), put(t, filepath.Join(dir, "good.mp4"), []byte("x"))
+	bad, good := putFile(t, filepath.Join(dir, "bad.mp4"), []byte("x")), putFile(t, filepath.Join(dir, "good.mp4"), []byte("x"))
 	_, err := Open(context.Background(), bad, d)
 	require.ErrorContains(t, err, "it killed the decoder: Segmentation fault")
 	_, err = Open(context.Background(), good, d)
@@ -99,7 +99,7 @@ read line`)
 }
 
 func TestDecoderThatHangsOrLies(t *testing.T) {
-	path := put(t, filepath.Join(t.TempDir(), "a.mp4"), []byte("x"))
+	path := putFile(t, filepath.Join(t.TempDir(), "a.mp4"), []byte("x"))
 	d := script(t, "sleep 60")
 	d.Timeout = 50 * time.Millisecond
 	_, err := Open(context.Background(), path, d)
@@ -122,7 +122,7 @@ func TestDecoderThatCannotBeInstalled(t *testing.T) {
 		tries++
 		return nil, nil, plugins.Errorf(plugins.Unavailable, "no network").WithHint("connect")
 	}}
-	path := put(t, filepath.Join(t.TempDir(), "a.mp4"), []byte("x"))
+	path := putFile(t, filepath.Join(t.TempDir(), "a.mp4"), []byte("x"))
 	for range 3 {
 		_, err := Open(context.Background(), path, d)
 		var e *plugins.Error

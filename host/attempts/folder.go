@@ -1,15 +1,18 @@
 package attempts
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
 	"sort"
 	"strings"
 
+	"github.com/srpo-dev/srpo/host/store"
 	"github.com/srpo-dev/srpo/plugins"
 )
 
@@ -314,8 +317,28 @@ type Label struct {
 	RecordEvery int `json:"record_every,omitempty"`
 }
 
-// Marshal is the label as a file holds it.
+// Marshal returns the label as its file contains it. A progress that is not finite is left out.
 func (l Label) Marshal() ([]byte, error) {
+	if l.Progress != nil && (math.IsNaN(*l.Progress) || math.IsInf(*l.Progress, 0)) {
+		l.Progress = nil
+	}
 	data, err := json.MarshalIndent(l, "", "  ")
 	return append(data, '\n'), err
+}
+
+// SaveClip writes an episode's frames, uint8 [T, H, W, 3], and its label as NAME.npz and NAME.json in [ClipsDir]. save writes one file of a folder. The label is
+// written last: a clip without a label is not read.
+func SaveClip(name string, frames plugins.Tensor, label Label, save func(folder, name string, data []byte) error) error {
+	var npz bytes.Buffer
+	if err := store.EncodeNPZ(&npz, "frames", frames); err != nil {
+		return plugins.AsError(err).WithPlace("episode %s", label.ID)
+	}
+	text, err := label.Marshal()
+	if err != nil {
+		return plugins.Errorf(plugins.Internal, "the label of %s: %w", label.ID, err)
+	}
+	if err := save(ClipsDir, name+".npz", npz.Bytes()); err != nil {
+		return err
+	}
+	return save(ClipsDir, name+".json", text)
 }

@@ -19,7 +19,7 @@ func folder(t *testing.T, files map[string]string, videos ...string) string {
 	t.Helper()
 	dir := t.TempDir()
 	var clip bytes.Buffer
-	require.NoError(t, store.EncodeNPZ(&clip, "frames", square(3)))
+	require.NoError(t, store.EncodeNPZ(&clip, "frames", plugins.Bytes([]byte{10, 20, 30, 200, 80, 40, 90, 90, 90}, 3, 1, 1, 3)))
 	for _, v := range videos {
 		data := clip.Bytes()
 		if strings.HasSuffix(v, ".png") {

@@ -90,6 +90,19 @@ func Encode(task string, d policy.Demonstration) (npz, label []byte, err error) 
 	return b.Bytes(), append(label, '\n'), nil
 }
 
+// Save writes an episode's trajectory as NAME.npz and NAME.json in [Dir], NAME made from its id. save writes one file of a folder. The label is written last.
+func Save(id, task string, d policy.Demonstration, save func(folder, name string, data []byte) error) error {
+	npz, label, err := Encode(task, d)
+	if err != nil {
+		return err
+	}
+	name := store.FileName(id)
+	if err := save(Dir, name+".npz", npz); err != nil {
+		return err
+	}
+	return save(Dir, name+".json", label)
+}
+
 // own is a folder of trajectories of our own.
 type own struct {
 	dir   string

@@ -632,7 +632,7 @@ func TestSaveEpisode(t *testing.T) {
 // The GIF, played frame over frame, shows what was recorded, to within a few levels.
 func TestGIFShowsTheClip(t *testing.T) {
 	for _, tc := range []struct{ n, side, shown, size int }{{30, 64, 30, 64}, {1, 5, 1, 5}, {200, 32, 60, 32}, {40, 256, 40, 128}} {
-		c := clip(tc.n, tc.side)
+		c := disc(tc.n, tc.side)
 		var b bytes.Buffer
 		require.NoError(t, EncodeGIF(&b, c, GIF{}))
 		g, err := gif.DecodeAll(bytes.NewReader(b.Bytes()))
@@ -668,10 +668,28 @@ func TestGIFShowsTheClip(t *testing.T) {
 }
 
 func TestLargeStillClipIsSmall(t *testing.T) {
-	c := clip(1, 128)
+	c := disc(1, 128)
 	data := bytes.Repeat(c.Data, 60)
 	var one, many bytes.Buffer
 	require.NoError(t, EncodeGIF(&one, c, GIF{}))
 	require.NoError(t, EncodeGIF(&many, plugins.Bytes(data, 60, 128, 128, 3), GIF{}))
 	require.Less(t, many.Len(), one.Len()+60*40, "a frame that changes nothing costs next to nothing")
+}
+
+// disc is a disc that moves over a shaded background, uint8 [n, side, side, 3].
+func disc(n, side int) plugins.Tensor {
+	data := make([]byte, n*side*side*3)
+	for f := range n {
+		cx, cy := float64(side)*(0.2+0.6*float64(f)/float64(max(1, n-1))), float64(side)*0.5
+		for y := range side {
+			for x := range side {
+				p := data[((f*side+y)*side+x)*3:]
+				p[0], p[1], p[2] = byte(200*x/side), byte(200*y/side), 90
+				if math.Hypot(float64(x)-cx, float64(y)-cy) < float64(side)/8 {
+					p[0], p[1], p[2] = 230, 40, 30
+				}
+			}
+		}
+	}
+	return plugins.Bytes(data, n, side, side, 3)
 }
