@@ -15,16 +15,19 @@ type Scale string
 
 // The scales.
 const (
-	// OwnScale is the paper's, [Progress]: the episode's own least and greatest distance, to its own end for a success. Every curve, a failure's too, reaches 1.
+	// OwnScale is the paper's, [Progress]: the episode's own least and greatest distance, to its own end
+	// for a success. Every curve, a failure's too, reaches 1.
 	OwnScale Scale = "own"
-	// TaskScale is 1 - (d_t - min)/(max - min) with min and max over all windows of all of the task's attempts, and d_t the least distance to the success
-	// centres for successes and failures alike: a failure that never comes near stays low.
+	// TaskScale is 1 - (d_t - min)/(max - min) with min and max over all windows of all of the task's
+	// attempts, and d_t the least distance to the success centres for successes and failures alike: a
+	// failure that never comes near stays low.
 	TaskScale Scale = "task"
 )
 
-// Curves gives every item that has windows its progress curve, in the order of the items, measured against the centres of its task's successes. Labels that
-// are nil count as failures. An item has none when it has no usable windows, or when it is a failure of a task without successes. The curves of OwnScale are
-// those of [Measure].
+// Curves gives every item that has windows its progress curve, in the order of the items, measured against
+// the centres of its task's successes. Labels that are nil count as failures. An item has none when it has
+// no usable windows, or when it is a failure of a task without successes. The curves of OwnScale are those
+// of [Measure].
 func Curves(items []Item, cluster srpo.ClusterOptions, scale Scale) ([]Curve, error) {
 	byTask := map[string][][]float64{}
 	for _, it := range items {
@@ -56,7 +59,8 @@ func Curves(items []Item, cluster srpo.ClusterOptions, scale Scale) ([]Curve, er
 			if _, seen := low[it.Task]; !seen {
 				low[it.Task], high[it.Task] = math.Inf(1), math.Inf(-1)
 			}
-			low[it.Task], high[it.Task] = min(low[it.Task], floats.Min(c.Nearness)), max(high[it.Task], floats.Max(c.Nearness))
+			low[it.Task], high[it.Task] = min(low[it.Task], floats.Min(c.Nearness)),
+				max(high[it.Task], floats.Max(c.Nearness))
 			out = append(out, c)
 		}
 	}
@@ -75,7 +79,8 @@ func Curves(items []Item, cluster srpo.ClusterOptions, scale Scale) ([]Curve, er
 
 // successCurve measures against the success's own end.
 func successCurve(it Item) Curve {
-	return Curve{ID: it.ID, Task: it.Task, Success: it.Success, Ends: it.Ends, Progress: Progress(toOwnEnd(it.Windows))}
+	return Curve{ID: it.ID, Task: it.Task, Success: it.Success, Ends: it.Ends,
+		Progress: Progress(toOwnEnd(it.Windows))}
 }
 
 // failureCurve measures against centres.

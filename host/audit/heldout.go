@@ -6,11 +6,13 @@ import (
 	"github.com/srpo-dev/srpo/host/srpo"
 )
 
-// mostFolds is the number of successes up to which every one is left out by itself; more are left out in so many parts.
+// mostFolds is the number of successes up to which every one is left out by itself; more are left out in so
+// many parts.
 const mostFolds = 20
 
-// heldOut holds distances to centres that do not know the attempt which is measured: the successes are dealt into folds in their order, and those of a fold
-// are measured against the centres of all others, found anew. Failures are measured against the same centres.
+// heldOut holds distances to centres that do not know the attempt which is measured: the successes are
+// dealt into folds in their order, and those of a fold are measured against the centres of all others,
+// found anew. Failures are measured against the same centres.
 type heldOut struct {
 	fold    []int // of each success
 	centres []srpo.Clustering

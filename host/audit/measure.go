@@ -23,10 +23,12 @@ type Item struct {
 	// Frames of the clip; 0: not known.
 	Frames    int
 	Embedding []float64
-	// Windows[k] embeds the clip's first Ends[k] frames, ends growing, the last one the whole clip; nil: no curve.
+	// Windows[k] embeds the clip's first Ends[k] frames, ends growing, the last one the whole clip; nil: no
+	// curve.
 	Ends    []int
 	Windows [][]float64
-	// Reversed embeds the clip backwards, Stalled its first half with that half's last frame held to the end; nil: not made.
+	// Reversed embeds the clip backwards, Stalled its first half with that half's last frame held to the
+	// end; nil: not made.
 	Reversed, Stalled []float64
 }
 
@@ -38,13 +40,15 @@ type MeasureOptions struct {
 	Bootstrap int
 }
 
-// mostMeasured bounds the successes and the failures of a task that are measured; of more, so many evenly spaced ones.
+// mostMeasured bounds the successes and the failures of a task that are measured; of more, so many evenly
+// spaced ones.
 const mostMeasured = 300
 
 // Value is a measured number with its bootstrap interval.
 type Value struct {
 	Value float64 `json:"value"`
-	// Low and High bound the middle 95 % of the resamples (percentile bootstrap over attempts, within each task).
+	// Low and High bound the middle 95 % of the resamples (percentile bootstrap over attempts, within each
+	// task).
 	Low  float64 `json:"low"`
 	High float64 `json:"high"`
 	// Attempts took part, of Tasks tasks; the value is the mean over tasks.
@@ -68,27 +72,40 @@ type Name struct {
 
 // Names are all measures, in the order in which they are shown.
 var Names = []Name{
-	{"sc", "SC", "rank correlation of frame index and progress, successes against their own video's end", false, math.NaN()},
+	{"sc", "SC", "rank correlation of frame index and progress, successes against their own video's end", false,
+		math.NaN()},
 	{"mono", "Mono", "share of steps with more progress than before, the same curves", false, math.NaN()},
-	{"mmd", "MMD", "maximum mean discrepancy of the last progress, successes and failures; RBF kernel, sigma the median distance, biased, root taken", false, 0},
-	{"js", "JS", fmt.Sprintf("Jensen-Shannon divergence of the last progress in nats, %d equal bins from 0 to 1, at most 0.693", Bins), false, 0},
-	{"smd", "SMD", "difference of the mean last progress, success less failure, in pooled standard deviations", false, 0},
-	{"auroc", "AUROC", "chance that a success lies nearer to the centres than a failure, centres held out", false, 0.5},
-	{"voc", "VOC", "rank correlation of frame index and nearness to the centres, successes, centres held out", false, 0},
-	{"order", "order accuracy", "share of pairs of moments of a success in the right order, centres held out", false, 0.5},
+	{"mmd", "MMD", "maximum mean discrepancy of the last progress, successes and failures; RBF kernel, sigma the " +
+		"median distance, biased, root taken", false, 0},
+	{"js", "JS", fmt.Sprintf("Jensen-Shannon divergence of the last progress in nats, %d equal bins from 0 to 1, at "+
+		"most 0.693", Bins), false, 0},
+	{"smd", "SMD", "difference of the mean last progress, success less failure, in pooled standard deviations",
+		false, 0},
+	{"auroc", "AUROC", "chance that a success lies nearer to the centres than a failure, centres held out", false,
+		0.5},
+	{"voc", "VOC", "rank correlation of frame index and nearness to the centres, successes, centres held out",
+		false, 0},
+	{"order", "order accuracy", "share of pairs of moments of a success in the right order, centres held out",
+		false, 0.5},
 	{"failure_voc", "VOC of failures", "the same of failures: how far they too come nearer", false, 0},
-	{"progress_rank", "rank with progress", "rank correlation of nearness and the given progress, among failures", false, 0},
-	{"progress_order", "order with progress", "share of pairs of failures that nearness and the given progress order alike", false, 0.5},
-	{"length_auroc", "length alone: AUROC", "shorter is better and nothing else; 0.5 on clips of equal length", true, 0.5},
+	{"progress_rank", "rank with progress", "rank correlation of nearness and the given progress, among failures",
+		false, 0},
+	{"progress_order", "order with progress", "share of pairs of failures that nearness and the given progress " +
+		"order alike", false, 0.5},
+	{"length_auroc", "length alone: AUROC", "shorter is better and nothing else; 0.5 on clips of equal length",
+		true, 0.5},
 	{"random_auroc", "random vectors: AUROC", "embeddings that know nothing; near 0.5", true, 0.5},
 	{"random_sc", "random vectors: SC", "curves of windows that know nothing", true, 0},
 	{"random_mono", "random vectors: Mono", "curves of windows that know nothing", true, 0.5},
 	{"time_auroc", "time only: AUROC", "progress t/T by its last value; 0.5 by construction", true, 0.5},
 	{"time_sc", "time only: SC", "progress t/T; 1 by construction, so SC alone proves nothing", true, 1},
 	{"time_mono", "time only: Mono", "progress t/T; 1 by construction, so Mono alone proves nothing", true, 1},
-	{"reversed_auroc", "reversed: told apart", "chance that a success lies nearer than a success played backwards; 0.5: the reward cannot tell", true, 0.5},
-	{"stalled_auroc", "stalled: told apart", "chance that a success lies nearer than a success stopped half way; 0.5: the reward cannot tell", true, 0.5},
-	{"other_auroc", "other task: told apart", "chance that a success lies nearer than a success of another task; 0.5: the reward cannot tell", true, 0.5},
+	{"reversed_auroc", "reversed: told apart", "chance that a success lies nearer than a success played backwards; " +
+		"0.5: the reward cannot tell", true, 0.5},
+	{"stalled_auroc", "stalled: told apart", "chance that a success lies nearer than a success stopped half way; " +
+		"0.5: the reward cannot tell", true, 0.5},
+	{"other_auroc", "other task: told apart", "chance that a success lies nearer than a success of another task; " +
+		"0.5: the reward cannot tell", true, 0.5},
 }
 
 // Definitions are what the measures mean, by their names.
@@ -105,7 +122,8 @@ type Curve struct {
 	ID      string `json:"id"`
 	Task    string `json:"task"`
 	Success *bool  `json:"success"`
-	// Ends are the windows' lengths in frames; Progress the paper's curve, 0 to 1; Nearness minus the distance to the centres, held out for a success.
+	// Ends are the windows' lengths in frames; Progress the paper's curve, 0 to 1; Nearness minus the
+	// distance to the centres, held out for a success.
 	Ends     []int     `json:"ends"`
 	Progress []float64 `json:"progress"`
 	Nearness []float64 `json:"nearness"`
@@ -122,7 +140,8 @@ type Measured struct {
 	Notes []string `json:"notes,omitempty"`
 }
 
-// statistic is a number of one task's successes and failures, given by index; ok is false where it cannot be had.
+// statistic is a number of one task's successes and failures, given by index; ok is false where it cannot
+// be had.
 type statistic struct {
 	name string
 	n    int
@@ -173,7 +192,8 @@ func Measure(items []Item, opt MeasureOptions) (Measured, error) {
 		}
 		for _, x := range []*side{&s, &f} {
 			if n := len(x.items); n > mostMeasured {
-				out.Notes = append(out.Notes, fmt.Sprintf("%s: %d of %d attempts with one label are measured, evenly spaced", task, mostMeasured, n))
+				out.Notes = append(out.Notes, fmt.Sprintf("%s: %d of %d attempts with one label are measured, "+
+					"evenly spaced", task, mostMeasured, n))
 				x.items = spread(x.items, mostMeasured)
 			}
 		}
@@ -221,7 +241,8 @@ type taskStatistics struct {
 	list                []statistic
 }
 
-func measureTask(task string, s, f, unknown side, other []Item, opt MeasureOptions, curves map[string]Curve) (taskStatistics, error) {
+func measureTask(task string, s, f, unknown side, other []Item, opt MeasureOptions,
+	curves map[string]Curve) (taskStatistics, error) {
 	ts := taskStatistics{successes: len(s.items), failures: len(f.items)}
 	add := func(name string, n int, at func(s, f []int) (float64, bool)) {
 		ts.list = append(ts.list, statistic{name, n, at})
@@ -260,7 +281,8 @@ func measureTask(task string, s, f, unknown side, other []Item, opt MeasureOptio
 			}
 		}
 	}
-	onCurves := func(name string, of []Curve, failures bool, pick func(Curve) []float64, measure func([]float64) (float64, bool)) {
+	onCurves := func(name string, of []Curve, failures bool, pick func(Curve) []float64,
+		measure func([]float64) (float64, bool)) {
 		values := make([]float64, len(of))
 		n := 0
 		for i, c := range of {
@@ -302,8 +324,14 @@ func measureTask(task string, s, f, unknown side, other []Item, opt MeasureOptio
 			}
 			return k.mmd(a, b), true
 		})
-		add("js", n, func(s, f []int) (float64, bool) { return JS(at(sLast, keep(sLast, s)), at(fLast, keep(fLast, f))) })
-		add("smd", n, func(s, f []int) (float64, bool) { return SMD(at(sLast, keep(sLast, s)), at(fLast, keep(fLast, f))) })
+		add("js", n, func(s, f []int) (float64, bool) {
+			return JS(at(sLast, keep(sLast, s)),
+				at(fLast, keep(fLast, f)))
+		})
+		add("smd", n, func(s, f []int) (float64, bool) {
+			return SMD(at(sLast, keep(sLast, s)),
+				at(fLast, keep(fLast, f)))
+		})
 	}
 
 	// Held-out centres.
@@ -349,8 +377,10 @@ func measureTask(task string, s, f, unknown side, other []Item, opt MeasureOptio
 }
 
 // controls adds what a good reward must see through.
-func controls(task string, s, f side, other []Item, held *heldOut, opt MeasureOptions, add func(string, int, func(s, f []int) (float64, bool)),
-	separates func(string, [][]float64, int, bool), onCurves func(string, []Curve, bool, func(Curve) []float64, func([]float64) (float64, bool))) error {
+func controls(task string, s, f side, other []Item, held *heldOut, opt MeasureOptions,
+	add func(string, int, func(s, f []int) (float64, bool)),
+	separates func(string, [][]float64, int, bool), onCurves func(string, []Curve, bool, func(Curve) []float64,
+		func([]float64) (float64, bool))) error {
 	known := len(s.items) > 0 && len(f.items) > 0
 	for _, it := range append(slices.Clone(s.items), f.items...) {
 		known = known && it.Frames > 0
@@ -388,7 +418,8 @@ func controls(task string, s, f side, other []Item, held *heldOut, opt MeasureOp
 			}
 			v := draw(it, n)
 			whole = append(whole, v[n-1])
-			curves, clock = append(curves, Curve{Progress: Progress(toOwnEnd(v))}), append(clock, Curve{Progress: index(n)})
+			curves, clock = append(curves, Curve{Progress: Progress(toOwnEnd(v))}),
+				append(clock, Curve{Progress: index(n)})
 		}
 		return whole, curves, clock
 	}
@@ -471,8 +502,8 @@ func controls(task string, s, f side, other []Item, held *heldOut, opt MeasureOp
 	return nil
 }
 
-// estimate takes the point values and the bootstrap: attempts are drawn with replacement within each task and label, and every statistic of a task is taken
-// on the same draw.
+// estimate takes the point values and the bootstrap: attempts are drawn with replacement within each task
+// and label, and every statistic of a task is taken on the same draw.
 func (m *Measured) estimate(tasks []string, each []taskStatistics, opt MeasureOptions) {
 	points := make([]map[string]float64, len(each))
 	for t, ts := range each {

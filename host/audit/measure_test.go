@@ -22,8 +22,8 @@ func gauss(rng *rand.Rand, n int, scale float64, at ...float64) []float64 {
 	return out
 }
 
-// scene makes attempts whose windows move from a start to where the attempt ends: successes at the goal, failures part of the way. informed = false
-// makes embeddings that know nothing.
+// scene makes attempts whose windows move from a start to where the attempt ends: successes at the goal,
+// failures part of the way. informed = false makes embeddings that know nothing.
 func scene(rng *rand.Rand, task string, goal []float64, n int, informed bool) []Item {
 	const windows = 12
 	var out []Item
@@ -61,11 +61,13 @@ func options() MeasureOptions {
 
 func TestMeasureTellsAGoodRewardFromABlindOne(t *testing.T) {
 	rng := rand.New(rand.NewPCG(5, 5))
-	items := append(scene(rng, "a", []float64{3, 0, 0, 0}, 14, true), scene(rng, "b", []float64{0, 3, 0, 0}, 14, true)...)
+	items := append(scene(rng, "a", []float64{3, 0, 0, 0}, 14, true), scene(rng, "b", []float64{0, 3, 0, 0}, 14,
+		true)...)
 	good, err := Measure(items, options())
 	require.NoError(t, err)
 	m := good.Mean
-	for name, least := range map[string]float64{"sc": 0.95, "mono": 0.8, "auroc": 0.99, "voc": 0.95, "order": 0.95, "progress_rank": 0.9, "progress_order": 0.9,
+	for name, least := range map[string]float64{"sc": 0.95, "mono": 0.8, "auroc": 0.99, "voc": 0.95, "order": 0.95,
+		"progress_rank": 0.9, "progress_order": 0.9,
 		"stalled_auroc": 0.99, "other_auroc": 0.99} {
 		require.GreaterOrEqual(t, m[name].Value, least, name)
 		require.Equal(t, 2, m[name].Tasks, name)
@@ -81,7 +83,8 @@ func TestMeasureTellsAGoodRewardFromABlindOne(t *testing.T) {
 		require.LessOrEqual(t, v.Low, v.High, name)
 	}
 
-	blind, err := Measure(append(scene(rng, "a", make([]float64, 4), 14, false), scene(rng, "b", make([]float64, 4), 14, false)...), options())
+	blind, err := Measure(append(scene(rng, "a", make([]float64, 4), 14, false),
+		scene(rng, "b", make([]float64, 4), 14, false)...), options())
 	require.NoError(t, err)
 	v := blind.Mean["auroc"]
 	require.True(t, v.Low < 0.5 && 0.5 < v.High, "%+v", v)
@@ -112,7 +115,8 @@ func TestMeasureWithLittle(t *testing.T) {
 	m, err := Measure(items, options())
 	require.NoError(t, err)
 	require.Empty(t, m.Mean)
-	items = append(items, Item{ID: "s", Task: "t", Success: &yes, Embedding: []float64{1, 1}}, Item{ID: "f", Task: "t", Success: &no, Embedding: []float64{4, 1}})
+	items = append(items, Item{ID: "s", Task: "t", Success: &yes, Embedding: []float64{1, 1}},
+		Item{ID: "f", Task: "t", Success: &no, Embedding: []float64{4, 1}})
 	m, err = Measure(items, options())
 	require.NoError(t, err)
 	require.NotContains(t, m.Mean, "auroc", "one success cannot be held out")
@@ -124,9 +128,12 @@ func TestMeasureWithLittle(t *testing.T) {
 	require.NotContains(t, m.Mean, "other_auroc")
 }
 
-// A success far from all others scores worse when it is held out than when its own centre knows it: without holding out AUROC flatters.
+// A success far from all others scores worse when it is held out than when its own centre knows it: without
+// holding out AUROC flatters.
 func TestHeldOutIsHeldOut(t *testing.T) {
-	h, err := holdOut([][]float64{{0, 0}, {0, 1}, {10, 0}}, [][]float64{{2, 0}}, srpo.ClusterOptions{Kind: srpo.ClusterMean, Slack: 1, OutlierRatio: 1, ReferenceEps: 1, ReferenceMinPoints: 1})
+	h, err := holdOut([][]float64{{0, 0}, {0, 1}, {10, 0}}, [][]float64{{2, 0}},
+		srpo.ClusterOptions{Kind: srpo.ClusterMean, Slack: 1, OutlierRatio: 1, ReferenceEps: 1,
+			ReferenceMinPoints: 1})
 	require.NoError(t, err)
 	require.InDelta(t, 10.01, h.own[2], 0.01) // to (0, 0.5)
 	require.Zero(t, h.wins()[2][0])
@@ -170,7 +177,8 @@ func TestLargeTasksAreThinned(t *testing.T) {
 func TestRewardKeepsTheOrder(t *testing.T) {
 	yes, no := true, false
 	list := []attempts.Attempt{
-		{ID: "z", Task: "b", Success: &no}, {ID: "y", Task: "a", Success: &yes, Demo: true}, {ID: "x", Task: "a"}, {ID: "w", Task: "a", Success: &no, Problem: "it does not decode"},
+		{ID: "z", Task: "b", Success: &no}, {ID: "y", Task: "a", Success: &yes, Demo: true}, {ID: "x", Task: "a"},
+		{ID: "w", Task: "a", Success: &no, Problem: "it does not decode"},
 	}
 	vectors := [][]float64{{1, 1}, {1, 2}, {1, 3}, nil}
 	for _, references := range srpo.ReferenceKinds() {

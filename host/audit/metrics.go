@@ -13,12 +13,14 @@ import (
 // Bins is the number of bins of [JS], equally wide over 0 to 1.
 const Bins = 20
 
-// Progress turns the distances d_t of growing windows into the progress curve of the SRPO paper (arXiv 2511.15605, reward quality):
+// Progress turns the distances d_t of growing windows into the progress curve of the SRPO paper (arXiv
+// 2511.15605, reward quality):
 //
 //	r_t = 1 - (d_t - min d) / (max d - min d)
 //
-// For a success d_t is the distance to the embedding of its own whole clip, for a failure the least distance to the success centres. Both ends are pinned: a
-// success that comes nearer all the time ends at 1 by construction. A curve whose distances are all equal shows no progress: 0 throughout.
+// For a success d_t is the distance to the embedding of its own whole clip, for a failure the least
+// distance to the success centres. Both ends are pinned: a success that comes nearer all the time ends at 1
+// by construction. A curve whose distances are all equal shows no progress: 0 throughout.
 func Progress(d []float64) []float64 {
 	out := make([]float64, len(d))
 	if len(d) == 0 {
@@ -33,8 +35,10 @@ func Progress(d []float64) []float64 {
 	return out
 }
 
-// SC is the rank correlation (Spearman, ties sharing their mean rank) of a curve with its frame index, -1 to 1. The same number, taken on distances to
-// centres that do not know the attempt, is VOC, the value-order correlation of GVL (arXiv 2411.04549). ok is false for fewer than 2 points or a constant curve.
+// SC is the rank correlation (Spearman, ties sharing their mean rank) of a curve with its frame index, -1
+// to 1. The same number, taken on distances to centres that do not know the attempt, is VOC, the
+// value-order correlation of GVL (arXiv 2411.04549). ok is false for fewer than 2 points or a constant
+// curve.
 func SC(curve []float64) (rho float64, ok bool) { return srpo.Spearman(curve, index(len(curve))) }
 
 // Mono is the share of steps with r_(t+1) > r_t, strictly. ok is false for fewer than 2 points.
@@ -51,8 +55,8 @@ func Mono(curve []float64) (share float64, ok bool) {
 	return float64(up) / float64(len(curve)-1), true
 }
 
-// OrderAccuracy is the share of pairs of moments t < u with value_t < value_u, an equal value counting half; 0.5 says nothing. ok is false for fewer than
-// 2 moments.
+// OrderAccuracy is the share of pairs of moments t < u with value_t < value_u, an equal value counting
+// half; 0.5 says nothing. ok is false for fewer than 2 moments.
 func OrderAccuracy(values []float64) (share float64, ok bool) {
 	return srpo.PairOrder(values, index(len(values)))
 }
@@ -65,7 +69,8 @@ func index(n int) []float64 {
 	return out
 }
 
-// MMD is the maximum mean discrepancy between two samples of numbers (Gretton et al. 2012, eq. 5: the biased estimate MMD_b, the root taken):
+// MMD is the maximum mean discrepancy between two samples of numbers (Gretton et al. 2012, eq. 5: the
+// biased estimate MMD_b, the root taken):
 //
 //	MMD^2 = mean k(x,x') + mean k(y,y') - 2 mean k(x,y),   k(a,b) = exp(-(a-b)^2 / (2 sigma^2))
 //
@@ -78,8 +83,9 @@ func MMD(x, y []float64) (value float64, ok bool) {
 	return k.mmd(span(0, len(x)), span(len(x), len(x)+len(y))), true
 }
 
-// Bandwidth is the median heuristic: the median of |a - b| over all pairs of different elements of both samples together. When more than half of the pairs
-// are equal, which makes it 0, it is the mean of |a - b| instead; 1 when all are equal.
+// Bandwidth is the median heuristic: the median of |a - b| over all pairs of different elements of both
+// samples together. When more than half of the pairs are equal, which makes it 0, it is the mean of |a - b|
+// instead; 1 when all are equal.
 func Bandwidth(x, y []float64) float64 {
 	all := append(append([]float64(nil), x...), y...)
 	var d []float64
@@ -144,8 +150,8 @@ func span(from, to int) []int {
 //
 //	JS = KL(p || m)/2 + KL(q || m)/2,   m = (p + q)/2
 //
-// 0 for equal histograms, at most ln 2 = 0.693. [Bins] bins of equal width, the last one closed; numbers outside go into the outermost. ok is false when a
-// side is empty.
+// 0 for equal histograms, at most ln 2 = 0.693. [Bins] bins of equal width, the last one closed; numbers
+// outside go into the outermost. ok is false when a side is empty.
 func JS(x, y []float64) (value float64, ok bool) {
 	if len(x) == 0 || len(y) == 0 {
 		return 0, false
@@ -174,7 +180,8 @@ func histogram(x []float64) [Bins]float64 {
 //
 //	SMD = (mean x - mean y) / s,   s^2 = ((n-1) s_x^2 + (m-1) s_y^2) / (n + m - 2)
 //
-// with the sample variances. ok is false with fewer than 2 elements on a side, and when s is 0: then it has no bound.
+// with the sample variances. ok is false with fewer than 2 elements on a side, and when s is 0: then it has
+// no bound.
 func SMD(x, y []float64) (value float64, ok bool) {
 	if len(x) < 2 || len(y) < 2 {
 		return 0, false

@@ -58,9 +58,11 @@ func TestProgress(t *testing.T) {
 
 func TestMeasuresOfNothing(t *testing.T) {
 	for name, ok := range map[string]bool{
-		"mmd": second(MMD(nil, []float64{1})), "js": second(JS([]float64{1}, nil)), "smd": second(SMD([]float64{1}, []float64{1, 2})),
-		"smd without spread": second(SMD([]float64{1, 1}, []float64{0, 0})), "sc": second(SC([]float64{1})), "sc of a constant": second(SC([]float64{1, 1})),
-		"mono": second(Mono([]float64{1})), "order": second(OrderAccuracy(nil)),
+		"mmd": second(MMD(nil, []float64{1})), "js": second(JS([]float64{1}, nil)),
+		"smd":                second(SMD([]float64{1}, []float64{1, 2})),
+		"smd without spread": second(SMD([]float64{1, 1}, []float64{0, 0})), "sc": second(SC([]float64{1})),
+		"sc of a constant": second(SC([]float64{1, 1})),
+		"mono":             second(Mono([]float64{1})), "order": second(OrderAccuracy(nil)),
 	} {
 		require.False(t, ok, name)
 	}

@@ -1,8 +1,9 @@
-// Package audit scores attempts that nobody trains on, and measures whether the score is any good: how well it tells success from failure, how well it
-// orders time and progress, and how it takes the controls that a good reward must see through.
+// Package audit scores attempts that nobody trains on, and measures whether the score is any good: how well
+// it tells success from failure, how well it orders time and progress, and how it takes the controls that a
+// good reward must see through.
 //
-// Every function here is arithmetic on embeddings: the same input gives the same output, whatever the machine. Random numbers (bootstrap, random vectors)
-// come from a seed.
+// Every function here is arithmetic on embeddings: the same input gives the same output, whatever the
+// machine. Random numbers (bootstrap, random vectors) come from a seed.
 package audit
 
 import (
@@ -20,11 +21,12 @@ type Score struct {
 	Success *bool `json:"success"`
 	// Reward is 1 for a success and 0 <= reward < 1 for anything else; 0 where Dropped.
 	Reward float64 `json:"reward"`
-	// Distance to the nearest centre of the task's successes, in the units of the embedding (a success's own share is first taken out of its centre), and
-	// the centre's number; null where none was measured.
+	// Distance to the nearest centre of the task's successes, in the units of the embedding (a success's
+	// own share is first taken out of its centre), and the centre's number; null where none was measured.
 	Distance *float64 `json:"distance"`
 	Centre   *int     `json:"centre"`
-	// Dropped: the attempt could not be scored, for the Reason. A success without a usable embedding has a Reason too, and keeps its reward of 1.
+	// Dropped: the attempt could not be scored, for the Reason. A success without a usable embedding has a
+	// Reason too, and keeps its reward of 1.
 	Dropped bool   `json:"dropped"`
 	Reason  string `json:"reason,omitempty"`
 	// Note is worth knowing and no obstacle: how a clip was shortened, for example.
@@ -70,7 +72,8 @@ type Scored struct {
 	// Encoder's name and version, empty where embeddings were given; Dimension is the length of its vectors.
 	Encoder        string `json:"encoder"`
 	EncoderVersion string `json:"encoder_version,omitempty"`
-	// EncoderPlugin is the plugin where Encoder is a name that the caller gave it; EncoderModel says which weights, where it has some.
+	// EncoderPlugin is the plugin where Encoder is a name that the caller gave it; EncoderModel says which
+	// weights, where it has some.
 	EncoderPlugin string `json:"encoder_plugin,omitempty"`
 	EncoderModel  string `json:"encoder_model,omitempty"`
 	Dimension     int    `json:"dimension"`
@@ -96,10 +99,12 @@ type EqualLength struct {
 	Measured
 }
 
-// Reward scores attempts by their embeddings, one for each attempt (nil: it has none, and list[i].Problem says why). It is srpo.ScoreBatch on one batch:
-// attempts without a label are paid as failures and change nobody else's reward. With references "demos" the attempts marked so are the references; with
-// "memory" they count beside the others. Errors: those of srpo.ScoreBatch, which name the option that is wrong.
-func Reward(list []attempts.Attempt, embeddings [][]float64, anchors map[string][]float64, opt srpo.RewardOptions) (Scores, error) {
+// Reward scores attempts by their embeddings, one for each attempt (nil: it has none, and list[i].Problem
+// says why). It is srpo.ScoreBatch on one batch: attempts without a label are paid as failures and change
+// nobody else's reward. With references "demos" the attempts marked so are the references; with "memory"
+// they count beside the others. Errors: those of srpo.ScoreBatch, which name the option that is wrong.
+func Reward(list []attempts.Attempt, embeddings [][]float64, anchors map[string][]float64,
+	opt srpo.RewardOptions) (Scores, error) {
 	rollouts := Rollouts(list, embeddings)
 	known := srpo.Known{Anchors: anchors}
 	switch opt.References {
@@ -125,7 +130,8 @@ func Reward(list []attempts.Attempt, embeddings [][]float64, anchors map[string]
 	out := Scores{Attempts: make([]Score, len(list))}
 	for i, s := range scored.Scores {
 		a := list[i]
-		o := Score{ID: a.ID, Task: a.Task, Success: a.Success, Reward: s.Reward, Dropped: s.Dropped, Reason: s.Reason, Progress: a.Progress, Video: a.Video}
+		o := Score{ID: a.ID, Task: a.Task, Success: a.Success, Reward: s.Reward, Dropped: s.Dropped,
+			Reason: s.Reason, Progress: a.Progress, Video: a.Video}
 		if s.Centre >= 0 {
 			o.Distance, o.Centre = &s.Distance, &s.Centre
 		}
@@ -135,8 +141,10 @@ func Reward(list []attempts.Attempt, embeddings [][]float64, anchors map[string]
 		out.Attempts[i] = o
 	}
 	for _, t := range scored.Tasks {
-		task := Task{Name: t.Task, Attempts: t.Successes + t.Failures + t.Unlabelled, Successes: t.Successes, Failures: t.Failures, Unlabelled: t.Unlabelled,
-			Dropped: t.Dropped, Unusable: t.Unusable, References: t.References, Centres: t.Clusters, Sizes: t.Sizes, Noise: t.Noise, MeanDistance: t.MeanDistance,
+		task := Task{Name: t.Task, Attempts: t.Successes + t.Failures + t.Unlabelled, Successes: t.Successes,
+			Failures: t.Failures, Unlabelled: t.Unlabelled,
+			Dropped: t.Dropped, Unusable: t.Unusable, References: t.References, Centres: t.Clusters,
+			Sizes: t.Sizes, Noise: t.Noise, MeanDistance: t.MeanDistance,
 			StdDistance: t.StdDistance, Reward: string(t.Kind), Notes: t.Notes}
 		if task.Sizes == nil {
 			task.Sizes = []int{}
@@ -145,7 +153,8 @@ func Reward(list []attempts.Attempt, embeddings [][]float64, anchors map[string]
 			task.Notes = append(task.Notes, "it is the task's only attempt, so there is nothing to compare it with")
 		}
 		if t.Repeated > 0 {
-			task.Notes = append(task.Notes, fmt.Sprintf("%d attempts have the very embedding of another one; attempts that share a video share a reward", t.Repeated))
+			task.Notes = append(task.Notes, fmt.Sprintf("%d attempts have the very embedding of another one; "+
+				"attempts that share a video share a reward", t.Repeated))
 		}
 		out.Tasks = append(out.Tasks, task)
 	}
@@ -156,7 +165,8 @@ func Reward(list []attempts.Attempt, embeddings [][]float64, anchors map[string]
 func Rollouts(list []attempts.Attempt, embeddings [][]float64) []srpo.Rollout {
 	out := make([]srpo.Rollout, len(list))
 	for i, a := range list {
-		out[i] = srpo.Rollout{ID: a.ID, Task: a.Task, Success: a.Success != nil && *a.Success, Unlabelled: a.Success == nil, Embedding: embeddings[i], Progress: a.Progress}
+		out[i] = srpo.Rollout{ID: a.ID, Task: a.Task, Success: a.Success != nil && *a.Success,
+			Unlabelled: a.Success == nil, Embedding: embeddings[i], Progress: a.Progress}
 	}
 	return out
 }

@@ -474,8 +474,8 @@ func TestSaveLoad(t *testing.T) {
 	require.Equal(t, plain.state, alone.state)
 }
 
-// TestLoadFresh: a new run from saved weights learns as a policy does that had them from the first, and its own saves restore just that.
-func TestLoadFresh(t *testing.T) {
+// TestBeginRun: a new run from saved weights learns as a policy does that had them from the first, and its own saves restore just that.
+func TestBeginRun(t *testing.T) {
 	p, folder := small(t, 1, nil), t.TempDir()
 	for id := range uint64(2) {
 		acted(t, p, 4, 3, 1)
@@ -487,7 +487,7 @@ func TestLoadFresh(t *testing.T) {
 	last, err := plain.Load(ctx, folder)
 	require.NoError(t, err)
 	require.Equal(t, uint64(2), last)
-	last, err = fresh.LoadFresh(ctx, folder)
+	last, err = fresh.BeginRun(ctx, folder)
 	require.NoError(t, err)
 	require.Equal(t, uint64(2), last, "ids go on")
 	copy(first.state.weights, p.state.weights)
@@ -515,17 +515,17 @@ func TestLoadFresh(t *testing.T) {
 	require.Positive(t, s.Extra["first_kl"], "Load goes on from the start that was saved")
 	require.NotEqual(t, first.state.weights, plain.state.weights)
 
-	_, err = fresh.LoadFresh(ctx, t.TempDir())
+	_, err = fresh.BeginRun(ctx, t.TempDir())
 	require.Equal(t, plugins.NotFound, plugins.KindOf(err))
 	require.Equal(t, again.state, fresh.state)
 }
 
-// TestLoadFreshOfUnlearned: weights that learned nothing are no reason for Imitate not to measure its demonstrations.
-func TestLoadFreshOfUnlearned(t *testing.T) {
+// TestBeginRunOfUnlearned: weights that learned nothing are no reason for Imitate not to measure its demonstrations.
+func TestBeginRunOfUnlearned(t *testing.T) {
 	p, folder := small(t, 1, nil), t.TempDir()
 	require.NoError(t, p.Save(ctx, folder))
 	q := small(t, 2, nil)
-	_, err := q.LoadFresh(ctx, folder)
+	_, err := q.BeginRun(ctx, folder)
 	require.NoError(t, err)
 	for _, x := range []*Policy{p, q} {
 		require.NoError(t, x.Imitate(ctx, policy.Imitate{ID: 1, Seed: 2, Steps: 2}, sequence(demonstration(8)), nil))

@@ -55,7 +55,7 @@ type Policy struct {
 var (
 	_ policy.Policy      = (*Policy)(nil)
 	_ policy.Imitator    = (*Policy)(nil)
-	_ policy.FreshLoader = (*Policy)(nil)
+	_ policy.RunBeginner = (*Policy)(nil)
 )
 
 // New returns a policy that waits for Configure.
@@ -164,7 +164,7 @@ func (p *Policy) Configure(_ context.Context, c plugins.Config) error {
 	if c.Env == nil {
 		return plugins.Errorf(plugins.Invalid, "no env was named").WithPlace("policy tiny").WithHint("Configure needs the env's description: actions and proprio fix the network's sizes")
 	}
-	if err := c.Env.Action.Validate(); err != nil {
+	if err := c.Env.Action.Check(); err != nil {
 		return plugins.AsError(err).WithPlace("policy tiny")
 	}
 	if c.WorldSize > 1 {

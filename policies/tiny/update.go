@@ -26,7 +26,7 @@ type lesson struct {
 // with r = exp(log pi - log pi_old). A unit is what the setting ratio says: the executed part of a chunk, one position of it, or one action dimension of
 // a position. Every executed unit weighs the same, so a long episode weighs more than a short one. The advantage of a chunk is the mean over its executed steps when there is one
 // a step. KL is exact (gaussian: the closed form; tokens: over all bins), at the update's temperature. The starting policy is the one that the
-// last Imitate or LoadFresh left, else the one before the first Update; Save and Load carry it.
+// last Imitate or BeginRun left, else the one before the first Update; Save and Load carry it.
 //
 // Statistics: Loss, ClipFraction (units whose gradient was cut off), GradNorm (before clipping) and Entropy (nats an element) are means over the
 // mini-batches; KL is that of a chunk, over the last epoch; Samples counts chunks in one epoch. Extra: moved is the KL of a chunk from the policy before the
