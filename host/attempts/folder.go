@@ -12,7 +12,7 @@ import (
 	"sort"
 	"strings"
 
-	"github.com/srpo-dev/srpo/host/store"
+	"github.com/srpo-dev/srpo/host/media"
 	"github.com/srpo-dev/srpo/plugins"
 )
 
@@ -234,7 +234,7 @@ func findVideos(dir string) ([]string, error) {
 				out = append(out, filepath.ToSlash(rel))
 				return fs.SkipDir
 			}
-		case isVideo(d.Name()):
+		case media.IsVideo(d.Name()):
 			out = append(out, filepath.ToSlash(rel))
 		}
 		return nil
@@ -243,7 +243,7 @@ func findVideos(dir string) ([]string, error) {
 		return nil, plugins.Errorf(plugins.Invalid, "the folder cannot be read: %w", err).WithPlace("%s",
 			dir).WithHint("check its permissions")
 	}
-	sort.Slice(out, func(a, b int) bool { return naturally(out[a], out[b]) })
+	sort.Slice(out, func(a, b int) bool { return media.NaturalLess(out[a], out[b]) })
 	return out, nil
 }
 
@@ -251,7 +251,7 @@ func holdsPictures(dir string) bool {
 	entries, err := os.ReadDir(dir)
 	return err == nil && slices.ContainsFunc(entries, func(e os.DirEntry) bool {
 		return !e.IsDir() &&
-			isPicture(e.Name())
+			media.IsPicture(e.Name())
 	})
 }
 
@@ -345,7 +345,7 @@ func (l Label) Marshal() ([]byte, error) {
 // written last: a clip without a label is not read.
 func SaveClip(name string, frames plugins.Tensor, label Label, save func(folder, name string, data []byte) error) error {
 	var npz bytes.Buffer
-	if err := store.EncodeNPZ(&npz, "frames", frames); err != nil {
+	if err := media.EncodeNPZ(&npz, "frames", frames); err != nil {
 		return plugins.AsError(err).WithPlace("episode %s", label.ID)
 	}
 	text, err := label.Marshal()
