@@ -11,7 +11,7 @@ import (
 )
 
 func (s *Session) openEncoder(ctx context.Context, launch Launcher) error {
-	e, err := StartEncoder(ctx, s.super, s.cfg, launch, s.cfg.Run.Encoder)
+	e, err := StartEncoder(ctx, s.super, s.Config, launch, s.Config.Run.Encoder)
 	if err != nil {
 		return err
 	}

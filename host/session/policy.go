@@ -15,7 +15,7 @@ import (
 )
 
 func (s *Session) openPolicy(ctx context.Context, launch Launcher) error {
-	l, record, err := launch.Launch(ctx, plugins.Policy, s.cfg.Run.Policy)
+	l, record, err := launch.Launch(ctx, plugins.Policy, s.Config.Run.Policy)
 	if err != nil {
 		return err
 	}
@@ -27,15 +27,15 @@ func (s *Session) openPolicy(ctx context.Context, launch Launcher) error {
 		if err != nil {
 			return err
 		}
-		settings, err := s.cfg.ResolvePlugin(plugins.Policy, l.Name, info.Settings)
+		settings, err := s.Config.ResolvePlugin(plugins.Policy, l.Name, info.Settings)
 		if err != nil {
 			return err
 		}
-		if s.Published, settings, err = givePublished(s.cfg, l.Name, info, settings); err != nil {
+		if s.Published, settings, err = givePublished(s.Config, l.Name, info, settings); err != nil {
 			return err
 		}
 		s.PolicyInfo = info
-		if err := s.super.ConfigureRanks(ctx, info, ranks, plugins.Config{Settings: settings, Seed: rollout.Seed(s.cfg.Run.Seed, "policy"), Env: &spec}); err != nil {
+		if err := s.super.ConfigureRanks(ctx, info, ranks, plugins.Config{Settings: settings, Seed: rollout.Seed(s.Config.Run.Seed, "policy"), Env: &spec}); err != nil {
 			return err
 		}
 		s.mu.Lock()
@@ -48,10 +48,10 @@ func (s *Session) openPolicy(ctx context.Context, launch Launcher) error {
 		}
 		return nil
 	}
-	processes := policyProcesses(ctx, s.cfg)
+	processes := policyProcesses(ctx, s.Config)
 	w := supervise.NewPolicy(s.super, l, processes, configure)
 	p, incarnation, err := w.Client(ctx)
-	if s.cfg.Host.PolicyProcesses == 0 && processes > 1 && plugins.KindOf(err) == plugins.Unsupported && !s.PolicyInfo.Distributed {
+	if s.Config.Host.PolicyProcesses == 0 && processes > 1 && plugins.KindOf(err) == plugins.Unsupported && !s.PolicyInfo.Distributed {
 		w.Close() // nobody asked for so many of a policy that is one process
 		w = supervise.NewPolicy(s.super, l, 1, configure)
 		p, incarnation, err = w.Client(ctx)

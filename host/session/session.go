@@ -42,8 +42,9 @@ type Needs struct{ Policy, Encoder bool }
 
 // Session holds a run's plugins: started, configured, and checked to fit each other.
 type Session struct {
-	cfg   *config.Config
-	super *supervise.Supervisor
+	// Config is what the plugins were started with.
+	Config *config.Config
+	super  *supervise.Supervisor
 
 	Sched *rollout.Scheduler
 	// Plugins in use, for the manifest.
@@ -116,7 +117,7 @@ func Open(ctx context.Context, cfg *config.Config, launch Launcher, needs Needs,
 	if err != nil {
 		return nil, err
 	}
-	s := &Session{cfg: cfg, super: super, Sched: &rollout.Scheduler{}}
+	s := &Session{Config: cfg, super: super, Sched: &rollout.Scheduler{}}
 	defer func() {
 		if err != nil {
 			super.Close()
@@ -166,7 +167,7 @@ func (s *Session) Close() { s.super.Close() }
 // lanes is the number of episodes in flight where the configuration leaves it open: a simulator that takes a process a lane gets one a core, one that
 // holds many lanes as many as an iteration has episodes, up to what keeps two cores busy without a queue.
 func (s *Session) lanes(info plugins.Info) int {
-	n := s.cfg.Run.Lanes
+	n := s.Config.Run.Lanes
 	if n == 0 {
 		n = runtime.NumCPU()
 		if info.MaxLanes > 1 {
@@ -177,7 +178,7 @@ func (s *Session) lanes(info plugins.Info) int {
 }
 
 func (s *Session) openEnv(ctx context.Context, launch Launcher) error {
-	l, record, err := launch.Launch(ctx, plugins.Env, s.cfg.Run.Env)
+	l, record, err := launch.Launch(ctx, plugins.Env, s.Config.Run.Env)
 	if err != nil {
 		return err
 	}
@@ -190,7 +191,7 @@ func (s *Session) openEnv(ctx context.Context, launch Launcher) error {
 				return err
 			}
 			mu.Lock()
-			settings, err := s.cfg.ResolvePlugin(plugins.Env, l.Name, info.Settings)
+			settings, err := s.Config.ResolvePlugin(plugins.Env, l.Name, info.Settings)
 			if process == 0 {
 				s.EnvInfo = info
 			}
@@ -203,7 +204,7 @@ func (s *Session) openEnv(ctx context.Context, launch Launcher) error {
 				return err
 			}
 			share := supervise.Shares(s.lanes(info), info.MaxLanes)[process]
-			return e.Configure(ctx, plugins.Config{Settings: settings, Seed: s.cfg.Run.Seed, WorldSize: 1, Lanes: share, Cameras: s.cameras(), Scratch: scratch})
+			return e.Configure(ctx, plugins.Config{Settings: settings, Seed: s.Config.Run.Seed, WorldSize: 1, Lanes: share, Cameras: s.cameras(), Scratch: scratch})
 		}
 	}
 	s.newEnv = func(process int) *supervise.Proc[env.Env] {

@@ -134,7 +134,7 @@ func (s *Session) TasksOn(side string) ([]env.Task, error) {
 		}
 	}
 	if len(out) == 0 {
-		return nil, plugins.Errorf(plugins.Invalid, "none of the %s is on the %s side of the split", s.Split.Unit(), side).WithPlace("%s", s.cfg.Origin("rollout.split")).
+		return nil, plugins.Errorf(plugins.Invalid, "none of the %s is on the %s side of the split", s.Split.Unit(), side).WithPlace("%s", s.Config.Origin("rollout.split")).
 			WithHint(`another rollout.train_fraction or seed, more tasks, or rollout.split = "task" for tasks of a single start state`)
 	}
 	return out, nil
@@ -153,12 +153,12 @@ func EvaluationSide(side string) string {
 
 // TaskWeights gives each task its share of its dimension's weight, as rollout.weights says; nil: there are none. Tasks of a dimension that weighs 0 get 0.
 func (s *Session) TaskWeights(tasks []env.Task) (map[string]float64, error) {
-	given := s.cfg.Rollout.Weights
+	given := s.Config.Rollout.Weights
 	if len(given) == 0 {
 		return nil, nil
 	}
 	bad := func(hint, format string, args ...any) error {
-		return plugins.Errorf(plugins.Invalid, format, args...).WithPlace("%s", s.cfg.Origin("rollout.weights")).WithHint("%s", hint)
+		return plugins.Errorf(plugins.Invalid, format, args...).WithPlace("%s", s.Config.Origin("rollout.weights")).WithHint("%s", hint)
 	}
 	count := map[string]int{}
 	var names []string

@@ -27,7 +27,7 @@ func session(t *testing.T, all, tasks []env.Task, set ...string) *Session {
 	t.Helper()
 	cfg, err := config.Load(config.Input{Set: append([]string{"run.seed=3"}, set...)})
 	require.NoError(t, err)
-	return &Session{cfg: cfg, Tasks: tasks, Sched: &rollout.Scheduler{EnvName: "env fake"}, Split: newSplit(cfg.Run.Seed, cfg.Rollout, all, tasks)}
+	return &Session{Config: cfg, Tasks: tasks, Sched: &rollout.Scheduler{EnvName: "env fake"}, Split: newSplit(cfg.Run.Seed, cfg.Rollout, all, tasks)}
 }
 
 // Whoever misspells one part of a variant's name is shown variants that have the others.

@@ -23,7 +23,7 @@ func (s *Session) matchTasks(ctx context.Context, e env.Env, label string) error
 		}
 		all = append(all, t)
 	}
-	patterns := s.cfg.Run.Task
+	patterns := s.Config.Run.Task
 	hit := make([]bool, len(patterns))
 	for _, t := range all {
 		matched := len(patterns) == 0 && len(s.Tasks) == 0
@@ -45,13 +45,13 @@ func (s *Session) matchTasks(ctx context.Context, e env.Env, label string) error
 	}
 	for i, p := range patterns {
 		if !hit[i] {
-			return plugins.Errorf(plugins.NotFound, "no task of %s matches %q", label, p).WithPlace("%s", s.cfg.Origin("run.task")).WithHint("%s", nearTasks(p, all))
+			return plugins.Errorf(plugins.NotFound, "no task of %s matches %q", label, p).WithPlace("%s", s.Config.Origin("run.task")).WithHint("%s", nearTasks(p, all))
 		}
 	}
 	if len(s.Tasks) == 0 {
 		return s.noneLeft(all, label)
 	}
-	s.Split = newSplit(s.cfg.Run.Seed, s.cfg.Rollout, all, s.Tasks)
+	s.Split = newSplit(s.Config.Run.Seed, s.Config.Rollout, all, s.Tasks)
 	return nil
 }
 

@@ -26,7 +26,7 @@ func (s *Session) TrajectoryCameras() []string {
 
 // Groups is the number of groups an iteration; where the configuration leaves it open, as many as the env's speed suggests.
 func (s *Session) Groups() int {
-	switch n := s.cfg.Rollout.Groups; {
+	switch n := s.Config.Rollout.Groups; {
 	case n > 0:
 		return n
 	case s.EnvInfo.MaxLanes > 1:
@@ -37,7 +37,7 @@ func (s *Session) Groups() int {
 
 // ExtraGroups is how many groups an iteration may roll beyond groups().
 func (s *Session) ExtraGroups() int {
-	if n := s.cfg.Rollout.ExtraGroups; n >= 0 {
+	if n := s.Config.Rollout.ExtraGroups; n >= 0 {
 		return n
 	}
 	return (s.Groups() + 1) / 2
@@ -45,7 +45,7 @@ func (s *Session) ExtraGroups() int {
 
 // Rules are the parts of a rollout that training and evaluation share.
 func (s *Session) Rules(encode, record bool) rollout.Rules {
-	c := s.cfg.Rollout
+	c := s.Config.Rollout
 	r := rollout.Rules{Observe: s.PolicyCameras, MaxSteps: c.MaxSteps, Temperature: c.Temperature, Encode: encode}
 	if encode || record {
 		r.RecordCamera, r.RecordEvery = s.Sched.EnvSpec.RecordCamera, c.RecordEvery
@@ -74,7 +74,7 @@ func (s *Session) Trials(side string, n int) []rollout.Trial {
 		}
 		// in an order by seed, so that a part of them is a fair sample
 		sort.SliceStable(states, func(a, b int) bool {
-			return rollout.Seed(s.cfg.Run.Seed, "trial order", t.ID, states[a]) < rollout.Seed(s.cfg.Run.Seed, "trial order", t.ID, states[b])
+			return rollout.Seed(s.Config.Run.Seed, "trial order", t.ID, states[a]) < rollout.Seed(s.Config.Run.Seed, "trial order", t.ID, states[b])
 		})
 		var list []rollout.Trial
 		for _, st := range states {
@@ -122,7 +122,7 @@ func (s *Session) sampleTasks(side string, n int) []env.Task {
 		}
 		strata[name] = append(strata[name], t.ID)
 	}
-	key := func(id string) uint64 { return rollout.Seed(s.cfg.Run.Seed, "trial task", id) }
+	key := func(id string) uint64 { return rollout.Seed(s.Config.Run.Seed, "trial task", id) }
 	for _, ids := range strata {
 		sort.Slice(ids, func(a, b int) bool { return key(ids[a]) < key(ids[b]) })
 	}
@@ -139,7 +139,7 @@ func (s *Session) sampleTasks(side string, n int) []env.Task {
 
 // DemonstrationPlan is [imitate] demos demonstrations of each task, seen through some cameras.
 func (s *Session) DemonstrationPlan(tasks []env.Task, cameras []string) rollout.DemoPlan {
-	c := s.cfg
+	c := s.Config
 	plan := rollout.DemoPlan{Seed: c.Run.Seed, Noise: float32(c.Imitate.Noise), Observe: cameras, MaxSteps: c.Rollout.MaxSteps, EnvName: s.Sched.EnvName}
 	for _, t := range tasks {
 		states := s.StartStates(t, c.Rollout.StartStates)

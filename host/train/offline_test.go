@@ -27,7 +27,8 @@ func TestStepsOfACurve(t *testing.T) {
 // A plan draws its tasks by their weights when there are any.
 func TestPlanDrawsWeightedTasks(t *testing.T) {
 	tasks := []env.Task{{ID: "a", StartStates: 2}, {ID: "b", StartStates: 2}}
-	r := &run{cfg: config.Default(), session: &session.Session{Sched: &rollout.Scheduler{}}, tasks: tasks, weights: map[string]float64{"a": 1, "b": 3}}
+	cfg := config.Default()
+	r := &run{cfg: cfg, session: &session.Session{Config: cfg, Sched: &rollout.Scheduler{}}, tasks: tasks, weights: map[string]float64{"a": 1, "b": 3}}
 	plan := r.plan(1)
 	require.Equal(t, rollout.Drawn, plan.Order)
 	require.Len(t, plan.Tasks, 2)
