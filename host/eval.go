@@ -425,8 +425,8 @@ func (e *evaluation) roll(ctx context.Context, plan rollout.Evaluation, began ti
 			stop()
 			return
 		}
-		if ep.Spoilt != nil {
-			e.Terminal.Warn("%v; the episode counts as a failure", ep.Spoilt)
+		if ep.Invalid != nil {
+			e.Terminal.Warn("%v; the episode counts as a failure", ep.Invalid)
 		}
 		e.have[ep.ID] = ep
 		steps += int64(ep.Steps)

@@ -15,7 +15,7 @@ func metrics(i int, result *rollout.Result, scored srpo.Scored, d srpo.Diagnosti
 	m := store.Metrics{Iteration: i, SecondsByPhase: seconds, KL: stats.KL, ClipFraction: stats.ClipFraction, GradNorm: stats.GradNorm,
 		Extra: map[string]float64{"updated": 0, "groups_without_signal": 0, "env_step_seconds": result.Timing.Env, "act_seconds": result.Timing.Policy,
 			"policy_wait_seconds": result.Timing.PolicyWait, "lane_utilisation": result.Timing.Utilisation, "act_batch": 0, "faults": float64(result.Timing.Faults)}}
-	if n := len(result.Spoilt); n > 0 {
+	if n := len(result.Invalid); n > 0 {
 		m.Extra["episodes_dropped"] = float64(n)
 	}
 	if result.Timing.ActCalls > 0 {
@@ -64,11 +64,11 @@ func metrics(i int, result *rollout.Result, scored srpo.Scored, d srpo.Diagnosti
 
 // words writes what a person should know of an iteration into the event log.
 func (r *run) words(i int, result *rollout.Result, scored srpo.Scored, groups []srpo.GroupSummary) {
-	for _, e := range result.Spoilt {
-		r.event(store.Event{Type: store.EpisodeDropped, Iteration: i, Message: e.Spoilt.Error()})
+	for _, e := range result.Invalid {
+		r.event(store.Event{Type: store.EpisodeDropped, Iteration: i, Message: e.Invalid.Error()})
 	}
-	if n := len(result.Spoilt); n > 0 {
-		r.Terminal.Warn("iteration %d: %s dropped, as what the policy said in it cannot be used: %v", i, count(n, "episode"), result.Spoilt[0].Spoilt)
+	if n := len(result.Invalid); n > 0 {
+		r.Terminal.Warn("iteration %d: %s dropped, as what the policy said in it cannot be used: %v", i, count(n, "episode"), result.Invalid[0].Invalid)
 	}
 	for _, g := range result.Groups {
 		if !g.Kept {

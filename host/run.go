@@ -443,8 +443,8 @@ func (r *run) evaluate(ctx context.Context, i int, m *store.Metrics, seconds map
 	n := map[string]float64{}
 	for _, ep := range episodes {
 		n[ep.Task]++
-		if ep.Spoilt != nil {
-			r.Terminal.Warn("%v; the episode counts as a failure", ep.Spoilt)
+		if ep.Invalid != nil {
+			r.Terminal.Warn("%v; the episode counts as a failure", ep.Invalid)
 		}
 		if ep.Success {
 			ev.SuccessRate++

@@ -51,7 +51,7 @@ func (r *run) startingPolicy(ctx context.Context) error {
 			r.event(store.ErrorEvent(store.Warning, 0, d))
 		}
 		// Another run's moments and KL reference are none of this run's; its checkpoint 0 is then what it is resumed from.
-		if state.UpdateID, err = policy.LoadFresh(ctx, p, saved); err != nil {
+		if state.UpdateID, err = policy.BeginRun(ctx, p, saved); err != nil {
 			return plugins.AsError(err).WithPlace("%s, checkpoint %s", r.cfg.Origin("run.checkpoint"), folder)
 		}
 		r.Terminal.Line("starting policy: %s", folder)

@@ -309,8 +309,8 @@ func (a ActionSpace) Fits(p ActionSpace) error {
 	return nil
 }
 
-// Validate reports an action space that no policy could use.
-func (a ActionSpace) Validate() error {
+// Check reports an action space that no policy could use.
+func (a ActionSpace) Check() error {
 	if a.Dim() == 0 || len(a.Low) != a.Dim() || len(a.High) != a.Dim() {
 		return Errorf(Corrupt, "action space has %d names, %d lows and %d highs", len(a.Names), len(a.Low), len(a.High)).
 			WithHint("Describe must give one name, low and high a dimension")
@@ -323,9 +323,9 @@ func (a ActionSpace) Validate() error {
 	return nil
 }
 
-// Check returns the numbers of a chunk of actions, float32 [n, Dim], clipped to their range, or says which of them no env may execute: a wrong size, NaN,
+// Clip returns the numbers of a chunk of actions, float32 [n, Dim], clipped to their range, or says which of them no env may execute: a wrong size, NaN,
 // infinity, or a value outside its range by more than 1e-6 (rounding of a policy's un-normalisation).
-func (a ActionSpace) Check(t Tensor) ([]float32, error) {
+func (a ActionSpace) Clip(t Tensor) ([]float32, error) {
 	if t.DType != Float32 || len(t.Shape) != 2 || t.Shape[1] != a.Dim() || t.Shape[0] < 1 {
 		return nil, Errorf(Invalid, "actions are %v %v, want float32 [n, %d] with n >= 1", t.DType, t.Shape, a.Dim()).WithHint("the dimensions are %v", a.Names)
 	}

@@ -185,7 +185,7 @@ func (e *simEnv) Step(ctx context.Context, s env.Step) (env.Transition, error) {
 	var given []float32
 	n := s.Expert
 	if n == 0 {
-		if given, err = e.spec.Env.Action.Check(s.Actions); err != nil {
+		if given, err = e.spec.Env.Action.Clip(s.Actions); err != nil {
 			return env.Transition{}, err
 		}
 		n = len(given) / dim

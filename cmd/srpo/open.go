@@ -58,10 +58,19 @@ var builtIns = []builtIn{
 	{plugins.Encoder, bench.Name, "does nothing", func() { sdk.ServeEncoder(bench.NewEncoder()) }, true},
 }
 
-// embedded are the packages that this program carries: programs in Python, and those that it serves itself and that need an environment. Plugins do not import
-// each other; what they share is put together here.
-var embedded = []fs.FS{libero.Files, layered{liberoplus.Files, libero.Shared}, openvla.Files,
-	layered{pi0.Files, openvla.Shared}, layered{pi0fast.Files, pi0.Shared, openvla.Shared}, remote.Files, generic.Files, dinov2.Files, vjepa2.Files}
+// embedded are the packages that this program carries: programs in Python, and those that it serves itself and that need
+// an environment. Plugins do not import each other; what they share is put together here.
+var embedded = []fs.FS{
+	libero.Files,
+	layered{liberoplus.Files, libero.Shared},
+	bundle{openvla.Files, openvla.Shared},
+	bundle{pi0.Files, pi0.Shared},
+	bundle{pi0fast.Files, pi0fast.Shared},
+	remote.Files,
+	generic.Files,
+	dinov2.Files,
+	vjepa2.Files,
+}
 
 // settingsFlags are the flags that stand for settings of srpo.toml.
 type settingsFlags struct {

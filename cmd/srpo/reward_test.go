@@ -298,7 +298,7 @@ func TestRewardOfBadVideos(t *testing.T) {
 		case "hopeless":
 			require.Contains(t, x.Notes[0], "no reference")
 		case "lonely":
-			require.Contains(t, strings.Join(x.Notes, "; "), "only attempt")
+			require.Contains(t, strings.Join(x.Notes, "; "), "only one attempt")
 		case "right":
 			require.Empty(t, x.Notes)
 		}

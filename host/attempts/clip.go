@@ -11,8 +11,9 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// Bounds of a clip. Of a longer video every k-th frame is taken, k the least power of two that fits, and the last one. Frames so large that fewer than
-// LeastFrames of them would be left, which is what the longest of V-JEPA 2's clips has, are halved instead while their shorter side keeps LeastSide pixels. The
+// Bounds of a clip. Of a longer video every k-th frame is taken, k the least power of two that fits, and
+// the last one. Frames so large that fewer than LeastFrames of them would be left, which is what the
+// longest of V-JEPA 2's clips has, are halved instead while their shorter side keeps LeastSide pixels. The
 // clip's note says either.
 const (
 	MaxFrames   = 1000
@@ -31,7 +32,8 @@ type Clip struct {
 	Note string
 }
 
-// bounds are MaxFrames, MaxBytes, LeastFrames and LeastSide, as decode/decode.py is asked for them; tests have smaller ones.
+// bounds are MaxFrames, MaxBytes, LeastFrames and LeastSide, as decode/decode.py is asked for them; tests
+// have smaller ones.
 type bounds struct {
 	MaxFrames   int `json:"max_frames"`
 	MaxBytes    int `json:"max_bytes"`
@@ -41,7 +43,8 @@ type bounds struct {
 
 var usual = bounds{MaxFrames, MaxBytes, LeastFrames, LeastSide}
 
-// thinner keeps evenly spaced frames of a stream whose length nobody knows, in bounded memory; decode/decode.py has its twin.
+// thinner keeps evenly spaced frames of a stream whose length nobody knows, in bounded memory;
+// decode/decode.py has its twin.
 type thinner struct {
 	bounds
 	kept          [][]byte
@@ -60,7 +63,8 @@ func (t *thinner) add(height, width int, rgb []byte) error {
 	case t.seen == 0:
 		t.height, t.width, t.stride = height, width, 1
 	case height != t.height || width != t.width:
-		return bad("it changes size: frame %d is %d x %d pixels, those before %d x %d", t.seen+1, width, height, t.width, t.height)
+		return bad("it changes size: frame %d is %d x %d pixels, those before %d x %d", t.seen+1, width, height,
+			t.width, t.height)
 	}
 	size := height * width * 3
 	if size == 0 {
@@ -104,7 +108,8 @@ func (t *thinner) add(height, width int, rgb []byte) error {
 	return nil
 }
 
-// halve averages each 2 x 2 pixels of a picture, uint8 [height, width, 3]; an odd last row or column is left out.
+// halve averages each 2 x 2 pixels of a picture, uint8 [height, width, 3]; an odd last row or column is
+// left out.
 func halve(rgb []byte, height, width int) []byte {
 	out := make([]byte, 0, height/2*(width/2)*3)
 	for y := range height / 2 {
@@ -134,7 +139,8 @@ func (t *thinner) clip() (Clip, error) {
 	return finish(plugins.Bytes(data, len(t.kept), height, width, 3), t.seen, t.stride, t.height, t.width)
 }
 
-// finish refuses what no encoder can say anything about, and notes what a person should know. height and width are those of the video itself.
+// finish refuses what no encoder can say anything about, and notes what a person should know. height and
+// width are those of the video itself.
 func finish(frames plugins.Tensor, seen, stride, height, width int) (Clip, error) {
 	c := Clip{Frames: frames, Seen: seen}
 	if color, ok := oneColour(frames.Data); ok {
@@ -145,10 +151,12 @@ func finish(frames plugins.Tensor, seen, stride, height, width int) (Clip, error
 	}
 	var notes []string
 	if stride > 1 {
-		notes = append(notes, fmt.Sprintf("%d frames: every %s and the last one are looked at", seen, ordinal(stride)))
+		notes = append(notes, fmt.Sprintf("%d frames: every %s and the last one are looked at", seen,
+			ordinal(stride)))
 	}
 	if frames.Shape[1] != height {
-		notes = append(notes, fmt.Sprintf("its pictures of %d x %d pixels are looked at as %d x %d", width, height, frames.Shape[2], frames.Shape[1]))
+		notes = append(notes, fmt.Sprintf("its pictures of %d x %d pixels are looked at as %d x %d", width, height,
+			frames.Shape[2], frames.Shape[1]))
 	}
 	if frames.Shape[0] == 1 {
 		notes = append(notes, "a single frame: there is no progress to see")
@@ -182,9 +190,10 @@ func oneColour(data []byte) ([3]byte, bool) {
 	return low, true
 }
 
-// Open decodes a video: a .gif, .npy or .npz file, or a folder of pictures, and through d what needs FFmpeg (mp4 and its like) or Pillow (webp). The error
-// says what is wrong with this one video, in words for [Attempt.Problem]; but for ctx's end and a decoder that cannot be installed or started, which the
-// caller tells by their kinds, Canceled and others than Invalid.
+// Open decodes a video: a .gif, .npy or .npz file, or a folder of pictures, and through d what needs FFmpeg
+// (mp4 and its like) or Pillow (webp). The error says what is wrong with this one video, in words for
+// [Attempt.Problem]; but for ctx's end and a decoder that cannot be installed or started, which the caller
+// tells by their kinds, Canceled and others than Invalid.
 func Open(ctx context.Context, path string, d *Decoder) (Clip, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -205,12 +214,14 @@ func Open(ctx context.Context, path string, d *Decoder) (Clip, error) {
 		return openNpz(path)
 	}
 	if !isVideo(path) {
-		return Clip{}, bad("%q is no kind of video that srpo reads; it reads %s and folders of png or jpeg", filepath.Ext(path), strings.Join(videoExtensions, ", "))
+		return Clip{}, bad("%q is no kind of video that srpo reads; it reads %s and folders of png or jpeg",
+			filepath.Ext(path), strings.Join(videoExtensions, ", "))
 	}
 	return d.decode(ctx, path)
 }
 
-var videoExtensions = []string{".mp4", ".webp", ".gif", ".npz", ".npy", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".apng", ".avif"}
+var videoExtensions = []string{".mp4", ".webp", ".gif", ".npz", ".npy", ".avi", ".mkv", ".mov", ".webm", ".m4v",
+	".mpg", ".apng", ".avif"}
 
 func isVideo(path string) bool {
 	ext := strings.ToLower(filepath.Ext(path))
@@ -222,7 +233,8 @@ func isVideo(path string) bool {
 	return false
 }
 
-// ReaderVersion changes whenever the same file may give other frames: with the reading itself, and with the libraries of the decoder.
+// ReaderVersion changes whenever the same file may give other frames: with the reading itself, and with the
+// libraries of the decoder.
 var ReaderVersion = func() string {
 	requirements, err := decodeFiles.ReadFile("decode/requirements.txt")
 	if err != nil {

@@ -92,10 +92,12 @@ func TestSameFramesFromEveryFormat(t *testing.T) {
 		require.NoError(t, png.Encode(&p, picture(want, i)))
 		require.NoError(t, jpeg.Encode(&j, picture(want, i), &jpeg.Options{Quality: 98}))
 		put(t, filepath.Join(dir, "png", "frame"+string(rune('0'+i/10))+string(rune('0'+i%10))+".png"), p.Bytes())
-		put(t, filepath.Join(dir, "jpg", strings.TrimPrefix("frame "+itoa(i)+".JPG", "x")), j.Bytes()) // 10 comes behind 9
+		put(t, filepath.Join(dir, "jpg", strings.TrimPrefix("frame "+itoa(i)+".JPG", "x")),
+			j.Bytes()) // 10 comes behind 9
 	}
 	put(t, filepath.Join(dir, "jpg", "notes.txt"), []byte("x"))
-	for name, tolerance := range map[string]float64{"a.npy": 0, "a.npz": 0, "png": 0, "jpg": 3, "testdata/square.gif": 1} {
+	for name, tolerance := range map[string]float64{"a.npy": 0, "a.npz": 0, "png": 0, "jpg": 3,
+		"testdata/square.gif": 1} {
 		path := filepath.Join(dir, name)
 		if strings.HasPrefix(name, "testdata") {
 			path = name
@@ -151,17 +153,18 @@ func TestWhatIsWrongWithAVideo(t *testing.T) {
 		data []byte
 		want string
 	}{
-		"gone.npz":      {nil, "the video is not there"},
-		"empty.gif":     {[]byte{}, "the file is empty"},
-		"noframe.npy":   {npy(plugins.Bytes(nil, 0, 4, 4, 3)), "the video is empty: it has no frame"},
-		"nopixel.npy":   {npy(plugins.Bytes(nil, 4, 0, 4, 3)), "no pixels: 4 x 0 x 4 x 3"},
-		"short.npy":     {whole[:len(whole)-5], "the array ends at frame 4 of 4"},
-		"header.npy":    {whole[:20], "ends in its header"},
-		"text.npy":      {[]byte("hello world"), "no .npy array"},
-		"gray.npy":      {gray, "shape 4 x 2 x 2 x 1, not frames x height x width x 3"},
-		"floats.npy":    {floats, `numbers are "<f4", not uint8`},
-		"black.npy":     {npy(plugins.Bytes(make([]byte, 4*4*4*3), 4, 4, 4, 3)), "every frame is black"},
-		"grey.npy":      {npy(plugins.Bytes(bytes.Repeat([]byte{128}, 4*4*4*3), 4, 4, 4, 3)), "every frame is one colour"},
+		"gone.npz":    {nil, "the video is not there"},
+		"empty.gif":   {[]byte{}, "the file is empty"},
+		"noframe.npy": {npy(plugins.Bytes(nil, 0, 4, 4, 3)), "the video is empty: it has no frame"},
+		"nopixel.npy": {npy(plugins.Bytes(nil, 4, 0, 4, 3)), "no pixels: 4 x 0 x 4 x 3"},
+		"short.npy":   {whole[:len(whole)-5], "the array ends at frame 4 of 4"},
+		"header.npy":  {whole[:20], "ends in its header"},
+		"text.npy":    {[]byte("hello world"), "no .npy array"},
+		"gray.npy":    {gray, "shape 4 x 2 x 2 x 1, not frames x height x width x 3"},
+		"floats.npy":  {floats, `numbers are "<f4", not uint8`},
+		"black.npy":   {npy(plugins.Bytes(make([]byte, 4*4*4*3), 4, 4, 4, 3)), "every frame is black"},
+		"grey.npy": {npy(plugins.Bytes(bytes.Repeat([]byte{128}, 4*4*4*3), 4, 4, 4, 3)),
+			"every frame is one colour"},
 		"huge.npy":      {npyHead([]int{2, 70000, 70000, 3}), "too large"},
 		"endless.npy":   {npyHead([]int{1 << 40, 8, 8, 3}), "the array ends at frame 1 of"},
 		"text.npz":      {[]byte("hello"), "no .npz file"},
@@ -182,7 +185,8 @@ func TestWhatIsWrongWithAVideo(t *testing.T) {
 		require.NotEmpty(t, problem, name)
 		require.Contains(t, problem, c.want, name)
 	}
-	for name, want := range map[string]string{"sizes": "it changes size: frame 2 is 9 x 9 pixels, those before 48 x 32", "broken": "1.png does not decode", "nothing": "no png or jpeg"} {
+	for name, want := range map[string]string{"sizes": "it changes size: frame 2 is 9 x 9 pixels, those before 48 x " +
+		"32", "broken": "1.png does not decode", "nothing": "no png or jpeg"} {
 		_, problem := open(t, filepath.Join(dir, name))
 		require.Contains(t, problem, want)
 	}
@@ -210,13 +214,15 @@ func TestOneFrameAndMany(t *testing.T) {
 	require.Equal(t, []int{0, 16, 32}, []int{at(0), at(1), at(2)})
 	require.Equal(t, []int{9984, 9999}, []int{at(624), at(625)})
 	// exactly at the bound nothing is left out
-	c, problem = open(t, put(t, filepath.Join(dir, "bound.npy"), append(npyHead([]int{MaxFrames, 2, 2, 3}), data[:MaxFrames*12]...)))
+	c, problem = open(t, put(t, filepath.Join(dir, "bound.npy"), append(npyHead([]int{MaxFrames, 2, 2, 3}),
+		data[:MaxFrames*12]...)))
 	require.Empty(t, problem)
 	require.Equal(t, MaxFrames, c.Frames.Shape[0])
 	require.Empty(t, c.Note)
 }
 
-// Where only a few frames of a large video fit, its pictures are halved before frames are left out: an encoder that wants 64 would play the few again and again.
+// Where only a few frames of a large video fit, its pictures are halved before frames are left out: an
+// encoder that wants 64 would play the few again and again.
 func TestLargePicturesAreHalved(t *testing.T) {
 	for _, c := range []struct {
 		frames, height, width, stride int
@@ -245,7 +251,8 @@ func TestLargePicturesAreHalved(t *testing.T) {
 		if c.shape[1] == c.height {
 			continue
 		}
-		require.Contains(t, clip.Note, fmt.Sprintf("its pictures of %d x %d pixels are looked at as 24 x 16", c.width, c.height))
+		require.Contains(t, clip.Note, fmt.Sprintf("its pictures of %d x %d pixels are looked at as 24 x 16",
+			c.width, c.height))
 		size, shrunk := len(clip.Frames.Data)/c.shape[0], c.height/c.shape[1]
 		for k := range c.shape[0] - 1 { // columns rise by 1, so the mean of 2 is half a step above the left one, rounded up
 			require.Equal(t, byte(k*c.stride+5*shrunk)+byte(shrunk/2), clip.Frames.Data[k*size+15], "%v", c)
@@ -255,7 +262,8 @@ func TestLargePicturesAreHalved(t *testing.T) {
 
 // A viewer shows frames over each other, and puts back what a frame says is to be put back.
 func TestGIFDisposal(t *testing.T) {
-	pal := color.Palette{color.RGBA{0, 0, 0, 255}, color.RGBA{255, 0, 0, 255}, color.RGBA{0, 255, 0, 255}, color.RGBA{}}
+	pal := color.Palette{color.RGBA{0, 0, 0, 255}, color.RGBA{255, 0, 0, 255}, color.RGBA{0, 255, 0, 255},
+		color.RGBA{}}
 	at := func(box image.Rectangle, c uint8) *image.Paletted {
 		m := image.NewPaletted(box, pal)
 		for i := range m.Pix {
@@ -265,7 +273,8 @@ func TestGIFDisposal(t *testing.T) {
 	}
 	all := image.Rect(0, 0, 4, 1)
 	g := &gif.GIF{Config: image.Config{ColorModel: pal, Width: 4, Height: 1}, Delay: []int{1, 1, 1, 1},
-		Image:    []*image.Paletted{at(all, 1), at(image.Rect(0, 0, 1, 1), 2), at(image.Rect(1, 0, 2, 1), 2), at(image.Rect(3, 0, 4, 1), 3)},
+		Image: []*image.Paletted{at(all, 1), at(image.Rect(0, 0, 1, 1), 2), at(image.Rect(1, 0, 2, 1), 2),
+			at(image.Rect(3, 0, 4, 1), 3)},
 		Disposal: []byte{gif.DisposalNone, gif.DisposalPrevious, gif.DisposalBackground, gif.DisposalNone}}
 	var b bytes.Buffer
 	require.NoError(t, gif.EncodeAll(&b, g))

@@ -33,8 +33,9 @@ func DecodeFiles() fs.FS {
 	return sub
 }
 
-// Decoder decodes what Go's library does not, in a Python process that is installed and started when it is first needed. A video that kills it, or takes
-// too long, costs that video only. Its methods may be called from several goroutines, one video at a time. Close it.
+// Decoder decodes what Go's library does not, in a Python process that is installed and started when it is
+// first needed. A video that kills it, or takes too long, costs that video only. Its methods may be called
+// from several goroutines, one video at a time. Close it.
 type Decoder struct {
 	// Command makes the program ready and says how to start it.
 	Command func(ctx context.Context) (argv, env []string, err error)
@@ -198,7 +199,8 @@ func (d *Decoder) start(ctx context.Context) error {
 			d.cmd, d.out = cmd, bufio.NewReaderSize(out, 1<<20)
 			return nil
 		}
-		err = plugins.Errorf(plugins.Unavailable, "the video decoder does not start: %w", err).WithHint("remove %s, and it is installed anew", strings.TrimSuffix(argv[0], "/bin/python"))
+		err = plugins.Errorf(plugins.Unavailable, "the video decoder does not start: %w",
+			err).WithHint("remove %s, and it is installed anew", strings.TrimSuffix(argv[0], "/bin/python"))
 	}
 	if ctx.Err() == nil {
 		d.broken = err

@@ -22,7 +22,8 @@ func installed(t *testing.T) *Decoder {
 	pkg, err := (&catalog.Catalog{}).Open("decode")
 	require.NoError(t, err)
 	m := pkg.Manifest.Python
-	env, err := pyenv.Open(pyenv.Spec{Name: pkg.Name, Python: m.Requirement, Requirements: filepath.Join(pkg.Dir, m.Requirements)}, pyenv.Options{Cache: cache})
+	env, err := pyenv.Open(pyenv.Spec{Name: pkg.Name, Python: m.Requirement, Requirements: filepath.Join(pkg.Dir,
+		m.Requirements)}, pyenv.Options{Cache: cache})
 	if err != nil {
 		t.Skip("the video decoder is not installed here: srpo reward host/attempts/testdata installs it")
 	}
@@ -80,7 +81,8 @@ func TestFilms(t *testing.T) {
 func script(t *testing.T, text string) *Decoder {
 	path := filepath.Join(t.TempDir(), "decoder")
 	require.NoError(t, os.WriteFile(path, []byte("#!/bin/sh\n"+text), 0o755))
-	d := &Decoder{Command: func(context.Context) ([]string, []string, error) { return []string{path}, nil, nil }, Timeout: 10 * time.Second}
+	d := &Decoder{Command: func(context.Context) ([]string, []string, error) { return []string{path}, nil, nil },
+		Timeout: 10 * time.Second}
 	t.Cleanup(d.Close)
 	return d
 }
@@ -91,7 +93,8 @@ case "$line" in *bad*) echo "Segmentation fault" >&2; exit 139;; esac
 echo '{"problem": "as told"}'
 read line`)
 	dir := t.TempDir()
-	bad, good := put(t, filepath.Join(dir, "bad.mp4"), []byte("x")), put(t, filepath.Join(dir, "good.mp4"), []byte("x"))
+	bad, good := put(t, filepath.Join(dir, "bad.mp4"), []byte("x")), put(t, filepath.Join(dir, "good.mp4"),
+		[]byte("x"))
 	_, err := Open(context.Background(), bad, d)
 	require.ErrorContains(t, err, "it killed the decoder: Segmentation fault")
 	_, err = Open(context.Background(), good, d)
@@ -111,7 +114,8 @@ func TestDecoderThatHangsOrLies(t *testing.T) {
 	_, err = Open(ctx, path, script(t, "sleep 60"))
 	require.Equal(t, plugins.Canceled, plugins.KindOf(err))
 
-	_, err = Open(context.Background(), path, script(t, `read x; echo '{"frames": 1000000, "height": 100000, "width": 9}'`))
+	_, err = Open(context.Background(), path,
+		script(t, `read x; echo '{"frames": 1000000, "height": 100000, "width": 9}'`))
 	require.ErrorContains(t, err, "killed the decoder")
 }
 

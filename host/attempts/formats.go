@@ -93,7 +93,8 @@ func openNpz(path string) (Clip, error) {
 	case file == nil && len(names) == 0:
 		return Clip{}, bad("the .npz file holds no array")
 	case file == nil:
-		return Clip{}, bad("the .npz file holds %s; the video must be called %s", strings.Join(names, ", "), strings.Join(arrayNames, ", "))
+		return Clip{}, bad("the .npz file holds %s; the video must be called %s", strings.Join(names, ", "),
+			strings.Join(arrayNames, ", "))
 	}
 	r, err := file.Open()
 	if err != nil {
@@ -118,7 +119,8 @@ func openGIF(path string) (Clip, error) {
 		return Clip{}, bad("it cannot be read: %w", err)
 	}
 	if n, pixels := gifSize(data); pixels > 1<<30 {
-		return Clip{}, bad("the animation is too large to be decoded: %d frames of %d million pixels together; save it as mp4 or npz", n, pixels>>20)
+		return Clip{}, bad("the animation is too large to be decoded: %d frames of %d million pixels together; save "+
+			"it as mp4 or npz", n, pixels>>20)
 	}
 	g, err := gif.DecodeAll(bytes.NewReader(data))
 	if err != nil {
@@ -147,7 +149,8 @@ func openGIF(path string) (Clip, error) {
 	return t.clip()
 }
 
-// gifSize counts an animation's frames and their pixels without decoding them; whatever is broken ends the count.
+// gifSize counts an animation's frames and their pixels without decoding them; whatever is broken ends the
+// count.
 func gifSize(d []byte) (frames, pixels int) {
 	at := 13
 	if len(d) < at {
@@ -203,7 +206,8 @@ func isPicture(name string) bool {
 	return false
 }
 
-// openPictures reads a folder of png and jpeg files as a video, in the order of their names, numbers by their value.
+// openPictures reads a folder of png and jpeg files as a video, in the order of their names, numbers by
+// their value.
 func openPictures(ctx context.Context, dir string) (Clip, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {

@@ -1,5 +1,6 @@
-// Package report shows what a run did: a status line while it runs, an offline HTML page and TensorBoard files of its metrics, and a comparison of
-// several runs with confidence bands. It reads the run folder only (package store).
+// Package report shows what a run did: a status line while it runs, an offline HTML page and TensorBoard
+// files of its metrics, and a comparison of several runs with confidence bands. It reads the run folder
+// only (package store).
 package report
 
 import (
@@ -9,7 +10,8 @@ import (
 	"gonum.org/v1/gonum/stat/distuv"
 )
 
-// Wilson returns the 95 % score interval (Wilson 1927) of a success rate p seen in n episodes; 0 to 1 when n is 0, NaN when p is.
+// Wilson returns the 95 % score interval (Wilson 1927) of a success rate p seen in n episodes; 0 to 1 when
+// n is 0, NaN when p is.
 func Wilson(p float64, n int) (low, high float64) {
 	if math.IsNaN(p) {
 		return p, p
@@ -24,7 +26,8 @@ func Wilson(p float64, n int) (low, high float64) {
 	return max(0, centre-half), min(1, centre+half)
 }
 
-// Interval is a mean with its 95 % confidence interval over N values. With fewer than two values Low and High are NaN.
+// Interval is a mean with its 95 % confidence interval over N values. With fewer than two values Low and
+// High are NaN.
 type Interval struct {
 	Mean, Low, High float64
 	N               int

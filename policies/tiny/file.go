@@ -162,8 +162,8 @@ func (p *Policy) Load(_ context.Context, folder string) (uint64, error) {
 	return p.load(folder)
 }
 
-// LoadFresh is Load for a new run: it resets the optimiser and makes the loaded weights the starting policy.
-func (p *Policy) LoadFresh(_ context.Context, folder string) (uint64, error) {
+// BeginRun is Load for a new run: it resets the optimiser and makes the loaded weights the starting policy.
+func (p *Policy) BeginRun(_ context.Context, folder string) (uint64, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	last, err := p.load(folder)

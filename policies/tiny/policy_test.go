@@ -504,9 +504,9 @@ func TestSaveLoad(t *testing.T) {
 	require.Equal(t, plain.state, alone.state)
 }
 
-// TestLoadFresh checks that a new run from saved weights equals a run that starts with these weights, and
+// TestBeginRun checks that a new run from saved weights equals a run that starts with these weights, and
 // that its checkpoints restore that state.
-func TestLoadFresh(t *testing.T) {
+func TestBeginRun(t *testing.T) {
 	p, folder := smallPolicy(t, 1, nil), t.TempDir()
 	for id := range uint64(2) {
 		actRecorded(t, p, 4, 3, 1)
@@ -518,7 +518,7 @@ func TestLoadFresh(t *testing.T) {
 	last, err := plain.Load(ctx, folder)
 	require.NoError(t, err)
 	require.Equal(t, uint64(2), last)
-	last, err = fresh.LoadFresh(ctx, folder)
+	last, err = fresh.BeginRun(ctx, folder)
 	require.NoError(t, err)
 	require.Equal(t, uint64(2), last, "ids continue")
 	copy(first.state.weights, p.state.weights)
@@ -546,17 +546,17 @@ func TestLoadFresh(t *testing.T) {
 	require.Positive(t, s.Extra["first_kl"], "Load keeps the saved starting policy")
 	require.NotEqual(t, first.state.weights, plain.state.weights)
 
-	_, err = fresh.LoadFresh(ctx, t.TempDir())
+	_, err = fresh.BeginRun(ctx, t.TempDir())
 	require.Equal(t, plugins.NotFound, plugins.KindOf(err))
 	require.Equal(t, again.state, fresh.state)
 }
 
-// TestLoadFreshUntrained checks that Imitate fits its scales after LoadFresh of an untrained policy.
-func TestLoadFreshUntrained(t *testing.T) {
+// TestBeginRunUntrained checks that Imitate fits its scales after BeginRun of an untrained policy.
+func TestBeginRunUntrained(t *testing.T) {
 	p, folder := smallPolicy(t, 1, nil), t.TempDir()
 	require.NoError(t, p.Save(ctx, folder))
 	q := smallPolicy(t, 2, nil)
-	_, err := q.LoadFresh(ctx, folder)
+	_, err := q.BeginRun(ctx, folder)
 	require.NoError(t, err)
 	for _, x := range []*Policy{p, q} {
 		require.NoError(t, x.Imitate(ctx, policy.Imitate{ID: 1, Seed: 2, Steps: 2}, sequence(fakeDemonstration(8)),

@@ -48,7 +48,7 @@ type Policy struct {
 var (
 	_ policy.Policy      = (*Policy)(nil)
 	_ policy.Imitator    = (*Policy)(nil)
-	_ policy.FreshLoader = (*Policy)(nil)
+	_ policy.RunBeginner = (*Policy)(nil)
 )
 
 // New returns a policy that must be configured before use.
@@ -241,7 +241,7 @@ func (p *Policy) Configure(_ context.Context, c plugins.Config) error {
 		return plugins.Errorf(plugins.Invalid, "no env was given").WithPlace("policy tiny").
 			WithHint("pass the env's description to Configure: its actions and proprio fix the network's sizes")
 	}
-	if err := c.Env.Action.Validate(); err != nil {
+	if err := c.Env.Action.Check(); err != nil {
 		return plugins.AsError(err).WithPlace("policy tiny")
 	}
 	if c.WorldSize > 1 {

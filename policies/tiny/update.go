@@ -29,7 +29,7 @@ type trainingChunk struct {
 // position, or one action dimension of a position. Every executed unit has the same weight, so a long
 // episode has more weight than a short one. With one advantage per step, the advantage of a chunk is the
 // mean over its executed steps. KL is exact (gaussian: closed form; tokens: over all bins), at the
-// update's temperature. The starting policy is the result of the last Imitate or LoadFresh, or the policy
+// update's temperature. The starting policy is the result of the last Imitate or BeginRun, or the policy
 // before the first Update; it is part of a checkpoint.
 //
 // Statistics: Loss, ClipFraction (share of units with a clipped gradient), GradNorm (before clipping) and

@@ -70,7 +70,7 @@ func (r *envRun) configure(ctx context.Context) error {
 	if r.spec, err = r.env.Describe(ctx); err != nil {
 		return err
 	}
-	if err := r.spec.Action.Validate(); err != nil {
+	if err := r.spec.Action.Check(); err != nil {
 		return err
 	}
 	if r.spec.Action.Meaning == "" {

@@ -63,10 +63,6 @@ class EnvService(Service):
     spec: EnvSpec
     _cameras: Dict[str, Tuple[int, int]]
 
-    @property
-    def max_lanes(self) -> int:
-        return max(1, int(self.cls.max_lanes))
-
     def configure(self, request: pb.ConfigureRequest) -> None:
         lanes = request.lanes or 1
         if lanes > self.max_lanes:

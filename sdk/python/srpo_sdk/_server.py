@@ -120,19 +120,18 @@ class Service:
     kind = pb.KIND_UNSPECIFIED
     name = ""  # full name of the kind's gRPC service
 
-    def __init__(self, cls: type, info: Info):
-        self.cls = cls
+    cls: type  # the author's class; set in Configure, before configure() is called
+
+    def __init__(self, load_class: Callable[[], type], info: Info, max_lanes: int = 0):
+        self._load_class = load_class
         self.info = info
+        self.max_lanes = max_lanes  # of an env, 1 or more; 0 for policies and encoders
         self.calls = Calls()
         self.author = Thread()  # the process's main thread, see serve
         self.arena: Optional[Arena] = None
         self.settings: Dict[str, object] = {}
         self._configured = False
         self._configuring = threading.Lock()
-
-    @property
-    def max_lanes(self) -> int:
-        return 0
 
     def configure(self, request: pb.ConfigureRequest) -> None:
         """Takes the kind's part of Configure; runs on the author's thread, with `settings` in place."""
@@ -201,7 +200,12 @@ class Service:
             self.settings = self.info.resolve({name: from_value(v) for name, v in request.settings.items()})
             if request.HasField("arena") and self.arena is None:
                 self.arena = Arena(request.arena.fd, request.arena.size)
-            self.author.run(call, lambda: self.configure(request))
+
+            def work() -> None:
+                self.cls = self._load_class()
+                self.configure(request)
+
+            self.author.run(call, work)
             self._configured = True
         return pb.ConfigureReply()
 

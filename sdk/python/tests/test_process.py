@@ -12,7 +12,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from host import PLUGINS, SDK, HostArena, client_certificate, env_pb2, gone_within, group, tensor, until
+import srpo_sdk
+from host import PLUGINS, SDK, HostArena, PluginError, client_certificate, env_pb2, gone_within, group, tensor, until
 
 import numpy as np  # isort: skip
 
@@ -267,6 +268,60 @@ def test_forked_worker_can_be_terminated(start):
     plugin.configure(lanes=1)
     reply = plugin.call("Env.Reset", task="forker/task")
     assert np.frombuffer(reply.observation.proprio.inline, np.float32).tolist() == [-15.0]
+
+
+LATE = PLUGINS / "late" / "plugin.py"
+
+
+def test_a_class_named_by_module_is_imported_in_configure(start):
+    plugin = start(LATE, arguments=["heavy:Late", "policy"])
+    info = plugin.call("Plugin.Info")
+    assert (info.name, info.kind) == ("late", 2)
+    assert "heavy import" not in plugin.errors()
+    plugin.configure()
+    assert "heavy import True" in plugin.errors()
+    assert plugin.call("Policy.DescribePolicy").chunk == 1
+
+
+def test_every_kind_can_be_named_by_module(start):
+    plugin = start(LATE, arguments=["heavy:LateEnv", "env"])
+    assert plugin.call("Plugin.Info").max_lanes == 2
+    plugin.configure(lanes=2)
+    assert plugin.call("Env.Reset", lane=1, task="late/task").episode_steps == 0
+    plugin = start(LATE, arguments=["heavy:LateEncoder", "encoder"])
+    plugin.configure()
+    assert plugin.call("Encoder.DescribeEncoder").dimension == 7
+
+
+@pytest.mark.parametrize(
+    "what, kind, message",
+    [
+        ("heavy:Late", "invalid", "heavy:Late is not a subclass of srpo_sdk.Encoder"),
+        ("heavy:Missing", "invalid", "heavy:Missing is not a subclass of srpo_sdk.Encoder"),
+        ("missing:Late", "internal", "ModuleNotFoundError: No module named 'missing'"),
+    ],
+)
+def test_a_module_without_the_class_fails_configure_and_the_process_lives_on(start, what, kind, message):
+    plugin = start(LATE, arguments=[what, "encoder"])
+    with pytest.raises(PluginError, match=message) as e:
+        plugin.configure()
+    assert e.value.kind == kind
+    assert plugin.call("Plugin.Info").name == "late"
+
+
+@pytest.mark.parametrize(
+    "arguments, options, error",
+    [
+        (("policy",), {"info": srpo_sdk.Info("x")}, 'ValueError: serve wants a class or "module:Class"'),
+        (("a:B",), {}, "TypeError: serve.*needs info"),
+        (("a:B",), {"info": srpo_sdk.Info("x"), "kind": "robot"}, "ValueError: unknown kind 'robot'"),
+        ((int,), {}, "TypeError: serve wants a subclass"),
+    ],
+)
+def test_serve_refuses_wrong_arguments(arguments, options, error):
+    with pytest.raises((TypeError, ValueError)) as e:
+        srpo_sdk.serve(*arguments, **options)
+    assert re.search(error, f"{type(e.value).__name__}: {e.value}")
 
 
 def test_example_plays_an_episode_to_success(start):

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from optimiser import Misfit
+from vla.optimiser import Misfit
 
 STATE = "srpo_state"
 ADAPTER = "lora_adapter"

@@ -9,8 +9,8 @@ import math
 import torch
 from torch import nn
 
-import sharding
-from crew import Group
+from vla import sharding
+from vla.ranks import Group
 
 
 class Misfit(ValueError):

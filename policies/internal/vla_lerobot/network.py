@@ -17,11 +17,10 @@ from lerobot.policies.common.vla_utils import resize_with_pad_torch
 from torch import nn
 from transformers.initialization import no_init_weights
 
-import checkpoint
-import lora
-import normalise
-from normalise import ACTION, STATE
-from sizes import built
+from vla import lora
+from vla_lerobot import checkpoint, normalise
+from vla_lerobot.normalise import ACTION, STATE
+from vla_lerobot.sizes import built
 
 PREFIX = "model."  # of tensors in lerobot's files
 IMAGES = "observation.images."

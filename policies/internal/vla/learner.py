@@ -16,10 +16,7 @@ import numpy as np
 import srpo_sdk as srpo
 import torch
 
-import crew
-import learning
-import optimiser
-import saved
+from vla import optimiser, ppo, ranks, training_state
 
 
 class Learner(srpo.Policy):
@@ -29,7 +26,7 @@ class Learner(srpo.Policy):
     """
 
     name: str  # of the plugin
-    network: learning.Network
+    network: ppo.Network
     optimiser: optimiser.Optimiser
 
     def __init__(self, config: srpo.PolicyConfig):
@@ -42,11 +39,11 @@ class Learner(srpo.Policy):
                 place=f"policy {self.name}",
                 hint="the env's actions and cameras are needed; with srpo plugin test give --env",
             )
-        self.group = crew.Group(config.rank, config.world_size, config.rendezvous)
-        self.crew = crew.Crew(self)
+        self.group = ranks.Group(config.rank, config.world_size, config.rendezvous)
+        self.crew = ranks.Crew(self)
         self.space = config.env.action
         torch.set_num_threads(self.settings["threads"])
-        self.records: dict[str, list[learning.Record]] = {}
+        self.records: dict[str, list[ppo.Record]] = {}
         self.recorded = 0  # bytes
         self.start: dict[str, torch.Tensor] | None = None
         self.broken = ""
@@ -63,7 +60,7 @@ class Learner(srpo.Policy):
         with self._memory("loading the model"):
             yield
         if self.group.rank > 0:
-            crew.follow(self, self.group)
+            ranks.follow(self, self.group)
         elif self.group.size > 1:
             self.crew.meet(self.group)
             self.crew.all("join")
@@ -156,7 +153,7 @@ class Learner(srpo.Policy):
 
     # Recording.
 
-    def _keep(self, items: list[srpo.ActItem], records: list[learning.Record]) -> None:
+    def _keep(self, items: list[srpo.ActItem], records: list[ppo.Record]) -> None:
         most = self.settings["record_mb"] << 20
         if self.recorded + sum(r.bytes for r in records) > most:
             raise srpo.Error(
@@ -215,7 +212,7 @@ class Learner(srpo.Policy):
         """
         lockstep, stopped = bool(self.crew.lockstep), None
         for n, batch in enumerate(batches, 1):
-            idle = isinstance(batch, crew.Idle)
+            idle = isinstance(batch, ranks.Idle)
             with contextlib.ExitStack() as within:
                 if lockstep:
                     within.enter_context(self.group.together())
@@ -261,22 +258,22 @@ class Learner(srpo.Policy):
 
     def ppo(
         self,
-        batches: list[list[learning.Lesson]],
+        batches: list[list[ppo.Lesson]],
         h: srpo.Hyperparameters,
         temperature: float,
         share: float,
         tick: Callable[[int], None] = lambda n: None,
-    ) -> learning.Sums:
-        """The gradient of some micro-batches, see `learning.Objective`."""
+    ) -> ppo.Sums:
+        """The gradient of some micro-batches, see `ppo.Objective`."""
         start = self.start if h.kl_beta else None
-        aim = learning.Objective(self.network, self.optimiser.parameters, start, h, temperature, share)
+        aim = ppo.Objective(self.network, self.optimiser.parameters, start, h, temperature, share)
         idle = dataclasses.replace(aim, share=math.inf)  # whose gradient is 0
         self.divided()
         self.zero()
-        sums = learning.Sums()
+        sums = ppo.Sums()
 
-        def learn(batch: list[learning.Lesson], counts: bool) -> None:
-            (aim if counts else idle).gradient(batch, sums if counts else learning.Sums())
+        def learn(batch: list[ppo.Lesson], counts: bool) -> None:
+            (aim if counts else idle).gradient(batch, sums if counts else ppo.Sums())
 
         self._each(batches, learn, tick)
         return sums
@@ -361,7 +358,7 @@ class Learner(srpo.Policy):
         self.crew.all("release", False)
 
     def update(self, update: srpo.Update, progress: Callable[[float], None]) -> srpo.Statistics:
-        """See `learning.Ppo`. An update that fails or is cancelled leaves everything as it was."""
+        """See `ppo.Ppo`. An update that fails or is cancelled leaves everything as it was."""
         self._usable()
         h = update.hyperparameters
         if update.temperature == 0:
@@ -376,7 +373,7 @@ class Learner(srpo.Policy):
                 place=f"update {update.id}",
                 hint="above 1 (3 is usual), or 0 for none",
             )
-        todo = learning.lessons(update, self.records, self.network, self.settings["mean"] == "trajectory")
+        todo = ppo.lessons(update, self.records, self.network, self.settings["mean"] == "trajectory")
         if h.kl_beta and self.start is None:
             try:
                 with self._memory("copying the starting policy"):
@@ -386,8 +383,8 @@ class Learner(srpo.Policy):
                 raise
         with self._undone("an update"):
             size = self.settings["mini_batch"]
-            ppo = learning.Ppo(self.network, self.crew, self._or("lr", 5e-6, 1e-4), size, self.name)
-            return ppo.run(update, todo, progress)
+            training = ppo.Ppo(self.network, self.crew, self._or("lr", 5e-6, 1e-4), size, self.name)
+            return training.run(update, todo, progress)
 
     # Checkpoints.
 
@@ -399,7 +396,7 @@ class Learner(srpo.Policy):
         names = list(self.optimiser.parameters)
         steps = {n: steps[n] for n in names if n in steps}
         tensors, start = self.crew.all("gather", steps)[0], self.crew.all("gather_start")[0]
-        saved.write(folder, tensors, steps, names, start, (rank, alpha, base))
+        training_state.write(folder, tensors, steps, names, start, (rank, alpha, base))
 
     def load(self, folder: str) -> None:
         """Restores what save wrote. What learns must be the same (LoRA of the same rank on the same base, or the same
@@ -429,7 +426,7 @@ class Learner(srpo.Policy):
         """Loads a folder, so that it can still be undone until `settle`."""
         self.divided()  # first: what fails in one process alone leaves all in the same state
         with self._memory(f"loading {folder}"):
-            state, tensors = saved.read(folder, self.name)
+            state, tensors = training_state.read(folder, self.name)
             c = self.choice
             names = list(self.optimiser.parameters)
             same = state["rank"] == c.rank and state["names"] == names
@@ -447,7 +444,7 @@ class Learner(srpo.Policy):
                     self._new_optimiser()
                 if same:
                     self.optimiser.restore(tensors, state["steps"])
-                    self.start = self.optimiser.parts(saved.start(state, tensors, self.optimiser.parameters))
+                    self.start = self.optimiser.parts(training_state.start(state, tensors, self.optimiser.parameters))
                     if self.start and not self.settings["offload_optimizer"]:
                         self.start = {n: t.to(c.device) for n, t in self.start.items()}
                 else:
@@ -455,7 +452,7 @@ class Learner(srpo.Policy):
                     if self.group.rank == 0:
                         print(f"{folder} was trained in another way: its weights are the new base, the optimiser new")
             except optimiser.Misfit as e:
-                raise saved.misfit(folder, e) from e
+                raise training_state.misfit(folder, e) from e
 
     def settle(self, taken: bool) -> None:
         """Ends `take`: undoes it, or lets go of what was before."""
@@ -471,7 +468,7 @@ class Learner(srpo.Policy):
     def _new_optimiser(self) -> None:
         raise NotImplementedError
 
-    def _taken(self, folder: str) -> learning.Network:
+    def _taken(self, folder: str) -> ppo.Network:
         """A network with a saved folder's whole weights."""
         raise NotImplementedError
 

@@ -3,7 +3,7 @@
 import numpy as np
 import srpo_sdk as srpo
 
-from pi_policy import PiPolicy
+from vla_lerobot.policy import PiPolicy
 
 LIBERO = srpo.ActionSpace(
     ["dx", "dy", "dz", "drx", "dry", "drz", "gripper"],

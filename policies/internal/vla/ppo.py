@@ -11,8 +11,8 @@ import numpy as np
 import srpo_sdk as srpo
 import torch
 
-from crew import Crew
-from optimiser import swapped
+from vla.optimiser import swapped
+from vla.ranks import Crew
 
 
 class Sample(Protocol):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import srpo_sdk as srpo
 from cases import policy
-from pi_cases import demonstration, equal, item, record, update
 
-import lora
+from vla import lora
+from vla_lerobot.testing.cases import demonstration, equal, item, record, update
 
 
 def test_saved_folder_is_a_checkpoint(tmp_path):

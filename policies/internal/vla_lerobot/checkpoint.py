@@ -28,9 +28,9 @@ from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file
 from torch import nn
 
-import normalise
-from normalise import ACTION, STATE
-from sizes import Sizes
+from vla_lerobot import normalise
+from vla_lerobot.normalise import ACTION, STATE
+from vla_lerobot.sizes import Sizes
 
 CONFIG, WEIGHTS, OWN = "config.json", "model.safetensors", "srpo.json"
 PREPROCESSOR, POSTPROCESSOR = "policy_preprocessor.json", "policy_postprocessor.json"

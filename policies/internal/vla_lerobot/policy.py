@@ -11,15 +11,10 @@ import srpo_sdk as srpo
 import torch
 from safetensors.torch import save_file
 
-import checkpoint
-import imitation
-import learning
-import lora
-import normalise
-import optimiser
-import saved
-from learner import Learner
-from pi_network import Choice, Network
+from vla import lora, optimiser, ppo, training_state
+from vla.learner import Learner
+from vla_lerobot import checkpoint, imitation, normalise
+from vla_lerobot.network import Choice, Network
 
 
 class PiPolicy(Learner):
@@ -98,7 +93,7 @@ class PiPolicy(Learner):
         for item, acted in zip(items, chosen):
             actions = np.clip(acted.actions, self.space.low, self.space.high).astype(np.float32)
             results.append(srpo.ActResult(actions, acted.positions.astype(np.float32)))
-            records.append(learning.Record(item.step, acted.sample, acted.terms))
+            records.append(ppo.Record(item.step, acted.sample, acted.terms))
         if sampling.record:
             self._keep(items, records)
         return results
@@ -181,7 +176,7 @@ class PiPolicy(Learner):
             )
         if c.rank:
             base = self.settings["checkpoint"] or self.settings["preset"]
-            lora.write(net.trunk, os.path.join(folder, saved.ADAPTER), c.rank, c.alpha, base)
+            lora.write(net.trunk, os.path.join(folder, training_state.ADAPTER), c.rank, c.alpha, base)
         self._write_state(folder, c.rank, c.alpha, net.fingerprint if c.rank else "")
 
     def _taken(self, folder: str) -> Network:
@@ -190,6 +185,6 @@ class PiPolicy(Learner):
     def _take_adapter(self, folder: str) -> None:
         net = self.network
         source = checkpoint.read_source(folder, net.kind, net.config_class)
-        lora.read(net.trunk, os.path.join(folder, saved.ADAPTER))
+        lora.read(net.trunk, os.path.join(folder, training_state.ADAPTER))
         net._read_noise(folder)
         net.use_statistics(source.statistics)

@@ -9,8 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from subject import RESUMED, demonstration, equal, item, policy, record, update
 
-import optimiser
-import saved
+from vla import optimiser, training_state
 
 
 def test_a_failed_update_leaves_everything(monkeypatch):
@@ -124,7 +123,7 @@ def test_a_state_in_several_files(tmp_path, monkeypatch):
     p, q = policy(), policy()
     record(p)
     p.update(update(1), lambda _: None)
-    monkeypatch.setattr(saved, "_MOST", 1 << 19)
+    monkeypatch.setattr(training_state, "_MOST", 1 << 19)
     p.save(str(tmp_path))
     files = sorted((tmp_path / "srpo_state").glob("state-*.safetensors"))
     assert len(files) > 2 and not (tmp_path / "srpo_state" / "state.safetensors").exists()
@@ -195,7 +194,7 @@ def test_a_state_that_cannot_be_used_changes_nothing(settings, tmp_path, monkeyp
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     with monkeypatch.context() as m:
-        m.setattr(saved, "start", full)
+        m.setattr(training_state, "start", full)
         refused("exhausted", "out of memory while loading")
     q.load(str(tmp_path))
     assert equal(q, p)

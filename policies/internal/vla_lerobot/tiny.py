@@ -10,11 +10,9 @@ import srpo_sdk as srpo
 import torch
 from torch import nn
 
-import checkpoint
-import normalise
-import stand_ins
-from normalise import ACTION, STATE
-from sizes import Sizes, built
+from vla_lerobot import checkpoint, normalise, tokenizer_stand_in
+from vla_lerobot.normalise import ACTION, STATE
+from vla_lerobot.sizes import Sizes, built
 
 SIDE = 112  # pixels that the network sees
 
@@ -74,7 +72,7 @@ def write(folder: str, seed: int, network: type, config: dict, env: srpo.EnvSpec
     with built(network.module, sizes, SIDE):
         model = network.build(decoded, None)
     fill(model, seed)
-    files = stand_ins.text_tokenizer(sizes.vocabulary)
+    files = tokenizer_stand_in.text_tokenizer(sizes.vocabulary)
     own = {"sizes": sizes.json()}
     source = checkpoint.Source(folder, decoded, statistics(env), own, tokenizer=files, **carried)
     weights = [(f"model.{n}", p.detach) for n, p in model.named_parameters()]

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import srpo_sdk as srpo
 
-from crew import Crew
-from pi_network import Network
+from vla.ranks import Crew
+from vla_lerobot.network import Network
 
 
 @dataclass
