@@ -52,7 +52,7 @@ func (a *app) evalCommand() *cobra.Command {
 			case merge && len(args) == 0:
 				return plugins.Errorf(plugins.Invalid, "--merge wants the shards' folders").WithHint("srpo eval --merge part-1 part-2 --out FOLDER")
 			case merge:
-				r, err := host.MergeEvals(args, o.Dir, version, append([]string{"srpo"}, os.Args[1:]...))
+				r, err := host.MergeEvals(args, o.Dir, version(), append([]string{"srpo"}, os.Args[1:]...))
 				if err != nil {
 					return err
 				}
@@ -92,7 +92,7 @@ func (a *app) evaluate(ctx context.Context, f *settingsFlags, o host.EvalOptions
 	if err != nil {
 		return err
 	}
-	o.Config, o.Launch, o.Terminal, o.Version, o.Command = cfg, launch, term, version, append([]string{"srpo"}, os.Args[1:]...)
+	o.Config, o.Launch, o.Terminal, o.Version, o.Command = cfg, launch, term, version(), append([]string{"srpo"}, os.Args[1:]...)
 	result, err := host.Evaluate(ctx, o)
 	term.Close()
 	if err != nil {

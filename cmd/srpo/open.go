@@ -164,7 +164,7 @@ func packages(cfg *config.Config) (*catalog.Catalog, error) {
 		if b.hidden {
 			continue
 		}
-		c.BuiltIns = append(c.BuiltIns, catalog.BuiltInPackage{Kind: b.kind, Name: b.name, Doc: b.doc, Version: version})
+		c.BuiltIns = append(c.BuiltIns, catalog.BuiltInPackage{Kind: b.kind, Name: b.name, Doc: b.doc, Version: version()})
 	}
 	return c, nil
 }

@@ -46,7 +46,7 @@ func (a *app) record(ctx context.Context, f *settingsFlags, o host.RecordOptions
 	if err != nil {
 		return err
 	}
-	o.Config, o.Launch, o.Terminal, o.Version = cfg, launch, term, version
+	o.Config, o.Launch, o.Terminal, o.Version = cfg, launch, term, version()
 	r, err := host.Record(ctx, o)
 	term.Close()
 	if err != nil {

@@ -76,7 +76,7 @@ func (a *app) reward(ctx context.Context, f *settingsFlags, o host.RewardOptions
 		}
 		o.Compare = append(o.Compare, one)
 	}
-	o.Config, o.Launch, o.Terminal, o.Version, o.Command = cfg, launch, term, version, append([]string{"srpo"}, os.Args[1:]...)
+	o.Config, o.Launch, o.Terminal, o.Version, o.Command = cfg, launch, term, version(), append([]string{"srpo"}, os.Args[1:]...)
 	if o.Decoder, err = decoder(cfg, term); err != nil {
 		return err
 	}

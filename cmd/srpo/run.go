@@ -174,7 +174,7 @@ func (a *app) train(ctx context.Context, f *settingsFlags, resume string, imitat
 			cfg.Run.EvalEvery = 0 // who learns offline may have an arm that should not move unasked
 		}
 	}
-	sum, err := host.Run(ctx, host.Options{Cache: filepath.Join(cache, "embeddings"), Reader: lerobotReader(cfg, term), Config: cfg, Launch: launch, Terminal: term, Version: version, Command: append([]string{"srpo"}, os.Args[1:]...), Resume: resume, ImitateOnly: imitateOnly})
+	sum, err := host.Run(ctx, host.Options{Cache: filepath.Join(cache, "embeddings"), Reader: lerobotReader(cfg, term), Config: cfg, Launch: launch, Terminal: term, Version: version(), Command: append([]string{"srpo"}, os.Args[1:]...), Resume: resume, ImitateOnly: imitateOnly})
 	term.Close()
 	if err != nil {
 		return err
