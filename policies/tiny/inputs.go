@@ -7,20 +7,22 @@ import (
 	"unicode"
 )
 
-// words is the number of buckets that an instruction's words are hashed into.
-const words = 32
+// wordBuckets is the number of buckets that the words of an instruction are hashed into.
+const wordBuckets = 32
 
-// instruction writes the hashed bag of words of s into x [words]: every lower-case word adds 1 with a sign to two buckets, and the whole has length 1.
-// The order of words does not matter; nothing is learned of words that share both buckets, which is rare at this size of vocabulary.
-func instruction(s string, x []float32) {
+// hashWords writes the hashed bag of words of s to x [wordBuckets]: every lower-case word adds +1 or -1
+// to two buckets, and the result is scaled to length 1. The order of words does not matter. Words that
+// share both buckets cannot be told apart, which is rare for the vocabulary of instructions.
+func hashWords(s string, x []float32) {
 	clear(x)
 	var norm float64
-	for _, w := range strings.FieldsFunc(strings.ToLower(s), func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) }) {
+	separator := func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) }
+	for _, w := range strings.FieldsFunc(strings.ToLower(s), separator) {
 		h := fnv.New64a()
 		h.Write([]byte(w))
 		v := h.Sum64()
 		for range 2 {
-			x[v%words] += float32(int(v>>32&1)*2 - 1)
+			x[v%wordBuckets] += float32(int(v>>32&1)*2 - 1)
 			v = v>>33 | v<<31
 		}
 	}
@@ -34,8 +36,9 @@ func instruction(s string, x []float32) {
 	}
 }
 
-// clock writes Gaussian radial bases of step/horizon, evenly spaced over 0 to 1 and as wide as their distance; later steps count as the horizon.
-func clock(step, horizon float64, x []float32) {
+// clockBases writes Gaussian radial bases of step/horizon to x. Their centres are evenly spaced over 0 to
+// 1 and their width equals that spacing. Steps beyond the horizon count as the horizon.
+func clockBases(step, horizon float64, x []float32) {
 	if len(x) == 0 {
 		return
 	}
@@ -46,9 +49,9 @@ func clock(step, horizon float64, x []float32) {
 	}
 }
 
-// average shrinks (or enlarges) src [h, w, 3] to dst [side, side, 3] by the mean over the area that a pixel covers, rounded to a byte. Proportions are not
-// kept: a picture that is not square is squeezed.
-func average(dst, src []byte, h, w int) {
+// resizeArea resizes src [h, w, 3] to dst [side, side, 3] by the mean over the area of each target pixel,
+// rounded to a byte. It does not keep the aspect ratio.
+func resizeArea(dst, src []byte, h, w int) {
 	if h == side && w == side {
 		copy(dst, src)
 		return
@@ -75,7 +78,8 @@ func average(dst, src []byte, h, w int) {
 	}
 }
 
-// overlaps calls f with every source cell of n that target cell i of side covers, and the share of the target that it fills; shares sum to 1.
+// overlaps calls f with each of the n source cells that target cell i of side covers, and the share of
+// the target cell that it fills. The shares sum to 1.
 func overlaps(i, n int, f func(cell int, share float32)) {
 	from, to := i*n, (i+1)*n // in units of 1/side source cells
 	for c := from / side; c*side < to; c++ {
@@ -83,8 +87,9 @@ func overlaps(i, n int, f func(cell int, share float32)) {
 	}
 }
 
-// move shifts a picture by (dy, dx) pixels, repeating the border, and multiplies its brightness.
-func move(dst, src []byte, dy, dx int, gain float32) {
+// shiftImage shifts src [side, side, 3] by (dy, dx) pixels into dst, repeating the border, and multiplies
+// the values by gain.
+func shiftImage(dst, src []byte, dy, dx int, gain float32) {
 	for y := range side {
 		sy := min(max(y-dy, 0), side-1)
 		for x := range side {
