@@ -168,7 +168,7 @@ func (d *doctor) examine(ctx context.Context) {
 }
 
 func (d *doctor) machine() {
-	words := fmt.Sprintf("%s, %s/%s, %s", version, runtime.GOOS, runtime.GOARCH, count(runtime.NumCPU(), "core"))
+	words := fmt.Sprintf("%s, %s/%s, %s", version(), runtime.GOOS, runtime.GOARCH, count(runtime.NumCPU(), "core"))
 	if runtime.GOOS != "linux" && runtime.GOOS != "darwin" {
 		d.bad(true, "srpo", "on a Linux or macOS machine, or in a container: srpo doctor", "%s: srpo runs on Linux and macOS", words)
 		return
