@@ -48,16 +48,12 @@ vet: ## go vet
 	$(GO) vet ./... ./.ci/tally
 	$(GO) vet -tags $(TAGS) ./host/... ./cmd/...
 
-<<<<<<< HEAD
 # The systems and processors that srpo builds for, without cgo as a cross build has none.
 PLATFORMS := linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
 cross: ## go vet for every supported platform
 	@for p in $(PLATFORMS); do echo "go vet for $$p"; CGO_ENABLED=0 GOOS=$${p%/*} GOARCH=$${p#*/} $(GO) vet ./...; done
 
-staticcheck:
-=======
 staticcheck: ## staticcheck
->>>>>>> main
 	$(GO) run $(STATICCHECK) ./... ./.ci/tally
 	$(GO) run $(STATICCHECK) -tags $(TAGS) ./host/... ./cmd/...
 
