@@ -19,7 +19,7 @@ export SRPO_TEST_PYTHON := $(VENV)/bin/python
 # uv for srpo itself, where the machine has none.
 export PATH := $(PATH):$(VENV)/tools
 
-STEPS := fmt vet staticcheck lint proto-check ruff go-test fuzz python-test examples smoke faults hangs remote libero \
+STEPS := fmt vet cross staticcheck lint proto-check ruff go-test fuzz python-test examples smoke faults hangs remote libero \
 	libero-plus
 
 .PHONY: help build test soak bench openvla pi0 parity results proto release docs clean venv $(STEPS)
@@ -47,6 +47,11 @@ fmt: ## gofmt
 vet: ## go vet
 	$(GO) vet ./... ./.ci/tally
 	$(GO) vet -tags $(TAGS) ./host/... ./cmd/...
+
+# The systems and processors that srpo builds for, without cgo as a cross build has none.
+PLATFORMS := linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
+cross: ## go vet for every supported platform
+	@for p in $(PLATFORMS); do echo "go vet for $$p"; CGO_ENABLED=0 GOOS=$${p%/*} GOARCH=$${p#*/} $(GO) vet ./...; done
 
 staticcheck: ## staticcheck
 	$(GO) run $(STATICCHECK) ./... ./.ci/tally
