@@ -17,9 +17,9 @@ export SRPO_TEST_PYTHON := $(VENV)/bin/python
 # uv, for srpo itself, where the machine has none.
 export PATH := $(PATH):$(VENV)/tools
 
-STEPS := fmt vet staticcheck proto-check ruff go-test fuzz python-test examples smoke faults hangs remote libero libero-plus
+STEPS := fmt vet staticcheck proto-check ruff mypy go-test fuzz python-test examples smoke faults hangs remote libero libero-plus
 
-.PHONY: build test soak bench openvla pi0 parity results proto clean venv $(STEPS)
+.PHONY: build test soak bench openvla pi0 wheels parity results proto clean venv $(STEPS)
 
 build:
 	$(GO) build -o srpo ./cmd/srpo
@@ -47,6 +47,14 @@ proto-check: venv
 
 ruff: venv
 	$(VENV)/bin/ruff check .
+
+# The types of the Python kit.
+mypy: venv
+	cd sdk/python && $(VENV)/bin/mypy --cache-dir=$(VENV)/mypy
+
+# The wheel of the Python kit, for pip install.
+wheels: venv
+	bash .ci/wheels sdk/python/dist
 
 # The encoders' tests install what their plugins install, by the program that is tested.
 go-test: export SRPO_TEST_PROGRAM := $(CURDIR)/srpo
