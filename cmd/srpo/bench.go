@@ -44,20 +44,26 @@ func (a *app) benchCommand() *cobra.Command {
 			"  host    microseconds of overhead an env step, beside gymnasium's AsyncVectorEnv\n" +
 			"  clip    milliseconds for a clip to an encoder and for a frame from an env\n" +
 			"  step    steps a second of the env that --env names\n" +
-			"  encoder clips a second of the encoder that --encoder names, and a progress curve in one call beside clip by clip\n" +
+			"  encoder clips a second of the encoder that --encoder names, and a progress curve in one call beside " +
+				"clip by clip\n" +
 			"  libero  steps a second of libero, beside the unmodified OffScreenRenderEnv\n" +
 			"  reward  seconds for clustering and rewards of up to 10,000 embeddings of 1408 numbers\n" +
-			"Without a name: host, clip and step. The Python side is installed into its own environment on first use. Other programs on the machine disturb\n" +
+			"Without a name: host, clip and step. The Python side is installed into its own environment on first " +
+				"use. Other programs on the machine disturb\n" +
 			"times more than ratios; the load is noted.",
-		Example:   "  srpo bench\n  srpo bench host clip --out docs/results/bench.md\n  srpo bench encoder --encoder generic\n  srpo bench libero --json",
+		Example:   "  srpo bench\n  srpo bench host clip --out docs/results/bench.md\n  srpo bench encoder " +
+			"--encoder generic\n  srpo bench libero --json",
 		Args:      cobra.ArbitraryArgs,
 		ValidArgs: benchNames,
 		RunE:      func(c *cobra.Command, args []string) error { return a.bench(c.Context(), &o, args) },
 	}
-	o.settings.add(c, "policy", "task", "seed", "iterations", "checkpoint", "lanes", "out", "name", "tensorboard", "reward", "cluster", "references", "offline", "data", "arena")
+	o.settings.add(c, "policy", "task", "seed", "iterations", "checkpoint", "lanes", "out", "name", "tensorboard",
+		"reward", "cluster", "references", "offline", "data", "arena")
 	c.Flags().StringVar(&o.out, "out", "", "write the tables to this Markdown file too")
-	c.Flags().IntVar(&o.repeats, "repeats", 0, "runs of each measurement; 0: 5, or 60 calls for clip, or 3 for libero")
-	c.Flags().IntSliceVar(&o.lanes, "lanes", nil, "numbers of lanes for host, step and libero; default 1,8,64,256, 1,8,32 and 1,2")
+	c.Flags().IntVar(&o.repeats, "repeats", 0, "runs of each measurement; 0: 5, or 60 calls for clip, or 3 for " +
+		"libero")
+	c.Flags().IntSliceVar(&o.lanes, "lanes", nil, "numbers of lanes for host, step and libero; default 1,8,64,256, " +
+		"1,8,32 and 1,2")
 	c.Flags().BoolVar(&o.quick, "quick", false, "short runs, without a process a lane: to see that it works")
 	c.Flags().BoolVar(&o.noPython, "no-python", false, "leave out what needs Python")
 	return c
@@ -73,7 +79,8 @@ func (a *app) bench(ctx context.Context, o *benchOptions, names []string) error 
 			known = known || n == k
 		}
 		if !known {
-			return plugins.Errorf(plugins.Invalid, "there is no benchmark %q", n).WithHint("one of %s", strings.Join(benchNames, ", "))
+			return plugins.Errorf(plugins.Invalid, "there is no benchmark %q", n).WithHint("one of %s",
+				strings.Join(benchNames, ", "))
 		}
 	}
 	term := report.NewTerminal(a.err)
@@ -82,12 +89,14 @@ func (a *app) bench(ctx context.Context, o *benchOptions, names []string) error 
 	if err != nil {
 		return err
 	}
-	beside := slices.ContainsFunc(names, func(n string) bool { return n != "step" && n != "encoder" && n != "reward" }) // these have nothing in Python beside them
+	beside := slices.ContainsFunc(names, func(n string) bool { return n != "step" && n != "encoder" &&
+		n != "reward" }) // these have nothing in Python beside them
 	tools, err := benchTools(ctx, cfg, term, beside && !o.noPython)
 	if err != nil {
 		return err
 	}
-	r := bench.Report{Command: strings.Join(append([]string{"srpo"}, os.Args[1:]...), " "), Commit: commit(), Date: time.Now().UTC().Truncate(time.Second), Machine: bench.ThisMachine()}
+	r := bench.Report{Command: strings.Join(append([]string{"srpo"}, os.Args[1:]...), " "), Commit: commit(),
+		Date: time.Now().UTC().Truncate(time.Second), Machine: bench.ThisMachine()}
 	for _, n := range names {
 		s, err := a.benchSection(ctx, n, o, cfg, term, tools)
 		if err != nil {
@@ -113,12 +122,14 @@ func writeReport(r bench.Report, path string) error {
 		return err
 	}
 	if err := os.WriteFile(path, b.Bytes(), 0o644); err != nil {
-		return plugins.Errorf(plugins.Invalid, "%w", err).WithPlace("--out %s", path).WithHint("give a file in a folder that exists and has room")
+		return plugins.Errorf(plugins.Invalid, "%w", err).WithPlace("--out %s",
+			path).WithHint("give a file in a folder that exists and has room")
 	}
 	return nil
 }
 
-func (a *app) benchSection(ctx context.Context, name string, o *benchOptions, cfg *config.Config, term *report.Terminal, tools bench.Tools) (bench.Section, error) {
+func (a *app) benchSection(ctx context.Context, name string, o *benchOptions, cfg *config.Config,
+	term *report.Terminal, tools bench.Tools) (bench.Section, error) {
 	switch name {
 	case "host":
 		h := bench.OverheadOptions{Lanes: o.lanes, Repeats: o.repeats, Alone: !o.quick}
@@ -167,7 +178,8 @@ func (a *app) benchSection(ctx context.Context, name string, o *benchOptions, cf
 		return bench.Encode(ctx, tools, e)
 	default:
 		if o.noPython {
-			return bench.Section{}, plugins.Errorf(plugins.Invalid, "libero runs on Python").WithPlace("--no-python").WithHint("leave one of the two out")
+			return bench.Section{}, plugins.Errorf(plugins.Invalid,
+				"libero runs on Python").WithPlace("--no-python").WithHint("leave one of the two out")
 		}
 		launch, err := envLaunch(ctx, cfg, term, "libero")
 		if err != nil {
@@ -178,7 +190,8 @@ func (a *app) benchSection(ctx context.Context, name string, o *benchOptions, cf
 	}
 }
 
-func envLaunch(ctx context.Context, cfg *config.Config, term *report.Terminal, name string) (supervise.Launch, error) {
+func envLaunch(ctx context.Context, cfg *config.Config, term *report.Terminal, name string) (supervise.Launch,
+	error) {
 	launch, err := launcher(cfg, term)
 	if err != nil {
 		return supervise.Launch{}, err
@@ -198,7 +211,8 @@ func benchTools(ctx context.Context, cfg *config.Config, term *report.Terminal, 
 		return t, plugins.Errorf(plugins.Internal, "finding srpo's own program: %w", err)
 	}
 	own := func(kind plugins.Kind) supervise.Launch {
-		return supervise.Launch{Kind: kind, Name: bench.Name, Argv: []string{program, "plugin", "serve", string(kind), bench.Name}}
+		return supervise.Launch{Kind: kind, Name: bench.Name, Argv: []string{program, "plugin", "serve",
+			string(kind), bench.Name}}
 	}
 	t.Env, t.Policy, t.Encoder = own(plugins.Env), own(plugins.Policy), own(plugins.Encoder)
 	if !python {

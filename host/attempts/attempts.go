@@ -1,6 +1,7 @@
-// Package attempts reads attempts at tasks for `srpo reward`: from a list with embeddings or videos, from a folder of videos with labels, or from a run
-// folder. What is wrong with a single attempt becomes that attempt's [Attempt.Problem], and the others are read all the same; what is wrong with the list is
-// one error.
+// Package attempts reads attempts at tasks for `srpo reward`: from a list with embeddings or videos, from a
+// folder of videos with labels, or from a run folder. What is wrong with a single attempt becomes that
+// attempt's [Attempt.Problem], and the others are read all the same; what is wrong with the list is one
+// error.
 package attempts
 
 import (
@@ -48,15 +49,19 @@ type List struct {
 	Warnings []string
 }
 
-// Read reads what a path names: a list (.json, .jsonl or .csv), a folder of videos with a labels file, or a run folder of `srpo run` or `srpo eval`. No
-// video is opened yet. Errors: NotFound when there is nothing, Invalid with file and line for a list or labels file that cannot be used.
+// Read reads what a path names: a list (.json, .jsonl or .csv), a folder of videos with a labels file, or a
+// run folder of `srpo run` or `srpo eval`. No video is opened yet. Errors: NotFound when there is nothing,
+// Invalid with file and line for a list or labels file that cannot be used.
 func Read(ctx context.Context, path string) (*List, error) {
 	info, err := os.Stat(path)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		return nil, plugins.Errorf(plugins.NotFound, "there is no %s", path).WithHint("give a list (.json, .csv), a folder of videos with labels.json or labels.csv, or a run folder")
+		return nil, plugins.Errorf(plugins.NotFound, "there is no %s",
+			path).WithHint("give a list (.json, .csv), a folder of videos with labels.json or labels.csv, or a run " +
+			"folder")
 	case err != nil:
-		return nil, plugins.Errorf(plugins.Invalid, "cannot be read: %w", err).WithPlace("%s", path).WithHint("check its permissions")
+		return nil, plugins.Errorf(plugins.Invalid, "cannot be read: %w", err).WithPlace("%s",
+			path).WithHint("check its permissions")
 	}
 	var list *List
 	if info.IsDir() {
@@ -85,7 +90,8 @@ func readListFile(path string) (*List, error) {
 			return nil, err
 		}
 	default:
-		return nil, plugins.Errorf(plugins.Invalid, "a list ends in .json, .jsonl or .csv, not %q", ext).WithPlace("%s", path).
+		return nil, plugins.Errorf(plugins.Invalid, "a list ends in .json, .jsonl or .csv, not %q",
+			ext).WithPlace("%s", path).
 			WithHint("to score videos, put them into a folder with a labels file and give the folder")
 	}
 	list.Form = "list"
@@ -96,13 +102,14 @@ func readListFile(path string) (*List, error) {
 		case r.Embedding == nil && r.Video == "":
 			a.Problem = "neither an embedding nor a video is given"
 		case r.Embedding != nil && r.Video != "":
-			return nil, plugins.Errorf(plugins.Invalid, "attempt %q has both a video and an embedding", r.ID).WithPlace("%s", r.place).WithHint("leave one of the two out")
+			return nil, plugins.Errorf(plugins.Invalid, "attempt %q has both a video and an embedding",
+				r.ID).WithPlace("%s", r.place).WithHint("leave one of the two out")
 		case r.Embedding != nil:
 			a.Embedding, a.Problem = r.Embedding.read(filepath.Dir(path))
 		default:
 			a.Video = beside(path, r.Video)
 			if _, err := os.Stat(a.Video); err != nil {
-				a.Problem = "the video is not there: " + r.Video
+				a.Problem = "the video does not exist: " + r.Video
 				gone = r.Video
 			} else {
 				videos++
@@ -110,8 +117,10 @@ func readListFile(path string) (*List, error) {
 		}
 		list.Attempts = append(list.Attempts, a)
 	}
-	if videos == 0 && gone != "" && !slices.ContainsFunc(list.Attempts, func(a Attempt) bool { return len(a.Embedding) > 0 }) {
-		return nil, plugins.Errorf(plugins.Invalid, "none of its videos is there: %s, for example", gone).WithPlace("%s", path).
+	if videos == 0 && gone != "" && !slices.ContainsFunc(list.Attempts,
+		func(a Attempt) bool { return len(a.Embedding) > 0 }) {
+		return nil, plugins.Errorf(plugins.Invalid, "none of its videos is there: %s, for example",
+			gone).WithPlace("%s", path).
 			WithHint("paths are absolute, or relative to the folder of the list, %s", filepath.Dir(path))
 	}
 	return list, nil
@@ -128,12 +137,14 @@ func beside(file, path string) string {
 // check finds what makes a whole list useless: no attempt, or names that are not unique.
 func (l *List) check(path string) error {
 	if len(l.Attempts) == 0 {
-		return plugins.Errorf(plugins.Invalid, "there is no attempt in it").WithPlace("%s", path).WithHint(`give at least one: [{"id": "a", "task": "stack", "success": true, "embedding": [0.1, 0.2]}]`)
+		return plugins.Errorf(plugins.Invalid, "there is no attempt in it").WithPlace("%s",
+			path).WithHint(`give at least one: [{"id": "a", "task": "stack", "success": true, "embedding": [0.1, 0.2]}]`)
 	}
 	seen := map[string]bool{}
 	for _, a := range l.Attempts {
 		if seen[a.ID] {
-			return plugins.Errorf(plugins.Invalid, "two attempts are called %q", a.ID).WithPlace("%s", path).WithHint("give each attempt an id of its own")
+			return plugins.Errorf(plugins.Invalid, "two attempts are called %q", a.ID).WithPlace("%s",
+				path).WithHint("give each attempt an id of its own")
 		}
 		seen[a.ID] = true
 	}

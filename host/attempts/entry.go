@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/srpo-dev/srpo/host/media"
 	"github.com/srpo-dev/srpo/host/nearest"
 	"github.com/srpo-dev/srpo/plugins"
 )
@@ -50,7 +51,7 @@ func (v *vector) read(dir string) (numbers []float64, problem string) {
 	if !filepath.IsAbs(path) {
 		path = filepath.Join(dir, filepath.FromSlash(path))
 	}
-	numbers, err := readVector(path)
+	numbers, err := media.ReadVector(path)
 	if err != nil {
 		return nil, "the embedding " + v.path + ": " + plugins.AsError(err).Message
 	}
@@ -65,11 +66,13 @@ var keys = []string{"id", "task", "success", "video", "embedding", "progress", "
 
 var otherWords = map[string]string{"file": "video", "path": "video", "label": "success", "name": "id"}
 
-// readEntries reads the rows of a .json, .jsonl or .csv file. The list holds what is not in rows: anchors and warnings.
+// readEntries reads the rows of a .json, .jsonl or .csv file. The list holds what is not in rows: anchors
+// and warnings.
 func readEntries(path string) (*List, []entry, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return nil, nil, plugins.Errorf(plugins.Invalid, "cannot be read: %w", err).WithPlace("%s", path).WithHint("check its permissions")
+		return nil, nil, plugins.Errorf(plugins.Invalid, "cannot be read: %w", err).WithPlace("%s",
+			path).WithHint("check its permissions")
 	}
 	data = bytes.TrimPrefix(data, []byte("\xef\xbb\xbf")) // as some spreadsheets write
 	list := &List{}
@@ -96,7 +99,9 @@ func readEntries(path string) (*List, []entry, error) {
 		case named == 0:
 			rows[i].Task = oneTask
 		case !rows[i].hasTask:
-			return nil, nil, plugins.Errorf(plugins.Invalid, "no task, while other attempts have one").WithPlace("%s", rows[i].place).WithHint("name the task of each attempt, or of none when all are of one task")
+			return nil, nil, plugins.Errorf(plugins.Invalid,
+				"no task, while other attempts have one").WithPlace("%s",
+				rows[i].place).WithHint("name the task of each attempt, or of none when all are of one task")
 		}
 	}
 	return list, rows, nil
@@ -105,11 +110,14 @@ func readEntries(path string) (*List, []entry, error) {
 func (l *List) csv(path string, data []byte) ([]entry, error) {
 	r := csv.NewReader(bytes.NewReader(data))
 	r.FieldsPerRecord = -1
-	if first, _, _ := bytes.Cut(data, []byte("\n")); bytes.Count(first, []byte(";")) > bytes.Count(first, []byte(",")) {
+	if first, _, _ := bytes.Cut(data, []byte("\n")); bytes.Count(first, []byte(";")) > bytes.Count(first,
+		[]byte(",")) {
 		r.Comma = ';'
 	}
 	bad := func(line int, err error) error {
-		return plugins.Errorf(plugins.Invalid, "%w", err).WithPlace("%s:%d", path, line).WithHint("a first line of names (id, task, success, and video or embedding), then one line an attempt")
+		return plugins.Errorf(plugins.Invalid, "%w", err).WithPlace("%s:%d", path,
+			line).WithHint("a first line of names (id, task, success, and video or embedding), then one line an " +
+			"attempt")
 	}
 	head, err := r.Read()
 	if errors.Is(err, io.EOF) {
@@ -120,7 +128,8 @@ func (l *List) csv(path string, data []byte) ([]entry, error) {
 	for i := range head {
 		head[i] = strings.ToLower(strings.TrimSpace(head[i]))
 	}
-	if !slices.Contains(head, "id") && !slices.Contains(head, "name") && !slices.Contains(head, "video") && !slices.Contains(head, "file") && !slices.Contains(head, "path") {
+	if !slices.Contains(head, "id") && !slices.Contains(head, "name") && !slices.Contains(head, "video") &&
+		!slices.Contains(head, "file") && !slices.Contains(head, "path") {
 		return nil, bad(1, fmt.Errorf("no column is called id or file; there is %s", strings.Join(head, ", ")))
 	}
 	var rows []entry
@@ -172,9 +181,13 @@ func csvError(bad func(line int, err error) error, err error) error {
 	return bad(1, err)
 }
 
-// numbersIn reads an embedding in a cell: numbers between blanks, commas or semicolons, in brackets or not. ok is false for what begins with no number: a path.
+// numbersIn reads an embedding in a cell: numbers between blanks, commas or semicolons, in brackets or not.
+// ok is false for what begins with no number: a path.
 func numbersIn(cell string) ([]any, bool) {
-	words := strings.FieldsFunc(strings.Trim(cell, "[]"), func(r rune) bool { return strings.ContainsRune(" ,;\t\n", r) })
+	words := strings.FieldsFunc(strings.Trim(cell, "[]"), func(r rune) bool {
+		return strings.ContainsRune(" "+
+			",;\t\n", r)
+	})
 	out := make([]any, len(words))
 	for i, w := range words {
 		if _, err := strconv.ParseFloat(w, 64); err != nil && !errors.Is(err, strconv.ErrRange) {
@@ -213,7 +226,8 @@ func (l *List) json(path string, data []byte) ([]entry, error) {
 		return nil, err
 	}
 	wrong := func(format string, args ...any) error {
-		return plugins.Errorf(plugins.Invalid, format, args...).WithPlace("%s", path).WithHint(`a list [{"id": ..., "task": ..., "success": true, "embedding": [...]}, ...], or an object {"attempts": [...], "anchors": {...}}`)
+		return plugins.Errorf(plugins.Invalid, format, args...).WithPlace("%s",
+			path).WithHint(`a list [{"id": ..., "task": ..., "success": true, "embedding": [...]}, ...], or an object {"attempts": [...], "anchors": {...}}`)
 	}
 	object0, _ := whole.(map[string]any)
 	if object, ok := whole.(map[string]any); ok {
@@ -256,7 +270,8 @@ func (l *List) json(path string, data []byte) ([]entry, error) {
 		row, ok := item.(map[string]any)
 		place := fmt.Sprintf("%s, attempt %d", path, i+1)
 		if !ok {
-			return nil, plugins.Errorf(plugins.Invalid, "not an object but %s", kindOf(item)).WithPlace("%s", place).WithHint(`{"id": ..., "task": ..., "success": true, "embedding": [...]}`)
+			return nil, plugins.Errorf(plugins.Invalid, "not an object but %s", kindOf(item)).WithPlace("%s",
+				place).WithHint(`{"id": ..., "task": ..., "success": true, "embedding": [...]}`)
 		}
 		e, err := l.entry(place, row)
 		if err != nil {
@@ -270,25 +285,27 @@ func (l *List) json(path string, data []byte) ([]entry, error) {
 	return rows, nil
 }
 
-// matrix reads the rows that an object's "embeddings" names: a .npy of as many rows as there are attempts. nil: there is none.
+// matrix reads the rows that an object's "embeddings" names: a .npy of as many rows as there are attempts.
+// nil: there is none.
 func (l *List) matrix(path string, object map[string]any, n int) ([][]float64, error) {
 	name, ok := object["embeddings"].(string)
 	if !ok {
 		return nil, nil
 	}
 	fail := func(format string, args ...any) error {
-		return plugins.Errorf(plugins.Invalid, format, args...).WithPlace("%s, embeddings %s", path, name).WithHint("save a matrix of one row an attempt, float32 or float64, with numpy.save")
+		return plugins.Errorf(plugins.Invalid, format, args...).WithPlace("%s, embeddings %s", path,
+			name).WithHint("save a matrix of one row an attempt, float32 or float64, with numpy.save")
 	}
-	h, numbers, err := readFloats(beside(path, name))
+	h, numbers, err := media.ReadFloats(beside(path, name))
 	switch {
 	case err != nil:
 		return nil, fail("%s", plugins.AsError(err).Message)
-	case len(h.shape) != 2 || h.shape[0] != n || h.fortran:
-		return nil, fail("the array has shape (%s) for %d attempts", shapeWords(h.shape), n)
+	case len(h.Shape) != 2 || h.Shape[0] != n || h.Fortran:
+		return nil, fail("the array has shape (%s) for %d attempts", media.ShapeString(h.Shape), n)
 	}
 	rows := make([][]float64, n)
 	for i := range rows {
-		rows[i] = numbers[i*h.shape[1] : (i+1)*h.shape[1]]
+		rows[i] = numbers[i*h.Shape[1] : (i+1)*h.Shape[1]]
 	}
 	return rows, nil
 }
@@ -309,7 +326,8 @@ func (l *List) byName(path string, object map[string]any) ([]entry, error) {
 			row, ok = map[string]any{"success": object[name]}, true
 		}
 		if !ok {
-			return nil, plugins.Errorf(plugins.Invalid, "%s instead of a label", kindOf(object[name])).WithPlace("%s", place).
+			return nil, plugins.Errorf(plugins.Invalid, "%s instead of a label",
+				kindOf(object[name])).WithPlace("%s", place).
 				WithHint(`a list of attempts, an object {"attempts": [...]}, or labels {"FILE": true, ...}`)
 		}
 		if row["video"] == nil && row["file"] == nil && row["path"] == nil {
@@ -406,7 +424,8 @@ func (l *List) entry(place string, row map[string]any) (entry, error) {
 	return e, nil
 }
 
-// unknownKey warns of a name that means nothing here, once, when it looks like one that was meant. Others are somebody's own notes.
+// unknownKey warns of a name that means nothing here, once, when it looks like one that was meant. Others
+// are somebody's own notes.
 func (l *List) unknownKey(key string) {
 	meant := ""
 	if len(key) > 3 {
@@ -418,7 +437,8 @@ func (l *List) unknownKey(key string) {
 	}
 }
 
-// vectorOf reads numbers; null is NaN, and what is too large is infinite: both are for the reward to refuse, with the index.
+// vectorOf reads numbers; null is NaN, and what is too large is infinite: both are for the reward to
+// refuse, with the index.
 func vectorOf(items []any) *vector {
 	v := &vector{numbers: make([]float64, len(items))}
 	for i, item := range items {
@@ -428,7 +448,8 @@ func vectorOf(items []any) *vector {
 		case json.Number:
 			f, err := strconv.ParseFloat(string(x), 64) // out of range gives infinity, too
 			if err != nil && !errors.Is(err, strconv.ErrRange) {
-				return &vector{problem: fmt.Sprintf("the embedding has %q at index %d, which is no number", string(x), i)}
+				return &vector{problem: fmt.Sprintf("the embedding has %q at index %d, which is no number",
+					string(x), i)}
 			}
 			v.numbers[i] = f
 		default:
@@ -489,7 +510,8 @@ func kindOf(v any) string {
 	return "an object"
 }
 
-// decode reads JSON, with the NaN and Infinity that Python's json module writes taken for null and numbers beyond all bounds.
+// decode reads JSON, with the NaN and Infinity that Python's json module writes taken for null and numbers
+// beyond all bounds.
 func decode(place string, data []byte, v any) error {
 	d := json.NewDecoder(bytes.NewReader(plainNumbers(data)))
 	d.UseNumber()
@@ -515,9 +537,11 @@ func decode(place string, data []byte, v any) error {
 	}
 	if !strings.Contains(place, ".jsonl:") {
 		before := data[:min(int(max(at-1, 0)), len(data))]
-		place = fmt.Sprintf("%s:%d:%d", place, 1+bytes.Count(before, []byte("\n")), len(before)-bytes.LastIndexByte(before, '\n'))
+		place = fmt.Sprintf("%s:%d:%d", place, 1+bytes.Count(before, []byte("\n")),
+			len(before)-bytes.LastIndexByte(before, '\n'))
 	}
-	return plugins.Errorf(plugins.Invalid, "this is no JSON: %w", err).WithPlace("%s", place).WithHint("mend the file there, or write it again")
+	return plugins.Errorf(plugins.Invalid, "this is no JSON: %w", err).WithPlace("%s",
+		place).WithHint("mend the file there, or write it again")
 }
 
 // plainNumbers replaces NaN by null, and Infinity by a number that is read as infinite.

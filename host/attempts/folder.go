@@ -1,22 +1,27 @@
 package attempts
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
 	"sort"
 	"strings"
 
+	"github.com/srpo-dev/srpo/host/media"
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// ClipsDir is where a run folder keeps the frames of its episodes (run.keep_clips), each as NAME.npz with NAME.json beside it.
+// ClipsDir is where a run folder keeps the frames of its episodes (run.keep_clips), each as NAME.npz with
+// NAME.json beside it.
 const ClipsDir = "clips"
 
-// EmbeddingsDir is where a run folder keeps the embeddings of its episodes (run.keep_embeddings), a list for each iteration.
+// EmbeddingsDir is where a run folder keeps the embeddings of its episodes (run.keep_embeddings), a list
+// for each iteration.
 const EmbeddingsDir = "embeddings"
 
 // labelFiles are the names of a labels file.
@@ -27,7 +32,8 @@ func readFolder(dir string) (*List, error) {
 	there := func(name string) bool { _, err := os.Stat(filepath.Join(dir, name)); return err == nil }
 	switch {
 	case there("manifest.json") && there("srpo.toml"):
-		return readRun(dir, "run", "srpo run --set run.keep_clips=all (or run.keep_embeddings=true) keeps every episode")
+		return readRun(dir, "run", "srpo run --set run.keep_clips=all (or run.keep_embeddings=true) keeps every "+
+			"episode")
 	case there("eval.json"):
 		return readRun(dir, "evaluation", "srpo eval --set run.keep_clips=all keeps every episode")
 	}
@@ -49,10 +55,12 @@ func readRun(dir, form, hint string) (*List, error) {
 		list, err = readEmbeddings(filepath.Join(dir, EmbeddingsDir))
 	case holds("episodes"):
 		if list, err = readVideos(filepath.Join(dir, "episodes")); err == nil {
-			list.Warnings = append(list.Warnings, fmt.Sprintf("the folder kept no clips: the %d GIFs of at most 60 frames and 160 pixels that it shows are scored; %s", len(list.Attempts), hint))
+			list.Warnings = append(list.Warnings, fmt.Sprintf("the folder kept no clips: the %d GIFs of at most 60 "+
+				"frames and 160 pixels that it shows are scored; %s", len(list.Attempts), hint))
 		}
 	default:
-		return nil, plugins.Errorf(plugins.NotFound, "the %s folder kept no episode", form).WithPlace("%s", dir).WithHint("%s", hint)
+		return nil, plugins.Errorf(plugins.NotFound, "the %s folder kept no episode", form).WithPlace("%s",
+			dir).WithHint("%s", hint)
 	}
 	if err == nil {
 		list.Form = form
@@ -118,12 +126,13 @@ func readVideos(dir string) (*List, error) {
 			// not among the videos of the folder: it may lie elsewhere, or be no video, which opening it says
 			a.Video = beside(filepath.Join(dir, labelFiles[0]), r.Video)
 			if _, err := os.Stat(a.Video); err != nil {
-				a.Video, a.Problem = "", "the video is not there: "+r.Video
+				a.Video, a.Problem = "", "the video does not exist: "+r.Video
 			} else {
 				found++
 			}
 		case labelled[name]:
-			return nil, plugins.Errorf(plugins.Invalid, "%s has two labels", name).WithPlace("%s", r.place).WithHint("leave one of them out")
+			return nil, plugins.Errorf(plugins.Invalid, "%s has two labels", name).WithPlace("%s",
+				r.place).WithHint("leave one of them out")
 		default:
 			labelled[name] = true
 			a.Video = filepath.Join(dir, filepath.FromSlash(name))
@@ -136,7 +145,8 @@ func readVideos(dir string) (*List, error) {
 		if len(videos) > 0 {
 			have = fmt.Sprintf("the folder has %s", few(videos))
 		}
-		return nil, plugins.Errorf(plugins.Invalid, "none of the %d labels names a video of the folder: %s, for example; %s", len(rows), nameOf(rows[0]), have).WithPlace("%s", from).
+		return nil, plugins.Errorf(plugins.Invalid, "none of the %d labels names a video of the folder: %s, for "+
+			"example; %s", len(rows), nameOf(rows[0]), have).WithPlace("%s", from).
 			WithHint("names are paths relative to the folder, such as a.mp4")
 	}
 	list.unlabelled(dir, rows, videos, labelled)
@@ -194,7 +204,8 @@ func nameOf(r entry) string {
 	return r.ID
 }
 
-// findVideos lists the videos below a folder, as slash-separated paths: files by their extension, and folders that hold pictures.
+// findVideos lists the videos below a folder, as slash-separated paths: files by their extension, and
+// folders that hold pictures.
 func findVideos(dir string) ([]string, error) {
 	var out []string
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
@@ -223,24 +234,29 @@ func findVideos(dir string) ([]string, error) {
 				out = append(out, filepath.ToSlash(rel))
 				return fs.SkipDir
 			}
-		case isVideo(d.Name()):
+		case media.IsVideo(d.Name()):
 			out = append(out, filepath.ToSlash(rel))
 		}
 		return nil
 	})
 	if err != nil {
-		return nil, plugins.Errorf(plugins.Invalid, "the folder cannot be read: %w", err).WithPlace("%s", dir).WithHint("check its permissions")
+		return nil, plugins.Errorf(plugins.Invalid, "the folder cannot be read: %w", err).WithPlace("%s",
+			dir).WithHint("check its permissions")
 	}
-	sort.Slice(out, func(a, b int) bool { return naturally(out[a], out[b]) })
+	sort.Slice(out, func(a, b int) bool { return media.NaturalLess(out[a], out[b]) })
 	return out, nil
 }
 
 func holdsPictures(dir string) bool {
 	entries, err := os.ReadDir(dir)
-	return err == nil && slices.ContainsFunc(entries, func(e os.DirEntry) bool { return !e.IsDir() && isPicture(e.Name()) })
+	return err == nil && slices.ContainsFunc(entries, func(e os.DirEntry) bool {
+		return !e.IsDir() &&
+			media.IsPicture(e.Name())
+	})
 }
 
-// readLabels reads a labels file, or the .json beside each video; from is where they come from, empty when there are none.
+// readLabels reads a labels file, or the .json beside each video; from is where they come from, empty when
+// there are none.
 func readLabels(dir string, videos []string, list *List) (rows []entry, from string, err error) {
 	var files []string
 	for _, name := range labelFiles {
@@ -249,7 +265,8 @@ func readLabels(dir string, videos []string, list *List) (rows []entry, from str
 		}
 	}
 	if len(files) > 1 {
-		return nil, "", plugins.Errorf(plugins.Invalid, "there are %s", strings.Join(files, " and ")).WithPlace("%s", dir).WithHint("leave one of them")
+		return nil, "", plugins.Errorf(plugins.Invalid, "there are %s",
+			strings.Join(files, " and ")).WithPlace("%s", dir).WithHint("leave one of them")
 	}
 	if len(files) == 1 {
 		from = filepath.Join(dir, files[0])
@@ -285,7 +302,8 @@ func readLabels(dir string, videos []string, list *List) (rows []entry, from str
 	return rows, from, nil
 }
 
-// match finds the video that a label means: by its path, or by its id without an extension. There is none where several are called so.
+// match finds the video that a label means: by its path, or by its id without an extension. There is none
+// where several are called so.
 func match(r entry, videos []string) (video string, several []string) {
 	name := filepath.ToSlash(filepath.Clean(nameOf(r)))
 	if slices.Contains(videos, name) {
@@ -314,8 +332,28 @@ type Label struct {
 	RecordEvery int `json:"record_every,omitempty"`
 }
 
-// Marshal is the label as a file holds it.
+// Marshal returns the label as its file contains it. A progress that is not finite is left out.
 func (l Label) Marshal() ([]byte, error) {
+	if l.Progress != nil && (math.IsNaN(*l.Progress) || math.IsInf(*l.Progress, 0)) {
+		l.Progress = nil
+	}
 	data, err := json.MarshalIndent(l, "", "  ")
 	return append(data, '\n'), err
+}
+
+// SaveClip writes an episode's frames, uint8 [T, H, W, 3], and its label as NAME.npz and NAME.json in [ClipsDir]. save writes one file of a folder. The label is
+// written last: a clip without a label is not read.
+func SaveClip(name string, frames plugins.Tensor, label Label, save func(folder, name string, data []byte) error) error {
+	var npz bytes.Buffer
+	if err := media.EncodeNPZ(&npz, "frames", frames); err != nil {
+		return plugins.AsError(err).WithPlace("episode %s", label.ID)
+	}
+	text, err := label.Marshal()
+	if err != nil {
+		return plugins.Errorf(plugins.Internal, "the label of %s: %w", label.ID, err)
+	}
+	if err := save(ClipsDir, name+".npz", npz.Bytes()); err != nil {
+		return err
+	}
+	return save(ClipsDir, name+".json", text)
 }

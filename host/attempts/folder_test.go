@@ -10,7 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/srpo-dev/srpo/host/store"
+	"github.com/srpo-dev/srpo/host/media"
 	"github.com/srpo-dev/srpo/plugins"
 )
 
@@ -19,7 +19,7 @@ func folder(t *testing.T, files map[string]string, videos ...string) string {
 	t.Helper()
 	dir := t.TempDir()
 	var clip bytes.Buffer
-	require.NoError(t, store.EncodeNPZ(&clip, "frames", square(3)))
+	require.NoError(t, media.EncodeNPZ(&clip, "frames", plugins.Bytes([]byte{10, 20, 30, 200, 80, 40, 90, 90, 90}, 3, 1, 1, 3)))
 	for _, v := range videos {
 		data := clip.Bytes()
 		if strings.HasSuffix(v, ".png") {
@@ -40,7 +40,8 @@ func TestFolderOfVideos(t *testing.T) {
 		"labels.json":  `[{"file":"a.npz","task":"stack","success":true},{"file":"sub/b.npz","task":"stack","success":false},{"file":"pictures","task":"push","success":true},{"file":"gone.npz","task":"push","success":false}]`,
 		"labels.jsonl": "{\"id\":\"a.npz\",\"task\":\"stack\",\"success\":1}\n{\"video\":\"./sub/b.npz\",\"id\":\"sub/b.npz\",\"task\":\"stack\",\"success\":0}\n{\"id\":\"pictures\",\"task\":\"push\",\"success\":1}\n{\"id\":\"gone.npz\",\"task\":\"push\",\"success\":0}",
 	} {
-		dir := folder(t, map[string]string{name: text}, "a.npz", "sub/b.npz", "pictures/1.png", "pictures/2.png", "sub/c.npz", ".hidden/x.npz")
+		dir := folder(t, map[string]string{name: text}, "a.npz", "sub/b.npz", "pictures/1.png", "pictures/2.png",
+			"sub/c.npz", ".hidden/x.npz")
 		list, err := Read(context.Background(), dir)
 		require.NoError(t, err, name)
 		require.Equal(t, "folder", list.Form)
@@ -48,7 +49,7 @@ func TestFolderOfVideos(t *testing.T) {
 			{ID: "a.npz", Task: "stack", Success: &yes, Video: filepath.Join(dir, "a.npz")},
 			{ID: "sub/b.npz", Task: "stack", Success: &no, Video: filepath.Join(dir, "sub/b.npz")},
 			{ID: "pictures", Task: "push", Success: &yes, Video: filepath.Join(dir, "pictures")},
-			{ID: "gone.npz", Task: "push", Success: &no, Problem: "the video is not there: gone.npz"},
+			{ID: "gone.npz", Task: "push", Success: &no, Problem: "the video does not exist: gone.npz"},
 			{ID: "sub/c.npz", Problem: "no label says which task it is", Video: filepath.Join(dir, "sub/c.npz")},
 		}
 		for i := range want {
@@ -58,11 +59,13 @@ func TestFolderOfVideos(t *testing.T) {
 			}
 		}
 		require.Equal(t, want, list.Attempts, name)
-		require.Equal(t, []string{"without a label, and left out, because nothing says which task it is: sub/c.npz"}, list.Warnings)
+		require.Equal(t, []string{"without a label, and left out, because nothing says which task it is: " +
+			"sub/c.npz"}, list.Warnings)
 	}
 }
 
-// A label may name a video that lies elsewhere; what is no video, and a name that means several, cost their attempt.
+// A label may name a video that lies elsewhere; what is no video, and a name that means several, cost their
+// attempt.
 func TestLabelsOfOtherFiles(t *testing.T) {
 	dir := folder(t, map[string]string{"in/labels.csv": "id,file,success\na,a.npz,1\nout,../out.npz,0\ntext,notes.txt,0\nempty,nothing,0\ntwin,twin,0\n", "in/notes.txt": "x"},
 		"in/a.npz", "out.npz", "in/twin.npz", "in/twin.gif")
@@ -71,16 +74,17 @@ func TestLabelsOfOtherFiles(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, filepath.Join(dir, "out.npz"), list.Attempts[1].Video)
 	require.Empty(t, list.Attempts[1].Problem)
-	for i, want := range map[int]string{2: `".txt" is no kind of video`, 3: "holds no png or jpeg picture"} {
+	for i, want := range map[int]string{2: `".txt" is not a kind of video`, 3: "holds no png or jpeg picture"} {
 		require.Empty(t, list.Attempts[i].Problem)
-		_, err := Open(t.Context(), list.Attempts[i].Video, nil)
+		_, err := media.Open(t.Context(), list.Attempts[i].Video, nil)
 		require.ErrorContains(t, err, want)
 	}
 	require.Equal(t, "several videos are called so: twin.gif, twin.npz", list.Attempts[4].Problem)
 }
 
 func TestUnlabelledVideosOfOneTask(t *testing.T) {
-	dir := folder(t, map[string]string{"labels.json": `{"a": true, "b.npz": {"success": false}}`}, "a.npz", "b.npz", "c.npz", "d.npz")
+	dir := folder(t, map[string]string{"labels.json": `{"a": true, "b.npz": {"success": false}}`}, "a.npz",
+		"b.npz", "c.npz", "d.npz")
 	list, err := Read(context.Background(), dir)
 	require.NoError(t, err)
 	require.Len(t, list.Attempts, 4)
@@ -93,9 +97,11 @@ func TestUnlabelledVideosOfOneTask(t *testing.T) {
 
 // A .json beside each video, as run folders have it, is as good as a labels file.
 func TestLabelsBesideVideos(t *testing.T) {
-	label, err := Label{ID: "3/task/0/1", Task: "stack", Success: true, Iteration: 3, Steps: 40, RecordEvery: 4}.Marshal()
+	label, err := Label{ID: "3/task/0/1", Task: "stack", Success: true, Iteration: 3, Steps: 40,
+		RecordEvery: 4}.Marshal()
 	require.NoError(t, err)
-	files := map[string]string{"clips/a.json": string(label), "clips/b.json": `{"id": "3/task/0/2", "task": "stack", "success": false, "progress": 0.25, "index": 2, "seed": 18446744073709551615}`}
+	files := map[string]string{"clips/a.json": string(label),
+		"clips/b.json": `{"id": "3/task/0/2", "task": "stack", "success": false, "progress": 0.25, "index": 2, "seed": 18446744073709551615}`}
 	dir := folder(t, files, "clips/a.npz", "clips/b.npz")
 	list, err := Read(context.Background(), filepath.Join(dir, "clips"))
 	require.NoError(t, err)
@@ -135,12 +141,15 @@ func TestRunFolders(t *testing.T) {
 	require.Equal(t, "pixel", list.Encoder)
 	require.Len(t, list.Attempts, 2)
 
-	list, err = Read(context.Background(), folder(t, with(map[string]string{"episodes/a.json": `{"id":"1/t/0/0","task":"t","success":true}`}), "episodes/a.npz"))
+	list, err = Read(context.Background(),
+		folder(t, with(map[string]string{"episodes/a.json": `{"id":"1/t/0/0","task":"t","success":true}`}),
+			"episodes/a.npz"))
 	require.NoError(t, err)
 	require.Len(t, list.Warnings, 1)
 	require.Contains(t, list.Warnings[0], "kept no clips")
 
-	list, err = Read(context.Background(), folder(t, map[string]string{"eval.json": "{}", "clips/a.json": `{"id":"eval/0","task":"t","success":true}`}, "clips/a.npz"))
+	list, err = Read(context.Background(), folder(t, map[string]string{"eval.json": "{}",
+		"clips/a.json": `{"id":"eval/0","task":"t","success":true}`}, "clips/a.npz"))
 	require.NoError(t, err)
 	require.Equal(t, "evaluation", list.Form)
 }
@@ -151,14 +160,20 @@ func TestFoldersThatCannotBeUsed(t *testing.T) {
 		videos []string
 		want   string
 	}{
-		"nothing":           {nil, nil, "no video and no labels file"},
-		"no labels":         {nil, []string{"a.npz"}, "no labels file"},
-		"two labels files":  {map[string]string{"labels.csv": "", "labels.json": ""}, nil, "labels.json and labels.csv"},
-		"labels of others":  {map[string]string{"labels.csv": "file,success\nx.mp4,1\ny.mp4,0\n"}, []string{"a.npz"}, "none of the 2 labels names a video of the folder: x.mp4, for example; the folder has a.npz"},
-		"labels of nothing": {map[string]string{"labels.csv": "file,success\nx.mp4,1\n"}, nil, "there is no video in it"},
-		"a label twice":     {map[string]string{"labels.csv": "file,success\na.npz,1\na,0\n"}, []string{"a.npz"}, "a.npz has two labels"},
-		"a broken label":    {map[string]string{"labels.json": `{"a.npz": `}, []string{"a.npz"}, "ends in the middle"},
-		"a broken json":     {map[string]string{"a.json": `{"success": `}, []string{"a.npz"}, "ends in the middle"},
+		"nothing":   {nil, nil, "no video and no labels file"},
+		"no labels": {nil, []string{"a.npz"}, "no labels file"},
+		"two labels files": {map[string]string{"labels.csv": "", "labels.json": ""}, nil,
+			"labels.json and labels.csv"},
+		"labels of others": {map[string]string{"labels.csv": "file,success\nx.mp4,1\ny.mp4,0\n"},
+			[]string{"a.npz"}, "none of the 2 labels names a video of the folder: x.mp4, for example; the folder " +
+				"has a.npz"},
+		"labels of nothing": {map[string]string{"labels.csv": "file,success\nx.mp4,1\n"}, nil,
+			"there is no video in it"},
+		"a label twice": {map[string]string{"labels.csv": "file,success\na.npz,1\na,0\n"}, []string{"a.npz"},
+			"a.npz has two labels"},
+		"a broken label": {map[string]string{"labels.json": `{"a.npz": `}, []string{"a.npz"},
+			"ends in the middle"},
+		"a broken json": {map[string]string{"a.json": `{"success": `}, []string{"a.npz"}, "ends in the middle"},
 	} {
 		_, err := Read(context.Background(), folder(t, c.files, c.videos...))
 		require.ErrorContains(t, err, c.want, name)

@@ -28,9 +28,12 @@ func TestListsSayTheSame(t *testing.T) {
 			{"id":"c","task":"push","embedding":[4,4]}]}`,
 		"list.jsonl": "{\"id\":\"a\",\"task\":\"stack\",\"success\":true,\"embedding\":[0,1.5]}\n\n{\"id\":7,\"task\":\"stack\",\"success\":false,\"embedding\":[2,-0.3],\"progress\":0.5}\n" +
 			"{\"id\":\"c\",\"task\":\"push\",\"success\":null,\"embedding\":[4,4]}",
-		"list.csv":  "\xef\xbb\xbfid,task,success,progress,embedding\na,stack,true,,0 1.5\n7,stack,False,0.5,\"[2, -0.3]\"\nc,push,,,4;4\n",
-		"semi.csv":  "id;task;success;progress;embedding\r\na;stack;yes;;0 1.5\r\n7;stack;no;0.5;[2, -0.3]\r\nc;push;unknown;;4 4\r\n",
-		"other.csv": "name,task,label,progress,embedding\na,stack,success,,0 1.5\n7,stack,failure,0.5,2 -0.3\nc,push,?,,4 4\n",
+		"list.csv": "\xef\xbb\xbfid,task,success,progress,embedding\na,stack,true,,0 1.5\n7,stack,False,0.5,\"[2, " +
+			"-0.3]\"\nc,push,,,4;4\n",
+		"semi.csv": "id;task;success;progress;embedding\r\na;stack;yes;;0 1.5\r\n7;stack;no;0.5;[2, " +
+			"-0.3]\r\nc;push;unknown;;4 4\r\n",
+		"other.csv": "name,task,label,progress,embedding\na,stack,success,,0 1.5\n7,stack,failure,0.5,2 " +
+			"-0.3\nc,push,?,,4 4\n",
 	} {
 		list, err := Read(context.Background(), write(t, name, text))
 		require.NoError(t, err, name)
@@ -56,8 +59,10 @@ func TestBadEmbeddingCostsItsAttemptOnly(t *testing.T) {
 	for i, a := range list.Attempts {
 		problems[i] = a.Problem
 	}
-	require.Equal(t, []string{"", `the embedding has "x" at index 0, not a number`, "the embedding is the number 3, not a list of numbers",
-		"neither an embedding nor a video is given", "the embedding gone.npy: it is not there", "", "the video is not there: gone.mp4"}, problems)
+	require.Equal(t, []string{"", `the embedding has "x" at index 0, not a number`,
+		"the embedding is the number 3, not a list of numbers",
+		"neither an embedding nor a video is given", "the embedding gone.npy: it does not exist", "",
+		"the video does not exist: gone.mp4"}, problems)
 	require.Equal(t, `a "NaN" in a name`, list.Attempts[5].ID)
 }
 
@@ -71,7 +76,7 @@ func TestListWithoutItsVideos(t *testing.T) {
 	put(t, filepath.Join(filepath.Dir(path), "v/b.mp4"), nil)
 	list, err := Read(t.Context(), path)
 	require.NoError(t, err)
-	require.Equal(t, "the video is not there: v/a.mp4", list.Attempts[0].Problem)
+	require.Equal(t, "the video does not exist: v/a.mp4", list.Attempts[0].Problem)
 }
 
 func TestEmbeddingsFromFiles(t *testing.T) {
@@ -94,7 +99,8 @@ func TestEmbeddingsFromFiles(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []float64{1, -2, math.Ldexp(1, -24)}, list.Attempts[0].Embedding)
 	require.Equal(t, []float64{0.25}, list.Attempts[1].Embedding)
-	for i, want := range []string{"ends before its 2 numbers", "(2 x 2), not one vector", `"<i8", not little-endian floats`, "this is no .npy array"} {
+	for i, want := range []string{"ends before its 2 numbers", "(2 x 2), not one vector",
+		`"<i8", not little-endian floats`, "this is not a .npy array"} {
 		require.Contains(t, list.Attempts[2+i].Problem, want)
 	}
 }
@@ -105,15 +111,16 @@ func TestEmbeddingsAsAMatrix(t *testing.T) {
 	head := []byte("\x93NUMPY\x01\x00\x3b\x00{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3)}  \n")
 	head[8] = byte(len(head) - 10)
 	put(t, filepath.Join(dir, "m.npy"), append(head, make([]byte, 2*3*4)...))
-	put(t, filepath.Join(dir, "l.json"), []byte(`{"embeddings": "m.npy", "attempts": [{"id": "a"}, {"id": "b", "embedding": [1, 2, 3]}]}`))
+	put(t, filepath.Join(dir, "l.json"),
+		[]byte(`{"embeddings": "m.npy", "attempts": [{"id": "a"}, {"id": "b", "embedding": [1, 2, 3]}]}`))
 	list, err := Read(context.Background(), filepath.Join(dir, "l.json"))
 	require.NoError(t, err)
 	require.Equal(t, []float64{0, 0, 0}, list.Attempts[0].Embedding)
 	require.Equal(t, []float64{1, 2, 3}, list.Attempts[1].Embedding, "its own wins")
 	for text, want := range map[string]string{
 		`{"embeddings": "m.npy", "attempts": [{"id": "a"}]}`:    "shape (2 x 3) for 1 attempts",
-		`{"embeddings": "gone.npy", "attempts": [{"id": "a"}]}`: "it is not there",
-		`{"embeddings": "l.json", "attempts": [{"id": "a"}]}`:   "no .npy array",
+		`{"embeddings": "gone.npy", "attempts": [{"id": "a"}]}`: "it does not exist",
+		`{"embeddings": "l.json", "attempts": [{"id": "a"}]}`:   "not a .npy array",
 	} {
 		put(t, filepath.Join(dir, "bad.json"), []byte(text))
 		_, err := Read(context.Background(), filepath.Join(dir, "bad.json"))
@@ -135,9 +142,11 @@ func TestBadLists(t *testing.T) {
 		{"l.json", `[{"id":"x","success":2}]`, "l.json, attempt 1", "success is 2"},
 		{"l.json", `[{"id":"x","progress":"far"}]`, "l.json, attempt 1", "progress is far"},
 		{"l.json", `[{"id":"x","demo":true}]`, "l.json, attempt 1", "demonstration and no success"},
-		{"l.json", `[{"id":"x","task":"a"},{"id":"y"}]`, "l.json, attempt 2", "no task, while other attempts have one"},
+		{"l.json", `[{"id":"x","task":"a"},{"id":"y"}]`, "l.json, attempt 2",
+			"no task, while other attempts have one"},
 		{"l.json", `[{"id":"x"},{"id":"x"}]`, "l.json", `two attempts are called "x"`},
-		{"l.json", `[{"id":"x","video":"a.gif","embedding":[1]}]`, "l.json, attempt 1", "both a video and an embedding"},
+		{"l.json", `[{"id":"x","video":"a.gif","embedding":[1]}]`, "l.json, attempt 1",
+			"both a video and an embedding"},
 		{"l.json", `{"attempts":3}`, "l.json", "no list of attempts"},
 		{"l.json", `{"a":3}`, `l.json, "a"`, "the number 3 instead of a label"},
 		{"l.json", `{"anchors":{"t":["x"]},"attempts":[]}`, "l.json", "anchor"},
@@ -162,7 +171,15 @@ func TestBadLists(t *testing.T) {
 }
 
 func TestTyposAreNamed(t *testing.T) {
-	list, err := Read(context.Background(), write(t, "l.json", `[{"id":"x","sucess":true,"embedding":[1],"camera":"front"},{"id":"y","sucess":true,"embedding":[1]}]`))
+	list, err := Read(context.Background(),
+		write(t, "l.json", `[{"id":"x","sucess":true,"embedding":[1],"camera":"front"},{"id":"y","sucess":true,"embedding":[1]}]`))
 	require.NoError(t, err)
 	require.Equal(t, []string{`"sucess" is not read; did you mean "success"?`}, list.Warnings)
+}
+
+func put(t *testing.T, path string, data []byte) string {
+	t.Helper()
+	require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+	require.NoError(t, os.WriteFile(path, data, 0o644))
+	return path
 }

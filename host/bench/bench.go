@@ -1,5 +1,6 @@
-// Package bench measures what srpo itself costs: host overhead an env step, a clip's way to an encoder, an env's steps a second. Every number comes from
-// real processes through the host's real path, next to what it is compared with, in alternation on the same machine, and says how busy the machine was.
+// Package bench measures what srpo itself costs: host overhead an env step, a clip's way to an encoder, an
+// env's steps a second. Every number comes from real processes through the host's real path, next to what
+// it is compared with, in alternation on the same machine, and says how busy the machine was.
 package bench
 
 import (
@@ -32,7 +33,8 @@ import (
 //go:embed python/plugin.toml python/requirements.txt python/*.py
 var files embed.FS
 
-// Files is the Python package that is measured with, plugin.toml at its root: plugins that do nothing, and gymnasium's vector environment.
+// Files is the Python package that is measured with, plugin.toml at its root: plugins that do nothing, and
+// gymnasium's vector environment.
 func Files() fs.FS {
 	sub, err := fs.Sub(files, "python")
 	if err != nil {
@@ -89,7 +91,8 @@ type Section struct {
 	// Text says what is compared with what.
 	Text   string  `json:"text"`
 	Tables []Table `json:"tables"`
-	// Load is the machine's one-minute load before and after; with other programs at work, ratios say more than times.
+	// Load is the machine's one-minute load before and after; with other programs at work, ratios say more
+	// than times.
 	Load    [2]float64 `json:"load"`
 	Seconds float64    `json:"seconds"`
 }
@@ -113,7 +116,8 @@ func ThisMachine() Machine {
 	if line := fileLine("/proc/cpuinfo", "model name"); line != "" {
 		m.CPU = line
 	}
-	if kb, err := strconv.ParseFloat(strings.TrimSuffix(fileLine("/proc/meminfo", "MemTotal"), " kB"), 64); err == nil {
+	if kb, err := strconv.ParseFloat(strings.TrimSuffix(fileLine("/proc/meminfo", "MemTotal"), " kB"),
+		64); err == nil {
 		m.Memory = fmt.Sprintf("%.0f GB", kb/1e6)
 	}
 	var u unix.Utsname
@@ -142,7 +146,8 @@ func load() float64 {
 	return v
 }
 
-// cpuSeconds is the processor time that the processes of some groups have used, seconds; 0 stands for this process alone.
+// cpuSeconds is the processor time that the processes of some groups have used, seconds; 0 stands for this
+// process alone.
 func cpuSeconds(groups ...int) float64 {
 	const ticks = 100 // of a second, on every Linux
 	total := 0.0
@@ -213,12 +218,15 @@ func ratios(a, b []float64) []float64 {
 // Markdown writes the report.
 func (r *Report) Markdown(w io.Writer) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "# Benchmarks\n\nMade by `%s`, commit %s, %s.\n\n%s, %d cores, %s, %s, %s.\n", r.Command, r.Commit, r.Date.UTC().Format("2006-01-02 15:04 UTC"),
+	fmt.Fprintf(&b, "# Benchmarks\n\nMade by `%s`, commit %s, %s.\n\n%s, %d cores, %s, %s, %s.\n", r.Command,
+		r.Commit, r.Date.UTC().Format("2006-01-02 15:04 UTC"),
 		r.Machine.CPU, r.Machine.Cores, r.Machine.Memory, r.Machine.Kernel, r.Machine.Go)
 	for _, s := range r.Sections {
-		fmt.Fprintf(&b, "\n## %s\n\n%s\n\nLoad of the machine before and after: %.1f and %.1f (an idle one has 0); %.0f s.\n", s.Title, s.Text, s.Load[0], s.Load[1], s.Seconds)
+		fmt.Fprintf(&b, "\n## %s\n\n%s\n\nLoad of the machine before and after: %.1f and %.1f (an idle one has 0); "+
+			"%.0f s.\n", s.Title, s.Text, s.Load[0], s.Load[1], s.Seconds)
 		for _, t := range s.Tables {
-			fmt.Fprintf(&b, "\n%s\n\n| %s |\n|%s\n", t.Title, strings.Join(t.Columns, " | "), strings.Repeat("---|", len(t.Columns)))
+			fmt.Fprintf(&b, "\n%s\n\n| %s |\n|%s\n", t.Title, strings.Join(t.Columns, " | "),
+				strings.Repeat("---|", len(t.Columns)))
 			for _, row := range t.Rows {
 				fmt.Fprintf(&b, "| %s |\n", strings.Join(row.Cells, " | "))
 			}
@@ -259,7 +267,8 @@ func talk(l supervise.Launch, args ...string) (*talker, error) {
 	}
 	t.in, t.lines = in, bufio.NewReader(out)
 	if err := t.cmd.Start(); err != nil {
-		return nil, plugins.Errorf(plugins.NotFound, "%w", err).WithPlace("%s", t.name).WithHint("run srpo plugin install")
+		return nil, plugins.Errorf(plugins.NotFound, "%w", err).WithPlace("%s",
+			t.name).WithHint("run srpo plugin install")
 	}
 	return t, nil
 }
@@ -272,7 +281,8 @@ func (t *talker) ask(ctx context.Context, question, to any) error {
 		if ctx.Err() != nil {
 			return plugins.Errorf(plugins.Canceled, "stopped: %w", ctx.Err()).WithPlace("%s", t.name)
 		}
-		return plugins.Errorf(plugins.Unavailable, "%w", err).WithPlace("%s", t.name).WithDetail(t.words.String()).WithHint("its own last words are above")
+		return plugins.Errorf(plugins.Unavailable, "%w", err).WithPlace("%s",
+			t.name).WithDetail(t.words.String()).WithHint("its own last words are above")
 	}
 	if question != nil {
 		data, err := json.Marshal(question)

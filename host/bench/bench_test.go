@@ -68,8 +68,11 @@ func serveRole(kind plugins.Kind, p plugin.Plugin) {
 	plugin.Serve(&plugin.ServeConfig{
 		HandshakeConfig:  plugins.Handshake,
 		VersionedPlugins: map[int]plugin.PluginSet{plugins.Protocol: {string(kind): p}},
-		GRPCServer:       func(o []grpc.ServerOption) *grpc.Server { return grpc.NewServer(append(o, serve.Options()...)...) },
-		Logger:           hclog.NewNullLogger(),
+		GRPCServer: func(o []grpc.ServerOption) *grpc.Server {
+			return grpc.NewServer(append(o,
+				serve.Options()...)...)
+		},
+		Logger: hclog.NewNullLogger(),
 	})
 }
 
@@ -77,12 +80,14 @@ func role(t *testing.T, kind plugins.Kind, name string) supervise.Launch {
 	t.Helper()
 	exe, err := os.Executable()
 	require.NoError(t, err)
-	return supervise.Launch{Kind: kind, Name: Name, Argv: []string{exe}, Env: map[string]string{roleEnv: name, "GORACE": "atexit_sleep_ms=0"}}
+	return supervise.Launch{Kind: kind, Name: Name, Argv: []string{exe}, Env: map[string]string{roleEnv: name,
+		"GORACE": "atexit_sleep_ms=0"}}
 }
 
 func tools(t *testing.T) Tools {
 	t.Helper()
-	return Tools{Env: role(t, plugins.Env, "env"), Policy: role(t, plugins.Policy, "policy"), Encoder: role(t, plugins.Encoder, "encoder"), ArenaMB: 16,
+	return Tools{Env: role(t, plugins.Env, "env"), Policy: role(t, plugins.Policy, "policy"),
+		Encoder: role(t, plugins.Encoder, "encoder"), ArenaMB: 16,
 		Say: func(string, ...any) {}}
 }
 
@@ -93,13 +98,15 @@ func vector(t *testing.T, tools *Tools, as string) {
 	exe, err := os.Executable()
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "vector.py"), []byte("#!/bin/sh\nexec '"+exe+"'\n"), 0o755))
-	tools.Python = supervise.Launch{Name: "bench", Dir: dir, Argv: []string{"/bin/sh", filepath.Join(dir, "encoder.py")}, Env: map[string]string{roleEnv: as}}
+	tools.Python = supervise.Launch{Name: "bench", Dir: dir, Argv: []string{"/bin/sh",
+		filepath.Join(dir, "encoder.py")}, Env: map[string]string{roleEnv: as}}
 }
 
 func TestOverhead(t *testing.T) {
 	x := tools(t)
 	vector(t, &x, "vector")
-	s, err := Overhead(t.Context(), x, OverheadOptions{Lanes: []int{2}, Frames: []int{16}, Repeats: 2, Seconds: 0.01, Alone: true})
+	s, err := Overhead(t.Context(), x, OverheadOptions{Lanes: []int{2}, Frames: []int{16}, Repeats: 2,
+		Seconds: 0.01, Alone: true})
 	require.NoError(t, err)
 	require.Len(t, s.Tables, 2, "of the clock, and of processor time")
 	for _, table := range s.Tables {
@@ -128,7 +135,8 @@ func TestOverhead(t *testing.T) {
 }
 
 func TestOverheadWithoutPython(t *testing.T) {
-	s, err := Overhead(t.Context(), tools(t), OverheadOptions{Lanes: []int{2}, Frames: []int{0}, Repeats: 1, Seconds: 0.01})
+	s, err := Overhead(t.Context(), tools(t), OverheadOptions{Lanes: []int{2}, Frames: []int{0}, Repeats: 1,
+		Seconds: 0.01})
 	require.NoError(t, err)
 	require.Contains(t, s.Text, "Without gymnasium")
 	require.Equal(t, "-", s.Tables[0].Rows[0].Cells[1])
@@ -150,7 +158,8 @@ func TestOverheadWithoutPython(t *testing.T) {
 func TestRig(t *testing.T) {
 	x := tools(t)
 	for _, alone := range []bool{false, true} {
-		r, err := newRig(t.Context(), rigOptions{env: x.Env, policy: &x.Policy, lanes: 3, alone: alone, chunk: 4, see: true, arenaMB: 4})
+		r, err := newRig(t.Context(), rigOptions{env: x.Env, policy: &x.Policy, lanes: 3, alone: alone, chunk: 4,
+			see: true, arenaMB: 4})
 		require.NoError(t, err)
 		require.Equal(t, map[bool]int{false: 1, true: 3}[alone], len(r.sched.Envs))
 		s, err := r.roll(t.Context(), 10)
@@ -188,7 +197,8 @@ func TestClip(t *testing.T) {
 func TestEncode(t *testing.T) {
 	x := tools(t)
 	read := func([]plugins.Setting) (plugins.Settings, error) { return plugins.Settings{"read": true}, nil }
-	s, err := Encode(t.Context(), x, EncoderOptions{Encoder: x.Encoder, Resolve: read, Lengths: []int{2, 5}, Side: 16, Episode: 7, Windows: 3, Repeats: 3})
+	s, err := Encode(t.Context(), x, EncoderOptions{Encoder: x.Encoder, Resolve: read, Lengths: []int{2, 5},
+		Side: 16, Episode: 7, Windows: 3, Repeats: 3})
 	require.NoError(t, err)
 	require.Len(t, s.Tables, 2)
 	require.Len(t, s.Tables[0].Rows, 2)
@@ -206,7 +216,8 @@ func TestEncode(t *testing.T) {
 	require.True(t, math.IsNaN(largest([][]float32{{1, 4}}, [][]float32{{1, float32(math.NaN())}})))
 	require.Zero(t, largest([][]float32{{0}}, [][]float32{{0}}))
 
-	s, err = Encode(t.Context(), x, EncoderOptions{Encoder: x.Encoder, Lengths: []int{2}, Side: 16, Episode: -1, Repeats: 1})
+	s, err = Encode(t.Context(), x, EncoderOptions{Encoder: x.Encoder, Lengths: []int{2}, Side: 16, Episode: -1,
+		Repeats: 1})
 	require.NoError(t, err)
 	require.Len(t, s.Tables, 1)
 }
@@ -214,14 +225,17 @@ func TestEncode(t *testing.T) {
 func TestThroughHost(t *testing.T) {
 	x := tools(t)
 	// The policy's waves are actions within the env's range: the scheduler and the env both check.
-	whole, inStep, err := throughHost(t.Context(), x, rigOptions{env: x.Env, envSettings: plugins.Settings{"steps": int64(128)}, policy: &x.Policy, lanes: 2, chunk: 8, see: true, wave: 0.5, arenaMB: 4}, 2, 0.01)
+	whole, inStep, err := throughHost(t.Context(), x, rigOptions{env: x.Env,
+		envSettings: plugins.Settings{"steps": int64(128)}, policy: &x.Policy, lanes: 2, chunk: 8, see: true,
+		wave: 0.5, arenaMB: 4}, 2, 0.01)
 	require.NoError(t, err)
 	require.Len(t, whole, 2)
 	for i := range whole {
 		require.Positive(t, whole[i])
 		require.Positive(t, inStep[i])
 	}
-	s, err := Steps(t.Context(), x, StepOptions{Env: x.Env, Settings: plugins.Settings{"steps": int64(64)}, Lanes: []int{2}, Repeats: 1, Seconds: 0.01})
+	s, err := Steps(t.Context(), x, StepOptions{Env: x.Env, Settings: plugins.Settings{"steps": int64(64)},
+		Lanes: []int{2}, Repeats: 1, Seconds: 0.01})
 	require.NoError(t, err)
 	require.Len(t, s.Tables[0].Rows, 1)
 	require.Positive(t, s.Tables[0].Rows[0].Values["chunk1_per_s"])
@@ -233,7 +247,8 @@ func TestQuantile(t *testing.T) {
 	require.Equal(t, 2.5, median([]float64{4, 1, 3, 2}))
 	require.InDelta(t, 1.3, quantile([]float64{4, 1, 3, 2}, 0.1), 1e-12)
 	require.Equal(t, []float64{2, 0.5}, ratios([]float64{4, 1, 9}, []float64{2, 2}))
-	require.Equal(t, []float64{2}, ratios([]float64{4, 1, 4}, []float64{0, 0, 2}), "a round in which the clock counted nothing has none")
+	require.Equal(t, []float64{2}, ratios([]float64{4, 1, 4}, []float64{0, 0, 2}),
+		"a round in which the clock counted nothing has none")
 }
 
 func TestCPUSeconds(t *testing.T) {
@@ -257,7 +272,8 @@ func TestFiles(t *testing.T) {
 		t.Skip("no python3")
 	}
 	for _, name := range []string{"encoder.py", "env.py", "vector.py", "libero_lane.py"} {
-		out, err := exec.Command(python, "-c", "import ast,sys; ast.parse(open(sys.argv[1]).read())", filepath.Join("python", name)).CombinedOutput()
+		out, err := exec.Command(python, "-c", "import ast,sys; ast.parse(open(sys.argv[1]).read())",
+			filepath.Join("python", name)).CombinedOutput()
 		require.NoError(t, err, string(out))
 	}
 }

@@ -33,7 +33,8 @@ type route struct {
 	ms       []float64
 }
 
-// Clip measures how long a clip takes to an encoder that does nothing and its answer back, and a frame from an env that does nothing.
+// Clip measures how long a clip takes to an encoder that does nothing and its answer back, and a frame from
+// an env that does nothing.
 func Clip(ctx context.Context, t Tools, o ClipOptions) (Section, error) {
 	if o.Frames == 0 {
 		o.Frames = 64
@@ -45,16 +46,20 @@ func Clip(ctx context.Context, t Tools, o ClipOptions) (Section, error) {
 		o.Repeats = 60
 	}
 	mb := float64(o.Frames*o.Side*o.Side*3) / 1e6
-	s := Section{Name: "clip", Title: "A clip to an encoder, a frame from an env", Text: fmt.Sprintf("Milliseconds from the host's call to its answer, %d calls of each case, those of one way in alternation: a run uses one. "+
-		"Shared memory: the arena; the host's copy of the clip into it is counted. Messages: bytes inside gRPC messages, what `arena = \"off\"` does. \"Read\": the plugin also looks at "+
-		"every byte, which a real encoder does.", o.Repeats)}
+	s := Section{Name: "clip", Title: "A clip to an encoder, a frame from an env",
+		Text: fmt.Sprintf("Milliseconds from the host's call to its answer, %d calls of each case, those of one way "+
+			"in alternation: a run uses one. "+
+			"Shared memory: the arena; the host's copy of the clip into it is counted. Messages: bytes inside gRPC "+
+			"messages, what `arena = \"off\"` does. \"Read\": the plugin also looks at "+
+			"every byte, which a real encoder does.", o.Repeats)}
 	return s, measured(&s, func() error {
 		routes, end, err := clipRoutes(ctx, t, o)
 		defer end()
 		if err != nil {
 			return err
 		}
-		// Messages of 12.6 MB leave the host garbage, whose collection would be counted as part of the other way's next call.
+		// Messages of 12.6 MB leave the host garbage, whose collection would be counted as part of the
+		// other way's next call.
 		for _, messages := range []bool{false, true} {
 			way := slices.DeleteFunc(slices.Clone(routes), func(r *route) bool { return r.messages != messages })
 			runtime.GC()
@@ -62,7 +67,8 @@ func Clip(ctx context.Context, t Tools, o ClipOptions) (Section, error) {
 				return err
 			}
 		}
-		s.Tables = append(s.Tables, routeTable(fmt.Sprintf("A clip of %d frames of %d x %d, %.1f MB, host to plugin.", o.Frames, o.Side, o.Side, mb), []string{"plugin", "way"}, routes))
+		s.Tables = append(s.Tables, routeTable(fmt.Sprintf("A clip of %d frames of %d x %d, %.1f MB, host to "+
+			"plugin.", o.Frames, o.Side, o.Side, mb), []string{"plugin", "way"}, routes))
 		frames, endFrames, err := frameRoutes(ctx, t, o)
 		defer endFrames()
 		if err != nil {
@@ -73,13 +79,15 @@ func Clip(ctx context.Context, t Tools, o ClipOptions) (Section, error) {
 			return err
 		}
 		frames = append(frames, theirs...)
-		s.Tables = append(s.Tables, routeTable(fmt.Sprintf("One frame of %d x %d, %.2f MB: a Step of one action, and the frame back. gymnasium: the mean of a step of `AsyncVectorEnv` with one lane.", o.Side, o.Side,
+		s.Tables = append(s.Tables, routeTable(fmt.Sprintf("One frame of %d x %d, %.2f MB: a Step of one action, "+
+			"and the frame back. gymnasium: the mean of a step of `AsyncVectorEnv` with one lane.", o.Side, o.Side,
 			mb/float64(o.Frames)), []string{"plugin", "way"}, frames))
 		return nil
 	})
 }
 
-// gymnasiumFrames calls the routes in turn, and between them gymnasium's vector environment, which is timed in its own process.
+// gymnasiumFrames calls the routes in turn, and between them gymnasium's vector environment, which is timed
+// in its own process.
 func gymnasiumFrames(ctx context.Context, t Tools, o ClipOptions, routes []*route) ([]*route, error) {
 	const rounds = 9
 	if t.Python.Argv == nil {
@@ -156,14 +164,15 @@ func clipRoutes(ctx context.Context, t Tools, o ClipOptions) (routes []*route, e
 		return nil, end, err
 	}
 	closers = append(closers, func() { _ = memory.Close() })
-	routes = append(routes, &route{cells: []string{"none", "the copy into shared memory alone"}, key: "copy", call: func(context.Context) error {
-		slot, err := memory.Grant(len(pixels))
-		if err != nil {
-			return err
-		}
-		defer slot.Release()
-		return slot.Write(0, pixels)
-	}})
+	routes = append(routes, &route{cells: []string{"none", "the copy into shared memory alone"}, key: "copy",
+		call: func(context.Context) error {
+			slot, err := memory.Grant(len(pixels))
+			if err != nil {
+				return err
+			}
+			defer slot.Release()
+			return slot.Write(0, pixels)
+		}})
 	for _, side := range t.sides(t.Encoder, "encoder.py") {
 		for _, way := range ways(t.ArenaMB) {
 			super, err := supervise.New(supervise.Options{StartTimeout: startTimeout, ArenaBytes: way.mb << 20})
@@ -181,13 +190,15 @@ func clipRoutes(ctx context.Context, t Tools, o ClipOptions) (routes []*route, e
 				if err != nil {
 					return nil, end, err
 				}
-				r := &route{cells: []string{side.name, way.name}, key: side.key + "_" + way.key, messages: way.mb == 0, call: func(ctx context.Context) error {
-					v, err := e.Encode(ctx, []plugins.Tensor{clip})
-					if err == nil && read && v[0][0] != 255 {
-						err = plugins.Errorf(plugins.Corrupt, "the plugin saw %v as the largest value, not 255", v[0][0])
-					}
-					return err
-				}}
+				r := &route{cells: []string{side.name, way.name}, key: side.key + "_" + way.key,
+					messages: way.mb == 0, call: func(ctx context.Context) error {
+						v, err := e.Encode(ctx, []plugins.Tensor{clip})
+						if err == nil && read && v[0][0] != 255 {
+							err = plugins.Errorf(plugins.Corrupt, "the plugin saw %v as the largest value, not 255",
+								v[0][0])
+						}
+						return err
+					}}
 				if read {
 					r.cells[1] += ", read"
 					r.key += "_read"
@@ -239,7 +250,8 @@ func frameRoutes(ctx context.Context, t Tools, o ClipOptions) (routes []*route, 
 			ends = append(ends, super.Close)
 			l := side.launch
 			l.Kind = plugins.Env
-			c := plugins.Config{WorldSize: 1, Lanes: 1, Cameras: []plugins.CameraRequest{{Name: "main", Height: o.Side, Width: o.Side}}}
+			c := plugins.Config{WorldSize: 1, Lanes: 1, Cameras: []plugins.CameraRequest{{Name: "main",
+				Height: o.Side, Width: o.Side}}}
 			if side.key == "go" {
 				c.Settings = plugins.Settings{"frame": int64(o.Side)}
 			}
@@ -253,10 +265,12 @@ func frameRoutes(ctx context.Context, t Tools, o ClipOptions) (routes []*route, 
 				return nil, end, err
 			}
 			want := o.Side * o.Side * 3
-			routes = append(routes, &route{cells: []string{side.name, way.name}, key: "frame_" + side.key + "_" + way.key, call: func(ctx context.Context) error {
+			routes = append(routes, &route{cells: []string{side.name, way.name}, key: "frame_" + side.key + "_" +
+				way.key, call: func(ctx context.Context) error {
 				tr, err := e.Step(ctx, env.Step{Actions: action, Render: render})
 				if err == nil && len(tr.Observation.Images["main"].Data) != want {
-					err = plugins.Errorf(plugins.Corrupt, "a frame of %d bytes, want %d", len(tr.Observation.Images["main"].Data), want)
+					err = plugins.Errorf(plugins.Corrupt, "a frame of %d bytes, want %d",
+						len(tr.Observation.Images["main"].Data), want)
 				}
 				return err
 			}})

@@ -18,7 +18,8 @@ type EncoderOptions struct {
 	// Lengths of clips in frames; default 16 and 64. Side of the frames, pixels; default 256.
 	Lengths []int
 	Side    int
-	// Episode is the length in frames of the episode whose progress curve is made, of so many Windows; default 200 and 32. Negative: none is made.
+	// Episode is the length in frames of the episode whose progress curve is made, of so many Windows;
+	// default 200 and 32. Negative: none is made.
 	Episode, Windows int
 	// Repeats of each clip; default 5. The progress curve is made once in each way for every second one.
 	Repeats int
@@ -27,8 +28,8 @@ type EncoderOptions struct {
 // encoding is how long one way took, wall and processor time of the plugin's process.
 type encoding struct{ wall, cpu []float64 }
 
-// Encode measures an encoder's clips a second through the host's path, and a progress curve in one call (EncodeWindows) beside one Encode a window, whose
-// vectors must be the same to 1e-3.
+// Encode measures an encoder's clips a second through the host's path, and a progress curve in one call
+// (EncodeWindows) beside one Encode a window, whose vectors must be the same to 1e-3.
 func Encode(ctx context.Context, t Tools, o EncoderOptions) (Section, error) {
 	for to, v := range map[*int]int{&o.Side: 256, &o.Episode: 200, &o.Windows: 32, &o.Repeats: 5} {
 		if *to == 0 {
@@ -38,10 +39,14 @@ func Encode(ctx context.Context, t Tools, o EncoderOptions) (Section, error) {
 	if len(o.Lengths) == 0 {
 		o.Lengths = []int{16, 64}
 	}
-	s := Section{Name: "encoder", Title: "Clips a second of " + o.Encoder.Name, Text: fmt.Sprintf("From the host's call to its answer, clips of %d x %[1]d pixels, median of %d calls. Processor time is "+
-		"that of the encoder's process on all cores, which other programs on the machine disturb less than time.", o.Side, o.Repeats)}
+	s := Section{Name: "encoder", Title: "Clips a second of " + o.Encoder.Name,
+		Text: fmt.Sprintf("From the host's call to its answer, clips of %d x %[1]d pixels, median of %d calls. "+
+			"Processor time is "+
+			"that of the encoder's process on all cores, which other programs on the machine disturb less than time.",
+			o.Side, o.Repeats)}
 	return s, measured(&s, func() error {
-		super, err := supervise.New(supervise.Options{StartTimeout: startTimeout, ArenaBytes: max(t.ArenaMB, 64) << 20, Deadlines: supervise.Deadlines{Encode: 24 * time.Hour}})
+		super, err := supervise.New(supervise.Options{StartTimeout: startTimeout,
+			ArenaBytes: max(t.ArenaMB, 64) << 20, Deadlines: supervise.Deadlines{Encode: 24 * time.Hour}})
 		if err != nil {
 			return err
 		}
@@ -79,7 +84,8 @@ func Encode(ctx context.Context, t Tools, o EncoderOptions) (Section, error) {
 			to.wall, to.cpu = append(to.wall, time.Since(began).Seconds()), append(to.cpu, cpuSeconds(group)-before)
 			return err
 		}
-		clips := Table{Title: fmt.Sprintf("One clip a call; vectors of %d numbers.", spec.Dimension), Columns: []string{"frames", "s a clip", "10 %", "90 %", "clips/s", "frames/s", "processor s a clip"}}
+		clips := Table{Title: fmt.Sprintf("One clip a call; vectors of %d numbers.", spec.Dimension),
+			Columns: []string{"frames", "s a clip", "10 %", "90 %", "clips/s", "frames/s", "processor s a clip"}}
 		for _, length := range o.Lengths {
 			t.Say("%s: %d clips of %d frames", o.Encoder.Name, o.Repeats, length)
 			clip, took := moving(length, o.Side), encoding{}
@@ -87,13 +93,20 @@ func Encode(ctx context.Context, t Tools, o EncoderOptions) (Section, error) {
 				return err
 			}
 			for range o.Repeats {
-				if err := timed(&took, func() error { _, err := e.Encode(ctx, []plugins.Tensor{clip}); return err }); err != nil {
+				if err := timed(&took, func() error {
+					_, err := e.Encode(ctx,
+						[]plugins.Tensor{clip})
+					return err
+				}); err != nil {
 					return err
 				}
 			}
 			mid := median(took.wall)
-			clips.Rows = append(clips.Rows, Row{Cells: []string{fmt.Sprint(length), number(mid), number(quantile(took.wall, 0.1)), number(quantile(took.wall, 0.9)), number(1 / mid),
-				number(float64(length) / mid), number(median(took.cpu))}, Values: map[string]float64{"frames": float64(length), "clip_s": mid, "clip_cpu_s": median(took.cpu)}})
+			clips.Rows = append(clips.Rows, Row{Cells: []string{fmt.Sprint(length), number(mid),
+				number(quantile(took.wall, 0.1)), number(quantile(took.wall, 0.9)), number(1 / mid),
+				number(float64(length) / mid), number(median(took.cpu))},
+				Values: map[string]float64{"frames": float64(length), "clip_s": mid,
+					"clip_cpu_s": median(took.cpu)}})
 		}
 		s.Tables = append(s.Tables, clips)
 		if o.Episode < 0 {
@@ -107,9 +120,14 @@ func Encode(ctx context.Context, t Tools, o EncoderOptions) (Section, error) {
 		}
 		var together, each encoding
 		for i := range (o.Repeats + 1) / 2 {
-			t.Say("%s: a progress curve of %d frames in %d windows, %d of %d", o.Encoder.Name, o.Episode, o.Windows, i+1, (o.Repeats+1)/2)
+			t.Say("%s: a progress curve of %d frames in %d windows, %d of %d", o.Encoder.Name, o.Episode,
+				o.Windows, i+1, (o.Repeats+1)/2)
 			var windows, alone [][]float32
-			if err := timed(&together, func() (err error) { windows, err = windower.EncodeWindows(ctx, episode, ends); return err }); err != nil {
+			if err := timed(&together, func() (err error) {
+				windows, err = windower.EncodeWindows(ctx, episode,
+					ends)
+				return err
+			}); err != nil {
 				return err
 			}
 			if err := timed(&each, func() error {
@@ -126,18 +144,22 @@ func Encode(ctx context.Context, t Tools, o EncoderOptions) (Section, error) {
 				return err
 			}
 			if worst := largest(windows, alone); !(worst <= 1e-3) {
-				return plugins.Errorf(plugins.Corrupt, "%s gives other vectors for windows than for clips that are cut: they differ by %.2g", o.Encoder.Name, worst).
+				return plugins.Errorf(plugins.Corrupt, "%s gives other vectors for windows than for clips that are "+
+					"cut: they differ by %.2g", o.Encoder.Name, worst).
 					WithHint("srpo plugin test %s", o.Encoder.Name)
 			}
 		}
-		curve := Table{Title: fmt.Sprintf("A progress curve: %d growing windows of an episode of %d frames.", o.Windows, o.Episode), Columns: []string{"way", "s", "processor s", "times faster"}}
+		curve := Table{Title: fmt.Sprintf("A progress curve: %d growing windows of an episode of %d frames.",
+			o.Windows, o.Episode), Columns: []string{"way", "s", "processor s", "times faster"}}
 		for _, way := range []struct {
 			name, key string
 			encoding
 		}{{"clip by clip (Encode)", "each", each}, {"all windows at once (EncodeWindows)", "together", together}} {
 			faster := median(each.wall) / median(way.wall)
-			curve.Rows = append(curve.Rows, Row{Cells: []string{way.name, number(median(way.wall)), number(median(way.cpu)), number(faster)},
-				Values: map[string]float64{"curve_" + way.key + "_s": median(way.wall), "curve_" + way.key + "_cpu_s": median(way.cpu), "curve_" + way.key + "_faster": faster}})
+			curve.Rows = append(curve.Rows, Row{Cells: []string{way.name, number(median(way.wall)),
+				number(median(way.cpu)), number(faster)},
+				Values: map[string]float64{"curve_" + way.key + "_s": median(way.wall), "curve_" + way.key +
+					"_cpu_s": median(way.cpu), "curve_" + way.key + "_faster": faster}})
 		}
 		s.Tables = append(s.Tables, curve)
 		return nil

@@ -33,15 +33,20 @@ func Steps(ctx context.Context, t Tools, o StepOptions) (Section, error) {
 	if o.Seconds == 0 {
 		o.Seconds = 1
 	}
-	s := Section{Name: "step", Title: "Steps a second of " + o.Env.Name, Text: "Through the host's real path, with a policy that moves the arm in waves and costs nothing, episodes " +
-		"from Reset to their end: steps of all lanes over wall time, median of " + fmt.Sprint(o.Repeats) + " runs. A picture is rendered for the policy at the end of each chunk."}
+	s := Section{Name: "step", Title: "Steps a second of " + o.Env.Name,
+		Text: "Through the host's real path, with a policy that moves the arm in waves and costs nothing, episodes " +
+			"from Reset to their end: steps of all lanes over wall time, median of " + fmt.Sprint(o.Repeats) +
+			" runs. A picture is rendered for the policy at the end of each chunk."}
 	return s, measured(&s, func() error {
-		table := Table{Title: "Env steps a second, all lanes together.", Columns: []string{"lanes", "chunk 8", "chunk 1"}}
+		table := Table{Title: "Env steps a second, all lanes together.", Columns: []string{"lanes", "chunk 8",
+			"chunk 1"}}
 		for _, lanes := range o.Lanes {
 			row := Row{Cells: []string{fmt.Sprint(lanes)}, Values: map[string]float64{"lanes": float64(lanes)}}
 			for _, chunk := range []int{8, 1} {
 				t.Say("steps of %s: %d lanes, chunk %d", o.Env.Name, lanes, chunk)
-				rates, _, err := throughHost(ctx, t, rigOptions{env: o.Env, envSettings: o.Settings, policy: &t.Policy, lanes: lanes, chunk: chunk, see: true, wave: 0.5, task: o.Task, arenaMB: t.ArenaMB}, o.Repeats, o.Seconds)
+				rates, _, err := throughHost(ctx, t, rigOptions{env: o.Env, envSettings: o.Settings,
+					policy: &t.Policy, lanes: lanes, chunk: chunk, see: true, wave: 0.5, task: o.Task,
+					arenaMB: t.ArenaMB}, o.Repeats, o.Seconds)
 				if err != nil {
 					return err
 				}
@@ -56,7 +61,8 @@ func Steps(ctx context.Context, t Tools, o StepOptions) (Section, error) {
 }
 
 // throughHost gives steps a second of whole episodes, and of the time inside Step alone, of each run.
-func throughHost(ctx context.Context, t Tools, o rigOptions, repeats int, seconds float64) (whole, inStep []float64, err error) {
+func throughHost(ctx context.Context, t Tools, o rigOptions, repeats int, seconds float64) (whole,
+	inStep []float64, err error) {
 	r, err := newRig(ctx, o)
 	if err != nil {
 		return nil, nil, err
@@ -82,7 +88,8 @@ func throughHost(ctx context.Context, t Tools, o rigOptions, repeats int, second
 
 // LiberoOptions say how the libero plugin is measured.
 type LiberoOptions struct {
-	// Task is the id of the task; Steps env steps a run, Chunk of which are one Step call, at Size x Size pixels. Defaults: the first task of libero_object, 96, 8, 256.
+	// Task is the id of the task; Steps env steps a run, Chunk of which are one Step call, at Size x Size
+	// pixels. Defaults: the first task of libero_object, 96, 8, 256.
 	Task               string
 	Steps, Chunk, Size int
 	// Lanes, a process each; default 1 and 2.
@@ -91,12 +98,14 @@ type LiberoOptions struct {
 	Repeats int
 }
 
-// Libero measures the libero plugin against the unmodified OffScreenRenderEnv, which renders every step, and through the host.
+// Libero measures the libero plugin against the unmodified OffScreenRenderEnv, which renders every step,
+// and through the host.
 func Libero(ctx context.Context, t Tools, o LiberoOptions) (Section, error) {
 	if o.Task == "" {
 		o.Task = "libero_object/pick_up_the_alphabet_soup_and_place_it_in_the_basket"
 	}
-	for _, d := range []struct{ v, to *int }{{&o.Steps, ptr(96)}, {&o.Chunk, ptr(8)}, {&o.Size, ptr(256)}, {&o.Repeats, ptr(3)}} {
+	for _, d := range []struct{ v, to *int }{{&o.Steps, ptr(96)}, {&o.Chunk, ptr(8)}, {&o.Size, ptr(256)},
+		{&o.Repeats, ptr(3)}} {
 		if *d.v == 0 {
 			*d.v = *d.to
 		}
@@ -104,17 +113,23 @@ func Libero(ctx context.Context, t Tools, o LiberoOptions) (Section, error) {
 	if len(o.Lanes) == 0 {
 		o.Lanes = []int{1, 2}
 	}
-	s := Section{Name: "libero", Title: "Steps a second of libero", Text: fmt.Sprintf("Task %s, agentview at %d x %d, %d steps a run, the same actions on both sides, a process a lane. "+
-		"reference: the unmodified `OffScreenRenderEnv`, rendering every step as it always does. lane: the plugin's lane in its own process, rendering at the end of each chunk of %d. "+
-		"Both count the steps alone, without Reset; median of %d pairs in alternation. Through the host: the same lane as a run uses it, with supervision, gRPC, mutual TLS, shared "+
-		"memory, scheduler, and a policy process that costs nothing; inside Step, and over whole episodes, Reset with its ten waiting steps included.", o.Task, o.Size, o.Size, o.Steps, o.Chunk, o.Repeats)}
+	s := Section{Name: "libero", Title: "Steps a second of libero",
+		Text: fmt.Sprintf("Task %s, agentview at %d x %d, %d steps a run, the same actions on both sides, a process "+
+			"a lane. "+
+			"reference: the unmodified `OffScreenRenderEnv`, rendering every step as it always does. lane: the plugin's "+
+			"lane in its own process, rendering at the end of each chunk of %d. "+
+			"Both count the steps alone, without Reset; median of %d pairs in alternation. Through the host: the same "+
+			"lane as a run uses it, with supervision, gRPC, mutual TLS, shared "+
+			"memory, scheduler, and a policy process that costs nothing; inside Step, and over whole episodes, Reset "+
+			"with its ten waiting steps included.", o.Task, o.Size, o.Size, o.Steps, o.Chunk, o.Repeats)}
 	return s, measured(&s, func() error {
 		t.Say("libero: bit equality with the unmodified env")
 		equal, err := bitEqual(ctx, t, o)
 		if err != nil {
 			return err
 		}
-		table := Table{Title: "Env steps a second, all lanes together.", Columns: []string{"lanes", "reference", "lane", "ratio", "host, in Step", "host, whole episodes", "states and pixels"}}
+		table := Table{Title: "Env steps a second, all lanes together.", Columns: []string{"lanes", "reference",
+			"lane", "ratio", "host, in Step", "host, whole episodes", "states and pixels"}}
 		for _, lanes := range o.Lanes {
 			row, err := liberoRow(ctx, t, o, lanes)
 			if err != nil {
@@ -151,7 +166,8 @@ func bitEqual(ctx context.Context, t Tools, o LiberoOptions) (e equality, err er
 	l := t.Libero
 	l.Argv = append([]string(nil), l.Argv...)
 	l.Argv[len(l.Argv)-1] = l.Dir + "/bench.py"
-	b, err := talk(l, "--task", o.Task, "--chunk", fmt.Sprint(o.Chunk), "--steps", fmt.Sprint(o.Steps), "--size", fmt.Sprint(o.Size))
+	b, err := talk(l, "--task", o.Task, "--chunk", fmt.Sprint(o.Chunk), "--steps", fmt.Sprint(o.Steps), "--size",
+		fmt.Sprint(o.Size))
 	if err != nil {
 		return e, err
 	}
@@ -160,7 +176,8 @@ func bitEqual(ctx context.Context, t Tools, o LiberoOptions) (e equality, err er
 	for { // what the libraries print at import comes before the answer
 		line, err := b.lines.ReadBytes('\n')
 		if err != nil {
-			return e, plugins.Errorf(plugins.Unavailable, "bench.py gave no answer: %w", err).WithPlace("%s", b.name).WithDetail(b.words.String()).
+			return e, plugins.Errorf(plugins.Unavailable, "bench.py gave no answer: %w", err).WithPlace("%s",
+				b.name).WithDetail(b.words.String()).
 				WithHint("run it by hand in the plugin's environment")
 		}
 		if json.Unmarshal(line, &e) == nil && line[0] == '{' {
@@ -255,14 +272,17 @@ func liberoRow(ctx context.Context, t Tools, o LiberoOptions, lanes int) (Row, e
 		}
 	}
 	t.Say("libero: %d lanes through the host", lanes)
-	whole, inStep, err := throughHost(ctx, t, rigOptions{env: t.Libero, policy: &t.Policy, lanes: lanes, alone: true, chunk: o.Chunk, see: true, wave: 0.5, task: o.Task, arenaMB: t.ArenaMB}, o.Repeats, 0)
+	whole, inStep, err := throughHost(ctx, t, rigOptions{env: t.Libero, policy: &t.Policy, lanes: lanes,
+		alone: true, chunk: o.Chunk, see: true, wave: 0.5, task: o.Task, arenaMB: t.ArenaMB}, o.Repeats, 0)
 	if err != nil {
 		return row, err
 	}
 	ratio := median(ratios(rates[1], rates[0]))
-	for name, v := range map[string]float64{"reference_per_s": median(rates[0]), "lane_per_s": median(rates[1]), "ratio": ratio, "host_step_per_s": median(inStep), "host_per_s": median(whole)} {
+	for name, v := range map[string]float64{"reference_per_s": median(rates[0]), "lane_per_s": median(rates[1]),
+		"ratio": ratio, "host_step_per_s": median(inStep), "host_per_s": median(whole)} {
 		row.Values[name] = v
 	}
-	row.Cells = append(row.Cells, number(median(rates[0])), number(median(rates[1])), fmt.Sprintf("%.1f", ratio), number(median(inStep)), number(median(whole)))
+	row.Cells = append(row.Cells, number(median(rates[0])), number(median(rates[1])), fmt.Sprintf("%.1f", ratio),
+		number(median(inStep)), number(median(whole)))
 	return row, nil
 }

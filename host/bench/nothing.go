@@ -38,9 +38,12 @@ func NewEnv() *Env { return &Env{} }
 
 // Info implements [plugins.Plugin].
 func (e *Env) Info(context.Context) (plugins.Info, error) {
-	return plugins.Info{Name: Name, Kind: plugins.Env, Version: "0.1.0", Protocol: plugins.Protocol, Doc: "does nothing", MaxLanes: mostLanes,
-		Settings: []plugins.Setting{{Name: "frame", Default: int64(64), Min: plugins.Bound(1), Max: plugins.Bound(1024), Doc: "side of the camera's picture, pixels"},
-			{Name: "steps", Default: int64(1_000_000), Min: plugins.Bound(1), Doc: "length of an episode where Reset names none"}}}, nil
+	return plugins.Info{Name: Name, Kind: plugins.Env, Version: "0.1.0", Protocol: plugins.Protocol,
+		Doc: "does nothing", MaxLanes: mostLanes,
+		Settings: []plugins.Setting{{Name: "frame", Default: int64(64), Min: plugins.Bound(1),
+			Max: plugins.Bound(1024), Doc: "side of the camera's picture, pixels"},
+			{Name: "steps", Default: int64(1_000_000), Min: plugins.Bound(1),
+				Doc: "length of an episode where Reset names none"}}}, nil
 }
 
 // Configure makes the one observation there is.
@@ -67,7 +70,8 @@ func mustInfo(p plugins.Plugin) plugins.Info {
 
 // Describe implements [env.Env].
 func (e *Env) Describe(context.Context) (plugins.EnvSpec, error) {
-	s := plugins.EnvSpec{Cameras: []plugins.Camera{{Name: "main", Height: 64, Width: 64, View: "third_person", AnySize: true}}, RecordCamera: "main"}
+	s := plugins.EnvSpec{Cameras: []plugins.Camera{{Name: "main", Height: 64, Width: 64, View: "third_person",
+		AnySize: true}}, RecordCamera: "main"}
 	if !e.frame.IsZero() {
 		s.Cameras[0].Height, s.Cameras[0].Width = e.frame.Shape[0], e.frame.Shape[1]
 	}
@@ -84,7 +88,8 @@ func (e *Env) Describe(context.Context) (plugins.EnvSpec, error) {
 // Tasks implements [env.Env].
 func (e *Env) Tasks(context.Context) iter.Seq2[env.Task, error] {
 	return func(yield func(env.Task, error) bool) {
-		yield(env.Task{ID: Name, Suite: Name, Instruction: "do nothing", StartStates: 4096, MaxSteps: max(1, e.length)}, nil)
+		yield(env.Task{ID: Name, Suite: Name, Instruction: "do nothing", StartStates: 4096,
+			MaxSteps: max(1, e.length)}, nil)
 	}
 }
 
@@ -103,7 +108,8 @@ func (e *Env) Reset(_ context.Context, r env.Reset) (env.Transition, error) {
 // Step implements [env.Env].
 func (e *Env) Step(_ context.Context, s env.Step) (env.Transition, error) {
 	if s.Lane < 0 || s.Lane >= mostLanes || len(s.Actions.Shape) != 2 {
-		return env.Transition{}, plugins.Errorf(plugins.Invalid, "lane %d of %d, actions %v", s.Lane, mostLanes, s.Actions.Shape)
+		return env.Transition{}, plugins.Errorf(plugins.Invalid, "lane %d of %d, actions %v", s.Lane, mostLanes,
+			s.Actions.Shape)
 	}
 	n := min(s.Actions.Shape[0], e.most[s.Lane]-e.steps[s.Lane])
 	e.steps[s.Lane] += n
@@ -111,7 +117,8 @@ func (e *Env) Step(_ context.Context, s env.Step) (env.Transition, error) {
 }
 
 func (e *Env) see(lane, done int, r env.Render) env.Transition {
-	t := env.Transition{Observation: e.seen, StepsDone: done, EpisodeSteps: e.steps[lane], Truncated: e.steps[lane] == e.most[lane]}
+	t := env.Transition{Observation: e.seen, StepsDone: done, EpisodeSteps: e.steps[lane],
+		Truncated: e.steps[lane] == e.most[lane]}
 	if len(r.Observe) > 0 {
 		t.Observation.Images = map[string]plugins.Tensor{"main": e.frame}
 	}
@@ -133,11 +140,14 @@ func NewPolicy() *Policy { return &Policy{} }
 
 // Info implements [plugins.Plugin].
 func (p *Policy) Info(context.Context) (plugins.Info, error) {
-	return plugins.Info{Name: Name, Kind: plugins.Policy, Version: "0.1.0", Protocol: plugins.Protocol, Doc: "does nothing", Settings: []plugins.Setting{
-		{Name: "chunk", Default: int64(8), Min: plugins.Bound(1), Max: plugins.Bound(1024), Doc: "actions in a chunk"},
-		{Name: "see", Default: true, Doc: "read the env's recording camera"},
-		{Name: "wave", Default: 0.0, Min: plugins.Bound(0), Max: plugins.Bound(1), Doc: "amplitude of the actions, sines of 40 steps with a phase for each dimension; 0: zeros"},
-	}}, nil
+	return plugins.Info{Name: Name, Kind: plugins.Policy, Version: "0.1.0", Protocol: plugins.Protocol,
+		Doc: "does nothing", Settings: []plugins.Setting{
+			{Name: "chunk", Default: int64(8), Min: plugins.Bound(1), Max: plugins.Bound(1024),
+				Doc: "actions in a chunk"},
+			{Name: "see", Default: true, Doc: "read the env's recording camera"},
+			{Name: "wave", Default: 0.0, Min: plugins.Bound(0), Max: plugins.Bound(1),
+				Doc: "amplitude of the actions, sines of 40 steps with a phase for each dimension; 0: zeros"},
+		}}, nil
 }
 
 // Configure implements [plugins.Plugin].
@@ -204,7 +214,8 @@ func NewEncoder() *Encoder { return &Encoder{} }
 
 // Info implements [plugins.Plugin].
 func (e *Encoder) Info(context.Context) (plugins.Info, error) {
-	return plugins.Info{Name: Name, Kind: plugins.Encoder, Version: "0.1.0", Protocol: plugins.Protocol, Doc: "does nothing",
+	return plugins.Info{Name: Name, Kind: plugins.Encoder, Version: "0.1.0", Protocol: plugins.Protocol,
+		Doc:      "does nothing",
 		Settings: []plugins.Setting{{Name: "read", Default: false, Doc: "look at every byte"}}}, nil
 }
 

@@ -29,7 +29,8 @@ type way struct {
 	alone     bool
 }
 
-// Overhead measures microseconds of the clock for one env step of one lane with an env that does nothing, beside gymnasium's AsyncVectorEnv.
+// Overhead measures microseconds of the clock for one env step of one lane with an env that does nothing,
+// beside gymnasium's AsyncVectorEnv.
 func Overhead(ctx context.Context, t Tools, o OverheadOptions) (Section, error) {
 	if len(o.Lanes) == 0 {
 		o.Lanes = []int{1, 8, 64, 256}
@@ -49,17 +50,27 @@ func Overhead(ctx context.Context, t Tools, o OverheadOptions) (Section, error) 
 		{"chunk 1, env only", "chunk1_env", 1, false, false},
 	}
 	if o.Alone {
-		ways = append(ways, way{"a process a lane: chunk 8, policy process", "alone_chunk8", 8, true, true}, way{"a process a lane: chunk 1, env only", "alone_chunk1_env", 1, false, true})
+		ways = append(ways, way{"a process a lane: chunk 8, policy process", "alone_chunk8", 8, true, true},
+			way{"a process a lane: chunk 1, env only", "alone_chunk1_env", 1, false, true})
 	}
-	s := Section{Name: "host", Title: "Host overhead an env step", Text: "Microseconds of the clock for one step of one lane, with an env and a policy that do nothing: wall time over all " +
-		"steps of all lanes, median of " + fmt.Sprint(o.Repeats) + " runs in alternation, and in brackets the median ratio to gymnasium's run of the same round (below 1: less than " +
-		"gymnasium). Everything of a real run is in it: processes, gRPC, mutual TLS, shared memory, deadlines, checks, scheduler, the copy out of shared memory, Reset.\n\n" +
-		"- gymnasium: `AsyncVectorEnv(shared_memory=True, copy=False)`, a process a lane. It steps one action at a time, and its actions come from the process that steps it.\n" +
-		"- chunk 8: how srpo runs a policy that emits chunks of 8 actions, as OpenVLA-OFT does. One Step call executes 8 env steps; the frame at its end goes to the host and " +
-		"on to the policy's process. Frames in between are not rendered, because nobody looks at them.\n" +
-		"- chunk 1, policy process: two calls between processes for each env step, where gymnasium has one.\n" +
-		"- chunk 1, env only: the policy is a function in the host's process, as gymnasium's. This is the like-for-like comparison of one step.\n" +
-		"- lanes share one env process, as those of tabletop do, but for \"a process a lane\", as those of libero do, and gymnasium's."}
+	s := Section{Name: "host", Title: "Host overhead an env step",
+		Text: "Microseconds of the clock for one step of one lane, with an env and a policy that do nothing: wall " +
+			"time over all " +
+			"steps of all lanes, median of " + fmt.Sprint(o.Repeats) +
+			" runs in alternation, and in brackets the median ratio to gymnasium's run of the same round (below 1: " +
+			"less than " +
+			"gymnasium). Everything of a real run is in it: processes, gRPC, mutual TLS, shared memory, deadlines, " +
+			"checks, scheduler, the copy out of shared memory, Reset.\n\n" +
+			"- gymnasium: `AsyncVectorEnv(shared_memory=True, copy=False)`, a process a lane. It steps one action at a " +
+			"time, and its actions come from the process that steps it.\n" +
+			"- chunk 8: how srpo runs a policy that emits chunks of 8 actions, as OpenVLA-OFT does. One Step call " +
+			"executes 8 env steps; the frame at its end goes to the host and " +
+			"on to the policy's process. Frames in between are not rendered, because nobody looks at them.\n" +
+			"- chunk 1, policy process: two calls between processes for each env step, where gymnasium has one.\n" +
+			"- chunk 1, env only: the policy is a function in the host's process, as gymnasium's. This is the " +
+			"like-for-like comparison of one step.\n" +
+			"- lanes share one env process, as those of tabletop do, but for \"a process a lane\", as those of libero " +
+			"do, and gymnasium's."}
 	if t.Python.Argv == nil {
 		s.Text += "\n\nWithout gymnasium: its Python environment was left out."
 	}
@@ -82,14 +93,16 @@ func Overhead(ctx context.Context, t Tools, o OverheadOptions) (Section, error) 
 				table.Rows, cpu.Rows = append(table.Rows, row), append(cpu.Rows, cpuRow)
 			}
 			cpu.Columns = table.Columns
-			cpu.Title = strings.TrimSuffix(table.Title, ".") + ": microseconds of processor time instead, of all processes together."
+			cpu.Title = strings.TrimSuffix(table.Title, ".") +
+				": microseconds of processor time instead, of all processes together."
 			s.Tables = append(s.Tables, table, cpu)
 		}
 		return nil
 	})
 }
 
-func overheadRow(ctx context.Context, t Tools, o OverheadOptions, ways []way, lanes, frame int) (row, cpuRow Row, err error) {
+func overheadRow(ctx context.Context, t Tools, o OverheadOptions, ways []way, lanes, frame int) (row, cpuRow Row,
+	err error) {
 	row = Row{Cells: []string{fmt.Sprint(lanes)}, Values: map[string]float64{"lanes": float64(lanes)}}
 	var vector *talker
 	if t.Python.Argv != nil {
@@ -107,7 +120,8 @@ func overheadRow(ctx context.Context, t Tools, o OverheadOptions, ways []way, la
 		var answer struct{ Us, Steps, Warm float64 }
 		before := cpuSeconds(vector.cmd.Process.Pid)
 		err = vector.ask(ctx, map[string]any{"lanes": lanes, "frame": frame, "seconds": seconds}, &answer)
-		return answer.Us, (cpuSeconds(vector.cmd.Process.Pid) - before) / (answer.Steps + answer.Warm) / float64(lanes) * 1e6, err
+		return answer.Us, (cpuSeconds(vector.cmd.Process.Pid) - before) / (answer.Steps +
+			answer.Warm) / float64(lanes) * 1e6, err
 	}
 	if _, _, err := gym(0.1); err != nil {
 		return row, row, err

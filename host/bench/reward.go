@@ -22,7 +22,8 @@ type RewardOptions struct {
 	Repeats int
 }
 
-// Reward measures how long clustering and reward take, in this process, on embeddings of two modes that are drawn from a seed. Error: Canceled when ctx ends.
+// Reward measures how long clustering and reward take, in this process, on embeddings of two modes that are
+// drawn from a seed. Error: Canceled when ctx ends.
 func Reward(ctx context.Context, o RewardOptions) (Section, error) {
 	if len(o.Sizes) == 0 {
 		o.Sizes = []int{100, 1000, 10000}
@@ -33,9 +34,13 @@ func Reward(ctx context.Context, o RewardOptions) (Section, error) {
 	if o.Repeats <= 0 {
 		o.Repeats = 3
 	}
-	s := Section{Name: "reward", Title: "Reward and clustering", Text: fmt.Sprintf("`srpo.Cluster` on all embeddings, and `srpo.ScoreBatch` (cluster the successes, distances, rewards) on a batch of which half "+
-		"are successes; %d numbers an embedding, two modes, %d cores. Median of %d.", o.Dim, runtime.GOMAXPROCS(0), o.Repeats)}
-	t := Table{Title: "Seconds", Columns: []string{"attempts", "cluster: auto", "centres", "cluster: reference", "score a batch: auto, zscore"}}
+	s := Section{Name: "reward", Title: "Reward and clustering",
+		Text: fmt.Sprintf("`srpo.Cluster` on all embeddings, and `srpo.ScoreBatch` (cluster the successes, "+
+			"distances, rewards) on a batch of which half "+
+			"are successes; %d numbers an embedding, two modes, %d cores. Median of %d.", o.Dim, runtime.GOMAXPROCS(0),
+			o.Repeats)}
+	t := Table{Title: "Seconds", Columns: []string{"attempts", "cluster: auto", "centres", "cluster: reference",
+		"score a batch: auto, zscore"}}
 	err := measured(&s, func() error {
 		for _, n := range o.Sizes {
 			row, err := rewardRow(ctx, n, o)
@@ -94,7 +99,8 @@ func rewardRow(ctx context.Context, n int, o RewardOptions) (Row, error) {
 	})
 	seconds := func(v float64) string { return fmt.Sprintf("%.3g", v) }
 	return Row{Cells: []string{fmt.Sprint(n), seconds(auto), fmt.Sprint(centres), seconds(reference), seconds(batch)},
-		Values: map[string]float64{"attempts": float64(n), "auto": auto, "centres": float64(centres), "reference": reference, "batch": batch}}, err
+		Values: map[string]float64{"attempts": float64(n), "auto": auto, "centres": float64(centres),
+			"reference": reference, "batch": batch}}, err
 }
 
 // modes draws n points round two centres, as far apart as ten times the cloud's radius.

@@ -32,7 +32,8 @@ type rigOptions struct {
 	arenaMB int
 }
 
-// rig is the host's real path without a run around it: supervised processes, mutual TLS, gRPC, shared memory, scheduler.
+// rig is the host's real path without a run around it: supervised processes, mutual TLS, gRPC, shared
+// memory, scheduler.
 type rig struct {
 	super *supervise.Supervisor
 	sched *rollout.Scheduler
@@ -51,7 +52,8 @@ func newRig(ctx context.Context, o rigOptions) (_ *rig, err error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &rig{super: super, sched: &rollout.Scheduler{EnvName: "env " + o.env.Name, PolicyName: "policy " + Name}, opts: o}
+	r := &rig{super: super, sched: &rollout.Scheduler{EnvName: "env " + o.env.Name, PolicyName: "policy " + Name},
+		opts: o}
 	defer func() {
 		if err != nil {
 			super.Close()
@@ -104,7 +106,8 @@ func (r *rig) startEnvs(ctx context.Context) error {
 		}
 	}
 	if r.task.ID == "" {
-		return plugins.Errorf(plugins.NotFound, "no task %q", o.task).WithPlace("%s", r.sched.EnvName).WithHint("give the whole id of a task")
+		return plugins.Errorf(plugins.NotFound, "no task %q", o.task).WithPlace("%s",
+			r.sched.EnvName).WithHint("give the whole id of a task")
 	}
 	for i, share := range shares {
 		w := first
@@ -122,7 +125,8 @@ func (r *rig) startEnvs(ctx context.Context) error {
 
 func (r *rig) startPolicy(ctx context.Context) (err error) {
 	o := r.opts
-	c := plugins.Config{Settings: plugins.Settings{"chunk": int64(o.chunk), "see": o.see, "wave": o.wave}, WorldSize: 1, Env: &r.sched.EnvSpec}
+	c := plugins.Config{Settings: plugins.Settings{"chunk": int64(o.chunk), "see": o.see, "wave": o.wave},
+		WorldSize: 1, Env: &r.sched.EnvSpec}
 	if o.policy == nil {
 		p := NewPolicy()
 		if err := p.Configure(ctx, c); err != nil {
@@ -130,7 +134,10 @@ func (r *rig) startPolicy(ctx context.Context) (err error) {
 		}
 		r.sched.Policy = here{p}
 	} else {
-		w := supervise.NewPolicy(r.super, *o.policy, 1, func(ctx context.Context, ranks []policy.Policy) error { return ranks[0].Configure(ctx, c) })
+		w := supervise.NewPolicy(r.super, *o.policy, 1, func(ctx context.Context,
+			ranks []policy.Policy) error {
+			return ranks[0].Configure(ctx, c)
+		})
 		r.sched.Policy = w
 		r.procs = append(r.procs, w.Process)
 	}
@@ -164,12 +171,14 @@ func (s spent) cpuUs() float64 { return s.cpu / float64(s.steps) * 1e6 }
 // roll rolls one episode of the given length on every lane.
 func (r *rig) roll(ctx context.Context, steps int) (spent, error) {
 	r.rolls++
-	e := rollout.Evaluation{Name: "bench/" + strconv.Itoa(r.rolls), Rules: rollout.Rules{Greedy: true, MaxSteps: steps}}
+	e := rollout.Evaluation{Name: "bench/" + strconv.Itoa(r.rolls), Rules: rollout.Rules{Greedy: true,
+		MaxSteps: steps}}
 	if r.opts.see {
 		e.Observe = []string{r.sched.EnvSpec.RecordCamera}
 	}
 	for i := range r.opts.lanes {
-		e.Trials = append(e.Trials, rollout.Trial{Task: r.task, StartState: i % r.task.StartStates, Repeat: i / r.task.StartStates})
+		e.Trials = append(e.Trials, rollout.Trial{Task: r.task, StartState: i % r.task.StartStates,
+			Repeat: i / r.task.StartStates})
 	}
 	groups := []int{0}
 	for _, p := range r.procs {
@@ -183,7 +192,8 @@ func (r *rig) roll(ctx context.Context, steps int) (spent, error) {
 	if err != nil {
 		return spent{}, err
 	}
-	s := spent{wall: t.Wall, inStep: time.Duration(r.inStep.Load()).Seconds() / float64(r.opts.lanes), cpu: cpuSeconds(groups...) - cpu}
+	s := spent{wall: t.Wall, inStep: time.Duration(r.inStep.Load()).Seconds() / float64(r.opts.lanes),
+		cpu: cpuSeconds(groups...) - cpu}
 	for _, ep := range episodes {
 		s.steps += ep.Steps
 	}

@@ -14,13 +14,14 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/srpo-dev/srpo/host/attempts"
-	"github.com/srpo-dev/srpo/host/store"
+	"github.com/srpo-dev/srpo/host/media"
 	"github.com/srpo-dev/srpo/host/supervise/pyenv"
 	"github.com/srpo-dev/srpo/plugins"
 	"github.com/srpo-dev/srpo/plugins/policy"
 )
 
-var space = Space{Env: "toy", Action: plugins.ActionSpace{Names: []string{"x", "y"}, Low: []float32{-1, -1}, High: []float32{1, 1}, Meaning: "metres", RateHz: 10},
+var space = Space{Env: "toy", Action: plugins.ActionSpace{Names: []string{"x", "y"}, Low: []float32{-1, -1},
+	High: []float32{1, 1}, Meaning: "metres", RateHz: 10},
 	Proprio: []string{"a", "b", "c"}, Cameras: []string{"front", "wrist"}, RecordCamera: "front"}
 
 // toy is an episode of n steps whose pictures move slowly enough for a video.
@@ -37,8 +38,10 @@ func toy(i, n int) policy.Demonstration {
 		actions = append(actions, float32(i)/8, float32(math.Sin(float64(t))))
 		proprio = append(proprio, float32(t), float32(i), 0.1)
 	}
-	return policy.Demonstration{ID: fmt.Sprintf("e%d", i), Instruction: fmt.Sprintf("do %d", i%2), Success: i%2 == 0, Actions: plugins.Floats(actions, n, 2), Proprio: plugins.Floats(proprio, n, 3),
-		Images: map[string]plugins.Tensor{"front": plugins.Bytes(front, n, 16, 24, 3), "wrist": plugins.Bytes(wrist, n, 16, 16, 3)}}
+	return policy.Demonstration{ID: fmt.Sprintf("e%d", i), Instruction: fmt.Sprintf("do %d", i%2),
+		Success: i%2 == 0, Actions: plugins.Floats(actions, n, 2), Proprio: plugins.Floats(proprio, n, 3),
+		Images: map[string]plugins.Tensor{"front": plugins.Bytes(front, n, 16, 24, 3),
+			"wrist": plugins.Bytes(wrist, n, 16, 16, 3)}}
 }
 
 // recording writes a folder of n episodes.
@@ -61,7 +64,8 @@ func recording(t *testing.T, n int) (string, []policy.Demonstration) {
 		put(Dir, d.ID+".npz", npz)
 		put(Dir, d.ID+".json", label)
 		var clip bytes.Buffer
-		require.NoError(t, store.EncodeNPZ(&clip, "frames", plugins.Bytes(d.Images["front"].Data[:3*16*24*3], 3, 16, 24, 3)))
+		require.NoError(t, media.EncodeNPZ(&clip, "frames", plugins.Bytes(d.Images["front"].Data[:3*16*24*3], 3,
+			16, 24, 3)))
 		put(attempts.ClipsDir, d.ID+".npz", clip.Bytes())
 	}
 	return dir, demos
@@ -101,7 +105,8 @@ func TestOwnFolder(t *testing.T) {
 }
 
 func TestFoldersOfSomethingElse(t *testing.T) {
-	for name, files := range map[string][]string{"holds no recorded episodes": {"x"}, "kept no trajectories": {"manifest.json", "srpo.toml"}, "clips and no actions": {"labels.jsonl"},
+	for name, files := range map[string][]string{"holds no recorded episodes": {"x"},
+		"kept no trajectories": {"manifest.json", "srpo.toml"}, "clips and no actions": {"labels.jsonl"},
 		"nothing here reads LeRobot": {"meta/info.json"}} {
 		dir := t.TempDir()
 		for _, f := range files {
@@ -115,7 +120,8 @@ func TestFoldersOfSomethingElse(t *testing.T) {
 	require.Equal(t, plugins.NotFound, plugins.KindOf(err))
 }
 
-// python is the interpreter of the reader's environment, where somebody installed it already; a test installs nothing.
+// python is the interpreter of the reader's environment, where somebody installed it already; a test
+// installs nothing.
 func python(t *testing.T) string {
 	t.Helper()
 	cache, err := pyenv.CacheDir()
@@ -155,7 +161,8 @@ func TestLeRobotThereAndBack(t *testing.T) {
 	reader := &Reader{Command: func(context.Context) ([]string, []string, error) {
 		return []string{interpreter, "lerobot/read.py"}, []string{"PYTHONDONTWRITEBYTECODE=1"}, nil
 	}}
-	o := Options{Action: "action", State: "observation.state", Every: 4, Wanted: []string{"front", "wrist"}, Reader: reader}
+	o := Options{Action: "action", State: "observation.state", Every: 4, Wanted: []string{"front", "wrist"},
+		Reader: reader}
 	for _, c := range []struct{ folder, form string }{{v3, "LeRobot v3.0"}, {v2, "LeRobot v2.1"}} {
 		s, err := Open(ctx, c.folder, o)
 		require.NoError(t, err)
@@ -176,13 +183,15 @@ func TestLeRobotThereAndBack(t *testing.T) {
 				for k, v := range want.Images[camera].Data {
 					sum += math.Abs(float64(v) - float64(d.Images[camera].Data[k]))
 				}
-				require.Less(t, sum/float64(len(want.Images[camera].Data)), 8.0, "%s %s: mean difference of pixels", c.form, camera)
+				require.Less(t, sum/float64(len(want.Images[camera].Data)), 8.0,
+					"%s %s: mean difference of pixels", c.form, camera)
 			}
 			clip, err := s.Clip(ctx, i)
 			require.NoError(t, err)
 			size := 16 * 24 * 3
 			require.Equal(t, 1+(9+i-1)/4, clip.Frames.Shape[0])
-			require.Equal(t, d.Images["front"].Data[4*size:5*size], clip.Frames.Data[size:2*size], "frame 1 of the clip is that of step 4")
+			require.Equal(t, d.Images["front"].Data[4*size:5*size], clip.Frames.Data[size:2*size],
+				"frame 1 of the clip is that of step 4")
 		}
 	}
 

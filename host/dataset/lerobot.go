@@ -21,7 +21,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/srpo-dev/srpo/host/attempts"
+	"github.com/srpo-dev/srpo/host/media"
 	"github.com/srpo-dev/srpo/plugins"
 	"github.com/srpo-dev/srpo/plugins/policy"
 )
@@ -29,7 +29,8 @@ import (
 //go:embed lerobot/plugin.toml lerobot/requirements.txt lerobot/read.py lerobot/write.py
 var lerobotFiles embed.FS
 
-// LeRobotFiles is the Python package that reads and writes LeRobot data sets, plugin.toml at its root; write.py is the writer.
+// LeRobotFiles is the Python package that reads and writes LeRobot data sets, plugin.toml at its root;
+// write.py is the writer.
 func LeRobotFiles() fs.FS {
 	sub, err := fs.Sub(lerobotFiles, "lerobot")
 	if err != nil {
@@ -115,7 +116,8 @@ func openLeRobot(ctx context.Context, dir string, o Options) (Set, error) {
 	}
 	r, _, err := s.ask(ctx, map[string]any{"open": abs, "success": s.o.Success})
 	if err == nil && len(r.Episodes) == 0 {
-		err = plugins.Errorf(plugins.Invalid, "the data set has no episode").WithPlace("%s", dir).WithHint("give another one")
+		err = plugins.Errorf(plugins.Invalid, "the data set has no episode").WithPlace("%s",
+			dir).WithHint("give another one")
 	}
 	if err != nil {
 		s.Close()
@@ -161,7 +163,8 @@ func (s *lerobot) check() error {
 	for _, pair := range s.o.Cameras {
 		name, f, ok := strings.Cut(pair, "=")
 		if !ok || name == "" {
-			return plugins.Errorf(plugins.Invalid, "%q does not say which feature is which camera", pair).WithPlace("data.cameras").WithHint("CAMERA=FEATURE, such as agentview=observation.images.image")
+			return plugins.Errorf(plugins.Invalid, "%q does not say which feature is which camera",
+				pair).WithPlace("data.cameras").WithHint("CAMERA=FEATURE, such as agentview=observation.images.image")
 		}
 		if !slices.Contains(s.cameras, f) {
 			return s.noFeature("data.cameras", f)
@@ -178,7 +181,8 @@ func (s *lerobot) noFeature(setting, name string) error {
 		}
 	}
 	sort.Strings(names)
-	return plugins.Errorf(plugins.NotFound, "the data set has no such feature as %q; it has %s", name, strings.Join(names, ", ")).WithPlace("%s", s.dir).WithHint("--set %s=...", setting)
+	return plugins.Errorf(plugins.NotFound, "the data set has no such feature as %q; it has %s", name,
+		strings.Join(names, ", ")).WithPlace("%s", s.dir).WithHint("--set %s=...", setting)
 }
 
 func size(shape []int) int {
@@ -189,7 +193,8 @@ func size(shape []int) int {
 	return n
 }
 
-// camera finds the feature of an env's camera: the one that was named, or one of the same name, or the only one there is.
+// camera finds the feature of an env's camera: the one that was named, or one of the same name, or the only
+// one there is.
 func (s *lerobot) camera(name string) (string, error) {
 	for _, pair := range s.o.Cameras {
 		if n, f, _ := strings.Cut(pair, "="); n == name {
@@ -209,32 +214,39 @@ func (s *lerobot) camera(name string) (string, error) {
 	if len(s.cameras) > 0 {
 		have, example = strings.Join(s.cameras, ", "), s.cameras[0]
 	}
-	return "", plugins.Errorf(plugins.Mismatch, "nothing says which of its cameras is %q; it has %s", name, have).WithPlace("%s", s.dir).WithHint("--set 'data.cameras=[\"%s=%s\"]'", name, example)
+	return "", plugins.Errorf(plugins.Mismatch, "nothing says which of its cameras is %q; it has %s", name,
+		have).WithPlace("%s", s.dir).WithHint("--set 'data.cameras=[\"%s=%s\"]'", name, example)
 }
 
-func (s *lerobot) Form() string        { return "LeRobot v" + s.version }
-func (s *lerobot) Episodes() []Episode { return s.list }
-func (s *lerobot) Space() Space        { return s.space }
-func (s *lerobot) Every() int          { return max(1, s.o.Every) }
+func (s *lerobot) Form() string { return "LeRobot v" + s.version }
 
-func (s *lerobot) Clip(ctx context.Context, i int) (attempts.Clip, error) {
+func (s *lerobot) Episodes() []Episode { return s.list }
+
+func (s *lerobot) Space() Space { return s.space }
+
+func (s *lerobot) Every() int { return max(1, s.o.Every) }
+
+func (s *lerobot) Clip(ctx context.Context, i int) (media.Clip, error) {
 	if len(s.o.Wanted) == 0 {
-		return attempts.Clip{}, plugins.Errorf(plugins.Mismatch, "the env names no camera to look at").WithPlace("%s", s.dir)
+		return media.Clip{}, plugins.Errorf(plugins.Mismatch,
+			"the env names no camera to look at").WithPlace("%s", s.dir)
 	}
 	f, err := s.camera(s.o.Wanted[0])
 	if err != nil {
-		return attempts.Clip{}, err
+		return media.Clip{}, err
 	}
-	_, arrays, err := s.ask(ctx, map[string]any{"episode": i, "columns": []string{}, "images": []string{f}, "every": s.Every()})
+	_, arrays, err := s.ask(ctx, map[string]any{"episode": i, "columns": []string{}, "images": []string{f},
+		"every": s.Every()})
 	if err != nil {
-		return attempts.Clip{}, plugins.AsError(err).WithPlace("%s, %s", s.dir, s.list[i].ID)
+		return media.Clip{}, plugins.AsError(err).WithPlace("%s, %s", s.dir, s.list[i].ID)
 	}
-	return attempts.Clip{Frames: arrays[f]}, nil
+	return media.Clip{Frames: arrays[f]}, nil
 }
 
 func (s *lerobot) Demonstration(ctx context.Context, i int, cameras []string) (policy.Demonstration, error) {
 	e := s.list[i]
-	d := policy.Demonstration{ID: e.ID, Instruction: e.Instruction, Images: map[string]plugins.Tensor{}, Success: e.Success != nil && *e.Success}
+	d := policy.Demonstration{ID: e.ID, Instruction: e.Instruction, Images: map[string]plugins.Tensor{},
+		Success: e.Success != nil && *e.Success}
 	columns, images := []string{s.o.Action}, []string{}
 	if f, ok := s.features[s.o.State]; ok && !f.pictures() {
 		columns = append(columns, s.o.State)
@@ -263,8 +275,10 @@ func (s *lerobot) Demonstration(ctx context.Context, i int, cameras []string) (p
 	return d, nil
 }
 
-// ask sends a request and reads the reply with its arrays. A program that dies or takes too long is started again for the next request.
-func (s *lerobot) ask(ctx context.Context, request map[string]any) (r reply, arrays map[string]plugins.Tensor, err error) {
+// ask sends a request and reads the reply with its arrays. A program that dies or takes too long is started
+// again for the next request.
+func (s *lerobot) ask(ctx context.Context, request map[string]any) (r reply, arrays map[string]plugins.Tensor,
+	err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.cmd == nil {
@@ -276,8 +290,10 @@ func (s *lerobot) ask(ctx context.Context, request map[string]any) (r reply, arr
 			if err != nil {
 				return r, nil, plugins.Errorf(plugins.Invalid, "%w", err)
 			}
-			if r, _, err := s.exchange(ctx, map[string]any{"open": abs, "success": s.o.Success}); err != nil || r.Problem != "" {
-				return r, nil, plugins.Errorf(plugins.Unavailable, "the reader of LeRobot data sets cannot go on: %s", r.Problem)
+			if r, _, err := s.exchange(ctx, map[string]any{"open": abs, "success": s.o.Success}); err != nil ||
+				r.Problem != "" {
+				return r, nil, plugins.Errorf(plugins.Unavailable,
+					"the reader of LeRobot data sets cannot go on: %s", r.Problem)
 			}
 		}
 	}
@@ -289,7 +305,8 @@ func (s *lerobot) ask(ctx context.Context, request map[string]any) (r reply, arr
 }
 
 // exchange needs s.mu and a process.
-func (s *lerobot) exchange(ctx context.Context, request map[string]any) (r reply, arrays map[string]plugins.Tensor, err error) {
+func (s *lerobot) exchange(ctx context.Context, request map[string]any) (r reply, arrays map[string]plugins.Tensor,
+	err error) {
 	limit, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	cmd, killed := s.cmd, make(chan struct{})
@@ -305,15 +322,18 @@ func (s *lerobot) exchange(ctx context.Context, request map[string]any) (r reply
 	s.end()
 	switch {
 	case ctx.Err() != nil:
-		return r, nil, plugins.Errorf(plugins.Canceled, "stopped while a data set was read").WithHint("the same command goes on")
+		return r, nil, plugins.Errorf(plugins.Canceled, "stopped while a data set was read").WithHint("the same " +
+			"command goes on")
 	case limit.Err() != nil:
-		return r, nil, plugins.Errorf(plugins.Invalid, "it was not read within %s", s.timeout).WithPlace("%s", s.dir).WithHint("leave the episode out")
+		return r, nil, plugins.Errorf(plugins.Invalid, "it was not read within %s", s.timeout).WithPlace("%s",
+			s.dir).WithHint("leave the episode out")
 	}
 	words := s.said.text()
 	if words == "" {
 		words = err.Error()
 	}
-	return r, nil, plugins.Errorf(plugins.Invalid, "it ended the reader of LeRobot data sets: %s", words).WithPlace("%s", s.dir).WithHint("leave the episode out, or look at it with lerobot's own tools")
+	return r, nil, plugins.Errorf(plugins.Invalid, "it ended the reader of LeRobot data sets: %s",
+		words).WithPlace("%s", s.dir).WithHint("leave the episode out, or look at it with lerobot's own tools")
 }
 
 func (s *lerobot) talk(request map[string]any) (r reply, arrays map[string]plugins.Tensor, err error) {
@@ -375,7 +395,8 @@ func (s *lerobot) start() error {
 		}
 	}
 	if err != nil {
-		return plugins.Errorf(plugins.Unavailable, "the reader of LeRobot data sets does not start: %w", err).WithHint("remove %s, and it is installed anew", strings.TrimSuffix(s.argv[0], "/bin/python"))
+		return plugins.Errorf(plugins.Unavailable, "the reader of LeRobot data sets does not start: %w",
+			err).WithHint("remove %s, and it is installed anew", strings.TrimSuffix(s.argv[0], "/bin/python"))
 	}
 	s.cmd, s.out = cmd, bufio.NewReaderSize(out, 1<<20)
 	return nil

@@ -8,7 +8,8 @@ import (
 	"strings"
 )
 
-// style holds the colours of charts and pages, for light and dark. Charts use them by class, so that one drawing serves both.
+// style holds the colours of charts and pages, for light and dark. Charts use them by class, so that one
+// drawing serves both.
 const style = `
 :root{--bg:#ffffff;--card:#ffffff;--edge:#e3e6ea;--ink:#1b2127;--soft:#5c6873;--grid:#eceff2;--s0:#2563eb;--s1:#e8590c;--s2:#0b8f6a;--s3:#8b3fd9;--s4:#b7791f;--s5:#c2255c;--good:#0b8f6a;--bad:#c92a2a;--page:#f5f6f8}
 @media (prefers-color-scheme:dark){:root{--bg:#14181d;--card:#1b2027;--edge:#2d343d;--ink:#e8ebee;--soft:#9aa5b1;--grid:#262c34;--s0:#74a7ff;--s1:#ff9a57;--s2:#4fd1a5;--s3:#c79bff;--s4:#f0c05a;--s5:#ff85ad;--good:#4fd1a5;--bad:#ff8a80;--page:#0f1216}}
@@ -59,7 +60,8 @@ func standalone(width, height float64, body string) string {
 
 // inline is a drawing inside a page that has the style.
 func inline(width, height float64, label, body string) string {
-	return fmt.Sprintf(`<svg viewBox="0 0 %g %g" role="img" aria-label="%s">%s</svg>`, width, height, html.EscapeString(label), body)
+	return fmt.Sprintf(`<svg viewBox="0 0 %g %g" role="img" aria-label="%s">%s</svg>`, width, height,
+		html.EscapeString(label), body)
 }
 
 func (c chart) inline() string { return inline(c.width, c.height, c.title, c.draw()) }
@@ -85,8 +87,10 @@ func (c chart) draw() string {
 	for _, t := range ticks(x0, x1, max(2, int((c.width-left-right)/75)), c.whole) {
 		fmt.Fprintf(&b, `<text x="%.1f" y="%g" text-anchor="middle">%s</text>`, px(t), c.height-bottom+18, short(t))
 	}
-	fmt.Fprintf(&b, `<line class="a" x1="%g" x2="%g" y1="%g" y2="%g"/>`, left, c.width-right, c.height-bottom, c.height-bottom)
-	fmt.Fprintf(&b, `<text x="%g" y="%g" text-anchor="middle">%s</text>`, (left+c.width-right)/2, c.height-5, html.EscapeString(c.xLabel))
+	fmt.Fprintf(&b, `<line class="a" x1="%g" x2="%g" y1="%g" y2="%g"/>`, left, c.width-right, c.height-bottom,
+		c.height-bottom)
+	fmt.Fprintf(&b, `<text x="%g" y="%g" text-anchor="middle">%s</text>`, (left+c.width-right)/2, c.height-5,
+		html.EscapeString(c.xLabel))
 	for _, s := range c.series {
 		s = s.thin()
 		for _, run := range s.band() {
@@ -129,7 +133,8 @@ func (c chart) draw() string {
 				fmt.Fprintf(&b, `<circle class="c%d" style="fill:var(--card);stroke-width:2" cx="%.1f" cy="%.1f" r="3.6"/>`, s.hue%hues, x, y)
 			}
 			if len(s.x) <= mostPoints {
-				fmt.Fprintf(&b, `<circle class="h" cx="%.1f" cy="%.1f" r="7"><title>%s</title></circle>`, x, y, html.EscapeString(c.tip(s, i)))
+				fmt.Fprintf(&b, `<circle class="h" cx="%.1f" cy="%.1f" r="7"><title>%s</title></circle>`, x, y,
+					html.EscapeString(c.tip(s, i)))
 			}
 		}
 	}
@@ -382,11 +387,14 @@ func bars(title, xLabel string, width, height float64, x []float64, names []stri
 			y += v
 		}
 		if i%every == 0 {
-			fmt.Fprintf(&b, `<text x="%.1f" y="%g" text-anchor="middle">%s</text>`, bx+bw/2, height-bottom+18, short(math.Floor(at[i])))
+			fmt.Fprintf(&b, `<text x="%.1f" y="%g" text-anchor="middle">%s</text>`, bx+bw/2, height-bottom+18,
+				short(math.Floor(at[i])))
 		}
 	}
-	fmt.Fprintf(&b, `<line class="a" x1="%g" x2="%g" y1="%g" y2="%g"/>`, left, width-right, height-bottom, height-bottom)
-	fmt.Fprintf(&b, `<text x="%g" y="%g" text-anchor="middle">%s</text>`, (left+width-right)/2, height-5, html.EscapeString(xLabel))
+	fmt.Fprintf(&b, `<line class="a" x1="%g" x2="%g" y1="%g" y2="%g"/>`, left, width-right, height-bottom,
+		height-bottom)
+	fmt.Fprintf(&b, `<text x="%g" y="%g" text-anchor="middle">%s</text>`, (left+width-right)/2, height-5,
+		html.EscapeString(xLabel))
 	for p, name := range names {
 		c.series = append(c.series, series{name: name, hue: p})
 	}

@@ -9,6 +9,7 @@ import (
 	"sort"
 	"strings"
 
+	"github.com/srpo-dev/srpo/host/stats"
 	"github.com/srpo-dev/srpo/host/store"
 	"github.com/srpo-dev/srpo/plugins"
 )
@@ -19,7 +20,8 @@ type Group struct {
 	Runs  []*store.Record
 }
 
-// Comparison of groups by their success rates. Each run is one observation: intervals are over seeds, not over episodes.
+// Comparison of groups by their success rates. Each run is one observation: intervals are over seeds, not
+// over episodes.
 type Comparison struct {
 	Title string
 	// Evaluated says that the rates are those of evaluations, not of the training episodes.
@@ -35,13 +37,15 @@ type Curve struct {
 	Seeds int
 	// Iterations and Rates are by iteration, where at least one run has it.
 	Iterations []float64
-	Rates      []Interval
-	// EnvSteps and RatesBySteps are on a common grid over the steps that every run of the group covers, runs interpolated linearly.
+	Rates      []stats.Interval
+	// EnvSteps and RatesBySteps are on a common grid over the steps that every run of the group covers,
+	// runs interpolated linearly.
 	EnvSteps     []float64
-	RatesBySteps []Interval
-	// Final is the mean over the last iterations of each run (a tenth of them, or five where there are ten or more, as one of a few episodes says little; of evaluations a tenth, at least one), Mean over
-	// all iterations.
-	Final, Mean Interval
+	RatesBySteps []stats.Interval
+	// Final is the mean over the last iterations of each run (a tenth of them, or five where there are ten
+	// or more, as one of a few episodes says little; of evaluations a tenth, at least one), Mean over all
+	// iterations.
+	Final, Mean stats.Interval
 
 	// Greedy is the mean rate of the runs' evaluations, where the curve is that of training episodes.
 	Greedy []Greedy
@@ -57,8 +61,9 @@ type Greedy struct{ Iteration, EnvSteps, Rate float64 }
 // Difference is first group minus second, in success rate from -1 to 1.
 type Difference struct {
 	First, Second, What string
-	Interval
-	// Paired says that both groups have the same seeds and the interval is over the differences by seed; otherwise it is Welch's.
+	stats.Interval
+	// Paired says that both groups have the same seeds and the interval is over the differences by seed;
+	// otherwise it is Welch's.
 	Paired bool
 }
 
@@ -68,12 +73,13 @@ type points struct {
 	iteration, steps, rate []float64
 }
 
-// Compare reads the groups' curves. With evaluated, the rates of evaluations count instead of the training episodes'. Error: Invalid when a group has no
-// run with a point.
+// Compare reads the groups' curves. With evaluated, the rates of evaluations count instead of the training
+// episodes'. Error: Invalid when a group has no run with a point.
 func Compare(title string, groups []Group, evaluated bool) (*Comparison, error) {
 	c := &Comparison{Title: title, Evaluated: evaluated}
 	if len(groups) == 0 {
-		return nil, plugins.Errorf(plugins.Invalid, "there are no runs to compare").WithHint("give at least one group of run folders")
+		return nil, plugins.Errorf(plugins.Invalid, "there are no runs to compare").WithHint("give at least one " +
+			"group of run folders")
 	}
 	for _, g := range groups {
 		curve := Curve{Label: g.Label, finals: map[uint64]float64{}, means: map[uint64]float64{}}
@@ -84,7 +90,8 @@ func Compare(title string, groups []Group, evaluated bool) (*Comparison, error) 
 				if evaluated {
 					what = "evaluation"
 				}
-				return nil, plugins.Errorf(plugins.Invalid, "the run has no %s", what).WithPlace("%s", rec.Dir).WithHint("leave it out, or let it run further")
+				return nil, plugins.Errorf(plugins.Invalid, "the run has no %s", what).WithPlace("%s",
+					rec.Dir).WithHint("leave it out, or let it run further")
 			}
 			if rec.Manifest == nil {
 				p.seed = uint64(i)
@@ -95,14 +102,16 @@ func Compare(title string, groups []Group, evaluated bool) (*Comparison, error) 
 			}
 		}
 		if len(curve.runs) == 0 {
-			return nil, plugins.Errorf(plugins.Invalid, "group %q has no runs", g.Label).WithHint("give the folders of its runs")
+			return nil, plugins.Errorf(plugins.Invalid, "group %q has no runs",
+				g.Label).WithHint("give the folders of its runs")
 		}
 		curve.fill(evaluated)
 		c.Curves = append(c.Curves, curve)
 	}
 	first := c.Curves[0]
 	for _, other := range c.Curves[1:] {
-		c.Differences = append(c.Differences, difference(first, other, "at the end", func(c Curve) map[uint64]float64 { return c.finals }),
+		c.Differences = append(c.Differences, difference(first, other, "at the end",
+			func(c Curve) map[uint64]float64 { return c.finals }),
 			difference(first, other, "mean over the iterations", func(c Curve) map[uint64]float64 { return c.means }))
 		lo, hi := commonSteps(append(append([]points{}, first.runs...), other.runs...))
 		if hi > lo {
@@ -118,7 +127,8 @@ func Compare(title string, groups []Group, evaluated bool) (*Comparison, error) 
 				}
 				return out
 			}
-			c.Differences = append(c.Differences, difference(first, other, fmt.Sprintf("mean over env steps %s to %s", short(lo), short(hi)), at))
+			c.Differences = append(c.Differences, difference(first, other,
+				fmt.Sprintf("mean over env steps %s to %s", short(lo), short(hi)), at))
 		}
 	}
 	return c, nil
@@ -136,7 +146,8 @@ func pointsOf(rec *store.Record, evaluated bool) points {
 		if n := len(p.steps); n > 0 && (p.steps[n-1] >= float64(steps) || p.iteration[n-1] >= float64(iteration)) {
 			return // A curve goes on to the right.
 		}
-		p.iteration, p.steps, p.rate = append(p.iteration, float64(iteration)), append(p.steps, float64(steps)), append(p.rate, rate)
+		p.iteration, p.steps, p.rate = append(p.iteration, float64(iteration)), append(p.steps, float64(steps)),
+			append(p.rate, rate)
 	}
 	if evaluated {
 		for _, e := range rec.Events {
@@ -194,9 +205,9 @@ func (c *Curve) fill(evaluated bool) {
 	}
 	sort.Float64s(c.Iterations)
 	for _, it := range c.Iterations {
-		c.Rates = append(c.Rates, MeanInterval(byIteration[it]))
+		c.Rates = append(c.Rates, stats.MeanInterval(byIteration[it]))
 	}
-	c.Final, c.Mean = MeanInterval(finals), MeanInterval(means)
+	c.Final, c.Mean = stats.MeanInterval(finals), stats.MeanInterval(means)
 	lo, hi := commonSteps(c.runs)
 	if hi < lo {
 		return
@@ -207,7 +218,7 @@ func (c *Curve) fill(evaluated bool) {
 			v = append(v, interpolate(p.steps, p.rate, x))
 		}
 		c.EnvSteps = append(c.EnvSteps, x)
-		c.RatesBySteps = append(c.RatesBySteps, MeanInterval(v))
+		c.RatesBySteps = append(c.RatesBySteps, stats.MeanInterval(v))
 	}
 }
 
@@ -269,7 +280,7 @@ func difference(a, b Curve, what string, of func(Curve) map[uint64]float64) Diff
 		diffs = append(diffs, va[s]-y)
 	}
 	if paired {
-		d.Paired, d.Interval = true, MeanInterval(diffs)
+		d.Paired, d.Interval = true, stats.MeanInterval(diffs)
 		return d
 	}
 	others := make([]uint64, 0, len(vb))
@@ -280,7 +291,7 @@ func difference(a, b Curve, what string, of func(Curve) map[uint64]float64) Diff
 	for _, s := range others {
 		lb = append(lb, vb[s])
 	}
-	d.Interval = DifferenceInterval(la, lb)
+	d.Interval = stats.DifferenceInterval(la, lb)
 	return d
 }
 
@@ -312,7 +323,8 @@ func (d Difference) Verdict() string {
 func (c *Comparison) SVG(w io.Writer) error {
 	const width, height = 1000.0, 380.0
 	var b strings.Builder
-	fmt.Fprintf(&b, `<text class="t" x="20" y="28" style="font-size:16px">%s</text>`, template.HTMLEscapeString(c.Title))
+	fmt.Fprintf(&b, `<text class="t" x="20" y="28" style="font-size:16px">%s</text>`,
+		template.HTMLEscapeString(c.Title))
 	x := 20.0
 	for i, k := range c.Curves {
 		label := fmt.Sprintf("%s, %d seeds", k.Label, k.Seeds)
@@ -325,7 +337,8 @@ func (c *Comparison) SVG(w io.Writer) error {
 	fmt.Fprintf(&b, `<text x="%g" y="51" text-anchor="end">%s</text>`, width-20, c.legend())
 	one, two := c.charts()
 	one.width, one.height, two.width, two.height = width/2-14, height-62, width/2-14, height-62
-	fmt.Fprintf(&b, `<g transform="translate(8 58)">%s</g><g transform="translate(%g 58)">%s</g>`, one.draw(), width/2+8, two.draw())
+	fmt.Fprintf(&b, `<g transform="translate(8 58)">%s</g><g transform="translate(%g 58)">%s</g>`, one.draw(),
+		width/2+8, two.draw())
 	_, err := io.WriteString(w, standalone(width, height, b.String()))
 	return err
 }
@@ -350,11 +363,12 @@ func (c *Comparison) charts() (byIteration, bySteps chart) {
 		for _, s := range []struct {
 			c     *chart
 			x     []float64
-			rates []Interval
+			rates []stats.Interval
 		}{{&byIteration, k.Iterations, k.Rates}, {&bySteps, k.EnvSteps, k.RatesBySteps}} {
 			one := series{hue: i, x: s.x}
 			for _, r := range s.rates {
-				one.y, one.low, one.high = append(one.y, r.Mean), append(one.low, max(0, r.Low)), append(one.high, min(1, r.High))
+				one.y, one.low, one.high = append(one.y, r.Mean), append(one.low, max(0, r.Low)),
+					append(one.high, min(1, r.High))
 			}
 			s.c.series = append(s.c.series, one)
 		}
@@ -380,9 +394,11 @@ func (c *Comparison) Markdown(w io.Writer) error {
 	if c.Evaluated {
 		rates = "evaluations"
 	}
-	fmt.Fprintf(&b, "Success rate of %s, mean over seeds [95 %% t interval]:\n\n| | seeds | at the end | mean over iterations | env steps to 50 %% | 80 %% | 95 %% |\n|---|---|---|---|---|---|---|\n", rates)
+	fmt.Fprintf(&b, "Success rate of %s, mean over seeds [95 %% t interval]:\n\n| | seeds | at the end | mean over "+
+		"iterations | env steps to 50 %% | 80 %% | 95 %% |\n|---|---|---|---|---|---|---|\n", rates)
 	for _, k := range c.Curves {
-		fmt.Fprintf(&b, "| %s | %d | %s | %s | %s | %s | %s |\n", k.Label, k.Seeds, k.Final, k.Mean, k.reach(0.5), k.reach(0.8), k.reach(0.95))
+		fmt.Fprintf(&b, "| %s | %d | %s | %s | %s | %s | %s |\n", k.Label, k.Seeds, rateString(k.Final), rateString(k.Mean), k.reach(0.5),
+			k.reach(0.8), k.reach(0.95))
 	}
 	b.WriteString("\n")
 	for _, d := range c.Differences {
@@ -392,15 +408,16 @@ func (c *Comparison) Markdown(w io.Writer) error {
 	return err
 }
 
-// String prints a rate and its interval in percent.
-func (i Interval) String() string {
+// rateString returns a rate and its interval in percent.
+func rateString(i stats.Interval) string {
 	if math.IsNaN(i.Low) {
 		return percent(i.Mean)
 	}
 	return fmt.Sprintf("%.1f %% [%.1f, %.1f]", 100*i.Mean, 100*i.Low, 100*i.High)
 }
 
-// reach says after how many env steps a run first reached a rate: the median of those that did, and how many did.
+// reach says after how many env steps a run first reached a rate: the median of those that did, and how
+// many did.
 func (c Curve) reach(rate float64) string {
 	var at []float64
 	for _, p := range c.runs {
@@ -442,12 +459,14 @@ func (c *Comparison) HTML(w io.Writer) error {
 		Charts   []template.HTML
 		Lines    []line
 		Verdicts []string
-	}{Style: template.CSS(style + pageStyle), Title: c.Title, Rates: "training episodes", Legend: c.legend(), Charts: []template.HTML{template.HTML(one.inline()), template.HTML(two.inline())}}
+	}{Style: template.CSS(style + pageStyle), Title: c.Title, Rates: "training episodes", Legend: c.legend(),
+		Charts: []template.HTML{template.HTML(one.inline()), template.HTML(two.inline())}}
 	if c.Evaluated {
 		data.Rates = "evaluations"
 	}
 	for i, k := range c.Curves {
-		data.Lines = append(data.Lines, line{k.Label, k.Final.String(), k.Mean.String(), k.reach(0.5), k.reach(0.8), k.reach(0.95), k.Seeds, i % hues})
+		data.Lines = append(data.Lines, line{k.Label, rateString(k.Final), rateString(k.Mean), k.reach(0.5),
+			k.reach(0.8), k.reach(0.95), k.Seeds, i % hues})
 	}
 	for _, d := range c.Differences {
 		data.Verdicts = append(data.Verdicts, d.Verdict())

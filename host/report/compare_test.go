@@ -18,7 +18,8 @@ import (
 func runOf(seed uint64, rates ...float64) *store.Record {
 	r := &store.Record{Dir: fmt.Sprint("run", seed), Manifest: &store.Manifest{Seed: seed}}
 	for i, p := range rates {
-		r.Metrics = append(r.Metrics, store.Metrics{Iteration: i + 1, EnvSteps: int64(100 * (i + 1)), Episodes: 64, SuccessRate: p})
+		r.Metrics = append(r.Metrics, store.Metrics{Iteration: i + 1, EnvSteps: int64(100 * (i + 1)), Episodes: 64,
+			SuccessRate: p})
 	}
 	return r
 }
@@ -55,13 +56,15 @@ func TestCompareByHand(t *testing.T) {
 	require.Contains(t, b.String(), "| 300 | never | never |")
 
 	// Other seeds: not paired. The group that is behind comes second in the sentence.
-	c, err = Compare("t", []Group{{"a", []*store.Record{runOf(1, 0.1), runOf(2, 0.11), runOf(3, 0.12)}}, {"b", []*store.Record{runOf(4, 0.9), runOf(5, 0.91)}}}, false)
+	c, err = Compare("t", []Group{{"a", []*store.Record{runOf(1, 0.1), runOf(2, 0.11), runOf(3, 0.12)}},
+		{"b", []*store.Record{runOf(4, 0.9), runOf(5, 0.91)}}}, false)
 	require.NoError(t, err)
 	require.False(t, c.Differences[0].Paired)
 	require.Contains(t, c.Differences[0].Verdict(), "b is ahead of a by 79.5 points")
 	require.NotContains(t, c.Differences[0].Verdict(), "not enough")
 
-	c, err = Compare("t", []Group{{"a", []*store.Record{runOf(1, 0.1)}}, {"b", []*store.Record{runOf(1, 0.9)}}}, false)
+	c, err = Compare("t", []Group{{"a", []*store.Record{runOf(1, 0.1)}}, {"b", []*store.Record{runOf(1, 0.9)}}},
+		false)
 	require.NoError(t, err)
 	require.Contains(t, c.Differences[0].Verdict(), "one seed gives no interval")
 	b.Reset()
@@ -77,7 +80,8 @@ func TestCompareEndsOfShortRuns(t *testing.T) {
 
 func TestCompareEvaluations(t *testing.T) {
 	r := runOf(1, 0.1, 0.2)
-	r.Events = []store.Event{{Type: store.Evaluated, Iteration: 2, Evaluation: &store.Evaluation{EnvSteps: 200, SuccessRate: 0.7, Episodes: 50}}}
+	r.Events = []store.Event{{Type: store.Evaluated, Iteration: 2, Evaluation: &store.Evaluation{EnvSteps: 200,
+		SuccessRate: 0.7, Episodes: 50}}}
 	c, err := Compare("t", []Group{{"a", []*store.Record{r}}}, true)
 	require.NoError(t, err)
 	require.InDelta(t, 0.7, c.Curves[0].Final.Mean, 1e-12)
@@ -85,8 +89,10 @@ func TestCompareEvaluations(t *testing.T) {
 
 	// beside the training episodes they are circles, the mean over the runs that have them
 	other := runOf(2, 0.3, 0.4)
-	other.Events = []store.Event{{Type: store.Evaluated, Iteration: 0, Evaluation: &store.Evaluation{EnvSteps: 0, SuccessRate: 0.2, Episodes: 50}},
-		{Type: store.Evaluated, Iteration: 2, Evaluation: &store.Evaluation{EnvSteps: 400, SuccessRate: 0.9, Episodes: 50}}}
+	other.Events = []store.Event{{Type: store.Evaluated, Iteration: 0, Evaluation: &store.Evaluation{EnvSteps: 0,
+		SuccessRate: 0.2, Episodes: 50}},
+		{Type: store.Evaluated, Iteration: 2, Evaluation: &store.Evaluation{EnvSteps: 400, SuccessRate: 0.9,
+			Episodes: 50}}}
 	c, err = Compare("t", []Group{{"a", []*store.Record{r, other}}}, false)
 	require.NoError(t, err)
 	require.Equal(t, []Greedy{{0, 0, 0.2}, {2, 300, 0.8}}, c.Curves[0].Greedy)
@@ -94,11 +100,13 @@ func TestCompareEvaluations(t *testing.T) {
 	require.NoError(t, c.SVG(&b))
 	checkPage(t, b.String())
 	require.Contains(t, b.String(), "circles: greedy evaluations")
-	require.Equal(t, 4, strings.Count(b.String(), `fill:var(--card);stroke-width:2`), "two by iteration and two by env steps")
+	require.Equal(t, 4, strings.Count(b.String(), `fill:var(--card);stroke-width:2`),
+		"two by iteration and two by env steps")
 	_, err = Compare("t", []Group{{"a", []*store.Record{runOf(1, 0.1)}}}, true)
 	require.Equal(t, plugins.Invalid, plugins.KindOf(err))
 	require.ErrorContains(t, err, "no evaluation")
-	for _, bad := range [][]Group{nil, {{"a", nil}}, {{"a", []*store.Record{runOf(1)}}}, {{"a", []*store.Record{runOf(1, math.NaN())}}}} {
+	for _, bad := range [][]Group{nil, {{"a", nil}}, {{"a", []*store.Record{runOf(1)}}},
+		{{"a", []*store.Record{runOf(1, math.NaN())}}}} {
 		_, err = Compare("t", bad, false)
 		require.Equal(t, plugins.Invalid, plugins.KindOf(err))
 		require.NotEmpty(t, plugins.AsError(err).Hint)

@@ -124,7 +124,8 @@ td.d{width:230px;padding-right:14px}td.d svg{display:block;width:220px;height:18
 table.by td,table.by th{text-align:right}table.by td:first-child,table.by th:first-child{text-align:left}table.by tr.own td{font-weight:650;color:var(--ink)}
 `
 
-var evalPage = template.Must(template.New("eval").Funcs(template.FuncMap{"percent": percent, "gif": func([]byte) template.URL { return "" }, "leftOut": func() int { return 0 },
+var evalPage = template.Must(template.New("eval").Funcs(template.FuncMap{"percent": percent,
+	"gif": func([]byte) template.URL { return "" }, "leftOut": func() int { return 0 },
 	"dots": func(EvalRate) template.HTML { return "" }, "written": func() string { return "" }}).Parse(`<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1"><title>{{.Name}} · srpo</title><style>{{.Style}}</style></head>
 <body><main>

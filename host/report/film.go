@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"math"
 
-	"github.com/srpo-dev/srpo/host/store"
+	"github.com/srpo-dev/srpo/host/media"
 	"github.com/srpo-dev/srpo/plugins"
 )
 
@@ -16,7 +16,8 @@ type Line struct {
 }
 
 // filmHues are the first colours of style, as pixels.
-var filmHues = [hues][3]byte{{0x25, 0x63, 0xeb}, {0xe8, 0x59, 0x0c}, {0x0b, 0x8f, 0x6a}, {0x8b, 0x3f, 0xd9}, {0xb7, 0x79, 0x1f}, {0xc2, 0x25, 0x5c}}
+var filmHues = [hues][3]byte{{0x25, 0x63, 0xeb}, {0xe8, 0x59, 0x0c}, {0x0b, 0x8f, 0x6a}, {0x8b, 0x3f, 0xd9},
+	{0xb7, 0x79, 0x1f}, {0xc2, 0x25, 0x5c}}
 
 const (
 	cellSide   = 128 // pixels of the picture, and of the plot beside it
@@ -162,8 +163,9 @@ func (f Film) draw(c *canvas, x, y, k, n int) {
 	c.rect(x, y+cellSide-2, x+cellSide, y+cellSide, f.edge())
 }
 
-// FilmGIF shows films beside each other, columns in a row, each from its beginning to its end in the same time: the frames, and beside them the curve as far
-// as it has come. Error: Corrupt for frames of another shape.
+// FilmGIF shows films beside each other, columns in a row, each from its beginning to its end in the same
+// time: the frames, and beside them the curve as far as it has come. Error: Corrupt for frames of another
+// shape.
 func FilmGIF(films []Film, columns int) ([]byte, error) {
 	n := 1
 	for _, f := range films {
@@ -185,6 +187,6 @@ func FilmGIF(films []Film, columns int) ([]byte, error) {
 		data = append(data, c.pix...)
 	}
 	var b bytes.Buffer
-	err := store.EncodeGIF(&b, plugins.Bytes(data, n, h, w, 3), store.GIF{MaxSide: max(w, h), MaxFrames: n})
+	err := media.EncodeGIF(&b, plugins.Bytes(data, n, h, w, 3), media.GIF{MaxSide: max(w, h), MaxFrames: n})
 	return b.Bytes(), err
 }

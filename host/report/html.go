@@ -1,6 +1,7 @@
 package report
 
 import (
+	"bytes"
 	"encoding/base64"
 	"fmt"
 	"html/template"
@@ -11,11 +12,10 @@ import (
 	"strings"
 	"time"
 
-	"bytes"
-
 	"github.com/BurntSushi/toml"
 
 	"github.com/srpo-dev/srpo/host/config"
+	"github.com/srpo-dev/srpo/host/stats"
 	"github.com/srpo-dev/srpo/host/store"
 	"github.com/srpo-dev/srpo/plugins"
 )
@@ -184,16 +184,19 @@ func (v *view) head(rec *store.Record, settings map[string]any) {
 			best = i
 		}
 	}
-	low, high := Wilson(last.SuccessRate, last.Episodes)
+	low, high := stats.Wilson(last.SuccessRate, last.Episodes)
 	first := rec.Metrics[0]
 	v.Tiles = []tile{
-		{"success, last iteration", percent(last.SuccessRate), fmt.Sprintf("95 %%: %s to %s of %d episodes", percent(low), percent(high), last.Episodes)},
-		{"success, first iteration", percent(first.SuccessRate), fmt.Sprintf("iteration %d, %d episodes", first.Iteration, first.Episodes)},
-		{"best iteration", percent(rec.Metrics[best].SuccessRate), fmt.Sprintf("iteration %d", rec.Metrics[best].Iteration)},
+		{"success, last iteration", percent(last.SuccessRate), fmt.Sprintf("95 %%: %s to %s of %d episodes",
+			percent(low), percent(high), last.Episodes)},
+		{"success, first iteration", percent(first.SuccessRate), fmt.Sprintf("iteration %d, %d episodes",
+			first.Iteration, first.Episodes)},
+		{"best iteration", percent(rec.Metrics[best].SuccessRate), fmt.Sprintf("iteration %d",
+			rec.Metrics[best].Iteration)},
 	}
 	for i := len(rec.Events) - 1; i >= 0; i-- {
 		if e := rec.Events[i].Evaluation; e != nil {
-			l, h := Wilson(e.SuccessRate, e.Episodes)
+			l, h := stats.Wilson(e.SuccessRate, e.Episodes)
 			note := fmt.Sprintf("95 %%: %s to %s of %d", percent(l), percent(h), e.Episodes)
 			if e.StartStates != "" {
 				note += ", start states: " + e.StartStates
@@ -204,7 +207,8 @@ func (v *view) head(rec *store.Record, settings map[string]any) {
 	}
 	v.Tiles = append(v.Tiles,
 		tile{"iterations", fmt.Sprint(len(rec.Metrics)), fmt.Sprintf("%s episodes", short(float64(episodes)))},
-		tile{"env steps", short(float64(last.EnvSteps)), fmt.Sprintf("%s a second", short(math.Round(float64(last.EnvSteps)/seconds)))},
+		tile{"env steps", short(float64(last.EnvSteps)), fmt.Sprintf("%s a second",
+			short(math.Round(float64(last.EnvSteps)/seconds)))},
 		tile{"time", duration(seconds), fmt.Sprintf("%s an iteration", duration(seconds/float64(len(rec.Metrics))))})
 }
 
@@ -246,13 +250,13 @@ func (v *view) charts(rec *store.Record) {
 	rate := column(ms, func(m store.Metrics) float64 { return m.SuccessRate })
 	low, high := make([]float64, len(ms)), make([]float64, len(ms))
 	for i, m := range ms {
-		low[i], high[i] = Wilson(m.SuccessRate, m.Episodes)
+		low[i], high[i] = stats.Wilson(m.SuccessRate, m.Episodes)
 	}
 	eval := series{name: "evaluated", hue: 1, marks: true}
 	var evalSteps []float64
 	for _, e := range rec.Events {
 		if e.Evaluation != nil {
-			l, h := Wilson(e.Evaluation.SuccessRate, e.Evaluation.Episodes)
+			l, h := stats.Wilson(e.Evaluation.SuccessRate, e.Evaluation.Episodes)
 			eval.x, eval.y = append(eval.x, float64(e.Iteration)), append(eval.y, e.Evaluation.SuccessRate)
 			eval.low, eval.high = append(eval.low, l), append(eval.high, h)
 			evalSteps = append(evalSteps, float64(e.Evaluation.EnvSteps))
@@ -263,7 +267,8 @@ func (v *view) charts(rec *store.Record) {
 		x, eval []float64
 		whole   bool
 	}{{"iteration", iteration, eval.x, true}, {"env steps", steps, evalSteps, true}} {
-		c := chart{title: "Success rate by " + axis.label, xLabel: axis.label, percent: true, whole: axis.whole, width: 600, height: 300,
+		c := chart{title: "Success rate by " + axis.label, xLabel: axis.label, percent: true, whole: axis.whole,
+			width: 600, height: 300,
 			series: []series{{name: "training, 95 % band", x: axis.x, y: rate, low: low, high: high}}}
 		if len(eval.x) > 0 {
 			e := eval
@@ -273,7 +278,8 @@ func (v *view) charts(rec *store.Record) {
 		v.Success = append(v.Success, template.HTML(c.inline()))
 	}
 	small := func(title string, hue int, get func(store.Metrics) float64) {
-		c := chart{title: title, xLabel: "iteration", whole: true, width: 320, height: 190, series: []series{{hue: hue, x: iteration, y: column(ms, get)}}}
+		c := chart{title: title, xLabel: "iteration", whole: true, width: 320, height: 190,
+			series: []series{{hue: hue, x: iteration, y: column(ms, get)}}}
 		v.Small = append(v.Small, template.HTML(c.inline()))
 	}
 	small("Mean reward", 2, func(m store.Metrics) float64 { return m.RewardMean })
@@ -330,10 +336,11 @@ func (v *view) charts(rec *store.Record) {
 		parts[i] = column(ms, func(m store.Metrics) float64 { return m.SecondsByPhase[p] })
 	}
 	v.Work = append(v.Work, template.HTML(bars("Seconds by phase", "iteration", 600, 250, iteration, phases, parts)))
-	v.Work = append(v.Work, template.HTML(bars("Groups", "iteration", 600, 250, iteration, []string{"kept", "dropped"}, [][]float64{
-		column(ms, func(m store.Metrics) float64 { return float64(m.GroupsKept) }),
-		column(ms, func(m store.Metrics) float64 { return float64(m.GroupsDropped) }),
-	})))
+	v.Work = append(v.Work, template.HTML(bars("Groups", "iteration", 600, 250, iteration,
+		[]string{"kept", "dropped"}, [][]float64{
+			column(ms, func(m store.Metrics) float64 { return float64(m.GroupsKept) }),
+			column(ms, func(m store.Metrics) float64 { return float64(m.GroupsDropped) }),
+		})))
 }
 
 // audits draws what the run measured of its reward every few iterations.
@@ -363,11 +370,13 @@ func (v *view) audits(ms []store.Metrics) {
 			v.Audit = append(v.Audit, template.HTML(c.inline()))
 		}
 	}
-	draw("AUROC of the reward", line("reward, 95 % band", "audit_auroc", 0, true), line("length alone", "audit_length_auroc", 1, false))
+	draw("AUROC of the reward", line("reward, 95 % band", "audit_auroc", 0, true),
+		line("length alone", "audit_length_auroc", 1, false))
 	draw("Order among failures", line("pairs as the env's progress", "audit_progress_order", 2, true))
 }
 
-// rollouts picks videos: those of the last iteration, then of the first, then spread over the others, as many as fit.
+// rollouts picks videos: those of the last iteration, then of the first, then spread over the others, as
+// many as fit.
 func (v *view) rollouts(rec *store.Record, p Page) {
 	by := map[int][]store.Episode{}
 	var its []int
@@ -386,7 +395,8 @@ func (v *view) rollouts(rec *store.Record, p Page) {
 				break
 			}
 			data, err := rec.Video(e)
-			r := rollout{Episode: e, RewardText: fmt.Sprintf("%.3f", e.Reward), DistanceText: "–", StepsText: fmt.Sprint(e.Steps)}
+			r := rollout{Episode: e, RewardText: fmt.Sprintf("%.3f", e.Reward), DistanceText: "–",
+				StepsText: fmt.Sprint(e.Steps)}
 			if e.Distance != nil {
 				r.DistanceText = fmt.Sprintf("%.3g", *e.Distance)
 			}
@@ -415,7 +425,8 @@ func (v *view) rollouts(rec *store.Record, p Page) {
 	v.Rollouts = shown
 }
 
-// spread orders 0 to n-1 so that every beginning of the order is spread over the range: last, first, middle, quarters and so on.
+// spread orders 0 to n-1 so that every beginning of the order is spread over the range: last, first,
+// middle, quarters and so on.
 func spread(n int) []int {
 	var out []int
 	taken := make([]bool, n)
@@ -456,7 +467,8 @@ func settingRows(settings map[string]any) []rows {
 		for _, d := range s.Settings {
 			known[d.Name] = true
 			if x, ok := table[d.Name]; ok {
-				r.Rows = append(r.Rows, row{Key: d.Name, Value: text(x), Doc: d.Doc, Changed: text(x) != text(d.Default)})
+				r.Rows = append(r.Rows, row{Key: d.Name, Value: text(x), Doc: d.Doc,
+					Changed: text(x) != text(d.Default)})
 			}
 		}
 		for _, k := range sorted(table) {
@@ -517,7 +529,8 @@ func (v *view) manifest(m *store.Manifest) {
 	}
 	add("command", strings.Join(m.Command, " "))
 	for _, r := range m.Resumed {
-		add("resumed", fmt.Sprintf("from iteration %d, %s: %s", r.Iteration, r.Time.UTC().Format("2006-01-02 15:04"), strings.Join(r.Command, " ")))
+		add("resumed", fmt.Sprintf("from iteration %d, %s: %s", r.Iteration,
+			r.Time.UTC().Format("2006-01-02 15:04"), strings.Join(r.Command, " ")))
 	}
 	if !m.Created.IsZero() {
 		add("created", m.Created.UTC().Format("2006-01-02 15:04:05 UTC"))
@@ -573,14 +586,16 @@ const mostWarnings = 200
 func (v *view) warnings(events []store.Event) {
 	for _, e := range events {
 		bad := e.Type == store.Failed || e.Type == store.PluginFailed
-		if !bad && e.Type != store.Warning && e.Type != store.EpisodeRetried && e.Type != store.Dropped && e.Type != store.EpisodeDropped {
+		if !bad && e.Type != store.Warning && e.Type != store.EpisodeRetried && e.Type != store.Dropped &&
+			e.Type != store.EpisodeDropped {
 			continue
 		}
 		if len(v.Warnings) == mostWarnings {
 			v.MoreWarnings++
 			continue
 		}
-		w := warning{Type: strings.ReplaceAll(string(e.Type), "_", " "), Message: e.Message, Place: e.Place, Hint: e.Hint, Detail: e.Detail, Iteration: e.Iteration, Bad: bad}
+		w := warning{Type: strings.ReplaceAll(string(e.Type), "_", " "), Message: e.Message, Place: e.Place,
+			Hint: e.Hint, Detail: e.Detail, Iteration: e.Iteration, Bad: bad}
 		if !e.Time.IsZero() {
 			w.When = e.Time.UTC().Format("01-02 15:04:05")
 		}

@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/srpo-dev/srpo/host/config"
+	"github.com/srpo-dev/srpo/host/stats"
 	"github.com/srpo-dev/srpo/host/store"
 	"github.com/srpo-dev/srpo/plugins"
 )
@@ -26,21 +27,28 @@ import (
 // go test ./host/report -args -pages DIR leaves the pages of made-up runs in DIR, to be looked at.
 var pages = flag.String("pages", "", "folder to leave pages of made-up runs in")
 
-// madeUp writes a run folder with n iterations of made-up numbers: success follows a logistic curve whose pace is given.
+// madeUp writes a run folder with n iterations of made-up numbers: success follows a logistic curve whose
+// pace is given.
 func madeUp(t *testing.T, dir string, seed uint64, n int, pace float64, videos bool) string {
 	t.Helper()
 	r := rand.New(rand.NewPCG(seed, 7))
 	var text bytes.Buffer
-	c, err := config.Load(config.Input{Set: []string{"run.iterations=" + fmt.Sprint(n), "update.kl_beta=0.02", fmt.Sprintf("run.seed=%d", seed)}})
+	c, err := config.Load(config.Input{Set: []string{"run.iterations=" + fmt.Sprint(n), "update.kl_beta=0.02",
+		fmt.Sprintf("run.seed=%d", seed)}})
 	require.NoError(t, err)
-	_, err = c.ResolvePlugin(plugins.Policy, "tiny", []plugins.Setting{{Name: "lr", Default: 1e-3, Doc: "Adam's step size."}, {Name: "hidden", Default: int64(64), Doc: "Width."}})
+	_, err = c.ResolvePlugin(plugins.Policy, "tiny", []plugins.Setting{{Name: "lr", Default: 1e-3,
+		Doc: "Adam's step size."}, {Name: "hidden", Default: int64(64), Doc: "Width."}})
 	require.NoError(t, err)
 	require.NoError(t, c.Write(&text))
-	run, err := store.Create(dir, store.Manifest{Name: "tabletop-zscore", Host: "0.1.0", Go: "go1.26", Platform: "linux/amd64", Seed: seed, Command: []string{"srpo", "run", "--seed", fmt.Sprint(seed)},
-		Created: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Tasks: []string{"tabletop/two_objects"}, StartStates: &store.StartStates{Used: "train", TrainFraction: 0.5},
+	run, err := store.Create(dir, store.Manifest{Name: "tabletop-zscore", Host: "0.1.0", Go: "go1.26",
+		Platform: "linux/amd64", Seed: seed, Command: []string{"srpo", "run", "--seed", fmt.Sprint(seed)},
+		Created: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Tasks: []string{"tabletop/two_objects"},
+		StartStates: &store.StartStates{Used: "train", TrainFraction: 0.5},
 		Plugins: []store.Plugin{
-			{Kind: plugins.Env, Name: "tabletop", Version: "0.1.0", Hash: "5d41402abc4b2a76b9719d911017c592", Versions: map[string]string{"go": "1.26"}},
-			{Kind: plugins.Policy, Name: "tiny", Version: "0.1.0"}, {Kind: plugins.Encoder, Name: "pixel", Version: "0.1.0"},
+			{Kind: plugins.Env, Name: "tabletop", Version: "0.1.0", Hash: "5d41402abc4b2a76b9719d911017c592",
+				Versions: map[string]string{"go": "1.26"}},
+			{Kind: plugins.Policy, Name: "tiny", Version: "0.1.0"}, {Kind: plugins.Encoder, Name: "pixel",
+				Version: "0.1.0"},
 		}}, text.Bytes())
 	require.NoError(t, err)
 	defer run.Close()
@@ -56,18 +64,28 @@ func madeUp(t *testing.T, dir string, seed uint64, n int, pace float64, videos b
 		}
 		steps += int64(float64(episodes) * (90 - 50*p))
 		if i%7 == 3 {
-			require.NoError(t, run.Append(store.ErrorEvent(store.PluginFailed, i, plugins.Errorf(plugins.Unavailable, "the process ended: signal: killed").WithPlace("env tabletop, lane 3").
-				WithHint("its episodes were rolled again from their seeds").WithDetail("last words:\n  out of memory"))))
-			require.NoError(t, run.Append(store.Event{Type: store.Dropped, Iteration: i, Message: "one embedding is not a number", Place: fmt.Sprintf("episode %d/tabletop/0/5", i)}))
+			require.NoError(t, run.Append(store.ErrorEvent(store.PluginFailed, i,
+				plugins.Errorf(plugins.Unavailable, "the process ended: signal: killed").WithPlace("env tabletop, "+
+					"lane 3").
+					WithHint("its episodes were rolled again from their seeds").WithDetail("last words:\n  out of "+
+					"memory"))))
+			require.NoError(t, run.Append(store.Event{Type: store.Dropped, Iteration: i,
+				Message: "one embedding is not a number", Place: fmt.Sprintf("episode %d/tabletop/0/5", i)}))
 		}
 		if i%5 == 0 {
-			require.NoError(t, run.Append(store.Event{Type: store.Evaluated, Iteration: i, Evaluation: &store.Evaluation{EnvSteps: steps, Episodes: 50, SuccessRate: math.Round(50*min(1, p+0.06)) / 50, StartStates: "test"}}))
+			require.NoError(t, run.Append(store.Event{Type: store.Evaluated, Iteration: i,
+				Evaluation: &store.Evaluation{EnvSteps: steps, Episodes: 50,
+					SuccessRate: math.Round(50*min(1, p+0.06)) / 50, StartStates: "test"}}))
 		}
 		pending, err := run.Begin(i)
 		require.NoError(t, err)
-		m := &store.Metrics{Iteration: i, EnvSteps: steps, Episodes: episodes, SuccessRate: float64(wins) / float64(episodes), RewardMean: p + 0.3*(1-p), GroupsKept: 8 - i%3, GroupsDropped: i % 3,
-			EmbeddingsDropped: (i % 7) / 6, Clusters: 1 + i%2, KL: 0.002 * float64(i) * (1 + 0.3*r.Float64()), ClipFraction: 0.08 + 0.04*r.Float64(), GradNorm: 0.6 + 0.5*r.Float64(), Seconds: 6,
-			SecondsByPhase: map[string]float64{"rollout": 3 + r.Float64(), "encode": 0.8, "reward": 0.05, "update": 1.9}, Extra: map[string]float64{"entropy": 2 - 0.03*float64(i)}}
+		m := &store.Metrics{Iteration: i, EnvSteps: steps, Episodes: episodes,
+			SuccessRate: float64(wins) / float64(episodes), RewardMean: p + 0.3*(1-p), GroupsKept: 8 - i%3,
+			GroupsDropped:     i % 3,
+			EmbeddingsDropped: (i % 7) / 6, Clusters: 1 + i%2, KL: 0.002 * float64(i) * (1 + 0.3*r.Float64()),
+			ClipFraction: 0.08 + 0.04*r.Float64(), GradNorm: 0.6 + 0.5*r.Float64(), Seconds: 6,
+			SecondsByPhase: map[string]float64{"rollout": 3 + r.Float64(), "encode": 0.8, "reward": 0.05,
+				"update": 1.9}, Extra: map[string]float64{"entropy": 2 - 0.03*float64(i)}}
 		if i == 6 {
 			m.KL = math.NaN()
 		}
@@ -75,8 +93,10 @@ func madeUp(t *testing.T, dir string, seed uint64, n int, pace float64, videos b
 		if videos && (i == 1 || i%10 == 0 || i == n) {
 			for k := range 6 {
 				d := 0.4 + r.Float64()
-				e := store.Episode{ID: fmt.Sprintf("%d/tabletop/two_objects/%d/%d", i, k/3, k), Iteration: i, Task: "tabletop/two_objects", Group: k / 3, Index: k, Instruction: "put the red block on the blue plate",
-					Success: r.Float64() < p, Reward: 0.8 * r.Float64(), Distance: &d, Steps: 40 + r.IntN(50)}
+				e := store.Episode{ID: fmt.Sprintf("%d/tabletop/two_objects/%d/%d", i, k/3, k), Iteration: i,
+					Task: "tabletop/two_objects", Group: k / 3, Index: k,
+					Instruction: "put the red block on the blue plate",
+					Success:     r.Float64() < p, Reward: 0.8 * r.Float64(), Distance: &d, Steps: 40 + r.IntN(50)}
 				if e.Success {
 					e.Reward, e.Distance = 1, nil
 				}
@@ -158,8 +178,10 @@ func TestPageOfARun(t *testing.T) {
 	leave(t, "run.html", page)
 	text := string(page)
 	checkPage(t, text)
-	for _, want := range []string{"tabletop-zscore", "finished", "env tabletop", "Success rate by env steps", "KL to the starting policy", "Seconds by phase", "entropy", "data:image/gif;base64,",
-		"signal: killed", "last words:", "its episodes were rolled again", "kl_beta", "policy.tiny", "30/tabletop/two_objects/1/5", "srpo run --seed 3", "last evaluation"} {
+	for _, want := range []string{"tabletop-zscore", "finished", "env tabletop", "Success rate by env steps",
+		"KL to the starting policy", "Seconds by phase", "entropy", "data:image/gif;base64,",
+		"signal: killed", "last words:", "its episodes were rolled again", "kl_beta", "policy.tiny",
+		"30/tabletop/two_objects/1/5", "srpo run --seed 3", "last evaluation"} {
 		require.Contains(t, text, want)
 	}
 	require.Equal(t, 24, strings.Count(text, "data:image/gif"), "iterations 1, 10, 20 and 30")
@@ -170,7 +192,7 @@ func TestPageOfARun(t *testing.T) {
 	rec, err := store.Read(dir)
 	require.NoError(t, err)
 	last := rec.Metrics[29]
-	low, high := Wilson(last.SuccessRate, last.Episodes)
+	low, high := stats.Wilson(last.SuccessRate, last.Episodes)
 	require.Contains(t, text, fmt.Sprintf("%s to %s of %d episodes", percent(low), percent(high), last.Episodes))
 
 	few, err := Render(dir, Page{MaxVideos: 7})
@@ -210,7 +232,8 @@ func TestPagesOfPoorRuns(t *testing.T) {
 	require.NoError(t, os.Remove(videos[0]))
 	require.NoError(t, os.WriteFile(filepath.Join(broken, "srpo.toml"), []byte("not toml <b>"), 0o644))
 	require.NoError(t, os.WriteFile(filepath.Join(broken, "manifest.json"), []byte("{"), 0o644))
-	require.NoError(t, os.WriteFile(filepath.Join(broken, "events.jsonl"), []byte("{\"type\":\"warning\",\"message\":\"<script>alert(1)</script>\"}\nx\n"), 0o644))
+	require.NoError(t, os.WriteFile(filepath.Join(broken, "events.jsonl"),
+		[]byte("{\"type\":\"warning\",\"message\":\"<script>alert(1)</script>\"}\nx\n"), 0o644))
 	page, err = Render(broken, Page{})
 	require.NoError(t, err)
 	leave(t, "broken.html", page)
@@ -232,39 +255,13 @@ func TestPagesOfPoorRuns(t *testing.T) {
 func TestLongRunStaysSmall(t *testing.T) {
 	rec := &store.Record{Dir: "x"}
 	for i := range 3000 {
-		rec.Metrics = append(rec.Metrics, store.Metrics{Iteration: i + 1, EnvSteps: int64(i * 100), Episodes: 64, SuccessRate: float64(i%64) / 64, SecondsByPhase: map[string]float64{"rollout": 1}})
+		rec.Metrics = append(rec.Metrics, store.Metrics{Iteration: i + 1, EnvSteps: int64(i * 100), Episodes: 64,
+			SuccessRate: float64(i%64) / 64, SecondsByPhase: map[string]float64{"rollout": 1}})
 	}
 	var b bytes.Buffer
 	require.NoError(t, HTML(&b, rec, Page{}))
 	checkPage(t, b.String())
 	require.Less(t, b.Len(), 2<<20)
-}
-
-func TestWilson(t *testing.T) {
-	// Newcombe 1998, table I: 81 of 263, and 0 of 20.
-	low, high := Wilson(81.0/263, 263)
-	require.InDelta(t, 0.2553, low, 5e-5)
-	require.InDelta(t, 0.3662, high, 5e-5)
-	low, high = Wilson(0, 20)
-	require.Zero(t, low)
-	require.InDelta(t, 0.1611, high, 5e-5)
-	low, high = Wilson(0.5, 0)
-	require.Equal(t, []float64{0, 1}, []float64{low, high})
-}
-
-func TestIntervals(t *testing.T) {
-	// Student's t by hand: mean 3, std sqrt(2.5), 2.776445 for 4 degrees of freedom.
-	i := MeanInterval([]float64{1, 2, 3, 4, 5})
-	require.InDelta(t, 3, i.Mean, 1e-12)
-	require.InDelta(t, 2.776445*math.Sqrt(2.5/5), i.High-3, 1e-5)
-	require.True(t, math.IsNaN(MeanInterval([]float64{1}).Low))
-	require.True(t, math.IsNaN(MeanInterval(nil).Mean))
-	// Welch by hand: variances 1 and 4 of 3 values each: se sqrt(5/3), df 25/(1+16)*2 = 2.941176, t 3.2181.
-	d := DifferenceInterval([]float64{1, 2, 3}, []float64{0, 2, 4})
-	require.InDelta(t, 0, d.Mean, 1e-12)
-	require.InDelta(t, 3.2181*math.Sqrt(5.0/3), d.High, 2e-3)
-	same := DifferenceInterval([]float64{1, 1}, []float64{0, 0})
-	require.Equal(t, Interval{1, 1, 1, 4}, same)
 }
 
 func TestSpread(t *testing.T) {
@@ -282,7 +279,8 @@ func TestSpread(t *testing.T) {
 func TestTicks(t *testing.T) {
 	require.Equal(t, []float64{0, 20, 40, 60, 80, 100}, ticks(0, 100, 5, false))
 	require.Equal(t, []float64{1, 2, 3}, ticks(1, 3, 9, true))
-	for in, want := range map[float64]string{0: "0", 12345: "12.3k", 1.5e6: "1.5M", 0.004: "0.004", 2e-5: "2e-05", 999: "999", -20000: "-20k", math.Inf(1): "–"} {
+	for in, want := range map[float64]string{0: "0", 12345: "12.3k", 1.5e6: "1.5M", 0.004: "0.004", 2e-5: "2e-05",
+		999: "999", -20000: "-20k", math.Inf(1): "–"} {
 		require.Equal(t, want, short(in))
 	}
 }

@@ -41,7 +41,8 @@ type RewardClip struct {
 	GIF []byte
 }
 
-// Fooled are the failures that an encoder puts nearer to the centres than at least one success of their task: Count of the Failures with a distance.
+// Fooled are the failures that an encoder puts nearer to the centres than at least one success of their
+// task: Count of the Failures with a distance.
 type Fooled struct {
 	Encoder  string `json:"encoder"`
 	Count    int    `json:"count"`
@@ -89,8 +90,9 @@ type Chosen struct {
 	Success bool
 }
 
-// ChooseCurves takes at most 3 successes and 5 failures among the attempts with a curve, from the task that has most of both where one has enough. Successes
-// are spread over the list, failures from the most reward to the least.
+// ChooseCurves takes at most 3 successes and 5 failures among the attempts with a curve, from the task that
+// has most of both where one has enough. Successes are spread over the list, failures from the most reward
+// to the least.
 func ChooseCurves(s audit.Scored) []Chosen {
 	const successes, failures = 3, 5
 	curve := map[string]bool{}
@@ -117,7 +119,8 @@ func ChooseCurves(s audit.Scored) []Chosen {
 			best, most = x, len(x[0])+len(x[1])
 		}
 	}
-	sort.SliceStable(best[1], func(a, b int) bool { return s.Attempts[best[1][a]].Reward > s.Attempts[best[1][b]].Reward })
+	sort.SliceStable(best[1],
+		func(a, b int) bool { return s.Attempts[best[1][a]].Reward > s.Attempts[best[1][b]].Reward })
 	var out []Chosen
 	for side, n := range []int{successes, failures} {
 		list := best[side]
@@ -137,8 +140,9 @@ const (
 	panelWidth, panelHeight = 430.0, 230.0
 )
 
-// CurvesSVG draws an encoder's curves of the chosen attempts, successes beside failures, as a file of its own: above the progress of the paper's figure, every
-// curve from its own least to its own most, and below the distance to the success centres, held out, all on one scale.
+// CurvesSVG draws an encoder's curves of the chosen attempts, successes beside failures, as a file of its
+// own: above the progress of the paper's figure, every curve from its own least to its own most, and below
+// the distance to the success centres, held out, all on one scale.
 func CurvesSVG(s audit.Scored, chosen []Chosen) string {
 	return standalone(2*panelWidth, 2*panelHeight, curvesBody(s, chosen))
 }
@@ -150,7 +154,8 @@ func curvesBody(s audit.Scored, chosen []Chosen) string {
 	}
 	far := 0.0
 	panel := func(title string, success, progress bool) chart {
-		c := chart{title: title, xLabel: "frame", percent: progress, whole: true, width: panelWidth, height: panelHeight}
+		c := chart{title: title, xLabel: "frame", percent: progress, whole: true, width: panelWidth,
+			height: panelHeight}
 		for _, x := range chosen {
 			k, ok := curve[s.Attempts[x.Index].ID]
 			if x.Success != success || !ok {
@@ -177,13 +182,15 @@ func curvesBody(s audit.Scored, chosen []Chosen) string {
 		name = "as given"
 	}
 	var b strings.Builder
-	panels := []chart{panel(name+": progress of successes", true, true), panel("progress of failures", false, true), panel("distance of successes", true, false),
+	panels := []chart{panel(name+": progress of successes", true, true), panel("progress of failures", false,
+		true), panel("distance of successes", true, false),
 		panel("distance of failures", false, false)}
 	for i, c := range panels {
 		if i >= 2 {
 			c.most = far
 		}
-		fmt.Fprintf(&b, `<g transform="translate(%g %g)">%s</g>`, float64(i%2)*panelWidth, float64(i/2)*panelHeight, c.draw())
+		fmt.Fprintf(&b, `<g transform="translate(%g %g)">%s</g>`, float64(i%2)*panelWidth,
+			float64(i/2)*panelHeight, c.draw())
 	}
 	return b.String()
 }
@@ -324,7 +331,8 @@ func RewardHTML(w io.Writer, p RewardPage) error {
 		return plugins.Errorf(plugins.Internal, "a page without scores")
 	}
 	first := p.Encoders[0]
-	v := rewardView{Style: template.CSS(style + pageStyle + rewardStyle), Title: p.Title, Command: p.Command, Version: p.Version, Warnings: p.Warnings, Tasks: first.Tasks,
+	v := rewardView{Style: template.CSS(style + pageStyle + rewardStyle), Title: p.Title, Command: p.Command,
+		Version: p.Version, Warnings: p.Warnings, Tasks: first.Tasks,
 		Several: len(p.Encoders) > 1, Bootstrap: first.Metrics.Bootstrap}
 	if !p.Now.IsZero() {
 		v.Written = p.Now.UTC().Format("2006-01-02 15:04 UTC")
@@ -337,7 +345,8 @@ func RewardHTML(w io.Writer, p RewardPage) error {
 			e.Name = "as given"
 		}
 		if picked := ChooseCurves(first); len(picked) > 0 && len(s.Curves) > 0 { // the same attempts for all encoders
-			e.Curves = template.HTML(inline(2*panelWidth, 2*panelHeight, "progress curves, "+e.Name, curvesBody(s, picked)))
+			e.Curves = template.HTML(inline(2*panelWidth, 2*panelHeight, "progress curves, "+e.Name,
+				curvesBody(s, picked)))
 		}
 		for i, t := range s.Tasks {
 			if i == mostTasks {
@@ -373,7 +382,8 @@ func (v *rewardView) summary(p RewardPage) {
 			names = append(names, fmt.Sprintf("embeddings as given (%d numbers)", s.Dimension))
 		}
 	}
-	v.Summary = fmt.Sprintf("encoder %s · reward %s · clustering %s · references %s", strings.Join(names, ", "), p.Reward, p.Cluster, p.References)
+	v.Summary = fmt.Sprintf("encoder %s · reward %s · clustering %s · references %s", strings.Join(names, ", "),
+		p.Reward, p.Cluster, p.References)
 	first := p.Encoders[0]
 	attempts, successes, failures, unlabelled, dropped, centres := 0, 0, 0, 0, 0, 0
 	for _, t := range first.Tasks {
@@ -390,7 +400,8 @@ func (v *rewardView) summary(p RewardPage) {
 	}
 	v.Tiles = []tile{
 		{"attempts", fmt.Sprint(attempts), tasks},
-		{"labels", fmt.Sprintf("%d / %d", successes, failures), fmt.Sprintf("successes / failures, %d unlabelled", unlabelled)},
+		{"labels", fmt.Sprintf("%d / %d", successes, failures), fmt.Sprintf("successes / failures, %d unlabelled",
+			unlabelled)},
 		{"not usable", fmt.Sprint(dropped), "videos or embeddings, reasons below"},
 		{"centres", fmt.Sprint(centres), "of successes, over all tasks"},
 	}
@@ -438,13 +449,15 @@ func (v *rewardView) measures(p RewardPage) {
 		if len(frames) > 8 {
 			frames = append(frames[:8], "…")
 		}
-		v.Equal = "Equal length: every clip of a task is cut to its shortest labelled one, frames: " + strings.Join(frames, ", ") + "."
+		v.Equal = "Equal length: every clip of a task is cut to its shortest labelled one, frames: " +
+			strings.Join(frames, ", ") + "."
 	}
 	v.Measures, v.Controls = measureRows(columns, func(m audit.Measured) audit.Measures { return m.Mean })
 	if tasks := p.Encoders[0].Tasks; len(tasks) > 1 {
 		for _, t := range tasks {
 			x := taskMeasures{Name: t.Name}
-			x.Measures, x.Controls = measureRows(columns, func(m audit.Measured) audit.Measures { return m.Tasks[t.Name] })
+			x.Measures, x.Controls = measureRows(columns,
+				func(m audit.Measured) audit.Measures { return m.Tasks[t.Name] })
 			switch {
 			case len(x.Measures)+len(x.Controls) == 0:
 			case len(v.ByTask) == mostTasks:
@@ -457,7 +470,8 @@ func (v *rewardView) measures(p RewardPage) {
 }
 
 // measureRows have a line for each measure that a column has, and a cell for each column.
-func measureRows(columns []audit.Measured, pick func(audit.Measured) audit.Measures) (measures, controls []measureRow) {
+func measureRows(columns []audit.Measured, pick func(audit.Measured) audit.Measures) (measures,
+	controls []measureRow) {
 	for _, n := range audit.Names {
 		row := measureRow{Title: n.Title, Doc: n.Doc}
 		there := false
@@ -468,7 +482,8 @@ func measureRows(columns []audit.Measured, pick func(audit.Measured) audit.Measu
 				row.Cells = append(row.Cells, measureCell{Text: "–"})
 				continue
 			}
-			row.Cells = append(row.Cells, measureCell{fmt.Sprintf("%.3f", x.Value), fmt.Sprintf("%.3f to %.3f", x.Low, x.High), judge(n, x)})
+			row.Cells = append(row.Cells, measureCell{fmt.Sprintf("%.3f", x.Value),
+				fmt.Sprintf("%.3f to %.3f", x.Low, x.High), judge(n, x)})
 		}
 		switch {
 		case !there:
@@ -481,7 +496,8 @@ func measureRows(columns []audit.Measured, pick func(audit.Measured) audit.Measu
 	return measures, controls
 }
 
-// judge colours a measure: good where it is surely above what a blind reward has, bad where it is not, and nothing for what is there to be compared with.
+// judge colours a measure: good where it is surely above what a blind reward has, bad where it is not, and
+// nothing for what is there to be compared with.
 func judge(n audit.Name, x audit.Value) string {
 	switch n.Key {
 	case "auroc", "voc", "order", "progress_rank", "progress_order", "reversed_auroc", "stalled_auroc", "other_auroc":
@@ -505,8 +521,10 @@ func clipViews(clips []RewardClip, s audit.Scored) (out []rewardClip) {
 	}
 	for _, c := range clips {
 		a := byID[c.ID]
-		x := rewardClip{RewardClip: c, Source: template.URL("data:image/gif;base64," + base64.StdEncoding.EncodeToString(c.GIF)), Known: a.Success != nil,
-			Success: a.Success != nil && *a.Success, Reward: fmt.Sprintf("%.3f", a.Reward), Distance: "–", Note: a.Note}
+		x := rewardClip{RewardClip: c, Source: template.URL("data:image/gif;base64," +
+			base64.StdEncoding.EncodeToString(c.GIF)), Known: a.Success != nil,
+			Success: a.Success != nil && *a.Success, Reward: fmt.Sprintf("%.3f", a.Reward), Distance: "–",
+			Note: a.Note}
 		if a.Distance != nil {
 			x.Distance = fmt.Sprintf("%.4g", *a.Distance)
 		}
@@ -534,7 +552,8 @@ func (v *rewardView) scores(p RewardPage) {
 		}
 		for _, s := range p.Encoders {
 			x := s.Attempts[i]
-			c := scoreCell{Reward: fmt.Sprintf("%.3f", x.Reward), Distance: "–", Width: int(math.Round(100 * x.Reward)), Class: row.Class}
+			c := scoreCell{Reward: fmt.Sprintf("%.3f", x.Reward), Distance: "–",
+				Width: int(math.Round(100 * x.Reward)), Class: row.Class}
 			if x.Dropped {
 				c.Reward, c.Width = "dropped", 0
 			}

@@ -22,23 +22,30 @@ func scoredBy(encoder string) audit.Scored {
 	for _, task := range []string{"<push>", "stack & pile"} {
 		for i := range 14 {
 			d, centre := 0.5*float64(i), 0
-			a := audit.Score{ID: fmt.Sprintf("%s/%d", task, i), Task: task, Success: &yes, Reward: 1, Distance: &d, Centre: &centre, Frames: 20}
+			a := audit.Score{ID: fmt.Sprintf("%s/%d", task, i), Task: task, Success: &yes, Reward: 1, Distance: &d,
+				Centre: &centre, Frames: 20}
 			if i >= 6 {
 				a.Success, a.Reward = &no, 0.8-0.05*float64(i)
 			}
 			if i == 13 {
-				a = audit.Score{ID: a.ID, Task: task, Success: &no, Dropped: true, Reason: "it does not decode: <eof>"}
+				a = audit.Score{ID: a.ID, Task: task, Success: &no, Dropped: true,
+					Reason: "it does not decode: <eof>"}
 			}
 			s.Attempts = append(s.Attempts, a)
 			if i < 13 && (task != "<push>" || i < 8) {
-				s.Curves = append(s.Curves, audit.Curve{ID: a.ID, Task: task, Success: a.Success, Ends: []int{5, 10, 20}, Progress: []float64{0, 0.5, 1}, Nearness: []float64{-3, -2, -d}})
+				s.Curves = append(s.Curves, audit.Curve{ID: a.ID, Task: task, Success: a.Success,
+					Ends: []int{5, 10, 20}, Progress: []float64{0, 0.5, 1}, Nearness: []float64{-3, -2, -d}})
 			}
 		}
-		s.Tasks = append(s.Tasks, audit.Task{Name: task, Attempts: 14, Successes: 6, Failures: 8, Centres: 2, Sizes: []int{4, 2}, Reward: "zscore", Notes: []string{"a note"}})
+		s.Tasks = append(s.Tasks, audit.Task{Name: task, Attempts: 14, Successes: 6, Failures: 8, Centres: 2,
+			Sizes: []int{4, 2}, Reward: "zscore", Notes: []string{"a note"}})
 	}
-	s.Metrics.Mean = audit.Measures{"auroc": {Value: 0.9, Low: 0.8, High: 1}, "voc": {Value: 0.1, Low: -0.2, High: 0.3}, "length_auroc": {Value: 1, Low: 1, High: 1}}
-	s.Metrics.Tasks = map[string]audit.Measures{"<push>": {"auroc": {Value: 0.987, Low: 0.8, High: 1}}, "stack & pile": {"auroc": {Value: 0.813, Low: 0.4, High: 1}}}
-	s.Metrics.EqualLength = &audit.EqualLength{Frames: map[string]int{"<push>": 12}, Measured: audit.Measured{Mean: audit.Measures{"auroc": {Value: 0.5, Low: 0.3, High: 0.7}}}}
+	s.Metrics.Mean = audit.Measures{"auroc": {Value: 0.9, Low: 0.8, High: 1}, "voc": {Value: 0.1, Low: -0.2,
+		High: 0.3}, "length_auroc": {Value: 1, Low: 1, High: 1}}
+	s.Metrics.Tasks = map[string]audit.Measures{"<push>": {"auroc": {Value: 0.987, Low: 0.8, High: 1}},
+		"stack & pile": {"auroc": {Value: 0.813, Low: 0.4, High: 1}}}
+	s.Metrics.EqualLength = &audit.EqualLength{Frames: map[string]int{"<push>": 12},
+		Measured: audit.Measured{Mean: audit.Measures{"auroc": {Value: 0.5, Low: 0.3, High: 0.7}}}}
 	return s
 }
 
@@ -70,14 +77,19 @@ func TestWhoFools(t *testing.T) {
 }
 
 func TestRewardPage(t *testing.T) {
-	p := RewardPage{Title: "<videos>", Reward: "zscore", Cluster: "auto", References: "batch", Encoders: []audit.Scored{scoredBy("pixel"), scoredBy("other")},
-		Clips: []RewardClip{{Mark: "S1", ID: "stack & pile/0", GIF: []byte("GIF89a")}}, Warnings: []string{"3 < 4"},
-		Fooled: []Fooled{{Encoder: "pixel", Count: 1, Failures: 9, Clips: []RewardClip{{ID: "<push>/7", GIF: []byte("GIF89a")}}}, {Encoder: "other", Failures: 9}}, Now: time.Unix(0, 0)}
+	p := RewardPage{Title: "<videos>", Reward: "zscore", Cluster: "auto", References: "batch",
+		Encoders: []audit.Scored{scoredBy("pixel"), scoredBy("other")},
+		Clips:    []RewardClip{{Mark: "S1", ID: "stack & pile/0", GIF: []byte("GIF89a")}}, Warnings: []string{"3 < 4"},
+		Fooled: []Fooled{{Encoder: "pixel", Count: 1, Failures: 9, Clips: []RewardClip{{ID: "<push>/7",
+			GIF: []byte("GIF89a")}}}, {Encoder: "other", Failures: 9}}, Now: time.Unix(0, 0)}
 	var b bytes.Buffer
 	require.NoError(t, RewardHTML(&b, p))
 	page := b.String()
-	for _, want := range []string{"&lt;videos&gt;", "3 &lt; 4", "&lt;push&gt;", "it does not decode: &lt;eof&gt;", "pixel, equal length", "frames: &lt;push&gt; 12", "other: progress of successes",
-		`<b class="good">0.900</b>`, `<b class="bad">0.100</b>`, `<b class="bad">1.000</b>`, "a note", "2 of 4, 2", "Failures that fool pixel: 1 of 9", "attempt &lt;push&gt;/7", "Failures that fool other: 0 of 9", "1970-01-01",
+	for _, want := range []string{"&lt;videos&gt;", "3 &lt; 4", "&lt;push&gt;", "it does not decode: &lt;eof&gt;",
+		"pixel, equal length", "frames: &lt;push&gt; 12", "other: progress of successes",
+		`<b class="good">0.900</b>`, `<b class="bad">0.100</b>`, `<b class="bad">1.000</b>`, "a note", "2 of 4, 2",
+		"Failures that fool pixel: 1 of 9", "attempt &lt;push&gt;/7", "Failures that fool other: 0 of 9",
+		"1970-01-01",
 		"<summary>stack &amp; pile</summary>", `<b class="good">0.987</b>`, `<b class="bad">0.813</b>`} {
 		require.Contains(t, page, want)
 	}
@@ -105,7 +117,8 @@ func TestFilm(t *testing.T) {
 	for n := range 6 {
 		data = append(data, bytes.Repeat([]byte{byte(40 * n)}, 8*8*3)...)
 	}
-	film := Film{Frames: plugins.Bytes(data, 6, 8, 8, 3), Lines: []Line{{Ends: []int{2, 4, 6}, Values: []float64{0, 0.5, 1}}}, Success: true}
+	film := Film{Frames: plugins.Bytes(data, 6, 8, 8, 3), Lines: []Line{{Ends: []int{2, 4, 6},
+		Values: []float64{0, 0.5, 1}}}, Success: true}
 	out, err := FilmGIF([]Film{film, film, film}, 2)
 	require.NoError(t, err)
 	g, err := gif.DecodeAll(bytes.NewReader(out))

@@ -17,8 +17,9 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// TensorBoard writes scalars into an event file that TensorBoard reads: TFRecord frames (length, masked CRC-32C of the length, data, masked CRC-32C of the
-// data) around Event messages of tensorflow's event.proto.
+// TensorBoard writes scalars into an event file that TensorBoard reads: TFRecord frames (length, masked
+// CRC-32C of the length, data, masked CRC-32C of the data) around Event messages of tensorflow's
+// event.proto.
 type TensorBoard struct {
 	file *os.File
 	w    *bufio.Writer
@@ -27,11 +28,13 @@ type TensorBoard struct {
 // tensorBoardPrefix begins the names of the files that [OpenTensorBoard] writes and replaces.
 const tensorBoardPrefix = "events.out.tfevents."
 
-// OpenTensorBoard makes an event file in folder dir, in place of those that an earlier start of the same run left there, and writes the past iterations,
-// so that a run that was resumed shows each of them once. created is when the run began; past iterations get times counted on from it.
+// OpenTensorBoard makes an event file in folder dir, in place of those that an earlier start of the same
+// run left there, and writes the past iterations, so that a run that was resumed shows each of them once.
+// created is when the run began; past iterations get times counted on from it.
 func OpenTensorBoard(dir string, created time.Time, past []store.Metrics) (*TensorBoard, error) {
 	fail := func(path string, err error) (*TensorBoard, error) {
-		return nil, plugins.Errorf(plugins.Invalid, "the TensorBoard file cannot be written: %w", err).WithPlace("%s", path).WithHint("check the folder, or leave --tensorboard out")
+		return nil, plugins.Errorf(plugins.Invalid, "the TensorBoard file cannot be written: %w",
+			err).WithPlace("%s", path).WithHint("check the folder, or leave --tensorboard out")
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fail(dir, err)
@@ -41,7 +44,8 @@ func OpenTensorBoard(dir string, created time.Time, past []store.Metrics) (*Tens
 		return fail(dir, err)
 	}
 	for _, e := range entries {
-		if len(e.Name()) > len(tensorBoardPrefix) && e.Name()[:len(tensorBoardPrefix)] == tensorBoardPrefix && filepath.Ext(e.Name()) == ".srpo" {
+		if len(e.Name()) > len(tensorBoardPrefix) && e.Name()[:len(tensorBoardPrefix)] == tensorBoardPrefix &&
+			filepath.Ext(e.Name()) == ".srpo" {
 			if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
 				return fail(dir, err)
 			}
@@ -75,10 +79,12 @@ func OpenTensorBoard(dir string, created time.Time, past []store.Metrics) (*Tens
 // Add writes one iteration's numbers at step m.Iteration; NaN ones are left out.
 func (t *TensorBoard) Add(m store.Metrics, at time.Time) error {
 	values := map[string]float64{
-		"rollout/success_rate": m.SuccessRate, "rollout/reward_mean": m.RewardMean, "rollout/episodes": float64(m.Episodes), "rollout/env_steps": float64(m.EnvSteps),
+		"rollout/success_rate": m.SuccessRate, "rollout/reward_mean": m.RewardMean,
+		"rollout/episodes": float64(m.Episodes), "rollout/env_steps": float64(m.EnvSteps),
 		"rollout/groups_kept": float64(m.GroupsKept), "rollout/groups_dropped": float64(m.GroupsDropped),
 		"reward/clusters": float64(m.Clusters), "reward/embeddings_dropped": float64(m.EmbeddingsDropped),
-		"update/kl": m.KL, "update/clip_fraction": m.ClipFraction, "update/grad_norm": m.GradNorm, "seconds/iteration": m.Seconds,
+		"update/kl": m.KL, "update/clip_fraction": m.ClipFraction, "update/grad_norm": m.GradNorm,
+		"seconds/iteration": m.Seconds,
 	}
 	for k, v := range m.SecondsByPhase {
 		values["seconds/"+k] = v
@@ -156,7 +162,8 @@ func (t *TensorBoard) flush() error {
 }
 
 func (t *TensorBoard) fail(err error) error {
-	return plugins.Errorf(plugins.Exhausted, "the TensorBoard file cannot be written: %w", err).WithPlace("%s", t.file.Name()).
+	return plugins.Errorf(plugins.Exhausted, "the TensorBoard file cannot be written: %w", err).WithPlace("%s",
+		t.file.Name()).
 		WithHint("make room on the disk, or leave --tensorboard out")
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/term"
 
+	"github.com/srpo-dev/srpo/host/stats"
 	"github.com/srpo-dev/srpo/host/store"
 )
 
@@ -21,7 +22,8 @@ type Status struct {
 	Iteration, Iterations int
 	// Phase is one of store.Phases, or a word such as "imitate" or "eval".
 	Phase string
-	// Done of Total units of the phase: episodes in a rollout, whatever else counts otherwise. Total 0: unknown.
+	// Done of Total units of the phase: episodes in a rollout, whatever else counts otherwise. Total 0:
+	// unknown.
 	Done, Total int
 	// EnvSteps counts all steps of the run so far.
 	EnvSteps int64
@@ -29,8 +31,9 @@ type Status struct {
 	Successes, Episodes int
 }
 
-// Terminal shows a run's progress on a writer. On a terminal it keeps one status line up to date; elsewhere it writes plain lines, one an iteration and
-// one every half minute between. Its methods may be called from several goroutines.
+// Terminal shows a run's progress on a writer. On a terminal it keeps one status line up to date; elsewhere
+// it writes plain lines, one an iteration and one every half minute between. Its methods may be called from
+// several goroutines.
 type Terminal struct {
 	mu    sync.Mutex
 	w     io.Writer
@@ -55,7 +58,8 @@ type sample struct {
 	steps int64
 }
 
-// NewTerminal writes to w. A status line is drawn when w is a terminal and TERM is not "dumb"; colours unless NO_COLOR is set.
+// NewTerminal writes to w. A status line is drawn when w is a terminal and TERM is not "dumb"; colours
+// unless NO_COLOR is set.
 func NewTerminal(w io.Writer) *Terminal {
 	t := &Terminal{w: w, now: time.Now, width: func() int { return 80 }}
 	if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb" {
@@ -130,7 +134,7 @@ func (t *Terminal) Warn(format string, args ...any) {
 
 // Committed reports a whole iteration.
 func (t *Terminal) Committed(m store.Metrics, iterations int) {
-	low, high := Wilson(m.SuccessRate, m.Episodes)
+	low, high := stats.Wilson(m.SuccessRate, m.Episodes)
 	t.mu.Lock()
 	t.took = append(t.took, m.Seconds)
 	t.rates = append(t.rates, m.SuccessRate)
@@ -146,8 +150,10 @@ func (t *Terminal) Committed(m store.Metrics, iterations int) {
 	if m.Iteration < iterations && left > 0 {
 		note += "  left " + duration(float64(iterations-m.Iteration)*left)
 	}
-	t.Line("iteration %*d/%d  success %s  (95 %%: %s to %s)  reward %s  KL %s%s  %s", len(fmt.Sprint(iterations)), m.Iteration, iterations,
-		t.paint("1", fmt.Sprintf("%5.1f %%", 100*m.SuccessRate)), percent(low), percent(high), fixed(m.RewardMean), fixed(m.KL), note, duration(m.Seconds))
+	t.Line("iteration %*d/%d  success %s  (95 %%: %s to %s)  reward %s  KL %s%s  %s", len(fmt.Sprint(iterations)),
+		m.Iteration, iterations,
+		t.paint("1", fmt.Sprintf("%5.1f %%", 100*m.SuccessRate)), percent(low), percent(high), fixed(m.RewardMean),
+		fixed(m.KL), note, duration(m.Seconds))
 }
 
 func fixed(v float64) string {
@@ -232,7 +238,8 @@ func (t *Terminal) rate(now time.Time) float64 {
 	return float64(t.last.EnvSteps-t.past[0].steps) / d
 }
 
-// eta is the time left, seconds: by the last iterations' mean; before there is one, by the share of the rollout that is done. 0: unknown.
+// eta is the time left, seconds: by the last iterations' mean; before there is one, by the share of the
+// rollout that is done. 0: unknown.
 func (t *Terminal) eta(now time.Time) float64 {
 	s := t.last
 	if s.Iteration < 1 || s.Iterations < s.Iteration {
@@ -270,7 +277,8 @@ func (t *Terminal) paint(code, s string) string {
 	return "\x1b[" + code + "m" + s + "\x1b[0m"
 }
 
-// Summary writes what a run came to: its sampled episodes, and the evaluations among events. next are lines such as where the report lies.
+// Summary writes what a run came to: its sampled episodes, and the evaluations among events. next are lines
+// such as where the report lies.
 func (t *Terminal) Summary(metrics []store.Metrics, events []store.Event, next ...string) {
 	t.Close()
 	t.mu.Lock()
@@ -283,13 +291,15 @@ func (t *Terminal) Summary(metrics []store.Metrics, events []store.Event, next .
 			rates[i] = m.SuccessRate
 			seconds += max(0, m.Seconds)
 		}
-		low, high := Wilson(last.SuccessRate, last.Episodes)
+		low, high := stats.Wilson(last.SuccessRate, last.Episodes)
 		iterations := "iterations"
 		if n == 1 {
 			iterations = "iteration"
 		}
-		fmt.Fprintf(t.w, "success %s → %s (95 %%: %s to %s)  %s  in %d %s, %s env steps, %s\n", percent(first.SuccessRate), t.paint("1", percent(last.SuccessRate)),
-			percent(low), percent(high), Sparkline(rates, 40), n, iterations, short(float64(last.EnvSteps)), duration(seconds))
+		fmt.Fprintf(t.w, "success %s → %s (95 %%: %s to %s)  %s  in %d %s, %s env steps, %s\n",
+			percent(first.SuccessRate), t.paint("1", percent(last.SuccessRate)),
+			percent(low), percent(high), Sparkline(rates, 40), n, iterations, short(float64(last.EnvSteps)),
+			duration(seconds))
 	} else {
 		fmt.Fprintln(t.w, "no iteration was committed")
 	}
@@ -320,10 +330,11 @@ func evaluationWords(events []store.Event) string {
 		before = fmt.Sprintf("after iteration %d", first.Iteration)
 	}
 	interval := func(e *store.Evaluation) string {
-		low, high := Wilson(e.SuccessRate, e.Episodes)
+		low, high := stats.Wilson(e.SuccessRate, e.Episodes)
 		return fmt.Sprintf("95 %%: %s to %s", percent(low), percent(high))
 	}
-	return fmt.Sprintf("greedy  %s (%s) %s → %s (%s) after iteration %d, %d episodes each", percent(first.Evaluation.SuccessRate), interval(first.Evaluation), before,
+	return fmt.Sprintf("greedy  %s (%s) %s → %s (%s) after iteration %d, %d episodes each",
+		percent(first.Evaluation.SuccessRate), interval(first.Evaluation), before,
 		percent(last.Evaluation.SuccessRate), interval(last.Evaluation), last.Iteration, last.Evaluation.Episodes)
 }
 

@@ -47,20 +47,23 @@ func TestStatusLine(t *testing.T) {
 	term.Update(Status{Iteration: 1, Iterations: 10, Phase: "rollout", Total: 64})
 	for i := 1; i <= 32; i++ {
 		c.at = c.at.Add(200 * time.Millisecond)
-		term.Update(Status{Iteration: 1, Iterations: 10, Phase: "rollout", Done: i, Total: 64, EnvSteps: int64(400 * i), Successes: i / 2, Episodes: i})
+		term.Update(Status{Iteration: 1, Iterations: 10, Phase: "rollout", Done: i, Total: 64,
+			EnvSteps: int64(400 * i), Successes: i / 2, Episodes: i})
 	}
 	seen := screen(b.String())
 	require.Len(t, seen, 1)
 	require.Equal(t, "1/10  rollout 32/64 ▕██████      ▏  success 50 %  2000 steps/s  left 2 min 01 s", seen[0])
 
-	term.Committed(store.Metrics{Iteration: 1, SuccessRate: 0.5, Episodes: 64, RewardMean: 0.61, KL: 0.004, Seconds: 12, GroupsKept: 8}, 10)
+	term.Committed(store.Metrics{Iteration: 1, SuccessRate: 0.5, Episodes: 64, RewardMean: 0.61, KL: 0.004,
+		Seconds: 12, GroupsKept: 8}, 10)
 	c.at = c.at.Add(time.Second)
 	term.Update(Status{Iteration: 2, Iterations: 10, Phase: "update", EnvSteps: 20000})
 	term.Line("saved %s", "x")
 	term.Close()
 	seen = screen(b.String())
 	require.Len(t, seen, 3)
-	require.Equal(t, "iteration  1/10  success  50.0 %  (95 %: 38.1 % to 61.9 %)  reward 0.610  KL 0.004  groups 8/8  left 1 min 48 s  12 s", seen[0])
+	require.Equal(t, "iteration  1/10  success  50.0 %  (95 %: 38.1 % to 61.9 %)  reward 0.610  KL 0.004  groups "+
+		"8/8  left 1 min 48 s  12 s", seen[0])
 	require.Equal(t, "saved x", seen[1])
 	require.Empty(t, seen[2], "the status line is gone")
 
@@ -70,19 +73,23 @@ func TestStatusLine(t *testing.T) {
 }
 
 func evaluated(iteration int, rate float64) store.Event {
-	return store.Event{Type: store.Evaluated, Iteration: iteration, Evaluation: &store.Evaluation{SuccessRate: rate, Episodes: 50}}
+	return store.Event{Type: store.Evaluated, Iteration: iteration,
+		Evaluation: &store.Evaluation{SuccessRate: rate, Episodes: 50}}
 }
 
 func TestPlainLines(t *testing.T) {
 	term, b, c := fake(false, 80)
 	for i := range 1000 {
 		c.at = c.at.Add(100 * time.Millisecond)
-		term.Update(Status{Iteration: 1, Iterations: 2, Phase: "rollout", Done: i, Total: 1000, EnvSteps: int64(10 * i)})
+		term.Update(Status{Iteration: 1, Iterations: 2, Phase: "rollout", Done: i, Total: 1000,
+			EnvSteps: int64(10 * i)})
 	}
 	term.Warn("env %s died", "tabletop")
 	term.Committed(store.Metrics{Iteration: 1, SuccessRate: math.NaN(), KL: math.NaN(), EmbeddingsDropped: 2}, 2)
-	term.Summary([]store.Metrics{{SuccessRate: 0.1, Episodes: 64, Seconds: 5}, {SuccessRate: 0.9, Episodes: 64, EnvSteps: 120000, Seconds: 5}},
-		[]store.Event{evaluated(0, 0.2), {Type: store.Committed}, evaluated(1, 0.5), evaluated(2, 0.96)}, "report: runs/a/report.html")
+	term.Summary([]store.Metrics{{SuccessRate: 0.1, Episodes: 64, Seconds: 5}, {SuccessRate: 0.9, Episodes: 64,
+		EnvSteps: 120000, Seconds: 5}},
+		[]store.Event{evaluated(0, 0.2), {Type: store.Committed}, evaluated(1, 0.5), evaluated(2, 0.96)},
+		"report: runs/a/report.html")
 	out := b.String()
 	require.NotContains(t, out, "\r")
 	require.NotContains(t, out, "\x1b", "no colours where there is no terminal")
@@ -91,8 +98,10 @@ func TestPlainLines(t *testing.T) {
 	require.Equal(t, "1/2  rollout 600/1000  100 steps/s  left 2 min 20 s", lines[1])
 	require.Equal(t, "warning: env tabletop died", lines[3])
 	require.Contains(t, lines[4], "2 embeddings dropped")
-	require.Equal(t, "success 10.0 % → 90.0 % (95 %: 80.2 % to 95.2 %)  ▂▇  in 2 iterations, 120k env steps, 10 s", lines[5])
-	require.Equal(t, "greedy  20.0 % (95 %: 11.2 % to 33.0 %) before → 96.0 % (95 %: 86.5 % to 98.9 %) after iteration 2, 50 episodes each", lines[6])
+	require.Equal(t, "success 10.0 % → 90.0 % (95 %: 80.2 % to 95.2 %)  ▂▇  in 2 iterations, 120k env steps, 10 s",
+		lines[5])
+	require.Equal(t, "greedy  20.0 % (95 %: 11.2 % to 33.0 %) before → 96.0 % (95 %: 86.5 % to 98.9 %) after "+
+		"iteration 2, 50 episodes each", lines[6])
 	require.Equal(t, "report: runs/a/report.html", lines[7])
 
 	term, b, _ = fake(false, 80)
@@ -215,7 +224,8 @@ func TestTensorBoard(t *testing.T) {
 	begin := time.Unix(1700000000, 500e6)
 	tb, err := OpenTensorBoard(dir, begin, nil)
 	require.NoError(t, err)
-	one := store.Metrics{Iteration: 1, SuccessRate: 0.25, KL: math.NaN(), SecondsByPhase: map[string]float64{"rollout": 2}, Extra: map[string]float64{"entropy": 1.5}}
+	one := store.Metrics{Iteration: 1, SuccessRate: 0.25, KL: math.NaN(),
+		SecondsByPhase: map[string]float64{"rollout": 2}, Extra: map[string]float64{"entropy": 1.5}}
 	require.NoError(t, tb.Add(one, begin))
 	require.NoError(t, tb.Add(store.Metrics{Iteration: 2, SuccessRate: 0.5}, begin))
 	require.NoError(t, tb.Close())

@@ -172,7 +172,7 @@ func (b *batcher) answer(call policy.Act, acts []ask) error {
 		}
 		return nil
 	case diverged:
-		acts[0].reply <- chunk{spoilt: place(acts[0], err)}
+		acts[0].reply <- chunk{invalid: place(acts[0], err)}
 		return nil
 	case err != nil:
 		return b.failed("Act", err)
@@ -182,7 +182,7 @@ func (b *batcher) answer(call policy.Act, acts []ask) error {
 	for i, a := range acts {
 		c, err := r.s.checkActions(results[i], r.rules)
 		if plugins.KindOf(err) == plugins.Diverged {
-			c = chunk{spoilt: place(a, err)}
+			c = chunk{invalid: place(a, err)}
 		} else if err != nil {
 			return place(a, err)
 		}

@@ -166,8 +166,8 @@ type chunk struct {
 	actions  []float32 // n x dim, within the action space
 	n, dim   int
 	logProbs []float32 // n, or none
-	// spoilt says why there are none: what the policy said cannot be used, and it would say the same again.
-	spoilt *plugins.Error
+	// invalid says why there are none: what the policy said cannot be used, and it would say the same again.
+	invalid *plugins.Error
 }
 
 func (c chunk) tensor() plugins.Tensor { return plugins.Floats(c.actions, c.n, c.dim) }

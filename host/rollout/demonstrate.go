@@ -58,7 +58,7 @@ func (p DemoPlan) check(spec plugins.EnvSpec) error {
 	if !spec.Expert {
 		return plugins.Errorf(plugins.Unsupported, "the env has no scripted expert").WithHint("give demonstrations from elsewhere, or a policy that was trained already")
 	}
-	if err := spec.Action.Validate(); err != nil {
+	if err := spec.Action.Check(); err != nil {
 		return err
 	}
 	if !(p.Noise >= 0) || math.IsInf(float64(p.Noise), 0) {

@@ -18,13 +18,13 @@ func policyLost(name string, cause error) error {
 		Err: fmt.Errorf("%w: %w", ErrPolicyLost, cause)}).WithPlace("%s", name)
 }
 
-// mostSpoilt is the share of the episodes of a call that may end with numbers of the policy's that cannot be used. Beyond it (and beyond one episode) it is the
+// maxInvalidShare is the share of the episodes of a call that may end with numbers of the policy's that cannot be used. Beyond it (and beyond one episode) it is the
 // policy that is broken, and not an episode that is odd.
-const mostSpoilt = 0.2
+const maxInvalidShare = 0.2
 
-// tooManySpoilt is the error of a call with too many such episodes, nil when there are not.
-func tooManySpoilt(n, of int, last *plugins.Error) error {
-	if n < 2 || float64(n) <= mostSpoilt*float64(of) {
+// tooManyInvalid is the error of a call with too many such episodes, nil when there are not.
+func tooManyInvalid(n, of int, last *plugins.Error) error {
+	if n < 2 || float64(n) <= maxInvalidShare*float64(of) {
 		return nil
 	}
 	return (&plugins.Error{Kind: last.Kind, Message: fmt.Sprintf("%s; so ended %d of %d episodes", last.Message, n, of), Place: last.Place, Hint: last.Hint, Detail: last.Detail, Err: last})

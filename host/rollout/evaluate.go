@@ -38,7 +38,7 @@ func (e Evaluation) ID(i int) string {
 }
 
 // Evaluate rolls each trial once and returns the episodes in the order of the list, those that were there already among them. Faults are survived, and
-// errors returned, as by [Scheduler.Run]; what was finished before an error went to OnEpisode. A trial that was spoilt (see [Episode.Spoilt]) is a failure; when
+// errors returned, as by [Scheduler.Run]; what was finished before an error went to OnEpisode. A trial that is invalid (see [Episode.Invalid]) is a failure; when
 // there is more than one and they are more than a fifth, that is the error.
 func (s *Scheduler) Evaluate(ctx context.Context, e Evaluation) ([]Episode, Timing, error) {
 	s = s.withDefaults()

@@ -126,7 +126,7 @@ func TestPolicyThatLies(t *testing.T) {
 }
 
 // Numbers of a policy's that cannot be used cost their episode: it belongs to no group, nothing of it stays in the policy, and all others are as they were.
-func TestSpoiltEpisode(t *testing.T) {
+func TestInvalidEpisode(t *testing.T) {
 	for _, late := range []bool{false, true} {
 		plan := func(x *setting) {
 			x.plan.KeepLow, x.plan.KeepHigh, x.plan.ExtraGroups = 0, 1, 0
@@ -178,11 +178,11 @@ func TestSpoiltEpisode(t *testing.T) {
 				plan(x)
 				spoil(x.policy)
 				got := x.run(t)
-				require.Len(t, got.Spoilt, 1)
-				require.Equal(t, bad, got.Spoilt[0].ID)
-				require.Equal(t, fakeChunk, got.Spoilt[0].Steps)
-				require.ErrorContains(t, got.Spoilt[0].Spoilt, "policy, episode "+bad+", Act at step 3: ")
-				require.Empty(t, got.Spoilt[0].Embedding)
+				require.Len(t, got.Invalid, 1)
+				require.Equal(t, bad, got.Invalid[0].ID)
+				require.Equal(t, fakeChunk, got.Invalid[0].Steps)
+				require.ErrorContains(t, got.Invalid[0].Invalid, "policy, episode "+bad+", Act at step 3: ")
+				require.Empty(t, got.Invalid[0].Embedding)
 				require.NotContains(t, x.policy.recorded, bad)
 				require.Len(t, got.Groups[2].Episodes, 3)
 				require.Equal(t, want.EnvSteps-steps+fakeChunk, got.EnvSteps)
@@ -200,7 +200,7 @@ func TestSpoiltEpisode(t *testing.T) {
 }
 
 // A group of which nothing can be used is dropped, and in an evaluation a spoilt trial is a failure.
-func TestSpoiltGroupAndTrial(t *testing.T) {
+func TestInvalidGroupAndTrial(t *testing.T) {
 	leaks(t)
 	nan := func(p *fakePolicy, ids ...string) {
 		p.lie = func(i policy.Item, r *policy.Result) {
@@ -215,7 +215,7 @@ func TestSpoiltGroupAndTrial(t *testing.T) {
 	x.policy.recorded = map[string][]int{}
 	nan(x.policy, id)
 	got := x.run(t)
-	require.Len(t, got.Spoilt, 1)
+	require.Len(t, got.Invalid, 1)
 	require.Len(t, got.Groups, 6, "another one in its place")
 	require.False(t, got.Groups[1].Kept)
 	require.Equal(t, "no episode of it can be used", got.Groups[1].Reason)
@@ -232,7 +232,7 @@ func TestSpoiltGroupAndTrial(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, episodes, 7)
 	require.False(t, episodes[4].Success)
-	require.ErrorContains(t, episodes[4].Spoilt, "log_probs[0] is NaN")
+	require.ErrorContains(t, episodes[4].Invalid, "log_probs[0] is NaN")
 	nan(x.policy, e.ID(4), e.ID(5))
 	_, _, err = x.s.Evaluate(t.Context(), e)
 	require.ErrorContains(t, err, "log_probs[0] is NaN; so ended 2 of 7 episodes")

@@ -12,7 +12,7 @@ type sampler struct {
 	plan   Plan
 	groups []Group // begun, by id
 	open   []int   // episodes of each that are still out
-	spoilt []int   // episodes of each that count for nothing
+	invalid []int   // episodes of each that count for nothing
 }
 
 // begin returns the episodes of groups that may begin now.
@@ -26,7 +26,7 @@ func (s *sampler) begin() []*job {
 	var jobs []*job
 	for g := len(s.groups); g < s.plan.Groups+min(dropped, s.plan.ExtraGroups); g++ {
 		s.groups = append(s.groups, Group{ID: g, Task: s.plan.task(g).ID})
-		s.spoilt = append(s.spoilt, 0)
+		s.invalid = append(s.invalid, 0)
 		s.open = append(s.open, s.plan.GroupSize)
 		jobs = append(jobs, s.plan.group(g)...)
 	}
@@ -39,13 +39,13 @@ func (s *sampler) rolled(e *Episode) *Group {
 	if e.Success {
 		g.Successes++
 	}
-	if e.Spoilt != nil {
-		s.spoilt[e.Group]++
+	if e.Invalid != nil {
+		s.invalid[e.Group]++
 	}
 	if s.open[e.Group]--; s.open[e.Group] > 0 {
 		return nil
 	}
-	n := s.plan.GroupSize - s.spoilt[e.Group]
+	n := s.plan.GroupSize - s.invalid[e.Group]
 	rate := float64(g.Successes) / float64(max(n, 1))
 	switch {
 	case n == 0:

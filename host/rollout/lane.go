@@ -40,7 +40,7 @@ func (l *lane) run() {
 			return
 		case err == nil:
 			r.doubts[l.process].cleared(incarnation)
-			if a.episode.Spoilt != nil && r.rules.Record && !r.policy.forget(r.ctx, j.episode.ID) {
+			if a.episode.Invalid != nil && r.rules.Record && !r.policy.forget(r.ctx, j.episode.ID) {
 				return // stopped
 			}
 			r.queue.hold(a.episode.bytes()) // released by collect
@@ -136,7 +136,7 @@ func (a *attempt) run() error {
 		if !ok {
 			return r.lanesCtx.Err()
 		}
-		if e.Spoilt = chunk.spoilt; e.Spoilt != nil {
+		if e.Invalid = chunk.invalid; e.Invalid != nil {
 			a.clip, e.FrameCount = nil, 0
 			return nil
 		}

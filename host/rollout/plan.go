@@ -138,7 +138,7 @@ func (s *Scheduler) checkRules(r Rules) error {
 	case r.EqualLength.Mode < None || r.EqualLength.Mode > Hold || r.EqualLength.Frames < 0:
 		return bad("none, cut or hold", "equal_length is %v", r.EqualLength)
 	}
-	if err := s.EnvSpec.Action.Validate(); err != nil {
+	if err := s.EnvSpec.Action.Check(); err != nil {
 		return plugins.AsError(err).WithPlace("%s", s.EnvName)
 	}
 	return nil

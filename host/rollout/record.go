@@ -171,7 +171,7 @@ func (s *Scheduler) checkRecording(p RecordPlan) error {
 	if p.Every < 1 {
 		return plugins.Errorf(plugins.Invalid, "every %d-th step", p.Every).WithHint("1 or more")
 	}
-	if err := s.EnvSpec.Action.Validate(); err != nil {
+	if err := s.EnvSpec.Action.Check(); err != nil {
 		return err
 	}
 	for _, t := range p.Takes {

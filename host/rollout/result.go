@@ -16,8 +16,8 @@ func EpisodeID(iteration int, task string, group, index int) string {
 type Result struct {
 	// Groups that were rolled, in the order of ids, the dropped ones too.
 	Groups []Group
-	// Spoilt are the episodes that ended with a number of the policy's that cannot be used, in the order of ids. They belong to no group any more.
-	Spoilt []Episode
+	// Invalid are the episodes that ended with a number of the policy's that cannot be used, in the order of ids. They belong to no group any more.
+	Invalid []Episode
 	// EnvSteps of all their episodes, the spoilt ones too. Steps of attempts that were lost are in Timing.
 	EnvSteps int
 	Timing   Timing
@@ -30,7 +30,7 @@ type Group struct {
 	// Kept: its success rate lies in the plan's range. Reason says in words why not.
 	Kept   bool
 	Reason string
-	// Successes among Episodes, which are in the order of their index, without those that were spoilt.
+	// Successes among Episodes, which are in the order of their index, without those that are invalid.
 	Successes int
 	Episodes  []Episode
 }
@@ -45,9 +45,9 @@ type Episode struct {
 	Seed                    uint64
 	// Success implies Terminated. Terminated: by the env's own rule. Truncated: at its most steps.
 	Success, Terminated, Truncated bool
-	// Spoilt says why the episode ended early, with actions or log-probabilities that cannot be used: NaN, infinite or out of range. nil: it did not. It is
+	// Invalid says why the episode ended early, with actions or log-probabilities that cannot be used: NaN, infinite or out of range. nil: it did not. It is
 	// never rolled again, as the same weights and seeds would say the same, never embedded, and what the policy recorded of it is forgotten.
-	Spoilt *plugins.Error
+	Invalid *plugins.Error
 	// Steps executed, in env steps.
 	Steps int
 	// Progress is the env's own last measure of how far the task came, 0 to 1; nil: it has none. For audits, never for training.

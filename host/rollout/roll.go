@@ -45,8 +45,8 @@ type roll struct {
 	envTime, waitTime atomic.Int64 // nanoseconds, over lanes
 	faults, lostSteps atomic.Int64
 	seen              Progress
-	spoilt            int // episodes, and the last one's reason; of collect
-	lastSpoilt        *plugins.Error
+	invalid            int // episodes, and the last one's reason; of collect
+	lastInvalid        *plugins.Error
 }
 
 func (s *Scheduler) start(caller context.Context, rules Rules) (*roll, error) {
@@ -116,7 +116,7 @@ func (r *roll) add(jobs []*job) {
 }
 
 // collect returns when every job is rolled, encoded and finished, or with the first error, which it is too when of most episodes, all that may become jobs, too
-// many are spoilt. rolled is called with every episode as soon as it is done, and
+// many are invalid. rolled is called with every episode as soon as it is done, and
 // may add more; finished when it is encoded too. Both are called in the order of arrival.
 func (r *roll) collect(most int, rolled, finished func(*Episode)) error {
 	frames := newKeeper(r.rules)
@@ -139,16 +139,16 @@ func (r *roll) collect(most int, rolled, finished func(*Episode)) error {
 		select {
 		case e := <-r.rolled:
 			r.unrolled--
-			if e.Spoilt != nil {
-				r.spoilt, r.lastSpoilt = r.spoilt+1, e.Spoilt
-				if err := tooManySpoilt(r.spoilt, most, e.Spoilt); err != nil {
+			if e.Invalid != nil {
+				r.invalid, r.lastInvalid = r.invalid+1, e.Invalid
+				if err := tooManyInvalid(r.invalid, most, e.Invalid); err != nil {
 					return err
 				}
 			}
 			rolled(e)
 			r.progress(e)
 			switch {
-			case e.Spoilt != nil:
+			case e.Invalid != nil:
 				finish(e)
 				if r.encode != nil && r.rules.EqualLength.late() && r.unrolled == 0 {
 					r.encode.add(atShortest(late)...)

@@ -6,7 +6,7 @@ import "context"
 //
 // Groups whose success rate is outside of the plan's range are dropped and replaced by the next id, within the budget. Which ids are rolled is a fixed point
 // that depends on nothing but the plan and the policy: the smallest prefix of ids that holds Plan.Groups kept groups, or else the whole budget; so Result
-// may hold fewer kept groups than were asked for, which is no error. Episodes that were spoilt (see [Episode.Spoilt]) are left out of their groups; when there is
+// may hold fewer kept groups than were asked for, which is no error. Episodes that are invalid (see [Episode.Invalid]) are left out of their groups; when there is
 // more than one and they are more than a fifth of all, that is the error. What the policy recorded for dropped groups is forgotten.
 //
 // Errors are *plugins.Error values: Invalid for the plan, [ErrPolicyLost] in the chain when the policy has to be loaded again, Canceled (or Deadline) with
@@ -44,15 +44,15 @@ func (s *Scheduler) Run(ctx context.Context, p Plan) (*Result, error) {
 	for g := range result.Groups {
 		for _, j := range p.group(g) {
 			e := episodes[j.episode.ID]
-			if e.Spoilt != nil {
-				result.Spoilt = append(result.Spoilt, *e)
+			if e.Invalid != nil {
+				result.Invalid = append(result.Invalid, *e)
 			} else {
 				result.Groups[g].Episodes = append(result.Groups[g].Episodes, *e)
 			}
 			result.EnvSteps += e.Steps
 		}
 	}
-	if err := tooManySpoilt(r.spoilt, len(episodes), r.lastSpoilt); err != nil {
+	if err := tooManyInvalid(r.invalid, len(episodes), r.lastInvalid); err != nil {
 		return nil, err
 	}
 	return result, nil

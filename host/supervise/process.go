@@ -265,11 +265,16 @@ func (p *Process) start(ctx context.Context) error {
 	}
 	var inherits []*os.File
 	if s.o.ArenaBytes > 0 {
-		if p.arena, err = arena.New(s.o.ArenaBytes); err != nil {
+		p.arena, err = arena.New(s.o.ArenaBytes)
+		switch {
+		case err == nil:
+			own[plugins.ArenaEnv] = fmt.Sprint(plugins.ArenaFD)
+			inherits = append(inherits, p.arena.File())
+		case plugins.KindOf(err) == plugins.Unsupported: // no memory files on this system: tensors travel in the messages
+			p.out.line("srpo", "--- "+err.Error())
+		default:
 			return plugins.AsError(err).WithPlace("%s", label)
 		}
-		own[plugins.ArenaEnv] = fmt.Sprint(plugins.ArenaFD)
-		inherits = append(inherits, p.arena.File())
 	}
 	lifelineR, lifelineW, err := os.Pipe()
 	if err == nil {

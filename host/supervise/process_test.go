@@ -166,15 +166,7 @@ func TestStartFailures(t *testing.T) {
 // requireNobody checks that no process of the supervisor is left.
 func requireNobody(t *testing.T, s *Supervisor) {
 	t.Helper()
-	require.Eventually(t, func() bool {
-		environs, _ := filepath.Glob("/proc/[0-9]*/environ")
-		for _, path := range environs {
-			if tagged(path, s.folder.tag) {
-				return false
-			}
-		}
-		return true
-	}, 2*time.Second, 20*time.Millisecond)
+	require.Eventually(t, func() bool { return len(findTagged(s.folder.tag)) == 0 }, 2*time.Second, 20*time.Millisecond)
 }
 
 func TestEnvironment(t *testing.T) {

@@ -13,7 +13,7 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
+	"github.com/gofrs/flock"
 
 	"github.com/srpo-dev/srpo/host/nearest"
 	"github.com/srpo-dev/srpo/host/supervise/lock"
@@ -230,14 +230,11 @@ func Unpack(f fs.FS, cache, what, name string) (string, error) {
 	if err := os.MkdirAll(parent, 0o755); err != nil {
 		return fail(err)
 	}
-	guard, err := os.OpenFile(dir+".lock", os.O_CREATE|os.O_RDWR, 0o644)
-	if err != nil {
+	guard := flock.New(dir+".lock", flock.SetFlag(os.O_CREATE|os.O_RDWR), flock.SetPermissions(0o644))
+	if err := guard.Lock(); err != nil { // held while the copy is made
 		return fail(err)
 	}
 	defer guard.Close()
-	if err := unix.Flock(int(guard.Fd()), unix.LOCK_EX); err != nil { // held for the time of a copy
-		return fail(err)
-	}
 	if same(dir, want) {
 		return dir, nil
 	}

@@ -17,7 +17,7 @@ import (
 	"strings"
 
 	"github.com/BurntSushi/toml"
-	"golang.org/x/sys/unix"
+	"github.com/gofrs/flock"
 
 	"github.com/srpo-dev/srpo/host/internal/bounded"
 	"github.com/srpo-dev/srpo/host/internal/tomltext"
@@ -324,12 +324,10 @@ func update(path string, p Package, again bool) (added bool, err error) {
 
 // exclusive keeps other hosts from writing locks in the same folder meanwhile. The folder itself is locked, so that no further file lies around.
 func exclusive(path string) (release func(), err error) {
-	d, err := os.Open(filepath.Dir(path))
-	if err == nil {
-		if err = unix.Flock(int(d.Fd()), unix.LOCK_EX); err == nil {
-			return func() { _ = d.Close() }, nil
-		}
-		_ = d.Close()
+	folder := flock.New(filepath.Dir(path), flock.SetFlag(os.O_RDONLY))
+	if err := folder.Lock(); err != nil {
+		return nil, plugins.Errorf(plugins.NotFound, "the lock's folder: %w", err).WithPlace("%s", path).
+			WithHint("make the folder, or start srpo beside srpo.toml")
 	}
-	return nil, plugins.Errorf(plugins.NotFound, "the lock's folder: %w", err).WithPlace("%s", path).WithHint("make the folder, or start srpo beside srpo.toml")
+	return func() { _ = folder.Close() }, nil
 }

@@ -51,7 +51,7 @@ def test_a_plugin_runs_with_the_installed_wheel(wheel, tmp_path):
     try:
         plugin.configure()
         assert plugin.call("Encoder.DescribeEncoder").dimension == 4
-        found = subprocess.run([python, "-c", "import srpo_sdk; print(srpo_sdk.__file__)"], capture_output=True)
+        found = subprocess.run([python, "-Ic", "import srpo_sdk; print(srpo_sdk.__file__)"], capture_output=True)
         assert Path(found.stdout.decode().strip()).is_relative_to(folder)
     finally:
         plugin.stop()
