@@ -19,10 +19,10 @@ export SRPO_TEST_PYTHON := $(VENV)/bin/python
 # uv for srpo itself, where the machine has none.
 export PATH := $(PATH):$(VENV)/tools
 
-STEPS := fmt vet cross staticcheck lint proto-check ruff go-test fuzz python-test examples smoke faults hangs remote libero \
+STEPS := fmt vet cross staticcheck lint proto-check ruff mypy go-test fuzz python-test examples smoke faults hangs remote libero \
 	libero-plus
 
-.PHONY: help build test soak bench openvla pi0 parity results proto release docs clean venv $(STEPS)
+.PHONY: help build test soak bench openvla pi0 wheels parity results proto release docs clean venv $(STEPS)
 
 # go_test NAME,ARGUMENTS: Go tests with the race detector, counted as the step NAME.
 define go_test
@@ -68,6 +68,12 @@ proto-check: venv ## the committed code is what the .proto files generate
 
 ruff: venv ## ruff
 	$(VENV)/bin/ruff check .
+
+mypy: venv ## the types of the Python kit
+	cd sdk/python && $(VENV)/bin/mypy --cache-dir=$(VENV)/mypy
+
+wheels: venv ## the Python kit as a wheel, in sdk/python/dist
+	bash .ci/wheels sdk/python/dist
 
 # The encoders' tests install what their plugins install, with the program under test.
 go-test: export SRPO_TEST_PROGRAM := $(CURDIR)/srpo

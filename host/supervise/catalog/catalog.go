@@ -73,15 +73,15 @@ func IsPath(s string) bool {
 // Find returns the package of a kind that a name or the path of a folder means. What is part of srpo wins over what lies in [Catalog.Path], and earlier
 // folders of that over later ones.
 func (c *Catalog) Find(kind plugins.Kind, nameOrPath string) (Package, error) {
-	p, err := c.Look(kind, nameOrPath)
+	p, err := c.Lookup(kind, nameOrPath)
 	if err == nil && p.embedded != nil {
 		return c.unpack(p)
 	}
 	return p, err
 }
 
-// Look is Find without putting an embedded package, whose Dir is then empty, onto the disk.
-func (c *Catalog) Look(kind plugins.Kind, nameOrPath string) (Package, error) {
+// Lookup is Find without putting an embedded package, whose Dir is then empty, onto the disk.
+func (c *Catalog) Lookup(kind plugins.Kind, nameOrPath string) (Package, error) {
 	if nameOrPath == "" {
 		return Package{}, plugins.Errorf(plugins.Invalid, "no %s given", kind).WithHint("one of %s, or the path of a package's folder", c.names(kind))
 	}

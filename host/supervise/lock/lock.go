@@ -88,15 +88,15 @@ func Load(path string) (*File, error) {
 	if err != nil {
 		return nil, plugins.Errorf(plugins.NotFound, "reading the lock: %w", err).WithPlace("%s", path).WithHint("make it readable")
 	}
-	if tomltext.Deep(data) {
-		return broken("brackets nest deeper than %d: srpo wrote no such lock", tomltext.Most)
+	if tomltext.TooDeep(data) {
+		return broken("brackets nest deeper than %d: srpo wrote no such lock", tomltext.MaxDepth)
 	}
 	var d onDisk
 	md, err := toml.Decode(string(data), &d)
 	if err != nil {
 		var pe toml.ParseError
 		if errors.As(err, &pe) {
-			line, _, _ := tomltext.Place(string(data), pe.Position.Start)
+			line, _, _ := tomltext.Locate(string(data), pe.Position.Start)
 			return broken("line %d: %s", line, pe.Message)
 		}
 		return broken("%w", err)
@@ -279,8 +279,8 @@ func Check(path string, p Package) (added bool, err error) {
 	return update(path, p, false)
 }
 
-// Renew puts the package into the lock as it is now; changes says what differs from before, and is empty for a package that was not locked or did not change.
-func Renew(path string, p Package) (changes []string, err error) {
+// Relock puts the package into the lock as it is now; changes says what differs from before, and is empty for a package that was not locked or did not change.
+func Relock(path string, p Package) (changes []string, err error) {
 	release, err := exclusive(path)
 	if err != nil {
 		return nil, err
