@@ -74,7 +74,7 @@ func Demonstrate(ctx context.Context, o DemonstrateOptions) (Demonstrated, error
 	}
 	plan := s.demoPlan(tasks, cameras)
 	n := 0
-	for d, err := range rollout.Demonstrations(ctx, s.Sched.Envs[0].Worker, s.Sched.EnvSpec, plan) {
+	for d, err := range s.Sched.Demonstrations(ctx, plan) {
 		if err != nil {
 			return out, err
 		}

@@ -221,13 +221,13 @@ func (r *run) demonstrations(ctx context.Context) func(yield func(policy.Demonst
 	if cam := s.Sched.EnvSpec.RecordCamera; cam != "" && !slices.Contains(cameras, cam) {
 		cameras = append([]string{cam}, cameras...)
 	}
-	return rollout.Demonstrations(ctx, s.Sched.Envs[0].Worker, s.Sched.EnvSpec, s.demoPlan(r.tasks, cameras))
+	return s.Sched.Demonstrations(ctx, s.demoPlan(r.tasks, cameras))
 }
 
 // demoPlan is [imitate] demos demonstrations of each task, seen through some cameras.
 func (s *Session) demoPlan(tasks []env.Task, cameras []string) rollout.DemoPlan {
 	c := s.cfg
-	plan := rollout.DemoPlan{Seed: c.Run.Seed, Noise: float32(c.Imitate.Noise), Observe: cameras, MaxSteps: c.Rollout.MaxSteps, EnvName: s.Sched.EnvName}
+	plan := rollout.DemoPlan{Seed: c.Run.Seed, Noise: float32(c.Imitate.Noise), Observe: cameras, MaxSteps: c.Rollout.MaxSteps}
 	for _, t := range tasks {
 		states := s.states(t, c.Rollout.StartStates)
 		for k := range c.Imitate.Demos {
@@ -256,7 +256,7 @@ func (r *run) references(ctx context.Context) error {
 		if err != nil {
 			return nil, err
 		}
-		if why := rollout.CheckEmbedding(v[0], s.Sched.EncoderSpec.Dimension); why != "" {
+		if why := srpo.CheckEmbedding(v[0], s.Sched.EncoderSpec.Dimension); why != "" {
 			unusable = plugins.Errorf(plugins.Corrupt, "the vector of %s %s", what, why).WithPlace("%s", s.Sched.EncoderName)
 			r.event(store.Event{Type: store.Dropped, Message: unusable.Error()})
 			r.Terminal.Warn("%v; it is left out", unusable)
