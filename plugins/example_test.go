@@ -43,7 +43,7 @@ func ExampleFloats() {
 	chunk := plugins.Floats([]float32{0.1, 0, 1, 0.2, 0, 1}, 2, 3)
 	fmt.Println(chunk.Shape, len(chunk.Data), "bytes")
 	space := plugins.ActionSpace{Names: []string{"dx", "dy", "gripper"}, Low: []float32{-1, -1, -1}, High: []float32{1, 1, 1}}
-	values, err := space.Check(chunk)
+	values, err := space.Clip(chunk)
 	fmt.Println(values[3], err)
 	// Output:
 	// [2 3] 24 bytes

@@ -202,7 +202,7 @@ func FuzzEnvSpec(f *testing.F) {
 		bounded(t, len(data), 0, func() error {
 			s, err := env.NewClient(&answers{unary: map[string][]byte{"": data}}, nil).Describe(t.Context())
 			if err == nil {
-				require.NoError(t, s.Action.Validate())
+				require.NoError(t, s.Action.Check())
 				require.NoError(t, s.Action.Fits(s.Action))
 			}
 			return err

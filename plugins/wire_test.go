@@ -244,15 +244,15 @@ type slowEncoder struct {
 func (s slowEncoder) Encode(ctx context.Context, clips []plugins.Tensor) ([][]float32, error) {
 	close(s.begun)
 	<-s.on
-	encoder.Headway(ctx)
+	encoder.ReportProgress(ctx)
 	close(s.came)
 	<-s.on
 	return s.meanEncoder.Encode(ctx, clips)
 }
 
 // An encoder's own account of its headway reaches the host, whose deadline goes by it.
-func TestEncoderHeadway(t *testing.T) {
-	encoder.Headway(t.Context()) // of no call: nothing
+func TestEncoderReportProgress(t *testing.T) {
+	encoder.ReportProgress(t.Context()) // of no call: nothing
 	ctx := t.Context()
 	e := slowEncoder{begun: make(chan struct{}), on: make(chan struct{}), came: make(chan struct{})}
 	c := encoder.NewClient(connect(t, func(s grpc.ServiceRegistrar) { encoder.Register(s, e) }), nil)
@@ -302,10 +302,10 @@ func (*echoPolicy) Update(_ context.Context, u policy.Update, progress func(floa
 	progress(0.5)
 	return policy.Statistics{Loss: u.Trajectories[0].Values[0], Samples: 4, Extra: map[string]float64{"x": 1}, AlreadyApplied: u.ID == 1}, nil
 }
-func (*echoPolicy) Forget(context.Context, []string) error            { return nil }
-func (*echoPolicy) Save(context.Context, string) error                { return nil }
-func (*echoPolicy) Load(context.Context, string) (uint64, error)      { return 42, nil }
-func (*echoPolicy) LoadFresh(context.Context, string) (uint64, error) { return 43, nil }
+func (*echoPolicy) Forget(context.Context, []string) error           { return nil }
+func (*echoPolicy) Save(context.Context, string) error               { return nil }
+func (*echoPolicy) Load(context.Context, string) (uint64, error)     { return 42, nil }
+func (*echoPolicy) BeginRun(context.Context, string) (uint64, error) { return 43, nil }
 func (p *echoPolicy) Imitate(_ context.Context, im policy.Imitate, demos iter.Seq2[policy.Demonstration, error], progress func(done, loss float64)) error {
 	for d, err := range demos {
 		if err != nil {
@@ -338,12 +338,12 @@ func TestPolicyRoundTrip(t *testing.T) {
 	id, err := c.Load(ctx, "x")
 	require.NoError(t, err)
 	require.Equal(t, uint64(42), id)
-	id, err = c.LoadFresh(ctx, "x")
+	id, err = c.BeginRun(ctx, "x")
 	require.NoError(t, err)
 	require.Equal(t, uint64(43), id)
 	older := policy.NewClient(connect(t, func(s grpc.ServiceRegistrar) { policy.Register(s, struct{ policy.Policy }{impl}) }), nil)
 	require.NoError(t, older.Configure(ctx, plugins.Config{}))
-	id, err = older.LoadFresh(ctx, "x")
+	id, err = older.BeginRun(ctx, "x")
 	require.NoError(t, err)
 	require.Equal(t, uint64(42), id, "one that cannot restores all")
 

@@ -87,6 +87,7 @@ type examination struct {
 	logDir  string
 	envSpec plugins.EnvSpec
 	results []examined
+	printed map[failure]string // by failure, the check whose text was printed in full
 
 	passed, skipped, failed int
 }
@@ -103,6 +104,9 @@ type examined struct {
 	Hint    string  `json:"hint,omitempty"`
 	Detail  string  `json:"detail,omitempty"`
 }
+
+// failure identifies what failed. The hint is not part of it, as it can name the log of one process.
+type failure struct{ message, place, detail string }
 
 func (x *examination) run(ctx context.Context) error {
 	began := time.Now()
@@ -194,21 +198,35 @@ func (x *examination) note(part, check string, err error, d time.Duration) {
 	case "skip":
 		line = fmt.Sprintf("%s %s: %s", mark, check, e.Message)
 	case "fail":
-		words := e.Message
-		if e.Place != "" {
-			words = e.Place + ": " + words
-		}
-		line += "\n    " + words
-		for _, l := range strings.Split(strings.TrimRight(e.Detail, "\n"), "\n") {
-			if l != "" {
-				line += "\n    | " + l
-			}
-		}
-		if e.Hint != "" {
-			line += "\n    try: " + e.Hint
-		}
+		line += x.failureText(e)
 	}
 	x.say("%s", line)
+}
+
+// failureText returns the indented text of a failed check. A failure that an earlier check had is not repeated in full.
+func (x *examination) failureText(e examined) string {
+	f := failure{e.Message, e.Place, e.Detail}
+	if first, ok := x.printed[f]; ok {
+		return "\n    the same failure as in " + first
+	}
+	if x.printed == nil {
+		x.printed = map[failure]string{}
+	}
+	x.printed[f] = fmt.Sprintf("%q (%s)", e.Check, e.Part)
+	message := e.Message
+	if e.Place != "" {
+		message = e.Place + ": " + message
+	}
+	text := "\n    " + message
+	for _, l := range strings.Split(strings.TrimRight(e.Detail, "\n"), "\n") {
+		if l != "" {
+			text += "\n    | " + l
+		}
+	}
+	if e.Hint != "" {
+		text += "\n    try: " + e.Hint
+	}
+	return text
 }
 
 func took(d time.Duration) string {

@@ -10,24 +10,24 @@ import (
 	"github.com/srpo-dev/srpo/host/srpo"
 )
 
-// Scale says what 0 and 1 of a progress curve are.
+// Scale defines which distances are 0 and 1 of a progress curve.
 type Scale string
 
 // The scales.
 const (
-	// OwnScale is the paper's, [Progress]: the episode's own least and greatest distance, to its own end
-	// for a success. Every curve, a failure's too, reaches 1.
+	// OwnScale is the scale of the SRPO paper, see [Progress]: the largest and smallest distance of the attempt
+	// itself, for a success to its own end. Every curve reaches 1, also that of a failure.
 	OwnScale Scale = "own"
-	// TaskScale is 1 - (d_t - min)/(max - min) with min and max over all windows of all of the task's
-	// attempts, and d_t the least distance to the success centres for successes and failures alike: a
-	// failure that never comes near stays low.
+	// TaskScale uses the largest and smallest distance over all windows of all attempts at the task, for
+	// successes and failures to the nearest success centre: 1 - (d_t - min)/(max - min). A failure that never
+	// comes near a centre stays low.
 	TaskScale Scale = "task"
 )
 
-// Curves gives every item that has windows its progress curve, in the order of the items, measured against
-// the centres of its task's successes. Labels that are nil count as failures. An item has none when it has
-// no usable windows, or when it is a failure of a task without successes. The curves of OwnScale are those
-// of [Measure].
+// Curves returns the progress curve of every item that has one, in the order of the items, measured against the
+// centres of its task's successes. Items without a label count as failures. An item has no curve if its windows are
+// missing or not usable, or if it is a failure of a task without successes. With OwnScale the curves have the progress
+// that [Measure] returns. The errors are those of [srpo.Cluster].
 func Curves(items []Item, cluster srpo.ClusterOptions, scale Scale) ([]Curve, error) {
 	byTask := map[string][][]float64{}
 	for _, it := range items {
@@ -77,16 +77,34 @@ func Curves(items []Item, cluster srpo.ClusterOptions, scale Scale) ([]Curve, er
 	return out, nil
 }
 
-// successCurve measures against the success's own end.
+// successCurve measures the progress of a success by the distance to its own end.
 func successCurve(it Item) Curve {
 	return Curve{ID: it.ID, Task: it.Task, Success: it.Success, Ends: it.Ends,
 		Progress: Progress(toOwnEnd(it.Windows))}
 }
 
-// failureCurve measures against centres.
+// failureCurve measures progress by the distance to the nearest centre.
 func failureCurve(it Item, centres srpo.Clustering) Curve {
 	near := nearness(it.Windows, centres)
 	d := slices.Clone(near)
 	floats.Scale(-1, d)
 	return Curve{ID: it.ID, Task: it.Task, Success: it.Success, Ends: it.Ends, Progress: Progress(d), Nearness: near}
+}
+
+// toOwnEnd returns the distances of windows to the last one.
+func toOwnEnd(windows [][]float64) []float64 {
+	d := make([]float64, len(windows))
+	for i, w := range windows {
+		d[i] = floats.Distance(w, windows[len(windows)-1], 2)
+	}
+	return d
+}
+
+// nearness returns minus the distance of each window to the nearest centre.
+func nearness(windows [][]float64, c srpo.Clustering) []float64 {
+	out := make([]float64, len(windows))
+	for i, w := range windows {
+		out[i] = -nearest(c, w)
+	}
+	return out
 }

@@ -38,11 +38,11 @@ func TestTaskScaleKeepsFailuresLow(t *testing.T) {
 	own, err := Curves(items, options().Cluster, OwnScale)
 	require.NoError(t, err)
 	for _, c := range own {
-		most := 0.0
+		top := 0.0
 		for _, p := range c.Progress {
-			most = max(most, p)
+			top = max(top, p)
 		}
-		require.InDelta(t, 1, most, 1e-12, "every curve of its own scale reaches 1")
+		require.InDelta(t, 1, top, 1e-12, "every curve on its own scale reaches 1")
 	}
 }
 

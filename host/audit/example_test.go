@@ -8,7 +8,7 @@ import (
 	"github.com/srpo-dev/srpo/host/srpo"
 )
 
-// Embeddings of anybody's encoder become rewards; an attempt that nobody judged is scored against the others.
+// Embeddings of any encoder become rewards. An attempt without a label is scored against the others.
 func ExampleReward() {
 	yes, no := true, false
 	list := []attempts.Attempt{
@@ -39,7 +39,7 @@ func ExampleReward() {
 	// f dropped: the camera was off
 }
 
-// Is the reward any good? A success is measured against centres that do not know it.
+// Each success is measured against centres that were computed without it.
 func ExampleMeasure() {
 	yes, no := true, false
 	items := []audit.Item{
@@ -59,7 +59,7 @@ func ExampleMeasure() {
 }
 
 func ExampleProgress() {
-	distances := []float64{4, 3, 3.5, 1} // of growing windows, to where the attempt should end
+	distances := []float64{4, 3, 3.5, 1} // of growing windows to the end of the attempt
 	curve := audit.Progress(distances)
 	mono, _ := audit.Mono(curve)
 	sc, _ := audit.SC(curve)

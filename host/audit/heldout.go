@@ -6,31 +6,29 @@ import (
 	"github.com/srpo-dev/srpo/host/srpo"
 )
 
-// mostFolds is the number of successes up to which every one is left out by itself; more are left out in so
-// many parts.
-const mostFolds = 20
+// maxFolds limits the number of folds. With at most so many successes each is left out by itself.
+const maxFolds = 20
 
-// heldOut holds distances to centres that do not know the attempt which is measured: the successes are
-// dealt into folds in their order, and those of a fold are measured against the centres of all others,
-// found anew. Failures are measured against the same centres.
+// heldOut contains distances to centres that were computed without the attempt being measured. The successes are
+// dealt into folds in their order. Those of a fold are measured against the centres of all others, and failures
+// against the centres of each fold.
 type heldOut struct {
-	fold    []int // of each success
+	// fold is the fold of each success.
+	fold []int
+	// centres are those of each fold: of the successes outside it.
 	centres []srpo.Clustering
-	// own[i] is success i's distance, other[k][f] failure f's to the centres of fold k.
+	// own[i] is the distance of success i; other[k][j] that of failure j to the centres of fold k.
 	own   []float64
 	other [][]float64
 }
 
-// holdOut is nil for fewer than 2 successes.
+// holdOut returns nil for fewer than 2 successes.
 func holdOut(successes, failures [][]float64, opt srpo.ClusterOptions) (*heldOut, error) {
 	n := len(successes)
 	if n < 2 {
 		return nil, nil
 	}
-	folds := n
-	if n > mostFolds {
-		folds = mostFolds
-	}
+	folds := min(n, maxFolds)
 	h := &heldOut{fold: make([]int, n), own: make([]float64, n)}
 	for k := range folds {
 		var rest [][]float64
@@ -58,7 +56,7 @@ func holdOut(successes, failures [][]float64, opt srpo.ClusterOptions) (*heldOut
 	return h, nil
 }
 
-// nearest is +Inf where there is no centre, which does not happen: DBSCAN's noise alone falls back to one mean.
+// nearest returns the distance to the nearest centre; +Inf without centres.
 func nearest(c srpo.Clustering, v []float64) float64 {
 	d, j := c.Nearest(v)
 	if j < 0 {
@@ -67,7 +65,8 @@ func nearest(c srpo.Clustering, v []float64) float64 {
 	return d
 }
 
-// wins is 1 where success i is nearer than failure j, 1/2 where they are equal, 0 else; its mean is the AUROC.
+// wins returns 1 where success i is closer than failure j, 1/2 where both are equally far away, 0 otherwise. The
+// mean is the AUROC.
 func (h *heldOut) wins() [][]float64 {
 	w := make([][]float64, len(h.own))
 	for i, own := range h.own {
@@ -79,7 +78,7 @@ func (h *heldOut) wins() [][]float64 {
 	return w
 }
 
-// win says whether a distance is less than another.
+// win compares two distances: 1 if own is smaller, 1/2 if they are equal, 0 otherwise.
 func win(own, other float64) float64 {
 	switch {
 	case own < other:

@@ -22,8 +22,8 @@ func gauss(rng *rand.Rand, n int, scale float64, at ...float64) []float64 {
 	return out
 }
 
-// scene makes attempts whose windows move from a start to where the attempt ends: successes at the goal,
-// failures part of the way. informed = false makes embeddings that know nothing.
+// scene returns attempts whose windows move from a start to the end of the attempt: successes end at the goal,
+// failures part of the way. With informed = false the embeddings are random.
 func scene(rng *rand.Rand, task string, goal []float64, n int, informed bool) []Item {
 	const windows = 12
 	var out []Item
@@ -48,7 +48,7 @@ func scene(rng *rand.Rand, task string, goal []float64, n int, informed bool) []
 			it.Ends, it.Windows = append(it.Ends, it.Frames*w/windows), append(it.Windows, v)
 		}
 		it.Embedding = it.Windows[windows-1]
-		it.Reversed = it.Embedding // an encoder that does not see order
+		it.Reversed = it.Embedding // an encoder that ignores the order of frames
 		it.Stalled = it.Windows[windows/2]
 		out = append(out, it)
 	}
@@ -59,22 +59,22 @@ func options() MeasureOptions {
 	return MeasureOptions{Cluster: srpo.DefaultClusterOptions(), Seed: 3, Bootstrap: 200}
 }
 
-func TestMeasureTellsAGoodRewardFromABlindOne(t *testing.T) {
+func TestMeasureSeparatesInformedFromRandomEmbeddings(t *testing.T) {
 	rng := rand.New(rand.NewPCG(5, 5))
 	items := append(scene(rng, "a", []float64{3, 0, 0, 0}, 14, true), scene(rng, "b", []float64{0, 3, 0, 0}, 14,
 		true)...)
 	good, err := Measure(items, options())
 	require.NoError(t, err)
 	m := good.Mean
-	for name, least := range map[string]float64{"sc": 0.95, "mono": 0.8, "auroc": 0.99, "voc": 0.95, "order": 0.95,
+	for name, minimum := range map[string]float64{"sc": 0.95, "mono": 0.8, "auroc": 0.99, "voc": 0.95, "order": 0.95,
 		"progress_rank": 0.9, "progress_order": 0.9,
 		"stalled_auroc": 0.99, "other_auroc": 0.99} {
-		require.GreaterOrEqual(t, m[name].Value, least, name)
+		require.GreaterOrEqual(t, m[name].Value, minimum, name)
 		require.Equal(t, 2, m[name].Tasks, name)
 	}
-	require.InDelta(t, 1, m["length_auroc"].Value, 1e-9, "these failures are longer, so length alone separates")
+	require.InDelta(t, 1, m["length_auroc"].Value, 1e-9, "these failures are longer, so length alone separates them")
 	require.InDelta(t, 0.5, m["random_auroc"].Value, 0.25)
-	require.InDelta(t, 0.5, m["reversed_auroc"].Value, 0.15, "it sees no order, and the audit says so")
+	require.InDelta(t, 0.5, m["reversed_auroc"].Value, 0.15, "the encoder ignores order, and the control shows it")
 	require.Equal(t, 1.0, m["time_sc"].Value)
 	require.Equal(t, 0.5, m["time_auroc"].Value)
 	require.Len(t, good.Tasks, 2)
@@ -93,7 +93,7 @@ func TestMeasureTellsAGoodRewardFromABlindOne(t *testing.T) {
 	require.Less(t, blind.Mean["stalled_auroc"].Value, 0.75)
 }
 
-func TestMeasureIsAFunction(t *testing.T) {
+func TestMeasureIsDeterministic(t *testing.T) {
 	items := scene(rand.New(rand.NewPCG(6, 6)), "a", []float64{2, 1, 0}, 6, true)
 	first, err := Measure(items, options())
 	require.NoError(t, err)
@@ -108,8 +108,8 @@ func TestMeasureIsAFunction(t *testing.T) {
 	require.NotEqual(t, first.Mean["smd"], reseeded.Mean["smd"], "the bootstrap comes from the seed")
 }
 
-// What has no label is in no measure, and what is missing leaves out a measure, not all.
-func TestMeasureWithLittle(t *testing.T) {
+// Attempts without a label are not measured, and missing data only leaves out the measures that need it.
+func TestMeasureWithFewAttempts(t *testing.T) {
 	yes, no := true, false
 	items := []Item{{ID: "u", Task: "t", Embedding: []float64{1, 2}}}
 	m, err := Measure(items, options())
@@ -128,9 +128,9 @@ func TestMeasureWithLittle(t *testing.T) {
 	require.NotContains(t, m.Mean, "other_auroc")
 }
 
-// A success far from all others scores worse when it is held out than when its own centre knows it: without
-// holding out AUROC flatters.
-func TestHeldOutIsHeldOut(t *testing.T) {
+// A success far from all others is farther from the centres if they were computed without it. Otherwise AUROC would be
+// too high.
+func TestHeldOutCentresExcludeTheSuccess(t *testing.T) {
 	h, err := holdOut([][]float64{{0, 0}, {0, 1}, {10, 0}}, [][]float64{{2, 0}},
 		srpo.ClusterOptions{Kind: srpo.ClusterMean, Slack: 1, OutlierRatio: 1, ReferenceEps: 1,
 			ReferenceMinPoints: 1})
@@ -146,19 +146,19 @@ func TestHeldOutIsHeldOut(t *testing.T) {
 	}
 	h, err = holdOut(many, many[:5], srpo.DefaultClusterOptions())
 	require.NoError(t, err)
-	require.Len(t, h.centres, mostFolds)
+	require.Len(t, h.centres, maxFolds)
 	seen := map[int]int{}
 	for _, f := range h.fold {
 		seen[f]++
 	}
-	require.Len(t, seen, mostFolds)
+	require.Len(t, seen, maxFolds)
 }
 
 func TestLargeTasksAreThinned(t *testing.T) {
 	rng := rand.New(rand.NewPCG(9, 9))
 	var items []Item
 	yes, no := true, false
-	for i := range 2 * (mostMeasured + 10) {
+	for i := range 2 * (maxMeasured + 10) {
 		it := Item{ID: fmt.Sprint(i), Task: "t", Success: &yes, Embedding: gauss(rng, 2, 1)}
 		if i%2 == 1 {
 			it.Success, it.Embedding = &no, gauss(rng, 2, 1, 9)

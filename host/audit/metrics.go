@@ -10,7 +10,7 @@ import (
 	"github.com/srpo-dev/srpo/host/srpo"
 )
 
-// Bins is the number of bins of [JS], equally wide over 0 to 1.
+// Bins is the number of equal bins from 0 to 1 that [JS] uses.
 const Bins = 20
 
 // Progress turns the distances d_t of growing windows into the progress curve of the SRPO paper (arXiv
@@ -18,9 +18,9 @@ const Bins = 20
 //
 //	r_t = 1 - (d_t - min d) / (max d - min d)
 //
-// For a success d_t is the distance to the embedding of its own whole clip, for a failure the least
-// distance to the success centres. Both ends are pinned: a success that comes nearer all the time ends at 1
-// by construction. A curve whose distances are all equal shows no progress: 0 throughout.
+// For a success d_t is the distance to the embedding of its own whole clip, for a failure the distance to the nearest
+// success centre. The smallest distance becomes 1 and the largest 0, so a success always ends at 1. If all distances
+// are equal, the progress is 0.
 func Progress(d []float64) []float64 {
 	out := make([]float64, len(d))
 	if len(d) == 0 {
@@ -35,13 +35,12 @@ func Progress(d []float64) []float64 {
 	return out
 }
 
-// SC is the rank correlation (Spearman, ties sharing their mean rank) of a curve with its frame index, -1
-// to 1. The same number, taken on distances to centres that do not know the attempt, is VOC, the
-// value-order correlation of GVL (arXiv 2411.04549). ok is false for fewer than 2 points or a constant
-// curve.
+// SC is the Spearman rank correlation of a curve with its frame index, from -1 to 1; equal values share their mean
+// rank. Taken on distances to held-out centres it is VOC, the value-order correlation of GVL (arXiv 2411.04549). ok is
+// false for fewer than 2 points or a constant curve.
 func SC(curve []float64) (rho float64, ok bool) { return srpo.Spearman(curve, index(len(curve))) }
 
-// Mono is the share of steps with r_(t+1) > r_t, strictly. ok is false for fewer than 2 points.
+// Mono is the share of steps with r_(t+1) > r_t. ok is false for fewer than 2 points.
 func Mono(curve []float64) (share float64, ok bool) {
 	if len(curve) < 2 {
 		return 0, false
@@ -55,12 +54,13 @@ func Mono(curve []float64) (share float64, ok bool) {
 	return float64(up) / float64(len(curve)-1), true
 }
 
-// OrderAccuracy is the share of pairs of moments t < u with value_t < value_u, an equal value counting
-// half; 0.5 says nothing. ok is false for fewer than 2 moments.
+// OrderAccuracy is the share of pairs of frames t < u with value_t < value_u. Equal values count half, so 0.5 is
+// chance. ok is false for fewer than 2 frames.
 func OrderAccuracy(values []float64) (share float64, ok bool) {
 	return srpo.PairOrder(values, index(len(values)))
 }
 
+// index returns 0, 1, ..., n-1.
 func index(n int) []float64 {
 	out := make([]float64, n)
 	for i := range out {
@@ -69,12 +69,13 @@ func index(n int) []float64 {
 	return out
 }
 
-// MMD is the maximum mean discrepancy between two samples of numbers (Gretton et al. 2012, eq. 5: the
-// biased estimate MMD_b, the root taken):
+// MMD is the maximum mean discrepancy between two samples of numbers: the square root of the biased estimate of
+// Gretton et al. 2012, equation 5,
 //
 //	MMD^2 = mean k(x,x') + mean k(y,y') - 2 mean k(x,y),   k(a,b) = exp(-(a-b)^2 / (2 sigma^2))
 //
-// with pairs of an element and itself included, and [Bandwidth] as sigma. ok is false when a side is empty.
+// where each mean is over all pairs, including pairs of an element and itself, and sigma is [Bandwidth]. ok is false if
+// a sample is empty.
 func MMD(x, y []float64) (value float64, ok bool) {
 	if len(x) == 0 || len(y) == 0 {
 		return 0, false
@@ -83,9 +84,8 @@ func MMD(x, y []float64) (value float64, ok bool) {
 	return k.mmd(span(0, len(x)), span(len(x), len(x)+len(y))), true
 }
 
-// Bandwidth is the median heuristic: the median of |a - b| over all pairs of different elements of both
-// samples together. When more than half of the pairs are equal, which makes it 0, it is the mean of |a - b|
-// instead; 1 when all are equal.
+// Bandwidth is the median heuristic: the median of |a - b| over all pairs of the two samples together. If the median
+// is 0, the mean is taken instead; if that is 0 too, the bandwidth is 1.
 func Bandwidth(x, y []float64) float64 {
 	all := append(append([]float64(nil), x...), y...)
 	var d []float64
@@ -108,7 +108,7 @@ func Bandwidth(x, y []float64) float64 {
 	return 1
 }
 
-// kernel is the matrix of k over all elements, so that a bootstrap only adds up.
+// kernel is the matrix of k over all elements, computed once for all resamples.
 type kernel struct {
 	n int
 	k []float64
@@ -135,9 +135,10 @@ func (m kernel) mean(a, b []int) float64 {
 }
 
 func (m kernel) mmd(a, b []int) float64 {
-	return math.Sqrt(max(0, m.mean(a, a)+m.mean(b, b)-2*m.mean(a, b))) // rounding may go below 0
+	return math.Sqrt(max(0, m.mean(a, a)+m.mean(b, b)-2*m.mean(a, b))) // rounding can give a negative number
 }
 
+// span returns from, ..., to-1.
 func span(from, to int) []int {
 	out := make([]int, to-from)
 	for i := range out {
@@ -150,26 +151,17 @@ func span(from, to int) []int {
 //
 //	JS = KL(p || m)/2 + KL(q || m)/2,   m = (p + q)/2
 //
-// 0 for equal histograms, at most ln 2 = 0.693. [Bins] bins of equal width, the last one closed; numbers
-// outside go into the outermost. ok is false when a side is empty.
+// It is 0 for equal histograms and at most ln 2 = 0.693. The [Bins] bins have equal width; numbers outside the range
+// count in the outermost bins. ok is false if a sample is empty.
 func JS(x, y []float64) (value float64, ok bool) {
 	if len(x) == 0 || len(y) == 0 {
 		return 0, false
 	}
-	p, q := histogram(x), histogram(y)
-	for i := range p {
-		m := (p[i] + q[i]) / 2
-		for _, v := range []float64{p[i], q[i]} {
-			if v > 0 {
-				value += v * math.Log(v/m) / 2
-			}
-		}
-	}
-	return max(0, value), true
+	return max(0, stat.JensenShannon(histogram(x), histogram(y))), true
 }
 
-func histogram(x []float64) [Bins]float64 {
-	var h [Bins]float64
+func histogram(x []float64) []float64 {
+	h := make([]float64, Bins)
 	for _, v := range x {
 		h[min(max(int(v*Bins), 0), Bins-1)] += 1 / float64(len(x))
 	}
@@ -180,8 +172,7 @@ func histogram(x []float64) [Bins]float64 {
 //
 //	SMD = (mean x - mean y) / s,   s^2 = ((n-1) s_x^2 + (m-1) s_y^2) / (n + m - 2)
 //
-// with the sample variances. ok is false with fewer than 2 elements on a side, and when s is 0: then it has
-// no bound.
+// with the sample variances. ok is false if a sample has fewer than 2 elements or if s is 0.
 func SMD(x, y []float64) (value float64, ok bool) {
 	if len(x) < 2 || len(y) < 2 {
 		return 0, false

@@ -12,7 +12,7 @@ import (
 	"github.com/srpo-dev/srpo/host/srpo"
 )
 
-// testdata/make_goldens.py asked SciPy and scikit-learn.
+// The goldens were computed with SciPy and scikit-learn by testdata/make_goldens.py.
 func TestMeasuresAgreeWithSciPy(t *testing.T) {
 	data, err := os.ReadFile("testdata/goldens.json")
 	require.NoError(t, err)
@@ -56,7 +56,7 @@ func TestProgress(t *testing.T) {
 	require.Empty(t, Progress(nil))
 }
 
-func TestMeasuresOfNothing(t *testing.T) {
+func TestMeasuresOfTooFewValues(t *testing.T) {
 	for name, ok := range map[string]bool{
 		"mmd": second(MMD(nil, []float64{1})), "js": second(JS([]float64{1}, nil)),
 		"smd":                second(SMD([]float64{1}, []float64{1, 2})),
@@ -86,7 +86,7 @@ func TestPropertiesOfMeasures(t *testing.T) {
 		x, y := draw(2+rng.IntN(30)), draw(2+rng.IntN(30))
 		mmd, _ := MMD(x, y)
 		back, _ := MMD(y, x)
-		require.InDelta(t, mmd, back, 1e-12, "a distance has no direction")
+		require.InDelta(t, mmd, back, 1e-12, "it is symmetric")
 		require.True(t, mmd >= 0 && mmd < math.Sqrt2)
 		js, _ := JS(x, y)
 		other, _ := JS(y, x)
@@ -98,7 +98,7 @@ func TestPropertiesOfMeasures(t *testing.T) {
 		opposite, _ := SMD(y, x)
 		require.InDelta(t, smd, -opposite, 1e-12)
 
-		// rank correlation and order depend on the order alone; backwards they turn round
+		// Rank correlation and order accuracy depend on the order alone. Reversing the curve reverses them.
 		sc, _ := SC(x)
 		order, _ := OrderAccuracy(x)
 		grown, reversed := make([]float64, len(x)), make([]float64, len(x))
@@ -116,7 +116,7 @@ func TestPropertiesOfMeasures(t *testing.T) {
 	}
 	far, ok := JS([]float64{0, 0.01, 0.02}, []float64{0.9, 1})
 	require.True(t, ok)
-	require.InDelta(t, math.Ln2, far, 1e-12, "the most that it can be")
+	require.InDelta(t, math.Ln2, far, 1e-12, "the maximum")
 }
 
 func argmin(x []float64) int {

@@ -1,9 +1,8 @@
-// Package audit scores attempts that nobody trains on, and measures whether the score is any good: how well
-// it tells success from failure, how well it orders time and progress, and how it takes the controls that a
-// good reward must see through.
+// Package audit scores attempts that nobody trains on and measures the quality of the scores: how well they separate
+// successes from failures, how well they order time and progress, and whether they pass controls with a known answer.
 //
-// Every function here is arithmetic on embeddings: the same input gives the same output, whatever the
-// machine. Random numbers (bootstrap, random vectors) come from a seed.
+// All functions compute on embeddings, and the same input gives the same output on every machine. Random numbers
+// (bootstrap, random vectors) come from a seed.
 package audit
 
 import (
@@ -13,32 +12,33 @@ import (
 	"github.com/srpo-dev/srpo/host/srpo"
 )
 
-// Score is what an attempt got.
+// Score is the result for one attempt.
 type Score struct {
 	ID   string `json:"id"`
 	Task string `json:"task"`
-	// Success is the label that it came with; null: none.
+	// Success is the given label; nil if there is none.
 	Success *bool `json:"success"`
-	// Reward is 1 for a success and 0 <= reward < 1 for anything else; 0 where Dropped.
+	// Reward is 1 for a success and 0 <= reward < 1 otherwise; 0 if Dropped.
 	Reward float64 `json:"reward"`
-	// Distance to the nearest centre of the task's successes, in the units of the embedding (a success's
-	// own share is first taken out of its centre), and the centre's number; null where none was measured.
+	// Distance is the distance to the nearest centre of the task's successes, in the units of the embedding, and
+	// Centre the index of that centre. A success is first removed from its own centre. Both are nil if nothing
+	// was measured.
 	Distance *float64 `json:"distance"`
 	Centre   *int     `json:"centre"`
-	// Dropped: the attempt could not be scored, for the Reason. A success without a usable embedding has a
-	// Reason too, and keeps its reward of 1.
+	// Dropped reports that the attempt could not be scored, and Reason why. A success without a usable embedding
+	// has a Reason too and keeps its reward of 1.
 	Dropped bool   `json:"dropped"`
 	Reason  string `json:"reason,omitempty"`
-	// Note is worth knowing and no obstacle: how a clip was shortened, for example.
+	// Note is a remark that does not affect the score, for example how a clip was shortened.
 	Note string `json:"note,omitempty"`
-	// Frames of the clip that was embedded; 0 where the embedding was given.
+	// Frames is the length of the clip that was embedded; 0 if the embedding was given.
 	Frames int `json:"frames,omitempty"`
-	// Steps, Progress and Video are what the attempt came with.
+	// Progress and Video are copied from the attempt.
 	Progress *float64 `json:"progress,omitempty"`
 	Video    string   `json:"video,omitempty"`
 }
 
-// Task says how a task's attempts were scored.
+// Task describes how the attempts at one task were scored.
 type Task struct {
 	Name       string `json:"task"`
 	Attempts   int    `json:"attempts"`
@@ -46,63 +46,66 @@ type Task struct {
 	Failures   int    `json:"failures"`
 	Unlabelled int    `json:"unlabelled"`
 	Dropped    int    `json:"dropped"`
-	// Unusable counts embeddings that could not be used, those of successes among them.
+	// Unusable is the number of embeddings that cannot be used, those of successes included.
 	Unusable int `json:"unusable"`
-	// References were clustered into Centres of Sizes members each; Noise of them belong to none.
+	// References is the number of reference embeddings. They were clustered into Centres with Sizes members each;
+	// Noise of them are in no cluster.
 	References int   `json:"references"`
 	Centres    int   `json:"centres"`
 	Sizes      []int `json:"sizes"`
 	Noise      int   `json:"noise"`
-	// MeanDistance and StdDistance are over the failures, in the units of the embedding.
+	// MeanDistance and StdDistance are taken over the failures, in the units of the embedding.
 	MeanDistance float64 `json:"mean_distance"`
 	StdDistance  float64 `json:"std_distance"`
-	// Reward is the form that was used; it differs from the one asked for where Notes say why.
+	// Reward is the reward kind that was used. If it differs from the requested kind, Notes give the reason.
 	Reward string   `json:"reward"`
 	Notes  []string `json:"notes,omitempty"`
 }
 
-// Scores are a list's scores in the order of the input, and its tasks in the order of their names.
+// Scores contains the scores in the order of the attempts, and the tasks in the order of their names.
 type Scores struct {
 	Attempts []Score `json:"attempts"`
 	Tasks    []Task  `json:"tasks"`
 }
 
-// Scored is all that one encoder's embeddings gave.
+// Scored is the result for the embeddings of one encoder.
 type Scored struct {
-	// Encoder's name and version, empty where embeddings were given; Dimension is the length of its vectors.
+	// Encoder and EncoderVersion are empty if embeddings were given. Dimension is the length of an embedding.
 	Encoder        string `json:"encoder"`
 	EncoderVersion string `json:"encoder_version,omitempty"`
-	// EncoderPlugin is the plugin where Encoder is a name that the caller gave it; EncoderModel says which
-	// weights, where it has some.
+	// EncoderPlugin is the name of the plugin if Encoder is a name that the caller gave it. EncoderModel
+	// identifies the weights, if the encoder has any.
 	EncoderPlugin string `json:"encoder_plugin,omitempty"`
 	EncoderModel  string `json:"encoder_model,omitempty"`
 	Dimension     int    `json:"dimension"`
 	Scores
 	Metrics Metrics `json:"metrics"`
-	// Curves are here when they were asked for.
+	// Curves is present if it was requested.
 	Curves []Curve `json:"curves,omitempty"`
 }
 
-// Metrics say whether the reward is any good: on clips as they are, and cut to the shortest of each task.
+// Metrics are the measures of the reward's quality, on clips as they are and on clips of equal length.
 type Metrics struct {
 	Measured
 	EqualLength *EqualLength `json:"equal_length,omitempty"`
 	Bootstrap   int          `json:"bootstrap"`
 	Seed        uint64       `json:"seed"`
-	// Definitions say what each measure is, by its name.
+	// Definitions explains each measure, by its key.
 	Definitions map[string]string `json:"definitions"`
 }
 
-// EqualLength are the measures on clips cut to the shortest labelled one of their task, of so many Frames.
+// EqualLength contains the measures on clips that were cut to the shortest labelled clip of their task. Frames is
+// that length by task.
 type EqualLength struct {
 	Frames map[string]int `json:"frames"`
 	Measured
 }
 
-// Reward scores attempts by their embeddings, one for each attempt (nil: it has none, and list[i].Problem
-// says why). It is srpo.ScoreBatch on one batch: attempts without a label are paid as failures and change
-// nobody else's reward. With references "demos" the attempts marked so are the references; with "memory"
-// they count beside the others. Errors: those of srpo.ScoreBatch, which name the option that is wrong.
+// Reward scores attempts by their embeddings. embeddings has one element per attempt; it is nil if there is none, and
+// list[i].Problem then gives the reason. Reward is [srpo.ScoreBatch] on a single batch: attempts without a label are
+// rewarded as failures and do not change other rewards. With references "demos" the attempts marked as demonstrations
+// are the references, with "memory" they are added to the successes. The errors are those of srpo.ScoreBatch, which
+// name the invalid option.
 func Reward(list []attempts.Attempt, embeddings [][]float64, anchors map[string][]float64,
 	opt srpo.RewardOptions) (Scores, error) {
 	rollouts := Rollouts(list, embeddings)
@@ -116,7 +119,7 @@ func Reward(list []attempts.Attempt, embeddings [][]float64, anchors map[string]
 			}
 		}
 	case srpo.ReferencesMemory:
-		// there are no earlier iterations here: what is remembered is in the batch
+		// There are no earlier iterations here, so the memory is empty.
 		memory, err := srpo.NewMemory(1)
 		if err != nil {
 			return Scores{}, err
@@ -142,18 +145,17 @@ func Reward(list []attempts.Attempt, embeddings [][]float64, anchors map[string]
 	}
 	for _, t := range scored.Tasks {
 		task := Task{Name: t.Task, Attempts: t.Successes + t.Failures + t.Unlabelled, Successes: t.Successes,
-			Failures: t.Failures, Unlabelled: t.Unlabelled,
-			Dropped: t.Dropped, Unusable: t.Unusable, References: t.References, Centres: t.Clusters,
-			Sizes: t.Sizes, Noise: t.Noise, MeanDistance: t.MeanDistance,
-			StdDistance: t.StdDistance, Reward: string(t.Kind), Notes: t.Notes}
+			Failures: t.Failures, Unlabelled: t.Unlabelled, Dropped: t.Dropped, Unusable: t.Unusable,
+			References: t.References, Centres: t.Clusters, Sizes: t.Sizes, Noise: t.Noise,
+			MeanDistance: t.MeanDistance, StdDistance: t.StdDistance, Reward: string(t.Kind), Notes: t.Notes}
 		if task.Sizes == nil {
 			task.Sizes = []int{}
 		}
 		if task.Attempts == 1 {
-			task.Notes = append(task.Notes, "it is the task's only attempt, so there is nothing to compare it with")
+			task.Notes = append(task.Notes, "the task has only one attempt, so there is nothing to compare it with")
 		}
 		if t.Repeated > 0 {
-			task.Notes = append(task.Notes, fmt.Sprintf("%d attempts have the very embedding of another one; "+
+			task.Notes = append(task.Notes, fmt.Sprintf("%d attempts have the same embedding as another one; "+
 				"attempts that share a video share a reward", t.Repeated))
 		}
 		out.Tasks = append(out.Tasks, task)
@@ -161,7 +163,7 @@ func Reward(list []attempts.Attempt, embeddings [][]float64, anchors map[string]
 	return out, nil
 }
 
-// Rollouts are attempts as host/srpo takes them.
+// Rollouts converts attempts to the input of package srpo.
 func Rollouts(list []attempts.Attempt, embeddings [][]float64) []srpo.Rollout {
 	out := make([]srpo.Rollout, len(list))
 	for i, a := range list {

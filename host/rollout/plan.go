@@ -128,7 +128,7 @@ func (s *Scheduler) checkEnv() error {
 	if s.lanes() < 1 {
 		return invalid("give the env at least one lane", "no lanes to roll out on")
 	}
-	if err := s.EnvSpec.Action.Validate(); err != nil {
+	if err := s.EnvSpec.Action.Check(); err != nil {
 		return plugins.AsError(err).WithPlace("%s", s.EnvName)
 	}
 	return nil

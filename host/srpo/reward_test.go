@@ -233,7 +233,7 @@ func TestUnusableEmbeddingsDoNotSpread(t *testing.T) {
 		"infinite at index 0":     {math.Inf(-1), 0, 0, 0, 0},
 		"above":                   {1e200, 0, 0, 0, 0},
 		"all zero":                make([]float64, 5),
-		"4 numbers where 5":       {1, 2, 3, 4},
+		"4 numbers, want 5":       {1, 2, 3, 4},
 		"missing":                 nil,
 	}
 	for reason, h := range unusable {

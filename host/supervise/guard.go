@@ -359,7 +359,7 @@ type guardedPolicy struct {
 
 var (
 	_ policy.Imitator    = (*guardedPolicy)(nil)
-	_ policy.FreshLoader = (*guardedPolicy)(nil)
+	_ policy.RunBeginner = (*guardedPolicy)(nil)
 )
 
 func (g *guardedPolicy) Info(ctx context.Context) (plugins.Info, error) { return g.info(ctx, g.p) }
@@ -419,8 +419,8 @@ func (g *guardedPolicy) Load(ctx context.Context, folder string) (id uint64, err
 	return id, err
 }
 
-func (g *guardedPolicy) LoadFresh(ctx context.Context, folder string) (id uint64, err error) {
-	err = g.call(ctx, "Load", "save_timeout_s", g.limits.Save, true, func(ctx context.Context) error { id, err = policy.LoadFresh(ctx, g.p, folder); return err })
+func (g *guardedPolicy) BeginRun(ctx context.Context, folder string) (id uint64, err error) {
+	err = g.call(ctx, "Load", "save_timeout_s", g.limits.Save, true, func(ctx context.Context) error { id, err = policy.BeginRun(ctx, g.p, folder); return err })
 	return id, err
 }
 

@@ -40,9 +40,9 @@ type Spec struct {
 // headwayKey is where a served call's context has the function that notes its headway.
 type headwayKey struct{}
 
-// Headway notes that the call whose context this is came further, so that the host's deadline for it, [host] encode_timeout_s, begins anew. Call it after
+// ReportProgress notes that the call whose context this is came further, so that the host's deadline for it, [host] encode_timeout_s, begins anew. Call it after
 // each run of the network. On a context of no served call it does nothing.
-func Headway(ctx context.Context) {
+func ReportProgress(ctx context.Context) {
 	if note, ok := ctx.Value(headwayKey{}).(func()); ok {
 		note()
 	}

@@ -79,7 +79,7 @@ func (c *Client) Describe(ctx context.Context) (plugins.EnvSpec, error) {
 		return plugins.EnvSpec{}, err
 	}
 	s := wire.ToEnvSpec(m)
-	if err := s.Action.Validate(); err != nil {
+	if err := s.Action.Check(); err != nil {
 		return s, err
 	}
 	if len(s.Cameras) > 64 || s.Action.Dim() > 4096 || len(s.Proprio) > 4096 {

@@ -23,8 +23,9 @@ type Client struct {
 }
 
 var (
-	_ Policy   = (*Client)(nil)
-	_ Imitator = (*Client)(nil)
+	_ Policy      = (*Client)(nil)
+	_ Imitator    = (*Client)(nil)
+	_ RunBeginner = (*Client)(nil)
 )
 
 // NewClient makes the client of a policy plugin over a connection. With a nil arena, images travel as bytes inside the messages.
@@ -44,7 +45,7 @@ func (c *Client) Describe(ctx context.Context) (Spec, error) {
 		return s, plugins.Errorf(plugins.Corrupt, "the policy describes chunks of %d actions and %d cameras", s.Chunk, len(s.Cameras))
 	}
 	if s.Action.Dim() > 0 {
-		if err := s.Action.Validate(); err != nil {
+		if err := s.Action.Check(); err != nil {
 			return s, err
 		}
 	}
@@ -209,8 +210,8 @@ func (c *Client) Load(ctx context.Context, folder string) (uint64, error) {
 	return c.load(ctx, &pb.LoadRequest{Folder: folder})
 }
 
-// LoadFresh implements [FreshLoader].
-func (c *Client) LoadFresh(ctx context.Context, folder string) (uint64, error) {
+// BeginRun implements [RunBeginner].
+func (c *Client) BeginRun(ctx context.Context, folder string) (uint64, error) {
 	return c.load(ctx, &pb.LoadRequest{Folder: folder, Fresh: true})
 }
 

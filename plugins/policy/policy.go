@@ -34,16 +34,16 @@ type Imitator interface {
 	Imitate(ctx context.Context, im Imitate, demos iter.Seq2[Demonstration, error], progress func(done, loss float64)) error
 }
 
-// FreshLoader is a policy that can begin a new run with what another run saved.
-type FreshLoader interface {
-	// LoadFresh is Load, but for two things: the optimiser begins anew, and what was loaded is the starting policy that KL is measured to.
-	LoadFresh(ctx context.Context, folder string) (uint64, error)
+// RunBeginner is a policy that can begin a new run with what another run saved.
+type RunBeginner interface {
+	// BeginRun is Load, but for two things: the optimiser begins anew, and what was loaded is the starting policy that KL is measured to.
+	BeginRun(ctx context.Context, folder string) (uint64, error)
 }
 
-// LoadFresh begins a new run with a folder. A policy that is no [FreshLoader] goes on with the optimiser and the starting policy that were saved.
-func LoadFresh(ctx context.Context, p Policy, folder string) (uint64, error) {
-	if f, ok := p.(FreshLoader); ok {
-		return f.LoadFresh(ctx, folder)
+// BeginRun begins a new run with a folder. A policy that is no [RunBeginner] goes on with the optimiser and the starting policy that were saved.
+func BeginRun(ctx context.Context, p Policy, folder string) (uint64, error) {
+	if f, ok := p.(RunBeginner); ok {
+		return f.BeginRun(ctx, folder)
 	}
 	return p.Load(ctx, folder)
 }

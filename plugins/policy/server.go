@@ -234,7 +234,7 @@ func (s *server) Load(ctx context.Context, m *pb.LoadRequest) (*pb.LoadReply, er
 	defer run.Leave()
 	var id uint64
 	if m.Fresh {
-		id, err = LoadFresh(ctx, s.impl, m.Folder)
+		id, err = BeginRun(ctx, s.impl, m.Folder)
 	} else {
 		id, err = s.impl.Load(ctx, m.Folder)
 	}

@@ -348,7 +348,7 @@ func (r *policyRun) fresh(ctx context.Context) error {
 	if err := learn(); err != nil { // moves the weights away
 		return err
 	}
-	id, err := policy.LoadFresh(ctx, r.policy, folder)
+	id, err := policy.BeginRun(ctx, r.policy, folder)
 	if err != nil {
 		return err
 	}

@@ -354,7 +354,7 @@ func (e *Encoder) run(ctx context.Context, n int, fill func(i int, to []float32)
 		for i := range b.n {
 			got(b.from+i, out[i*dimension:(i+1)*dimension])
 		}
-		encoder.Headway(ctx)
+		encoder.ReportProgress(ctx)
 		free <- b.data
 	}
 	if ctx.Err() != nil {

@@ -1,4 +1,4 @@
-"""Write goldens.json: what SciPy and scikit-learn say of the measures in metrics.go.
+"""Write goldens.json: the measures of metrics.go as computed by SciPy and scikit-learn.
 
 Make a virtual environment outside the repository, then
 
@@ -22,7 +22,7 @@ BINS = 20
 
 
 def mmd(x, y):
-    """Root of the biased estimate, RBF kernel, sigma the median of all distances between different elements."""
+    """Return sigma, the median distance between elements, and the root of the biased MMD estimate (RBF kernel)."""
     both = np.concatenate([x, y])[:, None]
     sigma = np.median(pdist(both))
     if sigma == 0:
@@ -35,24 +35,26 @@ def mmd(x, y):
 
 
 def js(x, y):
+    """Return the Jensen-Shannon divergence, in nats, of the histograms of two samples."""
     p, _ = np.histogram(x, BINS, (0, 1))
     q, _ = np.histogram(y, BINS, (0, 1))
     return float(jensenshannon(p, q) ** 2)
 
 
 def smd(x, y):
+    """Return Cohen's d of two samples."""
     n, m = len(x), len(y)
     pooled = ((n - 1) * np.var(x, ddof=1) + (m - 1) * np.var(y, ddof=1)) / (n + m - 2)
     return float((np.mean(x) - np.mean(y)) / np.sqrt(pooled))
 
 
 def order(curve):
-    """The share of concordant pairs in time, from Kendall's tau-a and the pairs that are equal."""
+    """Return the share of pairs in the order of time, equal pairs counting half, from Kendall's tau-b."""
     n = len(curve)
     pairs = n * (n - 1) / 2
     ties = sum(curve[i] == curve[j] for i in range(n) for j in range(i))
     tau_b = kendalltau(np.arange(n), curve).statistic
-    difference = tau_b * np.sqrt(pairs * (pairs - ties))  # concordant less discordant
+    difference = tau_b * np.sqrt(pairs * (pairs - ties))  # concordant minus discordant
     return float((pairs - ties + difference) / 2 / pairs + ties / 2 / pairs)
 
 
