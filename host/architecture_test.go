@@ -72,10 +72,10 @@ func TestBreach(t *testing.T) {
 		test, ok bool
 	}{
 		{"cmd/srpo", "host/report", false, true},
-		{"host", "plugins/env", false, true},
+		{"host/train", "plugins/env", false, true},
 		{"host/rollout", "host/store", false, true},
-		{"host", "sdk", false, false},
-		{"host", "sdk", true, false},
+		{"host/train", "sdk", false, false},
+		{"host/train", "sdk", true, false},
 		{"host/rollout", "envs/tabletop", true, false},
 		{"plugins/env", "sdk", false, false},
 		{"sdk", "host", false, false},
@@ -111,6 +111,57 @@ func TestImportsGoOneWay(t *testing.T) {
 	})
 	for _, r := range []string{"cmd", "host", "sdk", "plugins", "envs", "policies", "encoders", "examples"} {
 		require.NotZero(t, seen[r], "no import of the room %s was seen: is the test looking in the right place?", r)
+	}
+}
+
+// hostLayers orders the packages of host from the bottom to the top. A package imports packages of lower layers only;
+// its tests may import any other.
+var hostLayers = [][]string{
+	{"internal/bounded", "internal/fault", "internal/tomltext", "nearest", "srpo", "stats", "media", "rollout"},
+	{"config", "store", "attempts", "supervise/lock"},
+	{"dataset", "audit", "supervise/pyenv"},
+	{"report", "supervise/manifest"},
+	{"supervise/catalog"},
+	{"supervise"},
+	{"session", "bench"},
+	{"embed"},
+	{"train", "evaluate", "scoring", "record", "export"}, // one package per verb; verbs do not import each other
+}
+
+// hostLayer returns the index of a package's layer, -1 for a package without one.
+func hostLayer(folder string) int {
+	return slices.IndexFunc(hostLayers, func(layer []string) bool { return slices.Contains(layer, strings.TrimPrefix(folder, "host/")) })
+}
+
+// No package of host imports upwards or sideways.
+func TestHostImportsGoDown(t *testing.T) {
+	checked, found := 0, map[string]bool{}
+	eachGoFile(t, parser.ImportsOnly, func(name string, f *ast.File) {
+		folder := path.Dir(name)
+		if room(folder) != "host" || folder == "host" {
+			require.False(t, folder == "host" && name != "host/architecture_test.go", "%s: the root of host stays empty", name)
+			return
+		}
+		require.GreaterOrEqual(t, hostLayer(folder), 0, "give %s a place in hostLayers", folder)
+		found[folder] = true
+		for _, spec := range f.Imports {
+			imported, err := strconv.Unquote(spec.Path.Value)
+			require.NoError(t, err)
+			local, ours := strings.CutPrefix(imported, module)
+			if !ours || room(local) != "host" || local == folder { // a package's external tests import it
+				continue
+			}
+			checked++
+			if hostLayer(local) >= hostLayer(folder) && !strings.HasSuffix(name, "_test.go") {
+				t.Errorf("%s imports %s, which is in layer %d of hostLayers; its own layer is %d", name, local, hostLayer(local), hostLayer(folder))
+			}
+		}
+	})
+	require.Greater(t, checked, 100)
+	for _, layer := range hostLayers {
+		for _, p := range layer {
+			require.True(t, found["host/"+p], "hostLayers names %s, which does not exist", p)
+		}
 	}
 }
 

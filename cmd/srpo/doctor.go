@@ -168,7 +168,7 @@ func (d *doctor) examine(ctx context.Context) {
 }
 
 func (d *doctor) machine() {
-	words := fmt.Sprintf("%s, %s/%s, %s", version, runtime.GOOS, runtime.GOARCH, count(runtime.NumCPU(), "core"))
+	words := fmt.Sprintf("%s, %s/%s, %s", version(), runtime.GOOS, runtime.GOARCH, count(runtime.NumCPU(), "core"))
 	if runtime.GOOS != "linux" {
 		d.bad(true, "srpo", "on a Linux machine, or in a container: srpo doctor", "%s: srpo runs on Linux (memfd, process groups, /proc)", words)
 		return

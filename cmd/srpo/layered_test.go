@@ -19,9 +19,6 @@ import (
 	"github.com/srpo-dev/srpo/host/supervise/lock"
 	"github.com/srpo-dev/srpo/host/supervise/manifest"
 	"github.com/srpo-dev/srpo/plugins"
-	"github.com/srpo-dev/srpo/policies/openvla"
-	"github.com/srpo-dev/srpo/policies/pi0"
-	pi0fast "github.com/srpo-dev/srpo/policies/pi0-fast"
 )
 
 func TestLayered(t *testing.T) {
@@ -72,39 +69,10 @@ func TestLiberoPlusIsWhole(t *testing.T) {
 	require.Equal(t, string(want), string(data))
 }
 
-// The packages of pi0 and pi0-fast are their own files and those that they share, nothing of their own hides a shared one, and their requirements are the same.
-func TestPiPoliciesAreWhole(t *testing.T) {
-	c := &catalog.Catalog{Embedded: embedded, Cache: t.TempDir()}
-	for name, layers := range map[string]layered{
-		"pi0":      {pi0.Files, openvla.Shared},
-		"pi0-fast": {pi0fast.Files, pi0.Shared, openvla.Shared},
-	} {
-		pkg, err := c.Find(plugins.Policy, name)
-		require.NoError(t, err)
-		tree, err := lock.HashDir(pkg.Dir)
-		require.NoError(t, err)
-		var files int
-		for _, layer := range layers {
-			part, err := lock.HashFS(layer)
-			require.NoError(t, err)
-			files += len(part.Files)
-			for _, f := range part.Files {
-				require.FileExists(t, filepath.Join(pkg.Dir, f.Path))
-			}
-		}
-		require.Len(t, tree.Files, files, "%s: a file hides another", name)
-	}
-	a, err := fs.ReadFile(pi0.Files, "requirements.txt")
-	require.NoError(t, err)
-	b, err := fs.ReadFile(pi0fast.Files, "requirements.txt")
-	require.NoError(t, err)
-	require.Equal(t, string(a), string(b))
-}
-
 // TestListedSettings holds what plugin.toml lists against what the sources declare: a name that is missing there would be refused although the plugin takes it.
 func TestListedSettings(t *testing.T) {
-	sources := map[string][]string{"libero": {"lane.py"}, "libero-plus": {"lane.py", "plus_env.py"}, "openvla": {"settings.py"}, "pi0": {"pi_settings.py", "settings.py"},
-		"pi0-fast": {"pi_settings.py", "settings.py"}, "remote": {"remote_policy.py"}}
+	sources := map[string][]string{"libero": {"lane.py"}, "libero-plus": {"lane.py", "plus_env.py"}, "openvla": {"settings.py"}, "pi0": {"vla_lerobot/settings.py", "settings.py"},
+		"pi0-fast": {"vla_lerobot/settings.py", "settings.py"}, "remote": {"remote_policy.py"}}
 	declared := regexp.MustCompile(`\bSetting\(\s*"(\w+)"`)
 	served := map[string]plugins.Plugin{"generic": generic.New(), "dinov2": dinov2.New(), "vjepa2": vjepa2.New()}
 	for _, files := range embedded {

@@ -18,10 +18,10 @@ import (
 	"github.com/srpo-dev/srpo/envs/libero"
 	liberoplus "github.com/srpo-dev/srpo/envs/libero-plus"
 	"github.com/srpo-dev/srpo/envs/tabletop"
-	"github.com/srpo-dev/srpo/host"
 	"github.com/srpo-dev/srpo/host/bench"
 	"github.com/srpo-dev/srpo/host/config"
 	"github.com/srpo-dev/srpo/host/report"
+	"github.com/srpo-dev/srpo/host/session"
 	"github.com/srpo-dev/srpo/host/store"
 	"github.com/srpo-dev/srpo/host/supervise"
 	"github.com/srpo-dev/srpo/host/supervise/catalog"
@@ -58,10 +58,19 @@ var builtIns = []builtIn{
 	{plugins.Encoder, bench.Name, "does nothing", func() { sdk.ServeEncoder(bench.NewEncoder()) }, true},
 }
 
-// embedded are the packages that this program carries: programs in Python, and those that it serves itself and that need an environment. Plugins do not import
-// each other; what they share is put together here.
-var embedded = []fs.FS{libero.Files, layered{liberoplus.Files, libero.Shared}, openvla.Files,
-	layered{pi0.Files, openvla.Shared}, layered{pi0fast.Files, pi0.Shared, openvla.Shared}, remote.Files, generic.Files, dinov2.Files, vjepa2.Files}
+// embedded are the packages that this program carries: programs in Python, and those that it serves itself and that need
+// an environment. Plugins do not import each other; what they share is put together here.
+var embedded = []fs.FS{
+	libero.Files,
+	layered{liberoplus.Files, libero.Shared},
+	bundle{openvla.Files, openvla.Shared},
+	bundle{pi0.Files, pi0.Shared},
+	bundle{pi0fast.Files, pi0fast.Shared},
+	remote.Files,
+	generic.Files,
+	dinov2.Files,
+	vjepa2.Files,
+}
 
 // settingsFlags are the flags that stand for settings of srpo.toml.
 type settingsFlags struct {
@@ -155,7 +164,7 @@ func packages(cfg *config.Config) (*catalog.Catalog, error) {
 		if b.hidden {
 			continue
 		}
-		c.BuiltIns = append(c.BuiltIns, catalog.BuiltInPackage{Kind: b.kind, Name: b.name, Doc: b.doc, Version: version})
+		c.BuiltIns = append(c.BuiltIns, catalog.BuiltInPackage{Kind: b.kind, Name: b.name, Doc: b.doc, Version: version()})
 	}
 	return c, nil
 }
@@ -201,7 +210,7 @@ func showInstall(term *report.Terminal) func(pyenv.Progress) {
 }
 
 // launcher finds, installs and launches plugins for the host.
-func launcher(cfg *config.Config, term *report.Terminal) (host.Launcher, error) {
+func launcher(cfg *config.Config, term *report.Terminal) (session.Launcher, error) {
 	cat, err := packages(cfg)
 	if err != nil {
 		return nil, err
@@ -219,20 +228,20 @@ type packaged struct {
 	prep *supervise.Preparer
 }
 
-// Find implements host.Launcher.
-func (p packaged) Find(kind plugins.Kind, name string) (host.Found, error) {
+// Find implements session.Launcher.
+func (p packaged) Find(kind plugins.Kind, name string) (session.Found, error) {
 	pkg, err := p.Look(kind, name)
 	if err != nil {
-		return host.Found{}, err
+		return session.Found{}, err
 	}
-	found := host.Found{Name: pkg.Name}
+	found := session.Found{Name: pkg.Name}
 	if pkg.Manifest != nil {
 		found.Settings, found.Needs = pkg.Manifest.Settings, pkg.Manifest.Needs
 	}
 	return found, nil
 }
 
-// Launch implements host.Launcher.
+// Launch implements session.Launcher.
 func (p packaged) Launch(ctx context.Context, kind plugins.Kind, name string) (supervise.Launch, store.Plugin, error) {
 	pkg, err := p.Catalog.Find(kind, name)
 	if err != nil {

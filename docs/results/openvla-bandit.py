@@ -2,7 +2,7 @@
 pays is the mean of the first action dimension. Its numbers are in openvla.md.
 
 Usage, from policies/openvla in the plugin's environment (`srpo plugin install openvla` says where that is):
-PYTHONPATH=../../sdk/python:tests:. python ../../docs/results/openvla-bandit.py LR UPDATES
+PYTHONPATH=../../sdk/python:../internal:tests:. python ../../docs/results/openvla-bandit.py LR UPDATES
 """
 
 import sys

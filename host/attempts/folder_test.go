@@ -10,7 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/srpo-dev/srpo/host/store"
+	"github.com/srpo-dev/srpo/host/media"
 	"github.com/srpo-dev/srpo/plugins"
 )
 
@@ -19,7 +19,7 @@ func folder(t *testing.T, files map[string]string, videos ...string) string {
 	t.Helper()
 	dir := t.TempDir()
 	var clip bytes.Buffer
-	require.NoError(t, store.EncodeNPZ(&clip, "frames", square(3)))
+	require.NoError(t, media.EncodeNPZ(&clip, "frames", plugins.Bytes([]byte{10, 20, 30, 200, 80, 40, 90, 90, 90}, 3, 1, 1, 3)))
 	for _, v := range videos {
 		data := clip.Bytes()
 		if strings.HasSuffix(v, ".png") {
@@ -76,7 +76,7 @@ func TestLabelsOfOtherFiles(t *testing.T) {
 	require.Empty(t, list.Attempts[1].Problem)
 	for i, want := range map[int]string{2: `".txt" is no kind of video`, 3: "holds no png or jpeg picture"} {
 		require.Empty(t, list.Attempts[i].Problem)
-		_, err := Open(t.Context(), list.Attempts[i].Video, nil)
+		_, err := media.Open(t.Context(), list.Attempts[i].Video, nil)
 		require.ErrorContains(t, err, want)
 	}
 	require.Equal(t, "several videos are called so: twin.gif, twin.npz", list.Attempts[4].Problem)

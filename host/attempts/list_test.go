@@ -176,3 +176,10 @@ func TestTyposAreNamed(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []string{`"sucess" is not read; did you mean "success"?`}, list.Warnings)
 }
+
+func put(t *testing.T, path string, data []byte) string {
+	t.Helper()
+	require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+	require.NoError(t, os.WriteFile(path, data, 0o644))
+	return path
+}

@@ -15,9 +15,9 @@ from torch import nn
 
 import actions
 import pictures
-from crew import Crew
 from modeling import STOP
 from network import Network, Sample
+from vla.ranks import Crew
 
 IGNORED = -100
 

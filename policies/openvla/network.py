@@ -12,11 +12,10 @@ import torch
 
 import actions
 import checkpoint
-import lora
 import pictures
-import sharding
-from learning import Categorical
 from modeling import EMPTY, OpenVLA, file_name
+from vla import lora, sharding
+from vla.ppo import Categorical
 
 # Prompts are padded to a multiple of this, so that tasks of different length share a forward pass. The padded length of
 # a prompt is its own affair, not that of the batch.

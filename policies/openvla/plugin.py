@@ -1,27 +1,24 @@
 """Entry of the openvla plugin: started by the srpo host, or ``python plugin.py`` in its environment."""
 
-import srpo_sdk  # first: it takes stdout for the handshake before torch's packages print on it
+import sys
+from pathlib import Path
+
+import srpo_sdk  # before torch: it takes stdout for the handshake, and torch's packages print
+
+# In a checkout the shared packages are in policies/internal; in the package that srpo unpacks, beside this file.
+sys.path.append(str(Path(__file__).resolve().parents[1] / "internal"))
 
 from settings import SETTINGS
 
-
-class OpenVLA(srpo_sdk.Policy):
-    """What can be said without torch, which takes long to import: the host waits longer for Configure than for this."""
-
-    info = srpo_sdk.Info(
-        name="openvla",
-        version="0.1.0",
-        doc="OpenVLA and OpenVLA-OFT with discrete tokens, from the published checkpoint format",
-        settings=SETTINGS,
-        versions=["torch", "transformers", "timm", "safetensors"],
-        distributed=True,
-    )
-
-    def __new__(cls, config: srpo_sdk.PolicyConfig) -> srpo_sdk.Policy:
-        from policy import OpenVLAPolicy
-
-        return OpenVLAPolicy(config)
-
+INFO = srpo_sdk.Info(
+    name="openvla",
+    version="0.1.0",
+    doc="OpenVLA and OpenVLA-OFT with discrete tokens, from the published checkpoint format",
+    settings=SETTINGS,
+    versions=["torch", "transformers", "timm", "safetensors"],
+    distributed=True,
+)
 
 if __name__ == "__main__":
-    srpo_sdk.serve(OpenVLA)
+    # policy.py imports torch, which takes long; the kit imports it after the handshake.
+    srpo_sdk.serve("policy:OpenVLAPolicy", info=INFO)

@@ -13,14 +13,11 @@ import torch
 import actions
 import checkpoint
 import imitation
-import learning
-import lora
-import optimiser
 import pictures
-import saved
 import tiny
-from learner import Learner
 from network import Choice, Network, Sample
+from vla import lora, optimiser, ppo, training_state
+from vla.learner import Learner
 
 PRESETS = {"tiny": "openvla-oft", "tiny-openvla": "openvla"}
 
@@ -163,7 +160,7 @@ class OpenVLAPolicy(Learner):
             acted = np.clip(self.network.env_actions(tokens), self.space.low, self.space.high)
             results.append(srpo.ActResult(acted.astype(np.float32), scores.reshape(-1, dim).sum(1)))
             seen = Sample(sample.frame, sample.ids, tokens.astype(np.int64))
-            records.append(learning.Record(item.step, seen, scores))
+            records.append(ppo.Record(item.step, seen, scores))
         if sampling.record:
             self._keep(items, records)
         return results
@@ -245,7 +242,7 @@ class OpenVLAPolicy(Learner):
         checkpoint.write(folder, source, weights, sizes, self.settings["shard_mb"] * 10**6, srpo.heartbeat)
         if c.rank:
             base = self.settings["checkpoint"] or self.settings["preset"]
-            lora.write(net.model, os.path.join(folder, saved.ADAPTER), c.rank, c.alpha, base)
+            lora.write(net.model, os.path.join(folder, training_state.ADAPTER), c.rank, c.alpha, base)
         self._write_state(folder, c.rank, c.alpha, net.fingerprint if c.rank else "")
 
     def _taken(self, folder: str) -> Network:
@@ -254,5 +251,5 @@ class OpenVLAPolicy(Learner):
         return network
 
     def _take_adapter(self, folder: str) -> None:
-        lora.read(self.network.model, os.path.join(folder, saved.ADAPTER))
+        lora.read(self.network.model, os.path.join(folder, training_state.ADAPTER))
         self.network.use_statistics(checkpoint.read_source(folder).statistics)

@@ -26,10 +26,10 @@ from lerobot.policies.pi0_fast.configuration_pi0_fast import PI0FastConfig
 from lerobot.policies.pi0_fast.processor_pi0_fast import make_pi0_fast_pre_post_processors
 from torch import nn
 
-import checkpoint
 from fast import Fast
-from learning import Categorical
-from pi_network import Acted, Batch, Network, Sample
+from vla.ppo import Categorical
+from vla_lerobot import checkpoint
+from vla_lerobot.network import Acted, Batch, Network, Sample
 
 # Strings are padded to a multiple of this, so that different ones share a forward pass. The padded length of a string
 # is its own affair, not that of the batch.

@@ -4,9 +4,9 @@ import srpo_sdk as srpo
 
 import fast
 import settings
-import tiny
 from network import TokenNetwork
-from pi_policy import PiPolicy
+from vla_lerobot import tiny
+from vla_lerobot.policy import PiPolicy
 
 
 def make_tiny(folder: str, seed: int, env: srpo.EnvSpec, chunk: int) -> None:

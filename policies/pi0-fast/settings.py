@@ -2,7 +2,7 @@
 
 from srpo_sdk import Setting
 
-from pi_settings import FIRST, LAST
+from vla_lerobot.settings import FIRST, LAST
 
 OWN = [
     Setting("action_tokenizer", "", "folder with FAST's tokenizer.json and processor_config.json; empty: the "

@@ -1,14 +1,18 @@
-// Package pi0 carries the pi0 plugin's own files. The package that the srpo binary unpacks holds those of openvla.Shared beside them.
+// Package pi0 carries the pi0 plugin, a Python package, so that the srpo binary can unpack it into the user's cache.
 package pi0
 
-import "embed"
+import (
+	"embed"
+	"io/fs"
 
-// Files are the plugin's own: plugin.toml at the root.
+	"github.com/srpo-dev/srpo/policies/internal/vla"
+	vlalerobot "github.com/srpo-dev/srpo/policies/internal/vla_lerobot"
+)
+
+// Files is the plugin's own folder: plugin.toml at its root.
 //
 //go:embed plugin.toml requirements.txt *.py
 var Files embed.FS
 
-// Shared are the modules that pi0-fast is made of, too: whoever serves it puts these files beside its own.
-//
-//go:embed checkpoint.py imitation.py normalise.py pi_network.py pi_policy.py pi_settings.py sizes.py stand_ins.py tiny.py
-var Shared embed.FS
+// Shared are the Python packages that the plugin imports, by name.
+var Shared = map[string]fs.FS{"vla": vla.Files, "vla_lerobot": vlalerobot.Files}

@@ -32,7 +32,7 @@ from lerobot.policies.pi0.processor_pi0 import make_pi0_pre_post_processors
 from safetensors.torch import load_file
 from torch import nn
 
-from pi_network import Acted, Batch, Network, Sample
+from vla_lerobot.network import Acted, Batch, Network, Sample
 
 LOW, HIGH = 0.08, 0.16  # of Flow-Noise's std
 

@@ -3,32 +3,22 @@
 import sys
 from pathlib import Path
 
-import srpo_sdk  # first: it takes stdout for the handshake before torch's packages print on it
+import srpo_sdk  # before torch: it takes stdout for the handshake, and torch's packages print
 
-if not (Path(__file__).resolve().parent / "learner.py").exists():
-    # In a checkout the modules that it shares with openvla are next door; in the package that srpo unpacks, beside it.
-    sys.path.append(str(Path(__file__).resolve().parents[1] / "openvla"))
+# In a checkout the shared packages are in policies/internal; in the package that srpo unpacks, beside this file.
+sys.path.append(str(Path(__file__).resolve().parents[1] / "internal"))
 
 from settings import SETTINGS
 
-
-class Pi0(srpo_sdk.Policy):
-    """What can be said without torch, which takes long to import: the host waits longer for Configure than for this."""
-
-    info = srpo_sdk.Info(
-        name="pi0",
-        version="0.1.0",
-        doc="pi0 with Flow-SDE or Flow-Noise, from lerobot's checkpoint format",
-        settings=SETTINGS,
-        versions=["lerobot", "torch", "transformers", "safetensors"],
-        distributed=True,
-    )
-
-    def __new__(cls, config: srpo_sdk.PolicyConfig) -> srpo_sdk.Policy:
-        from policy import Pi0Policy
-
-        return Pi0Policy(config)
-
+INFO = srpo_sdk.Info(
+    name="pi0",
+    version="0.1.0",
+    doc="pi0 with Flow-SDE or Flow-Noise, from lerobot's checkpoint format",
+    settings=SETTINGS,
+    versions=["lerobot", "torch", "transformers", "safetensors"],
+    distributed=True,
+)
 
 if __name__ == "__main__":
-    srpo_sdk.serve(Pi0)
+    # policy.py imports torch, which takes long; the kit imports it after the handshake.
+    srpo_sdk.serve("policy:Pi0Policy", info=INFO)

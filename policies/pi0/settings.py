@@ -2,7 +2,7 @@
 
 from srpo_sdk import Setting
 
-from pi_settings import FIRST, LAST
+from vla_lerobot.settings import FIRST, LAST
 
 OWN = [
     Setting("learn", "auto", "what learns: the action expert alone (as in pi_RL), or all; auto: expert for a "

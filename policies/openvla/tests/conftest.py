@@ -1,12 +1,13 @@
-"""Test set-up: the plugin's folder and the kit on the path, one thread, a checkpoint for all tests."""
+"""Test set-up: the plugin's folder, the shared packages and the kit are on the path; one thread; a checkpoint."""
 
 import sys
 from pathlib import Path
 
 PLUGIN = Path(__file__).resolve().parents[1]
-for folder in (PLUGIN / "tests", PLUGIN.parents[1] / "sdk" / "python", PLUGIN):
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
+for folder in (PLUGIN.parent / "internal", PLUGIN / "tests", PLUGIN.parents[1] / "sdk" / "python", PLUGIN):
+    if str(folder) in sys.path:  # pytest has put some of them first already
+        sys.path.remove(str(folder))
+    sys.path.insert(0, str(folder))
 
 import pytest
 import srpo_sdk  # noqa: F401  before torch, as in the plugin

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from subject import ENV, demonstration, item, policy, record, update
 
 import checkpoint
-import optimiser
+from vla import optimiser
 
 
 @pytest.fixture

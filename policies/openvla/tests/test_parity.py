@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import srpo_sdk as srpo
 import torch
-from apart import within
 
 import pictures
 from network import Choice, Network, Sample, log_probs
+from vla.testing.parity import within
 
 GOLDENS = Path(__file__).parent / "goldens"
 SPACE = srpo.ActionSpace(

@@ -7,9 +7,9 @@ import torch
 from subject import demonstration, equal, item, parameters, policy, record, update
 
 import imitation
-import lora
 import modeling
 import network
+from vla import lora
 
 
 @pytest.mark.parametrize("settings", [{}, {"preset": "tiny-openvla"}, {"lora_rank": 4}], ids=str)

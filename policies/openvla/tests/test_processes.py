@@ -3,8 +3,9 @@
 import pytest
 import srpo_sdk as srpo
 import torch
-from process_checks import *  # noqa: F403
 from subject import policy
+
+from vla.testing.process_checks import *  # noqa: F403
 
 
 def test_more_processes_than_devices(monkeypatch):

@@ -6,10 +6,10 @@ import sys
 
 import pytest
 import srpo_sdk as srpo
-from process_checks import APART, apart, record, together
 from subject import LR, policy, update
 
-import sharding
+from vla import sharding
+from vla.testing.process_checks import APART, apart, record, together
 
 
 def test_weights_and_gradients_are_divided(tmp_path):
@@ -42,7 +42,7 @@ def test_shards_are_not_compiled():
 
 FAILED = """
 import sys
-from process_checks import together
+from vla.testing.process_checks import together
 from subject import record, update
 
 if __name__ == "__main__":

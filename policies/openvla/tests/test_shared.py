@@ -1,3 +1,3 @@
 """What holds for every policy that learns."""
 
-from learner_checks import *  # noqa: F403
+from vla.testing.learner_checks import *  # noqa: F403

@@ -1,10 +1,10 @@
 """The plugin in the tests' env."""
 
 import srpo_sdk as srpo
-from pi_cases import ENV
 
 from policy import Pi0FastPolicy, make_tiny
 from settings import SETTINGS
+from vla_lerobot.testing.cases import ENV
 
 
 def make(folder: str) -> None:

@@ -1,14 +1,11 @@
-"""Test set-up: the plugin's folder, those it shares modules with and the kit on the path, one thread."""
+"""Test set-up: the plugin's folder, the shared packages and the kit are on the path; one thread; a checkpoint."""
 
 import sys
 from pathlib import Path
 
 PLUGIN = Path(__file__).resolve().parents[1]
-PI0 = PLUGIN.parent / "pi0"
-OPENVLA = PLUGIN.parent / "openvla"
-KIT = PLUGIN.parents[1] / "sdk" / "python"
-for folder in (OPENVLA / "tests", OPENVLA, PI0 / "tests", PI0, PLUGIN / "tests", KIT, PLUGIN):
-    if str(folder) in sys.path:  # pytest has put this folder first already
+for folder in (PLUGIN.parent / "internal", PLUGIN / "tests", PLUGIN.parents[1] / "sdk" / "python", PLUGIN):
+    if str(folder) in sys.path:  # pytest has put some of them first already
         sys.path.remove(str(folder))
     sys.path.insert(0, str(folder))
 
@@ -38,7 +35,7 @@ def trained(tmp_path_factory):
     """(a checkpoint that the policy saved after learning from a demonstration, its losses), made once; not to be
     changed.
     """
-    from pi_cases import demonstration
+    from vla_lerobot.testing.cases import demonstration
 
     folder, losses = tmp_path_factory.mktemp("trained"), []
     p = cases.policy(imitate_lr=3e-3)

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import srpo_sdk as srpo
 from cases import policy
-from pi_cases import demonstration, item
 from safetensors.torch import load_file, save_file
+
+from vla_lerobot.testing.cases import demonstration, item
 
 
 @pytest.fixture

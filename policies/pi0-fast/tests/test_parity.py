@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import srpo_sdk as srpo
 import torch
-from apart import within
 from cases import policy
 from lerobot.configs import PreTrainedConfig
 from lerobot.policies.molmoact2.molmoact2_hf_model import action_tokenizer
 from lerobot.policies.pi0_fast import PI0FastPolicy, modeling_pi0_fast
 from lerobot.processor import PolicyProcessorPipeline, policy_action_to_transition, transition_to_policy_action
 from lerobot.processor import tokenizer_processor as t
-from pi_cases import demonstration, item
 
 from fast import Fast
-from sizes import Sizes, built
+from vla.testing.parity import within
+from vla_lerobot.sizes import Sizes, built
+from vla_lerobot.testing.cases import demonstration, item
 
 
 @pytest.fixture(autouse=True)

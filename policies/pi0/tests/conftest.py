@@ -1,12 +1,11 @@
-"""Test set-up: the plugin's folder, those it shares modules with and the kit on the path, one thread."""
+"""Test set-up: the plugin's folder, the shared packages and the kit are on the path; one thread; a checkpoint."""
 
 import sys
 from pathlib import Path
 
 PLUGIN = Path(__file__).resolve().parents[1]
-OPENVLA = PLUGIN.parent / "openvla"
-for folder in (OPENVLA / "tests", OPENVLA, PLUGIN / "tests", PLUGIN.parents[1] / "sdk" / "python", PLUGIN):
-    if str(folder) in sys.path:  # python -m pytest has put some of them first already
+for folder in (PLUGIN.parent / "internal", PLUGIN / "tests", PLUGIN.parents[1] / "sdk" / "python", PLUGIN):
+    if str(folder) in sys.path:  # pytest has put some of them first already
         sys.path.remove(str(folder))
     sys.path.insert(0, str(folder))
 

@@ -8,9 +8,10 @@ import pytest
 import srpo_sdk as srpo
 import torch
 from cases import policy
-from pi_cases import ENV, LIBERO, demonstration, equal, item, record, update
 from safetensors.torch import load_file, save_file
 from test_parity import processors
+
+from vla_lerobot.testing.cases import ENV, LIBERO, demonstration, equal, item, record, update
 
 
 @pytest.fixture

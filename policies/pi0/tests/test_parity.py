@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import srpo_sdk as srpo
 import torch
-from apart import within
 from cases import policy
 from lerobot.policies.pi0 import PI0Policy, modeling_pi0
 from lerobot.processor import PolicyProcessorPipeline, policy_action_to_transition, transition_to_policy_action
-from pi_cases import ENV, INSTRUCTIONS, demonstration, frame, item
 
-import normalise
-from sizes import Sizes, built
+from vla.testing.parity import within
+from vla_lerobot import normalise
+from vla_lerobot.sizes import Sizes, built
+from vla_lerobot.testing.cases import ENV, INSTRUCTIONS, demonstration, frame, item
 
 
 def original(folder) -> PI0Policy:

@@ -5,7 +5,8 @@ import pytest
 import srpo_sdk as srpo
 import torch
 from cases import policy
-from pi_cases import demonstration, equal, item, record, update
+
+from vla_lerobot.testing.cases import demonstration, equal, item, record, update
 
 
 @pytest.mark.parametrize("settings", [{}, {"method": "flow-noise"}, {"stochastic": "all"}, {"lora_rank": 4}], ids=str)

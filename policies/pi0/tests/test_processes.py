@@ -1,3 +1,3 @@
 """Several processes."""
 
-from process_checks import *  # noqa: F403
+from vla.testing.process_checks import *  # noqa: F403

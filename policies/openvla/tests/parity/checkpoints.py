@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent), str(HERE.parents[1]), str(HERE.parents[3] / "sdk" / "python")]
+PLUGIN = HERE.parents[1]
+FOLDERS = [HERE.parent, PLUGIN, PLUGIN.parent / "internal", PLUGIN.parents[1] / "sdk" / "python"]
+sys.path[:0] = [str(folder) for folder in FOLDERS]
 
 import cases
 import subject

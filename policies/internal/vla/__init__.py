@@ -1,0 +1,1 @@
+"""Shared by policies with torch: PPO on recorded chunks, the optimiser, LoRA, several processes, training state."""

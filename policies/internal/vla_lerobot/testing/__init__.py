@@ -1,0 +1,1 @@
+"""Inputs and checks for the tests of pi0 and pi0-fast."""
