@@ -159,7 +159,8 @@ func TestOverheadWithoutPython(t *testing.T) {
 func TestRig(t *testing.T) {
 	x := tools(t)
 	for _, processPerLane := range []bool{false, true} {
-		r, err := newRig(t.Context(), rigOptions{env: x.Env, policy: &x.Policy, lanes: 3, processPerLane: processPerLane, chunk: 4,
+		r, err := newRig(t.Context(), rigOptions{env: x.Env, policy: &x.Policy, lanes: 3,
+			processPerLane: processPerLane, chunk: 4,
 			observe: true, arenaMB: 4})
 		require.NoError(t, err)
 		require.Equal(t, map[bool]int{false: 1, true: 3}[processPerLane], len(r.sched.Envs))

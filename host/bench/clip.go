@@ -17,8 +17,8 @@ import (
 
 // ClipOptions are the settings of [Clip].
 type ClipOptions struct {
-	// Frames and Side are the length of the clip in frames and the side of a frame in pixels; default 64 and 256,
-	// 12.6 MB.
+	// Frames and Side are the length of the clip in frames and the side of a frame in pixels; default 64
+	// and 256, 12.6 MB.
 	Frames, Side int
 	// Repeats is the number of calls of each case; default 60.
 	Repeats int
@@ -34,16 +34,19 @@ type route struct {
 	ms       []float64
 }
 
-// Clip measures how long it takes to send a clip to an idle encoder and to receive the reply, and to receive a frame
-// from an idle env.
+// Clip measures how long it takes to send a clip to an idle encoder and to receive the reply, and to
+// receive a frame from an idle env.
 func Clip(ctx context.Context, t Tools, o ClipOptions) (Section, error) {
 	orDefault(&o.Frames, 64)
 	orDefault(&o.Side, 256)
 	orDefault(&o.Repeats, 60)
-	s := Section{Name: "clip", Title: "A clip to an encoder, a frame from an env", Text: fmt.Sprintf("Milliseconds from the "+
-		"host's call to the reply, %d calls of each case. Cases with the same transport alternate. Shared memory: the "+
-		"arena, with the host's copy of the clip into it. Messages: bytes inside gRPC messages, as with `arena = \"off\"`. "+
-		"Read: the plugin also reads every byte, as a real encoder does.", o.Repeats)}
+	s := Section{Name: "clip", Title: "A clip to an encoder, a frame from an env",
+		Text: fmt.Sprintf("Milliseconds from the "+
+			"host's call to the reply, %d calls of each case. Cases with the same transport alternate. Shared memory: "+
+			"the "+
+			"arena, with the host's copy of the clip into it. Messages: bytes inside gRPC messages, as with `arena = "+
+			"\"off\"`. "+
+			"Read: the plugin also reads every byte, as a real encoder does.", o.Repeats)}
 	return s, measured(&s, func() error {
 		clips, err := clipTable(ctx, t, o)
 		if err != nil {
@@ -65,7 +68,8 @@ func clipTable(ctx context.Context, t Tools, o ClipOptions) (Table, error) {
 	if err != nil {
 		return Table{}, err
 	}
-	// Messages of 12.6 MB leave garbage in the host. Collecting it must not count as time of the other transport.
+	// Messages of 12.6 MB leave garbage in the host. Collecting it must not count as time of the other
+	// transport.
 	for _, messages := range []bool{false, true} {
 		same := slices.DeleteFunc(slices.Clone(routes), func(r *route) bool { return r.messages != messages })
 		runtime.GC()
@@ -73,7 +77,8 @@ func clipTable(ctx context.Context, t Tools, o ClipOptions) (Table, error) {
 			return Table{}, err
 		}
 	}
-	return routeTable(fmt.Sprintf("A clip of %d frames of %d x %d, %.1f MB, host to plugin.", o.Frames, o.Side, o.Side,
+	return routeTable(fmt.Sprintf("A clip of %d frames of %d x %d, %.1f MB, host to plugin.", o.Frames, o.Side,
+		o.Side,
 		float64(o.Frames*o.Side*o.Side*3)/1e6), routes), nil
 }
 
@@ -87,13 +92,14 @@ func frameTable(ctx context.Context, t Tools, o ClipOptions) (Table, error) {
 	if err != nil {
 		return Table{}, err
 	}
-	return routeTable(fmt.Sprintf("One frame of %d x %d, %.2f MB: a Step of one action and the frame that it returns. "+
+	return routeTable(fmt.Sprintf("One frame of %d x %d, %.2f MB: a Step of one action and the frame that it "+
+		"returns. "+
 		"gymnasium: the mean of a step of `AsyncVectorEnv` with one lane.", o.Side, o.Side,
 		float64(o.Side*o.Side*3)/1e6), append(routes, gymnasium...)), nil
 }
 
-// gymnasiumFrames calls the routes in alternation with gymnasium's vector environment, which measures itself, and
-// returns the route of gymnasium; none without Python.
+// gymnasiumFrames calls the routes in alternation with gymnasium's vector environment, which measures
+// itself, and returns the route of gymnasium; none without Python.
 func gymnasiumFrames(ctx context.Context, t Tools, o ClipOptions, routes []*route) ([]*route, error) {
 	const rounds = 9
 	if t.Python.Argv == nil {
@@ -194,7 +200,10 @@ func clipRoutes(ctx context.Context, t Tools, o ClipOptions) (routes []*route, e
 					return nil, end, err
 				}
 				r := &route{cells: []string{language.name, transport.name}, key: language.key + "_" + transport.key,
-					messages: transport.mb == 0, call: func(ctx context.Context) error { return sendClip(ctx, e, clip, read) }}
+					messages: transport.mb == 0, call: func(ctx context.Context) error {
+						return sendClip(ctx, e,
+							clip, read)
+					}}
 				if read {
 					r.cells[1] += ", read"
 					r.key += "_read"

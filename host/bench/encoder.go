@@ -19,10 +19,11 @@ type EncoderOptions struct {
 	// default 256.
 	Lengths []int
 	Side    int
-	// Episode is the length in frames of the episode whose progress curve is computed, from so many Windows; default
-	// 200 and 32. A negative Episode omits the curve.
+	// Episode is the length in frames of the episode whose progress curve is computed, from so many
+	// Windows; default 200 and 32. A negative Episode omits the curve.
 	Episode, Windows int
-	// Repeats is the number of calls per length of clip, default 5. The progress curve is computed half as often.
+	// Repeats is the number of calls per length of clip, default 5. The progress curve is computed half as
+	// often.
 	Repeats int
 }
 
@@ -37,9 +38,9 @@ type encoderRun struct {
 	worker *supervise.Proc[encoder.Encoder]
 }
 
-// Encode measures an encoder's clips per second through the host, and a progress curve in one call (EncodeWindows)
-// beside one call of Encode per window. It fails if the vectors of the two differ by more than 1e-3 of the largest
-// number.
+// Encode measures an encoder's clips per second through the host, and a progress curve in one call
+// (EncodeWindows) beside one call of Encode per window. It fails if the vectors of the two differ by more
+// than 1e-3 of the largest number.
 func Encode(ctx context.Context, t Tools, o EncoderOptions) (Section, error) {
 	orDefault(&o.Side, 256)
 	orDefault(&o.Episode, 200)
@@ -48,9 +49,11 @@ func Encode(ctx context.Context, t Tools, o EncoderOptions) (Section, error) {
 	if len(o.Lengths) == 0 {
 		o.Lengths = []int{16, 64}
 	}
-	s := Section{Name: "encoder", Title: "Clips per second of " + o.Encoder.Name, Text: fmt.Sprintf("From the host's call "+
-		"to the reply, clips of %d x %[1]d pixels, median of %d calls. Processor time is that of the encoder's process on "+
-		"all cores. Other programs on the machine disturb it less than wall time.", o.Side, o.Repeats)}
+	s := Section{Name: "encoder", Title: "Clips per second of " + o.Encoder.Name,
+		Text: fmt.Sprintf("From the host's call "+
+			"to the reply, clips of %d x %[1]d pixels, median of %d calls. Processor time is that of the encoder's "+
+			"process on "+
+			"all cores. Other programs on the machine disturb it less than wall time.", o.Side, o.Repeats)}
 	return s, measured(&s, func() error {
 		super, err := supervise.New(supervise.Options{StartTimeout: startTimeout,
 			ArenaBytes: max(t.ArenaMB, 64) << 20, Deadlines: supervise.Deadlines{Encode: 24 * time.Hour}})
@@ -80,7 +83,8 @@ func Encode(ctx context.Context, t Tools, o EncoderOptions) (Section, error) {
 }
 
 func (r *encoderRun) start(ctx context.Context, super *supervise.Supervisor) (err error) {
-	r.worker = supervise.NewEncoder(super, r.EncoderOptions.Encoder, func(ctx context.Context, e encoder.Encoder) error {
+	r.worker = supervise.NewEncoder(super, r.EncoderOptions.Encoder, func(ctx context.Context,
+		e encoder.Encoder) error {
 		settings, err := resolve(ctx, e, r.Resolve)
 		if err != nil {
 			return err
@@ -159,7 +163,8 @@ func (r *encoderRun) curve(ctx context.Context) (Table, error) {
 	}
 	var together, each durations
 	for i := range rounds {
-		r.Progress("%s: a progress curve of %d frames in %d windows, %d of %d", name, r.Episode, r.Windows, i+1, rounds)
+		r.Progress("%s: a progress curve of %d frames in %d windows, %d of %d", name, r.Episode, r.Windows, i+1,
+			rounds)
 		var windows, clips [][]float32
 		if err := r.time(&together, func() (err error) {
 			windows, err = windower.EncodeWindows(ctx, episode, ends)
@@ -167,11 +172,16 @@ func (r *encoderRun) curve(ctx context.Context) (Table, error) {
 		}); err != nil {
 			return Table{}, err
 		}
-		if err := r.time(&each, func() (err error) { clips, err = r.clipByClip(ctx, episode, ends); return err }); err != nil {
+		if err := r.time(&each, func() (err error) {
+			clips, err = r.clipByClip(ctx, episode,
+				ends)
+			return err
+		}); err != nil {
 			return Table{}, err
 		}
 		if d := relativeDifference(windows, clips); !(d <= 1e-3) {
-			return Table{}, plugins.Errorf(plugins.Corrupt, "EncodeWindows of %s differs from Encode by %.2g", name, d).
+			return Table{}, plugins.Errorf(plugins.Corrupt, "EncodeWindows of %s differs from Encode by %.2g",
+				name, d).
 				WithHint("srpo plugin test %s", name)
 		}
 	}
@@ -180,7 +190,8 @@ func (r *encoderRun) curve(ctx context.Context) (Table, error) {
 	for _, way := range []struct {
 		name, key string
 		durations
-	}{{"one clip per call (Encode)", "each", each}, {"all windows in one call (EncodeWindows)", "together", together}} {
+	}{{"one clip per call (Encode)", "each", each}, {"all windows in one call (EncodeWindows)", "together",
+		together}} {
 		wall, cpu := median(way.wall), median(way.cpu)
 		faster := median(each.wall) / wall
 		table.Rows = append(table.Rows, Row{Cells: []string{way.name, number(wall), number(cpu), number(faster)},
@@ -204,7 +215,8 @@ func (r *encoderRun) clipByClip(ctx context.Context, episode plugins.Tensor, end
 	return out, nil
 }
 
-// relativeDifference returns the largest difference between two lists of vectors over the largest absolute number of a.
+// relativeDifference returns the largest difference between two lists of vectors over the largest absolute
+// number of a.
 func relativeDifference(a, b [][]float32) float64 {
 	var difference, largest float32
 	for i := range a {

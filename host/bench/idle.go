@@ -159,7 +159,8 @@ func (p *Policy) Configure(_ context.Context, c plugins.Config) error {
 	if c.Env == nil {
 		return plugins.Errorf(plugins.Invalid, "the configuration contains no env")
 	}
-	p.chunk, p.observe, p.wave, p.dim = int(s["chunk"].(int64)), s["observe"].(bool), s["wave"].(float64), c.Env.Action.Dim()
+	p.chunk, p.observe, p.wave, p.dim = int(s["chunk"].(int64)), s["observe"].(bool), s["wave"].(float64),
+		c.Env.Action.Dim()
 	p.result = policy.Result{Actions: plugins.Floats(make([]float32, p.chunk*p.dim), p.chunk, p.dim)}
 	return nil
 }

@@ -14,8 +14,8 @@ import (
 type LiberoOptions struct {
 	// Task is the ID of the task; default: the first task of libero_object.
 	Task string
-	// Steps is the number of env steps per run, default 96; Chunk those per call of Step, default 8; Size the side
-	// of a frame in pixels, default 256.
+	// Steps is the number of env steps per run, default 96; Chunk those per call of Step, default 8; Size
+	// the side of a frame in pixels, default 256.
 	Steps, Chunk, Size int
 	// Lanes are the numbers of lanes to measure, each lane in its own process; default 1 and 2.
 	Lanes []int
@@ -34,12 +34,15 @@ func Libero(ctx context.Context, t Tools, o LiberoOptions) (Section, error) {
 	if len(o.Lanes) == 0 {
 		o.Lanes = []int{1, 2}
 	}
-	s := Section{Name: "libero", Title: "Steps per second of libero", Text: fmt.Sprintf("Task %s, agentview at %d x %d, "+
-		"%d steps per run, the same actions on both sides, one process per lane. reference: the unmodified "+
-		"`OffScreenRenderEnv`, which renders every step. lane: the plugin's lane in its own process, which renders at the "+
-		"end of each chunk of %d actions. Both times are those of the steps, without Reset; median of %d pairs in "+
-		"alternation. host: the same lane as a run uses it, with an idle policy process; inside Step, and over whole "+
-		"episodes with Reset and its ten waiting steps.", o.Task, o.Size, o.Size, o.Steps, o.Chunk, o.Repeats)}
+	s := Section{Name: "libero", Title: "Steps per second of libero",
+		Text: fmt.Sprintf("Task %s, agentview at %d x %d, "+
+			"%d steps per run, the same actions on both sides, one process per lane. reference: the unmodified "+
+			"`OffScreenRenderEnv`, which renders every step. lane: the plugin's lane in its own process, which renders "+
+			"at the "+
+			"end of each chunk of %d actions. Both times are those of the steps, without Reset; median of %d pairs in "+
+			"alternation. host: the same lane as a run uses it, with an idle policy process; inside Step, and over "+
+			"whole "+
+			"episodes with Reset and its ten waiting steps.", o.Task, o.Size, o.Size, o.Steps, o.Chunk, o.Repeats)}
 	return s, measured(&s, func() error {
 		t.Progress("libero: comparing states and pixels with the unmodified env")
 		equal, err := liberoEqual(ctx, t, o)
@@ -78,12 +81,14 @@ func (e equality) String() string {
 	return fmt.Sprint("differ: ", e.Differing)
 }
 
-// liberoEqual runs the package's bench.py, which compares every state and every rendered pixel with the reference.
+// liberoEqual runs the package's bench.py, which compares every state and every rendered pixel with the
+// reference.
 func liberoEqual(ctx context.Context, t Tools, o LiberoOptions) (e equality, err error) {
 	l := t.Libero
 	l.Argv = append([]string(nil), l.Argv...)
 	l.Argv[len(l.Argv)-1] = l.Dir + "/bench.py"
-	b, err := startProgram(l, "--task", o.Task, "--chunk", fmt.Sprint(o.Chunk), "--steps", fmt.Sprint(o.Steps), "--size",
+	b, err := startProgram(l, "--task", o.Task, "--chunk", fmt.Sprint(o.Chunk), "--steps", fmt.Sprint(o.Steps),
+		"--size",
 		fmt.Sprint(o.Size))
 	if err != nil {
 		return e, err
@@ -94,7 +99,8 @@ func liberoEqual(ctx context.Context, t Tools, o LiberoOptions) (e equality, err
 		line, err := b.out.ReadBytes('\n')
 		if err != nil {
 			return e, plugins.Errorf(plugins.Unavailable, "bench.py ended without a result: %w", err).
-				WithPlace("%s", b.name).WithDetail(b.stderr.String()).WithHint("run it by hand in the plugin's environment")
+				WithPlace("%s", b.name).WithDetail(b.stderr.String()).WithHint("run it by hand in the plugin's " +
+				"environment")
 		}
 		if json.Unmarshal(line, &e) == nil && line[0] == '{' {
 			return e, nil
@@ -111,8 +117,9 @@ func liberoRow(ctx context.Context, t Tools, o LiberoOptions, lanes int) (Row, e
 		return row, err
 	}
 	t.Progress("libero: %d lanes through the host", lanes)
-	whole, inStep, err := throughHost(ctx, rigOptions{env: t.Libero, policy: &t.Policy, lanes: lanes, processPerLane: true,
-		chunk: o.Chunk, observe: true, wave: 0.5, task: o.Task, arenaMB: t.ArenaMB}, o.Repeats, 0)
+	whole, inStep, err := throughHost(ctx, rigOptions{env: t.Libero, policy: &t.Policy, lanes: lanes,
+		processPerLane: true,
+		chunk:          o.Chunk, observe: true, wave: 0.5, task: o.Task, arenaMB: t.ArenaMB}, o.Repeats, 0)
 	if err != nil {
 		return row, err
 	}
@@ -125,7 +132,8 @@ func liberoRow(ctx context.Context, t Tools, o LiberoOptions, lanes int) (Row, e
 	return row, nil
 }
 
-// liberoPairs runs the reference and the plugin's lanes in alternation and returns the steps per second of each.
+// liberoPairs runs the reference and the plugin's lanes in alternation and returns the steps per second of
+// each.
 func liberoPairs(ctx context.Context, t Tools, o LiberoOptions, lanes int) (map[string][]float64, error) {
 	sides := []string{"reference", "plugin"}
 	programs := map[string]programs{}

@@ -19,8 +19,8 @@ func load() float64 {
 	return v
 }
 
-// cpuSeconds returns the processor time, in seconds, that the processes of the given process groups have used. Group 0
-// stands for this process alone.
+// cpuSeconds returns the processor time, in seconds, that the processes of the given process groups have
+// used. Group 0 stands for this process alone.
 func cpuSeconds(groups ...int) float64 {
 	const ticks = 100 // per second, on every Linux
 	total := 0.0
@@ -96,7 +96,7 @@ func number(v float64) string {
 	case v >= 10:
 		return fmt.Sprintf("%.1f", v)
 	}
-	return fmt.Sprintf("%.2f", v)
+	return fmt.Sprintf("%.3g", v)
 }
 
 // orDefault sets *v to a default if it is zero.

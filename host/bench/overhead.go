@@ -12,7 +12,8 @@ import (
 type OverheadOptions struct {
 	// Lanes are the numbers of lanes to measure; default 1, 8, 64, 256.
 	Lanes []int
-	// Frames are the sides of the observed frame in pixels, default 64 and 0; with 0 an observation is 8 numbers.
+	// Frames are the sides of the observed frame in pixels, default 64 and 0; with 0 an observation is 8
+	// numbers.
 	Frames []int
 	// Repeats is the number of runs, default 5, of about Seconds each, default 0.6.
 	Repeats int
@@ -29,7 +30,8 @@ type setup struct {
 	processPerLane bool
 }
 
-// Overhead measures the wall time of one env step of one lane, with an idle env, beside gymnasium's AsyncVectorEnv.
+// Overhead measures the wall time of one env step of one lane, with an idle env, beside gymnasium's
+// AsyncVectorEnv.
 func Overhead(ctx context.Context, t Tools, o OverheadOptions) (Section, error) {
 	if len(o.Lanes) == 0 {
 		o.Lanes = []int{1, 8, 64, 256}
@@ -61,7 +63,8 @@ func Overhead(ctx context.Context, t Tools, o OverheadOptions) (Section, error) 
 				observed = fmt.Sprintf("An observation has a %d x %d frame", frame, frame)
 			}
 			wall.Title = observed + "."
-			cpu.Title, cpu.Columns = observed+": microseconds of processor time of all processes together.", wall.Columns
+			cpu.Title, cpu.Columns = observed+": microseconds of processor time of all processes together.",
+				wall.Columns
 			for _, lanes := range o.Lanes {
 				t.Progress("host overhead: %d lanes, frame %d", lanes, frame)
 				m, err := measureOverhead(ctx, t, o, setups, lanes, frame)
@@ -80,19 +83,27 @@ func Overhead(ctx context.Context, t Tools, o OverheadOptions) (Section, error) 
 
 func overheadText(t Tools, o OverheadOptions) string {
 	text := []string{
-		fmt.Sprintf("Microseconds of wall time per step of one lane, with an env and a policy that do nothing: wall time "+
-			"over all steps of all lanes, median of %d runs in alternation. In brackets: the median ratio to gymnasium's "+
-			"run of the same round (below 1 is faster than gymnasium). All parts of a real run are included: processes, "+
+		fmt.Sprintf("Microseconds of wall time per step of one lane, with an env and a policy that do nothing: wall "+
+			"time "+
+			"over all steps of all lanes, median of %d runs in alternation. In brackets: the median ratio to "+
+			"gymnasium's "+
+			"run of the same round (below 1 is faster than gymnasium). All parts of a real run are included: "+
+			"processes, "+
 			"gRPC, mutual TLS, shared memory, deadlines, checks, scheduler, the copy out of shared memory, Reset.\n",
 			o.Repeats),
-		"- gymnasium: `AsyncVectorEnv(shared_memory=True, copy=False)`, one process per lane. It executes one action per " +
+		"- gymnasium: `AsyncVectorEnv(shared_memory=True, copy=False)`, one process per lane. It executes one " +
+			"action per " +
 			"call, and the actions come from the process that calls it.",
-		"- chunk 8: a policy that returns chunks of 8 actions, as OpenVLA-OFT does. One call of Step executes 8 env steps. " +
-			"The frame at its end goes to the host and on to the policy's process. Frames in between are not rendered.",
+		"- chunk 8: a policy that returns chunks of 8 actions, as OpenVLA-OFT does. One call of Step executes 8 env " +
+			"steps. " +
+			"The frame at its end goes to the host and on to the policy's process. Frames in between are not " +
+			"rendered.",
 		"- chunk 1, policy process: two calls between processes per env step; gymnasium has one.",
 		"- chunk 1, env only: the policy is a function in the host's process, as with gymnasium. This is the direct " +
+			"" +
 			"comparison of one step.",
-		"- Lanes share one env process, as in tabletop. With \"one process per lane\" they do not, as in libero and gymnasium.",
+		"- Lanes share one env process, as in tabletop. With \"one process per lane\" they do not, as in libero and " +
+			"gymnasium.",
 	}
 	if t.Python.Argv == nil {
 		text = append(text, "\nWithout gymnasium: its Python environment was left out.")
@@ -100,8 +111,8 @@ func overheadText(t Tools, o OverheadOptions) string {
 	return strings.Join(text, "\n")
 }
 
-// overhead contains microseconds per step and lane, by round: of wall time and of processor time, for each setup and
-// for gymnasium.
+// overhead contains microseconds per step and lane, by round: of wall time and of processor time, for each
+// setup and for gymnasium.
 type overhead struct {
 	wall, cpu compared
 	lanes     int
@@ -113,7 +124,8 @@ type compared struct {
 }
 
 // measureOverhead runs all setups and gymnasium in alternation.
-func measureOverhead(ctx context.Context, t Tools, o OverheadOptions, setups []setup, lanes, frame int) (overhead, error) {
+func measureOverhead(ctx context.Context, t Tools, o OverheadOptions, setups []setup, lanes, frame int) (overhead,
+	error) {
 	m := overhead{wall: compared{setups: make([][]float64, len(setups))},
 		cpu: compared{setups: make([][]float64, len(setups))}, lanes: lanes}
 	gymnasium := func(float64) error { return nil }
@@ -172,9 +184,10 @@ func (x setup) options(t Tools, lanes, frame int) rigOptions {
 	return o
 }
 
-// vectorStep runs gymnasium's vector environment and returns microseconds per step and lane, of wall time and of
-// processor time.
-func vectorStep(ctx context.Context, vector *program, lanes, frame int, seconds float64) (wall, cpu float64, err error) {
+// vectorStep runs gymnasium's vector environment and returns microseconds per step and lane, of wall time
+// and of processor time.
+func vectorStep(ctx context.Context, vector *program, lanes, frame int, seconds float64) (wall, cpu float64,
+	err error) {
 	var reply struct{ Us, Steps, Warm float64 }
 	group := vector.cmd.Process.Pid
 	before := cpuSeconds(group)

@@ -1,6 +1,7 @@
-// Package bench measures speed: env steps per second, encoder clips per second, and, for developers of srpo, the costs
-// of the host itself. Every number comes from real processes and the code path of a run. Comparisons alternate with
-// what they are compared with on the same machine, and each section records the load of the machine.
+// Package bench measures speed: env steps per second, encoder clips per second, and, for developers of
+// srpo, the costs of the host itself. Every number comes from real processes and the code path of a run.
+// Comparisons alternate with what they are compared with on the same machine, and each section records the
+// load of the machine.
 package bench
 
 import (
@@ -47,7 +48,8 @@ type Section struct {
 	// Text describes what is measured and what it is compared with.
 	Text   string  `json:"text"`
 	Tables []Table `json:"tables"`
-	// Load is the one-minute load average before and after. On a busy machine ratios are more reliable than times.
+	// Load is the one-minute load average before and after. On a busy machine ratios are more reliable than
+	// times.
 	Load    [2]float64 `json:"load"`
 	Seconds float64    `json:"seconds"`
 }
@@ -67,7 +69,8 @@ type Row struct {
 
 // NewReport returns a report without sections on this machine and program.
 func NewReport(command string) Report {
-	return Report{Command: command, Commit: commit(), Date: time.Now().UTC().Truncate(time.Second), Machine: thisMachine()}
+	return Report{Command: command, Commit: commit(), Date: time.Now().UTC().Truncate(time.Second),
+		Machine: thisMachine()}
 }
 
 func thisMachine() Machine {
@@ -75,7 +78,8 @@ func thisMachine() Machine {
 	if model := procValue("/proc/cpuinfo", "model name"); model != "" {
 		m.CPU = model
 	}
-	if kb, err := strconv.ParseFloat(strings.TrimSuffix(procValue("/proc/meminfo", "MemTotal"), " kB"), 64); err == nil {
+	if kb, err := strconv.ParseFloat(strings.TrimSuffix(procValue("/proc/meminfo", "MemTotal"), " kB"),
+		64); err == nil {
 		m.Memory = fmt.Sprintf("%.0f GB", kb/1e6)
 	}
 	var u unix.Utsname
@@ -96,8 +100,8 @@ func procValue(path, key string) string {
 	return ""
 }
 
-// commit returns the commit that this program was built from: as stamped by the Go toolchain, or else the HEAD of a
-// checkout in the working directory.
+// commit returns the commit that this program was built from: as stamped by the Go toolchain, or else the
+// HEAD of a checkout in the working directory.
 func commit() string {
 	revision, changed := "", false
 	if info, ok := debug.ReadBuildInfo(); ok {
@@ -138,8 +142,8 @@ func (r *Report) Markdown(w io.Writer) error {
 		r.Commit, r.Date.UTC().Format("2006-01-02 15:04 UTC"),
 		r.Machine.CPU, r.Machine.Cores, r.Machine.Memory, r.Machine.Kernel, r.Machine.Go)
 	for _, s := range r.Sections {
-		fmt.Fprintf(&b, "\n## %s\n\n%s\n\nLoad of the machine before and after: %.1f and %.1f (an idle one has 0); "+
-			"%.0f s.\n", s.Title, s.Text, s.Load[0], s.Load[1], s.Seconds)
+		fmt.Fprintf(&b, "\n## %s\n\n%s\n\nLoad average before and after: %.1f and %.1f; %.0f s.\n",
+			s.Title, s.Text, s.Load[0], s.Load[1], s.Seconds)
 		for _, t := range s.Tables {
 			fmt.Fprintf(&b, "\n%s\n\n| %s |\n|%s\n", t.Title, strings.Join(t.Columns, " | "),
 				strings.Repeat("---|", len(t.Columns)))

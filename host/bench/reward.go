@@ -22,17 +22,19 @@ type RewardOptions struct {
 	Repeats int
 }
 
-// Reward measures clustering and rewards in this process, on random embeddings of two modes. Its error is Canceled if
-// ctx ends.
+// Reward measures clustering and rewards in this process, on random embeddings of two modes. Its error is
+// Canceled if ctx ends.
 func Reward(ctx context.Context, o RewardOptions) (Section, error) {
 	if len(o.Sizes) == 0 {
 		o.Sizes = []int{100, 1000, 10000}
 	}
 	orDefault(&o.Dim, 1408)
 	orDefault(&o.Repeats, 3)
-	s := Section{Name: "reward", Title: "Reward and clustering", Text: fmt.Sprintf("`srpo.Cluster` on all embeddings, and "+
-		"`srpo.ScoreBatch` (cluster the successes, distances, rewards) on a batch of which half are successes. Embeddings "+
-		"of %d numbers, two modes, %d cores. Median of %d runs.", o.Dim, runtime.GOMAXPROCS(0), o.Repeats)}
+	s := Section{Name: "reward", Title: "Reward and clustering",
+		Text: fmt.Sprintf("`srpo.Cluster` on all embeddings, and "+
+			"`srpo.ScoreBatch` (cluster the successes, distances, rewards) on a batch of which half are successes. "+
+			"Embeddings "+
+			"of %d numbers, two modes, %d cores. Median of %d runs.", o.Dim, runtime.GOMAXPROCS(0), o.Repeats)}
 	t := Table{Title: "Seconds", Columns: []string{"attempts", "cluster: auto", "centres", "cluster: reference",
 		"score a batch: auto, zscore"}}
 	err := measured(&s, func() error {

@@ -29,16 +29,20 @@ func Steps(ctx context.Context, t Tools, o StepOptions) (Section, error) {
 	}
 	orDefault(&o.Repeats, 5)
 	orDefault(&o.Seconds, 1)
-	s := Section{Name: "step", Title: "Steps per second of " + o.Env.Name, Text: fmt.Sprintf("Whole episodes, as a run "+
-		"executes them, with a policy inside the host that returns sine waves. Steps of all lanes over wall time, median "+
-		"of %d runs. The env renders one frame at the end of each chunk of actions.", o.Repeats)}
+	s := Section{Name: "step", Title: "Steps per second of " + o.Env.Name,
+		Text: fmt.Sprintf("Whole episodes, as a run "+
+			"executes them, with a policy inside the host that returns sine waves. Steps of all lanes over wall time, "+
+			"median "+
+			"of %d runs. The env renders one frame at the end of each chunk of actions.", o.Repeats)}
 	return s, measured(&s, func() error {
-		table := Table{Title: "Env steps per second, all lanes together.", Columns: []string{"lanes", "chunk 8", "chunk 1"}}
+		table := Table{Title: "Env steps per second, all lanes together.", Columns: []string{"lanes", "chunk 8",
+			"chunk 1"}}
 		for _, lanes := range o.Lanes {
 			row := Row{Cells: []string{fmt.Sprint(lanes)}, Values: map[string]float64{"lanes": float64(lanes)}}
 			for _, chunk := range []int{8, 1} {
 				t.Progress("steps of %s: %d lanes, chunk %d", o.Env.Name, lanes, chunk)
-				rates, _, err := throughHost(ctx, rigOptions{env: o.Env, resolve: o.Resolve, lanes: lanes, chunk: chunk,
+				rates, _, err := throughHost(ctx, rigOptions{env: o.Env, resolve: o.Resolve, lanes: lanes,
+					chunk:   chunk,
 					observe: true, wave: 0.5, task: o.Task, arenaMB: t.ArenaMB}, o.Repeats, o.Seconds)
 				if err != nil {
 					return err
@@ -53,9 +57,10 @@ func Steps(ctx context.Context, t Tools, o StepOptions) (Section, error) {
 	})
 }
 
-// throughHost runs episodes of the task's own length and returns, for each repeat, the steps per second of whole
-// episodes and of the time inside Step alone.
-func throughHost(ctx context.Context, o rigOptions, repeats int, seconds float64) (whole, inStep []float64, err error) {
+// throughHost runs episodes of the task's own length and returns, for each repeat, the steps per second of
+// whole episodes and of the time inside Step alone.
+func throughHost(ctx context.Context, o rigOptions, repeats int, seconds float64) (whole, inStep []float64,
+	err error) {
 	r, err := newRig(ctx, o)
 	if err != nil {
 		return nil, nil, err

@@ -10,8 +10,8 @@ import (
 //go:embed python/plugin.toml python/requirements.txt python/*.py
 var files embed.FS
 
-// Files returns the Python package of the developers' benchmarks, with plugin.toml at its root: idle plugins and
-// gymnasium's vector environment.
+// Files returns the Python package of the developers' benchmarks, with plugin.toml at its root: idle
+// plugins and gymnasium's vector environment.
 func Files() fs.FS {
 	sub, err := fs.Sub(files, "python")
 	if err != nil {
