@@ -195,7 +195,7 @@ func install(ctx context.Context, kind plugins.Kind, name string) (supervise.Lau
 		return supervise.Launch{}, err
 	}
 	p := &supervise.Preparer{Cache: cache, Lock: filepath.Join(dir, lock.FileName), SDK: pythonsdk.Files,
-		Say: func(s string) { progress("%s", s) }}
+		Notice: func(s string) { progress("%s", s) }}
 	return p.Prepare(ctx, pkg)
 }
 

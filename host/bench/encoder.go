@@ -35,7 +35,7 @@ type encoderRun struct {
 	Tools
 	EncoderOptions
 	client encoder.Encoder
-	worker *supervise.Proc[encoder.Encoder]
+	worker *supervise.ProcessWorker[encoder.Encoder]
 }
 
 // Encode measures an encoder's clips per second through the host, and a progress curve in one call

@@ -69,7 +69,7 @@ func newRig(ctx context.Context, o rigOptions) (_ *rig, err error) {
 func (r *rig) startEnvs(ctx context.Context) error {
 	o := r.opts
 	var shares []int // lanes of each process; known once the first one reported its limit
-	start := func(i int) *supervise.Proc[env.Env] {
+	start := func(i int) *supervise.ProcessWorker[env.Env] {
 		l := o.env
 		if i > 0 {
 			l.Instance = strconv.Itoa(i + 1)
@@ -88,7 +88,7 @@ func (r *rig) startEnvs(ctx context.Context) error {
 				if o.processPerLane {
 					maxLanes = 1
 				}
-				shares = supervise.Shares(o.lanes, maxLanes)
+				shares = supervise.SplitLanes(o.lanes, maxLanes)
 			}
 			return e.Configure(ctx, plugins.Config{Settings: settings, WorldSize: 1, Lanes: shares[i]})
 		})
