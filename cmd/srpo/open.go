@@ -18,10 +18,10 @@ import (
 	"github.com/srpo-dev/srpo/envs/libero"
 	liberoplus "github.com/srpo-dev/srpo/envs/libero-plus"
 	"github.com/srpo-dev/srpo/envs/tabletop"
-	"github.com/srpo-dev/srpo/host"
 	"github.com/srpo-dev/srpo/host/bench"
 	"github.com/srpo-dev/srpo/host/config"
 	"github.com/srpo-dev/srpo/host/report"
+	"github.com/srpo-dev/srpo/host/session"
 	"github.com/srpo-dev/srpo/host/store"
 	"github.com/srpo-dev/srpo/host/supervise"
 	"github.com/srpo-dev/srpo/host/supervise/catalog"
@@ -179,7 +179,7 @@ func preparer(cfg *config.Config, term *report.Terminal) (*supervise.Preparer, e
 	if err != nil {
 		return nil, plugins.Errorf(plugins.Internal, "the working folder: %w", err)
 	}
-	p := &supervise.Preparer{Cache: cache, Lock: filepath.Join(dir, lock.FileName), SDK: pythonsdk.Files, Say: func(s string) { term.Line("%s", s) }, Progress: showInstall(term)}
+	p := &supervise.Preparer{Cache: cache, Lock: filepath.Join(dir, lock.FileName), SDK: pythonsdk.Files, Notice: func(s string) { term.Line("%s", s) }, Progress: showInstall(term)}
 	if cfg != nil {
 		p.Interpreter = cfg.Host.Python
 	}
@@ -210,7 +210,7 @@ func showInstall(term *report.Terminal) func(pyenv.Progress) {
 }
 
 // launcher finds, installs and launches plugins for the host.
-func launcher(cfg *config.Config, term *report.Terminal) (host.Launcher, error) {
+func launcher(cfg *config.Config, term *report.Terminal) (session.Launcher, error) {
 	cat, err := packages(cfg)
 	if err != nil {
 		return nil, err
@@ -228,20 +228,20 @@ type packaged struct {
 	prep *supervise.Preparer
 }
 
-// Find implements host.Launcher.
-func (p packaged) Find(kind plugins.Kind, name string) (host.Found, error) {
-	pkg, err := p.Look(kind, name)
+// Find implements session.Launcher.
+func (p packaged) Find(kind plugins.Kind, name string) (session.Found, error) {
+	pkg, err := p.Lookup(kind, name)
 	if err != nil {
-		return host.Found{}, err
+		return session.Found{}, err
 	}
-	found := host.Found{Name: pkg.Name}
+	found := session.Found{Name: pkg.Name}
 	if pkg.Manifest != nil {
 		found.Settings, found.Needs = pkg.Manifest.Settings, pkg.Manifest.Needs
 	}
 	return found, nil
 }
 
-// Launch implements host.Launcher.
+// Launch implements session.Launcher.
 func (p packaged) Launch(ctx context.Context, kind plugins.Kind, name string) (supervise.Launch, store.Plugin, error) {
 	pkg, err := p.Catalog.Find(kind, name)
 	if err != nil {
