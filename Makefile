@@ -19,10 +19,10 @@ export SRPO_TEST_PYTHON := $(VENV)/bin/python
 # uv for srpo itself, where the machine has none.
 export PATH := $(PATH):$(VENV)/tools
 
-STEPS := fmt vet cross staticcheck lint proto-check ruff mypy go-test fuzz python-test examples smoke faults hangs remote libero \
+STEPS := fmt vet cross staticcheck lint proto-check ruff mypy docs go-test fuzz python-test examples smoke faults hangs remote libero \
 	libero-plus
 
-.PHONY: help build test soak bench openvla pi0 wheels parity results proto release docs clean venv $(STEPS)
+.PHONY: help build test soak bench openvla pi0 wheels parity results proto release clean venv $(STEPS)
 
 # go_test NAME,ARGUMENTS: Go tests with the race detector, counted as the step NAME.
 define go_test
@@ -148,6 +148,15 @@ $(VENV)/complete: sdk/python/requirements-test.txt .ci/requirements.txt
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r sdk/python/requirements-test.txt -r .ci/requirements.txt
 	mkdir $(VENV)/tools
 	ln -s ../bin/uv $(VENV)/tools/uv
+	touch $@
+
+docs: $(VENV)/docs ## the documentation site, in docs/_build/html; a broken link is an error
+	$(VENV)/docs/bin/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+
+$(VENV)/docs: .ci/requirements-docs.txt $(VENV)/complete
+	rm -rf $@
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	touch $@
 
 release: venv ## binaries, checksums, SBOM, wheel and module archives of the checked-out tag, into dist/

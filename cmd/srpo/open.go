@@ -57,8 +57,8 @@ var builtIns = []builtIn{
 // embedded are the packages that this program carries: programs in Python, and those that it serves itself and that need
 // an environment. Plugins do not import each other; what they share is put together here.
 var embedded = []fs.FS{
-	libero.Files,
-	layered{liberoplus.Files, libero.Shared},
+	bundle{libero.Files, libero.Shared},
+	bundle{liberoplus.Files, liberoplus.Shared},
 	bundle{openvla.Files, openvla.Shared},
 	bundle{pi0.Files, pi0.Shared},
 	bundle{pi0fast.Files, pi0fast.Shared},
