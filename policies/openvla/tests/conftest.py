@@ -19,18 +19,20 @@ import cases
 
 import tiny
 
+pytest.register_assert_rewrite("vla.testing")
+
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory):
-    """The folder of a case's checkpoint, by name; made once."""
-    made = {}
+    """A function that returns the folder of a case's checkpoint. Each checkpoint is made once."""
+    folders = {}
 
     def folder(name: str) -> str:
         arguments = cases.CASES[name][0]
         key = str(sorted(arguments.items()))
-        if key not in made:
-            made[key] = tmp_path_factory.mktemp("checkpoint")
-            tiny.make(str(made[key]), **arguments)
-        return str(made[key])
+        if key not in folders:
+            folders[key] = tmp_path_factory.mktemp("checkpoint")
+            tiny.write(str(folders[key]), **arguments)
+        return str(folders[key])
 
     return folder
