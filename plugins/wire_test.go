@@ -302,9 +302,9 @@ func (*echoPolicy) Update(_ context.Context, u policy.Update, progress func(floa
 	progress(0.5)
 	return policy.Statistics{Loss: u.Trajectories[0].Values[0], Samples: 4, Extra: map[string]float64{"x": 1}, AlreadyApplied: u.ID == 1}, nil
 }
-func (*echoPolicy) Forget(context.Context, []string) error            { return nil }
-func (*echoPolicy) Save(context.Context, string) error                { return nil }
-func (*echoPolicy) Load(context.Context, string) (uint64, error)      { return 42, nil }
+func (*echoPolicy) Forget(context.Context, []string) error           { return nil }
+func (*echoPolicy) Save(context.Context, string) error               { return nil }
+func (*echoPolicy) Load(context.Context, string) (uint64, error)     { return 42, nil }
 func (*echoPolicy) BeginRun(context.Context, string) (uint64, error) { return 43, nil }
 func (p *echoPolicy) Imitate(_ context.Context, im policy.Imitate, demos iter.Seq2[policy.Demonstration, error], progress func(done, loss float64)) error {
 	for d, err := range demos {

@@ -6,67 +6,81 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/srpo-dev/srpo/plugins"
 	"github.com/srpo-dev/srpo/plugins/env"
 )
 
-// Sim is one lane of an environment, stepped one action at a time: the short way to write an env. [SimEnv] does the rest of the contract: lanes, chunks,
-// recording, truncation, refusing bad actions.
+// Sim is one lane of an environment that is stepped one action at a time. [SimEnv] makes an env of such lanes and does
+// the rest of the contract: chunks, rendering, recording, truncation and refusing bad actions.
+//
+// A Sim can also implement [Expert], [FailingExpert] and [Progress].
 type Sim interface {
-	// Reset begins an episode. The task is one of SimSpec.Tasks, the start state within its range.
+	// Reset begins an episode. The task is the ID of one of SimSpec.Tasks, and startState is in [0, Task.StartStates).
+	// A start state must be the same in every run, so choose it by task and startState and not by the seed. The seed is
+	// for what happens at random during the episode.
 	Reset(task string, startState int, seed uint64) error
-	// Step executes one action, checked and within its range. Success ends the episode.
+	// Step executes one action, float32 [dim], which is already within its range. Success ends the episode.
 	Step(action []float32) (Outcome, error)
-	// Proprio is the proprio vector of the present state; nil: none.
+	// Proprio returns the proprio vector of the current state, float32 [P], or nil if the env has none.
 	Proprio() []float32
-	// Render draws the present state, uint8 [height, width, 3].
+	// Render draws the current state and returns uint8 [height, width, 3].
 	Render(camera string, height, width int) []byte
 }
 
-// Expert is a [Sim] with a scripted expert.
+// Expert is a [Sim] with a scripted expert. Implementing it is enough: SimEnv reports the expert to the host.
 type Expert interface {
-	// Expert is the expert's next action in the present state; ok is false where it has none.
+	// Expert returns the expert's next action in the current state, float32 [dim]. It returns ok false if the expert has
+	// no action for this task or state; the host then ends the episode.
 	Expert() (action []float32, ok bool)
 }
 
-// Failing is a [Sim] whose expert can fail on purpose in the ways of EnvSpec.ExpertFailures, which shows what a reward makes of failures.
-type Failing interface {
-	// FailingExpert is the expert's next action in an episode that is to fail in the given way; ok is false where it has none.
+// FailingExpert is an [Expert] that can also fail on purpose, which `srpo record --actor fail:WAY` uses to test rewards.
+type FailingExpert interface {
+	// ExpertFailures lists the ways to fail. It returns the same list on every lane.
+	ExpertFailures() []string
+	// FailingExpert returns the next action of an expert that fails in the given way, as Expert does. The way is the same
+	// in all steps of an episode.
 	FailingExpert(failure string) (action []float32, ok bool)
 }
 
-// Progress is a [Sim] that knows how far its task has come, 0 to 1.
-type Progress interface{ Progress() float64 }
+// Progress is a [Sim] that measures how far its task is done.
+type Progress interface {
+	// Progress returns 0 to 1 for the current state. It is for audits and never for training.
+	Progress() float64
+}
 
-// Outcome of one step.
+// Outcome is the result of one step.
 type Outcome struct {
 	Success bool
-	// Terminated ends the episode without success (something fell off the table).
+	// Terminated ends the episode without success, for example after something fell off the table.
 	Terminated bool
 }
 
-// SimSpec describes an environment made of [Sim] lanes.
+// SimSpec describes an environment that is made of [Sim] lanes.
 type SimSpec struct {
-	Info  plugins.Info
-	Env   plugins.EnvSpec
-	Tasks []env.Task
-	// New makes lane number lane.
-	New func(c plugins.Config, lane int) (Sim, error)
+	Info Info
+	// Env describes cameras, actions and proprio. RecordCamera defaults to the first camera. Expert and ExpertFailures
+	// are filled in from the interfaces that the lanes implement.
+	Env   EnvSpec
+	Tasks []Task
+	// New makes the lane with the given number, from 0.
+	New func(c Config, lane int) (Sim, error)
 }
 
-// ServeSim serves an environment made of [Sim] lanes. It does not return.
+// ServeSim serves an environment that is made of [Sim] lanes. It does not return.
 func ServeSim(s SimSpec) { ServeEnv(SimEnv(s)) }
 
 // SimEnv makes an env of [Sim] lanes.
 func SimEnv(s SimSpec) env.Env {
-	e := &simEnv{spec: s, tasks: map[string]env.Task{}}
+	e := &simEnv{spec: s, tasks: map[string]Task{}}
 	for _, t := range s.Tasks {
 		e.tasks[t.ID] = t
 	}
 	e.spec.Info.Kind = plugins.Env
-	if len(s.Tasks) > 0 && len(s.Env.Cameras) > 0 && s.Env.RecordCamera == "" {
+	if len(s.Env.Cameras) > 0 && s.Env.RecordCamera == "" {
 		e.spec.Env.RecordCamera = s.Env.Cameras[0].Name
 	}
 	return e
@@ -74,38 +88,37 @@ func SimEnv(s SimSpec) env.Env {
 
 type simEnv struct {
 	spec    SimSpec
-	tasks   map[string]env.Task
-	cameras map[string]plugins.CameraRequest
+	tasks   map[string]Task
+	cameras map[string]CameraRequest // at the sizes to render
 	lanes   []*simLane
 }
 
+// simLane is a sim with the state of its episode.
 type simLane struct {
-	mu    sync.Mutex
-	sim   Sim
-	task  env.Task
-	seed  uint64
-	steps int
-	most  int
-	open  bool
+	mu       sync.Mutex
+	sim      Sim
+	task     Task
+	seed     uint64
+	steps    int
+	maxSteps int
+	running  bool
 }
 
-func (e *simEnv) Info(context.Context) (plugins.Info, error)        { return e.spec.Info, nil }
-func (e *simEnv) Describe(context.Context) (plugins.EnvSpec, error) { return e.spec.Env, nil }
+func (e *simEnv) Info(context.Context) (Info, error)        { return e.spec.Info, nil }
+func (e *simEnv) Describe(context.Context) (EnvSpec, error) { return e.spec.Env, nil }
 
-func (e *simEnv) Configure(_ context.Context, c plugins.Config) error {
-	e.cameras = map[string]plugins.CameraRequest{}
+func (e *simEnv) Configure(_ context.Context, c Config) error {
+	e.cameras = map[string]CameraRequest{}
 	for _, cam := range e.spec.Env.Cameras {
-		e.cameras[cam.Name] = plugins.CameraRequest{Name: cam.Name, Height: cam.Height, Width: cam.Width}
+		e.cameras[cam.Name] = CameraRequest{Name: cam.Name, Height: cam.Height, Width: cam.Width}
 	}
 	for _, r := range c.Cameras {
-		have, ok := e.cameras[r.Name]
-		if !ok {
-			return plugins.Errorf(plugins.NotFound, "no camera %q", r.Name)
+		if err := e.checkCamera(r.Name); err != nil {
+			return err
 		}
 		if r.Height > 0 {
-			have.Height, have.Width = r.Height, r.Width
+			e.cameras[r.Name] = r
 		}
-		e.cameras[r.Name] = have
 	}
 	e.lanes = nil
 	for i := range c.Lanes {
@@ -115,11 +128,33 @@ func (e *simEnv) Configure(_ context.Context, c plugins.Config) error {
 		}
 		e.lanes = append(e.lanes, &simLane{sim: s})
 	}
+	if len(e.lanes) == 0 {
+		return nil
+	}
+	return e.describeExpert(e.lanes[0].sim)
+}
+
+// describeExpert fills in the fields of the env's description that follow from the interfaces of a lane.
+func (e *simEnv) describeExpert(s Sim) error {
+	_, expert := s.(Expert)
+	if e.spec.Env.Expert && !expert {
+		return Errorf(Internal, "EnvSpec.Expert is set, but %T does not implement sdk.Expert", s).
+			WithHint("give it the method Expert() ([]float32, bool)")
+	}
+	e.spec.Env.Expert = expert
+	failing, ok := s.(FailingExpert)
+	if !ok && len(e.spec.Env.ExpertFailures) > 0 {
+		return Errorf(Internal, "EnvSpec.ExpertFailures is set, but %T does not implement sdk.FailingExpert", s).
+			WithHint("give it the methods ExpertFailures() []string and FailingExpert(string) ([]float32, bool)")
+	}
+	if ok {
+		e.spec.Env.ExpertFailures = failing.ExpertFailures()
+	}
 	return nil
 }
 
-func (e *simEnv) Tasks(context.Context) iter.Seq2[env.Task, error] {
-	return func(yield func(env.Task, error) bool) {
+func (e *simEnv) Tasks(context.Context) iter.Seq2[Task, error] {
+	return func(yield func(Task, error) bool) {
 		for _, t := range e.spec.Tasks {
 			if !yield(t, nil) {
 				return
@@ -130,36 +165,36 @@ func (e *simEnv) Tasks(context.Context) iter.Seq2[env.Task, error] {
 
 func (e *simEnv) lane(i int) (*simLane, error) {
 	if i < 0 || i >= len(e.lanes) {
-		return nil, plugins.Errorf(plugins.Invalid, "lane %d of %d", i, len(e.lanes))
+		return nil, Errorf(Invalid, "lane %d of %d", i, len(e.lanes))
 	}
 	return e.lanes[i], nil
 }
 
 func (e *simEnv) Reset(_ context.Context, r env.Reset) (env.Transition, error) {
+	var tr env.Transition
 	l, err := e.lane(r.Lane)
 	if err != nil {
-		return env.Transition{}, err
+		return tr, err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	t, ok := e.tasks[r.Task]
 	if !ok {
-		return env.Transition{}, plugins.Errorf(plugins.NotFound, "no task %q", r.Task)
+		return tr, Errorf(NotFound, "no task %q", r.Task)
 	}
 	if r.StartState < 0 || r.StartState >= t.StartStates {
-		return env.Transition{}, plugins.Errorf(plugins.Invalid, "start state %d; task %q has %d", r.StartState, t.ID, t.StartStates)
+		return tr, Errorf(Invalid, "start state %d; task %q has %d", r.StartState, t.ID, t.StartStates)
 	}
-	if err := e.check(r.Render); err != nil {
-		return env.Transition{}, err
+	if err := e.checkRender(r.Render); err != nil {
+		return tr, err
 	}
 	if err := l.sim.Reset(r.Task, r.StartState, r.Seed); err != nil {
-		return env.Transition{}, err
+		return tr, err
 	}
-	l.task, l.seed, l.steps, l.most, l.open = t, r.Seed, 0, t.MaxSteps, true
+	l.task, l.seed, l.steps, l.maxSteps, l.running = t, r.Seed, 0, t.MaxSteps, true
 	if r.MaxSteps > 0 {
-		l.most = r.MaxSteps
+		l.maxSteps = r.MaxSteps
 	}
-	var tr env.Transition
 	if r.Render.Record != "" && r.Render.RecordEvery > 0 {
 		if err := e.record(l, &tr, r.Render.Record); err != nil {
 			return tr, err
@@ -169,105 +204,170 @@ func (e *simEnv) Reset(_ context.Context, r env.Reset) (env.Transition, error) {
 }
 
 func (e *simEnv) Step(ctx context.Context, s env.Step) (env.Transition, error) {
+	var tr env.Transition
 	l, err := e.lane(s.Lane)
 	if err != nil {
-		return env.Transition{}, err
+		return tr, err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.open {
-		return env.Transition{}, plugins.Errorf(plugins.Invalid, "step on lane %d, whose episode has ended or not begun", s.Lane)
+	if !l.running {
+		return tr, Errorf(Invalid, "step on lane %d, whose episode has ended or not begun", s.Lane)
 	}
-	if err := e.check(s.Render); err != nil {
-		return env.Transition{}, err
+	if err := e.checkRender(s.Render); err != nil {
+		return tr, err
 	}
-	dim := e.spec.Env.Action.Dim()
-	var given []float32
-	n := s.Expert
-	if n == 0 {
-		if given, err = e.spec.Env.Action.Clip(s.Actions); err != nil {
-			return env.Transition{}, err
-		}
-		n = len(given) / dim
+	if s.Expert > 0 {
+		err = e.stepExpert(ctx, l, s, &tr)
+	} else {
+		err = e.stepActions(ctx, l, s, &tr)
 	}
-	var tr env.Transition
-	var done []float32
-	for i := 0; i < n && l.open; i++ {
-		if err := ctx.Err(); err != nil {
-			return tr, plugins.Errorf(plugins.Canceled, "after %d of %d actions: %w", i, n, err)
-		}
-		var a []float32
-		if s.Expert > 0 {
-			next, ok, err := e.expert(l.sim, s.ExpertFailure)
-			if err != nil {
-				return tr, err
-			}
-			if !ok {
-				break // it gives up: the host sees fewer steps than it asked for
-			}
-			a = Noisy(e.spec.Env.Action, next, s.ExpertNoise, l.seed, l.steps)
-			done = append(done, a...)
-		} else {
-			a = given[i*dim : (i+1)*dim]
-		}
-		o, err := l.sim.Step(a)
-		if err != nil {
-			return tr, err
-		}
-		l.steps++
-		tr.StepsDone++
-		tr.Success = o.Success
-		tr.Terminated = o.Success || o.Terminated
-		tr.Truncated = !tr.Terminated && l.steps >= l.most
-		l.open = !tr.Done()
-		if s.Render.Record != "" && s.Render.RecordEvery > 0 && l.steps%s.Render.RecordEvery == 0 {
-			if err := e.record(l, &tr, s.Render.Record); err != nil {
-				return tr, err
-			}
-		}
-	}
-	if s.Expert > 0 && tr.StepsDone > 0 { // of one that gave up at once there are none
-		tr.Actions = plugins.Floats(done, tr.StepsDone, dim)
+	if err != nil {
+		return tr, err
 	}
 	return tr, e.observe(l, &tr, s.Render)
 }
 
-// expert is the next action of a sim's expert; ok is false where it gives up.
-func (e *simEnv) expert(sim Sim, failure string) (action []float32, ok bool, err error) {
-	if failure != "" {
-		x, can := sim.(Failing)
-		if !can || !slices.Contains(e.spec.Env.ExpertFailures, failure) {
-			return nil, false, plugins.Errorf(plugins.Unsupported, "the expert cannot fail by %q", failure)
+// stepActions executes the actions of a chunk until the episode ends.
+func (e *simEnv) stepActions(ctx context.Context, l *simLane, s env.Step, tr *env.Transition) error {
+	actions, err := e.spec.Env.Action.Clip(s.Actions)
+	if err != nil {
+		return err
+	}
+	dim := e.spec.Env.Action.Dim()
+	for a := range slices.Chunk(actions, dim) {
+		if !l.running {
+			return nil
 		}
-		action, ok = x.FailingExpert(failure)
-		return action, ok, nil
-	}
-	x, can := sim.(Expert)
-	if !can {
-		return nil, false, plugins.Errorf(plugins.Unsupported, "this env has no expert")
-	}
-	action, ok = x.Expert()
-	return action, ok, nil
-}
-
-func (e *simEnv) check(r env.Render) error {
-	for _, name := range append([]string{r.Record}, r.Observe...) {
-		if _, ok := e.cameras[name]; !ok && name != "" {
-			return plugins.Errorf(plugins.NotFound, "no camera %q", name)
+		if err := e.stepOnce(ctx, l, a, s.Render, tr); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-func (e *simEnv) image(l *simLane, camera string) ([]byte, plugins.CameraRequest, error) {
+// stepExpert lets the expert act until it has done the requested steps, gives up, or ends the episode.
+func (e *simEnv) stepExpert(ctx context.Context, l *simLane, s env.Step, tr *env.Transition) error {
+	expert, err := expertOf(l.sim, s.ExpertFailure)
+	if err != nil {
+		return err
+	}
+	if !(s.ExpertNoise >= 0) || math.IsInf(float64(s.ExpertNoise), 0) {
+		return Errorf(Invalid, "expert noise cannot be %g", s.ExpertNoise).
+			WithHint("it is a standard deviation in action units, 0 or more")
+	}
+	space := e.spec.Env.Action
+	var executed, intended []float32
+	for tr.StepsDone < s.Expert && l.running {
+		action, ok := expert()
+		if !ok {
+			break // the host sees fewer steps than it requested
+		}
+		if len(action) != space.Dim() {
+			return Errorf(Internal, "the expert returned %d numbers, an action has %d", len(action), space.Dim())
+		}
+		disturbed := addNoise(space, action, s.ExpertNoise, l.seed, l.steps)
+		intended = append(intended, addNoise(space, action, 0, l.seed, l.steps)...)
+		executed = append(executed, disturbed...)
+		if err := e.stepOnce(ctx, l, disturbed, s.Render, tr); err != nil {
+			return err
+		}
+	}
+	if tr.StepsDone > 0 {
+		tr.Actions = plugins.Floats(executed, tr.StepsDone, space.Dim())
+		if s.ExpertNoise > 0 { // the labels of demonstrations are the actions without noise
+			tr.Intended = plugins.Floats(intended, tr.StepsDone, space.Dim())
+		}
+	}
+	return nil
+}
+
+// expertOf returns the function that gives the expert's next action.
+func expertOf(s Sim, failure string) (func() ([]float32, bool), error) {
+	if failure != "" {
+		x, ok := s.(FailingExpert)
+		if !ok || !slices.Contains(x.ExpertFailures(), failure) {
+			return nil, Errorf(Unsupported, "the expert cannot fail by %q", failure)
+		}
+		return func() ([]float32, bool) { return x.FailingExpert(failure) }, nil
+	}
+	x, ok := s.(Expert)
+	if !ok {
+		return nil, Errorf(Unsupported, "this env has no expert")
+	}
+	return x.Expert, nil
+}
+
+// addNoise returns an expert's action with Gaussian noise of the given std, clipped to its range. The noise depends on
+// the seed and the step of the episode only, so it does not depend on the length of the chunks.
+func addNoise(space ActionSpace, action []float32, std float32, seed uint64, step int) []float32 {
+	out := make([]float32, len(action))
+	rng := rand.New(rand.NewPCG(seed, uint64(step)+0x6e6f697365))
+	for i, v := range action {
+		if std > 0 {
+			v += std * float32(rng.NormFloat64())
+		}
+		out[i] = min(max(v, space.Low[i]), space.High[i])
+	}
+	return out
+}
+
+// stepOnce executes one action and updates the episode and the transition.
+func (e *simEnv) stepOnce(ctx context.Context, l *simLane, action []float32, r env.Render, tr *env.Transition) error {
+	if err := ctx.Err(); err != nil {
+		return Errorf(plugins.Canceled, "after %d actions: %w", tr.StepsDone, err)
+	}
+	o, err := l.sim.Step(action)
+	if err != nil {
+		return err
+	}
+	l.steps++
+	tr.StepsDone++
+	tr.Success = o.Success
+	tr.Terminated = o.Success || o.Terminated
+	tr.Truncated = !tr.Terminated && l.steps >= l.maxSteps
+	l.running = !tr.Done()
+	if r.Frames(l.steps-1, 1) == 1 {
+		return e.record(l, tr, r.Record)
+	}
+	return nil
+}
+
+func (e *simEnv) checkCamera(name string) error {
+	if _, ok := e.cameras[name]; ok {
+		return nil
+	}
+	names := make([]string, len(e.spec.Env.Cameras))
+	for i, c := range e.spec.Env.Cameras {
+		names[i] = c.Name
+	}
+	return Errorf(NotFound, "no camera %q", name).WithHint("the cameras are %s", strings.Join(names, ", "))
+}
+
+func (e *simEnv) checkRender(r env.Render) error {
+	for _, name := range append([]string{r.Record}, r.Observe...) {
+		if name == "" {
+			continue
+		}
+		if err := e.checkCamera(name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// image renders a camera, uint8 [height, width, 3].
+func (e *simEnv) image(l *simLane, camera string) ([]byte, CameraRequest, error) {
 	c := e.cameras[camera]
 	img := l.sim.Render(camera, c.Height, c.Width)
 	if len(img) != c.Height*c.Width*3 {
-		return nil, c, plugins.Errorf(plugins.Internal, "Render of camera %q gave %d bytes, want %d x %d x 3", camera, len(img), c.Height, c.Width)
+		return nil, c, Errorf(Internal, "Render of camera %q returned %d bytes", camera, len(img)).
+			WithHint("return uint8 [%d, %d, 3], which has %d bytes", c.Height, c.Width, c.Height*c.Width*3)
 	}
 	return img, c, nil
 }
 
+// record appends a frame of the recorded camera to the transition.
 func (e *simEnv) record(l *simLane, tr *env.Transition, camera string) error {
 	img, c, err := e.image(l, camera)
 	if err != nil {
@@ -279,6 +379,7 @@ func (e *simEnv) record(l *simLane, tr *env.Transition, camera string) error {
 	return nil
 }
 
+// observe fills in the observation of the current state.
 func (e *simEnv) observe(l *simLane, tr *env.Transition, r env.Render) error {
 	tr.EpisodeSteps = l.steps
 	tr.Observation.Instruction = l.task.Instruction
@@ -297,21 +398,7 @@ func (e *simEnv) observe(l *simLane, tr *env.Transition, r env.Render) error {
 		if tr.Observation.Images == nil {
 			tr.Observation.Images = map[string]plugins.Tensor{}
 		}
-		tr.Observation.Images[name] = plugins.Bytes(append([]byte(nil), img...), c.Height, c.Width, 3)
+		tr.Observation.Images[name] = plugins.Bytes(slices.Clone(img), c.Height, c.Width, 3)
 	}
 	return nil
-}
-
-// Noisy adds Gaussian noise of the given std to an expert's action and clips it to its range. The noise depends on the episode's seed and step alone, so
-// that it is the same however the steps are cut into chunks.
-func Noisy(space plugins.ActionSpace, action []float32, std float32, seed uint64, step int) []float32 {
-	out := make([]float32, len(action))
-	rng := rand.New(rand.NewPCG(seed, uint64(step)+0x6e6f697365))
-	for i, v := range action {
-		if std > 0 {
-			v += std * float32(rng.NormFloat64())
-		}
-		out[i] = min(max(v, space.Low[i]), space.High[i])
-	}
-	return out
 }

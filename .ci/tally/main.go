@@ -1,18 +1,17 @@
-// Command tally counts test results. It reads what `go test -json` prints, JUnit files, or what `srpo plugin test --json` prints, shows what a person wants to see of it, and notes the counts in
-// the folder that the variable RESULTS names, where `tally sum` adds them up.
+// Command tally adds up test results. It reads JUnit files (pytest and gotestsum write them) and the output of
+// `srpo plugin test --json`, prints the failures, and stores the counts of each step in the folder that the
+// environment variable RESULTS names. `tally sum` adds the steps up.
 //
-//	go test -json ./... | tally go NAME
 //	tally junit NAME FILE
 //	tally plugin NAME FILE...
 //	tally check NAME STATUS
 //	tally sum
 //
-// Counted are the tests at the leaves: one with subtests is as many as these are, plus itself when it failed and none of them did. A package that fails
-// without a failing test (it does not build, it panics, it runs out of time) counts as one failure. So does a step that failed for any other reason.
+// Only leaf tests count: a test with subtests counts as its subtests, plus one when it failed and no subtest did. A step
+// that ends with a non-zero status and no failed test counts as one failure.
 package main
 
 import (
-	"bufio"
 	"encoding/json"
 	"encoding/xml"
 	"errors"
@@ -25,36 +24,29 @@ import (
 	"strings"
 )
 
-// Counts of one step.
+// Counts holds the results of one step.
 type Counts struct {
 	Name    string   `json:"name"`
 	Passed  int      `json:"passed"`
 	Failed  []string `json:"failed"`
 	Skipped []string `json:"skipped"`
-	// Status of the step's command; a step that ended badly without a failed test counts as a failure itself.
+	// Status is the exit status of the step's command.
 	Status int `json:"status"`
 }
 
 func main() {
-	if err := run(os.Args[1:], os.Stdin, os.Stdout, os.Getenv("RESULTS")); err != nil {
-		if !errors.Is(err, errFailed) { // the failures have been named
+	if err := run(os.Args[1:], os.Stdout, os.Getenv("RESULTS")); err != nil {
+		if !errors.Is(err, errFailed) { // the failures are printed already
 			fmt.Fprintln(os.Stderr, "tally:", err)
 		}
 		os.Exit(1)
 	}
 }
 
-var errFailed = errors.New("there are failures")
+var errFailed = errors.New("some tests failed")
 
-func run(args []string, in io.Reader, out io.Writer, folder string) error {
+func run(args []string, out io.Writer, folder string) error {
 	switch {
-	case len(args) == 2 && args[0] == "go":
-		c, err := goTest(in, out)
-		if err != nil {
-			return err
-		}
-		c.Name = args[1]
-		return note(folder, c)
 	case len(args) == 3 && args[0] == "junit":
 		data, err := os.ReadFile(args[2])
 		if err != nil {
@@ -88,103 +80,14 @@ func run(args []string, in io.Reader, out io.Writer, folder string) error {
 	case len(args) == 1 && args[0] == "sum":
 		return sum(folder, out)
 	}
-	return fmt.Errorf("usage: tally go NAME | tally junit NAME FILE | tally plugin NAME FILE... | tally check NAME STATUS | tally sum")
+	return fmt.Errorf("usage: tally junit NAME FILE | tally plugin NAME FILE... | tally check NAME STATUS | tally sum")
 }
 
-// event is a line of `go test -json`.
-type event struct {
-	Action, Package, Test, Output, ImportPath string
-	Elapsed                                   float64
-}
-
-// goTest shows the lines that end packages, and everything that failed tests printed.
-func goTest(in io.Reader, out io.Writer) (Counts, error) {
-	type key struct{ pkg, test string }
-	verdict := map[key]string{}
-	output := map[key][]string{}
-	failing := map[string]bool{} // packages with a failed test
-	var order []key
-	var brokenPackages []string
-	scan := bufio.NewScanner(in)
-	scan.Buffer(nil, 64<<20)
-	for scan.Scan() {
-		var e event
-		if json.Unmarshal(scan.Bytes(), &e) != nil {
-			fmt.Fprintln(out, scan.Text()) // what go itself says
-			continue
-		}
-		k := key{e.Package, e.Test}
-		switch e.Action {
-		case "build-output":
-			fmt.Fprint(out, e.Output)
-		case "output":
-			if e.Test == "" && (strings.HasPrefix(e.Output, "ok ") || strings.HasPrefix(e.Output, "FAIL\t") || strings.HasPrefix(e.Output, "?")) {
-				fmt.Fprint(out, e.Output)
-				continue
-			}
-			output[k] = append(output[k], e.Output)
-		case "pass", "fail", "skip":
-			if e.Test != "" {
-				if _, seen := verdict[k]; !seen {
-					order = append(order, k)
-				}
-				verdict[k] = e.Action
-				if e.Action == "fail" {
-					failing[e.Package] = true
-					fmt.Fprint(out, strings.Join(output[k], ""))
-				}
-			} else if e.Action == "fail" {
-				fmt.Fprint(out, strings.Join(output[k], ""))
-				if !failing[e.Package] {
-					brokenPackages = append(brokenPackages, e.Package)
-					for o, lines := range output { // the test that was running when it panicked
-						if o.pkg == e.Package && o.test != "" && verdict[o] == "" {
-							fmt.Fprint(out, strings.Join(lines, ""))
-						}
-					}
-				}
-			}
-			delete(output, k)
-		}
-	}
-	if err := scan.Err(); err != nil {
-		return Counts{}, err
-	}
-	parents, blamed := map[key]bool{}, map[key]bool{}
-	for _, k := range order {
-		for at := strings.LastIndexByte(k.test, '/'); at > 0; at = strings.LastIndexByte(k.test[:at], '/') {
-			parents[key{k.pkg, k.test[:at]}] = true
-			if verdict[k] == "fail" {
-				blamed[key{k.pkg, k.test[:at]}] = true
-			}
-		}
-	}
-	var c Counts
-	for _, k := range order {
-		name := k.pkg + "." + k.test
-		switch {
-		case verdict[k] == "fail":
-			if !blamed[k] {
-				c.Failed = append(c.Failed, name)
-			}
-		case parents[k]:
-		case verdict[k] == "skip":
-			c.Skipped = append(c.Skipped, name)
-		default:
-			c.Passed++
-		}
-	}
-	c.Failed = append(c.Failed, brokenPackages...)
-	if len(order) == 0 && len(brokenPackages) == 0 {
-		return c, fmt.Errorf("no test ran")
-	}
-	return c, nil
-}
-
-// junit reads the file that pytest --junitxml writes.
+// junit counts the leaf tests in a JUnit file. A file without any test is an error.
 func junit(data []byte) (Counts, error) {
 	var file struct {
 		Suites []struct {
+			Name  string `xml:"name,attr"`
 			Cases []struct {
 				Class   string    `xml:"classname,attr"`
 				Name    string    `xml:"name,attr"`
@@ -197,44 +100,61 @@ func junit(data []byte) (Counts, error) {
 	if err := xml.Unmarshal(data, &file); err != nil {
 		return Counts{}, err
 	}
-	var c Counts
-	seen := map[string]string{} // a test whose teardown fails too is listed twice
+	outcome := map[string]string{} // pytest lists a test whose teardown fails twice
 	var order []string
-	for _, s := range file.Suites {
-		for _, t := range s.Cases {
-			name := strings.TrimPrefix(t.Class+"."+t.Name, ".")
-			verdict := "pass"
+	for _, suite := range file.Suites {
+		for _, t := range suite.Cases {
+			class := t.Class
+			if class == "" { // gotestsum: the package did not build
+				class = suite.Name
+			}
+			name, now := strings.TrimPrefix(class+"."+t.Name, "."), "pass"
 			switch {
 			case t.Failure != nil || t.Error != nil:
-				verdict = "fail"
+				now = "fail"
 			case t.Skipped != nil:
-				verdict = "skip"
+				now = "skip"
 			}
-			if _, ok := seen[name]; !ok {
+			before, seen := outcome[name]
+			if !seen {
 				order = append(order, name)
-			} else if seen[name] == "fail" {
-				verdict = "fail"
 			}
-			seen[name] = verdict
+			if before != "fail" {
+				outcome[name] = now
+			}
 		}
 	}
+	if len(order) == 0 {
+		return Counts{}, fmt.Errorf("no test ran")
+	}
+	return leaves(order, outcome), nil
+}
+
+// leaves counts the tests without subtests, and the tests that failed although none of their subtests did.
+func leaves(order []string, outcome map[string]string) Counts {
+	parent, explained := map[string]bool{}, map[string]bool{}
 	for _, name := range order {
-		switch seen[name] {
-		case "fail":
+		for at := strings.LastIndexByte(name, '/'); at > 0; at = strings.LastIndexByte(name[:at], '/') {
+			parent[name[:at]] = true
+			explained[name[:at]] = explained[name[:at]] || outcome[name] == "fail"
+		}
+	}
+	var c Counts
+	for _, name := range order {
+		switch {
+		case outcome[name] == "fail" && !explained[name]:
 			c.Failed = append(c.Failed, name)
-		case "skip":
+		case parent[name] || outcome[name] == "fail":
+		case outcome[name] == "skip":
 			c.Skipped = append(c.Skipped, name)
 		default:
 			c.Passed++
 		}
 	}
-	if len(order) == 0 {
-		return c, fmt.Errorf("no test ran")
-	}
-	return c, nil
+	return c
 }
 
-// pluginTest adds what `srpo plugin test --json` found to c, and shows it.
+// pluginTest adds the checks in the output of `srpo plugin test --json` to c and prints the failed ones.
 func pluginTest(data []byte, out io.Writer, c *Counts) error {
 	var report struct {
 		Kind, Name              string
@@ -263,7 +183,7 @@ func pluginTest(data []byte, out io.Writer, c *Counts) error {
 	return nil
 }
 
-// note writes a step's counts into folder, when there is one, and fails when a test failed.
+// note writes a step's counts into folder unless it is empty. It returns errFailed when a test failed.
 func note(folder string, c Counts) error {
 	if folder != "" {
 		data, err := json.Marshal(c)
@@ -280,7 +200,7 @@ func note(folder string, c Counts) error {
 	return nil
 }
 
-// check adds the status of a step's command to what the step counted. A step without tests is one check.
+// check adds the exit status of a step's command to its counts. A step without tests counts as one test.
 func check(folder, name string, status int) error {
 	c := Counts{Name: name}
 	if data, err := os.ReadFile(filepath.Join(folder, name+".json")); err == nil {
@@ -297,7 +217,7 @@ func check(folder, name string, status int) error {
 	return nil
 }
 
-// sum prints a line for each step and, last, "N passed, N failed".
+// sum prints one line per step and, as the last line, "N passed, N failed".
 func sum(folder string, out io.Writer) error {
 	files, err := filepath.Glob(filepath.Join(folder, "*.json"))
 	if err != nil {

@@ -10,41 +10,28 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-const goLines = `{"Action":"run","Package":"a","Test":"TestLeaf"}
-{"Action":"output","Package":"a","Test":"TestLeaf","Output":"quiet\n"}
-{"Action":"pass","Package":"a","Test":"TestLeaf"}
-{"Action":"pass","Package":"a","Test":"TestParent/one"}
-{"Action":"output","Package":"a","Test":"TestParent/two","Output":"loud\n"}
-{"Action":"fail","Package":"a","Test":"TestParent/two"}
-{"Action":"fail","Package":"a","Test":"TestParent"}
-{"Action":"skip","Package":"a","Test":"TestSkipped"}
-{"Action":"output","Package":"a","Output":"FAIL\ta\t0.1s\n"}
-{"Action":"fail","Package":"a"}
-{"Action":"output","Package":"b","Output":"ok  \tb\t0.1s\n"}
-{"Action":"pass","Package":"b","Test":"TestB"}
-{"Action":"pass","Package":"b"}
-{"Action":"output","Package":"c","Test":"TestPanics","Output":"panic: so\n"}
-{"Action":"output","Package":"c","Output":"FAIL\tc\t0.1s\n"}
-{"Action":"fail","Package":"c"}
-`
+const goResults = `<testsuites>
+	<testsuite name="a">
+		<testcase classname="a" name="TestLeaf"/>
+		<testcase classname="a" name="TestParent/one"/>
+		<testcase classname="a" name="TestParent/two"><failure/></testcase>
+		<testcase classname="a" name="TestParent"><failure/></testcase>
+		<testcase classname="a" name="TestSkipped"><skipped/></testcase>
+	</testsuite>
+	<testsuite name="b"><testcase classname="b" name="TestB"/></testsuite>
+	<testsuite name="c"><testcase classname="" name="TestMain"><failure/></testcase></testsuite>
+</testsuites>`
 
 func TestGoCountsLeaves(t *testing.T) {
-	var out bytes.Buffer
-	c, err := goTest(strings.NewReader(goLines), &out)
+	c, err := junit([]byte(goResults))
 	require.NoError(t, err)
 	require.Equal(t, 3, c.Passed)
-	require.Equal(t, []string{"a.TestParent/two", "c"}, c.Failed)
+	require.Equal(t, []string{"a.TestParent/two", "c.TestMain"}, c.Failed)
 	require.Equal(t, []string{"a.TestSkipped"}, c.Skipped)
-	require.Contains(t, out.String(), "ok  \tb")
-	require.Contains(t, out.String(), "loud")
-	require.Contains(t, out.String(), "panic: so")
-	require.NotContains(t, out.String(), "quiet")
 }
 
 func TestNothingRanIsAFailure(t *testing.T) {
-	_, err := goTest(strings.NewReader(""), &bytes.Buffer{})
-	require.Error(t, err)
-	_, err = junit([]byte(`<testsuites><testsuite name="pytest"></testsuite></testsuites>`))
+	_, err := junit([]byte(`<testsuites><testsuite name="pytest"></testsuite></testsuites>`))
 	require.Error(t, err)
 }
 
@@ -73,12 +60,14 @@ func TestSum(t *testing.T) {
 	dir := t.TempDir()
 	say := func(args ...string) (string, error) {
 		var out bytes.Buffer
-		err := run(args, strings.NewReader(goLines), &out, dir)
+		err := run(args, &out, dir)
 		return out.String(), err
 	}
+	results := filepath.Join(t.TempDir(), "go.xml")
+	require.NoError(t, os.WriteFile(results, []byte(goResults), 0o600))
 	_, err := say("sum")
 	require.Error(t, err, "nothing was counted")
-	_, err = say("go", "go")
+	_, err = say("junit", "go", results)
 	require.ErrorIs(t, err, errFailed)
 	for _, args := range [][]string{{"check", "go", "1"}, {"check", "vet", "0"}, {"check", "fmt", "2"}} {
 		_, err = say(args...)

@@ -449,7 +449,7 @@ func (w *workbench) preparePython(ctx context.Context, p pythonProgram) (supervi
 	l.Argv = append([]string{l.Argv[0], "-u", filepath.Join(dir, p.entry)}, p.args...)
 	l.Dir = "" // paths on the command line are the user's
 	l.Env["PYTHONPATH"] = library
-	l.Env["SRPO_VERSION"] = version
+	l.Env["SRPO_VERSION"] = version()
 	l.Env["PYTHONFAULTHANDLER"] = "1"
 	return l, nil
 }

@@ -9,10 +9,10 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/srpo-dev/srpo/host"
 	"github.com/srpo-dev/srpo/host/config"
+	"github.com/srpo-dev/srpo/host/evaluate"
 	"github.com/srpo-dev/srpo/host/report"
-	"github.com/srpo-dev/srpo/host/score"
+	"github.com/srpo-dev/srpo/host/session"
 	"github.com/srpo-dev/srpo/host/store"
 	"github.com/srpo-dev/srpo/host/supervise/catalog"
 	"github.com/srpo-dev/srpo/host/supervise/lock"
@@ -21,7 +21,7 @@ import (
 
 func (a *app) evalCommand() *cobra.Command {
 	var f settingsFlags
-	var o host.EvalOptions
+	var o evaluate.Options
 	var shard string
 	var compare, merge bool
 	c := &cobra.Command{
@@ -52,7 +52,7 @@ func (a *app) evalCommand() *cobra.Command {
 			case merge && len(args) == 0:
 				return plugins.Errorf(plugins.Invalid, "--merge wants the shards' folders").WithHint("srpo eval --merge part-1 part-2 --out FOLDER")
 			case merge:
-				r, err := host.MergeEvals(args, o.Dir, version, append([]string{"srpo"}, os.Args[1:]...))
+				r, err := evaluate.MergeFolders(args, o.Dir, version(), append([]string{"srpo"}, os.Args[1:]...))
 				if err != nil {
 					return err
 				}
@@ -81,7 +81,7 @@ func (a *app) evalCommand() *cobra.Command {
 	return c
 }
 
-func (a *app) evaluate(ctx context.Context, f *settingsFlags, o host.EvalOptions) error {
+func (a *app) evaluate(ctx context.Context, f *settingsFlags, o evaluate.Options) error {
 	term := report.NewTerminal(a.err)
 	defer term.Close()
 	cfg, err := f.loadFor(f.cmd.Flags().Lookup("checkpoint").Value.String())
@@ -92,8 +92,8 @@ func (a *app) evaluate(ctx context.Context, f *settingsFlags, o host.EvalOptions
 	if err != nil {
 		return err
 	}
-	o.Config, o.Launch, o.Terminal, o.Version, o.Command = cfg, launch, term, version, append([]string{"srpo"}, os.Args[1:]...)
-	result, err := host.Evaluate(ctx, o)
+	o.Config, o.Launch, o.Terminal, o.Version, o.Command = cfg, launch, term, version(), append([]string{"srpo"}, os.Args[1:]...)
+	result, err := evaluate.Run(ctx, o)
 	term.Close()
 	if err != nil {
 		return err
@@ -101,11 +101,11 @@ func (a *app) evaluate(ctx context.Context, f *settingsFlags, o host.EvalOptions
 	if err := a.showResults(result); err != nil || a.json {
 		return err
 	}
-	term.Line("%d episodes rolled in %.1f s; results: %s", result.Rolled, result.Seconds, filepath.Join(result.Dir, score.ReportFile))
+	term.Line("%d episodes rolled in %.1f s; results: %s", result.Rolled, result.Seconds, filepath.Join(result.Dir, evaluate.ReportFile))
 	return nil
 }
 
-func (a *app) showResults(r *score.Results) error {
+func (a *app) showResults(r *evaluate.Results) error {
 	if a.json {
 		return a.printJSON(r)
 	}
@@ -113,7 +113,7 @@ func (a *app) showResults(r *score.Results) error {
 }
 
 func (a *app) compareEvals(first, second string) error {
-	c, err := host.CompareEvals(first, second)
+	c, err := evaluate.CompareFolders(first, second)
 	if err != nil {
 		return err
 	}
@@ -126,7 +126,7 @@ func (a *app) compareEvals(first, second string) error {
 // loadFor is load with the configuration of the run that a checkpoint belongs to in the place of srpo.toml, unless --config names another.
 func (f *settingsFlags) loadFor(checkpoint string) (*config.Config, error) {
 	if f.file == "" && checkpoint != "" {
-		if run, ok := host.RunOf(checkpoint); ok {
+		if run, ok := session.RunOf(checkpoint); ok {
 			cfg, err := config.Load(config.Input{File: filepath.Join(run, "srpo.toml"), Set: f.set, Flags: f.given()})
 			if err != nil {
 				return nil, err
@@ -169,7 +169,7 @@ func (f *settingsFlags) fromRun(cfg *config.Config, run string) error {
 }
 
 // launcher is launcher with the lock of the run that the settings are from.
-func (f *settingsFlags) launcher(cfg *config.Config, term *report.Terminal) (host.Launcher, error) {
+func (f *settingsFlags) launcher(cfg *config.Config, term *report.Terminal) (session.Launcher, error) {
 	launch, err := launcher(cfg, term)
 	if p, ok := launch.(packaged); ok && f.home != "" {
 		p.prep.Lock = filepath.Join(f.home, lock.FileName)

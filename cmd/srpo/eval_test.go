@@ -18,10 +18,10 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/stretchr/testify/require"
 
-	"github.com/srpo-dev/srpo/host"
+	"github.com/srpo-dev/srpo/host/evaluate"
 	"github.com/srpo-dev/srpo/host/report"
 	"github.com/srpo-dev/srpo/host/rollout"
-	"github.com/srpo-dev/srpo/host/score"
+	"github.com/srpo-dev/srpo/host/stats"
 	"github.com/srpo-dev/srpo/host/store"
 	"github.com/srpo-dev/srpo/plugins"
 	"github.com/srpo-dev/srpo/plugins/env"
@@ -68,13 +68,13 @@ func removeSmallRun() {
 	}
 }
 
-func evalEpisodes(t *testing.T, dir string) map[string]score.Episode {
+func evalEpisodes(t *testing.T, dir string) map[string]evaluate.Episode {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join(dir, "episodes.jsonl"))
 	require.NoError(t, err)
-	all := map[string]score.Episode{}
+	all := map[string]evaluate.Episode{}
 	for _, line := range strings.Split(strings.TrimSuffix(string(data), "\n"), "\n") {
-		var e score.Episode
+		var e evaluate.Episode
 		require.NoError(t, json.Unmarshal([]byte(line), &e))
 		require.NotContains(t, all, e.ID)
 		all[e.ID] = e
@@ -86,7 +86,7 @@ func TestEval(t *testing.T) {
 	run := smallPolicy(t)
 	code, out, stderr := evalCLI(t, "eval", "--checkpoint", run, "--json", "--videos", "2")
 	require.Zero(t, code, stderr)
-	var r score.Results
+	var r evaluate.Results
 	require.NoError(t, json.Unmarshal([]byte(out), &r))
 	const dir = "runs/small-000000-eval"
 	require.Equal(t, dir, mustRel(t, r.Dir))
@@ -109,8 +109,8 @@ func TestEval(t *testing.T) {
 	require.Len(t, states, 50)
 	require.Len(t, indices, 50, "the place of each in the whole")
 	evalVideos(t, dir, r, all, 2)
-	low, high := report.Wilson(float64(successes)/50, 50)
-	require.Equal(t, score.Score{Name: "all", Episodes: 50, Successes: successes, Rate: float64(successes) / 50, Low: low, High: high, MeanSteps: float64(steps) / 50}, r.All)
+	low, high := stats.Wilson(float64(successes)/50, 50)
+	require.Equal(t, evaluate.Score{Name: "all", Episodes: 50, Successes: successes, Rate: float64(successes) / 50, Low: low, High: high, MeanSteps: float64(steps) / 50}, r.All)
 	require.Len(t, r.Tasks, 1)
 	require.Equal(t, steps, r.EnvSteps)
 	require.Equal(t, 50, r.Rolled)
@@ -121,7 +121,7 @@ func TestEval(t *testing.T) {
 	// Once more: everything is there already.
 	code, out, _ = evalCLI(t, "eval", "--checkpoint", run, "--json")
 	require.Zero(t, code)
-	var again score.Results
+	var again evaluate.Results
 	require.NoError(t, json.Unmarshal([]byte(out), &again))
 	require.Zero(t, again.Rolled)
 	require.Equal(t, r.All, again.All)
@@ -152,14 +152,14 @@ func TestEval(t *testing.T) {
 	blind := evalEpisodes(t, "blind")
 	require.Len(t, blind, 50)
 	for _, e := range blind {
-		name := score.VideoName(e)
+		name := evaluate.VideoName(e)
 		if _, err := os.Stat(filepath.Join("blind", name)); err == nil {
 			require.NotEqual(t, evalRead(t, filepath.Join(dir, name)), evalRead(t, filepath.Join("blind", name)), "a policy that sees nothing acts otherwise")
 		}
 	}
 
 	// What was trained on is told apart from what was not.
-	require.Equal(t, score.Split{Used: "all", By: "start", TrainFraction: 0.5, TrainedOn: "train", Train: r.Split.Train, Test: r.Split.Test}, r.Split)
+	require.Equal(t, evaluate.Split{Used: "all", By: "start", TrainFraction: 0.5, TrainedOn: "train", Train: r.Split.Train, Test: r.Split.Test}, r.Split)
 	require.Equal(t, 25, r.Split.Train.Episodes)
 	require.Equal(t, 25, r.Split.Test.Episodes)
 	page := evalRead(t, filepath.Join(dir, "report.html"))
@@ -171,13 +171,13 @@ func TestEval(t *testing.T) {
 }
 
 // evalVideos checks that the first n episodes of each kind of outcome, and no others, have their video.
-func evalVideos(t *testing.T, dir string, r score.Results, all map[string]score.Episode, n int) {
+func evalVideos(t *testing.T, dir string, r evaluate.Results, all map[string]evaluate.Episode, n int) {
 	t.Helper()
 	var kinds []string
 	files := map[string]bool{}
 	for _, k := range r.Kinds {
 		kinds = append(kinds, k.Outcome)
-		var want []score.Episode
+		var want []evaluate.Episode
 		for _, e := range all {
 			if e.Outcome() == k.Outcome {
 				want = append(want, e)
@@ -318,7 +318,7 @@ func TestEvalGoesOn(t *testing.T) {
 			time.Sleep(time.Millisecond)
 		}
 	}()
-	_, err = host.Evaluate(ctx, host.EvalOptions{Config: cfg, Launch: launch, Terminal: term, Dir: "parts", Sample: true})
+	_, err = evaluate.Run(ctx, evaluate.Options{Config: cfg, Launch: launch, Terminal: term, Dir: "parts", Sample: true})
 	require.Error(t, err)
 	require.Equal(t, plugins.Canceled, plugins.KindOf(err))
 	require.Contains(t, plugins.AsError(err).Hint, "--out parts")
@@ -335,7 +335,7 @@ func TestEvalGoesOn(t *testing.T) {
 	code, out, stderr := evalCLI(t, append(all, "--out", "parts", "--json")...)
 	require.Zero(t, code, stderr)
 	require.Equal(t, want, evalEpisodes(t, "parts"))
-	var r score.Results
+	var r evaluate.Results
 	require.NoError(t, json.Unmarshal([]byte(out), &r))
 	require.Equal(t, 150-len(some), r.Rolled, "what was there is not rolled again")
 	require.Len(t, r.Tasks, 3)
@@ -356,7 +356,7 @@ func TestEvalShards(t *testing.T) {
 	args := []string{"eval", "--checkpoint", run, "--task", "*", "--episodes", "40", "--lanes", "2", "--sample"}
 	code, out, stderr := evalCLI(t, append(args, "--out", "whole", "--json")...)
 	require.Zero(t, code, stderr)
-	var whole score.Results
+	var whole evaluate.Results
 	require.NoError(t, json.Unmarshal([]byte(out), &whole))
 
 	seen := map[string]bool{}
@@ -389,7 +389,7 @@ func TestEvalShards(t *testing.T) {
 	}
 	code, out, stderr = evalCLI(t, "eval", "--merge", "part-2", "part-3", "part-1", "--out", "merged", "--json")
 	require.Zero(t, code, stderr)
-	var merged score.Results
+	var merged evaluate.Results
 	require.NoError(t, json.Unmarshal([]byte(out), &merged))
 	require.Equal(t, evalEpisodes(t, "whole"), evalEpisodes(t, "merged"))
 	merged.Dir, merged.Seconds, merged.Rolled = whole.Dir, whole.Seconds, whole.Rolled

@@ -14,12 +14,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/srpo-dev/srpo/host/nearest"
 	"github.com/srpo-dev/srpo/plugins"
 )
-
-// version of srpo; releases set it with -ldflags.
-var version = "0.1.0-dev"
 
 // exitCodes are stable: scripts may rely on them.
 var exitCodes = map[plugins.ErrorKind]int{
@@ -104,27 +100,37 @@ func (a *app) root() *cobra.Command {
 		Short:         "Make a robot policy better by trying",
 		Long:          "srpo trains robot policies by reinforcement learning with a dense reward that costs nothing: the policy's own successes are the\nreference, a frozen encoder embeds every rollout, and a failure earns the more the closer it comes to a success (arXiv 2511.15605).",
 		SilenceErrors: true, SilenceUsage: true,
-		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+		Version: version(),
 	}
-	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return plugins.Errorf(plugins.Invalid, "%w", err).WithHint("%s --help lists the flags", c.CommandPath())
-	})
+	root.SetVersionTemplate(versionLine())
+	root.SetFlagErrorFunc(suggestFlag)
 	root.AddCommand(a.runCommand(), a.imitateCommand(), a.evalCommand(), a.rewardCommand(), a.recordCommand(), a.reportCommand(), a.encoderCommand(), a.policyCommand(), a.dataCommand(), a.pluginCommand(), a.doctorCommand(),
 		a.benchCommand(), a.versionCommand())
 	for _, c := range root.Commands() {
 		if c.RunE != nil && c.Args == nil {
 			c.Args = noArgs
 		}
+		c.SuggestFor = synonyms[c.Name()]
 	}
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print the result as JSON on standard output")
 	root.RunE = func(c *cobra.Command, args []string) error {
 		if len(args) > 0 {
-			return plugins.Errorf(plugins.Invalid, "unknown command %q", args[0]).WithHint("srpo --help lists the commands")
+			return unknownCommand(c, args[0])
 		}
 		return c.Help()
 	}
 	root.Args = cobra.ArbitraryArgs
+	addCompletions(root)
 	return root
+}
+
+// synonyms are other programs' names for the commands: for the hint of an unknown command.
+var synonyms = map[string][]string{
+	"run":    {"train", "resume"},
+	"eval":   {"evaluate", "rollout"},
+	"reward": {"score"},
+	"record": {"collect"},
+	"report": {"plot", "show"},
 }
 
 func noArgs(c *cobra.Command, args []string) error {
@@ -149,20 +155,11 @@ func (a *app) printJSON(v any) error {
 	return e.Encode(v)
 }
 
-// onlySubcommands is what a command that has only subcommands does by itself: without arguments it shows its help, and a word that is none of them is refused.
+// onlySubcommands runs a command that has only subcommands: without arguments it prints the help, and it refuses an
+// unknown subcommand.
 func onlySubcommands(c *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return c.Help()
 	}
-	var known []string
-	for _, sub := range c.Commands() {
-		if !sub.Hidden {
-			known = append(known, sub.Name())
-		}
-	}
-	e := plugins.Errorf(plugins.Invalid, "unknown command %q", c.CommandPath()+" "+args[0])
-	if near := nearest.To(args[0], known); near != "" {
-		return e.WithHint("did you mean %s %s?", c.CommandPath(), near)
-	}
-	return e.WithHint("%s --help lists the commands", c.CommandPath())
+	return unknownCommand(c, args[0])
 }

@@ -18,10 +18,9 @@ import (
 	"github.com/srpo-dev/srpo/envs/libero"
 	liberoplus "github.com/srpo-dev/srpo/envs/libero-plus"
 	"github.com/srpo-dev/srpo/envs/tabletop"
-	"github.com/srpo-dev/srpo/host"
-	"github.com/srpo-dev/srpo/host/bench"
 	"github.com/srpo-dev/srpo/host/config"
 	"github.com/srpo-dev/srpo/host/report"
+	"github.com/srpo-dev/srpo/host/session"
 	"github.com/srpo-dev/srpo/host/store"
 	"github.com/srpo-dev/srpo/host/supervise"
 	"github.com/srpo-dev/srpo/host/supervise/catalog"
@@ -42,7 +41,7 @@ type builtIn struct {
 	kind      plugins.Kind
 	name, doc string
 	serve     func()
-	// hidden ones can be served, but not named: they are for `srpo bench`, or a package in embedded names them and brings what they need.
+	// hidden plugins can be served but not named by the user: a package in embedded starts them.
 	hidden bool
 }
 
@@ -53,16 +52,13 @@ var builtIns = []builtIn{
 	{plugins.Encoder, "generic", "", func() { sdk.ServeEncoder(generic.New()) }, true},
 	{plugins.Encoder, "dinov2", "", func() { sdk.ServeEncoder(dinov2.New()) }, true},
 	{plugins.Encoder, "vjepa2", "", func() { sdk.ServeEncoder(vjepa2.New()) }, true},
-	{plugins.Env, bench.Name, "does nothing", func() { sdk.ServeEnv(bench.NewEnv()) }, true},
-	{plugins.Policy, bench.Name, "does nothing", func() { sdk.ServePolicy(bench.NewPolicy()) }, true},
-	{plugins.Encoder, bench.Name, "does nothing", func() { sdk.ServeEncoder(bench.NewEncoder()) }, true},
 }
 
 // embedded are the packages that this program carries: programs in Python, and those that it serves itself and that need
 // an environment. Plugins do not import each other; what they share is put together here.
 var embedded = []fs.FS{
-	libero.Files,
-	layered{liberoplus.Files, libero.Shared},
+	bundle{libero.Files, libero.Shared},
+	bundle{liberoplus.Files, liberoplus.Shared},
 	bundle{openvla.Files, openvla.Shared},
 	bundle{pi0.Files, pi0.Shared},
 	bundle{pi0fast.Files, pi0fast.Shared},
@@ -164,7 +160,7 @@ func packages(cfg *config.Config) (*catalog.Catalog, error) {
 		if b.hidden {
 			continue
 		}
-		c.BuiltIns = append(c.BuiltIns, catalog.BuiltInPackage{Kind: b.kind, Name: b.name, Doc: b.doc, Version: version})
+		c.BuiltIns = append(c.BuiltIns, catalog.BuiltInPackage{Kind: b.kind, Name: b.name, Doc: b.doc, Version: version()})
 	}
 	return c, nil
 }
@@ -179,7 +175,7 @@ func preparer(cfg *config.Config, term *report.Terminal) (*supervise.Preparer, e
 	if err != nil {
 		return nil, plugins.Errorf(plugins.Internal, "the working folder: %w", err)
 	}
-	p := &supervise.Preparer{Cache: cache, Lock: filepath.Join(dir, lock.FileName), SDK: pythonsdk.Files, Say: func(s string) { term.Line("%s", s) }, Progress: showInstall(term)}
+	p := &supervise.Preparer{Cache: cache, Lock: filepath.Join(dir, lock.FileName), SDK: pythonsdk.Files, Notice: func(s string) { term.Line("%s", s) }, Progress: showInstall(term)}
 	if cfg != nil {
 		p.Interpreter = cfg.Host.Python
 	}
@@ -210,7 +206,7 @@ func showInstall(term *report.Terminal) func(pyenv.Progress) {
 }
 
 // launcher finds, installs and launches plugins for the host.
-func launcher(cfg *config.Config, term *report.Terminal) (host.Launcher, error) {
+func launcher(cfg *config.Config, term *report.Terminal) (session.Launcher, error) {
 	cat, err := packages(cfg)
 	if err != nil {
 		return nil, err
@@ -228,20 +224,20 @@ type packaged struct {
 	prep *supervise.Preparer
 }
 
-// Find implements host.Launcher.
-func (p packaged) Find(kind plugins.Kind, name string) (host.Found, error) {
-	pkg, err := p.Look(kind, name)
+// Find implements session.Launcher.
+func (p packaged) Find(kind plugins.Kind, name string) (session.Found, error) {
+	pkg, err := p.Lookup(kind, name)
 	if err != nil {
-		return host.Found{}, err
+		return session.Found{}, err
 	}
-	found := host.Found{Name: pkg.Name}
+	found := session.Found{Name: pkg.Name}
 	if pkg.Manifest != nil {
 		found.Settings, found.Needs = pkg.Manifest.Settings, pkg.Manifest.Needs
 	}
 	return found, nil
 }
 
-// Launch implements host.Launcher.
+// Launch implements session.Launcher.
 func (p packaged) Launch(ctx context.Context, kind plugins.Kind, name string) (supervise.Launch, store.Plugin, error) {
 	pkg, err := p.Catalog.Find(kind, name)
 	if err != nil {

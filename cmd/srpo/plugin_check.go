@@ -87,6 +87,7 @@ type examination struct {
 	logDir  string
 	envSpec plugins.EnvSpec
 	results []examined
+	printed map[failure]string // by failure, the check whose text was printed in full
 
 	passed, skipped, failed int
 }
@@ -103,6 +104,9 @@ type examined struct {
 	Hint    string  `json:"hint,omitempty"`
 	Detail  string  `json:"detail,omitempty"`
 }
+
+// failure identifies what failed. The hint is not part of it, as it can name the log of one process.
+type failure struct{ message, place, detail string }
 
 func (x *examination) run(ctx context.Context) error {
 	began := time.Now()
@@ -194,21 +198,35 @@ func (x *examination) note(part, check string, err error, d time.Duration) {
 	case "skip":
 		line = fmt.Sprintf("%s %s: %s", mark, check, e.Message)
 	case "fail":
-		words := e.Message
-		if e.Place != "" {
-			words = e.Place + ": " + words
-		}
-		line += "\n    " + words
-		for _, l := range strings.Split(strings.TrimRight(e.Detail, "\n"), "\n") {
-			if l != "" {
-				line += "\n    | " + l
-			}
-		}
-		if e.Hint != "" {
-			line += "\n    try: " + e.Hint
-		}
+		line += x.failureText(e)
 	}
 	x.say("%s", line)
+}
+
+// failureText returns the indented text of a failed check. A failure that an earlier check had is not repeated in full.
+func (x *examination) failureText(e examined) string {
+	f := failure{e.Message, e.Place, e.Detail}
+	if first, ok := x.printed[f]; ok {
+		return "\n    the same failure as in " + first
+	}
+	if x.printed == nil {
+		x.printed = map[failure]string{}
+	}
+	x.printed[f] = fmt.Sprintf("%q (%s)", e.Check, e.Part)
+	message := e.Message
+	if e.Place != "" {
+		message = e.Place + ": " + message
+	}
+	text := "\n    " + message
+	for _, l := range strings.Split(strings.TrimRight(e.Detail, "\n"), "\n") {
+		if l != "" {
+			text += "\n    | " + l
+		}
+	}
+	if e.Hint != "" {
+		text += "\n    try: " + e.Hint
+	}
+	return text
 }
 
 func took(d time.Duration) string {
@@ -427,8 +445,8 @@ func died(p *supervise.Process, err error) error {
 	case <-time.After(3 * time.Second):
 		return err
 	}
-	who := p.Culprit()
-	return plugins.Errorf(plugins.Unavailable, "it %s during this check", p.Fate()).WithDetail(who.LastWords(20)).WithHint("read %s", who.LogFile())
+	who := p.FirstFailed()
+	return plugins.Errorf(plugins.Unavailable, "it %s during this check", p.ExitReason()).WithDetail(who.LastLines(20)).WithHint("read %s", who.LogFile())
 }
 
 // strayOutput looks into a plugin's log for lines that came from stdout.
@@ -459,7 +477,7 @@ func strayOutput(log string) error {
 
 // stoppedCleanly says what is wrong with how a plugin stopped.
 func stoppedCleanly(p *supervise.Process, group int, d time.Duration) error {
-	fate := p.Fate()
+	fate := p.ExitReason()
 	switch {
 	case strings.HasPrefix(fate, "was stopped by srpo"):
 		return plugins.Errorf(plugins.Deadline, "it did not stop by itself within %s and was killed", took(d)).
@@ -467,7 +485,7 @@ func stoppedCleanly(p *supervise.Process, group int, d time.Duration) error {
 	case d > cleanStop:
 		return plugins.Errorf(plugins.Deadline, "it took %s to stop, %v are allowed", took(d), cleanStop).WithHint("leave nothing for the end that takes long")
 	case fate != "exited with status 0":
-		return plugins.Errorf(plugins.Unavailable, "it %s when it was asked to stop", fate).WithDetail(p.LastWords(20)).WithHint("read %s", p.LogFile())
+		return plugins.Errorf(plugins.Unavailable, "it %s when it was asked to stop", fate).WithDetail(p.LastLines(20)).WithHint("read %s", p.LogFile())
 	}
 	var left []string
 	for end := time.Now().Add(cleanStop); time.Now().Before(end); time.Sleep(20 * time.Millisecond) { // what was killed with it may take a moment to end

@@ -232,7 +232,7 @@ func (w *workbench) describe(ctx context.Context, p plugins.Plugin, out *listedP
 	return nil
 }
 
-// listTasks prints tasks as they come.
+// listTasks prints the tasks of an env as they arrive.
 func (a *app) listTasks(ctx context.Context, w *workbench, pkg catalog.Package) error {
 	if pkg.Kind != plugins.Env {
 		return plugins.Errorf(plugins.Invalid, "%s is of kind %s: only envs have tasks", pkg.Name, pkg.Kind).WithHint("srpo plugin list --kind env")
@@ -246,7 +246,32 @@ func (a *app) listTasks(ctx context.Context, w *workbench, pkg catalog.Package) 
 	}
 	list := []listedTask{}
 	unavailable := 0
-	err := w.ask(ctx, pkg, func(ctx context.Context, p plugins.Plugin) error {
+	err := w.tasks(ctx, pkg, func(t listedTask) error {
+		list = append(list, t)
+		line := t.ID + "  " + t.Instruction
+		if t.Unavailable != "" {
+			unavailable++
+			line += "  (not here: " + t.Unavailable + ")"
+		}
+		if a.json {
+			return nil
+		}
+		_, err := fmt.Fprintln(a.out, line)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return a.printJSON(map[string]any{"env": pkg.Name, "tasks": list})
+	}
+	w.term.Line("%s", count(len(list), "task")+unavailableWords(unavailable))
+	return nil
+}
+
+// tasks starts the env pkg and calls each with its tasks, in the env's order, as they arrive.
+func (w *workbench) tasks(ctx context.Context, pkg catalog.Package, each func(listedTask) error) error {
+	return w.ask(ctx, pkg, func(ctx context.Context, p plugins.Plugin) error {
 		i, err := p.Info(ctx)
 		if err != nil {
 			return err
@@ -259,33 +284,15 @@ func (a *app) listTasks(ctx context.Context, w *workbench, pkg catalog.Package) 
 			return err
 		}
 		for t, err := range p.(env.Env).Tasks(ctx) {
+			if err == nil {
+				err = each(listedTask{t.ID, t.Suite, t.Instruction, t.StartStates, t.MaxSteps, t.Tags, t.Unavailable})
+			}
 			if err != nil {
 				return err
-			}
-			list = append(list, listedTask{t.ID, t.Suite, t.Instruction, t.StartStates, t.MaxSteps, t.Tags, t.Unavailable})
-			if t.Unavailable != "" {
-				unavailable++
-			}
-			if !a.json {
-				line := t.ID + "  " + t.Instruction
-				if t.Unavailable != "" {
-					line += "  (not here: " + t.Unavailable + ")"
-				}
-				if _, err := fmt.Fprintln(a.out, line); err != nil {
-					return err
-				}
 			}
 		}
 		return nil
 	})
-	if err != nil {
-		return err
-	}
-	if a.json {
-		return a.printJSON(map[string]any{"env": pkg.Name, "tasks": list})
-	}
-	w.term.Line("%s", count(len(list), "task")+unavailableWords(unavailable))
-	return nil
 }
 
 func unavailableWords(n int) string {

@@ -6,7 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/srpo-dev/srpo/host"
+	"github.com/srpo-dev/srpo/host/export"
 	"github.com/srpo-dev/srpo/host/report"
 	"github.com/srpo-dev/srpo/plugins"
 )
@@ -23,7 +23,7 @@ func (a *app) policyCommand() *cobra.Command {
 }
 
 func (a *app) policyExport() *cobra.Command {
-	o := host.ExportOptions{Iteration: -1}
+	o := export.Options{Iteration: -1}
 	c := &cobra.Command{
 		Use:   "export RUN --to FOLDER",
 		Short: "Copy a checkpoint's policy, in its published format where it has one",
@@ -42,7 +42,7 @@ func (a *app) policyExport() *cobra.Command {
 			term := report.NewTerminal(a.err)
 			defer term.Close()
 			o.From, o.Terminal = args[0], term
-			x, err := host.ExportPolicy(c.Context(), o)
+			x, err := export.Policy(c.Context(), o)
 			if err != nil {
 				return err
 			}

@@ -7,13 +7,13 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/srpo-dev/srpo/host"
+	"github.com/srpo-dev/srpo/host/record"
 	"github.com/srpo-dev/srpo/host/report"
 )
 
 func (a *app) recordCommand() *cobra.Command {
 	var f settingsFlags
-	o := host.RecordOptions{}
+	o := record.Options{}
 	c := &cobra.Command{
 		Use:   "record",
 		Short: "Record episodes of an expert, random actions or a policy, as clips with labels",
@@ -35,7 +35,7 @@ func (a *app) recordCommand() *cobra.Command {
 	return c
 }
 
-func (a *app) record(ctx context.Context, f *settingsFlags, o host.RecordOptions) error {
+func (a *app) record(ctx context.Context, f *settingsFlags, o record.Options) error {
 	term := report.NewTerminal(a.err)
 	defer term.Close()
 	cfg, err := f.load()
@@ -46,8 +46,8 @@ func (a *app) record(ctx context.Context, f *settingsFlags, o host.RecordOptions
 	if err != nil {
 		return err
 	}
-	o.Config, o.Launch, o.Terminal, o.Version = cfg, launch, term, version
-	r, err := host.Record(ctx, o)
+	o.Config, o.Launch, o.Terminal, o.Version = cfg, launch, term, version()
+	r, err := record.Run(ctx, o)
 	term.Close()
 	if err != nil {
 		return err

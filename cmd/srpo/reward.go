@@ -10,10 +10,11 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/srpo-dev/srpo/host"
-	"github.com/srpo-dev/srpo/host/attempts"
 	"github.com/srpo-dev/srpo/host/config"
+	"github.com/srpo-dev/srpo/host/media"
 	"github.com/srpo-dev/srpo/host/report"
+	"github.com/srpo-dev/srpo/host/scoring"
+	"github.com/srpo-dev/srpo/host/session"
 	"github.com/srpo-dev/srpo/host/supervise/catalog"
 	"github.com/srpo-dev/srpo/host/supervise/pyenv"
 	"github.com/srpo-dev/srpo/plugins"
@@ -21,7 +22,7 @@ import (
 
 func (a *app) rewardCommand() *cobra.Command {
 	var f settingsFlags
-	var o host.RewardOptions
+	var o scoring.Options
 	var fresh bool
 	var compare []string
 	c := &cobra.Command{
@@ -55,7 +56,7 @@ func (a *app) rewardCommand() *cobra.Command {
 	return c
 }
 
-func (a *app) reward(ctx context.Context, f *settingsFlags, o host.RewardOptions, compare []string, fresh bool) error {
+func (a *app) reward(ctx context.Context, f *settingsFlags, o scoring.Options, compare []string, fresh bool) error {
 	if o.Windows < 0 || o.Windows == 1 {
 		return plugins.Errorf(plugins.Invalid, "%d windows make no curve", o.Windows).WithPlace("--windows").WithHint("2 or more, or 0")
 	}
@@ -76,7 +77,7 @@ func (a *app) reward(ctx context.Context, f *settingsFlags, o host.RewardOptions
 		}
 		o.Compare = append(o.Compare, one)
 	}
-	o.Config, o.Launch, o.Terminal, o.Version, o.Command = cfg, launch, term, version, append([]string{"srpo"}, os.Args[1:]...)
+	o.Config, o.Launch, o.Terminal, o.Version, o.Command = cfg, launch, term, version(), append([]string{"srpo"}, os.Args[1:]...)
 	if o.Decoder, err = decoder(cfg, term); err != nil {
 		return err
 	}
@@ -97,7 +98,7 @@ func (a *app) reward(ctx context.Context, f *settingsFlags, o host.RewardOptions
 		logs, drop = "", func() {}
 	}
 	o.Logs = logs
-	result, err := host.Reward(ctx, o)
+	result, err := scoring.Run(ctx, o)
 	term.Close()
 	if err != nil {
 		if !strings.Contains(plugins.AsError(err).Hint, logs) { // the log is kept where the error sends its reader to it
@@ -113,16 +114,16 @@ func (a *app) reward(ctx context.Context, f *settingsFlags, o host.RewardOptions
 }
 
 // contender reads one of --compare: ENCODER, LABEL=ENCODER, and either with :SETTING=VALUE, once or several times, for that one alone.
-func contender(text string, f *settingsFlags, launch host.Launcher) (host.Contender, error) {
-	bad := func(format string, args ...any) (host.Contender, error) {
-		return host.Contender{}, plugins.Errorf(plugins.Invalid, format, args...).WithPlace("--compare %s", text).
+func contender(text string, f *settingsFlags, launch session.Launcher) (scoring.Contender, error) {
+	bad := func(format string, args ...any) (scoring.Contender, error) {
+		return scoring.Contender{}, plugins.Errorf(plugins.Invalid, format, args...).WithPlace("--compare %s", text).
 			WithHint("a name or a folder, such as pixel or ./my-encoder; or with a label and settings: small=vjepa2:model=small.onnx")
 	}
 	if info, err := os.Stat(text); err == nil && info.IsDir() {
-		return host.Contender{Encoder: text}, nil
+		return scoring.Contender{Encoder: text}, nil
 	}
 	parts := strings.Split(text, ":")
-	c := host.Contender{Encoder: parts[0]}
+	c := scoring.Contender{Encoder: parts[0]}
 	if label, name, ok := strings.Cut(parts[0], "="); ok {
 		if label == "" {
 			return bad("a label that is empty")
@@ -157,13 +158,13 @@ func contender(text string, f *settingsFlags, launch host.Launcher) (host.Conten
 }
 
 // decoder decodes videos with a Python program of its own, which is installed when the first one is met that needs it.
-func decoder(cfg *config.Config, term *report.Terminal) (*attempts.Decoder, error) {
+func decoder(cfg *config.Config, term *report.Terminal) (*media.Decoder, error) {
 	prep, err := preparer(cfg, term)
 	if err != nil {
 		return nil, err
 	}
-	return &attempts.Decoder{Command: func(ctx context.Context) (argv, env []string, err error) {
-		cat := &catalog.Catalog{Embedded: []fs.FS{attempts.DecodeFiles()}, Cache: prep.Cache}
+	return &media.Decoder{Command: func(ctx context.Context) (argv, env []string, err error) {
+		cat := &catalog.Catalog{Embedded: []fs.FS{media.DecodeFiles()}, Cache: prep.Cache}
 		pkg, err := cat.Find(plugins.Encoder, "video")
 		if err != nil {
 			return nil, nil, err

@@ -16,8 +16,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/srpo-dev/srpo/host"
-	"github.com/srpo-dev/srpo/host/store"
+	"github.com/srpo-dev/srpo/host/media"
+	"github.com/srpo-dev/srpo/host/scoring"
 	"github.com/srpo-dev/srpo/plugins"
 	"github.com/srpo-dev/srpo/plugins/encoder"
 )
@@ -60,7 +60,7 @@ func writeVideos(dir string) error {
 			}
 			name := fmt.Sprintf("%s-%d.npz", task, i)
 			var b bytes.Buffer
-			if err := store.EncodeNPZ(&b, "frames", film(uint64(10*k+i), goal, share, 12+(3*i)%4)); err != nil {
+			if err := media.EncodeNPZ(&b, "frames", film(uint64(10*k+i), goal, share, 12+(3*i)%4)); err != nil {
 				return err
 			}
 			if err := os.WriteFile(filepath.Join(dir, name), b.Bytes(), 0o644); err != nil {
@@ -79,10 +79,13 @@ type badEncoder struct{ mode string }
 func (badEncoder) Info(context.Context) (plugins.Info, error) {
 	return plugins.Info{Name: "bad", Kind: plugins.Encoder, Version: "0.1.0", Doc: "breaks promises"}, nil
 }
+
 func (badEncoder) Configure(context.Context, plugins.Config) error { return nil }
+
 func (badEncoder) Describe(context.Context) (encoder.Spec, error) {
 	return encoder.Spec{Dimension: 2}, nil
 }
+
 func (b badEncoder) Encode(_ context.Context, clips []plugins.Tensor) ([][]float32, error) {
 	var out [][]float32
 	for _, c := range clips {
@@ -111,11 +114,11 @@ func (b badEncoder) Encode(_ context.Context, clips []plugins.Tensor) ([][]float
 	return out, nil
 }
 
-func scoreJSON(t *testing.T, args ...string) host.RewardResult {
+func scoreJSON(t *testing.T, args ...string) scoring.Result {
 	t.Helper()
 	code, stdout, stderr := evalCLI(t, append([]string{"reward", "--json"}, args...)...)
 	require.Zero(t, code, stderr)
-	var r host.RewardResult
+	var r scoring.Result
 	require.NoError(t, json.Unmarshal([]byte(stdout), &r), stdout)
 	return r
 }
@@ -252,7 +255,7 @@ func TestRewardOfBadVideos(t *testing.T) {
 	}
 	npz := func(name string, frames plugins.Tensor) {
 		var b bytes.Buffer
-		require.NoError(t, store.EncodeNPZ(&b, "frames", frames))
+		require.NoError(t, media.EncodeNPZ(&b, "frames", frames))
 		put(name, b.Bytes())
 	}
 	one := film(99, [2]int{18, 6}, 0.5, 10)
@@ -279,7 +282,7 @@ func TestRewardOfBadVideos(t *testing.T) {
 		byID[a.ID] = i
 	}
 	for id, want := range map[string]string{"black.npz": "every frame is black", "none.npz": "the video is empty", "empty.gif": "the file is empty", "broken.gif": "it does not decode",
-		"gone.mp4": "the video is not there: gone.mp4"} {
+		"gone.mp4": "the video does not exist: gone.mp4"} {
 		a := r.Attempts[byID[id]]
 		require.True(t, a.Dropped, id)
 		require.Contains(t, a.Reason, want, id)
@@ -291,7 +294,7 @@ func TestRewardOfBadVideos(t *testing.T) {
 	require.Equal(t, map[string]int{"left": 12, "right": 12, "lonely": 10, "hopeless": 10}, r.Metrics.EqualLength.Frames, "a single frame does not cut the others to it")
 	bad := r.Attempts[byID["bad.npz"]]
 	require.Equal(t, 1.0, bad.Reward, "a success is a success, also when its video is broken")
-	require.Contains(t, bad.Reason, "no .npz file")
+	require.Contains(t, bad.Reason, "not an .npz file")
 	require.Equal(t, 0.0, r.Attempts[byID["failed.npz"]].Reward)
 	for _, x := range r.Tasks {
 		switch x.Name {

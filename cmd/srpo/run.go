@@ -11,12 +11,13 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/srpo-dev/srpo/host"
 	"github.com/srpo-dev/srpo/host/config"
 	"github.com/srpo-dev/srpo/host/dataset"
+	"github.com/srpo-dev/srpo/host/record"
 	"github.com/srpo-dev/srpo/host/report"
 	"github.com/srpo-dev/srpo/host/store"
 	"github.com/srpo-dev/srpo/host/supervise/pyenv"
+	"github.com/srpo-dev/srpo/host/train"
 	"github.com/srpo-dev/srpo/plugins"
 )
 
@@ -105,13 +106,13 @@ func (a *app) exportDemonstrations(c *cobra.Command, f *settingsFlags, form, out
 	if _, err := lerobotLaunch(ctx, cfg, term); err != nil { // before anything is rolled
 		return err
 	}
-	dir, err := host.DemonstrationsFolder(out)
+	dir, err := record.DemonstrationsFolder(out)
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
 	export := leRobotExport{from: dir, out: out}
-	made, err := host.Demonstrate(ctx, host.DemonstrateOptions{Config: cfg, Launch: launch, Terminal: term, Dir: dir, Check: func(space dataset.Space) error {
+	made, err := record.Demonstrate(ctx, record.DemonstrateOptions{Config: cfg, Launch: launch, Terminal: term, Dir: dir, Check: func(space dataset.Space) error {
 		export.space = space
 		_, err := exportRate(cfg, space, place)
 		return err
@@ -131,7 +132,7 @@ func (a *app) exportDemonstrations(c *cobra.Command, f *settingsFlags, form, out
 }
 
 // free are the host's settings that a resumed run may change: they do not change what an iteration computes. Those of plugins may change too, so that a policy
-// without enough memory goes on with less; the run then says what was changed (changedSettings in host/folder.go).
+// without enough memory goes on with less; the run then says what was changed (changedSettings in host/train/folder.go).
 var free = []string{"run.iterations", "run.solved_after", "run.lanes", "run.videos", "run.keep", "run.keep_clips", "run.keep_embeddings", "run.keep_trajectories", "run.tensorboard", "report.", "host."}
 
 func (a *app) train(ctx context.Context, f *settingsFlags, resume string, imitateOnly bool) error {
@@ -174,7 +175,7 @@ func (a *app) train(ctx context.Context, f *settingsFlags, resume string, imitat
 			cfg.Run.EvalEvery = 0 // who learns offline may have an arm that should not move unasked
 		}
 	}
-	sum, err := host.Run(ctx, host.Options{Cache: filepath.Join(cache, "embeddings"), Reader: lerobotReader(cfg, term), Config: cfg, Launch: launch, Terminal: term, Version: version, Command: append([]string{"srpo"}, os.Args[1:]...), Resume: resume, ImitateOnly: imitateOnly})
+	sum, err := train.Run(ctx, train.Options{Cache: filepath.Join(cache, "embeddings"), Reader: lerobotReader(cfg, term), Config: cfg, Launch: launch, Terminal: term, Version: version(), Command: append([]string{"srpo"}, os.Args[1:]...), Resume: resume, ImitateOnly: imitateOnly})
 	term.Close()
 	if err != nil {
 		return err

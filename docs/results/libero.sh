@@ -19,9 +19,9 @@
 # succeeded in 0 of 16 or in 16 of 16: now by the steps of imitation. Of those, 100, 60, 30, 150, 15 were tried first; with alphabet soup, seed 0, they gave
 # 11, 0, 0, 12, 0 of 16, so the list got its present steps before anything was trained. One run of 32 episodes an iteration with 4 epochs of mini-batches of 256 chunks
 # and the published clip (0.2, 0.28) then went from 47 % to 69 % (10 iterations, zscore; greedy on the train side 10/25 before, 23/25 after); on tabletop most of such
-# steps are noise (policies/tiny/tiny.go), and 2 epochs of whole batches are the default now. With these and the noise of tabletop (std 0.018) the present rule began once:
+# steps are noise (docs/results/tiny-settings.md), and 2 epochs of whole batches are the default now. With these and the noise of tabletop (std 0.018) the present rule began once:
 # alphabet soup, seed 0, 10 iterations: 46 % to 50 % with either reward (greedy, zscore: 22/50 before, 30/50 after). Found on the bbq sauce then: with so little noise a
-# start state decides how an episode ends (settings std and lr of policy tiny), so noise and steps of such arms are larger now, and the study began anew. With std 0.07 and lr 8e-4 alphabet soup fell from 25 % to
+# start state decides how an episode ends (docs/results/tiny-settings.md), so noise and steps of such arms are larger now, and the study began anew. With std 0.07 and lr 8e-4 alphabet soup fell from 25 % to
 # 8 % in 3 iterations, with 0.035 and 4e-4 (now the defaults, bbq sauce: 29 % to 88 % in 7) it stayed between 21 and 62 % for 8: it was seen while they were chosen, butter was not. A start for each seed, and full detail, would have taken 4 hours here.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -54,6 +54,7 @@ pages() { # the curves of the seeds that are done
   for task in "${tasks[@]}"; do
     bin/srpo report --title "libero_object ${task//_/ } from one demonstration" --out "docs/results/libero-$task" \
       --compare "SRPO (zscore, pixel)=$runs/$task-zscore-[0-9]" --compare "GRPO (0/1 reward)=$runs/$task-binary-[0-9]"
+    sed -i "1i # SRPO and GRPO on LIBERO: ${task//_/ }\n" "docs/results/libero-$task.md"
   done
   python3 docs/results/libero.py "$runs" "${tasks[@]}"
 }

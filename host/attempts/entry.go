@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/srpo-dev/srpo/host/media"
 	"github.com/srpo-dev/srpo/host/nearest"
 	"github.com/srpo-dev/srpo/plugins"
 )
@@ -50,7 +51,7 @@ func (v *vector) read(dir string) (numbers []float64, problem string) {
 	if !filepath.IsAbs(path) {
 		path = filepath.Join(dir, filepath.FromSlash(path))
 	}
-	numbers, err := readVector(path)
+	numbers, err := media.ReadVector(path)
 	if err != nil {
 		return nil, "the embedding " + v.path + ": " + plugins.AsError(err).Message
 	}
@@ -295,16 +296,16 @@ func (l *List) matrix(path string, object map[string]any, n int) ([][]float64, e
 		return plugins.Errorf(plugins.Invalid, format, args...).WithPlace("%s, embeddings %s", path,
 			name).WithHint("save a matrix of one row an attempt, float32 or float64, with numpy.save")
 	}
-	h, numbers, err := readFloats(beside(path, name))
+	h, numbers, err := media.ReadFloats(beside(path, name))
 	switch {
 	case err != nil:
 		return nil, fail("%s", plugins.AsError(err).Message)
-	case len(h.shape) != 2 || h.shape[0] != n || h.fortran:
-		return nil, fail("the array has shape (%s) for %d attempts", shapeWords(h.shape), n)
+	case len(h.Shape) != 2 || h.Shape[0] != n || h.Fortran:
+		return nil, fail("the array has shape (%s) for %d attempts", media.ShapeString(h.Shape), n)
 	}
 	rows := make([][]float64, n)
 	for i := range rows {
-		rows[i] = numbers[i*h.shape[1] : (i+1)*h.shape[1]]
+		rows[i] = numbers[i*h.Shape[1] : (i+1)*h.Shape[1]]
 	}
 	return rows, nil
 }

@@ -1,15 +1,18 @@
 package attempts
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
 	"sort"
 	"strings"
 
+	"github.com/srpo-dev/srpo/host/media"
 	"github.com/srpo-dev/srpo/plugins"
 )
 
@@ -123,7 +126,7 @@ func readVideos(dir string) (*List, error) {
 			// not among the videos of the folder: it may lie elsewhere, or be no video, which opening it says
 			a.Video = beside(filepath.Join(dir, labelFiles[0]), r.Video)
 			if _, err := os.Stat(a.Video); err != nil {
-				a.Video, a.Problem = "", "the video is not there: "+r.Video
+				a.Video, a.Problem = "", "the video does not exist: "+r.Video
 			} else {
 				found++
 			}
@@ -231,7 +234,7 @@ func findVideos(dir string) ([]string, error) {
 				out = append(out, filepath.ToSlash(rel))
 				return fs.SkipDir
 			}
-		case isVideo(d.Name()):
+		case media.IsVideo(d.Name()):
 			out = append(out, filepath.ToSlash(rel))
 		}
 		return nil
@@ -240,7 +243,7 @@ func findVideos(dir string) ([]string, error) {
 		return nil, plugins.Errorf(plugins.Invalid, "the folder cannot be read: %w", err).WithPlace("%s",
 			dir).WithHint("check its permissions")
 	}
-	sort.Slice(out, func(a, b int) bool { return naturally(out[a], out[b]) })
+	sort.Slice(out, func(a, b int) bool { return media.NaturalLess(out[a], out[b]) })
 	return out, nil
 }
 
@@ -248,7 +251,7 @@ func holdsPictures(dir string) bool {
 	entries, err := os.ReadDir(dir)
 	return err == nil && slices.ContainsFunc(entries, func(e os.DirEntry) bool {
 		return !e.IsDir() &&
-			isPicture(e.Name())
+			media.IsPicture(e.Name())
 	})
 }
 
@@ -329,8 +332,28 @@ type Label struct {
 	RecordEvery int `json:"record_every,omitempty"`
 }
 
-// Marshal is the label as a file holds it.
+// Marshal returns the label as its file contains it. A progress that is not finite is left out.
 func (l Label) Marshal() ([]byte, error) {
+	if l.Progress != nil && (math.IsNaN(*l.Progress) || math.IsInf(*l.Progress, 0)) {
+		l.Progress = nil
+	}
 	data, err := json.MarshalIndent(l, "", "  ")
 	return append(data, '\n'), err
+}
+
+// SaveClip writes an episode's frames, uint8 [T, H, W, 3], and its label as NAME.npz and NAME.json in [ClipsDir]. save writes one file of a folder. The label is
+// written last: a clip without a label is not read.
+func SaveClip(name string, frames plugins.Tensor, label Label, save func(folder, name string, data []byte) error) error {
+	var npz bytes.Buffer
+	if err := media.EncodeNPZ(&npz, "frames", frames); err != nil {
+		return plugins.AsError(err).WithPlace("episode %s", label.ID)
+	}
+	text, err := label.Marshal()
+	if err != nil {
+		return plugins.Errorf(plugins.Internal, "the label of %s: %w", label.ID, err)
+	}
+	if err := save(ClipsDir, name+".npz", npz.Bytes()); err != nil {
+		return err
+	}
+	return save(ClipsDir, name+".json", text)
 }

@@ -8,7 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/srpo-dev/srpo/host/attempts"
+	"github.com/srpo-dev/srpo/host/media"
 	"github.com/srpo-dev/srpo/plugins"
 	"github.com/srpo-dev/srpo/plugins/policy"
 )
@@ -26,7 +26,7 @@ type Set interface {
 	Demonstration(ctx context.Context, i int, cameras []string) (policy.Demonstration, error)
 	// Clip reads the frames of episode i that an encoder looks at, uint8 [F, H, W, 3]. Frame k is what was
 	// seen after k times Every env steps.
-	Clip(ctx context.Context, i int) (attempts.Clip, error)
+	Clip(ctx context.Context, i int) (media.Clip, error)
 	// Every is how many env steps lie between two frames of a clip.
 	Every() int
 	Close()

@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/srpo-dev/srpo/host/attempts"
-	"github.com/srpo-dev/srpo/host/store"
+	"github.com/srpo-dev/srpo/host/media"
 	"github.com/srpo-dev/srpo/host/supervise/pyenv"
 	"github.com/srpo-dev/srpo/plugins"
 	"github.com/srpo-dev/srpo/plugins/policy"
@@ -64,7 +64,7 @@ func recording(t *testing.T, n int) (string, []policy.Demonstration) {
 		put(Dir, d.ID+".npz", npz)
 		put(Dir, d.ID+".json", label)
 		var clip bytes.Buffer
-		require.NoError(t, store.EncodeNPZ(&clip, "frames", plugins.Bytes(d.Images["front"].Data[:3*16*24*3], 3,
+		require.NoError(t, media.EncodeNPZ(&clip, "frames", plugins.Bytes(d.Images["front"].Data[:3*16*24*3], 3,
 			16, 24, 3)))
 		put(attempts.ClipsDir, d.ID+".npz", clip.Bytes())
 	}

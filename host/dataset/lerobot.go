@@ -21,7 +21,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/srpo-dev/srpo/host/attempts"
+	"github.com/srpo-dev/srpo/host/media"
 	"github.com/srpo-dev/srpo/plugins"
 	"github.com/srpo-dev/srpo/plugins/policy"
 )
@@ -218,26 +218,29 @@ func (s *lerobot) camera(name string) (string, error) {
 		have).WithPlace("%s", s.dir).WithHint("--set 'data.cameras=[\"%s=%s\"]'", name, example)
 }
 
-func (s *lerobot) Form() string        { return "LeRobot v" + s.version }
-func (s *lerobot) Episodes() []Episode { return s.list }
-func (s *lerobot) Space() Space        { return s.space }
-func (s *lerobot) Every() int          { return max(1, s.o.Every) }
+func (s *lerobot) Form() string { return "LeRobot v" + s.version }
 
-func (s *lerobot) Clip(ctx context.Context, i int) (attempts.Clip, error) {
+func (s *lerobot) Episodes() []Episode { return s.list }
+
+func (s *lerobot) Space() Space { return s.space }
+
+func (s *lerobot) Every() int { return max(1, s.o.Every) }
+
+func (s *lerobot) Clip(ctx context.Context, i int) (media.Clip, error) {
 	if len(s.o.Wanted) == 0 {
-		return attempts.Clip{}, plugins.Errorf(plugins.Mismatch,
+		return media.Clip{}, plugins.Errorf(plugins.Mismatch,
 			"the env names no camera to look at").WithPlace("%s", s.dir)
 	}
 	f, err := s.camera(s.o.Wanted[0])
 	if err != nil {
-		return attempts.Clip{}, err
+		return media.Clip{}, err
 	}
 	_, arrays, err := s.ask(ctx, map[string]any{"episode": i, "columns": []string{}, "images": []string{f},
 		"every": s.Every()})
 	if err != nil {
-		return attempts.Clip{}, plugins.AsError(err).WithPlace("%s, %s", s.dir, s.list[i].ID)
+		return media.Clip{}, plugins.AsError(err).WithPlace("%s, %s", s.dir, s.list[i].ID)
 	}
-	return attempts.Clip{Frames: arrays[f]}, nil
+	return media.Clip{Frames: arrays[f]}, nil
 }
 
 func (s *lerobot) Demonstration(ctx context.Context, i int, cameras []string) (policy.Demonstration, error) {

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/srpo-dev/srpo/host/attempts"
+	"github.com/srpo-dev/srpo/host/media"
 	"github.com/srpo-dev/srpo/host/store"
 	"github.com/srpo-dev/srpo/plugins"
 	"github.com/srpo-dev/srpo/plugins/policy"
@@ -82,7 +83,7 @@ func Encode(task string, d policy.Demonstration) (npz, label []byte, err error) 
 		arrays[imageArray+camera] = img
 	}
 	var b bytes.Buffer
-	if err := store.EncodeArrays(&b, arrays); err != nil {
+	if err := media.EncodeArrays(&b, arrays); err != nil {
 		return nil, nil, plugins.AsError(err).WithPlace("episode %s", d.ID)
 	}
 	label, err = json.MarshalIndent(episodeJSON{d.ID, task, d.Instruction, &d.Success, d.Actions.Shape[0]}, "", "  ")
@@ -90,6 +91,19 @@ func Encode(task string, d policy.Demonstration) (npz, label []byte, err error) 
 		return nil, nil, plugins.Errorf(plugins.Internal, "the label of %s: %w", d.ID, err)
 	}
 	return b.Bytes(), append(label, '\n'), nil
+}
+
+// Save writes an episode's trajectory as NAME.npz and NAME.json in [Dir], NAME made from its id. save writes one file of a folder. The label is written last.
+func Save(id, task string, d policy.Demonstration, save func(folder, name string, data []byte) error) error {
+	npz, label, err := Encode(task, d)
+	if err != nil {
+		return err
+	}
+	name := store.FileName(id)
+	if err := save(Dir, name+".npz", npz); err != nil {
+		return err
+	}
+	return save(Dir, name+".json", label)
 }
 
 // own is a folder of trajectories of our own.
@@ -161,17 +175,22 @@ func openOwn(dir string) (Set, error) {
 // byID sorts names and list together.
 type byID struct{ *own }
 
-func (b byID) Len() int           { return len(b.list) }
+func (b byID) Len() int { return len(b.list) }
+
 func (b byID) Less(i, j int) bool { return b.list[i].ID < b.list[j].ID }
+
 func (b byID) Swap(i, j int) {
 	b.list[i], b.list[j] = b.list[j], b.list[i]
 	b.names[i], b.names[j] = b.names[j], b.names[i]
 }
 
-func (s *own) Form() string        { return "trajectories" }
+func (s *own) Form() string { return "trajectories" }
+
 func (s *own) Episodes() []Episode { return s.list }
-func (s *own) Every() int          { return s.space.RecordEvery }
-func (s *own) Close()              {}
+
+func (s *own) Every() int { return s.space.RecordEvery }
+
+func (s *own) Close() {}
 
 func (s *own) Space() Space {
 	a := s.space.Action
@@ -180,8 +199,8 @@ func (s *own) Space() Space {
 		Cameras: s.space.Cameras, RecordCamera: s.space.RecordCamera}
 }
 
-func (s *own) Clip(ctx context.Context, i int) (attempts.Clip, error) {
-	return attempts.Open(ctx, filepath.Join(s.dir, attempts.ClipsDir, s.names[i]+".npz"), nil)
+func (s *own) Clip(ctx context.Context, i int) (media.Clip, error) {
+	return media.Open(ctx, filepath.Join(s.dir, attempts.ClipsDir, s.names[i]+".npz"), nil)
 }
 
 func (s *own) Demonstration(_ context.Context, i int, cameras []string) (policy.Demonstration, error) {
@@ -195,7 +214,7 @@ func (s *own) Demonstration(_ context.Context, i int, cameras []string) (policy.
 	for _, c := range cameras {
 		want = append(want, imageArray+c)
 	}
-	arrays, err := attempts.ReadArrays(path, want)
+	arrays, err := media.ReadArrays(path, want)
 	if err != nil {
 		return bad(err)
 	}

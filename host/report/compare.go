@@ -9,6 +9,7 @@ import (
 	"sort"
 	"strings"
 
+	"github.com/srpo-dev/srpo/host/stats"
 	"github.com/srpo-dev/srpo/host/store"
 	"github.com/srpo-dev/srpo/plugins"
 )
@@ -36,15 +37,15 @@ type Curve struct {
 	Seeds int
 	// Iterations and Rates are by iteration, where at least one run has it.
 	Iterations []float64
-	Rates      []Interval
+	Rates      []stats.Interval
 	// EnvSteps and RatesBySteps are on a common grid over the steps that every run of the group covers,
 	// runs interpolated linearly.
 	EnvSteps     []float64
-	RatesBySteps []Interval
+	RatesBySteps []stats.Interval
 	// Final is the mean over the last iterations of each run (a tenth of them, or five where there are ten
 	// or more, as one of a few episodes says little; of evaluations a tenth, at least one), Mean over all
 	// iterations.
-	Final, Mean Interval
+	Final, Mean stats.Interval
 
 	// Greedy is the mean rate of the runs' evaluations, where the curve is that of training episodes.
 	Greedy []Greedy
@@ -60,7 +61,7 @@ type Greedy struct{ Iteration, EnvSteps, Rate float64 }
 // Difference is first group minus second, in success rate from -1 to 1.
 type Difference struct {
 	First, Second, What string
-	Interval
+	stats.Interval
 	// Paired says that both groups have the same seeds and the interval is over the differences by seed;
 	// otherwise it is Welch's.
 	Paired bool
@@ -204,9 +205,9 @@ func (c *Curve) fill(evaluated bool) {
 	}
 	sort.Float64s(c.Iterations)
 	for _, it := range c.Iterations {
-		c.Rates = append(c.Rates, MeanInterval(byIteration[it]))
+		c.Rates = append(c.Rates, stats.MeanInterval(byIteration[it]))
 	}
-	c.Final, c.Mean = MeanInterval(finals), MeanInterval(means)
+	c.Final, c.Mean = stats.MeanInterval(finals), stats.MeanInterval(means)
 	lo, hi := commonSteps(c.runs)
 	if hi < lo {
 		return
@@ -217,7 +218,7 @@ func (c *Curve) fill(evaluated bool) {
 			v = append(v, interpolate(p.steps, p.rate, x))
 		}
 		c.EnvSteps = append(c.EnvSteps, x)
-		c.RatesBySteps = append(c.RatesBySteps, MeanInterval(v))
+		c.RatesBySteps = append(c.RatesBySteps, stats.MeanInterval(v))
 	}
 }
 
@@ -279,7 +280,7 @@ func difference(a, b Curve, what string, of func(Curve) map[uint64]float64) Diff
 		diffs = append(diffs, va[s]-y)
 	}
 	if paired {
-		d.Paired, d.Interval = true, MeanInterval(diffs)
+		d.Paired, d.Interval = true, stats.MeanInterval(diffs)
 		return d
 	}
 	others := make([]uint64, 0, len(vb))
@@ -290,7 +291,7 @@ func difference(a, b Curve, what string, of func(Curve) map[uint64]float64) Diff
 	for _, s := range others {
 		lb = append(lb, vb[s])
 	}
-	d.Interval = DifferenceInterval(la, lb)
+	d.Interval = stats.DifferenceInterval(la, lb)
 	return d
 }
 
@@ -362,7 +363,7 @@ func (c *Comparison) charts() (byIteration, bySteps chart) {
 		for _, s := range []struct {
 			c     *chart
 			x     []float64
-			rates []Interval
+			rates []stats.Interval
 		}{{&byIteration, k.Iterations, k.Rates}, {&bySteps, k.EnvSteps, k.RatesBySteps}} {
 			one := series{hue: i, x: s.x}
 			for _, r := range s.rates {
@@ -396,7 +397,7 @@ func (c *Comparison) Markdown(w io.Writer) error {
 	fmt.Fprintf(&b, "Success rate of %s, mean over seeds [95 %% t interval]:\n\n| | seeds | at the end | mean over "+
 		"iterations | env steps to 50 %% | 80 %% | 95 %% |\n|---|---|---|---|---|---|---|\n", rates)
 	for _, k := range c.Curves {
-		fmt.Fprintf(&b, "| %s | %d | %s | %s | %s | %s | %s |\n", k.Label, k.Seeds, k.Final, k.Mean, k.reach(0.5),
+		fmt.Fprintf(&b, "| %s | %d | %s | %s | %s | %s | %s |\n", k.Label, k.Seeds, rateString(k.Final), rateString(k.Mean), k.reach(0.5),
 			k.reach(0.8), k.reach(0.95))
 	}
 	b.WriteString("\n")
@@ -407,8 +408,8 @@ func (c *Comparison) Markdown(w io.Writer) error {
 	return err
 }
 
-// String prints a rate and its interval in percent.
-func (i Interval) String() string {
+// rateString returns a rate and its interval in percent.
+func rateString(i stats.Interval) string {
 	if math.IsNaN(i.Low) {
 		return percent(i.Mean)
 	}
@@ -464,7 +465,7 @@ func (c *Comparison) HTML(w io.Writer) error {
 		data.Rates = "evaluations"
 	}
 	for i, k := range c.Curves {
-		data.Lines = append(data.Lines, line{k.Label, k.Final.String(), k.Mean.String(), k.reach(0.5),
+		data.Lines = append(data.Lines, line{k.Label, rateString(k.Final), rateString(k.Mean), k.reach(0.5),
 			k.reach(0.8), k.reach(0.95), k.Seeds, i % hues})
 	}
 	for _, d := range c.Differences {

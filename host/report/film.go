@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"math"
 
-	"github.com/srpo-dev/srpo/host/store"
+	"github.com/srpo-dev/srpo/host/media"
 	"github.com/srpo-dev/srpo/plugins"
 )
 
@@ -187,6 +187,6 @@ func FilmGIF(films []Film, columns int) ([]byte, error) {
 		data = append(data, c.pix...)
 	}
 	var b bytes.Buffer
-	err := store.EncodeGIF(&b, plugins.Bytes(data, n, h, w, 3), store.GIF{MaxSide: max(w, h), MaxFrames: n})
+	err := media.EncodeGIF(&b, plugins.Bytes(data, n, h, w, 3), media.GIF{MaxSide: max(w, h), MaxFrames: n})
 	return b.Bytes(), err
 }

@@ -1,6 +1,7 @@
 package report
 
 import (
+	"bytes"
 	"encoding/base64"
 	"fmt"
 	"html/template"
@@ -11,11 +12,10 @@ import (
 	"strings"
 	"time"
 
-	"bytes"
-
 	"github.com/BurntSushi/toml"
 
 	"github.com/srpo-dev/srpo/host/config"
+	"github.com/srpo-dev/srpo/host/stats"
 	"github.com/srpo-dev/srpo/host/store"
 	"github.com/srpo-dev/srpo/plugins"
 )
@@ -184,7 +184,7 @@ func (v *view) head(rec *store.Record, settings map[string]any) {
 			best = i
 		}
 	}
-	low, high := Wilson(last.SuccessRate, last.Episodes)
+	low, high := stats.Wilson(last.SuccessRate, last.Episodes)
 	first := rec.Metrics[0]
 	v.Tiles = []tile{
 		{"success, last iteration", percent(last.SuccessRate), fmt.Sprintf("95 %%: %s to %s of %d episodes",
@@ -196,7 +196,7 @@ func (v *view) head(rec *store.Record, settings map[string]any) {
 	}
 	for i := len(rec.Events) - 1; i >= 0; i-- {
 		if e := rec.Events[i].Evaluation; e != nil {
-			l, h := Wilson(e.SuccessRate, e.Episodes)
+			l, h := stats.Wilson(e.SuccessRate, e.Episodes)
 			note := fmt.Sprintf("95 %%: %s to %s of %d", percent(l), percent(h), e.Episodes)
 			if e.StartStates != "" {
 				note += ", start states: " + e.StartStates
@@ -250,13 +250,13 @@ func (v *view) charts(rec *store.Record) {
 	rate := column(ms, func(m store.Metrics) float64 { return m.SuccessRate })
 	low, high := make([]float64, len(ms)), make([]float64, len(ms))
 	for i, m := range ms {
-		low[i], high[i] = Wilson(m.SuccessRate, m.Episodes)
+		low[i], high[i] = stats.Wilson(m.SuccessRate, m.Episodes)
 	}
 	eval := series{name: "evaluated", hue: 1, marks: true}
 	var evalSteps []float64
 	for _, e := range rec.Events {
 		if e.Evaluation != nil {
-			l, h := Wilson(e.Evaluation.SuccessRate, e.Evaluation.Episodes)
+			l, h := stats.Wilson(e.Evaluation.SuccessRate, e.Evaluation.Episodes)
 			eval.x, eval.y = append(eval.x, float64(e.Iteration)), append(eval.y, e.Evaluation.SuccessRate)
 			eval.low, eval.high = append(eval.low, l), append(eval.high, h)
 			evalSteps = append(evalSteps, float64(e.Evaluation.EnvSteps))

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/term"
 
+	"github.com/srpo-dev/srpo/host/stats"
 	"github.com/srpo-dev/srpo/host/store"
 )
 
@@ -133,7 +134,7 @@ func (t *Terminal) Warn(format string, args ...any) {
 
 // Committed reports a whole iteration.
 func (t *Terminal) Committed(m store.Metrics, iterations int) {
-	low, high := Wilson(m.SuccessRate, m.Episodes)
+	low, high := stats.Wilson(m.SuccessRate, m.Episodes)
 	t.mu.Lock()
 	t.took = append(t.took, m.Seconds)
 	t.rates = append(t.rates, m.SuccessRate)
@@ -290,7 +291,7 @@ func (t *Terminal) Summary(metrics []store.Metrics, events []store.Event, next .
 			rates[i] = m.SuccessRate
 			seconds += max(0, m.Seconds)
 		}
-		low, high := Wilson(last.SuccessRate, last.Episodes)
+		low, high := stats.Wilson(last.SuccessRate, last.Episodes)
 		iterations := "iterations"
 		if n == 1 {
 			iterations = "iteration"
@@ -329,7 +330,7 @@ func evaluationWords(events []store.Event) string {
 		before = fmt.Sprintf("after iteration %d", first.Iteration)
 	}
 	interval := func(e *store.Evaluation) string {
-		low, high := Wilson(e.SuccessRate, e.Episodes)
+		low, high := stats.Wilson(e.SuccessRate, e.Episodes)
 		return fmt.Sprintf("95 %%: %s to %s", percent(low), percent(high))
 	}
 	return fmt.Sprintf("greedy  %s (%s) %s → %s (%s) after iteration %d, %d episodes each",

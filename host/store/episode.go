@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/srpo-dev/srpo/host/media"
 	"github.com/srpo-dev/srpo/plugins"
 )
 
@@ -40,7 +41,7 @@ type Episode struct {
 // returns the GIF's path. Errors: Corrupt for frames of another shape, those of a full disk as everywhere.
 func (r *Run) SaveEpisode(meta Episode, frames plugins.Tensor) (string, error) {
 	var b bytes.Buffer
-	if err := EncodeGIF(&b, frames, GIF{}); err != nil {
+	if err := media.EncodeGIF(&b, frames, media.GIF{}); err != nil {
 		return "", plugins.AsError(err).WithPlace("episode %s", meta.ID)
 	}
 	name := FileName(meta.ID)

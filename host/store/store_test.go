@@ -485,57 +485,6 @@ func TestMetricsLine(t *testing.T) {
 	require.True(t, math.IsNaN(back.SuccessRate))
 }
 
-// A real full disk: a tmpfs of 300 KiB.
-func TestDiskFull(t *testing.T) {
-	dir := t.TempDir()
-	if err := syscall.Mount("srpo-test", dir, "tmpfs", 0, "size=300k"); err != nil {
-		t.Skipf("cannot mount a tmpfs: %v", err)
-	}
-	defer func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) }()
-	r, err := Create(filepath.Join(dir, "r"), manifest(), []byte("x"))
-	require.NoError(t, err)
-	require.NoError(t, commit(r, 1))
-	// Something else fills the disk.
-	filler, err := os.Create(filepath.Join(dir, "filler"))
-	require.NoError(t, err)
-	_, err = filler.Write(make([]byte, 400<<10))
-	require.ErrorIs(t, err, syscall.ENOSPC)
-	require.NoError(t, filler.Close())
-
-	var full error
-	for i := 0; i < 200 && full == nil; i++ { // The last page of events.jsonl has room for some.
-		full = r.Append(Event{Type: Warning, Message: strings.Repeat("x", 100)})
-	}
-	for what, err := range map[string]error{"event": full, "commit": commit(r, 2), "manifest": r.UpdateManifest(func(m *Manifest) { m.Name = strings.Repeat("y", 10000) })} {
-		e := plugins.AsError(err)
-		require.NotNil(t, e, what)
-		require.Equal(t, plugins.Exhausted, e.Kind, what)
-		require.Contains(t, e.Message, "no space left on device", what)
-		require.Contains(t, e.Hint, "MiB free", what)
-		require.Contains(t, e.Hint, "iteration 1 is committed", what)
-		require.True(t, strings.HasPrefix(e.Place, dir), what)
-	}
-	require.NoError(t, os.Remove(filepath.Join(dir, "filler")))
-	require.NoError(t, r.Close())
-	r, err = Open(filepath.Join(dir, "r"))
-	require.NoError(t, err)
-	c, warnings, err := r.Resume()
-	require.NoError(t, err)
-	require.Empty(t, warnings)
-	require.Equal(t, 1, c.Iteration)
-	require.NoError(t, commit(r, 2))
-	require.NoError(t, r.Close())
-
-	// Read-only.
-	require.NoError(t, syscall.Mount("srpo-test", dir, "tmpfs", syscall.MS_REMOUNT|syscall.MS_RDONLY, "size=300k"))
-	_, err = Open(filepath.Join(dir, "r"))
-	require.Equal(t, plugins.Invalid, plugins.KindOf(err))
-	require.Contains(t, plugins.AsError(err).Hint, "read-only")
-	rec, err := Read(filepath.Join(dir, "r"))
-	require.NoError(t, err)
-	require.Len(t, rec.Metrics, 2)
-}
-
 // A limit on file sizes cuts a write short in the middle of a line.
 func TestFileSizeLimit(t *testing.T) {
 	if dir := os.Getenv("SRPO_TEST_LIMIT"); dir != "" {
@@ -627,51 +576,4 @@ func TestSaveEpisode(t *testing.T) {
 		require.Equal(t, plugins.Corrupt, plugins.KindOf(err))
 		require.Contains(t, plugins.AsError(err).Place, "5/a/0/0")
 	}
-}
-
-// The GIF, played frame over frame, shows what was recorded, to within a few levels.
-func TestGIFShowsTheClip(t *testing.T) {
-	for _, tc := range []struct{ n, side, shown, size int }{{30, 64, 30, 64}, {1, 5, 1, 5}, {200, 32, 60, 32}, {40, 256, 40, 128}} {
-		c := clip(tc.n, tc.side)
-		var b bytes.Buffer
-		require.NoError(t, EncodeGIF(&b, c, GIF{}))
-		g, err := gif.DecodeAll(bytes.NewReader(b.Bytes()))
-		require.NoError(t, err)
-		require.Len(t, g.Image, tc.shown)
-		require.Equal(t, tc.size, g.Config.Width)
-		canvas := make([][3]int, tc.size*tc.size)
-		var sq, count float64
-		for i, f := range g.Image {
-			for y := f.Rect.Min.Y; y < f.Rect.Max.Y; y++ {
-				for x := f.Rect.Min.X; x < f.Rect.Max.X; x++ {
-					if r, gr, bl, a := f.At(x, y).RGBA(); a != 0 {
-						canvas[y*tc.size+x] = [3]int{int(r >> 8), int(gr >> 8), int(bl >> 8)}
-					}
-				}
-			}
-			if tc.shown != tc.n || tc.size != tc.side {
-				continue
-			}
-			for p, v := range canvas {
-				for ch, x := range v {
-					d := float64(x) - float64(c.Data[(i*tc.side*tc.side+p)*3+ch])
-					sq += d * d
-					count++
-				}
-			}
-		}
-		if count > 0 {
-			require.Less(t, math.Sqrt(sq/count), 6.0, "root mean square error, levels of 255")
-		}
-		require.Less(t, b.Len(), 120<<10)
-	}
-}
-
-func TestLargeStillClipIsSmall(t *testing.T) {
-	c := clip(1, 128)
-	data := bytes.Repeat(c.Data, 60)
-	var one, many bytes.Buffer
-	require.NoError(t, EncodeGIF(&one, c, GIF{}))
-	require.NoError(t, EncodeGIF(&many, plugins.Bytes(data, 60, 128, 128, 3), GIF{}))
-	require.Less(t, many.Len(), one.Len()+60*40, "a frame that changes nothing costs next to nothing")
 }

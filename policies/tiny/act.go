@@ -10,29 +10,33 @@ import (
 	"github.com/srpo-dev/srpo/plugins/policy"
 )
 
-// record is one chunk that was acted, with all that an update needs.
+// record is one sampled chunk with everything that an update needs.
 type record struct {
 	step    int
-	picture []byte    // [side, side, 3]; nil: zeros
-	inputs  []float32 // the network's inputs beside the picture
+	image   []byte    // [side, side, 3]; nil: zeros
+	inputs  []float32 // the network's vector inputs
 	sample  []float32 // [chunk, dim], before clipping
-	logProb []float64 // of every element of sample
+	logProb []float64 // [chunk, dim]
 }
 
+// bytes returns the approximate size of r in memory.
 func (r *record) bytes() int {
-	return len(r.picture) + 4*len(r.inputs) + 4*len(r.sample) + 8*len(r.logProb) + 160
+	return len(r.image) + 4*len(r.inputs) + 4*len(r.sample) + 8*len(r.logProb) + 160
 }
 
-// shard is the number of items that go through the network in one pass.
+// shard is the maximum number of items in one pass through the network.
 const shard = 16
 
-// Act samples one chunk for each item: float32 [chunk, action dim] in the env's units, clipped to its range, and the log-probability of every chunk
-// position (summed over dimensions).
+// Act samples one chunk for each item: float32 [chunk, action dim] in the env's units, clipped to its
+// range, with the log-probability of every chunk position (summed over dimensions).
 //
-// Log-probabilities belong to the sample before clipping (gaussian: a density in the policy's units of actions; tokens: a probability). The clipping is
-// treated as a part of the env, which keeps the policy gradient exact. At step 0 a trajectory's earlier records are dropped.
+// Log-probabilities refer to the sample before clipping (gaussian: a density in the policy's action
+// units; tokens: a probability). Clipping counts as part of the env, which keeps the policy gradient
+// exact. An item with step 0 drops the trajectory's earlier records.
 //
-// Errors: Invalid for observations that do not fit the env's description, Exhausted when recording would exceed record_mb; then nothing is recorded.
+// Errors: Invalid for a bad temperature or observations that do not match the env's description,
+// Exhausted when recording would exceed record_mb, Diverged when the network's output is not finite. On
+// error nothing is recorded.
 func (p *Policy) Act(ctx context.Context, a policy.Act) ([]policy.Result, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -44,28 +48,34 @@ func (p *Policy) Act(ctx context.Context, a policy.Act) ([]policy.Result, error)
 		temperature = 1
 	}
 	if !(temperature > 0) || math.IsInf(temperature, 0) {
-		return nil, plugins.Errorf(plugins.Invalid, "temperature %v", a.Temperature).WithPlace("policy tiny").WithHint("above 0; ask for greedy actions to take the most likely ones")
+		return nil, plugins.Errorf(plugins.Invalid, "temperature %v", a.Temperature).WithPlace("policy tiny").
+			WithHint("use a temperature above 0, or request greedy actions")
 	}
 	records := make([]*record, len(a.Items))
 	errs := make([]error, len(a.Items))
-	workers(len(a.Items), func(_, i int) { records[i], errs[i] = p.see(a.Items[i]) })
+	workers(len(a.Items), func(_, i int) { records[i], errs[i] = p.newRecord(a.Items[i]) })
 	for i, err := range errs {
 		if err != nil {
-			return nil, plugins.AsError(err).WithPlace("policy tiny, episode %s, step %d", a.Items[i].Trajectory, a.Items[i].Step)
+			return nil, plugins.AsError(err).
+				WithPlace("policy tiny, episode %s, step %d", a.Items[i].Trajectory, a.Items[i].Step)
 		}
 	}
-	if err := canceled(ctx); err != nil {
+	if err := contextError(ctx); err != nil {
 		return nil, err
 	}
 	results := make([]policy.Result, len(a.Items))
-	n := min(max((len(a.Items)+runtime.GOMAXPROCS(0)-1)/runtime.GOMAXPROCS(0), 1), shard)
-	p.passing(records, n, p.state.weights, func(i int, out []float32) {
+	cores := runtime.GOMAXPROCS(0)
+	n := min(max((len(a.Items)+cores-1)/cores, 1), shard)
+	p.forwardAll(records, n, p.state.weights, func(i int, out []float32) {
 		r := records[i]
 		r.sample = make([]float32, p.net.Chunk*p.net.Actions)
 		r.logProb = make([]float64, len(r.sample))
 		p.head.sample(out, rand.New(rand.NewPCG(a.Items[i].Seed, 0x616374)), temperature, a.Greedy, r.sample)
 		p.head.logProb(out, r.sample, temperature, r.logProb)
-		results[i] = policy.Result{Actions: plugins.Floats(p.actions(r.sample), p.net.Chunk, p.net.Actions), LogProbs: make([]float32, p.net.Chunk)}
+		results[i] = policy.Result{
+			Actions:  plugins.Floats(p.actions(r.sample), p.net.Chunk, p.net.Actions),
+			LogProbs: make([]float32, p.net.Chunk),
+		}
 		for t := range p.net.Chunk {
 			var sum float64
 			for _, v := range r.logProb[t*p.net.Actions : (t+1)*p.net.Actions] {
@@ -76,32 +86,33 @@ func (p *Policy) Act(ctx context.Context, a policy.Act) ([]policy.Result, error)
 	})
 	for i, r := range records {
 		if !finite(r.sample) {
-			return nil, plugins.Errorf(plugins.Diverged, "the network's output is not finite").WithPlace("policy tiny, episode %s, step %d", a.Items[i].Trajectory, r.step).
+			return nil, plugins.Errorf(plugins.Diverged, "the network's output is not finite").
+				WithPlace("policy tiny, episode %s, step %d", a.Items[i].Trajectory, r.step).
 				WithHint("start from an earlier checkpoint and lower policy.tiny.lr")
 		}
 	}
 	if a.Record {
-		if err := p.keep(a.Items, records); err != nil {
+		if err := p.storeRecords(a.Items, records); err != nil {
 			return nil, err
 		}
 	}
 	return results, nil
 }
 
-// see checks an observation and makes the network's inputs of it.
-func (p *Policy) see(it policy.Item) (*record, error) {
-	r := &record{step: it.Step, inputs: make([]float32, p.net.rest())}
+// newRecord checks an item's observation and converts it to the network's inputs.
+func (p *Policy) newRecord(it policy.Item) (*record, error) {
+	r := &record{step: it.Step, inputs: make([]float32, p.net.vectorInputs())}
 	if it.Step < 0 {
 		return nil, plugins.Errorf(plugins.Invalid, "step %d", it.Step)
 	}
 	o := it.Observation
 	if p.settings.Bool("image") {
-		t, err := p.picture(o.Images, 3)
+		t, err := p.image(o.Images, 3)
 		if err != nil {
 			return nil, err
 		}
-		r.picture = make([]byte, side*side*3)
-		average(r.picture, t.Data, t.Shape[0], t.Shape[1])
+		r.image = make([]byte, side*side*3)
+		resizeArea(r.image, t.Data, t.Shape[0], t.Shape[1])
 	}
 	var proprio []float32
 	if p.net.Proprio > 0 {
@@ -112,24 +123,28 @@ func (p *Policy) see(it policy.Item) (*record, error) {
 			return nil, plugins.Errorf(plugins.Invalid, "proprio is not finite: %v", proprio)
 		}
 	}
-	var bag [words]float32
-	instruction(o.Instruction, bag[:])
+	var bag [wordBuckets]float32
+	hashWords(o.Instruction, bag[:])
 	p.inputs(r.inputs, proprio, bag[:], float64(it.Step))
 	return r, nil
 }
 
-// keep records the chunks for an update.
-func (p *Policy) keep(items []policy.Item, records []*record) error {
+// storeRecords keeps the chunks for an update, sorted by step; a record of the same step is replaced. It
+// returns Exhausted, and stores nothing, when they exceed record_mb.
+func (p *Policy) storeRecords(items []policy.Item, records []*record) error {
 	size := 0
 	for i, r := range records {
 		size += r.bytes()
 		if r.step == 0 {
-			p.forget(items[i].Trajectory)
+			p.dropRecords(items[i].Trajectory)
 		}
 	}
-	if most := p.settings.Int("record_mb") << 20; p.recorded+size > most {
-		return plugins.Errorf(plugins.Exhausted, "%d MiB of chunks are recorded and %d bytes more do not fit into record_mb = %d", p.recorded>>20, size, p.settings.Int("record_mb")).
-			WithPlace("policy tiny").WithHint("raise policy.tiny.record_mb, or sample fewer episodes an iteration")
+	if limit := p.settings.Int("record_mb"); p.recorded+size > limit<<20 {
+		return plugins.Errorf(plugins.Exhausted,
+			"%d MiB of chunks are recorded and %d more bytes exceed record_mb = %d",
+			p.recorded>>20, size, limit).
+			WithPlace("policy tiny").
+			WithHint("raise policy.tiny.record_mb, or sample fewer episodes per iteration")
 	}
 	for i, r := range records {
 		id := items[i].Trajectory
@@ -152,37 +167,39 @@ func (p *Policy) keep(items []policy.Item, records []*record) error {
 	return nil
 }
 
-func (p *Policy) forget(id string) {
+func (p *Policy) dropRecords(id string) {
 	for _, r := range p.records[id] {
 		p.recorded -= r.bytes()
 	}
 	delete(p.records, id)
 }
 
-func (p *Policy) forgetAll() { p.records, p.recorded = map[string][]*record{}, 0 }
+func (p *Policy) dropAllRecords() { p.records, p.recorded = map[string][]*record{}, 0 }
 
-// Forget frees what was recorded for trajectories; none named: all. Unknown ones are no error.
+// Forget drops the records of the given trajectories, or of all if none is given. Unknown trajectories
+// are ignored.
 func (p *Policy) Forget(_ context.Context, trajectories []string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(trajectories) == 0 {
-		p.forgetAll()
+		p.dropAllRecords()
 	}
 	for _, id := range trajectories {
-		p.forget(id)
+		p.dropRecords(id)
 	}
 	return nil
 }
 
-// passing runs records through the network, n at a time, and calls f with each one's outputs, from several goroutines.
-func (p *Policy) passing(records []*record, n int, weights []float32, f func(i int, out []float32)) {
-	p.needPasses()
+// forwardAll runs records through the network in batches of n and calls f with each record's outputs.
+// Calls of f come from several goroutines.
+func (p *Policy) forwardAll(records []*record, n int, weights []float32, f func(i int, out []float32)) {
+	p.ensurePasses()
 	workers((len(records)+n-1)/n, func(w, k int) {
 		ps := p.passes[w]
 		ps.reset()
 		from, to := k*n, min((k+1)*n, len(records))
 		for _, r := range records[from:to] {
-			copy(ps.add(ps.look(r.picture)), r.inputs)
+			copy(ps.addSample(ps.addImage(r.image)), r.inputs)
 		}
 		ps.forward(weights)
 		for i := from; i < to; i++ {
@@ -191,14 +208,15 @@ func (p *Policy) passing(records []*record, n int, weights []float32, f func(i i
 	})
 }
 
-// needPasses makes a pass for every worker that there may be.
-func (p *Policy) needPasses() {
+// ensurePasses allocates a pass for every worker.
+func (p *Policy) ensurePasses() {
 	for len(p.passes) < runtime.GOMAXPROCS(0) {
 		p.passes = append(p.passes, newPass(p.net, shard, shard))
 	}
 }
 
-func canceled(ctx context.Context) error {
+// contextError returns a Canceled or Deadline error if ctx is done, otherwise nil.
+func contextError(ctx context.Context) error {
 	switch err := ctx.Err(); err {
 	case nil:
 		return nil

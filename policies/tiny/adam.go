@@ -2,7 +2,8 @@ package tiny
 
 import "math"
 
-// adam is Adam (Kingma and Ba, 2015) without weight decay: first and second moments and the number of steps made.
+// adam is the state of Adam (Kingma and Ba, 2015) without weight decay: first and second moments and the
+// number of steps taken.
 type adam struct {
 	m, v  []float32
 	steps int
@@ -29,15 +30,16 @@ func (a *adam) step(w, g []float32, lr, beta1, beta2 float64) {
 	}
 }
 
-// clip scales g down to norm at most and returns the norm it had; most 0 leaves it.
-func clip(g []float32, most float64) float64 {
+// clipNorm scales g so that its norm is at most limit and returns the original norm; limit 0 leaves g
+// unchanged.
+func clipNorm(g []float32, limit float64) float64 {
 	var sum float64
 	for _, v := range g {
 		sum += float64(v) * float64(v)
 	}
 	norm := math.Sqrt(sum)
-	if most > 0 && norm > most {
-		s := float32(most / norm)
+	if limit > 0 && norm > limit {
+		s := float32(limit / norm)
 		for i := range g {
 			g[i] *= s
 		}
@@ -45,12 +47,12 @@ func clip(g []float32, most float64) float64 {
 	return norm
 }
 
-// total adds the parts in their order into the first, a stretch of parameters at a time.
-func total(parts [][]float32) []float32 {
-	const stretch = 1 << 14
+// sumParts adds the parts in order into parts[0] and returns it. Workers split the parameters into blocks.
+func sumParts(parts [][]float32) []float32 {
+	const block = 1 << 14
 	sum := parts[0]
-	workers((len(sum)+stretch-1)/stretch, func(_, k int) {
-		from, to := k*stretch, min((k+1)*stretch, len(sum))
+	workers((len(sum)+block-1)/block, func(_, k int) {
+		from, to := k*block, min((k+1)*block, len(sum))
 		for _, part := range parts[1:] {
 			d := sum[from:to]
 			for i, v := range part[from:to] {

@@ -19,8 +19,9 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// A checkpoint is one file: 8 bytes of magic, the header's length as uint32, the header (JSON), the parts that the header lists as float32 one after
-// another, and the SHA-256 of everything before it. All numbers are little-endian.
+// A checkpoint is one file: 8 bytes of magic, the header's length as uint32, the header (JSON), the parts
+// that the header lists as consecutive float32 vectors, and the SHA-256 of everything before it. Numbers
+// are little-endian.
 const (
 	fileName  = "tiny.policy"
 	fileMagic = "SRPOTNY1"
@@ -41,12 +42,15 @@ type header struct {
 	AdamSteps int       `json:"adam_steps"`
 	Updates   []applied `json:"updates"`
 	Imitated  []uint64  `json:"imitated"`
-	// Parts lists the vectors that follow: weights, adam.m, adam.v, proprio.mean, proprio.scale, action.units (1 where older files have none) and, when there is one, reference.
+	// Parts lists the vectors that follow: weights, adam.m, adam.v, proprio.mean, proprio.scale,
+	// action.units (missing in older files, which means all 1) and, if training has started, reference.
 	Parts []section `json:"parts"`
 }
 
-// Save writes tiny.policy into folder and fsyncs it: weights, optimiser, the starting policy, scales and applied ids. No generator's state is needed, see the
-// package comment.
+// Save writes tiny.policy to folder and fsyncs it. The file contains weights, optimiser state, the
+// starting policy, scales and applied ids. There is no random generator's state to save, see the package
+// comment. Errors: NotFound for a missing folder, Invalid for a folder that is not writable, Exhausted
+// for a full disk.
 func (p *Policy) Save(_ context.Context, folder string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -54,8 +58,19 @@ func (p *Policy) Save(_ context.Context, folder string) error {
 		return err
 	}
 	s := &p.state
-	h := header{Format: 1, Shape: p.net.shape, Weights: p.net.names, Proprio: p.env.Proprio, Actions: p.env.Action.Names, Low: p.env.Action.Low,
-		High: p.env.Action.High, Horizon: s.horizon, AdamSteps: s.adam.steps, Updates: s.updates, Imitated: s.imitated}
+	h := header{
+		Format:    1,
+		Shape:     p.net.shape,
+		Weights:   p.net.names,
+		Proprio:   p.env.Proprio,
+		Actions:   p.env.Action.Names,
+		Low:       p.env.Action.Low,
+		High:      p.env.Action.High,
+		Horizon:   s.horizon,
+		AdamSteps: s.adam.steps,
+		Updates:   s.updates,
+		Imitated:  s.imitated,
+	}
 	var data bytes.Buffer
 	for _, part := range s.parts() {
 		if *part.data == nil {
@@ -75,14 +90,15 @@ func (p *Policy) Save(_ context.Context, folder string) error {
 	out.Write(data.Bytes())
 	sum := sha256.Sum256(out.Bytes())
 	out.Write(sum[:])
-	if err := write(folder, out.Bytes()); err != nil {
-		return notSaved(folder, out.Len(), err)
+	if err := writeAtomic(folder, out.Bytes()); err != nil {
+		return saveError(folder, out.Len(), err)
 	}
 	return nil
 }
 
-// notSaved says why a checkpoint of so many bytes could not be written, and what to do.
-func notSaved(folder string, size int, err error) error {
+// saveError returns the plugin error for err, which occurred while writing a checkpoint of size bytes to
+// folder.
+func saveError(folder string, size int, err error) error {
 	fail := func(kind plugins.ErrorKind, hint string, args ...any) error {
 		return plugins.Errorf(kind, "cannot save: %w", err).WithPlace("policy tiny").WithHint(hint, args...)
 	}
@@ -92,19 +108,21 @@ func notSaved(folder string, size int, err error) error {
 		if s := (syscall.Statfs_t{}); syscall.Statfs(folder, &s) == nil {
 			free = fmt.Sprintf("%d kB", s.Bavail*uint64(s.Bsize)>>10)
 		}
-		return fail(plugins.Exhausted, "the disk or the quota is full: the checkpoint has %d kB, free are %s; make room there, or give another --out", size>>10, free)
+		return fail(plugins.Exhausted, "the disk or the quota is full (checkpoint: %d kB, free: %s): "+
+			"free some space, or choose another --out", size>>10, free)
 	case errors.Is(err, syscall.EFBIG):
-		return fail(plugins.Exhausted, "the file of %d kB is larger than the system's limit: raise `ulimit -f`", size>>10)
+		return fail(plugins.Exhausted, "raise `ulimit -f`: the file of %d kB exceeds the system's limit", size>>10)
 	case errors.Is(err, fs.ErrNotExist):
-		return fail(plugins.NotFound, "somebody removed the folder")
+		return fail(plugins.NotFound, "create the folder again: it was removed")
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
-		return fail(plugins.Invalid, "the folder must be writable: change its permissions, or give another --out")
+		return fail(plugins.Invalid, "make the folder writable, or choose another --out")
 	}
 	return fail(plugins.Internal, "see the system's log")
 }
 
-// write makes the file appear whole or not at all.
-func write(folder string, data []byte) error {
+// writeAtomic writes data to fileName in folder and fsyncs file and folder. After an error or a crash the
+// file is either complete or unchanged.
+func writeAtomic(folder string, data []byte) error {
 	f, err := os.CreateTemp(folder, fileName+".*")
 	if err != nil {
 		return err
@@ -124,25 +142,27 @@ func write(folder string, data []byte) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// part is a vector of the state, by the name that it has in a file.
+// part is a vector of the state and its name in a checkpoint file.
 type part struct {
 	name string
 	data *[]float32
 }
 
 func (s *state) parts() []part {
-	return []part{{"weights", &s.weights}, {"adam.m", &s.adam.m}, {"adam.v", &s.adam.v}, {"proprio.mean", &s.mean}, {"proprio.scale", &s.scale}, {"action.units", &s.units}, {"reference", &s.reference}}
+	return []part{{"weights", &s.weights}, {"adam.m", &s.adam.m}, {"adam.v", &s.adam.v}, {"proprio.mean", &s.mean},
+		{"proprio.scale", &s.scale}, {"action.units", &s.units}, {"reference", &s.reference}}
 }
 
-// Load restores what Save wrote, forgets recorded chunks and returns the last update id that the state contains (0: none). Errors: NotFound without a
-// checkpoint in folder, Corrupt for a file that was cut short or changed, Mismatch for another network or env; then nothing has changed.
+// Load restores the state that Save wrote, drops recorded chunks and returns the last update or imitation
+// id in the state (0: none). Errors: NotFound without a checkpoint in folder, Corrupt for a truncated or
+// modified file, Mismatch for another network or env. On error nothing changes.
 func (p *Policy) Load(_ context.Context, folder string) (uint64, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.load(folder)
 }
 
-// BeginRun is Load for a new run: with new moments, and the loaded weights as the starting policy.
+// BeginRun is Load for a new run: it resets the optimiser and makes the loaded weights the starting policy.
 func (p *Policy) BeginRun(_ context.Context, folder string) (uint64, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -151,7 +171,7 @@ func (p *Policy) BeginRun(_ context.Context, folder string) (uint64, error) {
 		return 0, err
 	}
 	p.state.adam = newAdam(p.net.size)
-	if p.state.reference != nil { // nil: nothing was learned yet, and the first Update takes the weights as they are then
+	if p.state.reference != nil { // nil: the policy is untrained, and the first Update sets the reference
 		p.state.reference = append([]float32(nil), p.state.weights...)
 	}
 	return last, nil
@@ -169,22 +189,54 @@ func (p *Policy) load(folder string) (uint64, error) {
 		if errors.Is(err, fs.ErrNotExist) {
 			kind = plugins.NotFound
 		}
-		return fail(plugins.Errorf(kind, "cannot load: %w", err).WithHint("name a folder that this policy's Save filled"))
+		return fail(plugins.Errorf(kind, "cannot load: %w", err).
+			WithHint("give a folder with a checkpoint of this policy (%s)", fileName))
 	}
 	h, payload, problem := parse(data)
 	if problem != nil {
 		return fail(problem)
 	}
-	if problem := p.fits(h); problem != nil {
+	if problem := p.checkCompatible(h); problem != nil {
 		return fail(problem)
 	}
+	s, problem := p.readState(h, payload)
+	if problem == nil {
+		problem = s.check()
+	}
+	if problem != nil {
+		return fail(problem)
+	}
+	p.state = s
+	p.dropAllRecords()
+	var last uint64
+	for _, a := range s.updates {
+		last = max(last, a.ID)
+	}
+	for _, id := range s.imitated { // updates and imitations share one sequence of ids
+		last = max(last, id)
+	}
+	return last, nil
+}
+
+// readState returns the state in a checkpoint's payload, or a Corrupt error if parts are missing or do
+// not match the network's sizes.
+func (p *Policy) readState(h header, payload []byte) (state, *plugins.Error) {
 	s := state{units: ones(p.net.Actions), horizon: h.Horizon, updates: h.Updates, imitated: h.Imitated}
 	s.adam.steps = h.AdamSteps
-	sizes := map[string]int{"weights": p.net.size, "adam.m": p.net.size, "adam.v": p.net.size, "reference": p.net.size, "proprio.mean": p.net.Proprio, "proprio.scale": p.net.Proprio, "action.units": p.net.Actions}
+	sizes := map[string]int{
+		"weights":       p.net.size,
+		"adam.m":        p.net.size,
+		"adam.v":        p.net.size,
+		"reference":     p.net.size,
+		"proprio.mean":  p.net.Proprio,
+		"proprio.scale": p.net.Proprio,
+		"action.units":  p.net.Actions,
+	}
 	for _, sec := range h.Parts {
 		n, known := sizes[sec.Name]
 		if !known || len(sec.Shape) != 1 || sec.Shape[0] != n || 4*n > len(payload) {
-			return fail(plugins.Errorf(plugins.Corrupt, "part %s has shape %v, want [%d], and %d bytes are left", sec.Name, sec.Shape, n, len(payload)).WithHint("use another checkpoint"))
+			return s, plugins.Errorf(plugins.Corrupt, "part %s has shape %v, want [%d], and %d bytes are left",
+				sec.Name, sec.Shape, n, len(payload)).WithHint("use another checkpoint")
 		}
 		for _, part := range s.parts() {
 			if part.name == sec.Name {
@@ -193,53 +245,58 @@ func (p *Policy) load(folder string) (uint64, error) {
 		}
 		payload = payload[4*n:]
 	}
-	if s.weights == nil || s.adam.m == nil || s.adam.v == nil || s.mean == nil || s.scale == nil || len(payload) != 0 {
-		return fail(plugins.Errorf(plugins.Corrupt, "parts are missing or %d bytes too many", len(payload)).WithHint("use another checkpoint"))
+	if s.weights == nil || s.adam.m == nil || s.adam.v == nil || s.mean == nil || s.scale == nil ||
+		len(payload) != 0 {
+		return s, plugins.Errorf(plugins.Corrupt, "parts are missing, or there are %d bytes too many", len(payload)).
+			WithHint("use another checkpoint")
+	}
+	return s, nil
+}
+
+// check returns a Corrupt error if a value of the state is out of range.
+func (s *state) check() *plugins.Error {
+	corrupt := func(format string, args ...any) *plugins.Error {
+		return plugins.Errorf(plugins.Corrupt, format, args...).WithHint("use an earlier checkpoint")
 	}
 	for _, part := range s.parts() {
 		if !finite(*part.data) {
-			return fail(plugins.Errorf(plugins.Corrupt, "part %s has numbers that are not finite", part.name).WithHint("use an earlier checkpoint"))
+			return corrupt("part %s has numbers that are not finite", part.name)
 		}
 	}
 	if math.IsNaN(s.horizon) || s.horizon <= 0 {
-		return fail(plugins.Errorf(plugins.Corrupt, "the horizon is %v, not above 0", s.horizon).WithHint("use an earlier checkpoint"))
+		return corrupt("the horizon is %v, must be above 0", s.horizon)
 	}
-	if s.adam.steps < 0 || slices.ContainsFunc(s.adam.v, func(v float32) bool { return v < 0 }) || slices.ContainsFunc(s.scale, func(v float32) bool { return v <= 0 }) {
-		return fail(plugins.Errorf(plugins.Corrupt, "steps or squares of the optimiser are negative, or a scale of proprio is not above 0").WithHint("use an earlier checkpoint"))
+	negative := func(v float32) bool { return v < 0 }
+	notPositive := func(v float32) bool { return v <= 0 }
+	if s.adam.steps < 0 || slices.ContainsFunc(s.adam.v, negative) || slices.ContainsFunc(s.scale, notPositive) {
+		return corrupt("steps or squares of the optimiser are negative, or a proprio scale is not above 0")
 	}
 	if slices.ContainsFunc(s.units, func(v float32) bool { return !(v > 0 && v <= 1) }) {
-		return fail(plugins.Errorf(plugins.Corrupt, "units of actions are %v, not above 0 and at most 1", s.units).WithHint("use an earlier checkpoint"))
+		return corrupt("action units are %v, must be above 0 and at most 1", s.units)
 	}
-	p.state = s
-	p.forgetAll()
-	var last uint64
-	for _, a := range s.updates {
-		last = max(last, a.ID)
-	}
-	for _, id := range s.imitated { // ids of one sequence: the next one must be new to both
-		last = max(last, id)
-	}
-	return last, nil
+	return nil
 }
 
-// parse checks the file's frame and returns its header and the bytes between header and checksum.
+// parse checks the format and checksum of a checkpoint file and returns its header and the bytes between
+// header and checksum.
 func parse(data []byte) (header, []byte, *plugins.Error) {
 	var h header
 	corrupt := func(format string, args ...any) (header, []byte, *plugins.Error) {
-		return h, nil, plugins.Errorf(plugins.Corrupt, format, args...).WithHint("the file is damaged; use another checkpoint")
+		return h, nil, plugins.Errorf(plugins.Corrupt, format, args...).
+			WithHint("the file is damaged; use another checkpoint")
 	}
 	const frame = len(fileMagic) + 4
 	if len(data) < frame+sha256.Size {
-		return corrupt("%d bytes are no checkpoint: it was cut short", len(data))
+		return corrupt("the file of %d bytes was cut short", len(data))
 	}
 	if string(data[:len(fileMagic)]) != fileMagic {
-		return corrupt("not a checkpoint of this policy, or of another version (it begins with %q)", data[:len(fileMagic)])
+		return corrupt("not a checkpoint of this version of the policy (it begins with %q)", data[:len(fileMagic)])
 	}
 	body, sum := data[:len(data)-sha256.Size], data[len(data)-sha256.Size:]
 	whole := sha256.Sum256(body) == [sha256.Size]byte(sum)
 	n := int(binary.LittleEndian.Uint32(data[len(fileMagic):]))
 	if n > len(body)-frame {
-		return corrupt("cut short within its header of %d bytes", n)
+		return corrupt("the file was cut short within its header of %d bytes", n)
 	}
 	err := json.Unmarshal(body[frame:frame+n], &h)
 	payload := body[frame+n:]
@@ -249,38 +306,51 @@ func parse(data []byte) (header, []byte, *plugins.Error) {
 			want += 4 * max(plugins.Elements(s.Shape), 0)
 		}
 		if want > len(payload) {
-			return corrupt("cut short: %d of %d bytes", len(data), frame+n+want+sha256.Size)
+			return corrupt("the file was cut short: %d of %d bytes", len(data), frame+n+want+sha256.Size)
 		}
 	}
 	if !whole {
-		return corrupt("its SHA-256 does not match: at least one byte was changed")
+		return corrupt("the SHA-256 does not match: at least one byte was changed")
 	}
 	if err != nil {
 		return corrupt("header: %v", err)
 	}
 	if h.Format != 1 {
-		return corrupt("format %d, this version reads format 1", h.Format)
+		return corrupt("the format is %d, but this version reads format 1", h.Format)
 	}
 	return h, payload, nil
 }
 
-// fits says in which way a checkpoint belongs to another network or env.
-func (p *Policy) fits(h header) *plugins.Error {
-	if len(h.Actions) != p.env.Action.Dim() || len(h.Proprio) != len(p.env.Proprio) { // no setting makes it fit
-		return plugins.Errorf(plugins.Mismatch, "the checkpoint was made for an env with %d action and %d proprio values, this one has %d and %d",
-			len(h.Actions), len(h.Proprio), p.env.Action.Dim(), len(p.env.Proprio)).WithHint("use a checkpoint made for this env, or leave it out to imitate the env's expert first")
+// checkCompatible returns a Mismatch error if a checkpoint belongs to another network or env.
+func (p *Policy) checkCompatible(h header) *plugins.Error {
+	mismatch := func(format string, args ...any) *plugins.Error {
+		return plugins.Errorf(plugins.Mismatch, format, args...).WithHint("use a checkpoint made for this env")
+	}
+	if len(h.Actions) != p.env.Action.Dim() || len(h.Proprio) != len(p.env.Proprio) {
+		return mismatch(
+			"the checkpoint was made for an env with %d action and %d proprio values, this one has %d and %d",
+			len(h.Actions),
+			len(h.Proprio),
+			p.env.Action.Dim(),
+			len(p.env.Proprio),
+		).
+			WithHint("use a checkpoint made for this env, or leave it out to imitate the env's expert first")
 	}
 	if !reflect.DeepEqual(h.Shape, p.net.shape) {
-		return plugins.Errorf(plugins.Mismatch, "the checkpoint's network is %s, the configured one %s", describe(h.Shape), describe(p.net.shape)).
-			WithHint("give policy.tiny the settings that the checkpoint was made with")
+		return mismatch(
+			"the checkpoint's network is %s, the configured one %s",
+			describe(h.Shape),
+			describe(p.net.shape),
+		).
+			WithHint("use the policy.tiny settings that the checkpoint was made with")
 	}
 	a := p.env.Action
 	if !slices.Equal(h.Proprio, p.env.Proprio) {
-		return plugins.Errorf(plugins.Mismatch, "the checkpoint's env has proprio %q, this one %q", h.Proprio, p.env.Proprio).WithHint("use a checkpoint made for this env")
+		return mismatch("the checkpoint's env has proprio %q, this one %q", h.Proprio, p.env.Proprio)
 	}
 	if !slices.Equal(h.Actions, a.Names) || !slices.Equal(h.Low, a.Low) || !slices.Equal(h.High, a.High) {
-		return plugins.Errorf(plugins.Mismatch, "the checkpoint's env takes actions %q in %v to %v, this one %q in %v to %v", h.Actions, h.Low, h.High, a.Names, a.Low, a.High).
-			WithHint("use a checkpoint made for this env")
+		return mismatch("the checkpoint's env takes actions %q in %v to %v, this one %q in %v to %v",
+			h.Actions, h.Low, h.High, a.Names, a.Low, a.High)
 	}
 	return nil
 }

@@ -15,10 +15,10 @@ import (
 	"github.com/srpo-dev/srpo/plugins/policy"
 )
 
-// FuzzLoad is any header and any numbers in a checkpoint whose checksum is right: it is refused with its place and a remedy, and then nothing has changed, or the
-// policy acts with it.
+// FuzzLoad loads checkpoints with arbitrary headers and numbers and a correct checksum. Load either refuses the file
+// with a place and a hint and changes nothing, or the policy can act with it.
 func FuzzLoad(f *testing.F) {
-	p := small(f, 1, nil)
+	p := smallPolicy(f, 1, nil)
 	folder := f.TempDir()
 	require.NoError(f, p.Save(ctx, folder))
 	path := filepath.Join(folder, fileName)
@@ -32,7 +32,7 @@ func FuzzLoad(f *testing.F) {
 	f.Add(bytes.Replace(head, []byte(`"horizon":`), []byte(`"horizon":-`), 1), numbers)
 	f.Add(bytes.Replace(head, []byte(`"adam.m","shape":[`), []byte(`"adam.m","shape":[1`), 1), numbers)
 	f.Add(head, append(binary.LittleEndian.AppendUint32(nil, math.Float32bits(float32(math.NaN()))), numbers[4:]...))
-	item := policy.Item{Trajectory: "t", Observation: observe(3), Seed: 4}
+	item := policy.Item{Trajectory: "t", Observation: fakeObservation(3), Seed: 4}
 	f.Fuzz(func(t *testing.T, head, numbers []byte) {
 		data := binary.LittleEndian.AppendUint32([]byte(fileMagic), uint32(len(head)))
 		data = append(append(data, head...), numbers...)
@@ -49,7 +49,7 @@ func FuzzLoad(f *testing.F) {
 			return
 		}
 		_, err := p.Act(ctx, policy.Act{Items: []policy.Item{item}, Temperature: 1})
-		if err != nil && plugins.KindOf(err) != plugins.Diverged { // weights may be finite and their sums not
+		if err != nil && plugins.KindOf(err) != plugins.Diverged { // finite weights may have sums that are not finite
 			t.Fatal(err)
 		}
 	})

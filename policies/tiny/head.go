@@ -5,42 +5,46 @@ import (
 	"math/rand/v2"
 )
 
-// head turns the network's outputs for one chunk into a distribution over actions. An element is one action dimension at one chunk position, elements are
-// ordered [chunk, dim]. A sample is what was drawn, before any clipping: for the Gaussian head numbers in the policy's units of
-// actions (half their range, less for dimensions that demonstrations do not use), for tokens bin numbers. Log-probabilities are of the sample; that an env gets the clipped action is the env's business, as far as the gradient is concerned.
+// head turns the network's outputs for one chunk into a distribution over actions. An element is one
+// action dimension at one chunk position; elements are ordered [chunk, dim]. A sample contains the drawn
+// values before clipping: for the Gaussian head, numbers in the policy's action units (half the range, or
+// less for dimensions that demonstrations do not use); for tokens, bin numbers. Log-probabilities refer
+// to the sample. Clipping counts as part of the env.
 type head interface {
 	// outputs is the number of network outputs.
 	outputs() int
-	// sample draws into sample [elements]; greedy takes the mode.
+	// sample draws sample [elements]; greedy takes the mode.
 	sample(out []float32, r *rand.Rand, temperature float64, greedy bool, sample []float32)
 	// logProb writes the log-probability of every element to lp [elements].
 	logProb(out, sample []float32, temperature float64, lp []float64)
 	// logProbBackward adds to dout the gradient of sum(dlp*lp).
 	logProbBackward(out, sample []float32, temperature float64, dlp []float64, dout []float32)
-	// divergence writes KL(out || ref) of every element, exact, to kl [elements].
+	// divergence writes the exact KL(out || ref) of every element to kl [elements].
 	divergence(out, ref []float32, temperature float64, kl []float64)
 	// divergenceBackward adds to dout the gradient of sum(dkl*kl).
 	divergenceBackward(out, ref []float32, temperature float64, dkl []float64, dout []float32)
-	// random is the number of chunk positions, of so many executed ones, that have random numbers of their own: the first ones, at least 1. It divides executed.
-	random(executed int) int
-	// entropy is the mean over elements, in nats (differential for the Gaussian).
+	// randomPositions is the number of leading chunk positions that have independent random numbers, when
+	// the given number of positions was executed. It is at least 1 and divides executed.
+	randomPositions(executed int) int
+	// entropy is the mean entropy of the elements in nats (differential entropy for the Gaussian).
 	entropy(out []float32, temperature float64) float64
-	// imitate returns the mean loss over the elements whose weight is not 0 and adds scale times the gradient of their summed loss to dout. target is in
-	// the policy's units of actions.
-	imitate(out, target, weight []float32, scale float64, dout []float32) (sum float64)
-	// unit gives the value of a sample's element in the policy's units of actions, not clipped.
-	unit(v float32) float32
+	// imitationLoss returns the weighted sum of the elements' losses and adds scale times its gradient to
+	// dout. target [elements] is in the policy's action units. Elements with weight 0 are skipped.
+	imitationLoss(out, target, weight []float32, scale float64, dout []float32) (sum float64)
+	// value converts a sample's element to the policy's action units, without clipping.
+	value(v float32) float32
 }
 
-// gaussian has a mean for every element and one fixed standard deviation, all elements independent.
+// gaussian is a head with a mean for every element and one fixed standard deviation. Elements are
+// independent.
 type gaussian struct {
 	chunk, dim int
 	std        float64
 }
 
-func (g gaussian) outputs() int            { return g.chunk * g.dim }
-func (g gaussian) unit(v float32) float32  { return v }
-func (g gaussian) random(executed int) int { return executed }
+func (g gaussian) outputs() int                     { return g.chunk * g.dim }
+func (g gaussian) value(v float32) float32          { return v }
+func (g gaussian) randomPositions(executed int) int { return executed }
 
 func (g gaussian) sample(out []float32, r *rand.Rand, temperature float64, greedy bool, sample []float32) {
 	for i := range sample {
@@ -84,8 +88,8 @@ func (g gaussian) entropy(_ []float32, temperature float64) float64 {
 	return math.Log(g.std*temperature) + 0.5*math.Log(2*math.Pi*math.E)
 }
 
-// imitate is half the squared error.
-func (g gaussian) imitate(out, target, weight []float32, scale float64, dout []float32) (sum float64) {
+// imitationLoss uses half the squared error.
+func (g gaussian) imitationLoss(out, target, weight []float32, scale float64, dout []float32) (sum float64) {
 	for i, w := range weight {
 		if w == 0 {
 			continue
@@ -97,16 +101,20 @@ func (g gaussian) imitate(out, target, weight []float32, scale float64, dout []f
 	return sum
 }
 
-// steady is a Gaussian whose noise is one draw for each action dimension that all positions of the chunk share: the chunk is shifted as a whole. Independent noise
-// of a chunk's positions mostly cancels in where the arm ends up, and the part that cancels is pure noise in the gradient, in chunk times as many directions.
+// chunkGaussian is a Gaussian that draws one noise value per action dimension for all positions of a
+// chunk, so the chunk is shifted as a whole. Independent noise per position mostly cancels in the arm's
+// final position. The part that cancels only adds noise to the gradient, in chunk times as many
+// directions.
 //
-// What is random is the shift, one number a dimension, and its log-probability is that of the chunk's mean, N(mean of out, std). It stands at the
-// first position, which is always executed; the other positions follow from it and have 0. Updates move chunks as wholes; their shape is imitation's.
-type steady struct{ gaussian }
+// The random variable is the shift, one number per dimension. Its log-probability is that of the chunk's
+// mean, N(mean of out, std). It is assigned to the first position, which is always executed; the other
+// positions get 0. Updates therefore shift whole chunks and do not change their shape, which imitation
+// determines.
+type chunkGaussian struct{ gaussian }
 
-func (g steady) random(int) int { return 1 }
+func (g chunkGaussian) randomPositions(int) int { return 1 }
 
-func (g steady) sample(out []float32, r *rand.Rand, temperature float64, greedy bool, sample []float32) {
+func (g chunkGaussian) sample(out []float32, r *rand.Rand, temperature float64, greedy bool, sample []float32) {
 	copy(sample, out)
 	if greedy {
 		return
@@ -119,8 +127,8 @@ func (g steady) sample(out []float32, r *rand.Rand, temperature float64, greedy 
 	}
 }
 
-// mean is the chunk's mean of dimension d.
-func (g steady) mean(v []float32, d int) float64 {
+// mean returns the mean of dimension d over the chunk's positions.
+func (g chunkGaussian) mean(v []float32, d int) float64 {
 	var sum float64
 	for i := d; i < len(v); i += g.dim {
 		sum += float64(v[i])
@@ -128,7 +136,7 @@ func (g steady) mean(v []float32, d int) float64 {
 	return sum / float64(g.chunk)
 }
 
-func (g steady) logProb(out, sample []float32, temperature float64, lp []float64) {
+func (g chunkGaussian) logProb(out, sample []float32, temperature float64, lp []float64) {
 	std := g.std * temperature
 	clear(lp)
 	for d := range g.dim {
@@ -137,7 +145,7 @@ func (g steady) logProb(out, sample []float32, temperature float64, lp []float64
 	}
 }
 
-func (g steady) logProbBackward(out, sample []float32, temperature float64, dlp []float64, dout []float32) {
+func (g chunkGaussian) logProbBackward(out, sample []float32, temperature float64, dlp []float64, dout []float32) {
 	std := g.std * temperature
 	for d := range g.dim {
 		slope := float32(dlp[d] * (g.mean(sample, d) - g.mean(out, d)) / (std * std * float64(g.chunk)))
@@ -147,26 +155,29 @@ func (g steady) logProbBackward(out, sample []float32, temperature float64, dlp 
 	}
 }
 
-// divergence is that of a Gaussian with independent noise of std*sqrt(chunk), whose mean varies as much: for a shift of the whole chunk the exact one, and a change of its
-// shape counts too.
-func (g steady) divergence(out, ref []float32, temperature float64, kl []float64) {
+// divergence is that of a Gaussian with independent noise of std*sqrt(chunk), whose mean over the chunk
+// has the same variance. It is exact for a shift of the whole chunk and also penalises a change of the
+// chunk's shape.
+func (g chunkGaussian) divergence(out, ref []float32, temperature float64, kl []float64) {
 	g.gaussian.divergence(out, ref, temperature*math.Sqrt(float64(g.chunk)), kl)
 }
 
-func (g steady) divergenceBackward(out, ref []float32, temperature float64, dkl []float64, dout []float32) {
+func (g chunkGaussian) divergenceBackward(out, ref []float32, temperature float64, dkl []float64, dout []float32) {
 	g.gaussian.divergenceBackward(out, ref, temperature*math.Sqrt(float64(g.chunk)), dkl, dout)
 }
 
-// tokens has a categorical distribution over equal bins of the policy's units of actions for every element, as OpenVLA: a bin stands for its centre.
+// tokens is a head with a categorical distribution over equal bins of the policy's action units for every
+// element, as in OpenVLA. A bin stands for its centre.
 type tokens struct {
 	chunk, dim, bins int
 }
 
-func (k tokens) outputs() int            { return k.chunk * k.dim * k.bins }
-func (k tokens) random(executed int) int { return executed }
-func (k tokens) unit(v float32) float32  { return (2*v+1)/float32(k.bins) - 1 }
+func (k tokens) outputs() int                     { return k.chunk * k.dim * k.bins }
+func (k tokens) randomPositions(executed int) int { return executed }
+func (k tokens) value(v float32) float32          { return (2*v+1)/float32(k.bins) - 1 }
 
-// bin is the bin that a value in the policy's units falls into.
+// bin returns the bin that contains v, a value in the policy's action units; values outside the range go
+// to the outer bins.
 func (k tokens) bin(v float32) int {
 	return min(max(int(math.Floor(float64(v+1)/2*float64(k.bins))), 0), k.bins-1)
 }
@@ -204,7 +215,7 @@ func (k tokens) sample(out []float32, r *rand.Rand, temperature float64, greedy 
 		}
 		k.logSoftmax(out, i, temperature, lp)
 		u, drawn := r.Float64(), 0
-		for j, v := range lp { // the last bin with any probability, should rounding leave u above the sum
+		for j, v := range lp { // if rounding leaves u above the sum, this keeps the last bin with any probability
 			q := math.Exp(v)
 			if q > 0 {
 				drawn = j
@@ -281,8 +292,8 @@ func (k tokens) entropy(out []float32, temperature float64) float64 {
 	return sum / float64(k.chunk*k.dim)
 }
 
-// imitate is the cross-entropy of the target's bin.
-func (k tokens) imitate(out, target, weight []float32, scale float64, dout []float32) (sum float64) {
+// imitationLoss uses the cross-entropy of the target's bin.
+func (k tokens) imitationLoss(out, target, weight []float32, scale float64, dout []float32) (sum float64) {
 	q := make([]float64, k.bins)
 	for i, w := range weight {
 		if w == 0 {

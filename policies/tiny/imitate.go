@@ -12,53 +12,67 @@ import (
 	"github.com/srpo-dev/srpo/plugins/policy"
 )
 
-// Gradient steps of imitation where neither the call nor imitate_steps says how many; see that setting's doc.
+// Defaults that depend on the arm. docs/results/tiny-settings.md has the measurements behind them.
 const (
+	fullPose = 6 // action dimensions of an arm that moves and turns its gripper
+
+	// imitate_steps = 0
 	imitateSteps         = 800
 	imitateStepsFullPose = 100
-	fullPose             = 6 // action dimensions of an arm that is moved and turned
-)
 
-// Adam's learning rates of updates where the setting lr leaves them to the policy; see its doc.
-const (
+	// lr = 0
 	updateRate         = 3e-4
 	updateRateFullPose = 4e-4
-)
 
-// Standard deviations of the gaussian head where the setting std leaves them to the policy; see its doc.
-const (
+	// std = 0
 	stepStd          = 0.05
 	chunkStd         = 0.018
 	chunkStdFullPose = 0.035
 )
 
-// idle is the share of its range that an action dimension leaves at least once in the demonstrations, or else the policy uses it in small units.
-const idle = 0.25
+// idleThreshold is the magnitude, in units of half the range, that an action dimension must reach in the
+// demonstrations to be used at full range; see the setting idle_range.
+const idleThreshold = 0.25
 
-// example is one demonstration, ready for training: pictures of side x side, actions in units of half the action range; after [Policy.toUnits] in the policy's.
+// example is one demonstration prepared for training. Its actions are in units of half the action range,
+// and after [Policy.scaleActions] in the policy's action units.
 type example struct {
-	pictures [][]byte
-	proprio  [][]float32
-	actions  [][]float32
-	weights  []float32 // one an action; nil: all 1
-	words    [words]float32
+	images  [][]byte
+	proprio [][]float32
+	actions [][]float32
+	weights []float32 // one per action; nil: all 1
+	words   [wordBuckets]float32
 }
 
 // pair is a proprio entry that an action dimension moves.
 type pair struct{ proprio, action int }
 
-// Imitate trains by supervised learning on demonstrations: Adam with a learning rate that falls to 0 along a cosine, on frames drawn uniformly, each with the
-// actions of the next chunk as labels (those beyond the demonstration's end are left out). The gaussian head minimises squared error, tokens cross-entropy,
-// each action's loss times its weight in [policy.Demonstration].Weights.
+// Imitate trains the policy on demonstrations by supervised learning, with Adam and a learning rate that
+// falls to 0 along a cosine. It draws frames uniformly. The labels of a frame are the actions of the next
+// chunk; those beyond the demonstration's end are masked. The gaussian head minimises the squared error
+// and the tokens head the cross-entropy. The loss of an action is multiplied by its weight in
+// [policy.Demonstration].Weights.
 //
-// Every sample is augmented: the gripper's recorded position is shifted and the labels of the next shift_steps steps corrected so that they undo the
-// shift, which teaches to come back to the demonstrated path; proprio entries that no action corrects get noise, since a demonstration hardly moves the wrist's
-// angles, exploration does, and what the policy never saw vary must not steer it; the picture is moved and brightened a little; the clock is shifted.
+// Every sample is augmented:
+//   - The recorded gripper position is shifted, and the labels of the next shift_steps steps are corrected to undo the
+//     shift. This teaches the policy to return to the demonstrated path.
+//   - Proprio entries that no action corrects get noise. Demonstrations hardly vary the wrist's angles, but exploration
+//     does, and the policy must not react to them.
+//   - The image is shifted and its brightness changed a little.
+//   - The clock is shifted.
 //
-// The first demonstrations also fix the scale of the proprio inputs and the clock's horizon. Afterwards the result is the starting policy of the KL term, the
-// optimiser is fresh and recorded chunks are forgotten. Failed demonstrations without weights are left out; none left is Invalid. An id above 0 that was applied before is
-// not applied again. When it fails or is cancelled, nothing has changed.
-func (p *Policy) Imitate(ctx context.Context, im policy.Imitate, demos iter.Seq2[policy.Demonstration, error], progress func(done, loss float64)) error {
+// The first call also fixes the scales of proprio and actions and the clock's horizon. Imitate makes the
+// result the starting policy of the KL term, resets the optimiser and drops recorded chunks. Failed
+// demonstrations without weights are skipped. An id above 0 that was applied before is not applied again.
+//
+// Errors: Invalid if no demonstration is left or one does not match the env, Diverged for a loss that is
+// not finite. On error or cancellation nothing changes.
+func (p *Policy) Imitate(
+	ctx context.Context,
+	im policy.Imitate,
+	demos iter.Seq2[policy.Demonstration, error],
+	progress func(done, loss float64),
+) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err := p.ready(); err != nil {
@@ -66,46 +80,25 @@ func (p *Policy) Imitate(ctx context.Context, im policy.Imitate, demos iter.Seq2
 	}
 	fail := func(err error) error { return plugins.AsError(err).WithPlace("policy tiny, imitation") }
 	if im.ID > 0 && slices.Contains(p.state.imitated, im.ID) {
-		for _, err := range demos { // the sender waits until they are read
+		for _, err := range demos { // the sender waits until all demonstrations are read
 			if err != nil {
 				return fail(err)
 			}
 		}
 		return nil
 	}
-	var examples []example
-	failed := 0
-	for d, err := range demos {
-		if err != nil {
-			return fail(err)
-		}
-		if err := canceled(ctx); err != nil {
-			return err
-		}
-		if !d.Success && d.Weights == nil {
-			failed++
-			continue
-		}
-		e, err := p.example(d)
-		if err != nil {
-			return fail(plugins.AsError(err).WithPlace("demonstration %s", d.ID))
-		}
-		examples = append(examples, e)
-	}
-	if len(examples) > 0 && !slices.ContainsFunc(examples, example.counts) {
-		return fail(plugins.Errorf(plugins.Invalid, "all weights are 0").WithHint("give steps that are worth learning a weight above 0"))
-	}
-	if len(examples) == 0 {
-		return fail(plugins.Errorf(plugins.Invalid, "no successful demonstration, %d failed ones", failed).WithHint("record some with the env's expert, or use a policy's checkpoint"))
+	examples, err := p.examples(ctx, demos)
+	if err != nil {
+		return fail(err)
 	}
 	old := p.state
 	p.state.weights = append([]float32(nil), old.weights...)
 	p.state.adam = newAdam(p.net.size)
 	if len(old.imitated) == 0 && old.reference == nil {
-		p.measure(examples)
+		p.fitScales(examples)
 	}
-	p.toUnits(examples)
-	if err := p.clone(ctx, im, examples, progress); err != nil {
+	p.scaleActions(examples)
+	if err := p.cloneBehaviour(ctx, im, examples, progress); err != nil {
 		p.state = old
 		return fail(err)
 	}
@@ -114,8 +107,41 @@ func (p *Policy) Imitate(ctx context.Context, im policy.Imitate, demos iter.Seq2
 	if p.state.imitated = slices.Clone(old.imitated); im.ID > 0 {
 		p.state.imitated = append(p.state.imitated, im.ID)
 	}
-	p.forgetAll()
+	p.dropAllRecords()
 	return nil
+}
+
+// examples reads and converts the demonstrations that are successful or have weights. It returns Invalid
+// if none has a step to learn from.
+func (p *Policy) examples(ctx context.Context, demos iter.Seq2[policy.Demonstration, error]) ([]example, error) {
+	var out []example
+	failed := 0
+	for d, err := range demos {
+		if err != nil {
+			return nil, err
+		}
+		if err := contextError(ctx); err != nil {
+			return nil, err
+		}
+		if !d.Success && d.Weights == nil {
+			failed++
+			continue
+		}
+		e, err := p.example(d)
+		if err != nil {
+			return nil, plugins.AsError(err).WithPlace("demonstration %s", d.ID)
+		}
+		out = append(out, e)
+	}
+	if len(out) == 0 {
+		return nil, plugins.Errorf(plugins.Invalid, "no successful demonstration, %d failed", failed).
+			WithHint("record some with the env's expert, or start from a checkpoint")
+	}
+	if !slices.ContainsFunc(out, example.hasWeight) {
+		return nil, plugins.Errorf(plugins.Invalid, "all weights are 0").
+			WithHint("give the steps to learn from a weight above 0")
+	}
+	return out, nil
 }
 
 // example checks and converts a demonstration.
@@ -126,7 +152,7 @@ func (p *Policy) example(d policy.Demonstration) (example, error) {
 	}
 	n := d.Actions.Shape[0]
 	if n == 0 {
-		return e, plugins.Errorf(plugins.Invalid, "no step")
+		return e, plugins.Errorf(plugins.Invalid, "the demonstration has no steps")
 	}
 	actions := d.Actions.Float32s()
 	if !finite(actions) {
@@ -153,35 +179,36 @@ func (p *Policy) example(d policy.Demonstration) (example, error) {
 			e.proprio[i] = v[i*p.net.Proprio : (i+1)*p.net.Proprio]
 		}
 	}
-	e.pictures = make([][]byte, n)
+	e.images = make([][]byte, n)
 	if p.settings.Bool("image") {
-		t, err := p.picture(d.Images, 4)
+		t, err := p.image(d.Images, 4)
 		if err != nil {
 			return e, err
 		}
 		if t.Shape[0] != n {
-			return e, plugins.Errorf(plugins.Invalid, "%d pictures for %d actions", t.Shape[0], n)
+			return e, plugins.Errorf(plugins.Invalid, "%d images for %d actions", t.Shape[0], n)
 		}
 		size := t.Shape[1] * t.Shape[2] * 3
 		workers(n, func(_, i int) {
-			e.pictures[i] = make([]byte, side*side*3)
-			average(e.pictures[i], t.Data[i*size:(i+1)*size], t.Shape[1], t.Shape[2])
+			e.images[i] = make([]byte, side*side*3)
+			resizeArea(e.images[i], t.Data[i*size:(i+1)*size], t.Shape[1], t.Shape[2])
 		})
 	}
-	instruction(d.Instruction, e.words[:])
+	hashWords(d.Instruction, e.words[:])
 	if d.Weights != nil && len(d.Weights) != n {
 		return e, plugins.Errorf(plugins.Invalid, "%d weights for %d actions", len(d.Weights), n)
 	}
 	for t, w := range d.Weights {
 		if !(w >= 0) || math.IsInf(float64(w), 0) {
-			return e, plugins.Errorf(plugins.Invalid, "the weight of step %d is %v", t, w).WithHint("finite and 0 or more")
+			return e, plugins.Errorf(plugins.Invalid, "the weight of step %d is %v", t, w).
+				WithHint("use finite weights of 0 or more")
 		}
 	}
 	e.weights = d.Weights
 	return e, nil
 }
 
-// weight is the factor on the loss of action t.
+// weight returns the factor of the loss of action t.
 func (e *example) weight(t int) float32 {
 	if e.weights == nil {
 		return 1
@@ -189,15 +216,19 @@ func (e *example) weight(t int) float32 {
 	return e.weights[t]
 }
 
-// counts says whether there is an action to learn.
-func (e example) counts() bool {
+// hasWeight reports whether any action has a weight above 0.
+func (e example) hasWeight() bool {
 	return e.weights == nil || slices.ContainsFunc(e.weights, func(w float32) bool { return w > 0 })
 }
 
-// measure sets the proprio's mean and scale, the units of actions and the clock's horizon from the demonstrations. An entry that hardly moves is not blown up: the scale is at
-// least 0.02 (2 cm for a position, 0.02 of a gripper that goes from 0 to 1), for an angle 0.1 rad. Of an action dimension that never leaves a quarter of its range
-// the unit is the setting idle_range, of others half their range; dimensions that the shift corrects are such others.
-func (p *Policy) measure(examples []example) {
+// fitScales sets the mean and scale of proprio, the action units and the clock's horizon from the
+// demonstrations.
+//
+// The scale of a proprio entry is at least 0.02 (2 cm for a position), or 0.1 rad for an angle, so that
+// an entry that hardly moves is not amplified. The unit of an action dimension is half its range. For a
+// dimension that stays below [idleThreshold] and that the shift does not correct, it is that times the
+// setting idle_range.
+func (p *Policy) fitScales(examples []example) {
 	n := p.net.Proprio
 	sum, squares, count, longest := make([]float64, n), make([]float64, n), 0.0, 0
 	for _, e := range examples {
@@ -214,23 +245,23 @@ func (p *Policy) measure(examples []example) {
 	for i := range n {
 		m := sum[i] / count
 		p.state.mean[i] = float32(m)
-		least := 0.02
+		minScale := 0.02
 		if strings.HasSuffix(p.env.Proprio[i], "[rad]") {
-			least = 0.1
+			minScale = 0.1
 		}
-		p.state.scale[i] = float32(max(math.Sqrt(max(squares[i]/count-m*m, 0)), least))
+		p.state.scale[i] = float32(max(math.Sqrt(max(squares[i]/count-m*m, 0)), minScale))
 	}
-	most := make([]float32, p.net.Actions)
+	largest := make([]float32, p.net.Actions)
 	for _, e := range examples {
 		for _, row := range e.actions {
 			for d, v := range row {
-				most[d] = max(most[d], v, -v)
+				largest[d] = max(largest[d], v, -v)
 			}
 		}
 	}
 	p.state.units = ones(p.net.Actions)
-	for d, v := range most {
-		if v < idle && !slices.ContainsFunc(p.pairs(), func(q pair) bool { return q.action == d }) {
+	for d, v := range largest {
+		if v < idleThreshold && !slices.ContainsFunc(p.pairs(), func(q pair) bool { return q.action == d }) {
 			p.state.units[d] = float32(p.settings.Float("idle_range"))
 		}
 	}
@@ -239,12 +270,12 @@ func (p *Policy) measure(examples []example) {
 	}
 }
 
-// toUnits divides the actions by the policy's units of them.
-func (p *Policy) toUnits(examples []example) {
+// scaleActions converts the actions to the policy's action units, in place.
+func (p *Policy) scaleActions(examples []example) {
 	for _, e := range examples {
 		for _, row := range e.actions {
 			for d := range row {
-				if row[d] /= p.state.units[d]; p.net.Head == "tokens" { // bins cover no more
+				if row[d] /= p.state.units[d]; p.net.Head == "tokens" { // the bins cover -1 to 1
 					row[d] = min(max(row[d], -1), 1)
 				}
 			}
@@ -252,7 +283,8 @@ func (p *Policy) toUnits(examples []example) {
 	}
 }
 
-// pairs finds the proprio entries and action dimensions of the corrective shift by their names.
+// pairs returns the proprio entries and action dimensions of the settings shift_proprio and shift_actions
+// that the env has.
 func (p *Policy) pairs() []pair {
 	var out []pair
 	actions := p.settings.Strings("shift_actions")
@@ -272,11 +304,12 @@ func (p *Policy) pairs() []pair {
 	return out
 }
 
-// reach estimates how far the gripper moves in one step for half the range of an action, from displacements over shift_steps steps against the summed
-// actions, by least squares through 0, all pairs together. 0: nothing moved.
-func (p *Policy) reach(examples []example, pairs []pair) float64 {
+// estimateDelta estimates how far the gripper moves in one step for half the range of an action. It fits
+// displacements over shift_steps steps to the summed actions of all pairs, by least squares through 0.
+// The result is 0 if nothing moved.
+func (p *Policy) estimateDelta(examples []example, pairs []pair) float64 {
 	k := p.settings.Int("shift_steps")
-	var top, bottom float64
+	var numerator, denominator float64
 	for _, e := range examples {
 		for t := 0; t+k < len(e.actions); t++ {
 			for _, q := range pairs {
@@ -284,82 +317,61 @@ func (p *Policy) reach(examples []example, pairs []pair) float64 {
 				for _, row := range e.actions[t : t+k] {
 					sum += float64(row[q.action])
 				}
-				top += sum * float64(e.proprio[t+k][q.proprio]-e.proprio[t][q.proprio])
-				bottom += sum * sum
+				numerator += sum * float64(e.proprio[t+k][q.proprio]-e.proprio[t][q.proprio])
+				denominator += sum * sum
 			}
 		}
 	}
-	if bottom == 0 {
+	if denominator == 0 {
 		return 0
 	}
-	return max(top/bottom, 0)
+	return max(numerator/denominator, 0)
 }
 
-// imitationSteps is the number of gradient steps when the call asks for so many; 0: it leaves it to the policy.
-func (p *Policy) imitationSteps(asked int) int {
-	switch own := p.settings.Int("imitate_steps"); {
-	case asked > 0:
-		return asked
-	case own > 0:
-		return own
+// imitationSteps returns the number of gradient steps for a call that requests the given number (0: the
+// default).
+func (p *Policy) imitationSteps(requested int) int {
+	switch configured := p.settings.Int("imitate_steps"); {
+	case requested > 0:
+		return requested
+	case configured > 0:
+		return configured
 	case p.net.Actions >= fullPose:
 		return imitateStepsFullPose
 	}
 	return imitateSteps
 }
 
-// clone runs the gradient steps of imitation.
-func (p *Policy) clone(ctx context.Context, im policy.Imitate, examples []example, progress func(done, loss float64)) error {
+// cloneBehaviour runs the gradient steps of imitation and reports the loss's moving average to progress.
+func (p *Policy) cloneBehaviour(ctx context.Context, im policy.Imitate, examples []example,
+	progress func(done, loss float64)) error {
 	steps := p.imitationSteps(im.Steps)
-	g := p.augmenting(examples)
+	g := p.newAugmenter(examples)
 	if g.sigma > 0 && len(g.pairs) > 0 && g.scale[0] == 0 {
-		return plugins.Errorf(plugins.Invalid, "the demonstrations do not show how far an action moves the gripper").WithHint("set policy.tiny.delta_scale, or policy.tiny.shift = 0")
+		return plugins.Errorf(plugins.Invalid, "the demonstrations do not show how far an action moves the gripper").
+			WithHint("set policy.tiny.delta_scale, or policy.tiny.shift = 0")
 	}
-	frames, copies := p.settings.Int("imitate_batch"), p.settings.Int("imitate_copies")
-	perPass := max(min(maxRows/copies, (frames+1)/2), 1)
-	n := (frames + perPass - 1) / perPass
-	passes := make([]*pass, n)
-	parts := make([][]float32, n)
-	for i := range n {
-		passes[i], parts[i] = newPass(p.net, perPass, perPass*copies), make([]float32, p.net.size)
-	}
-	losses, counts := make([]float64, n), make([]float64, n)
+	b := p.newImitationBatch(g, im.Seed)
 	mean := math.NaN()
 	for step := range steps {
-		if err := canceled(ctx); err != nil {
+		if err := contextError(ctx); err != nil {
 			return err
 		}
-		workers(n, func(_, k int) {
-			ps := passes[k]
-			ps.reset()
-			targets, weights := make([][]float32, 0, perPass*copies), make([][]float32, 0, perPass*copies)
-			for f := k * perPass; f < min((k+1)*perPass, frames); f++ {
-				r := rand.New(rand.NewPCG(im.Seed, uint64(step*frames+f)))
-				g.draw(r, ps, copies, func(target, weight []float32) { targets, weights = append(targets, target), append(weights, weight) })
-			}
-			ps.forward(p.state.weights)
-			clear(ps.dout)
-			losses[k], counts[k] = 0, 0
-			for i := range targets {
-				losses[k] += p.head.imitate(ps.result(i), targets[i], weights[i], 1/float64(frames*copies*p.net.Actions), ps.gradient(i))
-				for _, w := range weights[i] {
-					counts[k] += float64(w)
-				}
-			}
-			clear(parts[k])
-			ps.backward(p.state.weights, parts[k])
-		})
-		var loss, count float64
-		for k := range n {
-			loss, count = loss+losses[k], count+counts[k]
-		}
-		loss /= max(count, math.SmallestNonzeroFloat32) // a batch may hold no step that counts
-		d := total(parts)
-		if norm := clip(d, p.settings.Float("grad_clip")); math.IsNaN(loss+norm) || math.IsInf(loss+norm, 0) {
-			return plugins.Errorf(plugins.Diverged, "loss or gradient is not finite at step %d; nothing was changed", step).WithHint("lower policy.tiny.imitate_lr")
+		loss, gradient := b.lossGradient(step)
+		norm := clipNorm(gradient, p.settings.Float("grad_clip"))
+		if math.IsNaN(loss+norm) || math.IsInf(loss+norm, 0) {
+			return plugins.Errorf(plugins.Diverged,
+				"loss or gradient is not finite at step %d; nothing was changed", step).
+				WithHint("lower policy.tiny.imitate_lr")
 		}
 		lr := p.settings.Float("imitate_lr") * 0.5 * (1 + math.Cos(math.Pi*float64(step)/float64(steps)))
-		p.state.adam.step(p.state.weights, d, lr, p.settings.Float("adam_beta1"), p.settings.Float("adam_beta2"))
+		p.state.adam.step(
+			p.state.weights,
+			gradient,
+			lr,
+			p.settings.Float("adam_beta1"),
+			p.settings.Float("adam_beta2"),
+		)
 		if mean = 0.95*mean + 0.05*loss; math.IsNaN(mean) {
 			mean = loss
 		}
@@ -370,61 +382,142 @@ func (p *Policy) clone(ctx context.Context, im policy.Imitate, examples []exampl
 	return nil
 }
 
-// augmented draws augmented samples.
-type augmented struct {
-	p          *Policy
-	examples   []example
-	starts     []int // number of frames in the examples before
-	frames     int
-	pairs      []pair
-	sigma      float64   // metres
-	scale      []float64 // metres a step for half the range of the action, one a pair
-	back       int
-	image      int
-	brightness float64
-	jitter     float64
-	free       []int   // proprio entries that no pair corrects
-	noise      float64 // standard deviation that these get, in units of their scale
-	bounded    bool    // labels must lie within the action range, as bins need it; a mean beyond it saturates at the same action and leaves the correction linear
+// imitationBatch computes the loss of a batch of augmented samples, in passes of a fixed size that run in
+// parallel.
+type imitationBatch struct {
+	p              *Policy
+	g              *augmenter
+	seed           uint64
+	frames, copies int
+	perPass        int // frames per pass
+	passes         []*pass
+	parts          [][]float32 // gradients, one per pass
+	losses, counts []float64   // sums of losses and weights, one per pass
 }
 
-func (p *Policy) augmenting(examples []example) *augmented {
+func (p *Policy) newImitationBatch(g *augmenter, seed uint64) *imitationBatch {
+	b := &imitationBatch{
+		p:      p,
+		g:      g,
+		seed:   seed,
+		frames: p.settings.Int("imitate_batch"),
+		copies: p.settings.Int("imitate_copies"),
+	}
+	b.perPass = max(min(maxRows/b.copies, (b.frames+1)/2), 1)
+	n := (b.frames + b.perPass - 1) / b.perPass
+	b.losses, b.counts = make([]float64, n), make([]float64, n)
+	for range n {
+		b.passes = append(b.passes, newPass(p.net, b.perPass, b.perPass*b.copies))
+		b.parts = append(b.parts, make([]float32, p.net.size))
+	}
+	return b
+}
+
+// lossGradient draws the batch of a step and returns its mean loss and the gradient, which is valid until
+// the next call.
+func (b *imitationBatch) lossGradient(step int) (float64, []float32) {
+	workers(len(b.passes), func(_, k int) { b.runPass(step, k) })
+	var loss, count float64
+	for k := range b.passes {
+		loss, count = loss+b.losses[k], count+b.counts[k]
+	}
+	return loss / max(count, math.SmallestNonzeroFloat32), sumParts(b.parts) // all weights of a batch may be 0
+}
+
+// runPass computes loss, weights and gradient of pass k.
+func (b *imitationBatch) runPass(step, k int) {
+	p, ps := b.p, b.passes[k]
+	ps.reset()
+	targets, weights := make([][]float32, 0, b.perPass*b.copies), make([][]float32, 0, b.perPass*b.copies)
+	for f := k * b.perPass; f < min((k+1)*b.perPass, b.frames); f++ {
+		r := rand.New(rand.NewPCG(b.seed, uint64(step*b.frames+f)))
+		b.g.draw(r, ps, b.copies, func(target, weight []float32) {
+			targets, weights = append(targets, target), append(weights, weight)
+		})
+	}
+	ps.forward(p.state.weights)
+	clear(ps.dout)
+	b.losses[k], b.counts[k] = 0, 0
+	scale := 1 / float64(b.frames*b.copies*p.net.Actions)
+	for i := range targets {
+		b.losses[k] += p.head.imitationLoss(ps.result(i), targets[i], weights[i], scale, ps.gradient(i))
+		for _, w := range weights[i] {
+			b.counts[k] += float64(w)
+		}
+	}
+	clear(b.parts[k])
+	ps.backward(p.state.weights, b.parts[k])
+}
+
+// augmenter draws augmented samples.
+type augmenter struct {
+	p          *Policy
+	examples   []example
+	starts     []int // index of each example's first frame
+	frames     int   // in all examples
+	pairs      []pair
+	sigma      float64   // standard deviation of the shift, in metres
+	scale      []float64 // metres per step for half the range of the action, one per pair
+	shiftSteps int       // steps over which labels undo the shift
+	imageShift int
+	brightness float64
+	jitter     float64 // standard deviation of the clock's shift, in env steps
+	noisy      []int   // proprio entries that no pair corrects
+	noise      float64 // standard deviation of their noise, in units of their scale
+
+	// bounded clips labels to the action range, because bins cover no more. The Gaussian's mean may lie
+	// beyond it: the env clips the action, and the correction stays linear.
+	bounded bool
+}
+
+func (p *Policy) newAugmenter(examples []example) *augmenter {
 	s := p.settings
-	g := &augmented{p: p, examples: examples, pairs: p.pairs(), sigma: s.Float("shift"), back: s.Int("shift_steps"), image: s.Int("image_shift"),
-		brightness: s.Float("brightness"), jitter: s.Float("clock_jitter"),
-		noise: s.Float("proprio_noise"), bounded: p.net.Head == "tokens"}
+	g := &augmenter{
+		p:          p,
+		examples:   examples,
+		pairs:      p.pairs(),
+		sigma:      s.Float("shift"),
+		shiftSteps: s.Int("shift_steps"),
+		imageShift: s.Int("image_shift"),
+		brightness: s.Float("brightness"),
+		jitter:     s.Float("clock_jitter"),
+		noise:      s.Float("proprio_noise"),
+		bounded:    p.net.Head == "tokens",
+	}
 	for i := range p.env.Proprio {
 		if !slices.ContainsFunc(g.pairs, func(q pair) bool { return q.proprio == i }) {
-			g.free = append(g.free, i)
+			g.noisy = append(g.noisy, i)
 		}
 	}
 	for _, e := range examples {
 		g.starts = append(g.starts, g.frames)
 		g.frames += len(e.actions)
 	}
-	reach := p.reach(examples, g.pairs)
+	delta := p.estimateDelta(examples, g.pairs)
 	for _, q := range g.pairs {
 		if v := s.Float("delta_scale"); v > 0 {
-			reach = v * float64(p.env.Action.High[q.action]-p.env.Action.Low[q.action]) / 2
+			delta = v * float64(p.env.Action.High[q.action]-p.env.Action.Low[q.action]) / 2
 		}
-		g.scale = append(g.scale, reach)
+		g.scale = append(g.scale, delta)
 	}
 	return g
 }
 
-// draw adds one frame and its copies to the pass, and gives each copy's labels and their weights (0 beyond the demonstration's end).
-func (g *augmented) draw(r *rand.Rand, ps *pass, copies int, label func(target, weight []float32)) {
+// draw adds one frame and its augmented copies to the pass. It calls label with each copy's targets and
+// weights, both [chunk, action dim]; weights beyond the demonstration's end are 0.
+func (g *augmenter) draw(r *rand.Rand, ps *pass, copies int, label func(target, weight []float32)) {
 	i := r.IntN(g.frames)
 	which, _ := slices.BinarySearch(g.starts, i+1)
 	e := &g.examples[which-1]
 	t := i - g.starts[which-1]
-	picture := e.pictures[t]
-	if picture != nil && (g.image > 0 || g.brightness > 0) {
-		moved := make([]byte, len(picture))
-		move(moved, picture, r.IntN(2*g.image+1)-g.image, r.IntN(2*g.image+1)-g.image, float32(1+g.brightness*(2*r.Float64()-1)))
-		picture = moved
+	image := e.images[t]
+	if image != nil && (g.imageShift > 0 || g.brightness > 0) {
+		shifted := make([]byte, len(image))
+		dy, dx := r.IntN(2*g.imageShift+1)-g.imageShift, r.IntN(2*g.imageShift+1)-g.imageShift
+		shiftImage(shifted, image, dy, dx, float32(1+g.brightness*(2*r.Float64()-1)))
+		image = shifted
 	}
-	f := ps.look(picture)
+	f := ps.addImage(image)
 	dim := g.p.net.Actions
 	for range copies {
 		proprio := slices.Clone(e.proprio[t])
@@ -436,30 +529,37 @@ func (g *augmented) draw(r *rand.Rand, ps *pass, copies int, label func(target, 
 			}
 		}
 		if g.sigma > 0 {
-			sigma := g.sigma
-			if r.IntN(4) == 0 { // far off the path too, where a late or stuck gripper is
-				sigma *= 3
-			}
-			for n, q := range g.pairs {
-				by := r.NormFloat64() * sigma
-				proprio[q.proprio] += float32(by)
-				for k := range min(g.back, g.p.net.Chunk) {
-					v := &target[k*dim+q.action]
-					*v -= float32(by / float64(g.back) / g.scale[n])
-					if g.bounded {
-						*v = min(max(*v, -1), 1)
-					}
-				}
-			}
+			g.shift(r, proprio, target)
 		}
-		for _, i := range g.free {
+		for _, i := range g.noisy {
 			proprio[i] += float32(r.NormFloat64()*g.noise) * g.p.state.scale[i]
 		}
 		step := float64(t)
 		if g.jitter > 0 {
 			step += r.NormFloat64() * g.jitter
 		}
-		g.p.inputs(ps.add(f), proprio, e.words[:], step)
+		g.p.inputs(ps.addSample(f), proprio, e.words[:], step)
 		label(target, weight)
+	}
+}
+
+// shift moves the gripper position in proprio by a random amount and corrects target [chunk, action dim]
+// to undo it.
+func (g *augmenter) shift(r *rand.Rand, proprio, target []float32) {
+	sigma := g.sigma
+	if r.IntN(4) == 0 { // a quarter of the samples is far off the path, where a late or stuck gripper is
+		sigma *= 3
+	}
+	dim := g.p.net.Actions
+	for n, q := range g.pairs {
+		by := r.NormFloat64() * sigma
+		proprio[q.proprio] += float32(by)
+		for k := range min(g.shiftSteps, g.p.net.Chunk) {
+			v := &target[k*dim+q.action]
+			*v -= float32(by / float64(g.shiftSteps) / g.scale[n])
+			if g.bounded {
+				*v = min(max(*v, -1), 1)
+			}
+		}
 	}
 }

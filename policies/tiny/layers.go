@@ -7,11 +7,13 @@ import (
 	"gonum.org/v1/gonum/blas/blas32"
 )
 
-// Every layer holds its sizes and where its weights lie in the network's one flat parameter vector p; gradients go to a vector g of the same layout and
-// are added, never overwritten. Matrices are row-major, a batch's items are rows.
+// maxRows is the maximum number of rows of a batch. gonum's Gemm sums over k in blocks of 64 when a
+// product has four or more blocks of 64x64, and at once when it has fewer, so the rounding of a row could
+// depend on the number of rows. With at most 64 rows a batch is one block and this cannot happen.
 //
-// gonum's Gemm walks k in blocks of 64 when a product has four or more blocks of 64x64 and in one go when it has fewer, so a row's rounding could depend
-// on the number of rows. It does not here: a batch never has more than maxRows = 64 rows, which is one block.
+// Every layer stores its sizes and the indices of its weights in the network's flat parameter vector p.
+// Gradients are added to a vector g of the same layout. Matrices are row-major; the items of a batch are
+// rows.
 const maxRows = 64
 
 func matrix(data []float32, rows, cols int) blas32.General {
@@ -34,13 +36,30 @@ func (l linear) forward(p, x, y []float32, n int) {
 
 // backward adds the gradients of W and b to g and writes dx, unless it is nil.
 func (l linear) backward(p, g, x, dy, dx []float32, n int) {
-	blas32.Gemm(blas.Trans, blas.NoTrans, 1, matrix(dy, n, l.out), matrix(x, n, l.in), 1, matrix(g[l.w:], l.out, l.in))
+	blas32.Gemm(
+		blas.Trans,
+		blas.NoTrans,
+		1,
+		matrix(dy, n, l.out),
+		matrix(x, n, l.in),
+		1,
+		matrix(g[l.w:], l.out, l.in),
+	)
 	addRows(g[l.b:l.b+l.out], dy, n)
 	if dx != nil {
-		blas32.Gemm(blas.NoTrans, blas.NoTrans, 1, matrix(dy, n, l.out), matrix(p[l.w:], l.out, l.in), 0, matrix(dx, n, l.in))
+		blas32.Gemm(
+			blas.NoTrans,
+			blas.NoTrans,
+			1,
+			matrix(dy, n, l.out),
+			matrix(p[l.w:], l.out, l.in),
+			0,
+			matrix(dx, n, l.in),
+		)
 	}
 }
 
+// addRows adds n rows of len(sum) values to sum.
 func addRows(sum, rows []float32, n int) {
 	for i := range n {
 		for j, v := range rows[i*len(sum) : (i+1)*len(sum)] {
@@ -49,8 +68,9 @@ func addRows(sum, rows []float32, n int) {
 	}
 }
 
-// conv is a convolution over [h, w, in] with square kernels and zero padding such that the output is ceil(h/stride) x ceil(w/stride) x out; when the
-// padding is odd the extra row and column lie at the far side. W is [out, kernel*kernel*in].
+// conv is a convolution over [h, w, in] with square kernels. Zero padding makes the output ceil(h/stride)
+// x ceil(w/stride) x out; with an odd padding the extra row and column are at the far side. W is [out,
+// kernel*kernel*in].
 type conv struct {
 	h, w, in       int
 	out            int
@@ -67,7 +87,8 @@ func (c conv) fan() int       { return c.kernel * c.kernel * c.in }
 
 func padding(size, out, kernel, stride int) int { return max((out-1)*stride+kernel-size, 0) / 2 }
 
-// rows calls f for every run of consecutive inputs that the kernel rows cover: n values at input index x belong at column index col of the im2col matrix.
+// rows calls f for every run of consecutive inputs under a kernel row: n values at input index x belong
+// at index col of the im2col matrix.
 func (c conv) rows(f func(col, x, n int)) {
 	oh, ow := c.outH(), c.outW()
 	top, left := padding(c.h, oh, c.kernel, c.stride), padding(c.w, ow, c.kernel, c.stride)
@@ -93,10 +114,10 @@ func (c conv) columns(x, cols []float32) {
 	c.rows(func(col, i, n int) { copy(cols[col:col+n], x[i:i+n]) })
 }
 
-// tile is the number of im2col rows in one Gemm: small enough for gonum not to start goroutines of its own.
+// tile is the number of im2col rows in one Gemm, small enough that gonum starts no goroutines.
 const tile = 128
 
-// forward computes y [outH, outW, out] of one image; cols is scratch of positions*fan.
+// forward computes y [outH, outW, out] of one image x [h, w, in]; cols is scratch space of positions*fan.
 func (c conv) forward(p, x, y, cols []float32) {
 	c.columns(x, cols)
 	n, k := c.positions(), c.fan()
@@ -114,7 +135,15 @@ func (c conv) forward(p, x, y, cols []float32) {
 func (c conv) backward(p, g, x, dy, dx, cols, dcols []float32) {
 	c.columns(x, cols)
 	n, k := c.positions(), c.fan()
-	blas32.Gemm(blas.Trans, blas.NoTrans, 1, matrix(dy, n, c.out), matrix(cols, n, k), 1, matrix(g[c.weight:], c.out, k))
+	blas32.Gemm(
+		blas.Trans,
+		blas.NoTrans,
+		1,
+		matrix(dy, n, c.out),
+		matrix(cols, n, k),
+		1,
+		matrix(g[c.weight:], c.out, k),
+	)
 	addRows(g[c.bias:c.bias+c.out], dy, n)
 	if dx == nil {
 		return
@@ -150,8 +179,9 @@ func reluBackward(y, dy []float32) {
 	}
 }
 
-// spatialSoftmax gives, for each channel of x [h, w, c], the expected column and row (each in -1 to 1) under softmax(x) over the pixels: y [c, 2].
-// prob [h, w, c] keeps the softmax for the way back. (Levine et al., End-to-End Training of Deep Visuomotor Policies, 2016, section 4.)
+// spatialSoftmax computes, for each channel of x [h, w, c], the expected column and row (each in -1 to 1)
+// under softmax(x) over the pixels: y [c, 2]. prob [h, w, c] keeps the softmax for the backward pass. See
+// Levine et al., End-to-End Training of Deep Visuomotor Policies, 2016, section 4.
 func spatialSoftmax(x, y, prob []float32, h, w, c int) {
 	for ch := range c {
 		top := float32(math.Inf(-1))
@@ -189,7 +219,7 @@ func spatialSoftmaxBackward(y, dy, prob, dx []float32, h, w, c int) {
 	}
 }
 
-// coordinate places pixel i of n in -1 to 1.
+// coordinate maps pixel i of n to -1 to 1.
 func coordinate(i, n int) float64 {
 	if n < 2 {
 		return 0

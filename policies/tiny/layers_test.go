@@ -24,8 +24,9 @@ func dot(a, b []float32) float64 {
 	return s
 }
 
-// checkGradient compares g with central differences of f by every entry of x (at most 80 of them, drawn by r).
-func checkGradient(t *testing.T, r *rand.Rand, what string, f func() float64, x, g []float32, h float32, tolerance float64) {
+// checkGradient compares g with central differences of f by the entries of x (at most 80, drawn by r).
+func checkGradient(t *testing.T, r *rand.Rand, what string, f func() float64, x, g []float32, h float32,
+	tolerance float64) {
 	t.Helper()
 	var scale float64
 	for _, v := range g {
@@ -66,7 +67,7 @@ func TestConvGradient(t *testing.T) {
 		{h: 8, w: 8, in: 2, out: 3, kernel: 3, stride: 2},
 		{h: 8, w: 12, in: 3, out: 2, kernel: 4, stride: 4},
 		{h: 6, w: 5, in: 1, out: 2, kernel: 5, stride: 2},
-		{h: 5, w: 5, in: 2, out: 2, kernel: 2, stride: 3}, // pixels that nobody sees
+		{h: 5, w: 5, in: 2, out: 2, kernel: 2, stride: 3}, // some pixels are never read
 		{h: 16, w: 16, in: 1, out: 1, kernel: 1, stride: 1},
 	} {
 		r := rand.New(rand.NewPCG(2, 1))
@@ -82,7 +83,7 @@ func TestConvGradient(t *testing.T) {
 	}
 }
 
-// TestConvValue compares with the definition of a convolution, written out.
+// TestConvValue compares forward with the definition of a convolution.
 func TestConvValue(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 1))
 	c := conv{h: 7, w: 6, in: 2, out: 3, kernel: 3, stride: 2}
@@ -123,10 +124,10 @@ func TestSpatialSoftmaxGradient(t *testing.T) {
 	checkGradient(t, r, "input", loss, x, dx, 0.02, 2e-3)
 
 	clear(x)
-	x[(1*w+4)*c] = 50 // one bright pixel: the expectation is its place
+	x[(1*w+4)*c] = 50 // one bright pixel: the expectation is its position
 	loss()
 	require.InDeltaSlice(t, []float64{1, 2.0/3 - 1}, []float64{float64(y[0]), float64(y[1])}, 1e-6)
-	require.InDelta(t, 0, float64(y[2]), 1e-6, "flat: the middle")
+	require.InDelta(t, 0, float64(y[2]), 1e-6, "a flat channel gives the middle")
 }
 
 func TestReluGradient(t *testing.T) {
@@ -138,7 +139,11 @@ func TestReluGradient(t *testing.T) {
 }
 
 func TestHeadGradients(t *testing.T) {
-	for name, h := range map[string]head{"gaussian": gaussian{3, 2, 0.3}, "gaussian, noise a chunk": steady{gaussian{3, 2, 0.3}}, "tokens": tokens{3, 2, 5}} {
+	for name, h := range map[string]head{
+		"gaussian":       gaussian{3, 2, 0.3},
+		"chunk gaussian": chunkGaussian{gaussian{3, 2, 0.3}},
+		"tokens":         tokens{3, 2, 5},
+	} {
 		t.Run(name, func(t *testing.T) {
 			const elements, temperature = 6, 1.3
 			r := rand.New(rand.NewPCG(5, 1))
@@ -157,22 +162,28 @@ func TestHeadGradients(t *testing.T) {
 			}
 			g := make([]float32, len(out))
 			h.logProbBackward(out, sample, temperature, weights, g)
-			checkGradient(t, r, "log-probability", func() float64 { h.logProb(out, sample, temperature, lp); return sum() }, out, g, 1e-2, 1e-3)
+			checkGradient(t, r, "log-probability",
+				func() float64 { h.logProb(out, sample, temperature, lp); return sum() }, out, g, 1e-2, 1e-3)
 			clear(g)
 			h.divergenceBackward(out, ref, temperature, weights, g)
-			checkGradient(t, r, "divergence", func() float64 { h.divergence(out, ref, temperature, lp); return sum() }, out, g, 1e-2, 1e-3)
+			checkGradient(t, r, "divergence",
+				func() float64 { h.divergence(out, ref, temperature, lp); return sum() }, out, g, 1e-2, 1e-3)
 			h.divergence(out, out, temperature, lp)
 			require.InDeltaSlice(t, make([]float64, elements), lp, 1e-12)
 
 			clear(g)
 			target, weight := []float32{-0.9, 0.3, 0, 1, -1, 0.5}, []float32{1, 1, 0, 1, 1, 1}
-			h.imitate(out, target, weight, 0.5, g)
-			checkGradient(t, r, "imitation", func() float64 { return 0.5 * h.imitate(out, target, weight, 0.5, make([]float32, len(out))) }, out, g, 1e-2, 1e-3)
+			h.imitationLoss(out, target, weight, 0.5, g)
+			checkGradient(t, r, "imitation",
+				func() float64 {
+					return 0.5 * h.imitationLoss(out, target, weight, 0.5,
+						make([]float32, len(out)))
+				}, out, g, 1e-2, 1e-3)
 		})
 	}
 }
 
-// TestHeadDistributions draws many samples: what the log-probabilities promise is what comes.
+// TestHeadDistributions draws many samples and compares their frequencies with the log-probabilities.
 func TestHeadDistributions(t *testing.T) {
 	r := rand.New(rand.NewPCG(6, 1))
 	k := tokens{1, 1, 4}
@@ -203,7 +214,7 @@ func TestHeadDistributions(t *testing.T) {
 	for v, want := range map[float32]int{-1: 0, -0.51: 0, -0.49: 1, 0.1: 2, 1: 3, 3: 3, -3: 0} {
 		require.Equal(t, want, k.bin(v), v)
 	}
-	require.InDelta(t, -0.75, float64(k.unit(0)), 1e-6)
+	require.InDelta(t, -0.75, float64(k.value(0)), 1e-6)
 }
 
 func TestAverage(t *testing.T) {
@@ -216,19 +227,20 @@ func TestAverage(t *testing.T) {
 			src[i] = byte(r.IntN(256))
 			in += float64(src[i]) / float64(len(src))
 		}
-		average(dst, src, h, w)
+		resizeArea(dst, src, h, w)
 		for _, v := range dst {
 			out += float64(v) / float64(len(dst))
 		}
-		require.InDelta(t, in, out, 0.2, "%v: the mean stays, but for halves that are rounded up", size)
+		require.InDelta(t, in, out, 0.2, "%v: the mean is kept, except that halves are rounded up", size)
 		if h == 128 {
-			want := (float64(src[(2*128+6)*3]) + float64(src[(2*128+7)*3]) + float64(src[(3*128+6)*3]) + float64(src[(3*128+7)*3])) / 4
+			at := func(y, x int) float64 { return float64(src[(y*128+x)*3]) }
+			want := (at(2, 6) + at(2, 7) + at(3, 6) + at(3, 7)) / 4
 			require.InDelta(t, want, float64(dst[(1*side+3)*3]), 0.51)
 		}
 		for i := range src {
 			src[i] = 255
 		}
-		average(dst, src, h, w)
+		resizeArea(dst, src, h, w)
 		for _, v := range dst {
 			require.Equal(t, byte(255), v)
 		}
@@ -236,21 +248,21 @@ func TestAverage(t *testing.T) {
 }
 
 func TestInstruction(t *testing.T) {
-	var a, b, c [words]float32
-	instruction("Put the red block on the plate", a[:])
-	instruction("on the plate put, the RED block!", b[:])
-	instruction("put the blue block on the plate", c[:])
+	var a, b, c [wordBuckets]float32
+	hashWords("Put the red block on the plate", a[:])
+	hashWords("on the plate put, the RED block!", b[:])
+	hashWords("put the blue block on the plate", c[:])
 	require.Equal(t, a, b)
 	require.NotEqual(t, a, c)
 	require.InDelta(t, 1, dot(a[:], a[:]), 1e-6)
-	instruction("", c[:])
-	require.Equal(t, [words]float32{}, c)
+	hashWords("", c[:])
+	require.Equal(t, [wordBuckets]float32{}, c)
 }
 
-// TestSteadyNoise: one draw shifts the whole chunk, and its density is that of the shift.
-func TestSteadyNoise(t *testing.T) {
+// TestChunkNoise checks that one draw shifts the whole chunk, and that its density is that of the shift.
+func TestChunkNoise(t *testing.T) {
 	const chunk, dim, std = 4, 2, 0.3
-	g := steady{gaussian{chunk, dim, std}}
+	g := chunkGaussian{gaussian{chunk, dim, std}}
 	r := rand.New(rand.NewPCG(3, 3))
 	out, sample, lp := random(r, chunk*dim), make([]float32, chunk*dim), make([]float64, chunk*dim)
 	g.sample(out, r, 1, true, sample)
@@ -260,13 +272,13 @@ func TestSteadyNoise(t *testing.T) {
 	for range draws {
 		g.sample(out, r, 2, false, sample)
 		for i := dim; i < len(sample); i++ {
-			require.InDelta(t, sample[i%dim]-out[i%dim], sample[i]-out[i], 1e-6, "every position is shifted alike")
+			require.InDelta(t, sample[i%dim]-out[i%dim], sample[i]-out[i], 1e-6, "every position has the same shift")
 		}
 		shift := float64(sample[0] - out[0])
 		square += shift * shift
 		g.logProb(out, sample, 2, lp)
 		require.InDelta(t, -shift*shift/2/(2*std)/(2*std)-math.Log(2*std*math.Sqrt(2*math.Pi)), lp[0], 1e-5)
-		require.Equal(t, make([]float64, (chunk-1)*dim), lp[dim:], "what follows from the first position has probability 1")
+		require.Equal(t, make([]float64, (chunk-1)*dim), lp[dim:], "positions after the first have probability 1")
 	}
 	require.InDelta(t, 2*std, math.Sqrt(square/draws), 0.02)
 }

@@ -15,7 +15,7 @@ import (
 // side is the height and width that every image is averaged to.
 const side = 64
 
-// shape is everything that fixes the number and meaning of the parameters; a checkpoint carries it.
+// shape fixes the number and meaning of the parameters. It is part of a checkpoint.
 type shape struct {
 	Conv    [][3]int `json:"conv"` // channels, kernel, stride
 	Vision  int      `json:"vision"`
@@ -29,19 +29,21 @@ type shape struct {
 	Bins    int      `json:"bins"` // 0 for the Gaussian head
 }
 
-// rest is the number of inputs beside the picture.
-func (s shape) rest() int { return s.Proprio + s.Words + s.Bases }
+// vectorInputs is the number of inputs besides the image.
+func (s shape) vectorInputs() int { return s.Proprio + s.Words + s.Bases }
 
-// net is the network: convolutions with ReLU over the picture; from their last layer the spatial softmax and a linear layer with ReLU; these, proprio,
-// words and clock go through two hidden layers with ReLU to the head's outputs. Proprio, words and clock also go there directly (skip): "this far off the path,
-// steer back by so much" is linear, and two ReLU layers took three times the steps to learn half of it.
+// net is the network. Convolutions with ReLU process the image. Their last layer feeds the spatial
+// softmax and a linear layer with ReLU. These visual features and the vector inputs (proprio, words and
+// clock) go through two hidden layers with ReLU to the head's outputs. The vector inputs also reach the
+// outputs through a linear layer (skip), because steering back by an amount proportional to the distance
+// from the path is a linear function.
 type net struct {
 	shape
 	convs   []conv
 	flatten linear
 	hidden  [2]linear
 	output  linear
-	skip    int // parameter index of W [outputs, rest]; it has no bias, output has one
+	skip    int // parameter index of W [outputs, vectorInputs]; the bias is that of output
 	outputs int
 	size    int // parameters
 	names   []section
@@ -53,6 +55,7 @@ type section struct {
 	Shape []int  `json:"shape"`
 }
 
+// newNet lays out the parameters of a network with the given number of outputs.
 func newNet(s shape, outputs int) *net {
 	n := &net{shape: s, outputs: outputs}
 	take := func(name string, dims ...int) int {
@@ -76,35 +79,27 @@ func newNet(s shape, outputs int) *net {
 		h, w, c = v.outH(), v.outW(), v.out
 	}
 	n.flatten = dense("vision", h*w*c, s.Vision)
-	n.hidden[0] = dense("hidden0", n.seen()+s.rest(), s.Hidden)
+	n.hidden[0] = dense("hidden0", n.visualFeatures()+s.vectorInputs(), s.Hidden)
 	n.hidden[1] = dense("hidden1", s.Hidden, s.Hidden)
 	n.output = dense("output", s.Hidden, outputs)
-	n.skip = take("skip.weight", outputs, s.rest())
+	n.skip = take("skip.weight", outputs, s.vectorInputs())
 	return n
 }
 
-// last returns height, width and channels of the last convolution.
-func (n *net) last() (h, w, c int) {
+// lastSize returns the height, width and channels of the last convolution's output.
+func (n *net) lastSize() (h, w, c int) {
 	v := n.convs[len(n.convs)-1]
 	return v.outH(), v.outW(), v.out
 }
 
-// seen is the number of values that the picture is boiled down to.
-func (n *net) seen() int {
-	_, _, c := n.last()
+// visualFeatures is the number of values that the network computes from an image.
+func (n *net) visualFeatures() int {
+	_, _, c := n.lastSize()
 	return 2*c + n.Vision
 }
 
-// multiplications of one forward pass, for benchmarks.
-func (n *net) multiplications() int {
-	m := n.flatten.in*n.flatten.out + n.hidden[0].in*n.Hidden + n.Hidden*n.Hidden + (n.Hidden+n.rest())*n.outputs
-	for _, c := range n.convs {
-		m += c.positions() * c.fan() * c.out
-	}
-	return m
-}
-
-// initial draws the starting weights: He normal before a ReLU, a hundredth of that at the output, and 0 in skip, so that the untrained policy is near the middle.
+// initial draws the starting weights: He normal before a ReLU, a hundredth of that at the output, and 0
+// in skip, so that the actions of the untrained policy are near the middle of their range.
 func (n *net) initial(seed uint64) []float32 {
 	r := rand.New(rand.NewPCG(seed, 0x74696e79))
 	p := make([]float32, n.size)
@@ -124,38 +119,42 @@ func (n *net) initial(seed uint64) []float32 {
 	return p
 }
 
-// pass is the memory for one forward and backward pass of up to maxRows samples that look at up to as many pictures. Several samples may look at one
-// picture (frame), which is then convolved once.
+// pass is the memory for one forward and backward pass of up to maxRows samples. Several samples may
+// share an image (frame), which is then convolved once; there are at most as many frames as samples.
 type pass struct {
 	net     *net
 	frames  int
 	samples int
-	frame   []int     // picture of each sample
-	picture []float32 // [frames, side, side, 3]
+	frame   []int     // frame of each sample
+	image   []float32 // [frames, side, side, 3], in -1 to 1
 	acts    [][]float32
 	prob    []float32 // [frames, h, w, c] of the last convolution
-	seen    []float32 // [frames, seen]
+	visual  []float32 // [frames, seen]
 	flat    []float32 // [frames, Vision]
-	in      []float32 // [samples, seen+rest]
+	in      []float32 // [samples, visualFeatures+vectorInputs]
 	h0, h1  []float32
 	out     []float32 // [samples, outputs]
 
-	dout, dh1, dh0, din []float32
-	dseen, dflat, dlast []float32
-	dacts               [2][]float32
-	cols, dcols         []float32
+	dout, dh1, dh0, din   []float32
+	dvisual, dflat, dlast []float32
+	dacts                 [2][]float32
+	cols, dcols           []float32
 }
 
+// newPass allocates a pass for up to the given numbers of frames and samples.
 func newPass(n *net, frames, samples int) *pass {
 	if samples > maxRows || frames > samples {
-		panic("tiny: a pass has at most maxRows samples and no more pictures than samples")
+		panic("tiny: a pass has at most maxRows samples and no more images than samples")
 	}
 	f := func(size int) []float32 { return make([]float32, size) }
-	h, w, c := n.last()
-	ps := &pass{net: n, frame: make([]int, samples), picture: f(frames * side * side * 3), prob: f(frames * h * w * c),
-		seen: f(frames * n.seen()), flat: f(frames * n.Vision), in: f(samples * n.hidden[0].in), h0: f(samples * n.Hidden), h1: f(samples * n.Hidden),
-		out: f(samples * n.outputs), dout: f(samples * n.outputs), dh1: f(samples * n.Hidden), dh0: f(samples * n.Hidden),
-		din: f(samples * n.hidden[0].in), dseen: f(frames * n.seen()), dflat: f(frames * n.Vision), dlast: f(frames * h * w * c)}
+	h, w, c := n.lastSize()
+	visual, in := n.visualFeatures(), n.hidden[0].in
+	ps := &pass{net: n, frame: make([]int, samples), image: f(frames * side * side * 3), prob: f(frames * h * w * c),
+		visual: f(frames * visual), flat: f(frames * n.Vision), in: f(samples * in), h0: f(samples * n.Hidden),
+		h1: f(samples * n.Hidden), out: f(samples * n.outputs), dout: f(samples * n.outputs), dh1: f(samples *
+			n.Hidden),
+		dh0: f(samples * n.Hidden), din: f(samples * in), dvisual: f(frames * visual), dflat: f(frames * n.Vision),
+		dlast: f(frames * h * w * c)}
 	var cols, act int
 	for _, v := range n.convs {
 		ps.acts = append(ps.acts, f(frames*v.positions()*v.out))
@@ -169,39 +168,42 @@ func newPass(n *net, frames, samples int) *pass {
 // reset empties the pass.
 func (ps *pass) reset() { ps.frames, ps.samples = 0, 0 }
 
-// look adds a picture (side x side x 3 bytes; nil: zeros) and returns its index. Bytes become -1 to 1.
-func (ps *pass) look(picture []byte) int {
-	d := ps.picture[ps.frames*side*side*3 : (ps.frames+1)*side*side*3]
-	if picture == nil {
+// addImage adds an image (uint8 [side, side, 3]; nil: zeros) and returns its frame index. Bytes are
+// mapped to -1 to 1.
+func (ps *pass) addImage(image []byte) int {
+	d := ps.image[ps.frames*side*side*3 : (ps.frames+1)*side*side*3]
+	if image == nil {
 		clear(d)
 	}
-	for i, b := range picture {
+	for i, b := range image {
 		d[i] = float32(b)/127.5 - 1
 	}
 	ps.frames++
 	return ps.frames - 1
 }
 
-// add adds a sample that looks at picture f and returns its other inputs, to be filled in.
-func (ps *pass) add(f int) []float32 {
+// addSample adds a sample of frame f and returns its vector inputs for the caller to fill in.
+func (ps *pass) addSample(f int) []float32 {
 	i := ps.samples
 	ps.frame[i] = f
 	ps.samples++
 	d := ps.net.hidden[0].in
-	return ps.in[i*d+ps.net.seen() : (i+1)*d]
+	return ps.in[i*d+ps.net.visualFeatures() : (i+1)*d]
 }
 
-// result is the head's input for sample i, gradient where the head writes its derivative.
+// result returns the network's outputs for sample i. gradient returns the slice to which the head adds
+// the loss's derivative by them.
 func (ps *pass) result(i int) []float32   { return ps.out[i*ps.net.outputs : (i+1)*ps.net.outputs] }
 func (ps *pass) gradient(i int) []float32 { return ps.dout[i*ps.net.outputs : (i+1)*ps.net.outputs] }
 
+// forward computes the outputs of all samples with parameters p.
 func (ps *pass) forward(p []float32) {
 	n := ps.net
-	h, w, c := n.last()
+	h, w, c := n.lastSize()
 	area := h * w * c
 	lastAct := ps.acts[len(ps.acts)-1]
 	for f := range ps.frames {
-		x := ps.picture[f*side*side*3 : (f+1)*side*side*3]
+		x := ps.image[f*side*side*3 : (f+1)*side*side*3]
 		for i, v := range n.convs {
 			size := v.positions() * v.out
 			y := ps.acts[i][f*size : (f+1)*size]
@@ -209,64 +211,93 @@ func (ps *pass) forward(p []float32) {
 			relu(y)
 			x = y
 		}
-		spatialSoftmax(x, ps.seen[f*n.seen():], ps.prob[f*area:(f+1)*area], h, w, c)
+		spatialSoftmax(x, ps.visual[f*n.visualFeatures():], ps.prob[f*area:(f+1)*area], h, w, c)
 	}
 	n.flatten.forward(p, lastAct, ps.flat, ps.frames)
 	relu(ps.flat[:ps.frames*n.Vision])
 	for f := range ps.frames {
-		copy(ps.seen[f*n.seen()+2*c:(f+1)*n.seen()], ps.flat[f*n.Vision:(f+1)*n.Vision])
+		copy(ps.visual[f*n.visualFeatures()+2*c:(f+1)*n.visualFeatures()], ps.flat[f*n.Vision:(f+1)*n.Vision])
 	}
 	d := n.hidden[0].in
 	for i := range ps.samples {
 		f := ps.frame[i]
-		copy(ps.in[i*d:], ps.seen[f*n.seen():(f+1)*n.seen()])
+		copy(ps.in[i*d:], ps.visual[f*n.visualFeatures():(f+1)*n.visualFeatures()])
 	}
 	n.hidden[0].forward(p, ps.in, ps.h0, ps.samples)
 	relu(ps.h0[:ps.samples*n.Hidden])
 	n.hidden[1].forward(p, ps.h0, ps.h1, ps.samples)
 	relu(ps.h1[:ps.samples*n.Hidden])
 	n.output.forward(p, ps.h1, ps.out, ps.samples)
-	blas32.Gemm(blas.NoTrans, blas.Trans, 1, ps.rest(), matrix(p[n.skip:], n.outputs, n.rest()), 1, matrix(ps.out, ps.samples, n.outputs))
+	blas32.Gemm(
+		blas.NoTrans,
+		blas.Trans,
+		1,
+		ps.vectors(),
+		matrix(p[n.skip:], n.outputs, n.vectorInputs()),
+		1,
+		matrix(ps.out, ps.samples, n.outputs),
+	)
 }
 
-// rest is what the samples see beside the picture, [samples, rest].
-func (ps *pass) rest() blas32.General {
+// vectors is the view of the samples' vector inputs, [samples, vectorInputs].
+func (ps *pass) vectors() blas32.General {
 	n := ps.net
-	return blas32.General{Rows: ps.samples, Cols: n.rest(), Stride: n.hidden[0].in, Data: ps.in[n.seen():]}
+	return blas32.General{
+		Rows:   ps.samples,
+		Cols:   n.vectorInputs(),
+		Stride: n.hidden[0].in,
+		Data:   ps.in[n.visualFeatures():],
+	}
 }
 
-// backward adds the gradient to g, from dout of every sample.
+// backward adds the gradient by the parameters p to g, given dout of every sample.
 func (ps *pass) backward(p, g []float32) {
 	n := ps.net
-	h, w, c := n.last()
+	h, w, c := n.lastSize()
 	area := h * w * c
 	lastAct := ps.acts[len(ps.acts)-1]
-	blas32.Gemm(blas.Trans, blas.NoTrans, 1, matrix(ps.dout, ps.samples, n.outputs), ps.rest(), 1, matrix(g[n.skip:], n.outputs, n.rest()))
+	blas32.Gemm(
+		blas.Trans,
+		blas.NoTrans,
+		1,
+		matrix(ps.dout, ps.samples, n.outputs),
+		ps.vectors(),
+		1,
+		matrix(g[n.skip:], n.outputs, n.vectorInputs()),
+	)
 	n.output.backward(p, g, ps.h1, ps.dout, ps.dh1, ps.samples)
 	reluBackward(ps.h1[:ps.samples*n.Hidden], ps.dh1)
 	n.hidden[1].backward(p, g, ps.h0, ps.dh1, ps.dh0, ps.samples)
 	reluBackward(ps.h0[:ps.samples*n.Hidden], ps.dh0)
 	n.hidden[0].backward(p, g, ps.in, ps.dh0, ps.din, ps.samples)
-	clear(ps.dseen[:ps.frames*n.seen()])
+	clear(ps.dvisual[:ps.frames*n.visualFeatures()])
 	d := n.hidden[0].in
 	for i := range ps.samples {
-		addRows(ps.dseen[ps.frame[i]*n.seen():(ps.frame[i]+1)*n.seen()], ps.din[i*d:], 1)
+		addRows(ps.dvisual[ps.frame[i]*n.visualFeatures():(ps.frame[i]+1)*n.visualFeatures()], ps.din[i*d:], 1)
 	}
 	for f := range ps.frames {
-		copy(ps.dflat[f*n.Vision:(f+1)*n.Vision], ps.dseen[f*n.seen()+2*c:(f+1)*n.seen()])
+		copy(ps.dflat[f*n.Vision:(f+1)*n.Vision], ps.dvisual[f*n.visualFeatures()+2*c:(f+1)*n.visualFeatures()])
 	}
 	reluBackward(ps.flat[:ps.frames*n.Vision], ps.dflat)
 	n.flatten.backward(p, g, lastAct, ps.dflat, ps.dlast, ps.frames)
 	for f := range ps.frames {
 		dy := ps.dlast[f*area : (f+1)*area]
-		spatialSoftmaxBackward(ps.seen[f*n.seen():], ps.dseen[f*n.seen():], ps.prob[f*area:(f+1)*area], dy, h, w, c)
+		spatialSoftmaxBackward(
+			ps.visual[f*n.visualFeatures():],
+			ps.dvisual[f*n.visualFeatures():],
+			ps.prob[f*area:(f+1)*area],
+			dy,
+			h,
+			w,
+			c,
+		)
 		for i := len(n.convs) - 1; i >= 0; i-- {
 			v := n.convs[i]
 			size := v.positions() * v.out
 			reluBackward(ps.acts[i][f*size:(f+1)*size], dy[:size])
 			var x, dx []float32
 			if i == 0 {
-				x = ps.picture[f*side*side*3:] // nobody asks for the gradient of the picture
+				x = ps.image[f*side*side*3:] // the gradient by the image is not needed
 			} else {
 				before := v.h * v.w * v.in
 				x, dx = ps.acts[i-1][f*before:], ps.dacts[i%2][:before]
@@ -277,7 +308,8 @@ func (ps *pass) backward(p, g []float32) {
 	}
 }
 
-// workers runs f(worker, i) for i in 0..n-1 on the cores there are. Which worker runs which i changes nothing but who owns the memory.
+// workers runs f(worker, i) for i in 0..n-1 on all cores. The worker index only selects memory; it must
+// not change results.
 func workers(n int, f func(worker, i int)) {
 	w := min(runtime.GOMAXPROCS(0), n)
 	if w <= 1 {

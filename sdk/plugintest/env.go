@@ -14,23 +14,24 @@ import (
 	"github.com/srpo-dev/srpo/plugins/env"
 )
 
-// envRun is what the env checks share: the configured env, one task that runs, and chunks of seeded random actions.
+// envRun is the state that the env checks share.
 type envRun struct {
 	env      env.Env
 	settings map[string]any
 	lanes    int
 	spec     plugins.EnvSpec
-	wanted   string // pattern over task ids; empty: any
-	task     env.Task
-	record   string
+	pattern  string   // of task IDs; see EnvTask
+	task     env.Task // the task that the checks run
+	record   string   // the recorded camera
 }
 
-// Env lists the checks of an env that is not configured yet; the second of them configures it. Run them in order.
+// Env returns the checks of an env that is not configured yet. The second check configures it. Run them in order.
 func Env(e env.Env, settings map[string]any) []Check { return EnvTask(e, settings, "") }
 
-// EnvTask is Env with the first task whose id matches a pattern, * standing for any characters; empty: the first that can run.
+// EnvTask is [Env] with the first available task whose ID matches a pattern, in which * stands for any characters. An
+// empty pattern matches every ID.
 func EnvTask(e env.Env, settings map[string]any, pattern string) []Check {
-	r := &envRun{env: e, settings: settings, wanted: pattern}
+	r := &envRun{env: e, settings: settings, pattern: pattern}
 	ready := func(run func(ctx context.Context) error) func(context.Context) error {
 		return func(ctx context.Context) error {
 			if r.task.ID == "" {
@@ -41,16 +42,18 @@ func EnvTask(e env.Env, settings map[string]any, pattern string) []Check {
 	}
 	return []Check{
 		info(e, plugins.Env),
-		{"Describe names action space and cameras, Tasks lists the tasks", r.configure},
-		{"Reset gives what Describe promises", ready(r.reset)},
-		{"nothing is rendered that nobody looks at", ready(r.blind)},
+		{"Describe returns action space and cameras, Tasks lists the tasks", r.configure},
+		{"Reset returns what Describe promises", ready(r.reset)},
+		{"a start state is the same with every seed", ready(r.startStates)},
+		{"only the cameras of the request are rendered", ready(r.blind)},
 		{"the same seed and actions give the same episode, on every lane", ready(r.deterministic)},
 		{"a chunk is the same as its actions one by one", ready(r.chunks)},
 		{"record_every counts from the start of the episode", ready(r.recordEvery)},
-		{"an episode is truncated at its most steps, not terminated", ready(r.truncated)},
-		{"bad actions are refused, and the episode goes on", ready(r.badActions)},
+		{"an episode is truncated at max_steps, not terminated", ready(r.truncated)},
+		{"bad actions are refused, and the episode continues", ready(r.badActions)},
 		{"unknown tasks, start states and lanes are refused", ready(r.badRequests)},
 		{"the expert's actions can be replayed", ready(r.expert)},
+		{"an expert with noise reports the actions that it intended", ready(r.intended)},
 	}
 }
 
@@ -74,53 +77,70 @@ func (r *envRun) configure(ctx context.Context) error {
 		return err
 	}
 	if r.spec.Action.Meaning == "" {
-		return wants(`say what the numbers are, e.g. "end-effector delta [m]"`, "the action space has no meaning")
+		return wants(`state what the numbers are, e.g. "end-effector delta [m]"`, "the action space has no meaning")
 	}
-	r.record = r.spec.RecordCamera
-	if r.record == "" {
-		return wants("name the third-person camera that the encoder should see", "Describe names no record_camera")
+	if r.record = r.spec.RecordCamera; r.record == "" {
+		return wants(
+			"name the third-person camera whose frames the encoder receives",
+			"Describe names no record_camera",
+		)
 	}
-	var tasks, again []env.Task
+	tasks, err := r.tasks(ctx)
+	if err != nil {
+		return err
+	}
+	again, err := r.tasks(ctx)
+	if err != nil {
+		return err
+	}
+	if len(tasks) == 0 {
+		return wants("list at least one task", "Tasks lists no task")
+	}
+	if !reflect.DeepEqual(tasks, again) {
+		return wants("list the tasks in a fixed order", "Tasks returns another list the second time")
+	}
+	return r.chooseTask(tasks)
+}
+
+func (r *envRun) tasks(ctx context.Context) (tasks []env.Task, err error) {
 	for t, err := range r.env.Tasks(ctx) {
 		if err != nil {
-			return err
+			return nil, err
 		}
 		tasks = append(tasks, t)
 	}
-	for t, err := range r.env.Tasks(ctx) {
-		if err != nil {
-			return err
-		}
-		again = append(again, t)
-	}
-	if len(tasks) == 0 {
-		return wants("yield at least one", "Tasks lists no task")
-	}
-	if !reflect.DeepEqual(tasks, again) {
-		return wants("yield the tasks in a fixed order", "Tasks gives another list the second time")
-	}
-	why, matching := "", 0
+	return tasks, nil
+}
+
+// chooseTask selects the first available task that matches the pattern.
+func (r *envRun) chooseTask(tasks []env.Task) error {
+	reason, matching := "", 0
 	for _, t := range tasks {
-		if !matches(r.wanted, t.ID) {
+		if !matches(r.pattern, t.ID) {
 			continue
 		}
 		matching++
-		if t.Unavailable == "" {
-			if t.Instruction == "" {
-				return wants("a policy needs words", "task %q has no instruction", t.ID)
-			}
-			r.task = t
-			return nil
+		if t.Unavailable != "" {
+			reason = t.Unavailable
+			continue
 		}
-		why = t.Unavailable
+		if t.Instruction == "" {
+			return wants("give every task an instruction, which policies read", "task %q has no instruction", t.ID)
+		}
+		r.task = t
+		return nil
 	}
 	if matching == 0 {
-		return wants(fmt.Sprintf("there are %d tasks, for example %s", len(tasks), tasks[0].ID), "no task matches %q", r.wanted)
+		return wants(
+			fmt.Sprintf("there are %d tasks, for example %s", len(tasks), tasks[0].ID),
+			"no task matches %q",
+			r.pattern,
+		)
 	}
-	return wants(why, "no task can run here")
+	return wants(reason, "no task can run here")
 }
 
-// matches is path.Match in which a * goes over slashes too; an empty pattern matches all.
+// matches is path.Match with a * that also matches slashes. An empty pattern matches every ID.
 func matches(pattern, id string) bool {
 	if pattern == "" {
 		return true
@@ -137,7 +157,7 @@ func (r *envRun) render(every int) env.Render {
 	return w
 }
 
-// actions gives n seeded random actions over the whole range.
+// actions returns n random actions over the whole range, float32 [n, action dim].
 func (r *envRun) actions(seed int64, n int) plugins.Tensor {
 	rng := rand.New(rand.NewSource(seed))
 	a := r.spec.Action
@@ -152,7 +172,11 @@ func (r *envRun) actions(seed int64, n int) plugins.Tensor {
 
 func slice(t plugins.Tensor, from, to int) plugins.Tensor {
 	row := len(t.Data) / t.Shape[0]
-	return plugins.Tensor{DType: t.DType, Shape: append([]int{to - from}, t.Shape[1:]...), Data: t.Data[from*row : to*row]}
+	return plugins.Tensor{
+		DType: t.DType,
+		Shape: append([]int{to - from}, t.Shape[1:]...),
+		Data:  t.Data[from*row : to*row],
+	}
 }
 
 func (r *envRun) reset(ctx context.Context) error {
@@ -169,15 +193,59 @@ func (r *envRun) reset(ctx context.Context) error {
 		return err
 	}
 	if n := len(tr.Observation.Proprio.Float32s()); n != len(r.spec.Proprio) {
-		return wants("return as many as Describe names", "the observation has %d proprio values, Describe names %d", n, len(r.spec.Proprio))
+		return wants("return one proprio value per name in Describe",
+			"the observation has %d proprio values, Describe names %d", n, len(r.spec.Proprio))
 	}
 	if tr.Observation.Instruction != r.task.Instruction {
-		return wants("give the task's instruction with every observation", "the instruction is %q, the task's is %q", tr.Observation.Instruction, r.task.Instruction)
+		return wants("return the task's instruction with every observation",
+			"the instruction is %q, the task's is %q", tr.Observation.Instruction, r.task.Instruction)
 	}
 	if tr.Done() || tr.Success || tr.StepsDone != 0 || tr.EpisodeSteps != 0 {
-		return wants("waiting steps do not count", "Reset says done %t, success %t, %d steps", tr.Done(), tr.Success, tr.EpisodeSteps)
+		return wants("begin an episode with 0 steps; steps that wait for objects to settle do not count",
+			"Reset returns done %t, success %t, %d steps", tr.Done(), tr.Success, tr.EpisodeSteps)
 	}
 	return nil
+}
+
+// startStates resets a start state under two seeds. The splits into training and test states and the comparisons of two
+// policies on the same states need a number to always mean the same state.
+func (r *envRun) startStates(ctx context.Context) error {
+	for _, state := range []int{0, r.task.StartStates - 1} {
+		first, err := r.env.Reset(ctx, env.Reset{Task: r.task.ID, StartState: state, Seed: 1, Render: r.render(0)})
+		if err != nil {
+			return err
+		}
+		second, err := r.env.Reset(ctx, env.Reset{Task: r.task.ID, StartState: state, Seed: 2, Render: r.render(0)})
+		if err != nil {
+			return err
+		}
+		if r.task.Tags["dimension"] == "noise" { // the pixels of these tasks follow from the seed
+			first.Observation.Images, second.Observation.Images = nil, nil
+		}
+		if d := observationDifference(first.Observation, second.Observation); d != "" {
+			return wants(
+				"choose everything that makes a start state by task and start_state alone, and use the seed of Reset for what happens afterwards",
+				"start state %d of task %s is another one with another seed: %s",
+				state,
+				r.task.ID,
+				d,
+			)
+		}
+	}
+	return nil
+}
+
+// observationDifference names the first difference between two observations. It returns "" if they are equal.
+func observationDifference(a, b env.Observation) string {
+	for name := range a.Images {
+		if !bytes.Equal(a.Images[name].Data, b.Images[name].Data) {
+			return "pixels of camera " + name
+		}
+	}
+	if !bytes.Equal(a.Proprio.Data, b.Proprio.Data) {
+		return fmt.Sprintf("proprio %v against %v", a.Proprio.Float32s(), b.Proprio.Float32s())
+	}
+	return ""
 }
 
 func frames(tr env.Transition, want int) error {
@@ -186,7 +254,12 @@ func frames(tr env.Transition, want int) error {
 		got = tr.Recorded.Shape[0]
 	}
 	if got != want {
-		return wants("record after every k-th step of the episode; Reset records step 0", "%d frames were recorded, want %d", got, want)
+		return wants(
+			"record after every k-th step of the episode; Reset records step 0",
+			"%d frames were recorded, want %d",
+			got,
+			want,
+		)
 	}
 	return nil
 }
@@ -198,7 +271,9 @@ func (r *envRun) blind(ctx context.Context) error {
 	}
 	for range 2 {
 		if len(tr.Observation.Images) > 0 || !tr.Recorded.IsZero() {
-			return wants("render only what the request names", "%d images and %v recorded frames came unasked", len(tr.Observation.Images), tr.Recorded.Shape)
+			return wants("render only the cameras of the request",
+				"the reply to a request without cameras has %d images and recorded frames of shape %v",
+				len(tr.Observation.Images), tr.Recorded.Shape)
 		}
 		if tr, err = r.env.Step(ctx, env.Step{Actions: r.actions(1, 3)}); err != nil {
 			return err
@@ -208,11 +283,20 @@ func (r *envRun) blind(ctx context.Context) error {
 }
 
 // episode plays chunks of random actions and returns all transitions.
-func (r *envRun) episode(ctx context.Context, lane int, seed uint64, all plugins.Tensor, chunk, every int) ([]env.Transition, error) {
+func (r *envRun) episode(
+	ctx context.Context,
+	lane int,
+	seed uint64,
+	all plugins.Tensor,
+	chunk, every int,
+) ([]env.Transition, error) {
 	tr, err := r.env.Reset(ctx, env.Reset{Lane: lane, Task: r.task.ID, Seed: seed, Render: r.render(every)})
 	out := []env.Transition{tr}
 	for at := 0; err == nil && at < all.Shape[0] && !tr.Done(); at += chunk {
-		tr, err = r.env.Step(ctx, env.Step{Lane: lane, Actions: slice(all, at, min(at+chunk, all.Shape[0])), Render: r.render(every)})
+		tr, err = r.env.Step(
+			ctx,
+			env.Step{Lane: lane, Actions: slice(all, at, min(at+chunk, all.Shape[0])), Render: r.render(every)},
+		)
 		out = append(out, tr)
 	}
 	return out, err
@@ -225,7 +309,7 @@ func (r *envRun) deterministic(ctx context.Context) error {
 		return err
 	}
 	for lane := range r.lanes {
-		// something else in between, so that state left over from an episode shows
+		// Another episode in between shows state that Reset does not clear.
 		if _, err := r.episode(ctx, lane, 9, r.actions(3, 8), 8, 4); err != nil {
 			return err
 		}
@@ -233,14 +317,16 @@ func (r *envRun) deterministic(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if d := differ(first, again); d != "" {
-			return wants("seed everything from the seed of Reset, and clear all state there", "the same episode on lane %d differs: %s", lane, d)
+		if d := difference(first, again); d != "" {
+			return wants("derive everything random from the seed of Reset, and clear all state there",
+				"the same episode on lane %d differs: %s", lane, d)
 		}
 	}
 	return nil
 }
 
-func differ(a, b []env.Transition) string {
+// difference names the first difference between two episodes. It returns "" if they are equal.
+func difference(a, b []env.Transition) string {
 	if len(a) != len(b) {
 		return fmt.Sprintf("%d chunks against %d", len(a), len(b))
 	}
@@ -249,24 +335,31 @@ func differ(a, b []env.Transition) string {
 			continue
 		}
 		x, y := a[i], b[i]
-		for name := range x.Observation.Images {
-			if !bytes.Equal(x.Observation.Images[name].Data, y.Observation.Images[name].Data) {
-				return fmt.Sprintf("chunk %d: pixels of camera %s", i, name)
-			}
-		}
-		if !bytes.Equal(x.Observation.Proprio.Data, y.Observation.Proprio.Data) {
-			return fmt.Sprintf("chunk %d: proprio %v against %v", i, x.Observation.Proprio.Float32s(), y.Observation.Proprio.Float32s())
+		if d := observationDifference(x.Observation, y.Observation); d != "" {
+			return fmt.Sprintf("chunk %d: %s", i, d)
 		}
 		if !bytes.Equal(x.Recorded.Data, y.Recorded.Data) {
 			return fmt.Sprintf("chunk %d: recorded frames", i)
 		}
-		return fmt.Sprintf("chunk %d: steps %d/%d, success %t/%t, terminated %t/%t, truncated %t/%t, progress %v/%v", i, x.EpisodeSteps, y.EpisodeSteps,
-			x.Success, y.Success, x.Terminated, y.Terminated, x.Truncated, y.Truncated, number(x.Progress), number(y.Progress))
+		return fmt.Sprintf(
+			"chunk %d: steps %d/%d, success %t/%t, terminated %t/%t, truncated %t/%t, progress %v/%v",
+			i,
+			x.EpisodeSteps,
+			y.EpisodeSteps,
+			x.Success,
+			y.Success,
+			x.Terminated,
+			y.Terminated,
+			x.Truncated,
+			y.Truncated,
+			progress(x.Progress),
+			progress(y.Progress),
+		)
 	}
 	return ""
 }
 
-func number(p *float64) any {
+func progress(p *float64) any {
 	if p == nil {
 		return "none"
 	}
@@ -284,16 +377,25 @@ func (r *envRun) chunks(ctx context.Context) error {
 		return err
 	}
 	a, b := whole[len(whole)-1], single[len(single)-1]
-	if !reflect.DeepEqual(a.Observation, b.Observation) || a.EpisodeSteps != b.EpisodeSteps || a.Success != b.Success || a.Done() != b.Done() {
-		return wants("execute the actions of a chunk one after another, and stop where the episode ends", "after 8 steps the episode differs: one chunk %d steps, single actions %d steps",
-			a.EpisodeSteps, b.EpisodeSteps)
+	if !reflect.DeepEqual(a.Observation, b.Observation) || a.EpisodeSteps != b.EpisodeSteps ||
+		a.Success != b.Success ||
+		a.Done() != b.Done() {
+		return wants(
+			"execute the actions of a chunk one after another, and stop where the episode ends",
+			"after 8 actions the episode differs: %d steps as one chunk, %d steps as single actions",
+			a.EpisodeSteps,
+			b.EpisodeSteps,
+		)
 	}
 	var frames []byte
 	for _, tr := range single[1:] {
 		frames = append(frames, tr.Recorded.Data...)
 	}
 	if !bytes.Equal(frames, a.Recorded.Data) {
-		return wants("render the state after each step", "the frames recorded in a chunk differ from those of single actions")
+		return wants(
+			"render the state after each step",
+			"the frames recorded in a chunk differ from those of single actions",
+		)
 	}
 	return nil
 }
@@ -326,10 +428,11 @@ func (r *envRun) truncated(ctx context.Context) error {
 		return err
 	}
 	if tr.Terminated {
-		return Skip("the episode ended by itself within 5 random steps")
+		return Skip("the episode terminated within 5 random steps")
 	}
 	if tr.StepsDone != 5 || !tr.Truncated {
-		return wants("stop at max_steps, say truncated, and leave terminated false", "max_steps 5, 8 actions: %d executed, truncated %t", tr.StepsDone, tr.Truncated)
+		return wants("stop at max_steps, set truncated, and leave terminated false",
+			"max_steps 5, 8 actions: %d executed, truncated %t", tr.StepsDone, tr.Truncated)
 	}
 	_, err = r.env.Step(ctx, env.Step{Actions: r.actions(6, 1)})
 	return refused(err, "a step after the end of the episode", plugins.Invalid)
@@ -349,11 +452,11 @@ func (r *envRun) badActions(ctx context.Context) error {
 		return err
 	}
 	for what, a := range map[string]plugins.Tensor{
-		"an action with a dimension too many": plugins.Floats(clean(dim+1), 1, dim+1),
-		"NaN in an action":                    with(float32(math.NaN())),
-		"infinity in an action":               with(float32(math.Inf(1))),
-		"an action far outside of its range":  with(r.spec.Action.High[dim-1] + 10*(r.spec.Action.High[dim-1]-r.spec.Action.Low[dim-1])),
-		"an empty chunk":                      {DType: plugins.Float32, Shape: []int{0, dim}, Data: []byte{}},
+		"an action with an extra dimension": plugins.Floats(clean(dim+1), 1, dim+1),
+		"NaN in an action":                  with(float32(math.NaN())),
+		"infinity in an action":             with(float32(math.Inf(1))),
+		"an action far outside its range":   with(11*r.spec.Action.High[dim-1] - 10*r.spec.Action.Low[dim-1]),
+		"an empty chunk":                    {DType: plugins.Float32, Shape: []int{0, dim}, Data: []byte{}},
 	} {
 		_, err := r.env.Step(ctx, env.Step{Actions: a})
 		if err := refused(err, what, plugins.Invalid); err != nil {
@@ -365,7 +468,8 @@ func (r *envRun) badActions(ctx context.Context) error {
 		return err
 	}
 	if tr.EpisodeSteps != 1 {
-		return wants("check all actions before executing any", "after refused actions and one good one the episode has %d steps", tr.EpisodeSteps)
+		return wants("check all actions of a chunk before you execute one",
+			"after refused actions and one valid action the episode has %d steps", tr.EpisodeSteps)
 	}
 	return nil
 }
@@ -387,29 +491,25 @@ func (r *envRun) badRequests(ctx context.Context) error {
 	return refused(err, "a camera that does not exist", plugins.Invalid, plugins.NotFound)
 }
 
-// expert lets the expert act, at its best and in each of the ways in which it can fail, and replays what it did.
+// expert lets the expert act, once as well as it can and once in each way of failing, and replays its actions.
 func (r *envRun) expert(ctx context.Context) error {
 	if !r.spec.Expert {
 		return Skip("the env has no expert")
 	}
 	for _, failure := range append([]string{""}, r.spec.ExpertFailures...) {
-		if _, err := r.env.Reset(ctx, env.Reset{Task: r.task.ID, Seed: 4}); err != nil {
-			return err
-		}
-		steps := min(r.task.MaxSteps, 24)
-		tr, err := r.env.Step(ctx, env.Step{Expert: steps, ExpertNoise: 0.1, ExpertFailure: failure})
-		gaveUp := err == nil && tr.StepsDone == 0 && !tr.Done()
-		if failure == "" && (gaveUp || plugins.KindOf(err) == plugins.Unsupported) {
+		tr, err := r.actExpert(
+			ctx,
+			env.Step{Expert: min(r.task.MaxSteps, 24), ExpertNoise: 0.1, ExpertFailure: failure},
+		)
+		if failure == "" && noExpert(tr, err) {
 			return Skip("no expert for task " + r.task.ID)
 		}
 		if err != nil {
 			return err
 		}
 		if tr.Actions.IsZero() || tr.Actions.Shape[0] != tr.StepsDone {
-			return wants("return the executed actions", "the expert did %d steps and returned actions of shape %v", tr.StepsDone, tr.Actions.Shape)
-		}
-		if !tr.Intended.IsZero() && (tr.Intended.Shape[0] != tr.StepsDone || tr.Intended.Shape[1] != tr.Actions.Shape[1]) {
-			return wants("return an intended action beside each executed one, or none", "the expert did %d steps and meant actions of shape %v", tr.StepsDone, tr.Intended.Shape)
+			return wants("return the executed actions",
+				"the expert did %d steps and the reply has actions of shape %v", tr.StepsDone, tr.Actions.Shape)
 		}
 		if _, err := r.env.Reset(ctx, env.Reset{Task: r.task.ID, Seed: 4}); err != nil {
 			return err
@@ -419,12 +519,75 @@ func (r *envRun) expert(ctx context.Context) error {
 			return err
 		}
 		if !reflect.DeepEqual(tr.Observation, again.Observation) || tr.Success != again.Success {
-			return wants("return exactly what was executed, after clipping and rounding to float32", "replaying the expert's actions ends elsewhere")
+			return wants("return exactly the executed actions, after clipping and rounding to float32",
+				"replaying the expert's actions ends in another state")
 		}
 	}
+	_, err := r.actExpert(ctx, env.Step{Expert: 1, ExpertFailure: "no such failure"})
+	return refused(
+		err,
+		"a way to fail that Describe does not list",
+		plugins.Unsupported,
+		plugins.Invalid,
+		plugins.NotFound,
+	)
+}
+
+// actExpert begins an episode and lets the expert act.
+func (r *envRun) actExpert(ctx context.Context, s env.Step) (env.Transition, error) {
 	if _, err := r.env.Reset(ctx, env.Reset{Task: r.task.ID, Seed: 4}); err != nil {
+		return env.Transition{}, err
+	}
+	return r.env.Step(ctx, s)
+}
+
+// noExpert reports whether a reply means that the task has no expert.
+func noExpert(tr env.Transition, err error) bool {
+	gaveUp := err == nil && tr.StepsDone == 0 && !tr.Done()
+	return gaveUp || plugins.KindOf(err) == plugins.Unsupported
+}
+
+// intended compares the expert with noise to the expert without. Demonstrations with imitate.noise are labelled with the
+// intended actions; without these the noise itself would be learned.
+func (r *envRun) intended(ctx context.Context) error {
+	if !r.spec.Expert {
+		return Skip("the env has no expert")
+	}
+	calm, err := r.actExpert(ctx, env.Step{Expert: 1})
+	if noExpert(calm, err) {
+		return Skip("no expert for task " + r.task.ID)
+	}
+	if err != nil {
 		return err
 	}
-	_, err := r.env.Step(ctx, env.Step{Expert: 1, ExpertFailure: "no such failure"})
-	return refused(err, "a way to fail that is not in Describe", plugins.Unsupported, plugins.Invalid, plugins.NotFound)
+	noisy, err := r.actExpert(ctx, env.Step{Expert: min(r.task.MaxSteps, 8), ExpertNoise: 0.1})
+	if err != nil {
+		return err
+	}
+	const hint = "return in Intended the clipped actions that the expert chose before the noise, one per executed action"
+	dim := r.spec.Action.Dim()
+	if err := noisy.Actions.Check("executed actions", plugins.Float32, noisy.StepsDone, dim); err != nil || noisy.StepsDone == 0 {
+		return err
+	}
+	if noisy.Intended.IsZero() {
+		if bytes.Equal(slice(noisy.Actions, 0, 1).Data, calm.Actions.Data) {
+			return nil // the env adds no noise
+		}
+		return wants(hint, "noise changed the expert's actions, and the reply has no intended actions")
+	}
+	if err := noisy.Intended.Check("intended actions", plugins.Float32, noisy.StepsDone, dim); err != nil {
+		return plugins.AsError(err).WithHint(hint)
+	}
+	got, want := slice(noisy.Intended, 0, 1).Float32s(), calm.Actions.Float32s()
+	for d := range want {
+		if math.Abs(float64(got[d]-want[d])) > 1e-5 {
+			return wants(
+				hint,
+				"the expert's first intended action with noise is %v, its action without noise is %v",
+				got,
+				want,
+			)
+		}
+	}
+	return nil
 }

@@ -1,0 +1,135 @@
+package scoring
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/srpo-dev/srpo/host/audit"
+	"github.com/srpo-dev/srpo/plugins"
+)
+
+// Table writes, for each encoder, one line a task and one line an attempt, and then what was measured.
+func (r *Result) Table(w io.Writer) error {
+	all := r.Encoders
+	if len(all) == 0 {
+		all = []audit.Scored{r.Scored}
+	}
+	var b bytes.Buffer
+	for _, s := range all {
+		if len(all) > 1 {
+			fmt.Fprintf(&b, "encoder %s\n", s.Encoder)
+		}
+		scoreTable(&b, s.Scores)
+		fmt.Fprintln(&b)
+	}
+	measureTable(&b, all)
+	if _, err := w.Write(b.Bytes()); err != nil {
+		return plugins.Errorf(plugins.Exhausted, "%w", err)
+	}
+	return nil
+}
+
+func scoreTable(w io.Writer, s audit.Scores) {
+	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
+	fmt.Fprintln(t, "task\tattempts\tsuccesses\tfailures\tunlabelled\tdropped\tcentres\tmean distance")
+	for _, x := range s.Tasks {
+		centres := strconv.Itoa(x.Centres)
+		if x.Centres > 1 {
+			centres += " of " + joinInts(x.Sizes)
+		}
+		distance := "-"
+		if x.Centres > 0 && x.Failures+x.Unlabelled > x.Dropped {
+			distance = fmt.Sprintf("%.4g", x.MeanDistance)
+		}
+		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%d\t%d\t%s\t%s\n", x.Name, x.Attempts, x.Successes, x.Failures, x.Unlabelled, x.Dropped, centres, distance)
+	}
+	_ = t.Flush()
+	for _, x := range s.Tasks {
+		for _, n := range x.Notes {
+			fmt.Fprintf(w, "%s: %s\n", x.Name, n)
+		}
+	}
+	fmt.Fprintln(w)
+	t = tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
+	fmt.Fprintln(t, "id\ttask\tlabel\treward\tdistance\tcentre\tremark")
+	for _, a := range s.Attempts {
+		label := "unlabelled"
+		if a.Success != nil {
+			label = map[bool]string{true: "success", false: "failure"}[*a.Success]
+		}
+		reward, distance, centre := fmt.Sprintf("%.3f", a.Reward), "-", "-"
+		if a.Dropped {
+			reward = "dropped"
+		}
+		if a.Distance != nil {
+			distance, centre = fmt.Sprintf("%.4g", *a.Distance), strconv.Itoa(*a.Centre)
+		}
+		remark := a.Reason
+		if remark == "" {
+			remark = a.Note
+		}
+		if remark == "" {
+			remark = "-"
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", a.ID, a.Task, label, reward, distance, centre, remark)
+	}
+	_ = t.Flush()
+}
+
+// measureTable has a line for each measure, and a column for each encoder and length of clips.
+func measureTable(w io.Writer, all []audit.Scored) {
+	type column struct {
+		title string
+		m     audit.Measures
+	}
+	var columns []column
+	for _, s := range all {
+		name := s.Encoder
+		if name == "" {
+			name = "as given"
+		}
+		columns = append(columns, column{name, s.Metrics.Mean})
+		if e := s.Metrics.EqualLength; e != nil {
+			columns = append(columns, column{name + ", equal length", e.Mean})
+		}
+	}
+	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
+	fmt.Fprint(t, "is the reward any good")
+	for _, c := range columns {
+		fmt.Fprintf(t, "\t%s", c.title)
+	}
+	fmt.Fprintln(t)
+	rows := 0
+	for _, n := range audit.Names {
+		cells, there := "", false
+		for _, c := range columns {
+			v, ok := c.m[n.Key]
+			there = there || ok
+			if !ok {
+				cells += "\t-"
+				continue
+			}
+			cells += fmt.Sprintf("\t%.3f (%.3f to %.3f)", v.Value, v.Low, v.High)
+		}
+		if there {
+			rows++
+			fmt.Fprintf(t, "%s%s\n", n.Title, cells)
+		}
+	}
+	if rows > 0 {
+		_ = t.Flush()
+		fmt.Fprintln(w, "means over tasks, with bootstrap intervals of 95 %; centres held out")
+	}
+}
+
+func joinInts(list []int) string {
+	words := make([]string, len(list))
+	for i, n := range list {
+		words[i] = strconv.Itoa(n)
+	}
+	return strings.Join(words, ", ")
+}
