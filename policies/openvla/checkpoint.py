@@ -281,7 +281,7 @@ def load_weights(model: OpenVLA, folder: str, dtype: torch.dtype, device: torch.
     loaded: dict[str, torch.Tensor] = {}
     digest = hashlib.sha256()
     for path, name, tensor in tensors(weight_files(folder)):
-        srpo.heartbeat()
+        srpo.report_progress()
         own = wanted.get(name) or (name if name in parameters else None)
         if own is None:
             raise srpo.Error(

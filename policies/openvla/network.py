@@ -263,7 +263,7 @@ class Network:
         """
         out: list = [None] * len(samples)
         for batch in self.batches(samples):
-            srpo.heartbeat()
+            srpo.report_progress()
             some = [samples[i] for i in batch]
             draws = [
                 None if greedy else np.random.Generator(np.random.Philox(key=seeds[i])).random(self.slots)

@@ -238,7 +238,7 @@ class OpenVLAPolicy(Learner):
         old = network.source
         source = checkpoint.Source(folder, {**old.config, "srpo": own}, old.statistics, old.carried)
         weights, sizes = network.weights() if not options.rank or self.settings["save_merged"] else ([], {})
-        checkpoint.write(folder, source, weights, sizes, self.settings["shard_mb"] * 10**6, srpo.heartbeat)
+        checkpoint.write(folder, source, weights, sizes, self.settings["shard_mb"] * 10**6, srpo.report_progress)
         if options.rank:
             base = self.settings["checkpoint"] or self.settings["preset"]
             adapter_folder = os.path.join(folder, training_state.ADAPTER_FOLDER)

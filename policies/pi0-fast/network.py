@@ -195,7 +195,7 @@ class TokenNetwork(Network):
                 chosen += [replace(s, chosen=x) for s, x in zip(part, strings)]
         out: list[Any] = [None] * len(samples)
         for batch in self.batches(chosen):
-            srpo.heartbeat()
+            srpo.report_progress()
             part = [chosen[i] for i in batch]
             # Computed in the same way as in an update.
             rows = self.evaluate_actions(part, temperature).log_probs.cpu().numpy()
@@ -233,7 +233,7 @@ class TokenNetwork(Network):
         ids: list[list[int]] = [[] for _ in full]
         done = [False] * len(full)
         for n in range(self.max_tokens):
-            srpo.heartbeat()
+            srpo.report_progress()
             if n < len(fixed):
                 tokens = [fixed[n]] * len(full)
             else:

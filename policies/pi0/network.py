@@ -251,7 +251,7 @@ class FlowNetwork(Network):
         """
         out: list[ChosenChunk] = []
         for some in self.slices(len(samples)):
-            srpo.heartbeat()
+            srpo.report_progress()
             part = [samples[i] for i in some]
             draws = [None if greedy else self._draw(seeds[i]) for i in some]
             prefix, chains, chunks = self._integrate(part, draws, temperature)

@@ -312,7 +312,7 @@ class Learner(srpo.Policy):
             loss.backward()
             total += float(loss.detach())
 
-        self._for_each_batch(batches, learn, lambda _: srpo.heartbeat())
+        self._for_each_batch(batches, learn, lambda _: srpo.report_progress())
         return total
 
     def _imitation_loss(self, batch: list[Any], weight_sum: float) -> torch.Tensor:

@@ -53,7 +53,7 @@ def save(
         room -= size
     files = [_TENSORS] if len(parts) == 1 else [f"state-{i:05d}.safetensors" for i in range(1, len(parts) + 1)]
     for file, part in zip(files, parts):
-        srpo.heartbeat()
+        srpo.report_progress()
         save_file({n: tensors[n].detach().contiguous().cpu() for n in part}, os.path.join(place, file))
     rank, alpha, base = adapter
     state = {
@@ -99,7 +99,7 @@ def load(folder: str, name: str) -> tuple[dict[str, Any], dict[str, torch.Tensor
         raise srpo.Error("corrupt", f"cannot be read: {e}", place=place, hint="use an earlier checkpoint") from e
     tensors: dict[str, torch.Tensor] = {}
     for file in state.get("files", [_TENSORS]):
-        srpo.heartbeat()
+        srpo.report_progress()
         path = os.path.join(place, file)
         try:
             tensors.update(load_file(path))

@@ -307,7 +307,7 @@ def load_weights(model: nn.Module, folder: str, prefix: str, unused: Callable[[s
     try:
         with safe_open(path, "pt") as f:
             for full in sorted(f.keys()):
-                srpo.heartbeat()
+                srpo.report_progress()
                 tensor = f.get_tensor(full)
                 name = full.removeprefix(prefix)
                 name = re.sub(r"^time_mlp_", "action_time_mlp_", name)  # the name in some of openpi's files

@@ -44,7 +44,7 @@ def collect(network: Network, demonstrations: Iterable[srpo.Demonstration], max_
     out: list[Example] = []
     failed = used = 0
     for d in demonstrations:
-        srpo.heartbeat()
+        srpo.report_progress()
         if not d.success and d.weights is None:
             failed += 1
             continue
