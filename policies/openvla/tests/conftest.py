@@ -14,12 +14,11 @@ import srpo_sdk  # noqa: F401  before torch, as in the plugin
 import torch
 
 torch.set_num_threads(1)
+pytest.register_assert_rewrite("vla.testing")
 
 import cases
 
 import tiny
-
-pytest.register_assert_rewrite("vla.testing")
 
 
 @pytest.fixture(scope="session")

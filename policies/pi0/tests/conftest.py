@@ -18,10 +18,9 @@ import srpo_sdk  # noqa: F401  before torch, as in the plugin
 import torch
 
 torch.set_num_threads(1)
+pytest.register_assert_rewrite("vla.testing", "vla_lerobot.testing")
 
 import cases
-
-pytest.register_assert_rewrite("vla.testing", "vla_lerobot.testing")
 
 
 @pytest.fixture(scope="session")
