@@ -19,10 +19,10 @@ export SRPO_TEST_PYTHON := $(VENV)/bin/python
 # uv for srpo itself, where the machine has none.
 export PATH := $(PATH):$(VENV)/tools
 
-STEPS := fmt vet staticcheck lint proto-check ruff go-test fuzz python-test examples smoke faults hangs remote libero \
+STEPS := fmt vet cross staticcheck lint proto-check ruff mypy docs go-test fuzz python-test examples smoke faults hangs remote libero \
 	libero-plus
 
-.PHONY: help build test soak bench openvla pi0 parity results proto release docs clean venv $(STEPS)
+.PHONY: help build test soak bench openvla pi0 wheels parity results proto release clean venv $(STEPS)
 
 # go_test NAME,ARGUMENTS: Go tests with the race detector, counted as the step NAME.
 define go_test
@@ -48,6 +48,11 @@ vet: ## go vet
 	$(GO) vet ./... ./.ci/tally
 	$(GO) vet -tags $(TAGS) ./host/... ./cmd/...
 
+# The systems and processors that srpo builds for, without cgo as a cross build has none.
+PLATFORMS := linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
+cross: ## go vet for every supported platform
+	@for p in $(PLATFORMS); do echo "go vet for $$p"; CGO_ENABLED=0 GOOS=$${p%/*} GOARCH=$${p#*/} $(GO) vet ./...; done
+
 staticcheck: ## staticcheck
 	$(GO) run $(STATICCHECK) ./... ./.ci/tally
 	$(GO) run $(STATICCHECK) -tags $(TAGS) ./host/... ./cmd/...
@@ -63,6 +68,12 @@ proto-check: venv ## the committed code is what the .proto files generate
 
 ruff: venv ## ruff
 	$(VENV)/bin/ruff check .
+
+mypy: venv ## the types of the Python kit
+	cd sdk/python && $(VENV)/bin/mypy --cache-dir=$(VENV)/mypy
+
+wheels: venv ## the Python kit as a wheel, in sdk/python/dist
+	bash .ci/wheels sdk/python/dist
 
 # The encoders' tests install what their plugins install, with the program under test.
 go-test: export SRPO_TEST_PROGRAM := $(CURDIR)/srpo
@@ -136,6 +147,15 @@ $(VENV)/complete: sdk/python/requirements-test.txt .ci/requirements.txt
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r sdk/python/requirements-test.txt -r .ci/requirements.txt
 	mkdir $(VENV)/tools
 	ln -s ../bin/uv $(VENV)/tools/uv
+	touch $@
+
+docs: $(VENV)/docs ## the documentation site, in docs/_build/html; a broken link is an error
+	$(VENV)/docs/bin/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+
+$(VENV)/docs: .ci/requirements-docs.txt $(VENV)/complete
+	rm -rf $@
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	touch $@
 
 release: venv ## binaries, checksums, SBOM, wheel and module archives of the checked-out tag, into dist/

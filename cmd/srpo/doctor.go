@@ -169,12 +169,14 @@ func (d *doctor) examine(ctx context.Context) {
 
 func (d *doctor) machine() {
 	words := fmt.Sprintf("%s, %s/%s, %s", version(), runtime.GOOS, runtime.GOARCH, count(runtime.NumCPU(), "core"))
-	if runtime.GOOS != "linux" {
-		d.bad(true, "srpo", "on a Linux machine, or in a container: srpo doctor", "%s: srpo runs on Linux (memfd, process groups, /proc)", words)
+	if runtime.GOOS != "linux" && runtime.GOOS != "darwin" {
+		d.bad(true, "srpo", "on a Linux or macOS machine, or in a container: srpo doctor", "%s: srpo runs on Linux and macOS", words)
 		return
 	}
 	d.ok("srpo", "%s", words)
-	if a, err := arena.New(1 << 20); err != nil {
+	if a, err := arena.New(1 << 20); plugins.KindOf(err) == plugins.Unsupported {
+		d.absent("shared memory", "", "this system has none that can be sealed: frames travel in the messages, with the same results")
+	} else if err != nil {
 		e := plugins.AsError(err)
 		d.bad(d.w.arenaBytes() > 0, "shared memory", "srpo run --arena off", "%s", e.Error())
 	} else {

@@ -179,7 +179,7 @@ func preparer(cfg *config.Config, term *report.Terminal) (*supervise.Preparer, e
 	if err != nil {
 		return nil, plugins.Errorf(plugins.Internal, "the working folder: %w", err)
 	}
-	p := &supervise.Preparer{Cache: cache, Lock: filepath.Join(dir, lock.FileName), SDK: pythonsdk.Files, Say: func(s string) { term.Line("%s", s) }, Progress: showInstall(term)}
+	p := &supervise.Preparer{Cache: cache, Lock: filepath.Join(dir, lock.FileName), SDK: pythonsdk.Files, Notice: func(s string) { term.Line("%s", s) }, Progress: showInstall(term)}
 	if cfg != nil {
 		p.Interpreter = cfg.Host.Python
 	}
@@ -230,7 +230,7 @@ type packaged struct {
 
 // Find implements session.Launcher.
 func (p packaged) Find(kind plugins.Kind, name string) (session.Found, error) {
-	pkg, err := p.Look(kind, name)
+	pkg, err := p.Lookup(kind, name)
 	if err != nil {
 		return session.Found{}, err
 	}

@@ -159,7 +159,7 @@ func (a *app) lock(w *workbench, folders []string, prune bool) error {
 				p.What = "unchanged"
 			}
 		}
-		if p.Changes, err = lock.Renew(file, lock.Package{Kind: pkg.Kind, Name: pkg.Name, Version: pkg.Version, Dir: pkg.Dir}); err != nil {
+		if p.Changes, err = lock.Relock(file, lock.Package{Kind: pkg.Kind, Name: pkg.Name, Version: pkg.Version, Dir: pkg.Dir}); err != nil {
 			return err
 		}
 		if len(p.Changes) > 0 {

@@ -282,7 +282,7 @@ func TestRewardOfBadVideos(t *testing.T) {
 		byID[a.ID] = i
 	}
 	for id, want := range map[string]string{"black.npz": "every frame is black", "none.npz": "the video is empty", "empty.gif": "the file is empty", "broken.gif": "it does not decode",
-		"gone.mp4": "the video is not there: gone.mp4"} {
+		"gone.mp4": "the video does not exist: gone.mp4"} {
 		a := r.Attempts[byID[id]]
 		require.True(t, a.Dropped, id)
 		require.Contains(t, a.Reason, want, id)
@@ -294,7 +294,7 @@ func TestRewardOfBadVideos(t *testing.T) {
 	require.Equal(t, map[string]int{"left": 12, "right": 12, "lonely": 10, "hopeless": 10}, r.Metrics.EqualLength.Frames, "a single frame does not cut the others to it")
 	bad := r.Attempts[byID["bad.npz"]]
 	require.Equal(t, 1.0, bad.Reward, "a success is a success, also when its video is broken")
-	require.Contains(t, bad.Reason, "no .npz file")
+	require.Contains(t, bad.Reason, "not an .npz file")
 	require.Equal(t, 0.0, r.Attempts[byID["failed.npz"]].Reward)
 	for _, x := range r.Tasks {
 		switch x.Name {

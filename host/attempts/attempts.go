@@ -109,7 +109,7 @@ func readListFile(path string) (*List, error) {
 		default:
 			a.Video = beside(path, r.Video)
 			if _, err := os.Stat(a.Video); err != nil {
-				a.Problem = "the video is not there: " + r.Video
+				a.Problem = "the video does not exist: " + r.Video
 				gone = r.Video
 			} else {
 				videos++

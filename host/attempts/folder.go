@@ -126,7 +126,7 @@ func readVideos(dir string) (*List, error) {
 			// not among the videos of the folder: it may lie elsewhere, or be no video, which opening it says
 			a.Video = beside(filepath.Join(dir, labelFiles[0]), r.Video)
 			if _, err := os.Stat(a.Video); err != nil {
-				a.Video, a.Problem = "", "the video is not there: "+r.Video
+				a.Video, a.Problem = "", "the video does not exist: "+r.Video
 			} else {
 				found++
 			}

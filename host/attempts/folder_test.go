@@ -49,7 +49,7 @@ func TestFolderOfVideos(t *testing.T) {
 			{ID: "a.npz", Task: "stack", Success: &yes, Video: filepath.Join(dir, "a.npz")},
 			{ID: "sub/b.npz", Task: "stack", Success: &no, Video: filepath.Join(dir, "sub/b.npz")},
 			{ID: "pictures", Task: "push", Success: &yes, Video: filepath.Join(dir, "pictures")},
-			{ID: "gone.npz", Task: "push", Success: &no, Problem: "the video is not there: gone.npz"},
+			{ID: "gone.npz", Task: "push", Success: &no, Problem: "the video does not exist: gone.npz"},
 			{ID: "sub/c.npz", Problem: "no label says which task it is", Video: filepath.Join(dir, "sub/c.npz")},
 		}
 		for i := range want {
@@ -74,7 +74,7 @@ func TestLabelsOfOtherFiles(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, filepath.Join(dir, "out.npz"), list.Attempts[1].Video)
 	require.Empty(t, list.Attempts[1].Problem)
-	for i, want := range map[int]string{2: `".txt" is no kind of video`, 3: "holds no png or jpeg picture"} {
+	for i, want := range map[int]string{2: `".txt" is not a kind of video`, 3: "holds no png or jpeg picture"} {
 		require.Empty(t, list.Attempts[i].Problem)
 		_, err := media.Open(t.Context(), list.Attempts[i].Video, nil)
 		require.ErrorContains(t, err, want)

@@ -61,8 +61,8 @@ func TestBadEmbeddingCostsItsAttemptOnly(t *testing.T) {
 	}
 	require.Equal(t, []string{"", `the embedding has "x" at index 0, not a number`,
 		"the embedding is the number 3, not a list of numbers",
-		"neither an embedding nor a video is given", "the embedding gone.npy: it is not there", "",
-		"the video is not there: gone.mp4"}, problems)
+		"neither an embedding nor a video is given", "the embedding gone.npy: it does not exist", "",
+		"the video does not exist: gone.mp4"}, problems)
 	require.Equal(t, `a "NaN" in a name`, list.Attempts[5].ID)
 }
 
@@ -76,7 +76,7 @@ func TestListWithoutItsVideos(t *testing.T) {
 	put(t, filepath.Join(filepath.Dir(path), "v/b.mp4"), nil)
 	list, err := Read(t.Context(), path)
 	require.NoError(t, err)
-	require.Equal(t, "the video is not there: v/a.mp4", list.Attempts[0].Problem)
+	require.Equal(t, "the video does not exist: v/a.mp4", list.Attempts[0].Problem)
 }
 
 func TestEmbeddingsFromFiles(t *testing.T) {
@@ -100,7 +100,7 @@ func TestEmbeddingsFromFiles(t *testing.T) {
 	require.Equal(t, []float64{1, -2, math.Ldexp(1, -24)}, list.Attempts[0].Embedding)
 	require.Equal(t, []float64{0.25}, list.Attempts[1].Embedding)
 	for i, want := range []string{"ends before its 2 numbers", "(2 x 2), not one vector",
-		`"<i8", not little-endian floats`, "this is no .npy array"} {
+		`"<i8", not little-endian floats`, "this is not a .npy array"} {
 		require.Contains(t, list.Attempts[2+i].Problem, want)
 	}
 }
@@ -119,8 +119,8 @@ func TestEmbeddingsAsAMatrix(t *testing.T) {
 	require.Equal(t, []float64{1, 2, 3}, list.Attempts[1].Embedding, "its own wins")
 	for text, want := range map[string]string{
 		`{"embeddings": "m.npy", "attempts": [{"id": "a"}]}`:    "shape (2 x 3) for 1 attempts",
-		`{"embeddings": "gone.npy", "attempts": [{"id": "a"}]}`: "it is not there",
-		`{"embeddings": "l.json", "attempts": [{"id": "a"}]}`:   "no .npy array",
+		`{"embeddings": "gone.npy", "attempts": [{"id": "a"}]}`: "it does not exist",
+		`{"embeddings": "l.json", "attempts": [{"id": "a"}]}`:   "not a .npy array",
 	} {
 		put(t, filepath.Join(dir, "bad.json"), []byte(text))
 		_, err := Read(context.Background(), filepath.Join(dir, "bad.json"))

@@ -68,7 +68,7 @@ func newRig(ctx context.Context, o rigOptions) (_ *rig, err error) {
 func (r *rig) startEnvs(ctx context.Context) error {
 	o := r.opts
 	var shares []int
-	start := func(i int) *supervise.Proc[env.Env] {
+	start := func(i int) *supervise.ProcessWorker[env.Env] {
 		l := o.env
 		if i > 0 {
 			l.Instance = strconv.Itoa(i + 1)
@@ -83,7 +83,7 @@ func (r *rig) startEnvs(ctx context.Context) error {
 				if o.alone {
 					each = 1
 				}
-				shares = supervise.Shares(o.lanes, each)
+				shares = supervise.SplitLanes(o.lanes, each)
 			}
 			return e.Configure(ctx, plugins.Config{Settings: o.envSettings, WorldSize: 1, Lanes: shares[i]})
 		})

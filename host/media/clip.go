@@ -1,5 +1,5 @@
-// Package media reads and writes frames: GIF animations, NumPy arrays (.npy, .npz), folders of pictures, and, through a
-// Python process, every video that FFmpeg decodes. A clip in memory is a uint8 tensor [T, H, W, 3].
+// Package media reads and writes frames: GIF animations, NumPy arrays (.npy, .npz), folders of pictures, and,
+// through a Python process, every video that FFmpeg decodes. A clip in memory is a uint8 tensor [T, H, W, 3].
 package media
 
 import (
@@ -13,10 +13,10 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// Bounds of a clip. Of a longer video every k-th frame is taken, k the least power of two that fits, and
-// the last one. Frames so large that fewer than LeastFrames of them would be left, which is what the
-// longest of V-JEPA 2's clips has, are halved instead while their shorter side keeps LeastSide pixels. The
-// clip's note says either.
+// Bounds of a clip. A longer video is reduced to every k-th frame and its last one, where k is the smallest
+// power of two that fits. When fewer than LeastFrames frames would remain (the length of V-JEPA 2's longest
+// clips), the frames are halved in size instead, as long as their shorter side keeps LeastSide pixels. The
+// clip's note reports both.
 const (
 	MaxFrames   = 1000
 	MaxBytes    = 192 << 20
@@ -24,18 +24,17 @@ const (
 	LeastSide   = 256
 )
 
-// Clip is a video, decoded.
+// Clip is a decoded video.
 type Clip struct {
 	// Frames are uint8 [T, H, W, 3], T >= 1.
 	Frames plugins.Tensor
-	// Seen is the number of frames that the video has; more than T when it was thinned.
+	// Seen is the number of frames of the video. It is larger than T when frames were left out.
 	Seen int
-	// Note says in words what was done to it; empty: nothing.
+	// Note describes what was left out or scaled down; empty: nothing was.
 	Note string
 }
 
-// bounds are MaxFrames, MaxBytes, LeastFrames and LeastSide, as decode/decode.py is asked for them; tests
-// have smaller ones.
+// bounds are the bounds of a clip as decode/decode.py receives them. Tests use smaller ones.
 type bounds struct {
 	MaxFrames   int `json:"max_frames"`
 	MaxBytes    int `json:"max_bytes"`
@@ -43,11 +42,11 @@ type bounds struct {
 	LeastSide   int `json:"least_side"`
 }
 
-var usual = bounds{MaxFrames, MaxBytes, LeastFrames, LeastSide}
+var defaultBounds = bounds{MaxFrames, MaxBytes, LeastFrames, LeastSide}
 
-// thinner keeps evenly spaced frames of a stream whose length nobody knows, in bounded memory;
-// decode/decode.py has its twin.
-type thinner struct {
+// frameSampler keeps evenly spaced frames of a stream of unknown length in bounded memory. Thinner in
+// decode/decode.py does the same.
+type frameSampler struct {
 	bounds
 	kept          [][]byte
 	height, width int // of the video
@@ -56,24 +55,24 @@ type thinner struct {
 	last          []byte
 }
 
-// skips says whether nothing of the next frame will be kept, so that it need not be read.
-func (t *thinner) skips() bool { return t.seen > 0 && t.seen%t.stride != 0 }
+// skipsNext reports whether the next frame will not be kept, so that it need not be decoded.
+func (t *frameSampler) skipsNext() bool { return t.seen > 0 && t.seen%t.stride != 0 }
 
-// add takes a frame, uint8 [H, W, 3], which it keeps.
-func (t *thinner) add(height, width int, rgb []byte) error {
+// add takes a frame, uint8 [H, W, 3]. The caller must not change it afterwards.
+func (t *frameSampler) add(height, width int, rgb []byte) error {
 	switch {
 	case t.seen == 0:
 		t.height, t.width, t.stride = height, width, 1
 	case height != t.height || width != t.width:
-		return bad("it changes size: frame %d is %d x %d pixels, those before %d x %d", t.seen+1, width, height,
+		return invalid("it changes size: frame %d is %d x %d pixels, those before %d x %d", t.seen+1, width, height,
 			t.width, t.height)
 	}
 	size := height * width * 3
 	if size == 0 {
-		return bad("the video has no pixels: frames of %d x %d", width, height)
+		return invalid("the video has no pixels: frames of %d x %d", width, height)
 	}
 	if size > t.MaxBytes {
-		return bad("its frames are too large: %d x %d pixels", width, height)
+		return invalid("its frames are too large: %d x %d pixels", width, height)
 	}
 	for n := range t.halvings {
 		rgb = halve(rgb, height>>n, width>>n)
@@ -110,8 +109,7 @@ func (t *thinner) add(height, width int, rgb []byte) error {
 	return nil
 }
 
-// halve averages each 2 x 2 pixels of a picture, uint8 [height, width, 3]; an odd last row or column is
-// left out.
+// halve averages each 2 x 2 pixels of a picture, uint8 [height, width, 3]. An odd last row or column is left out.
 func halve(rgb []byte, height, width int) []byte {
 	out := make([]byte, 0, height/2*(width/2)*3)
 	for y := range height / 2 {
@@ -125,9 +123,9 @@ func halve(rgb []byte, height, width int) []byte {
 	return out
 }
 
-func (t *thinner) clip() (Clip, error) {
+func (t *frameSampler) clip() (Clip, error) {
 	if t.seen == 0 {
-		return Clip{}, bad("the video is empty: it has no frame")
+		return Clip{}, invalid("the video is empty: it has no frame")
 	}
 	if (t.seen-1)%t.stride != 0 {
 		t.kept = append(t.kept, t.last)
@@ -138,26 +136,26 @@ func (t *thinner) clip() (Clip, error) {
 		data = append(data, f...)
 		t.kept[i] = nil
 	}
-	return finish(plugins.Bytes(data, len(t.kept), height, width, 3), t.seen, t.stride, t.height, t.width)
+	return newClip(plugins.Bytes(data, len(t.kept), height, width, 3), t.seen, t.stride, t.height, t.width)
 }
 
-// finish refuses what no encoder can say anything about, and notes what a person should know. height and
-// width are those of the video itself.
-func finish(frames plugins.Tensor, seen, stride, height, width int) (Clip, error) {
+// newClip makes a clip and its note. It refuses frames that carry no information. height and width are those of the
+// video itself.
+func newClip(frames plugins.Tensor, seen, stride, height, width int) (Clip, error) {
 	c := Clip{Frames: frames, Seen: seen}
-	if color, ok := oneColour(frames.Data); ok {
+	if color, ok := singleColour(frames.Data); ok {
 		if color == [3]byte{} {
-			return c, bad("every frame is black")
+			return c, invalid("every frame is black")
 		}
-		return c, bad("every frame is one colour, the same throughout")
+		return c, invalid("every frame is one colour, the same throughout")
 	}
 	var notes []string
 	if stride > 1 {
-		notes = append(notes, fmt.Sprintf("%d frames: every %s and the last one are looked at", seen,
+		notes = append(notes, fmt.Sprintf("%d frames: every %s and the last one are used", seen,
 			ordinal(stride)))
 	}
 	if frames.Shape[1] != height {
-		notes = append(notes, fmt.Sprintf("its pictures of %d x %d pixels are looked at as %d x %d", width, height,
+		notes = append(notes, fmt.Sprintf("its pictures of %d x %d pixels are scaled to %d x %d", width, height,
 			frames.Shape[2], frames.Shape[1]))
 	}
 	if frames.Shape[0] == 1 {
@@ -174,8 +172,8 @@ func ordinal(n int) string {
 	return fmt.Sprintf("%dth", n)
 }
 
-// oneColour says whether all pixels are alike, up to what compression does to black.
-func oneColour(data []byte) ([3]byte, bool) {
+// singleColour reports whether all pixels are alike, up to what compression does to black.
+func singleColour(data []byte) ([3]byte, bool) {
 	const noise = 3
 	low, high := [3]byte{255, 255, 255}, [3]byte{}
 	for i := 0; i+2 < len(data); i += 3 {
@@ -192,20 +190,19 @@ func oneColour(data []byte) ([3]byte, bool) {
 	return low, true
 }
 
-// Open decodes a video: a .gif, .npy or .npz file, or a folder of pictures, and through d what needs FFmpeg
-// (mp4 and its like) or Pillow (webp). The error says what is wrong with this one video, in words for
-// [Attempt.Problem]; but for ctx's end and a decoder that cannot be installed or started, which the caller
-// tells by their kinds, Canceled and others than Invalid.
+// Open decodes a video: a .gif, .npy or .npz file, a folder of pictures, or, through d, a format that FFmpeg
+// (mp4 and the like) or Pillow (webp) decodes. An error of kind Invalid describes what is wrong with this video
+// only. Other kinds mean that ctx ended (Canceled), or that the decoder cannot be installed or started.
 func Open(ctx context.Context, path string, d *Decoder) (Clip, error) {
 	info, err := os.Stat(path)
 	if err != nil {
-		return Clip{}, bad("the video is not there")
+		return Clip{}, invalid("the video does not exist")
 	}
 	if info.IsDir() {
 		return openPictures(ctx, path)
 	}
 	if info.Size() == 0 {
-		return Clip{}, bad("the file is empty")
+		return Clip{}, invalid("the file is empty")
 	}
 	switch strings.ToLower(filepath.Ext(path)) {
 	case ".gif":
@@ -216,7 +213,7 @@ func Open(ctx context.Context, path string, d *Decoder) (Clip, error) {
 		return openNpz(path)
 	}
 	if !IsVideo(path) {
-		return Clip{}, bad("%q is no kind of video that srpo reads; it reads %s and folders of png or jpeg",
+		return Clip{}, invalid("%q is not a kind of video that srpo reads; it reads %s and folders of png or jpeg",
 			filepath.Ext(path), strings.Join(videoExtensions, ", "))
 	}
 	return d.decode(ctx, path)
@@ -235,7 +232,7 @@ func IsVideo(path string) bool {
 	return false
 }
 
-// ReaderVersion changes whenever the same file may give other frames: with the reading itself, and with the
+// ReaderVersion changes whenever the same file may give other frames: with the readers of this package and with the
 // libraries of the decoder.
 var ReaderVersion = func() string {
 	requirements, err := decodeFiles.ReadFile("decode/requirements.txt")
@@ -246,5 +243,5 @@ var ReaderVersion = func() string {
 	if err != nil {
 		panic(err)
 	}
-	return fmt.Sprintf("3 %v %x", usual, sha256.Sum256(append(requirements, program...)))
+	return fmt.Sprintf("3 %v %x", defaultBounds, sha256.Sum256(append(requirements, program...)))
 }()

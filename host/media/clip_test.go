@@ -22,7 +22,7 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// square is what testdata/make_videos.py draws: 16 frames of 48 x 32 pixels, a square that moves to the right.
+// square draws the clip of testdata/make_videos.py: n frames of 48 x 32 pixels with a square that moves to the right.
 func square(n int) plugins.Tensor {
 	data := make([]byte, 0, n*32*48*3)
 	for t := range n {
@@ -49,7 +49,7 @@ func picture(frames plugins.Tensor, t int) image.Image {
 	return m
 }
 
-// nearly says how far two clips of one shape are apart, the mean over all bytes.
+// apart returns the mean absolute difference of two clips of the same shape.
 func apart(t *testing.T, a, b plugins.Tensor) float64 {
 	require.Equal(t, a.Shape, b.Shape)
 	sum := 0.0
@@ -152,13 +152,13 @@ func TestWhatIsWrongWithAVideo(t *testing.T) {
 		data []byte
 		want string
 	}{
-		"gone.npz":    {nil, "the video is not there"},
+		"gone.npz":    {nil, "the video does not exist"},
 		"empty.gif":   {[]byte{}, "the file is empty"},
 		"noframe.npy": {npy(plugins.Bytes(nil, 0, 4, 4, 3)), "the video is empty: it has no frame"},
 		"nopixel.npy": {npy(plugins.Bytes(nil, 4, 0, 4, 3)), "no pixels: 4 x 0 x 4 x 3"},
 		"short.npy":   {whole[:len(whole)-5], "the array ends at frame 4 of 4"},
 		"header.npy":  {whole[:20], "ends in its header"},
-		"text.npy":    {[]byte("hello world"), "no .npy array"},
+		"text.npy":    {[]byte("hello world"), "not a .npy array"},
 		"gray.npy":    {gray, "shape 4 x 2 x 2 x 1, not frames x height x width x 3"},
 		"floats.npy":  {floats, `numbers are "<f4", not uint8`},
 		"black.npy":   {npy(plugins.Bytes(make([]byte, 4*4*4*3), 4, 4, 4, 3)), "every frame is black"},
@@ -166,15 +166,15 @@ func TestWhatIsWrongWithAVideo(t *testing.T) {
 			"every frame is one colour"},
 		"huge.npy":      {uint8Header([]int{2, 70000, 70000, 3}), "too large"},
 		"endless.npy":   {uint8Header([]int{1 << 40, 8, 8, 3}), "the array ends at frame 1 of"},
-		"text.npz":      {[]byte("hello"), "no .npz file"},
+		"text.npz":      {[]byte("hello"), "not an .npz file"},
 		"damaged.npz":   {damaged, ""},
-		"truncated.npz": {npz.Bytes()[:npz.Len()/2], "no .npz file"},
+		"truncated.npz": {npz.Bytes()[:npz.Len()/2], "not an .npz file"},
 		"none.npz":      {archive("readme"), "holds no array"},
 		"two.npz":       {archive("left.npy", "right.npy"), "holds left, right; the video must be called frames"},
 		"truncated.gif": {g[:len(g)/2], "does not decode"},
 		"text.gif":      {[]byte("hello"), "does not decode"},
-		"other.pdf":     {[]byte("hello"), `".pdf" is no kind of video`},
-		"no.mp4":        {[]byte("hello"), "nothing here decodes"},
+		"other.pdf":     {[]byte("hello"), `".pdf" is not a kind of video`},
+		"no.mp4":        {[]byte("hello"), "no decoder for this kind"},
 	} {
 		path := filepath.Join(dir, name)
 		if c.data != nil {
@@ -198,7 +198,7 @@ func TestOneFrameAndMany(t *testing.T) {
 	require.Equal(t, []int{1, 32, 48, 3}, c.Frames.Shape)
 	require.Equal(t, "a single frame: there is no progress to see", c.Note)
 
-	// 10,000 frames: evenly spaced ones are looked at, and the clip says so
+	// Of 10,000 frames evenly spaced ones are used, and the note says so.
 	const n = 10000
 	data := make([]byte, 0, n*12)
 	for i := range n {
@@ -208,11 +208,11 @@ func TestOneFrameAndMany(t *testing.T) {
 	require.Empty(t, problem)
 	require.Equal(t, n, c.Seen)
 	require.Equal(t, 626, c.Frames.Shape[0])
-	require.Equal(t, "10000 frames: every 16th and the last one are looked at", c.Note)
+	require.Equal(t, "10000 frames: every 16th and the last one are used", c.Note)
 	at := func(k int) int { return int(c.Frames.Data[12*k]) | int(c.Frames.Data[12*k+1])<<8 }
 	require.Equal(t, []int{0, 16, 32}, []int{at(0), at(1), at(2)})
 	require.Equal(t, []int{9984, 9999}, []int{at(624), at(625)})
-	// exactly at the bound nothing is left out
+	// At the bound nothing is left out.
 	c, problem = open(t, putFile(t, filepath.Join(dir, "bound.npy"), append(uint8Header([]int{MaxFrames, 2, 2, 3}),
 		data[:MaxFrames*12]...)))
 	require.Empty(t, problem)
@@ -220,8 +220,8 @@ func TestOneFrameAndMany(t *testing.T) {
 	require.Empty(t, c.Note)
 }
 
-// Where only a few frames of a large video fit, its pictures are halved before frames are left out: an
-// encoder that wants 64 would play the few again and again.
+// When only a few frames of a large video fit, its pictures are halved before more frames are left out: an
+// encoder that wants 64 frames would otherwise repeat the few.
 func TestLargePicturesAreHalved(t *testing.T) {
 	for _, c := range []struct {
 		frames, height, width, stride int
@@ -234,7 +234,9 @@ func TestLargePicturesAreHalved(t *testing.T) {
 		{16, 64, 96, 1, []int{16, 16, 24, 3}}, // two times
 		{16, 30, 51, 4, []int{5, 30, 51, 3}},  // too small to be halved
 	} {
-		th := &thinner{bounds: bounds{MaxFrames: 1000, MaxBytes: 16 * 16 * 24 * 3, LeastFrames: 8, LeastSide: 16}}
+		th := &frameSampler{
+			bounds: bounds{MaxFrames: 1000, MaxBytes: 16 * 16 * 24 * 3, LeastFrames: 8, LeastSide: 16},
+		}
 		for k := range c.frames {
 			picture := make([]byte, c.height*c.width*3)
 			for i := range picture {
@@ -250,16 +252,17 @@ func TestLargePicturesAreHalved(t *testing.T) {
 		if c.shape[1] == c.height {
 			continue
 		}
-		require.Contains(t, clip.Note, fmt.Sprintf("its pictures of %d x %d pixels are looked at as 24 x 16",
+		require.Contains(t, clip.Note, fmt.Sprintf("its pictures of %d x %d pixels are scaled to 24 x 16",
 			c.width, c.height))
 		size, shrunk := len(clip.Frames.Data)/c.shape[0], c.height/c.shape[1]
-		for k := range c.shape[0] - 1 { // columns rise by 1, so the mean of 2 is half a step above the left one, rounded up
+		for k := range c.shape[0] - 1 {
+			// Columns rise by 1, so the mean of 2 is half a step above the left one, rounded up.
 			require.Equal(t, byte(k*c.stride+5*shrunk)+byte(shrunk/2), clip.Frames.Data[k*size+15], "%v", c)
 		}
 	}
 }
 
-// A viewer shows frames over each other, and puts back what a frame says is to be put back.
+// Frames are composed over each other, and their disposal methods are followed.
 func TestGIFDisposal(t *testing.T) {
 	pal := color.Palette{color.RGBA{0, 0, 0, 255}, color.RGBA{255, 0, 0, 255}, color.RGBA{0, 255, 0, 255},
 		color.RGBA{}}
@@ -310,7 +313,7 @@ func FuzzNpy(f *testing.F) {
 	})
 }
 
-// uint8Header makes the header of a uint8 array.
+// uint8Header returns the header of a uint8 array.
 func uint8Header(shape []int) []byte {
 	words := make([]string, len(shape))
 	for i, d := range shape {

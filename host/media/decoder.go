@@ -24,7 +24,7 @@ import (
 //go:embed decode/plugin.toml decode/requirements.txt decode/decode.py
 var decodeFiles embed.FS
 
-// DecodeFiles is the Python package that decodes mp4 and webp videos, plugin.toml at its root.
+// DecodeFiles returns the Python package that decodes mp4 and webp videos, with plugin.toml at its root.
 func DecodeFiles() fs.FS {
 	sub, err := fs.Sub(decodeFiles, "decode")
 	if err != nil {
@@ -33,32 +33,32 @@ func DecodeFiles() fs.FS {
 	return sub
 }
 
-// Decoder decodes what Go's library does not, in a Python process that is installed and started when it is
-// first needed. A video that kills it, or takes too long, costs that video only. Its methods may be called
-// from several goroutines, one video at a time. Close it.
+// Decoder decodes the formats that Go's standard library does not, in a Python process. The process is installed and
+// started at its first use. When a video kills it or takes too long, only that video fails. The methods are safe for
+// concurrent use and decode one video at a time. Close the decoder after use.
 type Decoder struct {
 	// Command makes the program ready and says how to start it.
 	Command func(ctx context.Context) (argv, env []string, err error)
 	// Timeout bounds one video; 0: ten minutes.
 	Timeout time.Duration
 
-	within *bounds // of a clip; nil: the usual ones
+	limits *bounds // of a clip; nil: the usual ones
 
-	mu     sync.Mutex
-	broken error // why it can never be started
-	cmd    *exec.Cmd
-	in     io.WriteCloser
-	out    *bufio.Reader
-	said   *tail
+	mu         sync.Mutex
+	startError error // non-nil: the program cannot be started
+	cmd        *exec.Cmd
+	in         io.WriteCloser
+	out        *bufio.Reader
+	stderr     *lastOutput
 }
 
-// tail keeps the last words of a process.
-type tail struct {
+// lastOutput keeps the end of a process's output, for error messages.
+type lastOutput struct {
 	mu   sync.Mutex
 	text []byte
 }
 
-func (t *tail) Write(p []byte) (int, error) {
+func (t *lastOutput) Write(p []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.text = append(t.text, p...)
@@ -68,15 +68,15 @@ func (t *tail) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (t *tail) last() string {
+func (t *lastOutput) lastLine() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	lines := strings.Split(strings.TrimSpace(string(t.text)), "\n")
 	return lines[len(lines)-1]
 }
 
-// answer is what the program says of a video.
-type answer struct {
+// response is the program's response to the request for one video.
+type response struct {
 	Problem string `json:"problem"`
 	Frames  int    `json:"frames"`
 	Height  int    `json:"height"`
@@ -88,10 +88,11 @@ type answer struct {
 	FullWidth  int `json:"full_width"`
 }
 
-// decode returns a video's frames. Error: Invalid when this video cannot be decoded, others when no video can.
+// decode returns a video's frames. An error of kind Invalid concerns this video only; other kinds mean that no video
+// can be decoded.
 func (d *Decoder) decode(ctx context.Context, path string) (Clip, error) {
 	if d == nil || d.Command == nil {
-		return Clip{}, bad("nothing here decodes such a video")
+		return Clip{}, invalid("no decoder for this kind of video is available")
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -106,7 +107,7 @@ func (d *Decoder) decode(ctx context.Context, path string) (Clip, error) {
 	defer cancel()
 	cmd, killed := d.cmd, make(chan struct{})
 	stop := context.AfterFunc(limit, func() { kill(cmd); close(killed) })
-	a, data, err := d.ask(path)
+	a, data, err := d.request(path)
 	inTime := stop()
 	if !inTime {
 		<-killed
@@ -117,35 +118,35 @@ func (d *Decoder) decode(ctx context.Context, path string) (Clip, error) {
 		case ctx.Err() != nil:
 			return Clip{}, plugins.Errorf(plugins.Canceled, "stopped: %w", ctx.Err())
 		case limit.Err() != nil:
-			return Clip{}, bad("it was not decoded within %s", timeout)
+			return Clip{}, invalid("it was not decoded within %s", timeout)
 		}
-		words := d.said.last()
+		words := d.stderr.lastLine()
 		if words == "" {
 			words = err.Error()
 		}
-		return Clip{}, bad("it killed the decoder: %s", words)
+		return Clip{}, invalid("it killed the decoder: %s", words)
 	}
 	if a.Problem != "" {
-		return Clip{}, bad("%s", a.Problem)
+		return Clip{}, invalid("%s", a.Problem)
 	}
 	if a.FullHeight == 0 {
 		a.FullHeight, a.FullWidth = a.Height, a.Width
 	}
-	return finish(plugins.Bytes(data, a.Frames, a.Height, a.Width, 3), a.Seen, a.Stride, a.FullHeight, a.FullWidth)
+	return newClip(plugins.Bytes(data, a.Frames, a.Height, a.Width, 3), a.Seen, a.Stride, a.FullHeight, a.FullWidth)
 }
 
-func (d *Decoder) bounds() bounds {
-	if d.within != nil {
-		return *d.within
+func (d *Decoder) clipBounds() bounds {
+	if d.limits != nil {
+		return *d.limits
 	}
-	return usual
+	return defaultBounds
 }
 
-func (d *Decoder) ask(path string) (a answer, data []byte, err error) {
+func (d *Decoder) request(path string) (a response, data []byte, err error) {
 	request, err := json.Marshal(struct {
 		Path string `json:"path"`
 		bounds
-	}{path, d.bounds()})
+	}{path, d.clipBounds()})
 	if err != nil {
 		return a, nil, err
 	}
@@ -164,7 +165,7 @@ func (d *Decoder) ask(path string) (a answer, data []byte, err error) {
 	}
 	n := plugins.Elements([]int{a.Frames, a.Height, a.Width, 3})
 	if n <= 0 || n > 2*MaxBytes {
-		return a, nil, errors.New("an answer of no sense: " + string(bytes.TrimSpace(line)))
+		return a, nil, errors.New("an invalid response: " + string(bytes.TrimSpace(line)))
 	}
 	data = make([]byte, n)
 	_, err = io.ReadFull(d.out, data)
@@ -173,8 +174,8 @@ func (d *Decoder) ask(path string) (a answer, data []byte, err error) {
 
 // start starts the program unless it runs.
 func (d *Decoder) start(ctx context.Context) error {
-	if d.cmd != nil || d.broken != nil {
-		return d.broken
+	if d.cmd != nil || d.startError != nil {
+		return d.startError
 	}
 	argv, env, err := d.Command(ctx)
 	if err == nil {
@@ -182,12 +183,12 @@ func (d *Decoder) start(ctx context.Context) error {
 		cmd.Env = env
 		for _, name := range []string{"PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH"} {
 			if v, ok := os.LookupEnv(name); ok {
-				cmd.Env = append([]string{name + "=" + v}, cmd.Env...) // the program's own win
+				cmd.Env = append([]string{name + "=" + v}, cmd.Env...) // the program's own values take precedence
 			}
 		}
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-		d.said = &tail{}
-		cmd.Stderr = d.said
+		d.stderr = &lastOutput{}
+		cmd.Stderr = d.stderr
 		cmd.WaitDelay = time.Second
 		var out io.Reader
 		if d.in, err = cmd.StdinPipe(); err == nil {
@@ -200,18 +201,18 @@ func (d *Decoder) start(ctx context.Context) error {
 			return nil
 		}
 		err = plugins.Errorf(plugins.Unavailable, "the video decoder does not start: %w",
-			err).WithHint("remove %s, and it is installed anew", strings.TrimSuffix(argv[0], "/bin/python"))
+			err).WithHint("remove %s to have it installed again", strings.TrimSuffix(argv[0], "/bin/python"))
 	}
 	if ctx.Err() == nil {
-		d.broken = err
+		d.startError = err
 	}
 	return err
 }
 
-// kill ends a program that was not waited for yet, and whatever it started.
+// kill ends a program that has not been waited for yet, and all processes that it started.
 func kill(cmd *exec.Cmd) { _ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
 
-// end kills and waits.
+// end kills the program and waits for it.
 func (d *Decoder) end() {
 	if d.cmd == nil {
 		return

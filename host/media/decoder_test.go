@@ -15,7 +15,7 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// installed is the decoder in the user's own cache; a test installs nothing.
+// installed returns the decoder of the user's cache. The test is skipped without it, because a test installs nothing.
 func installed(t *testing.T) *Decoder {
 	cache, err := pyenv.CacheDir()
 	require.NoError(t, err)
@@ -34,7 +34,7 @@ func installed(t *testing.T) *Decoder {
 	return d
 }
 
-func TestFilms(t *testing.T) {
+func TestDecodesVideos(t *testing.T) {
 	d := installed(t)
 	ctx := context.Background()
 	for name, tolerance := range map[string]float64{"square.mp4": 6, "square.webp": 0.1} {
@@ -44,7 +44,7 @@ func TestFilms(t *testing.T) {
 		require.Equal(t, 16, c.Seen)
 	}
 	dir := t.TempDir()
-	putFile(t, filepath.Join(dir, "text.mp4"), []byte("hello world, this is no film"))
+	putFile(t, filepath.Join(dir, "text.mp4"), []byte("hello world, this is not a film"))
 	putFile(t, filepath.Join(dir, "text.webp"), []byte("hello"))
 	for path, want := range map[string]string{
 		"testdata/black.mp4":            "every frame is black",
@@ -57,11 +57,11 @@ func TestFilms(t *testing.T) {
 		require.Equal(t, plugins.Invalid, plugins.KindOf(err), path)
 		require.Contains(t, plugins.AsError(err).Message, want, path)
 	}
-	// large pictures are halved as Go does it
-	d.within = &bounds{MaxFrames: 1000, MaxBytes: 4 * 48 * 32 * 3, LeastFrames: 8, LeastSide: 16}
+	// Large pictures are halved in the same way as in Go.
+	d.limits = &bounds{MaxFrames: 1000, MaxBytes: 4 * 48 * 32 * 3, LeastFrames: 8, LeastSide: 16}
 	c, err := Open(ctx, "testdata/square.webp", d)
 	require.NoError(t, err)
-	want := &thinner{bounds: *d.within}
+	want := &frameSampler{bounds: *d.limits}
 	for k := range 16 {
 		size := 32 * 48 * 3
 		require.NoError(t, want.add(32, 48, square(16).Data[k*size:(k+1)*size]))
@@ -71,13 +71,13 @@ func TestFilms(t *testing.T) {
 	require.LessOrEqual(t, apart(t, halved.Frames, c.Frames), 0.1)
 	require.Equal(t, halved.Note, c.Note)
 	require.Equal(t, []int{16, 16, 24, 3}, c.Frames.Shape)
-	d.within = nil
-	// after all these the same process still decodes
+	d.limits = nil
+	// The same process still decodes after all these failures.
 	_, err = Open(ctx, "testdata/square.mp4", d)
 	require.NoError(t, err)
 }
 
-// script is a decoder that behaves badly.
+// script returns a decoder whose program is a shell script.
 func script(t *testing.T, text string) *Decoder {
 	path := filepath.Join(t.TempDir(), "decoder")
 	require.NoError(t, os.WriteFile(path, []byte("#!/bin/sh\n"+text), 0o755))
@@ -119,7 +119,7 @@ func TestDecoderThatHangsOrLies(t *testing.T) {
 	require.ErrorContains(t, err, "killed the decoder")
 }
 
-// Where it cannot be installed every such video gets the reason, and it is tried once.
+// When the decoder cannot be installed, every video gets the reason, and installation is tried once only.
 func TestDecoderThatCannotBeInstalled(t *testing.T) {
 	tries := 0
 	d := &Decoder{Command: func(context.Context) ([]string, []string, error) {

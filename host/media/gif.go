@@ -1,30 +1,120 @@
 package media
 
 import (
+	"bytes"
 	"image"
 	"image/color"
+	"image/draw"
 	"image/gif"
 	"io"
-	"sort"
+	"os"
 
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// GIF says how a clip becomes an animated GIF; zero values take the defaults.
+// openGIF composes the frames of an animation as a viewer does, following the disposal method of each.
+func openGIF(path string) (Clip, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return Clip{}, invalid("it cannot be read: %w", err)
+	}
+	if n, pixels := gifSize(data); pixels > 1<<30 {
+		return Clip{}, invalid(
+			"the animation is too large to be decoded: %d frames of %d million pixels together; save "+
+				"it as mp4 or npz",
+			n,
+			pixels>>20,
+		)
+	}
+	g, err := gif.DecodeAll(bytes.NewReader(data))
+	if err != nil {
+		return Clip{}, invalid("it does not decode: %w", err)
+	}
+	box := image.Rect(0, 0, g.Config.Width, g.Config.Height)
+	canvas := image.NewRGBA(box)
+	t := &frameSampler{bounds: defaultBounds}
+	for i, frame := range g.Image {
+		var before *image.RGBA
+		if i < len(g.Disposal) && g.Disposal[i] == gif.DisposalPrevious {
+			before = image.NewRGBA(box)
+			copy(before.Pix, canvas.Pix)
+		}
+		draw.Draw(canvas, frame.Bounds(), frame, frame.Bounds().Min, draw.Over)
+		if err := t.add(box.Dy(), box.Dx(), rgb(canvas)); err != nil {
+			return Clip{}, err
+		}
+		switch {
+		case before != nil:
+			canvas = before
+		case i < len(g.Disposal) && g.Disposal[i] == gif.DisposalBackground:
+			draw.Draw(canvas, frame.Bounds(), image.Transparent, image.Point{}, draw.Src)
+		}
+	}
+	return t.clip()
+}
+
+// gifSize counts the frames of an animation and their pixels without decoding them. The count stops at the first
+// damaged block.
+func gifSize(d []byte) (frames, pixels int) {
+	at := 13
+	if len(d) < at {
+		return 0, 0
+	}
+	table := func(flags byte) int {
+		if flags&0x80 == 0 {
+			return 0
+		}
+		return 3 << (flags&7 + 1)
+	}
+	at += table(d[10])
+	blocks := func() {
+		for at < len(d) && d[at] != 0 {
+			at += 1 + int(d[at])
+		}
+		at++
+	}
+	for at < len(d) {
+		switch d[at] {
+		case 0x21:
+			at += 2
+			blocks()
+		case 0x2c:
+			if at+10 > len(d) {
+				return frames, pixels
+			}
+			frames++
+			pixels += (int(d[at+5]) | int(d[at+6])<<8) * (int(d[at+7]) | int(d[at+8])<<8)
+			at += 10 + table(d[at+9]) + 1
+			blocks()
+		default:
+			return frames, pixels
+		}
+	}
+	return frames, pixels
+}
+
+// rgb returns the pixels of a picture over a black background.
+func rgb(m *image.RGBA) []byte {
+	out := make([]byte, 0, m.Rect.Dx()*m.Rect.Dy()*3)
+	for i := 0; i+3 < len(m.Pix); i += 4 { // colours are premultiplied: over black they are themselves
+		out = append(out, m.Pix[i], m.Pix[i+1], m.Pix[i+2])
+	}
+	return out
+}
+
+// GIF configures how a clip becomes an animated GIF. Zero values stand for the defaults.
 type GIF struct {
-	// MaxSide bounds width and height, pixels, by averaging whole blocks; 160.
+	// MaxSide bounds width and height in pixels, by averaging whole blocks; default 160.
 	MaxSide int
-	// MaxFrames bounds the frames, taken evenly, the first and the last always; 60.
+	// MaxFrames bounds the number of frames. They are evenly spaced and include the first and the last; default 60.
 	MaxFrames int
-	// DelayMS is a frame's time; by default a clip takes about four seconds, 50 to 200 ms a frame. The last frame stays a second longer.
+	// DelayMS is the duration of a frame. By default a clip takes about four seconds, with 50 to 200 ms per
+	// frame. The last frame stays a second longer.
 	DelayMS int
 }
 
-// colors is the number of colours of a clip's palette; one more stands for "as in the frame before".
-const colors = 255
-
-// EncodeGIF writes frames, uint8 [T, H, W, 3] with T >= 1. The palette is made for the whole clip, so that a still background stays still, and a frame
-// holds only what changed.
+// EncodeGIF writes frames, uint8 [T, H, W, 3] with T >= 1. One palette serves the whole clip, so that a still
+// background stays still, and each frame contains only the area that changed.
 func EncodeGIF(w io.Writer, frames plugins.Tensor, o GIF) error {
 	if err := frames.Check("video", plugins.Uint8, -1, -1, -1, 3); err != nil {
 		return err
@@ -68,7 +158,7 @@ func EncodeGIF(w io.Writer, frames plugins.Tensor, o GIF) error {
 		}
 		box := image.Rect(0, 0, sw, sh)
 		if i > 0 {
-			box = changed(before, index, sh, sw)
+			box = changedArea(before, index, sh, sw)
 		}
 		img := image.NewPaletted(box, table)
 		for y := box.Min.Y; y < box.Max.Y; y++ {
@@ -85,14 +175,23 @@ func EncodeGIF(w io.Writer, frames plugins.Tensor, o GIF) error {
 		if i == n-1 {
 			delay += 100
 		}
-		out.Image, out.Delay, out.Disposal = append(out.Image, img), append(out.Delay, delay), append(out.Disposal, gif.DisposalNone)
+		out.Image, out.Delay, out.Disposal = append(
+			out.Image,
+			img,
+		), append(
+			out.Delay,
+			delay,
+		), append(
+			out.Disposal,
+			gif.DisposalNone,
+		)
 		before = index
 	}
 	return gif.EncodeAll(w, out)
 }
 
-// changed is the smallest rectangle that holds every pixel that differs, one pixel when none does.
-func changed(a, b []uint8, h, w int) image.Rectangle {
+// changedArea returns the smallest rectangle with every pixel that differs, and one pixel when none does.
+func changedArea(a, b []uint8, h, w int) image.Rectangle {
 	box := image.Rectangle{}
 	for y := range h {
 		for x := range w {
@@ -107,7 +206,7 @@ func changed(a, b []uint8, h, w int) image.Rectangle {
 	return box
 }
 
-// shrink averages blocks of n by n pixels; the last ones may be smaller.
+// shrink averages blocks of n by n pixels. The last block of a row or column may be smaller.
 func shrink(f []byte, h, w, n int) (out []byte, sh, sw int) {
 	if n == 1 {
 		return f, h, w
@@ -132,162 +231,4 @@ func shrink(f []byte, h, w, n int) (out []byte, sh, sw int) {
 		}
 	}
 	return out, sh, sw
-}
-
-// palette maps colours, taken to six bits a channel, to the nearest of at most 255.
-type palette struct {
-	colors color.Palette
-	// near caches, by colour of six bits a channel, the index plus one.
-	near []uint16
-}
-
-// bin is a colour that occurs, with its mean and how often.
-type bin struct {
-	mean  [3]float64
-	count float64
-}
-
-// newPalette cuts the space of the clip's colours at the mean of the widest spread, again and again, and moves the colours found to the means of what
-// they stand for (Lloyd's algorithm).
-func newPalette(clip [][]byte) *palette {
-	sums := make([][4]uint64, 1<<18)
-	for _, f := range clip {
-		for i := 0; i+2 < len(f); i += 3 {
-			s := &sums[code(f[i], f[i+1], f[i+2])]
-			s[0] += uint64(f[i])
-			s[1] += uint64(f[i+1])
-			s[2] += uint64(f[i+2])
-			s[3]++
-		}
-	}
-	var bins []bin
-	for _, s := range sums {
-		if s[3] > 0 {
-			n := float64(s[3])
-			bins = append(bins, bin{[3]float64{float64(s[0]) / n, float64(s[1]) / n, float64(s[2]) / n}, n})
-		}
-	}
-	var centres [][3]float64
-	if len(bins) <= colors {
-		for _, b := range bins {
-			centres = append(centres, b.mean)
-		}
-	} else {
-		centres = refine(bins, cut(bins))
-	}
-	p := &palette{near: make([]uint16, 1<<18)}
-	for _, c := range centres {
-		p.colors = append(p.colors, color.RGBA{byte(c[0] + 0.5), byte(c[1] + 0.5), byte(c[2] + 0.5), 255})
-	}
-	return p
-}
-
-func code(r, g, b byte) int { return int(r>>2)<<12 | int(g>>2)<<6 | int(b>>2) }
-
-// box is a set of bins with its sum of squared distances from the mean, and the axis on which it is widest.
-type box struct {
-	bins   []bin
-	spread float64
-	axis   int
-	mean   [3]float64
-}
-
-func newBox(bins []bin) box {
-	b := box{bins: bins}
-	var n float64
-	var sq [3]float64
-	for _, x := range bins {
-		n += x.count
-		for c := range x.mean {
-			b.mean[c] += x.count * x.mean[c]
-			sq[c] += x.count * x.mean[c] * x.mean[c]
-		}
-	}
-	widest := -1.0
-	for c := range b.mean {
-		b.mean[c] /= n
-		v := sq[c] - n*b.mean[c]*b.mean[c]
-		if v > widest {
-			widest, b.axis = v, c
-		}
-	}
-	if len(bins) > 1 {
-		b.spread = max(widest, 1e-9)
-	}
-	return b
-}
-
-// cut splits the widest box until there are as many as colours.
-func cut(bins []bin) [][3]float64 {
-	boxes := []box{newBox(bins)}
-	for len(boxes) < colors {
-		at := 0
-		for i := range boxes {
-			if boxes[i].spread > boxes[at].spread {
-				at = i
-			}
-		}
-		b := boxes[at]
-		if b.spread == 0 {
-			break
-		}
-		sort.SliceStable(b.bins, func(i, j int) bool { return b.bins[i].mean[b.axis] < b.bins[j].mean[b.axis] })
-		split := sort.Search(len(b.bins), func(i int) bool { return b.bins[i].mean[b.axis] > b.mean[b.axis] })
-		split = min(max(split, 1), len(b.bins)-1)
-		boxes[at] = newBox(b.bins[:split])
-		boxes = append(boxes, newBox(b.bins[split:]))
-	}
-	centres := make([][3]float64, len(boxes))
-	for i, b := range boxes {
-		centres[i] = b.mean
-	}
-	return centres
-}
-
-func refine(bins []bin, centres [][3]float64) [][3]float64 {
-	const rounds = 2
-	for range rounds {
-		sum := make([][4]float64, len(centres))
-		for _, b := range bins {
-			i := nearest(centres, b.mean)
-			for c := range b.mean {
-				sum[i][c] += b.count * b.mean[c]
-			}
-			sum[i][3] += b.count
-		}
-		for i, s := range sum {
-			if s[3] > 0 {
-				centres[i] = [3]float64{s[0] / s[3], s[1] / s[3], s[2] / s[3]}
-			}
-		}
-	}
-	return centres
-}
-
-func nearest(centres [][3]float64, m [3]float64) int {
-	best, least := 0, 1e18
-	for i, c := range centres {
-		d0, d1, d2 := c[0]-m[0], c[1]-m[1], c[2]-m[2]
-		if d := d0*d0 + d1*d1 + d2*d2; d < least {
-			best, least = i, d
-		}
-	}
-	return best
-}
-
-// index is the palette's entry for a colour.
-func (p *palette) index(r, g, b byte) uint8 {
-	k := code(r, g, b)
-	if p.near[k] == 0 {
-		best, least := 0, 1<<30
-		for i, c := range p.colors {
-			c := c.(color.RGBA)
-			d0, d1, d2 := int(c.R)-int(r), int(c.G)-int(g), int(c.B)-int(b)
-			if d := d0*d0 + d1*d1 + d2*d2; d < least {
-				best, least = i, d
-			}
-		}
-		p.near[k] = uint16(best) + 1
-	}
-	return uint8(p.near[k] - 1)
 }

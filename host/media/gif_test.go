@@ -11,9 +11,11 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// The GIF, played frame over frame, shows what was recorded, to within a few levels.
+// The composed frames of the GIF are those of the clip, to within a few levels.
 func TestGIFShowsTheClip(t *testing.T) {
-	for _, tc := range []struct{ n, side, shown, size int }{{30, 64, 30, 64}, {1, 5, 1, 5}, {200, 32, 60, 32}, {40, 256, 40, 128}} {
+	for _, tc := range []struct{ n, side, shown, size int }{
+		{30, 64, 30, 64}, {1, 5, 1, 5}, {200, 32, 60, 32}, {40, 256, 40, 128},
+	} {
 		c := disc(tc.n, tc.side)
 		var b bytes.Buffer
 		require.NoError(t, EncodeGIF(&b, c, GIF{}))

@@ -12,13 +12,15 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// The bytes are those that numpy.lib.format describes: magic, version 1.0, a header of Python that ends with a line feed at a multiple of 64 bytes.
+// The bytes follow numpy.lib.format: magic, version 1.0, and a Python literal as header that ends with a line
+// feed at a multiple of 64 bytes.
 func TestEncodeNPZ(t *testing.T) {
 	for _, c := range []struct {
 		tensor plugins.Tensor
 		header string
 	}{
-		{plugins.Bytes([]byte{1, 2, 3, 4, 5, 6}, 1, 2, 1, 3), "{'descr': '|u1', 'fortran_order': False, 'shape': (1, 2, 1, 3,), }"},
+		{plugins.Bytes([]byte{1, 2, 3, 4, 5, 6}, 1, 2, 1, 3),
+			"{'descr': '|u1', 'fortran_order': False, 'shape': (1, 2, 1, 3,), }"},
 		{plugins.Floats([]float32{1.5}, 1), "{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }"},
 	} {
 		var out bytes.Buffer

@@ -8,8 +8,8 @@ import (
 	"gonum.org/v1/gonum/stat/distuv"
 )
 
-// Wilson returns the 95 % score interval (Wilson 1927) of a success rate p seen in n episodes; 0 to 1 when
-// n is 0, NaN when p is.
+// Wilson returns the 95 % score interval (Wilson 1927) of a success rate p over n episodes: [0, 1] when n is 0,
+// and NaN when p is NaN.
 func Wilson(p float64, n int) (low, high float64) {
 	if math.IsNaN(p) {
 		return p, p
@@ -24,14 +24,13 @@ func Wilson(p float64, n int) (low, high float64) {
 	return max(0, centre-half), min(1, centre+half)
 }
 
-// Interval is a mean with its 95 % confidence interval over N values. With fewer than two values Low and
-// High are NaN.
+// Interval is a mean over N values with its 95 % confidence interval. Low and High are NaN for fewer than two values.
 type Interval struct {
 	Mean, Low, High float64
 	N               int
 }
 
-// MeanInterval is the mean of v with Student's t interval.
+// MeanInterval returns the mean of v with Student's t interval.
 func MeanInterval(v []float64) Interval {
 	if len(v) == 0 {
 		return Interval{math.NaN(), math.NaN(), math.NaN(), 0}
@@ -45,7 +44,7 @@ func MeanInterval(v []float64) Interval {
 	return i
 }
 
-// DifferenceInterval is mean(a) - mean(b) with Welch's t interval (unequal variances).
+// DifferenceInterval returns mean(a) - mean(b) with Welch's t interval (unequal variances).
 func DifferenceInterval(a, b []float64) Interval {
 	if len(a) == 0 || len(b) == 0 {
 		return Interval{math.NaN(), math.NaN(), math.NaN(), 0}
@@ -68,5 +67,5 @@ func DifferenceInterval(a, b []float64) Interval {
 	return i
 }
 
-// quantile is the 97.5 % quantile of Student's t with df degrees of freedom.
+// quantile returns the 97.5 % quantile of Student's t with df degrees of freedom.
 func quantile(df float64) float64 { return distuv.StudentsT{Mu: 0, Sigma: 1, Nu: df}.Quantile(0.975) }

@@ -6,7 +6,7 @@ import (
 	"gonum.org/v1/gonum/stat/distuv"
 )
 
-// Pairs counts how the same episodes ended with two policies.
+// Pairs counts the outcomes of the same episodes with two policies, A and B.
 type Pairs struct {
 	Both    int `json:"both"`
 	OnlyA   int `json:"only_a"`
@@ -14,9 +14,10 @@ type Pairs struct {
 	Neither int `json:"neither"`
 }
 
-// N is the number of episodes.
+// N returns the number of episodes.
 func (p Pairs) N() int { return p.Both + p.OnlyA + p.OnlyB + p.Neither }
 
+// Add counts an episode that succeeded with A, with B, with both or with neither.
 func (p *Pairs) Add(a, b bool) {
 	switch {
 	case a && b:
@@ -30,9 +31,10 @@ func (p *Pairs) Add(a, b bool) {
 	}
 }
 
-// Difference is the success rate of B minus that of A over the same episodes, with Newcombe's 95 % interval for paired proportions (1998, method 10,
-// https://doi.org/10.1002/(SICI)1097-0258(19981130)17:22<2635::AID-SIM954>3.0.CO;2-C): Wilson's intervals of both rates, squared and added, less what the
-// correlation of the pairs explains. 0 episodes: 0 with [-1, 1].
+// Difference returns the success rate of B minus that of A with Newcombe's 95 % interval for paired proportions
+// (1998, method 10, https://doi.org/10.1002/(SICI)1097-0258(19981130)17:22<2635::AID-SIM954>3.0.CO;2-C). The
+// interval combines the Wilson intervals of both rates and corrects for the correlation of the pairs. Without
+// episodes it is 0 with [-1, 1].
 func (p Pairs) Difference() (diff, low, high float64) {
 	n := p.N()
 	if n == 0 {
@@ -44,7 +46,8 @@ func (p Pairs) Difference() (diff, low, high float64) {
 	lowA, highA := Wilson(rateA, n)
 	diff = rateB - rateA
 
-	// The correlation, with half an observation taken from a positive numerator (Newcombe's continuity correction of phi).
+	// phi is the correlation, with Newcombe's continuity correction: half an observation less in a positive
+	// numerator.
 	phi := 0.0
 	if product := (a + b) * (c + d) * (a + c) * (b + d); product > 0 {
 		top := a*d - b*c
@@ -63,7 +66,8 @@ func (p Pairs) Difference() (diff, low, high float64) {
 	return diff, max(-1, low), min(1, high)
 }
 
-// McNemar is the exact two-sided probability, if neither policy were better, of pairs that differ at least as unevenly.
+// McNemar returns the p-value of McNemar's exact two-sided test: the probability of a split of the differing pairs at
+// least as uneven as this one when neither policy is better.
 func (p Pairs) McNemar() float64 {
 	n := p.OnlyA + p.OnlyB
 	if n == 0 {

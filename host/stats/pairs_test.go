@@ -10,17 +10,19 @@ import (
 	"github.com/srpo-dev/srpo/host/stats"
 )
 
-// Newcombe's interval holds the true difference about 95 times in 100, for pairs that go together and pairs that do not.
+// Newcombe's interval contains the true difference about 95 times in 100, for correlated and for independent pairs.
 func TestPairedIntervalCovers(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
-	for _, c := range []struct{ a, b, same float64 }{{0.3, 0.5, 0}, {0.3, 0.5, 0.6}, {0.8, 0.8, 0.9}, {0.05, 0.1, 0.3}} {
+	for _, c := range []struct{ a, b, same float64 }{
+		{0.3, 0.5, 0}, {0.3, 0.5, 0.6}, {0.8, 0.8, 0.9}, {0.05, 0.1, 0.3},
+	} {
 		const times, n = 2000, 60
 		covered := 0
 		for range times {
 			var p stats.Pairs
 			for range n {
 				u := r.Float64()
-				v := u // the same luck for both, now and then
+				v := u // correlated in a share of the pairs
 				if r.Float64() >= c.same {
 					v = r.Float64()
 				}
@@ -40,14 +42,15 @@ func TestPairedIntervalCovers(t *testing.T) {
 			}
 		}
 		require.GreaterOrEqual(t, float64(covered)/times, 0.935, "%v", c)
-		if c.same < 0.8 { // rates near the border and pairs that agree make it wider than need be
+		if c.same < 0.8 { // the interval is conservative for rates near 0 or 1 and for highly correlated pairs
 			require.LessOrEqual(t, float64(covered)/times, 0.985, "%v", c)
 		}
 	}
 }
 
 func TestPairs(t *testing.T) {
-	// Newcombe's method 10 on 20 pairs, worked out by hand: Wilson 12/20 [.3866, .7812], 9/20 [.2582, .6579], phi = (9*8 - 3*0 - 10)/sqrt(12*8*9*11).
+	// Newcombe's method 10 on 20 pairs, computed by hand: Wilson 12/20 [.3866, .7812], 9/20 [.2582, .6579], phi
+	// = (9*8 - 3*0 - 10)/sqrt(12*8*9*11).
 	d, low, high := stats.Pairs{Both: 9, OnlyB: 3, OnlyA: 0, Neither: 8}.Difference()
 	require.InDelta(t, 0.15, d, 1e-12)
 	phi := 62 / math.Sqrt(12*8*9*11)
@@ -63,5 +66,11 @@ func TestPairs(t *testing.T) {
 	require.Greater(t, high, 0.0)
 	b, l, h := stats.Pairs{OnlyA: 7, OnlyB: 2, Both: 5, Neither: 6}.Difference()
 	f, fl, fh := stats.Pairs{OnlyA: 2, OnlyB: 7, Both: 5, Neither: 6}.Difference()
-	require.InDeltaSlice(t, []float64{b, l, h}, []float64{-f, -fh, -fl}, 1e-12, "turned round")
+	require.InDeltaSlice(
+		t,
+		[]float64{b, l, h},
+		[]float64{-f, -fh, -fl},
+		1e-12,
+		"exchanging A and B changes the signs",
+	)
 }

@@ -10,8 +10,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gofrs/flock"
 	"golang.org/x/sys/unix"
 
+	"github.com/srpo-dev/srpo/host/internal/bounded"
 	"github.com/srpo-dev/srpo/plugins"
 )
 
@@ -29,13 +31,13 @@ const (
 type runFolder struct {
 	path  string
 	tag   string
-	owner *os.File
+	owner *flock.Flock
 }
 
 // owner is the content of the owner file.
 type owner struct {
 	PID int `json:"pid"`
-	// Tag is in the environment of every process of the run, see strays.go.
+	// Tag is in the environment of every process of the run, see [tagEnv].
 	Tag     string    `json:"tag"`
 	Started time.Time `json:"started"`
 }
@@ -88,13 +90,16 @@ func makeRunFolder(base string) (*runFolder, error) {
 	}
 	// Locked before it gets its name, so that nobody finds it unlocked.
 	tmp := filepath.Join(dir, ".owner")
-	if f.owner, err = os.OpenFile(tmp, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600); err != nil {
+	f.owner = flock.New(tmp, flock.SetFlag(os.O_CREATE|os.O_EXCL|os.O_RDWR), flock.SetPermissions(0o600))
+	if _, err = f.owner.TryLock(); err != nil {
 		return fail(err)
 	}
-	if err = unix.Flock(int(f.owner.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == nil {
-		if err = json.NewEncoder(f.owner).Encode(owner{PID: os.Getpid(), Tag: f.tag, Started: time.Now().UTC()}); err == nil {
-			err = os.Rename(tmp, filepath.Join(dir, ownerFile))
-		}
+	text, err := json.Marshal(owner{PID: os.Getpid(), Tag: f.tag, Started: time.Now().UTC()})
+	if err == nil {
+		err = os.WriteFile(tmp, append(text, '\n'), 0o600)
+	}
+	if err == nil {
+		err = os.Rename(tmp, filepath.Join(dir, ownerFile))
 	}
 	if err != nil {
 		_ = f.owner.Close()
@@ -120,7 +125,9 @@ func sweep(base string) (folders []string, processes int) {
 		if unix.Lstat(dir, &st) != nil || int(st.Uid) != os.Getuid() {
 			continue
 		}
-		file, err := os.Open(filepath.Join(dir, ownerFile))
+		path := filepath.Join(dir, ownerFile)
+		lock := flock.New(path, flock.SetFlag(os.O_RDONLY))
+		gone, err := lock.TryLock()
 		if err != nil {
 			if _, err := os.Lstat(filepath.Join(dir, ".owner")); err == nil && time.Since(info.ModTime()) > orphanAge {
 				_ = os.RemoveAll(dir)
@@ -128,15 +135,16 @@ func sweep(base string) (folders []string, processes int) {
 			}
 			continue
 		}
-		if unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
-			var o owner
-			if json.NewDecoder(file).Decode(&o) == nil && o.Tag != "" {
-				processes += killTagged(o.Tag)
-			}
-			_ = os.RemoveAll(dir)
-			folders = append(folders, dir)
+		if !gone {
+			continue // its host lives
 		}
-		_ = file.Close()
+		var o owner
+		if text, err := bounded.ReadFile(path, bounded.Small); err == nil && json.Unmarshal(text, &o) == nil && o.Tag != "" {
+			processes += killTagged(o.Tag)
+		}
+		_ = os.RemoveAll(dir)
+		folders = append(folders, dir)
+		_ = lock.Close()
 	}
 	return folders, processes
 }

@@ -59,6 +59,9 @@ func readLoaderConfig(path string, depth int) []string {
 
 // CheckLibraries makes sure that the shared libraries of a package are there, before anything is downloaded. Nothing is loaded for that.
 func CheckLibraries(list []manifest.System) error {
+	if runtime.GOOS != "linux" { // the names are those of Linux libraries
+		return nil
+	}
 	var missing, packages []string
 	var dirs []string
 	for _, s := range list {

@@ -45,8 +45,8 @@ type Preparer struct {
 	Repair bool
 	// Progress is told of installations and builds; nil: nobody is told.
 	Progress func(pyenv.Progress)
-	// Say is told in a sentence what the user should know, such as that a package was added to the lock; nil: nobody is told.
-	Say func(string)
+	// Notice is told in a sentence what the user should know, such as that a package was added to the lock; nil: nobody is told.
+	Notice func(string)
 }
 
 // Prepare makes a package ready to run.
@@ -90,13 +90,13 @@ func (p *Preparer) prepare(ctx context.Context, pkg catalog.Package, l *Launch) 
 		if err != nil {
 			return err
 		}
-		if added && p.Say != nil {
-			p.Say(fmt.Sprintf("%s %s is used for the first time: its files are locked in %s from now on", pkg.Kind, pkg.Name, p.Lock))
+		if added && p.Notice != nil {
+			p.Notice(fmt.Sprintf("%s %s is used for the first time: its files are locked in %s from now on", pkg.Kind, pkg.Name, p.Lock))
 		}
 		if tree, err = lock.HashDir(pkg.Dir); err != nil {
 			return err
 		}
-		l.Unchanged = unchanged(pkg, tree, l.Label())
+		l.VerifyPackage = unchanged(pkg, tree, l.Label())
 	}
 	m := pkg.Manifest
 	if err := CheckLibraries(m.System); err != nil {
@@ -204,8 +204,8 @@ func (p *Preparer) python(ctx context.Context, pkg catalog.Package) (pyenv.Env, 
 		}
 		return env, err
 	}
-	if env.Built && p.Say != nil {
-		p.Say(fmt.Sprintf("%s's Python environment is ready: %.0f MB in %s, made in %.0f s with Python %s and %s", pkg.Name, env.Stamp.MB, env.Dir, env.Stamp.Seconds,
+	if env.Built && p.Notice != nil {
+		p.Notice(fmt.Sprintf("%s's Python environment is ready: %.0f MB in %s, made in %.0f s with Python %s and %s", pkg.Name, env.Stamp.MB, env.Dir, env.Stamp.Seconds,
 			env.Stamp.Version, env.Stamp.Installer))
 	}
 	return env, nil

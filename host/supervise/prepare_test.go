@@ -48,7 +48,7 @@ func TestPrepareCommand(t *testing.T) {
 	write(t, filepath.Join(dir, "plugin.toml"), toyHead+"[command]\nexec = [\"./run.sh\"]\n[env]\n"+modeEnv+" = \"good\"\nDATA = \"{cache}/x\"\nHERE = \"{package}\"\n", 0o644)
 	write(t, filepath.Join(dir, "run.sh"), "#!/bin/sh\nexec "+exe+"\n", 0o755)
 	var said []string
-	p := &Preparer{Cache: filepath.Join(root, "cache"), Lock: filepath.Join(root, "srpo.lock"), Say: func(s string) { said = append(said, s) }}
+	p := &Preparer{Cache: filepath.Join(root, "cache"), Lock: filepath.Join(root, "srpo.lock"), Notice: func(s string) { said = append(said, s) }}
 	l, err := p.Prepare(background, open(t, dir))
 	require.NoError(t, err)
 	require.Equal(t, []string{filepath.Join(dir, "run.sh")}, l.Argv)

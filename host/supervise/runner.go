@@ -16,6 +16,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// tagEnv is a variable in the environment of every plugin process. A child that moved to another session or process group
+// still has it.
+const tagEnv = "SRPO_PLUGIN_TAG"
+
 // drain is how long a dead plugin's output is read on, for its last words; a child that moved out of the group may hold the pipes for ever.
 const drain = 300 * time.Millisecond
 
@@ -152,13 +156,7 @@ func (l *leader) copyStdout() {
 
 // watch ends the whole group when its leader ends.
 func (l *leader) watch() {
-	for {
-		// WNOWAIT leaves a zombie, so the process group's id stays ours until cmd.Wait below.
-		err := unix.Waitid(unix.P_PID, l.pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
-		if err != unix.EINTR {
-			break
-		}
-	}
+	awaitExit(l.pid) // leaves a zombie, so the id of the process group stays reserved until cmd.Wait below
 	l.signal()
 	killTagged(l.tag)
 	done := make(chan struct{})

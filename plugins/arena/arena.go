@@ -40,36 +40,32 @@ type Arena struct {
 
 type span struct{ off, len int }
 
-// New makes an arena of at least size bytes, on the host's side.
+// New makes an arena of at least size bytes, on the host's side. Errors: Unsupported where the system has no sealed memory
+// files (every system but Linux), Exhausted where there is not enough memory.
 func New(size int) (*Arena, error) {
 	if size < 4096 {
 		size = 4096
 	}
 	size = (size + 4095) &^ 4095
-	fd, err := unix.MemfdCreate("srpo-arena", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	file, err := newSealedFile(size)
 	if err != nil {
-		return nil, plugins.Errorf(plugins.Unsupported, "no shared memory: memfd_create: %w", err).WithHint(`set [host] arena = "off"`)
+		return nil, err
 	}
-	file := os.NewFile(uintptr(fd), "srpo-arena")
-	fail := func(what string, err error) (*Arena, error) {
+	mem, err := unix.Mmap(int(file.Fd()), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
 		file.Close()
-		return nil, plugins.Errorf(plugins.Exhausted, "no shared memory of %d MB: %s: %w", size>>20, what, err).
-			WithHint(`lower [host] arena_mb, or set [host] arena = "off"`)
-	}
-	if err := unix.Ftruncate(fd, int64(size)); err != nil {
-		return fail("ftruncate", err)
-	}
-	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_SEAL); err != nil {
-		return fail("seal", err)
-	}
-	mem, err := unix.Mmap(fd, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	if err != nil {
-		return fail("mmap", err)
+		return nil, noMemory(size, "mmap", err)
 	}
 	return &Arena{mem: mem, file: file, free: []span{{0, size}}}, nil
 }
 
-// Map maps an inherited arena, on the plugin's side. It refuses a descriptor that is smaller than it is said to be, or not sealed.
+// noMemory is the error of a step that fails while an arena of size bytes is made.
+func noMemory(size int, step string, err error) error {
+	return plugins.Errorf(plugins.Exhausted, "no shared memory of %d MB: %s: %w", size>>20, step, err).
+		WithHint(`lower [host] arena_mb, or set [host] arena = "off"`)
+}
+
+// Map maps an inherited arena, on the plugin's side. It refuses a descriptor that is smaller than size, or not sealed.
 func Map(fd int, size int) (*Arena, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
@@ -78,7 +74,7 @@ func Map(fd int, size int) (*Arena, error) {
 	if size <= 0 || st.Size < int64(size) {
 		return nil, plugins.Errorf(plugins.Corrupt, "arena has %d bytes, said to have %d", st.Size, size)
 	}
-	if seals, err := unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0); err != nil || seals&unix.F_SEAL_SHRINK == 0 {
+	if !sealed(fd) {
 		return nil, plugins.Errorf(plugins.Corrupt, "arena descriptor %d is not sealed against shrinking", fd)
 	}
 	mem, err := unix.Mmap(fd, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)

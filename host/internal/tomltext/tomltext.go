@@ -8,12 +8,12 @@ import (
 	"unicode/utf8"
 )
 
-// Most is how deep brackets may nest, and how many dots a key may have; no file of srpo's or a plugin's comes near it.
-const Most = 64
+// MaxDepth is how deep brackets may nest, and how many dots a key may have; no file of srpo's or a plugin's comes near it.
+const MaxDepth = 64
 
-// Deep says whether brackets nest deeper than [Most], or a key has more parts. What is in comments and texts does not count; a text without its end
+// TooDeep says whether brackets nest deeper than [MaxDepth], or a key has more parts. What is in comments and texts does not count; a text without its end
 // does, so that a wrong guess about where it ends hides nothing.
-func Deep(text []byte) bool {
+func TooDeep(text []byte) bool {
 	depth, dots := 0, 0
 	for i := 0; i < len(text); i++ {
 		switch c := text[i]; c {
@@ -25,13 +25,13 @@ func Deep(text []byte) bool {
 			i = end(text, i)
 		case '[', '{':
 			dots = 0
-			if depth++; depth > Most {
+			if depth++; depth > MaxDepth {
 				return true
 			}
 		case ']', '}':
 			dots, depth = 0, max(0, depth-1)
 		case '.':
-			if dots++; dots > Most {
+			if dots++; dots > MaxDepth {
 				return true
 			}
 		case '\n', ',', '=':
@@ -66,12 +66,12 @@ func end(text []byte, i int) int {
 	return i
 }
 
-// maxExcerpt bounds the line that [Place] shows, in bytes.
+// maxExcerpt bounds the line that [Locate] shows, in bytes.
 const maxExcerpt = 200
 
-// Place gives the line and the column, from 1 and in runes, of a byte of text that the decoder complained about, and that line with a mark below the column; of a very long
+// Locate gives the line and the column, from 1 and in runes, of a byte of text that the decoder complained about, and that line with a mark below the column; of a very long
 // line the excerpt has the beginning alone. An offset outside of text counts as its nearest end.
-func Place(text string, offset int) (line, column int, excerpt string) {
+func Locate(text string, offset int) (line, column int, excerpt string) {
 	offset = min(max(offset, 0), len(text))
 	from := strings.LastIndexByte(text[:offset], '\n') + 1
 	line, column = 1+strings.Count(text[:from], "\n"), 1+utf8.RuneCountInString(text[from:offset])

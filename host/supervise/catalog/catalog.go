@@ -13,7 +13,7 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
+	"github.com/gofrs/flock"
 
 	"github.com/srpo-dev/srpo/host/nearest"
 	"github.com/srpo-dev/srpo/host/supervise/lock"
@@ -73,15 +73,15 @@ func IsPath(s string) bool {
 // Find returns the package of a kind that a name or the path of a folder means. What is part of srpo wins over what lies in [Catalog.Path], and earlier
 // folders of that over later ones.
 func (c *Catalog) Find(kind plugins.Kind, nameOrPath string) (Package, error) {
-	p, err := c.Look(kind, nameOrPath)
+	p, err := c.Lookup(kind, nameOrPath)
 	if err == nil && p.embedded != nil {
 		return c.unpack(p)
 	}
 	return p, err
 }
 
-// Look is Find without putting an embedded package, whose Dir is then empty, onto the disk.
-func (c *Catalog) Look(kind plugins.Kind, nameOrPath string) (Package, error) {
+// Lookup is Find without putting an embedded package, whose Dir is then empty, onto the disk.
+func (c *Catalog) Lookup(kind plugins.Kind, nameOrPath string) (Package, error) {
 	if nameOrPath == "" {
 		return Package{}, plugins.Errorf(plugins.Invalid, "no %s given", kind).WithHint("one of %s, or the path of a package's folder", c.names(kind))
 	}
@@ -230,14 +230,11 @@ func Unpack(f fs.FS, cache, what, name string) (string, error) {
 	if err := os.MkdirAll(parent, 0o755); err != nil {
 		return fail(err)
 	}
-	guard, err := os.OpenFile(dir+".lock", os.O_CREATE|os.O_RDWR, 0o644)
-	if err != nil {
+	guard := flock.New(dir+".lock", flock.SetFlag(os.O_CREATE|os.O_RDWR), flock.SetPermissions(0o644))
+	if err := guard.Lock(); err != nil { // held while the copy is made
 		return fail(err)
 	}
 	defer guard.Close()
-	if err := unix.Flock(int(guard.Fd()), unix.LOCK_EX); err != nil { // held for the time of a copy
-		return fail(err)
-	}
 	if same(dir, want) {
 		return dir, nil
 	}

@@ -17,7 +17,7 @@ import (
 	"strings"
 
 	"github.com/BurntSushi/toml"
-	"golang.org/x/sys/unix"
+	"github.com/gofrs/flock"
 
 	"github.com/srpo-dev/srpo/host/internal/bounded"
 	"github.com/srpo-dev/srpo/host/internal/tomltext"
@@ -88,15 +88,15 @@ func Load(path string) (*File, error) {
 	if err != nil {
 		return nil, plugins.Errorf(plugins.NotFound, "reading the lock: %w", err).WithPlace("%s", path).WithHint("make it readable")
 	}
-	if tomltext.Deep(data) {
-		return broken("brackets nest deeper than %d: srpo wrote no such lock", tomltext.Most)
+	if tomltext.TooDeep(data) {
+		return broken("brackets nest deeper than %d: srpo wrote no such lock", tomltext.MaxDepth)
 	}
 	var d onDisk
 	md, err := toml.Decode(string(data), &d)
 	if err != nil {
 		var pe toml.ParseError
 		if errors.As(err, &pe) {
-			line, _, _ := tomltext.Place(string(data), pe.Position.Start)
+			line, _, _ := tomltext.Locate(string(data), pe.Position.Start)
 			return broken("line %d: %s", line, pe.Message)
 		}
 		return broken("%w", err)
@@ -279,8 +279,8 @@ func Check(path string, p Package) (added bool, err error) {
 	return update(path, p, false)
 }
 
-// Renew puts the package into the lock as it is now; changes says what differs from before, and is empty for a package that was not locked or did not change.
-func Renew(path string, p Package) (changes []string, err error) {
+// Relock puts the package into the lock as it is now; changes says what differs from before, and is empty for a package that was not locked or did not change.
+func Relock(path string, p Package) (changes []string, err error) {
 	release, err := exclusive(path)
 	if err != nil {
 		return nil, err
@@ -324,12 +324,10 @@ func update(path string, p Package, again bool) (added bool, err error) {
 
 // exclusive keeps other hosts from writing locks in the same folder meanwhile. The folder itself is locked, so that no further file lies around.
 func exclusive(path string) (release func(), err error) {
-	d, err := os.Open(filepath.Dir(path))
-	if err == nil {
-		if err = unix.Flock(int(d.Fd()), unix.LOCK_EX); err == nil {
-			return func() { _ = d.Close() }, nil
-		}
-		_ = d.Close()
+	folder := flock.New(filepath.Dir(path), flock.SetFlag(os.O_RDONLY))
+	if err := folder.Lock(); err != nil {
+		return nil, plugins.Errorf(plugins.NotFound, "the lock's folder: %w", err).WithPlace("%s", path).
+			WithHint("make the folder, or start srpo beside srpo.toml")
 	}
-	return nil, plugins.Errorf(plugins.NotFound, "the lock's folder: %w", err).WithPlace("%s", path).WithHint("make the folder, or start srpo beside srpo.toml")
+	return func() { _ = folder.Close() }, nil
 }

@@ -102,7 +102,7 @@ func TestTampering(t *testing.T) {
 			require.Equal(t, path, e.Place)
 			require.Contains(t, e.Hint, "srpo plugin lock "+p.Dir)
 
-			changes, err := Renew(path, p)
+			changes, err := Relock(path, p)
 			require.NoError(t, err)
 			require.Equal(t, []string{c.want}, changes)
 			added, err := Check(path, p)

@@ -11,13 +11,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/gofrs/flock"
 
 	"github.com/srpo-dev/srpo/host/supervise/lock"
 	"github.com/srpo-dev/srpo/plugins"
@@ -246,30 +247,24 @@ func packageOf(dir string) string {
 	return name
 }
 
-// lockFile takes a lock that ends with this process, and tells once when it has to wait.
+// lockFile takes a lock that ends with this process. It calls waiting once when another process has it.
 func lockFile(ctx context.Context, path string, waiting func()) (release func(), err error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
-	if err != nil {
-		return nil, plugins.Errorf(plugins.Exhausted, "locking the cache: %w", err).WithHint("set SRPO_CACHE to a folder that can be written to")
+	lock := flock.New(path, flock.SetFlag(os.O_CREATE|os.O_RDWR), flock.SetPermissions(0o644))
+	locked, err := lock.TryLock()
+	if err == nil && !locked {
+		waiting()
+		_, err = lock.TryLockContext(ctx, 200*time.Millisecond)
 	}
-	for told := false; ; {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return func() { _ = f.Close() }, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			_ = f.Close()
-			return nil, plugins.Errorf(plugins.Unsupported, "locking %s: %w", path, err).WithHint("set SRPO_CACHE to a folder on a local disk")
-		}
-		if !told {
-			told = true
-			waiting()
-		}
-		select {
-		case <-ctx.Done():
-			_ = f.Close()
-			return nil, plugins.Errorf(plugins.Canceled, "waiting for another srpo that installs the same: %w", ctx.Err())
-		case <-time.After(200 * time.Millisecond):
-		}
+	var open *fs.PathError
+	switch {
+	case err == nil:
+		return func() { _ = lock.Close() }, nil
+	case ctx.Err() != nil:
+		return nil, plugins.Errorf(plugins.Canceled, "waiting for another srpo that installs the same: %w", ctx.Err())
+	case errors.As(err, &open):
+		return nil, plugins.Errorf(plugins.Exhausted, "locking the cache: %w", err).
+			WithHint("set SRPO_CACHE to a folder that can be written to")
 	}
+	return nil, plugins.Errorf(plugins.Unsupported, "locking %s: %w", path, err).
+		WithHint("set SRPO_CACHE to a folder on a local disk")
 }
