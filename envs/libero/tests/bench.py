@@ -1,6 +1,6 @@
 """Steps per second of one process: this plugin's lane against the unmodified OffScreenRenderEnv, as JSON.
 
-    PYTHONPATH=../../sdk/python python bench.py [--task ID] [--chunk 8] [--steps 96] [--size 256] [--cameras agentview]
+    python tests/bench.py [--task ID] [--chunk 8] [--steps 96] [--size 256] [--cameras agentview]
 
 Both take the same actions from the same start state. The lane renders at the end of each chunk, as the policy and a
 recording with ``record_every = chunk`` want it; the reference renders at every step, as it always does. bit_equal:
@@ -14,11 +14,12 @@ import argparse
 import json
 import os
 
-import locations
+import paths  # noqa: F401  first: it sets the import path and redirects the libraries' writes
 
-locations.redirect_writes()
+# isort: split
 
-import rollout
+import libero_rollout
+from libero_sim.testing import rollout
 
 
 def main() -> None:
@@ -31,12 +32,12 @@ def main() -> None:
     options = parser.parse_args()
     cameras = options.cameras.split(",")
     actions = rollout.random_actions(options.steps)
-    env = rollout.lane(options.size)
+    env = libero_rollout.lane(options.size)
     rollout.by_lane(env, options.task, 0, actions[: options.chunk], cameras, options.chunk)  # compile, upload
     before = os.getloadavg()[0]
     ours = rollout.by_lane(env, options.task, 0, actions, cameras, options.chunk)
     env.close()
-    reference = rollout.by_reference(options.task, 0, actions, cameras, options.size)
+    reference = libero_rollout.by_reference(options.task, 0, actions, cameras, options.size)
     differing = rollout.differences(ours, reference, cameras)
     cpu, reference_cpu = ours["cpu_seconds"], float(reference["cpu_seconds"])
     speed, reference_speed = options.steps / ours["seconds"], options.steps / float(reference["seconds"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pick_place import PickPlace
+from libero_sim.pick_place import PickPlace
 
 OPEN, CLOSE = -1.0, 1.0
 FULL_STEP_M = 0.05  # what an action of 1 asks of OSC_POSE, in one step

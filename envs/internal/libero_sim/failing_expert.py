@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from expert import CLOSE, OPEN, TRAVEL_M, Expert
-from pick_place import PickPlace
+from libero_sim.expert import CLOSE, OPEN, TRAVEL_M, Expert
+from libero_sim.pick_place import PickPlace
 
 BESIDE_M = 0.075  # how far from the object's centre the fingers of a miss close, across the line they close along
 EMPTY_M = 0.12  # how far empty fingers go down over the basket

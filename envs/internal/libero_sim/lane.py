@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import srpo_sdk as srpo
 
-import locations
+from libero_sim import locations
 
 # srpo's name of a camera -> MuJoCo's.
 CAMERAS = {"agentview": "agentview", "wrist": "robot0_eye_in_hand"}
@@ -110,8 +110,8 @@ class SceneLane(srpo.Env):
         self.start(self._scene, entry, states[start_state], seed)
         self._view = self._expert = self._failing = None
         if entry.suite == "libero_object":
-            from expert import Expert
-            from pick_place import PickPlace
+            from libero_sim.expert import Expert
+            from libero_sim.pick_place import PickPlace
 
             self._view = PickPlace(self._scene)
             self._expert = Expert(self._view)
@@ -177,7 +177,7 @@ class SceneLane(srpo.Env):
         if self._view is None:
             return None
         if self._failing is None or self._failing.failure != failure:
-            from failing import FailingExpert
+            from libero_sim.failing_expert import FailingExpert
 
             self._failing = FailingExpert(self._view, failure)
         return self._failing.action()

@@ -20,8 +20,7 @@ from robosuite.utils import transform_utils
 from robosuite.utils.errors import RandomizationError
 from robosuite.utils.observables import Observable, sensor
 
-import fast_step
-import render
+from libero_sim import fast_step, render
 
 WAIT_ACTION = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
 PLACEMENT_TRIES = 100

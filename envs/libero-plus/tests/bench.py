@@ -1,6 +1,6 @@
 """A few variants of one task: this plugin's lane against the benchmark's own environment, as JSON.
 
-    PYTHONPATH=../libero:../../sdk/python python bench.py [--variants 5] [--processes 1,2] [--chunk 8] [--steps 96]
+    python tests/bench.py [--variants 5] [--processes 1,2] [--chunk 8] [--steps 96]
 
 The lane plays one variant of each dimension after the other and renders the third-person camera at the end of each
 chunk, as the policy and a recording with ``record_every = chunk`` want it. The benchmark's environment is made anew for
@@ -20,16 +20,16 @@ import sys
 import time
 from collections.abc import Callable
 
-import locations
+import paths  # noqa: F401  first: it sets the import path and redirects the libraries' writes
 
-locations.redirect_writes("liberoplus")
+# isort: split
 
 import numpy as np
 import srpo_sdk as srpo
 
 import package_tree
-import rollout
 import variants
+from libero_sim.testing import rollout
 from plus_env import LiberoPlus
 
 SOUP = "pick_up_the_alphabet_soup_and_place_it_in_the_basket"

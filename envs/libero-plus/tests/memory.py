@@ -1,6 +1,6 @@
 """The process's memory over resets of mixed variants, as JSON.
 
-    PYTHONPATH=../libero:../../sdk/python python memory.py [--resets 300] [--scenes 2] [--every 25]
+    python tests/memory.py [--resets 300] [--scenes 2] [--every 25]
 
 Each reset is to a variant of another dimension, going round two base tasks and, for layout, a new scene each
 time: those are what scenes are closed and loaded for. A frame is drawn after every reset. Progress is on stderr.
@@ -15,9 +15,9 @@ import os
 import sys
 import time
 
-import locations
+import paths  # noqa: F401  first: it sets the import path and redirects the libraries' writes
 
-locations.redirect_writes("liberoplus")
+# isort: split
 
 import srpo_sdk as srpo
 

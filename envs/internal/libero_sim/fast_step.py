@@ -40,7 +40,7 @@ class FastStep:
 
     def _bind(self) -> None:
         """Take addresses and views of the current simulation; they stay valid through soft resets."""
-        import osc_kernel
+        from libero_sim import osc_kernel
 
         self.kernel = osc_kernel
         domain, sim = self.domain, self.domain.sim

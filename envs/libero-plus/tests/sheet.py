@@ -1,6 +1,6 @@
 """A contact sheet: what the third-person camera sees at the start of some variants of each dimension that runs.
 
-    PYTHONPATH=../libero:../../sdk/python python sheet.py OUT.jpg [--base TASK] [--columns 6] [--size 160]
+    python tests/sheet.py OUT.jpg [--base TASK] [--columns 6] [--size 160]
 
 Pictures of language variants look the same, and should. Frames are turned for people, who see left on the left.
 """
@@ -10,9 +10,9 @@ from __future__ import annotations
 import argparse
 import itertools
 
-import locations
+import paths  # noqa: F401  first: it sets the import path and redirects the libraries' writes
 
-locations.redirect_writes("liberoplus")
+# isort: split
 
 import srpo_sdk as srpo
 from PIL import Image, ImageDraw
