@@ -188,7 +188,7 @@ func TestBadRepliesAreRefused(t *testing.T) {
 		"image of floats": func(tr *env.Transition) {
 			tr.Observation.Images = map[string]plugins.Tensor{"main": plugins.Floats([]float32{1, 2, 3}, 1, 1, 3)}
 		},
-		"NaN proprio":   func(tr *env.Transition) { tr.Observation.Proprio = plugins.Floats([]float32{float32(nan)}) },
+		"NaN proprio": func(tr *env.Transition) { tr.Observation.Proprio = plugins.Floats([]float32{float32(nan)}) },
 		"actions shape": func(tr *env.Transition) {
 			tr.StepsDone, tr.Actions = 1, plugins.Floats([]float32{1, 2, 3, 4}, 2, 2)
 		},

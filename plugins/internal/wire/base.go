@@ -89,7 +89,7 @@ func (c *Client) Info(ctx context.Context) (plugins.Info, error) {
 // Configure sends the configuration, and the arena if there is one.
 func (c *Client) Configure(ctx context.Context, cfg plugins.Config) error {
 	m := &pb.ConfigureRequest{
-		Settings: map[string]*pb.Value{}, Seed: cfg.Seed, 
+		Settings: map[string]*pb.Value{}, Seed: cfg.Seed,
 		Rank: uint32(cfg.Rank), WorldSize: uint32(max(cfg.WorldSize, 1)), Rendezvous: cfg.Rendezvous,
 		Lanes: uint32(cfg.Lanes), Scratch: cfg.Scratch,
 	}
