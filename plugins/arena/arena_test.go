@@ -38,12 +38,12 @@ func TestBothSidesSeeTheSameBytes(t *testing.T) {
 	require.Equal(t, "reply", string(got))
 }
 
-// A clip is copied by several processors in parts; none may be missing or lie elsewhere, whatever the length.
+// Several processors copy a clip in parts. Every part is at its place, for any length.
 func TestLongWritesArriveWhole(t *testing.T) {
 	host, err := New(64 << 20)
 	require.NoError(t, err)
 	defer host.Close()
-	for _, n := range []int{wide - 1, 2*wide - 1, 2 * wide, 3*wide + 1, 9*wide + 13} {
+	for _, n := range []int{bytesPerCopier - 1, 2*bytesPerCopier - 1, 2 * bytesPerCopier, 3*bytesPerCopier + 1, 9*bytesPerCopier + 13} {
 		data := make([]byte, n)
 		for i := range data {
 			data[i] = byte(i*7 + i>>11)
@@ -85,7 +85,8 @@ func TestStaleAndForeignReferencesAreRefused(t *testing.T) {
 	require.Equal(t, plugins.Corrupt, plugins.KindOf(err), "granted to somebody else")
 }
 
-// TestGrantsNeverOverlap grants and releases at random; live slots keep their bytes, and in the end all room is back.
+// TestGrantsNeverOverlap grants and releases at random. Live slots keep their bytes, and in the end all memory is
+// free.
 func TestGrantsNeverOverlap(t *testing.T) {
 	host, _ := pair(t, 1<<18)
 	all := host.Available()

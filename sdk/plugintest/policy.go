@@ -24,8 +24,9 @@ type policyRun struct {
 	updates  uint64
 }
 
-// Policy returns the checks of a policy that is not configured yet. The second check configures it. spec describes an
-// env in which the policy can act, and folder is an existing folder into which it saves. Run the checks in order.
+// Policy returns the checks of a policy that is not configured yet. The second check configures it. spec describes
+// an env in which the policy can act, and folder is an existing folder into which it saves. Run the checks in
+// order.
 func Policy(p policy.Policy, settings map[string]any, spec plugins.EnvSpec, folder string) []Check {
 	r := &policyRun{policy: p, settings: settings, env: spec, folder: folder}
 	ready := func(run func(ctx context.Context) error) func(context.Context) error {
