@@ -188,7 +188,8 @@ func info(p plugins.Plugin, kind plugins.Kind) Check {
 			return err
 		}
 		if i.Kind != kind {
-			return wants("serve the plugin with the function of its kind", "Info has kind %q, the plugin is served as %q", i.Kind, kind)
+			return wants("serve the plugin with the function of its kind",
+				"Info has kind %q, the plugin is served as %q", i.Kind, kind)
 		}
 		if i.Version == "" || i.Doc == "" {
 			return wants("fill in version and doc", "Info has version %q and doc %q", i.Version, i.Doc)

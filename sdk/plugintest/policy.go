@@ -119,7 +119,8 @@ func (r *policyRun) ask(ctx context.Context, a policy.Act) ([]policy.Result, err
 			return nil, err
 		}
 		if len(res.LogProbs) != r.spec.Chunk && (r.spec.Trainable || len(res.LogProbs) > 0) {
-			return nil, wants("return one log-probability per chunk position", "item %d has %d log-probabilities for a chunk of %d", i,
+			return nil, wants("return one log-probability per chunk position",
+				"item %d has %d log-probabilities for a chunk of %d", i,
 				len(res.LogProbs), r.spec.Chunk)
 		}
 		for j, x := range res.Actions.Float32s() {
