@@ -122,8 +122,9 @@ openvla: build venv ## OpenVLA in its own environment (6 GB): tests and contract
 pi0: build venv ## pi0 and pi0-fast in their own environments (5 GB each): tests against lerobot, and contract
 	bash .ci/pi0
 
-# Tables of speed: env steps, host overhead, the data plane.
+# Tables of speed: overhead of the host, transport of frames and clips, env steps and encoder clips per second.
 bench: build
+	$(GO) run ./cmd/srpo-bench
 	./srpo bench
 
 # Compares the exporter of encoders and the training of the tiny world model with torch, the policies with the published

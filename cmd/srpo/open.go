@@ -18,7 +18,6 @@ import (
 	"github.com/srpo-dev/srpo/envs/libero"
 	liberoplus "github.com/srpo-dev/srpo/envs/libero-plus"
 	"github.com/srpo-dev/srpo/envs/tabletop"
-	"github.com/srpo-dev/srpo/host/bench"
 	"github.com/srpo-dev/srpo/host/config"
 	"github.com/srpo-dev/srpo/host/report"
 	"github.com/srpo-dev/srpo/host/session"
@@ -42,7 +41,7 @@ type builtIn struct {
 	kind      plugins.Kind
 	name, doc string
 	serve     func()
-	// hidden ones can be served, but not named: they are for `srpo bench`, or a package in embedded names them and brings what they need.
+	// hidden plugins can be served but not named by the user: a package in embedded starts them.
 	hidden bool
 }
 
@@ -53,9 +52,6 @@ var builtIns = []builtIn{
 	{plugins.Encoder, "generic", "", func() { sdk.ServeEncoder(generic.New()) }, true},
 	{plugins.Encoder, "dinov2", "", func() { sdk.ServeEncoder(dinov2.New()) }, true},
 	{plugins.Encoder, "vjepa2", "", func() { sdk.ServeEncoder(vjepa2.New()) }, true},
-	{plugins.Env, bench.Name, "does nothing", func() { sdk.ServeEnv(bench.NewEnv()) }, true},
-	{plugins.Policy, bench.Name, "does nothing", func() { sdk.ServePolicy(bench.NewPolicy()) }, true},
-	{plugins.Encoder, bench.Name, "does nothing", func() { sdk.ServeEncoder(bench.NewEncoder()) }, true},
 }
 
 // embedded are the packages that this program carries: programs in Python, and those that it serves itself and that need

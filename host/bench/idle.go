@@ -11,42 +11,42 @@ import (
 	"github.com/srpo-dev/srpo/plugins/policy"
 )
 
-// Name is what the plugins of this package are served as.
-const Name = "nothing"
+// Name is the name of the plugins in this package.
+const Name = "idle"
 
-// actionDim and proprioDim are those of a usual arm.
+// actionDim and proprioDim are those of a usual robot arm.
 const (
 	actionDim  = 7
 	proprioDim = 8
 )
 
-// mostLanes bounds the lanes of one process.
-const mostLanes = 1024
+// maxLanes limits the lanes of one process.
+const maxLanes = 1024
 
-// Env does nothing: each step gives the same observation, and an episode ends only by its length.
+// Env is an env that does nothing. Each step returns the same observation, and episodes end by their length.
 type Env struct {
-	most, steps [mostLanes]int
-	seen        env.Observation
-	frame       plugins.Tensor
-	length      int
+	limit, steps [maxLanes]int
+	observation  env.Observation
+	frame        plugins.Tensor
+	length       int
 }
 
 var _ env.Env = (*Env)(nil)
 
-// NewEnv makes an env that does nothing.
+// NewEnv returns an env that does nothing.
 func NewEnv() *Env { return &Env{} }
 
 // Info implements [plugins.Plugin].
 func (e *Env) Info(context.Context) (plugins.Info, error) {
 	return plugins.Info{Name: Name, Kind: plugins.Env, Version: "0.1.0", Protocol: plugins.Protocol,
-		Doc: "does nothing", MaxLanes: mostLanes,
+		Doc: "does nothing", MaxLanes: maxLanes,
 		Settings: []plugins.Setting{{Name: "frame", Default: int64(64), Min: plugins.Bound(1),
-			Max: plugins.Bound(1024), Doc: "side of the camera's picture, pixels"},
+			Max: plugins.Bound(1024), Doc: "side of a frame in pixels"},
 			{Name: "steps", Default: int64(1_000_000), Min: plugins.Bound(1),
-				Doc: "length of an episode where Reset names none"}}}, nil
+				Doc: "length of an episode if Reset sets no limit"}}}, nil
 }
 
-// Configure makes the one observation there is.
+// Configure implements [plugins.Plugin].
 func (e *Env) Configure(_ context.Context, c plugins.Config) error {
 	s, err := plugins.Resolve(mustInfo(e).Settings, c.Settings)
 	if err != nil {
@@ -59,7 +59,7 @@ func (e *Env) Configure(_ context.Context, c plugins.Config) error {
 		pixels[i] = byte(i * 7)
 	}
 	e.frame = plugins.Bytes(pixels, side, side, 3)
-	e.seen = env.Observation{Instruction: "do nothing", Proprio: plugins.Floats(make([]float32, proprioDim))}
+	e.observation = env.Observation{Instruction: "do nothing", Proprio: plugins.Floats(make([]float32, proprioDim))}
 	return nil
 }
 
@@ -95,47 +95,47 @@ func (e *Env) Tasks(context.Context) iter.Seq2[env.Task, error] {
 
 // Reset implements [env.Env].
 func (e *Env) Reset(_ context.Context, r env.Reset) (env.Transition, error) {
-	if r.Lane < 0 || r.Lane >= mostLanes {
-		return env.Transition{}, plugins.Errorf(plugins.Invalid, "lane %d of %d", r.Lane, mostLanes)
+	if r.Lane < 0 || r.Lane >= maxLanes {
+		return env.Transition{}, plugins.Errorf(plugins.Invalid, "lane %d of %d", r.Lane, maxLanes)
 	}
-	e.most[r.Lane], e.steps[r.Lane] = r.MaxSteps, 0
+	e.limit[r.Lane], e.steps[r.Lane] = r.MaxSteps, 0
 	if r.MaxSteps <= 0 {
-		e.most[r.Lane] = e.length
+		e.limit[r.Lane] = e.length
 	}
-	return e.see(r.Lane, 0, r.Render), nil
+	return e.transition(r.Lane, 0, r.Render), nil
 }
 
 // Step implements [env.Env].
 func (e *Env) Step(_ context.Context, s env.Step) (env.Transition, error) {
-	if s.Lane < 0 || s.Lane >= mostLanes || len(s.Actions.Shape) != 2 {
-		return env.Transition{}, plugins.Errorf(plugins.Invalid, "lane %d of %d, actions %v", s.Lane, mostLanes,
+	if s.Lane < 0 || s.Lane >= maxLanes || len(s.Actions.Shape) != 2 {
+		return env.Transition{}, plugins.Errorf(plugins.Invalid, "lane %d of %d, actions %v", s.Lane, maxLanes,
 			s.Actions.Shape)
 	}
-	n := min(s.Actions.Shape[0], e.most[s.Lane]-e.steps[s.Lane])
+	n := min(s.Actions.Shape[0], e.limit[s.Lane]-e.steps[s.Lane])
 	e.steps[s.Lane] += n
-	return e.see(s.Lane, n, s.Render), nil
+	return e.transition(s.Lane, n, s.Render), nil
 }
 
-func (e *Env) see(lane, done int, r env.Render) env.Transition {
-	t := env.Transition{Observation: e.seen, StepsDone: done, EpisodeSteps: e.steps[lane],
-		Truncated: e.steps[lane] == e.most[lane]}
+func (e *Env) transition(lane, done int, r env.Render) env.Transition {
+	t := env.Transition{Observation: e.observation, StepsDone: done, EpisodeSteps: e.steps[lane],
+		Truncated: e.steps[lane] == e.limit[lane]}
 	if len(r.Observe) > 0 {
 		t.Observation.Images = map[string]plugins.Tensor{"main": e.frame}
 	}
 	return t
 }
 
-// Policy does nothing: it answers the same chunk to everybody, or a wave that moves an arm about.
+// Policy is a policy that learns nothing. It returns the same chunk for every observation, or sine waves.
 type Policy struct {
 	chunk, dim int
-	see        bool
+	observe    bool
 	wave       float64
 	result     policy.Result
 }
 
 var _ policy.Policy = (*Policy)(nil)
 
-// NewPolicy makes a policy that does nothing.
+// NewPolicy returns a policy that does nothing.
 func NewPolicy() *Policy { return &Policy{} }
 
 // Info implements [plugins.Plugin].
@@ -144,7 +144,7 @@ func (p *Policy) Info(context.Context) (plugins.Info, error) {
 		Doc: "does nothing", Settings: []plugins.Setting{
 			{Name: "chunk", Default: int64(8), Min: plugins.Bound(1), Max: plugins.Bound(1024),
 				Doc: "actions in a chunk"},
-			{Name: "see", Default: true, Doc: "read the env's recording camera"},
+			{Name: "observe", Default: true, Doc: "request the env's recording camera"},
 			{Name: "wave", Default: 0.0, Min: plugins.Bound(0), Max: plugins.Bound(1),
 				Doc: "amplitude of the actions, sines of 40 steps with a phase for each dimension; 0: zeros"},
 		}}, nil
@@ -157,9 +157,10 @@ func (p *Policy) Configure(_ context.Context, c plugins.Config) error {
 		return err
 	}
 	if c.Env == nil {
-		return plugins.Errorf(plugins.Invalid, "no env was named")
+		return plugins.Errorf(plugins.Invalid, "the configuration contains no env")
 	}
-	p.chunk, p.see, p.wave, p.dim = int(s["chunk"].(int64)), s["see"].(bool), s["wave"].(float64), c.Env.Action.Dim()
+	p.chunk, p.observe, p.wave, p.dim = int(s["chunk"].(int64)), s["observe"].(bool), s["wave"].(float64),
+		c.Env.Action.Dim()
 	p.result = policy.Result{Actions: plugins.Floats(make([]float32, p.chunk*p.dim), p.chunk, p.dim)}
 	return nil
 }
@@ -167,7 +168,7 @@ func (p *Policy) Configure(_ context.Context, c plugins.Config) error {
 // Describe implements [policy.Policy].
 func (p *Policy) Describe(context.Context) (policy.Spec, error) {
 	s := policy.Spec{Chunk: p.chunk}
-	if p.see {
+	if p.observe {
 		s.Cameras = []plugins.CameraRequest{{}}
 	}
 	return s, nil
@@ -190,9 +191,9 @@ func (p *Policy) Act(_ context.Context, a policy.Act) ([]policy.Result, error) {
 	return results, nil
 }
 
-// Update implements [policy.Policy]: there is nothing to learn.
+// Update implements [policy.Policy]. It returns an error.
 func (p *Policy) Update(context.Context, policy.Update, func(float64)) (policy.Statistics, error) {
-	return policy.Statistics{}, plugins.Errorf(plugins.Unsupported, "a policy that does nothing learns nothing")
+	return policy.Statistics{}, plugins.Errorf(plugins.Unsupported, "the idle policy cannot be trained")
 }
 
 // Forget implements [policy.Policy].
@@ -204,19 +205,19 @@ func (p *Policy) Save(context.Context, string) error { return nil }
 // Load implements [policy.Policy].
 func (p *Policy) Load(context.Context, string) (uint64, error) { return 0, nil }
 
-// Encoder does nothing: it answers zeros.
+// Encoder is an encoder that returns zeros or, with the setting read, the largest byte of the clip.
 type Encoder struct{ read bool }
 
 var _ encoder.Encoder = (*Encoder)(nil)
 
-// NewEncoder makes an encoder that does nothing.
+// NewEncoder returns an encoder that does nothing.
 func NewEncoder() *Encoder { return &Encoder{} }
 
 // Info implements [plugins.Plugin].
 func (e *Encoder) Info(context.Context) (plugins.Info, error) {
 	return plugins.Info{Name: Name, Kind: plugins.Encoder, Version: "0.1.0", Protocol: plugins.Protocol,
 		Doc:      "does nothing",
-		Settings: []plugins.Setting{{Name: "read", Default: false, Doc: "look at every byte"}}}, nil
+		Settings: []plugins.Setting{{Name: "read", Default: false, Doc: "read every byte of a clip"}}}, nil
 }
 
 // Configure implements [plugins.Plugin].
@@ -239,11 +240,11 @@ func (e *Encoder) Encode(_ context.Context, clips []plugins.Tensor) ([][]float32
 	for i, c := range clips {
 		rows[i] = []float32{0}
 		if e.read {
-			most := byte(0)
+			largest := byte(0)
 			for _, b := range c.Data {
-				most = max(most, b)
+				largest = max(largest, b)
 			}
-			rows[i][0] = float32(most)
+			rows[i][0] = float32(largest)
 		}
 	}
 	return rows, nil
