@@ -395,6 +395,7 @@ type imitationBatch struct {
 	losses, counts []float64   // sums of losses and weights, one per pass
 }
 
+// newImitationBatch allocates the passes of a batch.
 func (p *Policy) newImitationBatch(g *augmenter, seed uint64) *imitationBatch {
 	b := &imitationBatch{
 		p:      p,
@@ -470,6 +471,7 @@ type augmenter struct {
 	bounded bool
 }
 
+// newAugmenter returns an augmenter with the policy's settings.
 func (p *Policy) newAugmenter(examples []example) *augmenter {
 	s := p.settings
 	g := &augmenter{
