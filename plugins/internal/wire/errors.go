@@ -98,7 +98,7 @@ func FromStatus(err error, trailer metadata.MD) error {
 // words is Text for the message of an error: there is always something to read.
 func words(message string) string {
 	if strings.TrimSpace(message) == "" {
-		return "the plugin reported an error without words"
+		return "the plugin reported an error without a message"
 	}
 	return Text(message)
 }
