@@ -224,7 +224,7 @@ func TestRewardComparesSettings(t *testing.T) {
 	}
 	page, err := os.ReadFile("page/index.html")
 	require.NoError(t, err)
-	require.Contains(t, string(page), "Failures that fool coarse")
+	require.Contains(t, string(page), "Failures that coarse scores like successes")
 
 	for list, want := range map[string]string{
 		"a=pixel:size=4,a=pixel:size=6":       `two encoders are called "a"`,
