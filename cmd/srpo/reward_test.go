@@ -415,7 +415,7 @@ func TestRewardOfRuns(t *testing.T) {
 	require.NoError(t, os.RemoveAll("all/embeddings"))
 	few := scoreJSON(t, "all")
 	require.Len(t, few.Attempts, 2)
-	require.Contains(t, few.Warnings[0], "kept no clips")
+	require.Contains(t, few.Warnings[0], "has no clips")
 
 	line, err := os.ReadFile("all/metrics.jsonl")
 	require.NoError(t, err)
