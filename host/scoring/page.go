@@ -33,14 +33,14 @@ func (s *scoring) write(ctx context.Context) error {
 		}
 		return nil
 	}
-	var whoFools []report.Fooled
+	var fooled []report.FalseSuccesses
 	if s.clips.Kept != nil { // there are videos
 		var err error
-		if whoFools, err = s.fooled(ctx, put); err != nil {
+		if fooled, err = s.fooled(ctx, put); err != nil {
 			return err
 		}
 	}
-	s.result.Fooled = whoFools
+	s.result.Fooled = fooled
 	data, err := json.MarshalIndent(s.result, "", "  ")
 	if err != nil {
 		return plugins.AsError(err)
@@ -49,7 +49,7 @@ func (s *scoring) write(ctx context.Context) error {
 		return err
 	}
 	page := report.RewardPage{Title: filepath.Base(filepath.Clean(s.Source)), Reward: s.result.Reward, Cluster: s.result.Cluster, References: s.result.References, Encoders: s.scored,
-		Fooled: whoFools, Warnings: s.result.Warnings, Command: strings.Join(s.Command, " "), Version: s.Version, Now: time.Now()}
+		FalseSuccesses: fooled, Warnings: s.result.Warnings, Command: strings.Join(s.Command, " "), Version: s.Version, Now: time.Now()}
 	chosen := report.ChooseCurves(s.scored[0])
 	if len(chosen) > 0 {
 		for _, x := range s.scored {
@@ -118,17 +118,17 @@ func (s *scoring) films(ctx context.Context, chosen []report.Chosen) ([]report.F
 	return out, nil
 }
 
-// mostFooled is how many failures that fool an encoder are shown.
-const mostFooled = 4
+// maxFalseSuccesses limits the failures shown per encoder that it scores like successes.
+const maxFalseSuccesses = 4
 
 // fooled finds, for each encoder, the failures that it takes for successes, and films the first of them: each by itself for the page, and all side by side in a
 // file of their own.
-func (s *scoring) fooled(ctx context.Context, put func(name string, data []byte) error) ([]report.Fooled, error) {
-	var out []report.Fooled
+func (s *scoring) fooled(ctx context.Context, put func(name string, data []byte) error) ([]report.FalseSuccesses, error) {
+	var out []report.FalseSuccesses
 	for _, x := range s.scored {
-		f := report.WhoFools(x)
+		f := report.FindFalseSuccesses(x)
 		var chosen []report.Chosen
-		for _, i := range f.Indices[:min(mostFooled, len(f.Indices))] {
+		for _, i := range f.Indices[:min(maxFalseSuccesses, len(f.Indices))] {
 			chosen = append(chosen, report.Chosen{Index: i})
 		}
 		films, err := s.films(ctx, chosen)
@@ -148,7 +148,7 @@ func (s *scoring) fooled(ctx context.Context, put func(name string, data []byte)
 			f.Clips = append(f.Clips, report.RewardClip{ID: s.list.Attempts[chosen[k].Index].ID, GIF: gif})
 		}
 		if len(there) > 0 {
-			gif, err := report.FilmGIF(there, mostFooled)
+			gif, err := report.FilmGIF(there, maxFalseSuccesses)
 			if err != nil {
 				return nil, err
 			}

@@ -81,7 +81,7 @@ type Result struct {
 	// Encoders are all of them, when there are several.
 	Encoders []audit.Scored `json:"encoders,omitempty"`
 	// Fooled has, for each encoder, the failures that it takes for successes; with Out only.
-	Fooled   []report.Fooled `json:"fooled,omitempty"`
+	Fooled   []report.FalseSuccesses `json:"fooled,omitempty"`
 	Warnings []string        `json:"warnings,omitempty"`
 	// Out is the folder that was written; empty: none.
 	Out string `json:"out,omitempty"`
