@@ -8,7 +8,6 @@ import (
 	"github.com/srpo-dev/srpo/host/config"
 	"github.com/srpo-dev/srpo/host/dataset"
 	"github.com/srpo-dev/srpo/host/report"
-	"github.com/srpo-dev/srpo/host/rollout"
 	"github.com/srpo-dev/srpo/host/session"
 	"github.com/srpo-dev/srpo/host/store"
 	"github.com/srpo-dev/srpo/host/supervise"
@@ -76,7 +75,7 @@ func Demonstrate(ctx context.Context, o DemonstrateOptions) (DemonstrateResult, 
 	}
 	plan := s.DemonstrationPlan(tasks, cameras)
 	n := 0
-	for d, err := range rollout.Demonstrations(ctx, s.Sched.Envs[0].Worker, s.Sched.EnvSpec, plan) {
+	for d, err := range s.Sched.Demonstrations(ctx, plan) {
 		if err != nil {
 			return out, err
 		}

@@ -2,7 +2,6 @@ package rollout
 
 import (
 	"context"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -10,52 +9,48 @@ import (
 	"github.com/srpo-dev/srpo/plugins/policy"
 )
 
-// ask is a lane's wish for actions, or a wish to forget trajectories.
-type ask struct {
+// request is a lane's request for actions, or a request to forget trajectories.
+type request struct {
 	item   policy.Item
 	forget []string
-	// reply has room for one answer; nil: nobody waits.
+	// reply has room for one answer; nil: no lane waits for it.
 	reply chan chunk
 }
 
-// batcher gives the policy whoever waits, as soon as it is free: while one Act runs, asks gather, and the next Act takes all of them up to MaxBatch. It never
-// waits for a batch to fill. A failure of the policy ends the call, so an ask has an answer or the call is over.
+// batcher asks the policy for all lanes that wait: requests gather while one Act runs, and the next Act takes all of them
+// up to MaxBatch. It never waits for a batch to fill. A failure of the policy ends the call, so every request is answered
+// unless the call is over.
 type batcher struct {
-	roll        *roll
+	exec        *execution
 	policy      policy.Policy
 	incarnation uint64
-	asks        chan ask
-	servers     sync.WaitGroup
+	requests    chan request
+	done        chan struct{}
 
 	calls, items, busy atomic.Int64
 }
 
-func (r *roll) startBatcher() error {
-	client, incarnation, err := r.s.Policy.Client(r.ctx)
+func (x *execution) startBatcher() error {
+	client, incarnation, err := x.s.ActingPolicy(x.ctx)
 	if err != nil {
-		return plugins.AsError(err).WithPlace("%s", r.s.PolicyName)
+		return err
 	}
-	if want := r.s.PolicyIncarnation; want != 0 && incarnation != want {
-		return policyLost(r.s.PolicyName, plugins.Errorf(plugins.Unavailable, "the process was restarted after its weights were loaded"))
-	}
-	// Room for an ask of every lane and some that nobody waits for, so that asking does not block while the policy is at work.
-	b := &batcher{roll: r, policy: client, incarnation: incarnation, asks: make(chan ask, 2*r.s.lanes()+16)}
-	r.policy = b
-	for range r.s.PolicyCalls {
-		b.servers.Add(1)
-		go b.serve()
-	}
+	// There is room for a request of every lane and some without a reply, so that a request does not block while the
+	// policy is busy.
+	requests := make(chan request, 2*x.s.lanes()+16)
+	x.policy = &batcher{exec: x, policy: client, incarnation: incarnation, requests: requests, done: make(chan struct{})}
+	go x.policy.serve()
 	return nil
 }
 
 // act returns actions for an observation, or false when the call is over.
 func (b *batcher) act(ctx context.Context, item policy.Item) (chunk, bool) {
-	a := ask{item: item, reply: make(chan chunk, 1)}
-	if !b.send(ctx, a) {
+	r := request{item: item, reply: make(chan chunk, 1)}
+	if !b.send(ctx, r) {
 		return chunk{}, false
 	}
 	select {
-	case c := <-a.reply:
+	case c := <-r.reply:
 		return c, true
 	case <-ctx.Done():
 		return chunk{}, false
@@ -64,12 +59,12 @@ func (b *batcher) act(ctx context.Context, item policy.Item) (chunk, bool) {
 
 // forget returns when the policy has forgotten a trajectory, or false when the call is over.
 func (b *batcher) forget(ctx context.Context, trajectory string) bool {
-	a := ask{forget: []string{trajectory}, reply: make(chan chunk, 1)}
-	if !b.send(ctx, a) {
+	r := request{forget: []string{trajectory}, reply: make(chan chunk, 1)}
+	if !b.send(ctx, r) {
 		return false
 	}
 	select {
-	case <-a.reply:
+	case <-r.reply:
 		return true
 	case <-ctx.Done():
 		return false
@@ -77,50 +72,52 @@ func (b *batcher) forget(ctx context.Context, trajectory string) bool {
 }
 
 // forgetLater does not wait; close does.
-func (b *batcher) forgetLater(trajectories []string) { b.send(b.roll.ctx, ask{forget: trajectories}) }
+func (b *batcher) forgetLater(trajectories []string) {
+	b.send(b.exec.ctx, request{forget: trajectories})
+}
 
-func (b *batcher) send(ctx context.Context, a ask) bool {
+func (b *batcher) send(ctx context.Context, r request) bool {
 	select {
-	case b.asks <- a:
+	case b.requests <- r:
 		return true
 	case <-ctx.Done():
 		return false
 	}
 }
 
-// close serves what was asked before and returns when it is done. Nothing may be asked any more.
+// close returns when the batcher has answered all requests. There must be no requests afterwards.
 func (b *batcher) close() {
-	close(b.asks)
-	b.servers.Wait()
+	close(b.requests)
+	<-b.done
 }
 
 func (b *batcher) serve() {
-	defer b.servers.Done()
-	for first := range b.asks {
+	defer close(b.done)
+	for first := range b.requests {
 		acts, forgets := b.gather(first)
-		if b.roll.ctx.Err() != nil {
-			continue // nobody waits any more
+		if b.exec.ctx.Err() != nil {
+			continue // no lane waits for a reply
 		}
 		if err := b.call(acts, forgets); err != nil {
-			b.roll.fail(err)
+			b.exec.fail(err)
 		}
 	}
 }
 
-// gather takes everybody who waits, without waiting.
-func (b *batcher) gather(first ask) (acts, forgets []ask) {
-	most := b.roll.s.PolicySpec.MaxBatch
+// gather takes all requests that wait, without waiting for more.
+func (b *batcher) gather(first request) (acts, forgets []request) {
+	maxBatch := b.exec.s.PolicySpec.MaxBatch
 	for next, ok := first, true; ok; {
 		if next.forget != nil {
 			forgets = append(forgets, next)
 		} else {
 			acts = append(acts, next)
 		}
-		if len(acts) == most { // never with most = 0, which is any number
+		if len(acts) == maxBatch { // never when maxBatch is 0, which means any number
 			break
 		}
 		select {
-		case next, ok = <-b.asks:
+		case next, ok = <-b.requests:
 		default:
 			ok = false
 		}
@@ -128,11 +125,11 @@ func (b *batcher) gather(first ask) (acts, forgets []ask) {
 	return acts, forgets
 }
 
-// call forgets first: a lane asks to act for a trajectory only after it was forgotten.
-func (b *batcher) call(acts, forgets []ask) error {
-	r := b.roll
+// call forgets first, because a lane asks for a trajectory's actions only after it was forgotten.
+func (b *batcher) call(acts, forgets []request) error {
+	x := b.exec
 	for _, f := range forgets {
-		if err := b.policy.Forget(r.ctx, f.forget); err != nil {
+		if err := b.policy.Forget(x.ctx, f.forget); err != nil {
 			return b.failed("Forget", err)
 		}
 		if f.reply != nil {
@@ -142,24 +139,27 @@ func (b *batcher) call(acts, forgets []ask) error {
 	if len(acts) == 0 {
 		return nil
 	}
-	call := policy.Act{Items: make([]policy.Item, len(acts)), Greedy: r.rules.Greedy, Temperature: r.rules.Temperature, Record: r.rules.Record}
+	call := policy.Act{
+		Items:  make([]policy.Item, len(acts)),
+		Greedy: x.rules.Greedy, Temperature: x.rules.Temperature, Record: x.rules.Record,
+	}
 	for i, a := range acts {
 		call.Items[i] = a.item
 	}
 	return b.answer(call, acts)
 }
 
-// answer asks for actions and gives them to whoever waits. An error that numbers went wrong does not say whose they are: each is then asked for alone, and
-// costs its own episode.
-func (b *batcher) answer(call policy.Act, acts []ask) error {
-	r := b.roll
+// answer asks for actions and gives them to the lanes that wait. A Diverged error of a batch does not name the items that
+// caused it, so each item is then asked for alone, and costs its own episode only.
+func (b *batcher) answer(call policy.Act, acts []request) error {
+	x := b.exec
 	began := time.Now()
-	results, err := b.policy.Act(r.ctx, call)
+	results, err := b.policy.Act(x.ctx, call)
 	b.busy.Add(int64(time.Since(began)))
 	b.calls.Add(1)
 	b.items.Add(int64(len(acts)))
-	place := func(a ask, err error) *plugins.Error {
-		return plugins.AsError(err).WithPlace("%s, episode %s, Act at step %d", r.s.PolicyName, a.item.Trajectory, a.item.Step)
+	place := func(a request, err error) *plugins.Error {
+		return plugins.AsError(err).WithPlace("%s, episode %s, Act at step %d", x.s.PolicyName, a.item.Trajectory, a.item.Step)
 	}
 	switch diverged := plugins.KindOf(err) == plugins.Diverged; {
 	case diverged && len(acts) > 1:
@@ -177,10 +177,11 @@ func (b *batcher) answer(call policy.Act, acts []ask) error {
 	case err != nil:
 		return b.failed("Act", err)
 	case len(results) != len(acts):
-		return plugins.AsError(corrupt("a fault in the policy plugin", "%d results for %d items", len(results), len(acts))).WithPlace("%s, Act", r.s.PolicyName)
+		err := corrupt("a fault in the policy plugin", "%d results for %d items", len(results), len(acts))
+		return plugins.AsError(err).WithPlace("%s, Act", x.s.PolicyName)
 	}
 	for i, a := range acts {
-		c, err := r.s.checkActions(results[i], r.rules)
+		c, err := x.s.checkActions(results[i], x.rules)
 		if plugins.KindOf(err) == plugins.Diverged {
 			c = chunk{invalid: place(a, err)}
 		} else if err != nil {
@@ -191,18 +192,18 @@ func (b *batcher) answer(call policy.Act, acts []ask) error {
 	return nil
 }
 
-// failed tells a lost process from a policy that answered with an error. A result that is wrong in itself (see checkActions) is not a reason to replace the
-// process: weights and seeds being the same, it would come again.
+// failed distinguishes a lost process from a policy that returned an error. A result that breaks the contract (see
+// checkActions) does not replace the process: the same weights and seeds would give it again.
 func (b *batcher) failed(method string, err error) error {
-	r := b.roll
-	if r.ctx.Err() != nil {
-		return err // not the policy's fault
+	x := b.exec
+	if x.ctx.Err() != nil {
+		return err // the end of the call, not a fault of the policy
 	}
 	if !Replaces(err) {
-		return plugins.AsError(err).WithPlace("%s, %s", r.s.PolicyName, method)
+		return plugins.AsError(err).WithPlace("%s, %s", x.s.PolicyName, method)
 	}
-	r.s.Policy.Failed(b.incarnation, err)
-	return policyLost(r.s.PolicyName, err)
+	x.s.Policy.Failed(b.incarnation, err)
+	return PolicyLost(x.s.PolicyName, err)
 }
 
 func (b *batcher) timing(t *Timing) {

@@ -4,48 +4,48 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// ClipMode says how clips are made equally long before they are encoded. A success ends early, so that without it length alone tells successes from
-// failures (algorithm.md 4).
+// ClipMode selects how clips are made equally long before they are encoded. A success ends early, so without it the length
+// alone separates successes from failures.
 type ClipMode int
 
 // The modes.
 const (
 	None ClipMode = iota // the episode as it was recorded
 	Cut                  // the beginning only
-	Hold                 // the last frame is repeated up to the task's most steps
+	Hold                 // the last frame is repeated up to the task's MaxSteps
 )
 
-// EqualLength makes clips equally long for the encoder; what [Episode.Frames] keeps is not touched by it.
+// EqualLength makes clips equally long for the encoder. It does not change what [Episode.Frames] keeps.
 type EqualLength struct {
 	Mode ClipMode
-	// Frames is the length for [Cut]: clips keep their first Frames frames, and a shorter one repeats its last frame up to it. 0: the length of the shortest
-	// clip of the same task in this call; since that is known only at the end, nothing is encoded before every episode is rolled, and all clips are held
-	// in memory until then.
+	// Frames is the length for [Cut]: a clip keeps its first Frames frames, and a shorter one repeats its last frame. 0:
+	// the length of the shortest clip of the same task in this call. Since that is known only at the end, nothing is
+	// encoded before every episode is rolled out, and all clips are in memory until then.
 	Frames int
 }
 
-// late says that no clip can be encoded before all are rolled.
+// late reports whether no clip can be encoded before all episodes are rolled out.
 func (e EqualLength) late() bool { return e.Mode == Cut && e.Frames == 0 }
 
-// frames is the length that a clip of an episode of at most maxSteps gets when it is not late; 0: its own.
+// frames is the length of a clip of an episode of at most maxSteps, when it is not late; 0: its own length.
 func (e EqualLength) frames(maxSteps, recordEvery int) int {
 	switch e.Mode {
 	case Hold:
-		return 1 + maxSteps/recordEvery // frame 0 is recorded by Reset
+		return 1 + maxSteps/recordEvery // Reset records frame 0
 	case Cut:
 		return e.Frames
 	}
 	return 0
 }
 
-// clip is what the encoder gets of an episode: its recorded frames, made frames long; 0: as they are.
+// clip is an episode's recorded frames, with the length that the encoder gets; 0: their own.
 type clip struct {
 	*Episode
 	frames int
 }
 
-// atShortest cuts each episode to the shortest of its task.
-func atShortest(episodes []*Episode) []clip {
+// cutToShortest cuts each episode to the shortest of its task.
+func cutToShortest(episodes []*Episode) []clip {
 	shortest := map[string]int{}
 	for _, e := range episodes {
 		if n, ok := shortest[e.Task]; !ok || e.FrameCount < n {
@@ -59,7 +59,8 @@ func atShortest(episodes []*Episode) []clip {
 	return clips
 }
 
-// fit returns frames [T, H, W, 3] as a clip of n: their first n, or all of them and the last one repeated. n = 0 leaves them as they are. The data is shared where possible.
+// fit returns frames [T, H, W, 3] as a clip of n: the first n frames, or all frames with the last one repeated. n = 0
+// leaves them as they are. The result shares their data where possible.
 func fit(frames plugins.Tensor, n int) plugins.Tensor {
 	t := frames.Shape[0]
 	if n == 0 || n == t {

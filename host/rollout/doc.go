@@ -1,12 +1,25 @@
-// Package rollout rolls the episodes of one iteration: tasks -> groups -> episodes on lanes.
+// Package rollout rolls out episodes: a plan's tasks become groups, groups become episodes, and lanes roll the episodes.
 //
-// A lane is a goroutine of its own: it takes the next episode in the order of ids, resets its env, asks the policy for a chunk of actions, steps, and so
-// on until the episode is done; no lane ever waits for another. One batcher serves whoever waits for actions as soon as the policy is free, and one
-// goroutine encodes finished episodes meanwhile. Whoever calls [Scheduler.Run] or [Scheduler.Evaluate] is the only one to touch what is collected.
+// Each lane is a goroutine. It takes the next episode in the order of ids, resets its env, asks the episode's actor for
+// actions, steps, and repeats this until the episode is done. No lane waits for another. One batcher asks the policy for
+// the actions of all lanes that wait when the policy becomes free, and one goroutine encodes finished episodes at the
+// same time. Results are collected in the goroutine that calls a method of [Scheduler].
 //
-// What comes out depends on seeds and ids and never on the number of lanes, on which lane rolled what, on the order of arrival, or on processes that died
-// on the way: every random number is a [Seed] of ids, a lost episode is rolled again from its seed, and which groups are rolled at all is the fixed point
-// that [Scheduler.Run] describes. [Timing] and [Episode.Retries] are the exceptions: they tell what happened this time.
+// Read it in this order:
 //
-// The package holds processes only through [Worker], and every reply of a plugin is checked before it is used.
+//	scheduler.go  the processes, and Run, which rolls out one iteration
+//	plan.go       which episodes: tasks, groups, start states
+//	execution.go  one call at work: starts lanes, collects episodes, ends
+//	lane.go       a lane, and the rule by which a failed episode is rolled out again
+//	episode.go    the episode loop, the same for every actor
+//	actor.go      who acts: the policy, the env's expert, or random actions
+//	record.go     recordings and demonstrations, which are recordings of the expert
+//	evaluate.go   evaluations
+//
+// A result depends on seeds and ids. It does not depend on the number of lanes, on which lane rolled out an episode, on
+// the order in which episodes finish, or on processes that die: every random number comes from a [Seed] of ids, a lost
+// episode is rolled out again from its seed, and [Scheduler.Run] describes which groups are rolled out. Only [Timing]
+// and [Episode.Retries] describe the call rather than the result.
+//
+// The package sees processes as a [Worker] only. It checks every reply of a plugin before it uses it.
 package rollout

@@ -6,17 +6,18 @@ import (
 	"sync"
 	"time"
 
+	"github.com/srpo-dev/srpo/host/srpo"
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// encoding embeds finished episodes in a goroutine of its own: whoever waits, up to the encoder's batch.
+// encoding embeds finished episodes in a goroutine: all that wait, up to the encoder's batch.
 type encoding struct {
-	roll *roll
+	exec *execution
 	done chan *Episode // each episode that was added, once, embedded
 
 	mu      sync.Mutex
 	waiting []clip
-	wake    chan struct{} // holds one token when waiting grew
+	wake    chan struct{} // has a token when waiting grew
 	stop    chan struct{}
 	ended   sync.WaitGroup
 
@@ -24,9 +25,9 @@ type encoding struct {
 	calls, items int
 }
 
-func (r *roll) startEncoding() {
-	e := &encoding{roll: r, done: make(chan *Episode), wake: make(chan struct{}, 1), stop: make(chan struct{})}
-	r.encode = e
+func (x *execution) startEncoding() {
+	e := &encoding{exec: x, done: make(chan *Episode), wake: make(chan struct{}, 1), stop: make(chan struct{})}
+	x.encode = e
 	e.ended.Add(1)
 	go e.run()
 }
@@ -57,29 +58,29 @@ func (e *encoding) run() {
 				continue
 			case <-e.stop:
 				return
-			case <-e.roll.ctx.Done():
+			case <-e.exec.ctx.Done():
 				return
 			}
 		}
 		if err := e.embed(batch); err != nil {
-			e.roll.fail(err)
+			e.exec.fail(err)
 			return
 		}
 		for _, c := range batch {
 			select {
 			case e.done <- c.Episode:
-			case <-e.roll.ctx.Done():
+			case <-e.exec.ctx.Done():
 				return
 			}
 		}
 	}
 }
 
-// take returns the first of those who wait, nil when nobody does.
+// take returns the first clips that wait, nil when none does.
 func (e *encoding) take() []clip {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	n := min(len(e.waiting), e.roll.s.EncoderSpec.Batch)
+	n := min(len(e.waiting), e.exec.s.EncoderSpec.Batch)
 	if n == 0 {
 		return nil
 	}
@@ -88,16 +89,17 @@ func (e *encoding) take() []clip {
 	return batch
 }
 
-// embed gives each episode its embedding. A batch that fails is given again clip by clip, so that one bad clip costs nobody else, and is named.
+// embed sets each episode's embedding. A batch that fails is encoded again clip by clip, so that a bad clip does not affect
+// the others and the error names it.
 func (e *encoding) embed(batch []clip) error {
 	err := e.call(batch)
-	if err == nil || e.roll.ctx.Err() != nil {
+	if err == nil || e.exec.ctx.Err() != nil {
 		return err
 	}
-	e.roll.survived(batch[0].ID, e.roll.s.EncoderName, err)
+	e.exec.survived(batch[0].ID, e.exec.s.EncoderName, err)
 	first := 1
 	if len(batch) == 1 {
-		first = 2 // that was the clip's own first try
+		first = 2 // the batch was this clip's first attempt
 	}
 	for _, c := range batch {
 		for attempt := first; ; attempt++ {
@@ -105,30 +107,30 @@ func (e *encoding) embed(batch []clip) error {
 			if err == nil {
 				break
 			}
-			if e.roll.ctx.Err() != nil {
+			if e.exec.ctx.Err() != nil {
 				return err
 			}
-			if attempt > e.roll.s.Retries {
-				return gaveUp(e.roll.s.EncoderName, c.ID, attempt, 0, err)
+			if attempt > maxFaults {
+				return retriesSpent(e.exec.s.EncoderName, c.ID, attempt, 0, err)
 			}
-			e.roll.survived(c.ID, e.roll.s.EncoderName, err)
+			e.exec.survived(c.ID, e.exec.s.EncoderName, err)
 		}
 	}
 	return nil
 }
 
 func (e *encoding) call(batch []clip) error {
-	r := e.roll
-	client, incarnation, err := r.s.Encoder.Client(r.ctx)
+	x := e.exec
+	client, incarnation, err := x.s.Encoder.Client(x.ctx)
 	if err != nil {
-		return plugins.AsError(err).WithPlace("%s", r.s.EncoderName)
+		return plugins.AsError(err).WithPlace("%s", x.s.EncoderName)
 	}
 	clips := make([]plugins.Tensor, len(batch))
 	for i, c := range batch {
 		clips[i] = fit(c.Frames, c.frames)
 	}
 	began := time.Now()
-	vectors, err := client.Encode(r.ctx, clips)
+	vectors, err := client.Encode(x.ctx, clips)
 	e.busy += time.Since(began)
 	e.calls++
 	e.items += len(clips)
@@ -136,14 +138,14 @@ func (e *encoding) call(batch []clip) error {
 		err = corrupt("a fault in the encoder plugin", "%d vectors for %d clips", len(vectors), len(clips))
 	}
 	if err != nil {
-		if Replaces(err) && r.ctx.Err() == nil {
-			r.s.Encoder.Failed(incarnation, err)
+		if Replaces(err) && x.ctx.Err() == nil {
+			x.s.Encoder.Failed(incarnation, err)
 		}
 		return err
 	}
 	for i, c := range batch {
-		if reason := CheckEmbedding(vectors[i], r.s.EncoderSpec.Dimension); reason != "" {
-			c.EmbeddingError = fmt.Sprintf("the vector of %s %s (%d of %d numbers)", r.s.EncoderName, reason, len(vectors[i]), r.s.EncoderSpec.Dimension)
+		if reason := srpo.CheckEmbedding(vectors[i], x.s.EncoderSpec.Dimension); reason != "" {
+			c.EmbeddingError = fmt.Sprintf("the vector of %s %s", x.s.EncoderName, reason)
 			continue
 		}
 		c.Embedding = slices.Clone(vectors[i])

@@ -54,7 +54,6 @@ func TestEvaluate(t *testing.T) {
 
 	for seed := range uint64(12) { // any lanes, deaths
 		x := newSetting(t, [][]int{{1}, {5}, {3, 3, 3}}[seed%3]...)
-		x.s.Retries = 8
 		x.world.jitter = seed%2 == 0
 		x.world.die = chance(seed, 20, 5)
 		require.Equal(t, want, evaluate(t, x, x.evaluation()))
@@ -126,7 +125,7 @@ func TestEvaluateRefuses(t *testing.T) {
 func demos(t *testing.T, x *setting, p DemoPlan) []policy.Demonstration {
 	t.Helper()
 	var all []policy.Demonstration
-	for d, err := range Demonstrations(t.Context(), x.s.Envs[0].Worker, fakeSpec, p) {
+	for d, err := range x.s.Demonstrations(t.Context(), p) {
 		require.NoError(t, err)
 		all = append(all, d)
 	}
@@ -156,7 +155,6 @@ func TestDemonstrations(t *testing.T) {
 
 	x := newSetting(t, 1)
 	x.world.die = chance(8, 12, 9)
-	p.Retries = 9
 	require.Equal(t, want, demos(t, x, p), "deaths change nothing")
 	require.NotZero(t, x.envs[0].reported)
 
@@ -168,7 +166,7 @@ func TestDemonstrations(t *testing.T) {
 	}
 	require.True(t, slices.ContainsFunc(want, beyond))
 	require.False(t, slices.ContainsFunc(noisy, beyond), "what is learned is what the expert meant")
-	for d, err := range Demonstrations(t.Context(), x.s.Envs[0].Worker, fakeSpec, p) {
+	for d, err := range x.s.Demonstrations(t.Context(), p) {
 		require.NoError(t, err)
 		require.NotEmpty(t, d.ID)
 		break // stopping early is fine
@@ -177,13 +175,14 @@ func TestDemonstrations(t *testing.T) {
 
 func TestDemonstrationsThatFail(t *testing.T) {
 	first := func(x *setting, ctx context.Context, spec plugins.EnvSpec, p DemoPlan) (got error) {
-		for _, err := range Demonstrations(ctx, x.s.Envs[0].Worker, spec, p) {
+		x.s.EnvSpec, x.s.EnvName = spec, "env fake"
+		for _, err := range x.s.Demonstrations(ctx, p) {
 			require.NoError(t, got, "nothing comes after an error")
 			got = err
 		}
 		return got
 	}
-	p := DemoPlan{Trials: trials()[:1], Seed: 4, Observe: []string{"front"}, EnvName: "env fake"}
+	p := DemoPlan{Trials: trials()[:1], Seed: 4, Observe: []string{"front"}}
 	spec := fakeSpec
 	spec.Expert = false
 	require.ErrorContains(t, first(newSetting(t, 1), t.Context(), spec, p), "no scripted expert")
@@ -193,7 +192,7 @@ func TestDemonstrationsThatFail(t *testing.T) {
 		return plugins.Errorf(plugins.Unsupported, "no expert for this task")
 	}
 	err := first(x, t.Context(), fakeSpec, p)
-	require.ErrorContains(t, err, "env fake, episode demo/a/easy/0/0")
+	require.ErrorContains(t, err, "env fake, process 0, lane 0, episode demo/a/easy/0/0")
 	require.ErrorContains(t, err, "no expert for this task")
 
 	x = newSetting(t, 1)
@@ -210,9 +209,10 @@ func TestDemonstrationsThatFail(t *testing.T) {
 
 // An expert that gives up leaves a demonstration that failed, not a broken env.
 func TestDemonstrationOfAnExpertThatGivesUp(t *testing.T) {
-	p := DemoPlan{Trials: trials()[:1], Seed: 4, Observe: []string{"front"}, EnvName: "env fake"}
+	p := DemoPlan{Trials: trials()[:1], Seed: 4, Observe: []string{"front"}}
 	n := 0
-	for d, err := range Demonstrations(context.Background(), quitter{Worker: (&world{t: t}).process(1)}, fakeSpec, p) {
+	s := &Scheduler{EnvSpec: fakeSpec, Envs: []*EnvProc{{Worker: quitter{Worker: (&world{t: t}).process(1)}, Lanes: 1}}}
+	for d, err := range s.Demonstrations(context.Background(), p) {
 		require.NoError(t, err)
 		require.False(t, d.Success)
 		require.Equal(t, []int{0, 2}, d.Actions.Shape)

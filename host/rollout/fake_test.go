@@ -411,7 +411,7 @@ func newSetting(t testing.TB, lanes ...int) *setting {
 		x.s.Envs = append(x.s.Envs, &EnvProc{Worker: p, Lanes: n})
 	}
 	x.plan = Plan{
-		Rules: Rules{Observe: []string{"front"}, RecordCamera: "front", RecordEvery: 2, Temperature: 1, Record: true, Encode: true, KeepActions: true},
+		Rules: Rules{Observe: []string{"front"}, RecordCamera: "front", RecordEvery: 2, Temperature: 1, Record: true, Encode: true},
 		Seed:  11, Iteration: 2, Groups: 5, GroupSize: 4, KeepLow: 0.1, KeepHigh: 0.9, ExtraGroups: 6,
 		Tasks: []PlanTask{{Task: fakeTask("a/easy")}, {Task: fakeTask("b/hard")}, {Task: fakeTask("c/long")}},
 	}

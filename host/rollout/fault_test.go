@@ -21,23 +21,23 @@ import (
 
 func TestEnvThatLies(t *testing.T) {
 	for name, lie := range map[string]func(r *env.Transition){
-		"steps_done is 4 of a chunk of 3":     func(r *env.Transition) { r.StepsDone = 4; r.EpisodeSteps = 4 },
-		"steps_done is 0 of a chunk of 3":     func(r *env.Transition) { r.StepsDone = 0; r.EpisodeSteps = 0 },
-		"steps_done is -1 of a chunk":         func(r *env.Transition) { r.StepsDone = -1 },
-		"episode_steps is 9, want 0+3":        func(r *env.Transition) { r.EpisodeSteps = 9 },
-		"but the episode goes on":             func(r *env.Transition) { r.StepsDone, r.EpisodeSteps = 2, 2 },
-		"success without terminated":          func(r *env.Transition) { r.Success, r.Terminated, r.Truncated = true, false, true },
-		"progress is NaN, want 0 to 1":        func(r *env.Transition) { *r.Progress = math.NaN() },
-		"progress is 1.5, want 0 to 1":        func(r *env.Transition) { *r.Progress = 1.5 },
-		"no image of camera \"front\"":        func(r *env.Transition) { r.Observation.Images = nil },
-		"image of camera front is uint8":      func(r *env.Transition) { r.Observation.Images["front"] = plugins.Bytes(make([]byte, 16), 4, 4) },
-		"image of camera \"front\" is empty":  func(r *env.Transition) { r.Observation.Images["front"] = plugins.Bytes(nil, 0, 4, 3) },
-		"has shape [4 4 3] but 40 bytes":      func(r *env.Transition) { r.Observation.Images["front"] = plugins.Bytes(make([]byte, 40), 4, 4, 3) },
-		"image of camera \"front\" is [5 4 3": func(r *env.Transition) { r.Observation.Images["front"] = plugins.Bytes(make([]byte, 60), 5, 4, 3) },
-		"proprio is float32 [3]":              func(r *env.Transition) { r.Observation.Proprio = plugins.Floats([]float32{1, 2, 3}) },
-		"proprio \"b\" is not finite":         func(r *env.Transition) { r.Observation.Proprio = plugins.Floats([]float32{1, float32(math.Inf(-1))}) },
-		"recorded is uint8 [2 4 4 3], want":   func(r *env.Transition) { r.Recorded = plugins.Bytes(make([]byte, 96), 2, 4, 4, 3) },
-		"recorded is unknown []":              func(r *env.Transition) { r.Recorded = plugins.Tensor{} },
+		"steps_done is 4 of a chunk of 3":          func(r *env.Transition) { r.StepsDone = 4; r.EpisodeSteps = 4 },
+		"steps_done is 0 of a chunk of 3":          func(r *env.Transition) { r.StepsDone = 0; r.EpisodeSteps = 0 },
+		"steps_done is -1 of a chunk":              func(r *env.Transition) { r.StepsDone = -1 },
+		"episode_steps is 9, want 0+3":             func(r *env.Transition) { r.EpisodeSteps = 9 },
+		"but the episode continues":                func(r *env.Transition) { r.StepsDone, r.EpisodeSteps = 2, 2 },
+		"success without terminated":               func(r *env.Transition) { r.Success, r.Terminated, r.Truncated = true, false, true },
+		"progress is NaN, want 0 to 1":             func(r *env.Transition) { *r.Progress = math.NaN() },
+		"progress is 1.5, want 0 to 1":             func(r *env.Transition) { *r.Progress = 1.5 },
+		"the image of camera \"front\" is missing": func(r *env.Transition) { r.Observation.Images = nil },
+		"image of camera front is uint8":           func(r *env.Transition) { r.Observation.Images["front"] = plugins.Bytes(make([]byte, 16), 4, 4) },
+		"image of camera \"front\" is empty":       func(r *env.Transition) { r.Observation.Images["front"] = plugins.Bytes(nil, 0, 4, 3) },
+		"has shape [4 4 3] but 40 bytes":           func(r *env.Transition) { r.Observation.Images["front"] = plugins.Bytes(make([]byte, 40), 4, 4, 3) },
+		"image of camera \"front\" is [5 4 3":      func(r *env.Transition) { r.Observation.Images["front"] = plugins.Bytes(make([]byte, 60), 5, 4, 3) },
+		"proprio is float32 [3]":                   func(r *env.Transition) { r.Observation.Proprio = plugins.Floats([]float32{1, 2, 3}) },
+		"proprio \"b\" is not finite":              func(r *env.Transition) { r.Observation.Proprio = plugins.Floats([]float32{1, float32(math.Inf(-1))}) },
+		"recorded is uint8 [2 4 4 3], want":        func(r *env.Transition) { r.Recorded = plugins.Bytes(make([]byte, 96), 2, 4, 4, 3) },
+		"recorded is unknown []":                   func(r *env.Transition) { r.Recorded = plugins.Tensor{} },
 		"the recording of camera \"front\" is [2 8": func(r *env.Transition) {
 			r.Recorded = plugins.Bytes(make([]byte, 48), 1, 2, 8, 3)
 		},
@@ -47,7 +47,6 @@ func TestEnvThatLies(t *testing.T) {
 			leaks(t)
 			x := newSetting(t, 2)
 			bad := x.plan.group(3)[1].episode
-			x.plan.Rules.KeepActions = false
 			first := true
 			var mu sync.Mutex
 			x.world.lie = func(e Episode, r *env.Transition) {
@@ -65,17 +64,17 @@ func TestEnvThatLies(t *testing.T) {
 			require.ErrorContains(t, err, "Step 0")
 			require.Equal(t, plugins.Corrupt, plugins.KindOf(err))
 			require.NotEmpty(t, plugins.AsError(err).Hint)
-			require.Equal(t, 1+defaultRetries, x.envs[0].reported, "a process that lies is replaced each time")
+			require.Equal(t, 1+maxFaults, x.envs[0].reported, "a process that lies is replaced each time")
 		})
 	}
 }
 
 func TestEnvThatNeverEnds(t *testing.T) {
 	x := newSetting(t, 1)
-	x.s.Retries, x.plan.MaxSteps = 1, 2*fakeChunk
+	x.plan.MaxSteps = 2 * fakeChunk
 	x.world.lie = func(_ Episode, r *env.Transition) { r.Truncated = false }
 	_, err := x.s.Run(t.Context(), x.plan)
-	require.ErrorContains(t, err, "the episode goes on at max_steps")
+	require.ErrorContains(t, err, "the episode continues at max_steps")
 }
 
 func TestEnvThatIsDoneAtReset(t *testing.T) {
@@ -117,7 +116,7 @@ func TestPolicyThatLies(t *testing.T) {
 			kind := plugins.Corrupt
 			if strings.Contains(name, "] ") || strings.HasPrefix(name, "log_probs") { // numbers that are no good: each costs an episode, all of them the call
 				kind = plugins.Diverged
-				require.ErrorContains(t, err, "; so ended ")
+				require.ErrorContains(t, err, " episodes ended like this")
 			}
 			require.Equal(t, kind, plugins.KindOf(err))
 			require.NotErrorIs(t, err, ErrPolicyLost, "it would say the same again")
@@ -218,7 +217,7 @@ func TestInvalidGroupAndTrial(t *testing.T) {
 	require.Len(t, got.Invalid, 1)
 	require.Len(t, got.Groups, 6, "another one in its place")
 	require.False(t, got.Groups[1].Kept)
-	require.Equal(t, "no episode of it can be used", got.Groups[1].Reason)
+	require.Equal(t, "all of its episodes are invalid", got.Groups[1].Reason)
 	require.Empty(t, got.Groups[1].Episodes)
 
 	x = newSetting(t, 3)
@@ -235,7 +234,7 @@ func TestInvalidGroupAndTrial(t *testing.T) {
 	require.ErrorContains(t, episodes[4].Invalid, "log_probs[0] is NaN")
 	nan(x.policy, e.ID(4), e.ID(5))
 	_, _, err = x.s.Evaluate(t.Context(), e)
-	require.ErrorContains(t, err, "log_probs[0] is NaN; so ended 2 of 7 episodes")
+	require.ErrorContains(t, err, "log_probs[0] is NaN; 2 of 7 episodes ended like this")
 	require.Equal(t, plugins.Diverged, plugins.KindOf(err))
 }
 
@@ -244,12 +243,9 @@ func TestActionsAreClippedByRoundingOnly(t *testing.T) {
 	x.policy.lie = func(_ policy.Item, r *policy.Result) {
 		r.Actions = plugins.Floats([]float32{1.000001, -1.000001, 0, 0, 0, 0}, 3, 2)
 	}
-	x.plan.KeepLow, x.plan.KeepHigh = 0, 1
-	for _, g := range x.run(t).Groups {
-		for _, e := range g.Episodes {
-			require.Equal(t, []float32{1, -1}, e.Actions.Float32s()[:2])
-		}
-	}
+	x.plan.KeepLow, x.plan.KeepHigh, x.plan.KeepTrajectory = 0, 1, true
+	x.plan.OnFrames = func(e Episode) { require.Equal(t, []float32{1, -1}, e.Trajectory.Actions.Float32s()[:2]) }
+	x.run(t)
 }
 
 func TestPolicyThatRefuses(t *testing.T) {
@@ -357,15 +353,15 @@ func TestBrokenProcess(t *testing.T) {
 
 // The same where another lane always gets the episode that failed: then no episode meets the broken process twice, but the process fails two in a row.
 func TestBrokenProcessBesideAnIdleLane(t *testing.T) {
-	var d doubt
-	require.False(t, d.another(1, "a"))
-	require.True(t, d.another(1, "b"))
-	d.cleared(1)
-	require.False(t, d.another(1, "c"), "one went well in between")
-	require.False(t, d.another(1, "c"), "the same episode again: its own retries count")
-	require.False(t, d.another(2, "d"), "a new process")
-	d.cleared(1)
-	require.True(t, d.another(2, "e"), "what went well in the old one says nothing")
+	var d lastFailure
+	require.False(t, d.repeats(1, "a"))
+	require.True(t, d.repeats(1, "b"))
+	d.clear(1)
+	require.False(t, d.repeats(1, "c"), "one went well in between")
+	require.False(t, d.repeats(1, "c"), "the same episode again: its own retries count")
+	require.False(t, d.repeats(2, "d"), "a new process")
+	d.clear(1)
+	require.True(t, d.repeats(2, "e"), "what went well in the old one says nothing")
 
 	leaks(t)
 	want := newSetting(t, 1).run(t)
@@ -565,11 +561,11 @@ func TestPolicyLostLetsEnvCallsEnd(t *testing.T) {
 
 func TestUnusableEmbeddings(t *testing.T) {
 	for reason, lie := range map[string]func([]float32) []float32{
-		"holds NaN":          func(v []float32) []float32 { v[3] = float32(math.NaN()); return v },
-		"holds an infinity":  func(v []float32) []float32 { v[0] = float32(math.Inf(-1)); return v },
-		"is all zero":        func(v []float32) []float32 { return make([]float32, len(v)) },
-		"has the wrong size": func(v []float32) []float32 { return v[:4] },
-		"is as good as zero": func(v []float32) []float32 { clear(v); v[1], v[2] = 1e-45, -1e-38; return v },
+		"is not a number":         func(v []float32) []float32 { v[3] = float32(math.NaN()); return v },
+		"is infinite":             func(v []float32) []float32 { v[0] = float32(math.Inf(-1)); return v },
+		"is all zero":             func(v []float32) []float32 { return make([]float32, len(v)) },
+		"has the wrong size":      func(v []float32) []float32 { return v[:4] },
+		"is subnormal throughout": func(v []float32) []float32 { clear(v); v[1], v[2] = 1e-45, -1e-38; return v },
 	} {
 		x := newSetting(t, 3)
 		n := 0

@@ -6,27 +6,28 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// keeper holds the recorded frames that the result keeps: those of the longest prefix, in the order of ids, of the wanted episodes that fits the budget.
-// Episodes come in any order; when the budget is exceeded the last id goes, and nothing at or behind it is taken any more.
-type keeper struct {
-	want   func(Episode) bool
-	budget int
-	total  int
-	kept   []*Episode // in order
-	border *Episode   // first wanted episode that does not fit
+// frameKeeper selects the recorded frames that the result keeps: those of the longest prefix, in the order of ids, of the
+// wanted episodes that fits the budget. Episodes arrive in any order. When the budget is exceeded the last id is dropped,
+// and nothing from that id on is taken later.
+type frameKeeper struct {
+	want    func(Episode) bool
+	budget  int
+	total   int
+	kept    []*Episode // in order
+	dropped *Episode   // the first wanted episode that does not fit
 }
 
-func newKeeper(r Rules) *keeper {
-	k := &keeper{want: r.KeepFrames, budget: r.FrameBytes}
+func newFrameKeeper(r Rules) *frameKeeper {
+	k := &frameKeeper{want: r.KeepFrames, budget: r.FrameBytes}
 	if k.budget <= 0 {
 		k.budget = defaultFrameBytes
 	}
 	return k
 }
 
-// offer decides about a finished episode's frames; they are dropped where they are not kept.
-func (k *keeper) offer(e *Episode) {
-	if k.want == nil || e.Frames.IsZero() || k.border != nil && !e.before(k.border) || !k.want(*e) {
+// offer decides about a finished episode's frames, and drops those that are not kept.
+func (k *frameKeeper) offer(e *Episode) {
+	if k.want == nil || e.Frames.IsZero() || k.dropped != nil && !e.before(k.dropped) || !k.want(*e) {
 		e.Frames = plugins.Tensor{}
 		return
 	}
@@ -40,6 +41,6 @@ func (k *keeper) offer(e *Episode) {
 		k.kept = k.kept[:len(k.kept)-1]
 		k.total -= len(last.Frames.Data)
 		last.Frames = plugins.Tensor{}
-		k.border = last
+		k.dropped = last
 	}
 }

@@ -85,23 +85,3 @@ func FuzzChunk(f *testing.F) {
 		}
 	})
 }
-
-// FuzzVector is an encoder's vector: what passes has a number in every place.
-func FuzzVector(f *testing.F) {
-	f.Add(plugins.Floats([]float32{1, 2, 3, 1e-45}, 4).Data)
-	f.Add(plugins.Floats([]float32{0, 0, 0, 0}, 4).Data)
-	f.Add(plugins.Floats([]float32{0, 1e-45, -1e-40, 0}, 4).Data)
-	f.Add(plugins.Floats([]float32{float32(math.NaN()), 0, float32(math.Inf(1)), 0}, 4).Data)
-	f.Fuzz(func(t *testing.T, data []byte) {
-		v := fuzzTensor(data, 2, uint8(min(len(data)/4, 8))).Float32s()
-		if CheckEmbedding(v, 4) != "" {
-			return
-		}
-		require.Len(t, v, 4)
-		sum, most := 0.0, 0.0
-		for _, x := range v {
-			sum, most = sum+math.Abs(float64(x)), max(most, math.Abs(float64(x)))
-		}
-		require.True(t, most >= 0x1p-126 && !math.IsInf(sum, 0), "neither NaN nor infinite, nor zero or next to it")
-	})
-}

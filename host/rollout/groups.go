@@ -2,20 +2,21 @@ package rollout
 
 import "fmt"
 
-// sampler decides which groups are rolled, and which of them are kept (dynamic sampling).
+// sampler decides which groups are rolled out, and which of them are kept (dynamic sampling, as in DAPO, arXiv
+// 2503.14476).
 //
-// Groups 0 to Groups-1 begin. Each one that is found to be outside of [KeepLow, KeepHigh] lets the next id begin, within the budget. Nothing is begun in
-// the hope of being needed, so in the end the ids that were rolled are 0 to n-1 with the smallest n for which Groups of them are kept, or all
-// Groups+ExtraGroups of the budget, whatever the order in which they came back: the last id began because n-Groups others had been dropped, so
-// every shorter prefix holds fewer kept groups.
+// Groups 0 to Groups-1 begin. Each complete group that is outside of [KeepLow, KeepHigh] lets the group with the next id
+// begin, within the budget. So the ids that were rolled out in the end are 0 to n-1 with the smallest n for which Groups
+// of them are kept, or all Groups+ExtraGroups of the budget. This does not depend on the order in which groups complete:
+// the last id began because n-Groups others were dropped, so every shorter prefix has fewer kept groups.
 type sampler struct {
-	plan   Plan
-	groups []Group // begun, by id
-	open   []int   // episodes of each that are still out
-	invalid []int   // episodes of each that count for nothing
+	plan    Plan
+	groups  []Group // that have begun, by id
+	open    []int   // episodes of each that are not rolled out yet
+	invalid []int   // invalid episodes of each
 }
 
-// begin returns the episodes of groups that may begin now.
+// begin returns the episodes of the groups that may begin now.
 func (s *sampler) begin() []*job {
 	dropped := 0
 	for g := range s.groups {
@@ -33,7 +34,7 @@ func (s *sampler) begin() []*job {
 	return jobs
 }
 
-// rolled counts an episode, and returns its group when that is now complete.
+// rolled counts an episode, and returns its group when the group is now complete.
 func (s *sampler) rolled(e *Episode) *Group {
 	g := &s.groups[e.Group]
 	if e.Success {
@@ -49,7 +50,7 @@ func (s *sampler) rolled(e *Episode) *Group {
 	rate := float64(g.Successes) / float64(max(n, 1))
 	switch {
 	case n == 0:
-		g.Reason = "no episode of it can be used"
+		g.Reason = "all of its episodes are invalid"
 	case rate < s.plan.KeepLow:
 		g.Reason = fmt.Sprintf("success rate %.3g is below %.3g", rate, s.plan.KeepLow)
 	case rate > s.plan.KeepHigh:

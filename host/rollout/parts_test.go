@@ -88,10 +88,10 @@ func TestEqualLength(t *testing.T) {
 }
 
 // Cut at the shortest cannot bound what waits: it must not wait for itself either.
-func TestCutAtTheShortestIgnoresClipBytes(t *testing.T) {
+func TestCutToShortestIsNotBounded(t *testing.T) {
 	x := newSetting(t, 2)
 	x.plan.EqualLength = EqualLength{Mode: Cut}
-	x.s.ClipBytes = 1
+	x.s.maxWaiting = 1
 	x.run(t)
 }
 
@@ -123,7 +123,7 @@ func TestKeeper(t *testing.T) {
 			full = full || total > budget
 			want[i] = !full
 		}
-		k := newKeeper(Rules{FrameBytes: budget, KeepFrames: func(e Episode) bool { return e.Success }})
+		k := newFrameKeeper(Rules{FrameBytes: budget, KeepFrames: func(e Episode) bool { return e.Success }})
 		for _, i := range r.Perm(len(episodes)) {
 			k.offer(episodes[i])
 		}
@@ -136,7 +136,7 @@ func TestKeeper(t *testing.T) {
 func TestPlanIsChecked(t *testing.T) {
 	nan := math.NaN()
 	for words, change := range map[string]func(x *setting){
-		"no tasks to roll":                    func(x *setting) { x.plan.Tasks = nil },
+		"no tasks to roll out":                func(x *setting) { x.plan.Tasks = nil },
 		"0 groups of 4":                       func(x *setting) { x.plan.Groups = 0 },
 		"groups of 0":                         func(x *setting) { x.plan.GroupSize = 0 },
 		"with -1 extra":                       func(x *setting) { x.plan.ExtraGroups = -1 },
@@ -149,7 +149,7 @@ func TestPlanIsChecked(t *testing.T) {
 		"nothing to encode":                   func(x *setting) { x.plan.RecordCamera = "" },
 		"no encoder to embed":                 func(x *setting) { x.s.Encoder = nil },
 		"encoder has dimension 0":             func(x *setting) { x.s.EncoderSpec.Dimension = 0 },
-		"no lanes to roll on":                 func(x *setting) { x.s.Envs = nil },
+		"no lanes to roll out on":             func(x *setting) { x.s.Envs = nil },
 		"no policy to act":                    func(x *setting) { x.s.Policy = nil },
 		"equal_length is {1 -3}":              func(x *setting) { x.plan.EqualLength = EqualLength{Cut, -3} },
 		"env: action space has 0 names":       func(x *setting) { x.s.EnvSpec.Action = plugins.ActionSpace{} },

@@ -7,23 +7,24 @@ import (
 	"github.com/srpo-dev/srpo/plugins/env"
 )
 
-// job is an episode to roll.
+// job is an episode to roll out.
 type job struct {
-	// episode holds what is known before it is rolled.
+	// episode contains what is known before the episode is rolled out.
 	episode Episode
 	task    env.Task
-	// faults of its own, and losses with a process, so far.
+	actor   Actor
+	// faults counts failures of the episode itself, losses those with its process.
 	faults, losses int
 }
 
-// queue gives out jobs in the order of their ids. It also holds lanes back while too many frames wait to be encoded.
+// queue gives out jobs in the order of their ids. It gives out none while too many bytes of finished episodes wait.
 type queue struct {
-	mu     sync.Mutex
-	change *sync.Cond
-	jobs   []*job // in order
-	closed bool
-	held   int // bytes of frames that wait to be encoded
-	limit  int // 0: none
+	mu      sync.Mutex
+	change  *sync.Cond
+	jobs    []*job // in order
+	closed  bool
+	waiting int // bytes
+	limit   int // of waiting; 0: none
 }
 
 func newQueue(limit int) *queue {
@@ -41,13 +42,13 @@ func (q *queue) put(jobs ...*job) {
 		copy(q.jobs[i+1:], q.jobs[i:])
 		q.jobs[i] = j
 	}
-	// All are woken: one that sleeps may have a dead process, and must not be the only one to know.
+	// All lanes are woken, because a single one might have a dead process.
 	q.change.Broadcast()
 }
 
-func (q *queue) ready() bool { return len(q.jobs) > 0 && (q.limit == 0 || q.held <= q.limit) }
+func (q *queue) ready() bool { return len(q.jobs) > 0 && (q.limit == 0 || q.waiting < q.limit) }
 
-// wait returns true when there is a job, and false when there never will be one again.
+// wait returns true when there is a job, and false when there will never be one again.
 func (q *queue) wait() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -69,13 +70,15 @@ func (q *queue) take() *job {
 	return j
 }
 
-// hold adds to the bytes that wait to be encoded; a negative number releases.
+// hold adds to the bytes that wait, release subtracts from them.
 func (q *queue) hold(bytes int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.held += bytes
+	q.waiting += bytes
 	q.change.Broadcast()
 }
+
+func (q *queue) release(bytes int) { q.hold(-bytes) }
 
 func (q *queue) close() {
 	q.mu.Lock()

@@ -107,7 +107,7 @@ func TestRecordRefuses(t *testing.T) {
 	}{
 		"no expert":       {bare, RecordPlan{Takes: takes(1), Every: 1}, "no scripted expert"},
 		"no camera":       {blind, RecordPlan{Takes: takes(1), Every: 1}, "no camera to record"},
-		"no step":         {fakeSpec, RecordPlan{Takes: takes(1)}, "every 0-th step"},
+		"no step":         {fakeSpec, RecordPlan{Takes: takes(1)}, "the recording interval is 0"},
 		"no such failure": {fakeSpec, RecordPlan{Takes: []Take{{Trial: takes(1)[0].Trial, Actor: Actor{Failure: "miss"}}}, Every: 1}, `cannot fail by "miss"`},
 		"no start state":  {fakeSpec, RecordPlan{Takes: []Take{{Trial: Trial{Task: fakeTask("a"), StartState: -1}}}, Every: 1}, "no start state -1"},
 	} {

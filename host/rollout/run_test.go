@@ -80,7 +80,6 @@ func TestRunGivesEverythingInOrder(t *testing.T) {
 			require.Equal(t, 1+e.Steps/2, e.FrameCount)
 			require.Equal(t, []int{e.FrameCount, 4, 4, 3}, e.Frames.Shape)
 			require.Len(t, e.Frames.Data, e.FrameCount*48)
-			require.Equal(t, []int{e.Steps, 2}, e.Actions.Shape)
 			require.Less(t, e.LogProb, 0.0)
 			require.NotNil(t, e.Progress)
 			steps += e.Steps
@@ -132,10 +131,7 @@ func TestResultDependsOnSeedsAndIDsOnly(t *testing.T) {
 	}
 	x := newSetting(t, 3)
 	x.plan.KeepFrames, x.plan.FrameBytes = keep, 3000
-	x.s.PolicyCalls = 3
-	require.Equal(t, want, x.run(t), "with several policy calls at a time")
 	x.plan.Seed++
-	x.policy.recorded = map[string][]int{}
 	require.NotEqual(t, want, x.run(t), "another seed")
 }
 
@@ -148,7 +144,6 @@ func TestDeathsChangeNothing(t *testing.T) {
 		x.world.jitter = seed%8 >= 4
 		x.world.die = chance(seed, 15, 6)
 		x.encoder.die = chance(seed+1000, 6, 3)
-		x.s.Retries = 8
 		faults := 0
 		x.s.OnFault = func(f Fault) {
 			require.Error(t, f.Err)

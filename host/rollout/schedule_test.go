@@ -46,7 +46,7 @@ func TestWhoeverWaitsIsServedTogether(t *testing.T) {
 	x.plan.Record = false
 	release := make(chan struct{})
 	x.policy.before = func(context.Context, policy.Act) error { <-release; return nil }
-	r, err := x.s.withDefaults().start(t.Context(), x.plan.Rules)
+	r, err := x.s.withDefaults().start(t.Context(), x.plan.Rules, true)
 	require.NoError(t, err)
 	var lanes sync.WaitGroup
 	ask := func(i int) {
@@ -65,7 +65,7 @@ func TestWhoeverWaitsIsServedTogether(t *testing.T) {
 	for i := range 20 {
 		ask(1 + i)
 	}
-	for len(r.policy.asks) < 20 {
+	for len(r.policy.requests) < 20 {
 		runtime.Gosched()
 	}
 	close(release)
@@ -136,7 +136,7 @@ func TestEncodingOverlaps(t *testing.T) {
 func TestClipsAreBounded(t *testing.T) {
 	want := newSetting(t, 1).run(t)
 	x := newSetting(t, 2)
-	x.s.ClipBytes = 1 // full with any clip
+	x.s.maxWaiting = 1 // full with any clip
 	var rolled, encoded atomic.Int64
 	x.s.Progress = func(Progress) { rolled.Add(1) }
 	x.encoder.before = func(_ context.Context, clips []plugins.Tensor) error {

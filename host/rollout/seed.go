@@ -11,10 +11,10 @@ import (
 	"github.com/srpo-dev/srpo/plugins/env"
 )
 
-// seedDomain keeps these hashes apart from any others, and names the revision of the encoding.
+// seedDomain separates these hashes from all others, and names the version of the encoding.
 const seedDomain = "srpo.seed.v1"
 
-// Seed is a seed for what parts name, in the run with the seed run: the first 8 bytes, big-endian, of
+// Seed derives the seed for what parts name from the seed of a run. It is the first 8 bytes, big-endian, of
 //
 //	SHA-256("srpo.seed.v1" || u64(run) || enc(part 1) || enc(part 2) || ...)
 //
@@ -26,7 +26,8 @@ const seedDomain = "srpo.seed.v1"
 //	a bool                          'b' || one byte, 0 or 1
 //	a float                         'f' || u64(IEEE 754 bits of the float64)
 //
-// so that no two lists of parts share an encoding, and int(3) is uint8(3). Seed panics on a part of another type: that is a fault in the caller's source.
+// so that no two lists of parts share an encoding, and int(3) equals uint8(3). Seed panics on a part of another type, which
+// is a fault in the caller's source.
 func Seed(run uint64, parts ...any) uint64 {
 	buf := make([]byte, 0, 128)
 	buf = append(buf, seedDomain...)
@@ -40,7 +41,7 @@ func Seed(run uint64, parts ...any) uint64 {
 
 func appendPart(buf []byte, part any) []byte {
 	switch p := part.(type) {
-	case string: // the usual two first, without reflection
+	case string: // the two common types, without reflection
 		buf = binary.BigEndian.AppendUint64(append(buf, 's'), uint64(len(p)))
 		return append(buf, p...)
 	case int:
@@ -62,7 +63,7 @@ func appendPart(buf []byte, part any) []byte {
 		}
 		return append(buf, 'b', 0)
 	}
-	panic(fmt.Sprintf("rollout.Seed: a part of type %T", part))
+	panic(fmt.Sprintf("rollout.Seed: part of unsupported type %T", part))
 }
 
 func appendInt(buf []byte, v int64) []byte {
@@ -73,9 +74,9 @@ func appendInt(buf []byte, v int64) []byte {
 	return binary.BigEndian.AppendUint64(append(buf, tag), uint64(v))
 }
 
-// Split divides a task's start states into those to train on and those to test on, by seed, both ascending. round(fraction*n) of the n states are for
-// training, but with n >= 2 and 0 < fraction < 1 never all and never none. The split of a task depends on the seed, its id and its number of start
-// states, so another fraction only moves the border.
+// Split divides a task's start states by seed into those to train on and those to test on, both ascending.
+// round(fraction*n) of the n states are for training; with n >= 2 and 0 < fraction < 1, at least one and at most n-1. The
+// order in which states are taken depends on the seed, the task's id and n, so another fraction only moves the boundary.
 func Split(run uint64, task env.Task, fraction float64) (train, test []int) {
 	n := task.StartStates
 	keys := make([]uint64, n)

@@ -1,12 +1,14 @@
 package rollout
 
 import (
+	"slices"
+
 	"github.com/srpo-dev/srpo/plugins"
 	"github.com/srpo-dev/srpo/plugins/env"
 	"github.com/srpo-dev/srpo/plugins/policy"
 )
 
-// trajectory collects what was seen before every action and what was done: an episode as a demonstration has it.
+// trajectory collects the observation before every action, and the action. A nil trajectory collects nothing.
 type trajectory struct {
 	cameras []string
 	demo    policy.Demonstration
@@ -16,33 +18,34 @@ func newTrajectory(id string, cameras []string) *trajectory {
 	return &trajectory{cameras: cameras, demo: policy.Demonstration{ID: id, Images: map[string]plugins.Tensor{}}}
 }
 
-// see adds what is seen before the next action. It copies: images alias shared memory until the lane's next call.
-func (t *trajectory) see(o env.Observation) {
+// observe adds the observation before the next action. It copies, because images alias shared memory until the lane's
+// next call.
+func (t *trajectory) observe(o env.Observation) {
 	if t == nil {
 		return
 	}
 	t.demo.Instruction = o.Instruction
-	appendObservation(&t.demo, o, t.cameras)
-}
-
-// do adds an executed action, float32 [dim] or [1, dim].
-func (t *trajectory) do(action plugins.Tensor) {
-	if t == nil {
-		return
+	for _, c := range t.cameras {
+		t.demo.Images[c] = appendRow(t.demo.Images[c], o.Images[c])
 	}
-	dim := action.Shape[len(action.Shape)-1]
-	t.demo.Actions = appendRow(t.demo.Actions, plugins.Tensor{DType: action.DType, Shape: []int{dim}, Data: action.Data})
+	if !o.Proprio.IsZero() {
+		t.demo.Proprio = appendRow(t.demo.Proprio, o.Proprio)
+	}
 }
 
-// end drops what was seen before an action that never came, an expert's that gave up.
-func (t *trajectory) end(success bool) *policy.Demonstration {
-	if t == nil {
+// act adds an action, float32 [1, dim].
+func (t *trajectory) act(action plugins.Tensor) {
+	row := plugins.Tensor{DType: action.DType, Shape: action.Shape[1:], Data: action.Data}
+	t.demo.Actions = appendRow(t.demo.Actions, row)
+}
+
+// demonstration returns the whole trajectory, nil when it has no action. It drops the observation before a step that an
+// expert did not take because it gave up.
+func (t *trajectory) demonstration(success bool) *policy.Demonstration {
+	if t == nil || t.demo.Actions.IsZero() {
 		return nil
 	}
 	d := &t.demo
-	if d.Actions.IsZero() {
-		return nil
-	}
 	n := d.Actions.Shape[0]
 	for c, img := range d.Images {
 		d.Images[c] = firstRows(img, n)
@@ -54,6 +57,17 @@ func (t *trajectory) end(success bool) *policy.Demonstration {
 	return d
 }
 
+// appendRow appends a copy of row, of shape s, to t, of shape [n, s...].
+func appendRow(t, row plugins.Tensor) plugins.Tensor {
+	if t.IsZero() {
+		t = plugins.Tensor{DType: row.DType, Shape: append([]int{0}, row.Shape...)}
+	}
+	t.Data = append(t.Data, row.Data...)
+	t.Shape = slices.Clone(t.Shape)
+	t.Shape[0]++
+	return t
+}
+
 func firstRows(t plugins.Tensor, n int) plugins.Tensor {
 	size := len(t.Data) / t.Shape[0]
 	t.Shape = append([]int{n}, t.Shape[1:]...)
@@ -61,20 +75,8 @@ func firstRows(t plugins.Tensor, n int) plugins.Tensor {
 	return t
 }
 
-// bytes that an episode's recorded frames and trajectory take.
-func (e *Episode) bytes() int {
-	n := len(e.Frames.Data)
-	if e.Trajectory != nil {
-		for _, img := range e.Trajectory.Images {
-			n += len(img.Data)
-		}
-		n += len(e.Trajectory.Proprio.Data) + len(e.Trajectory.Actions.Data)
-	}
-	return n
-}
-
-// visible is an observation with the images of some cameras only.
-func visible(o env.Observation, cameras []string) env.Observation {
+// withCameras returns o with the images of the named cameras only.
+func withCameras(o env.Observation, cameras []string) env.Observation {
 	if len(o.Images) == len(cameras) {
 		return o
 	}

@@ -140,7 +140,7 @@ func (s *Session) sampleTasks(side string, n int) []env.Task {
 // DemonstrationPlan is [imitate] demos demonstrations of each task, seen through some cameras.
 func (s *Session) DemonstrationPlan(tasks []env.Task, cameras []string) rollout.DemoPlan {
 	c := s.Config
-	plan := rollout.DemoPlan{Seed: c.Run.Seed, Noise: float32(c.Imitate.Noise), Observe: cameras, MaxSteps: c.Rollout.MaxSteps, EnvName: s.Sched.EnvName}
+	plan := rollout.DemoPlan{Seed: c.Run.Seed, Noise: float32(c.Imitate.Noise), Observe: cameras, MaxSteps: c.Rollout.MaxSteps}
 	for _, t := range tasks {
 		states := s.StartStates(t, c.Rollout.StartStates)
 		for k := range c.Imitate.Demos {

@@ -37,8 +37,8 @@ func Cluster(points [][]float64, opt ClusterOptions) (Clustering, error) {
 		return Clustering{}, err
 	}
 	for i, p := range points {
-		if why := whyUnusable(p, len(points[0])); why != "" && why != "the embedding is all zero" {
-			return Clustering{}, fmt.Errorf("srpo: cluster: point %d: %s; leave such points out", i, why)
+		if why := checkNumbers(p, len(points[0])); why != "" {
+			return Clustering{}, fmt.Errorf("srpo: cluster: point %d %s; leave such points out", i, why)
 		}
 	}
 	if len(points) == 0 {

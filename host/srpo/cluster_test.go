@@ -125,9 +125,9 @@ func TestEveryKindOfCluster(t *testing.T) {
 		}
 	}
 	_, err := Cluster([][]float64{{1, 2}, {1}}, DefaultClusterOptions())
-	assert.ErrorContains(t, err, "point 1: the embedding has 1 numbers where 2 are expected")
+	assert.ErrorContains(t, err, "point 1 has the wrong size: 1 numbers, want 2")
 	_, err = Cluster([][]float64{{1, math.NaN()}}, DefaultClusterOptions())
-	assert.ErrorContains(t, err, "point 0: the embedding is not a number at index 1")
+	assert.ErrorContains(t, err, "point 0 is not a number at index 1")
 }
 
 // A held-out distance is the distance to the centre of the others.

@@ -55,7 +55,7 @@ func (m *Memory) Remember(iteration, dim int, rollouts []Rollout) {
 		dim = embeddingSize(rollouts)
 	}
 	for _, r := range rollouts {
-		if !r.Success || whyUnusable(r.Embedding, dim) != "" {
+		if !r.Success || CheckEmbedding(r.Embedding, dim) != "" {
 			continue
 		}
 		kept := m.tasks[r.Task]

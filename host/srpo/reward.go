@@ -122,7 +122,10 @@ func scoreTask(task string, members []int, rollouts []Rollout, scores []Score, k
 		if r.Success && r.Unlabelled {
 			return summary, fmt.Errorf("rollout %q is a success and has no label; it can be one of the two", r.ID)
 		}
-		why := whyUnusable(r.Embedding, opt.Dim)
+		why := CheckEmbedding(r.Embedding, opt.Dim)
+		if why != "" {
+			why = "the embedding " + why
+		}
 		scores[i] = Score{ID: r.ID, Centre: -1, Reason: why}
 		if r.Success {
 			scores[i].Reward = 1
@@ -332,8 +335,8 @@ func referencesOf(task string, successes []int, rollouts []Rollout, known Known,
 
 func usableOnly(points [][]float64, what string, dim int) (usable [][]float64, notes []string) {
 	for i, p := range points {
-		if why := whyUnusable(p, dim); why != "" {
-			notes = append(notes, fmt.Sprintf("%s %d left out: %s", what, i, why))
+		if why := CheckEmbedding(p, dim); why != "" {
+			notes = append(notes, fmt.Sprintf("%s %d is left out: its embedding %s", what, i, why))
 			continue
 		}
 		usable = append(usable, p)
@@ -353,8 +356,8 @@ func yardstickOf(task string, clusters Clustering, known Known, opt RewardOption
 	if !ok {
 		return 0, "the task has no anchor"
 	}
-	if why := whyUnusable(anchor, opt.Dim); why != "" {
-		return 0, "the anchor cannot be used, " + why
+	if why := CheckEmbedding(anchor, opt.Dim); why != "" {
+		return 0, "the anchor " + why
 	}
 	d, _ := clusters.Nearest(anchor)
 	if d == 0 {

@@ -231,9 +231,9 @@ func TestUnusableEmbeddingsDoNotSpread(t *testing.T) {
 	unusable := map[string][]float64{
 		"not a number at index 1": {1, math.NaN(), 1, 1, 1},
 		"infinite at index 0":     {math.Inf(-1), 0, 0, 0, 0},
-		"beyond":                  {1e200, 0, 0, 0, 0},
+		"above":                   {1e200, 0, 0, 0, 0},
 		"all zero":                make([]float64, 5),
-		"4 numbers where 5":       {1, 2, 3, 4},
+		"4 numbers, want 5":       {1, 2, 3, 4},
 		"missing":                 nil,
 	}
 	for reason, h := range unusable {
@@ -324,12 +324,12 @@ func TestAnchoredWithoutItsAnchor(t *testing.T) {
 	_, err := ScoreBatch(rollouts, Known{}, opt)
 	assert.ErrorContains(t, err, "needs an anchor")
 	for note, known := range map[string]Known{
-		"the task has no anchor":      {Anchors: map[string][]float64{"b": {1, 2}}},
-		"not a number at index 0":     {Anchors: map[string][]float64{"a": {math.NaN(), 2}}},
-		"3 numbers where 2":           {Anchors: map[string][]float64{"a": {1, 2, 3}}},
-		"the anchor lies on a centre": {Anchors: map[string][]float64{"a": {1, 1}}},
-		"the yardstick is -1":         {Yardsticks: map[string]float64{"a": -1}},
-		"the yardstick is NaN":        {Yardsticks: map[string]float64{"a": math.NaN()}},
+		"the task has no anchor":            {Anchors: map[string][]float64{"b": {1, 2}}},
+		"not a number at index 0":           {Anchors: map[string][]float64{"a": {math.NaN(), 2}}},
+		"the wrong size: 3 numbers, want 2": {Anchors: map[string][]float64{"a": {1, 2, 3}}},
+		"the anchor lies on a centre":       {Anchors: map[string][]float64{"a": {1, 1}}},
+		"the yardstick is -1":               {Yardsticks: map[string]float64{"a": -1}},
+		"the yardstick is NaN":              {Yardsticks: map[string]float64{"a": math.NaN()}},
 	} {
 		scored, err := ScoreBatch(rollouts, known, opt)
 		require.NoError(t, err)
@@ -377,7 +377,7 @@ func TestNoSuccessInTheBatch(t *testing.T) {
 	require.NoError(t, err)
 	assert.Less(t, scored.Scores[0].Reward, scored.Scores[1].Reward)
 	assert.Equal(t, 1, scored.Tasks[0].References)
-	assert.Contains(t, scored.Tasks[0].Notes[0], "demonstration 1 left out: the embedding has 3 numbers where 2 are expected")
+	assert.Contains(t, scored.Tasks[0].Notes[0], "demonstration 1 is left out: its embedding has the wrong size: 3 numbers, want 2")
 }
 
 func TestMemoryDoesNotCountARolloutTwice(t *testing.T) {

@@ -2,7 +2,6 @@ package srpo
 
 import (
 	"fmt"
-	"math"
 	"sort"
 )
 
@@ -46,36 +45,6 @@ type Score struct {
 	Dropped bool
 	// Reason says what is wrong with the embedding, empty where nothing is.
 	Reason string
-}
-
-// largestUsable bounds |h|: squares of larger numbers leave float64's range.
-const largestUsable = 1e100
-
-// whyUnusable says why an embedding cannot be compared with others of size dim, or "".
-func whyUnusable(h []float64, dim int) string {
-	if len(h) == 0 {
-		return "the embedding is missing"
-	}
-	if len(h) != dim {
-		return fmt.Sprintf("the embedding has %d numbers where %d are expected", len(h), dim)
-	}
-	allZero := true
-	for i, v := range h {
-		switch {
-		case math.IsNaN(v):
-			return fmt.Sprintf("the embedding is not a number at index %d", i)
-		case math.IsInf(v, 0):
-			return fmt.Sprintf("the embedding is infinite at index %d", i)
-		case math.Abs(v) > largestUsable:
-			return fmt.Sprintf("the embedding is %g at index %d, beyond %g", v, i, largestUsable)
-		case v != 0:
-			allZero = false
-		}
-	}
-	if allZero {
-		return "the embedding is all zero"
-	}
-	return ""
 }
 
 // byID gives the indices of rollouts in ID order.

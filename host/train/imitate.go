@@ -118,5 +118,5 @@ func (r *run) demonstrations(ctx context.Context) func(yield func(policy.Demonst
 	if cam := s.Sched.EnvSpec.RecordCamera; cam != "" && !slices.Contains(cameras, cam) {
 		cameras = append([]string{cam}, cameras...)
 	}
-	return rollout.Demonstrations(ctx, s.Sched.Envs[0].Worker, s.Sched.EnvSpec, s.DemonstrationPlan(r.tasks, cameras))
+	return s.Sched.Demonstrations(ctx, s.DemonstrationPlan(r.tasks, cameras))
 }

@@ -22,7 +22,7 @@ func (r *run) references(ctx context.Context) error {
 		if err != nil {
 			return nil, err
 		}
-		if why := rollout.CheckEmbedding(v[0], s.Sched.EncoderSpec.Dimension); why != "" {
+		if why := srpo.CheckEmbedding(v[0], s.Sched.EncoderSpec.Dimension); why != "" {
 			unusable = plugins.Errorf(plugins.Corrupt, "the vector of %s %s", what, why).WithPlace("%s", s.Sched.EncoderName)
 			r.event(store.Event{Type: store.Dropped, Message: unusable.Error()})
 			r.Terminal.Warn("%v; it is left out", unusable)
