@@ -4,7 +4,6 @@ package scoring
 import (
 	"context"
 	"fmt"
-	"os"
 	"slices"
 	"time"
 
