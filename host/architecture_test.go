@@ -117,8 +117,8 @@ func TestImportsGoOneWay(t *testing.T) {
 // hostLayers orders the packages of host from the bottom to the top. A package imports packages of lower layers only;
 // its tests may import any other.
 var hostLayers = [][]string{
-	{"internal/bounded", "internal/fault", "internal/tomltext", "nearest", "srpo", "stats", "media", "rollout"},
-	{"config", "store", "attempts", "supervise/lock"},
+	{"internal/bounded", "internal/fault", "internal/tomltext", "nearest", "srpo", "stats", "media"},
+	{"config", "store", "attempts", "rollout", "supervise/lock"},
 	{"dataset", "audit", "supervise/pyenv"},
 	{"report", "supervise/manifest"},
 	{"supervise/catalog"},
