@@ -19,10 +19,10 @@ export SRPO_TEST_PYTHON := $(VENV)/bin/python
 # uv for srpo itself, where the machine has none.
 export PATH := $(PATH):$(VENV)/tools
 
-STEPS := fmt vet cross staticcheck lint proto-check ruff go-test fuzz python-test examples smoke faults hangs remote libero \
+STEPS := fmt vet cross staticcheck lint proto-check ruff mypy docs go-test fuzz python-test examples smoke faults hangs remote libero \
 	libero-plus
 
-.PHONY: help build test soak bench openvla pi0 parity results proto release docs clean venv $(STEPS)
+.PHONY: help build test soak bench openvla pi0 wheels gymnasium parity results proto release clean venv $(STEPS)
 
 # go_test NAME,ARGUMENTS: Go tests with the race detector, counted as the step NAME.
 define go_test
@@ -69,6 +69,12 @@ proto-check: venv ## the committed code is what the .proto files generate
 ruff: venv ## ruff
 	$(VENV)/bin/ruff check .
 
+mypy: venv ## the types of the Python kit
+	cd sdk/python && $(VENV)/bin/mypy --cache-dir=$(VENV)/mypy
+
+wheels: venv ## the Python kit as a wheel, in sdk/python/dist
+	bash .ci/wheels sdk/python/dist
+
 # The encoders' tests install what their plugins install, with the program under test.
 go-test: export SRPO_TEST_PROGRAM := $(CURDIR)/srpo
 go-test: build venv ## all Go tests with the race detector
@@ -97,6 +103,9 @@ python-test: venv ## the Python kit
 examples: build venv ## the example plugins and those of `srpo plugin init`, through `srpo plugin test`
 	bash .ci/examples
 
+gymnasium: build venv ## examples/gymnasium, through `srpo plugin test`; installs MuJoCo and Meta-World
+	bash .ci/gymnasium
+
 smoke: build ## the README's first command, shortened: stopped and resumed
 	bash .ci/smoke
 
@@ -116,8 +125,9 @@ openvla: build venv ## OpenVLA in its own environment (6 GB): tests and contract
 pi0: build venv ## pi0 and pi0-fast in their own environments (5 GB each): tests against lerobot, and contract
 	bash .ci/pi0
 
-# Tables of speed: env steps, host overhead, the data plane.
+# Tables of speed: overhead of the host, transport of frames and clips, env steps and encoder clips per second.
 bench: build
+	$(GO) run ./cmd/srpo-bench
 	./srpo bench
 
 # Compares the exporter of encoders and the training of the tiny world model with torch, the policies with the published
@@ -141,6 +151,15 @@ $(VENV)/complete: sdk/python/requirements-test.txt .ci/requirements.txt
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r sdk/python/requirements-test.txt -r .ci/requirements.txt
 	mkdir $(VENV)/tools
 	ln -s ../bin/uv $(VENV)/tools/uv
+	touch $@
+
+docs: $(VENV)/docs ## the documentation site, in docs/_build/html; a broken link is an error
+	$(VENV)/docs/bin/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+
+$(VENV)/docs: .ci/requirements-docs.txt $(VENV)/complete
+	rm -rf $@
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	touch $@
 
 release: venv ## binaries, checksums, SBOM, wheel and module archives of the checked-out tag, into dist/

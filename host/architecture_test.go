@@ -225,7 +225,7 @@ func TestNamesSayWhatIsInside(t *testing.T) {
 }
 
 func TestTopLevelIsFixed(t *testing.T) {
-	allowed := []string{"cmd", "host", "plugins", "sdk", "encoders", "envs", "policies", "examples", "docs",
+	allowed := []string{"cmd", "host", "plugins", "sdk", "encoders", "envs", "policies", "examples", "docs", "findings",
 		"README.md", "LICENSE", "Makefile", "go.mod", "go.sum", "srpo.toml"}
 	for _, name := range tracked(t) {
 		if top := room(name); !strings.HasPrefix(top, ".") {
@@ -343,16 +343,36 @@ func TestDocumentsPointAtWhatExists(t *testing.T) {
 	require.Greater(t, checked, 40)
 }
 
-// The README shows the example that is run in the tests.
-func TestReadmeShowsTheExample(t *testing.T) {
-	readme, err := os.ReadFile("../README.md")
+// The guide for plugin authors shows the examples that the tests run.
+func TestGuideShowsTheExamples(t *testing.T) {
+	guide, err := os.ReadFile("../docs/plugin-authors.md")
 	require.NoError(t, err)
 	code, err := os.ReadFile("../examples/reach-python/plugin.py")
 	require.NoError(t, err)
-	require.Contains(t, string(readme), "```python\n"+string(code)+"```\n")
-	require.LessOrEqual(t, bytes.Count(code, []byte("\n")), 25, "the example is to be as short as the README says")
+	require.Contains(t, string(guide), "```python\n"+string(code)+"```\n")
+	require.LessOrEqual(t, bytes.Count(code, []byte("\n")), 25, "the example must be short")
 	code, err = os.ReadFile("../examples/reach-go/main.go")
 	require.NoError(t, err)
-	require.LessOrEqual(t, bytes.Count(code, []byte("\n")), 40, "and so is the one in Go")
-	require.Contains(t, string(readme), fmt.Sprintf("In Go it takes %d lines: [examples/reach-go/main.go]", bytes.Count(code, []byte("\n"))))
+	lines := bytes.Count(code, []byte("\n"))
+	require.LessOrEqual(t, lines, 50, "the Go example must be short")
+	require.Contains(t, string(guide), fmt.Sprintf("`examples/reach-go/main.go` (%d lines)", lines))
+}
+
+// The pages that a newcomer reads first stay short, and the picture of the data flow names packages that exist.
+func TestFirstPagesAreShort(t *testing.T) {
+	for name, most := range map[string]int{"README.md": 120, "docs/architecture.md": 150} {
+		text, err := os.ReadFile(filepath.Join("..", name))
+		require.NoError(t, err)
+		require.LessOrEqual(t, bytes.Count(text, []byte("\n")), most, "%s has too many lines", name)
+	}
+	text, err := os.ReadFile("../docs/architecture.md")
+	require.NoError(t, err)
+	_, picture, found := strings.Cut(string(text), "```mermaid\n")
+	require.True(t, found, "the tour has no picture")
+	picture, _, _ = strings.Cut(picture, "```")
+	packages := regexp.MustCompile(`host/\w+`).FindAllString(picture, -1)
+	require.GreaterOrEqual(t, len(packages), 3)
+	for _, p := range packages {
+		require.DirExists(t, filepath.Join("..", p))
+	}
 }

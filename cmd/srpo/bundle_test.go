@@ -2,6 +2,7 @@ package main
 
 import (
 	"io/fs"
+	"os"
 	"path/filepath"
 	"testing"
 	"testing/fstest"
@@ -11,6 +12,7 @@ import (
 	"github.com/srpo-dev/srpo/host/supervise/catalog"
 	"github.com/srpo-dev/srpo/host/supervise/lock"
 	"github.com/srpo-dev/srpo/host/supervise/manifest"
+	"github.com/srpo-dev/srpo/plugins"
 	"github.com/srpo-dev/srpo/policies/pi0"
 	pi0fast "github.com/srpo-dev/srpo/policies/pi0-fast"
 )
@@ -69,6 +71,23 @@ func TestBundlesAreWhole(t *testing.T) {
 		}
 		require.Len(t, tree.Files, count, "%s: a file hides another", m.Name)
 	}
+}
+
+// TestBundleIsRestored checks that an unpacked package with a changed shared file is unpacked again.
+func TestBundleIsRestored(t *testing.T) {
+	c := &catalog.Catalog{Embedded: embedded, Cache: t.TempDir()}
+	pkg, err := c.Find(plugins.Env, "libero-plus")
+	require.NoError(t, err)
+	path := filepath.Join(pkg.Dir, "libero_sim", "scene.py")
+	want, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(path, []byte("print('changed')\n"), 0o644))
+	again, err := c.Find(plugins.Env, "libero-plus")
+	require.NoError(t, err)
+	require.Equal(t, pkg.Dir, again.Dir)
+	got, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, string(want), string(got))
 }
 
 // The requirements of pi0 and pi0-fast are the same, so that their environments share downloads.

@@ -18,7 +18,6 @@ import (
 	"github.com/srpo-dev/srpo/envs/libero"
 	liberoplus "github.com/srpo-dev/srpo/envs/libero-plus"
 	"github.com/srpo-dev/srpo/envs/tabletop"
-	"github.com/srpo-dev/srpo/host/bench"
 	"github.com/srpo-dev/srpo/host/config"
 	"github.com/srpo-dev/srpo/host/report"
 	"github.com/srpo-dev/srpo/host/session"
@@ -42,7 +41,7 @@ type builtIn struct {
 	kind      plugins.Kind
 	name, doc string
 	serve     func()
-	// hidden ones can be served, but not named: they are for `srpo bench`, or a package in embedded names them and brings what they need.
+	// hidden plugins can be served but not named by the user: a package in embedded starts them.
 	hidden bool
 }
 
@@ -53,16 +52,13 @@ var builtIns = []builtIn{
 	{plugins.Encoder, "generic", "", func() { sdk.ServeEncoder(generic.New()) }, true},
 	{plugins.Encoder, "dinov2", "", func() { sdk.ServeEncoder(dinov2.New()) }, true},
 	{plugins.Encoder, "vjepa2", "", func() { sdk.ServeEncoder(vjepa2.New()) }, true},
-	{plugins.Env, bench.Name, "does nothing", func() { sdk.ServeEnv(bench.NewEnv()) }, true},
-	{plugins.Policy, bench.Name, "does nothing", func() { sdk.ServePolicy(bench.NewPolicy()) }, true},
-	{plugins.Encoder, bench.Name, "does nothing", func() { sdk.ServeEncoder(bench.NewEncoder()) }, true},
 }
 
 // embedded are the packages that this program carries: programs in Python, and those that it serves itself and that need
 // an environment. Plugins do not import each other; what they share is put together here.
 var embedded = []fs.FS{
-	libero.Files,
-	layered{liberoplus.Files, libero.Shared},
+	bundle{libero.Files, libero.Shared},
+	bundle{liberoplus.Files, liberoplus.Shared},
 	bundle{openvla.Files, openvla.Shared},
 	bundle{pi0.Files, pi0.Shared},
 	bundle{pi0fast.Files, pi0fast.Shared},
@@ -77,8 +73,10 @@ type settingsFlags struct {
 	file string
 	set  []string
 	own  []string // the flags that add added
-	home string   // where the run was started that the settings are from, see fromRun; empty: here
-	cmd  *cobra.Command
+	// recorded is true when the settings are from a run folder instead of the user's own file.
+	recorded bool
+	home     string // where the run was started that the settings are from, see fromRun; empty: here
+	cmd      *cobra.Command
 }
 
 // shorthands pairs a flag with its setting.
@@ -179,7 +177,7 @@ func preparer(cfg *config.Config, term *report.Terminal) (*supervise.Preparer, e
 	if err != nil {
 		return nil, plugins.Errorf(plugins.Internal, "the working folder: %w", err)
 	}
-	p := &supervise.Preparer{Cache: cache, Lock: filepath.Join(dir, lock.FileName), SDK: pythonsdk.Files, Say: func(s string) { term.Line("%s", s) }, Progress: showInstall(term)}
+	p := &supervise.Preparer{Cache: cache, Lock: filepath.Join(dir, lock.FileName), SDK: pythonsdk.Files, Notice: func(s string) { term.Line("%s", s) }, Progress: showInstall(term)}
 	if cfg != nil {
 		p.Interpreter = cfg.Host.Python
 	}
@@ -230,7 +228,7 @@ type packaged struct {
 
 // Find implements session.Launcher.
 func (p packaged) Find(kind plugins.Kind, name string) (session.Found, error) {
-	pkg, err := p.Look(kind, name)
+	pkg, err := p.Lookup(kind, name)
 	if err != nil {
 		return session.Found{}, err
 	}

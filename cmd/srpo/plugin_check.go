@@ -245,7 +245,7 @@ func (x *examination) lockState() {
 	if err != nil {
 		return // a run will say so
 	}
-	if _, _, err := f.Verify(lock.Package{Kind: x.pkg.Kind, Name: x.pkg.Name, Version: x.pkg.Version, Dir: x.pkg.Dir}); plugins.KindOf(err) == plugins.Corrupt {
+	if err := f.Verify(lock.Package{Kind: x.pkg.Kind, Name: x.pkg.Name, Version: x.pkg.Version, Dir: x.pkg.Dir}); plugins.KindOf(err) == plugins.Corrupt {
 		x.say("- srpo.lock has another state of it (%s): before a run, srpo plugin lock %s", strings.ReplaceAll(plugins.AsError(err).Detail, "\n", ", "), x.pkg.Dir)
 	}
 }
@@ -445,8 +445,8 @@ func died(p *supervise.Process, err error) error {
 	case <-time.After(3 * time.Second):
 		return err
 	}
-	who := p.Culprit()
-	return plugins.Errorf(plugins.Unavailable, "it %s during this check", p.Fate()).WithDetail(who.LastWords(20)).WithHint("read %s", who.LogFile())
+	who := p.FirstFailed()
+	return plugins.Errorf(plugins.Unavailable, "it %s during this check", p.ExitReason()).WithDetail(who.LastLines(20)).WithHint("read %s", who.LogFile())
 }
 
 // strayOutput looks into a plugin's log for lines that came from stdout.
@@ -477,7 +477,7 @@ func strayOutput(log string) error {
 
 // stoppedCleanly says what is wrong with how a plugin stopped.
 func stoppedCleanly(p *supervise.Process, group int, d time.Duration) error {
-	fate := p.Fate()
+	fate := p.ExitReason()
 	switch {
 	case strings.HasPrefix(fate, "was stopped by srpo"):
 		return plugins.Errorf(plugins.Deadline, "it did not stop by itself within %s and was killed", took(d)).
@@ -485,7 +485,7 @@ func stoppedCleanly(p *supervise.Process, group int, d time.Duration) error {
 	case d > cleanStop:
 		return plugins.Errorf(plugins.Deadline, "it took %s to stop, %v are allowed", took(d), cleanStop).WithHint("leave nothing for the end that takes long")
 	case fate != "exited with status 0":
-		return plugins.Errorf(plugins.Unavailable, "it %s when it was asked to stop", fate).WithDetail(p.LastWords(20)).WithHint("read %s", p.LogFile())
+		return plugins.Errorf(plugins.Unavailable, "it %s when it was asked to stop", fate).WithDetail(p.LastLines(20)).WithHint("read %s", p.LogFile())
 	}
 	var left []string
 	for end := time.Now().Add(cleanStop); time.Now().Before(end); time.Sleep(20 * time.Millisecond) { // what was killed with it may take a moment to end

@@ -191,7 +191,7 @@ func restartPlugins(t *testing.T, n int) soakSeries {
 }
 
 // asked makes sure that a plugin lives, and answers.
-func asked[T any](ctx context.Context, w *supervise.Proc[T], plugin func(T) plugins.Plugin) (*supervise.Process, error) {
+func asked[T any](ctx context.Context, w *supervise.ProcessWorker[T], plugin func(T) plugins.Plugin) (*supervise.Process, error) {
 	c, _, err := w.Client(ctx)
 	if err == nil {
 		_, err = plugin(c).Info(ctx)

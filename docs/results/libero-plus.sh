@@ -34,7 +34,7 @@ script() { # script NAME ARGUMENTS...: one of the plugin's own
   bin/srpo plugin install libero-plus --json >"$runs/install.json"
   python=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["folder"])' "$runs/install.json")/bin/python
   env -u SRPO_CACHE MUJOCO_GL=egl OMP_NUM_THREADS=1 XDG_CACHE_HOME="$cache/data/env-libero-plus" PYTHONDONTWRITEBYTECODE=1 \
-    PYTHONPATH="$PWD/envs/libero:$PWD/sdk/python" "$python" "envs/libero-plus/$1" "${@:2}"
+    "$python" "envs/libero-plus/tests/$1" "${@:2}"
 }
 
 start() { # the one-shot policy, from plain LIBERO; one that was stopped half-way is made anew

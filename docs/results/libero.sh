@@ -54,6 +54,7 @@ pages() { # the curves of the seeds that are done
   for task in "${tasks[@]}"; do
     bin/srpo report --title "libero_object ${task//_/ } from one demonstration" --out "docs/results/libero-$task" \
       --compare "SRPO (zscore, pixel)=$runs/$task-zscore-[0-9]" --compare "GRPO (0/1 reward)=$runs/$task-binary-[0-9]"
+    sed -i "1i # SRPO and GRPO on LIBERO: ${task//_/ }\n" "docs/results/libero-$task.md"
   done
   python3 docs/results/libero.py "$runs" "${tasks[@]}"
 }

@@ -1,4 +1,4 @@
-"""Clustering and rewards with scikit-learn and scipy, beside what `srpo bench reward --json` says.
+"""Clustering and rewards with scikit-learn and scipy, beside the output of `go run ./cmd/srpo-bench -json reward`.
 
 Usage: python speed.py BENCH.json > TABLE.md. The same arithmetic as srpo's on points drawn in the same way (two modes
 in 1408 dimensions, half of the batch successes): radius from the k-distances, DBSCAN, centres, distances, z-scores.

@@ -39,7 +39,7 @@ for part in "${parts[@]}"; do
     memory) keep memory.md torch --part memory ;;
     curve) keep curve.json bin/srpo bench encoder --encoder generic --json ${quick:+--quick} ;;
     reward)
-      keep reward.json bin/srpo bench reward --json ${quick:+--quick}
+      keep reward.json go run ./cmd/srpo-bench -json ${quick:+-quick} reward
       keep reward.md beside
       ;;
     *) echo "there is no part $part: onnx memory curve reward" >&2 && exit 2 ;;

@@ -1,9 +1,18 @@
-// Package liberoplus carries the LIBERO-Plus plugin's own files. The package that the srpo binary unpacks holds those of libero.Shared beside them.
+// Package liberoplus carries the LIBERO-Plus plugin, a Python package, so that the srpo binary can unpack it into the
+// user's cache.
 package liberoplus
 
-import "embed"
+import (
+	"embed"
+	"io/fs"
 
-// Files are the plugin's own: plugin.toml at the root.
+	liberosim "github.com/srpo-dev/srpo/envs/internal/libero_sim"
+)
+
+// Files is the plugin's own folder: plugin.toml at its root.
 //
 //go:embed plugin.toml requirements.txt levels.txt *.py
 var Files embed.FS
+
+// Shared are the Python packages that the plugin imports, by name.
+var Shared = map[string]fs.FS{"libero_sim": liberosim.Files}

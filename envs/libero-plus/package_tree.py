@@ -18,8 +18,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-import locations
 import variants
+from libero_sim import locations
 
 
 def libero_assets() -> Path:

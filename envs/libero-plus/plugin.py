@@ -3,11 +3,10 @@
 import sys
 from pathlib import Path
 
-import srpo_sdk  # first: it takes stdout for the handshake before LIBERO's packages print on it
+import srpo_sdk  # first: it reserves stdout for the handshake before LIBERO's packages print to it
 
-if not (Path(__file__).resolve().parent / "lane.py").exists():
-    # In a checkout the modules that it shares with libero are next door; in the package that srpo unpacks, beside it.
-    sys.path.append(str(Path(__file__).resolve().parents[1] / "libero"))
+# In a checkout the shared package is in envs/internal; in the package that srpo unpacks, it is next to this file.
+sys.path.append(str(Path(__file__).resolve().parents[1] / "internal"))
 
 from plus_env import LiberoPlus
 

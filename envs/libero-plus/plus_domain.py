@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import package_tree
-from soft_reset import as_if_made_twice, restarting
+from libero_sim.soft_reset import as_if_made_twice, restarting
 
 _ENVS = "liberoplus.liberoplus.envs"
 # A problem's name, before any underscore and what follows -> the module with its class.

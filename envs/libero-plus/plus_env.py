@@ -12,7 +12,7 @@ import srpo_sdk as srpo
 import noise
 import variants
 from archive import Archive
-from lane import SETTINGS, SceneLane
+from libero_sim.lane import SETTINGS, SceneLane
 
 MAGICK = "motion blur needs ImageMagick's library: apt-get install libmagickwand-6.q16-6 (or libmagickwand-dev)"
 

@@ -12,7 +12,7 @@ import math
 import numpy as np
 from robosuite.models.robots.robot_model import REGISTERED_ROBOTS
 
-from scene import Scene
+from libero_sim.scene import Scene
 
 CAMERA = "agentview"
 

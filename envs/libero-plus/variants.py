@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 import start_states
-import task_table
+from libero_sim import task_table
 
 SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
 DIMENSIONS = ("camera", "robot", "language", "light", "background", "noise", "layout")

@@ -8,7 +8,7 @@ from libero.libero.envs import TASK_MAPPING
 from libero.libero.envs.bddl_utils import get_problem_info
 from libero.libero.envs.env_wrapper import ControlEnv
 
-from soft_reset import as_if_made_twice, restarting
+from libero_sim.soft_reset import as_if_made_twice, restarting
 
 
 def load_domain(bddl: Path):

@@ -9,7 +9,7 @@ from typing import Any
 import srpo_sdk as srpo
 
 import suites
-from lane import SETTINGS, SceneLane
+from libero_sim.lane import SETTINGS, SceneLane
 
 
 class Libero(SceneLane):
@@ -46,6 +46,6 @@ class Libero(SceneLane):
     def load(self, entry: suites.TaskEntry, **options):
         # Importing these takes seconds and opens the GL libraries.
         from libero_domain import load_domain
-        from scene import Scene
+        from libero_sim.scene import Scene
 
         return Scene(functools.partial(load_domain, entry.bddl), **options)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-import task_table
-from task_table import MAX_STEPS
+from libero_sim import task_table
+from libero_sim.task_table import MAX_STEPS
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ import (
 	"github.com/srpo-dev/srpo/plugins/env"
 )
 
-// BenchmarkStep reports steps a second of one lane in chunks of 8, driven by the expert: nothing rendered, one frame a chunk as a policy asks for, and a frame
-// every step.
+// BenchmarkStep reports steps per second of one lane in chunks of 8 actions by the expert: without
+// rendering, with one frame per chunk as a policy requests, and with a frame every step.
 func BenchmarkStep(b *testing.B) {
-	looks := []struct {
+	cases := []struct {
 		name   string
 		size   int
 		render env.Render
@@ -21,18 +21,19 @@ func BenchmarkStep(b *testing.B) {
 		{"every/64", 64, env.Render{Record: "front", RecordEvery: 1}},
 		{"every/256", 256, env.Render{Record: "front", RecordEvery: 1}},
 	}
-	for _, look := range looks {
-		b.Run(look.name, func(b *testing.B) {
-			e := open(b, 1, look.size, nil)
+	for _, c := range cases {
+		b.Run(c.name, func(b *testing.B) {
+			e := open(b, 1, c.size, nil)
 			steps, episode := 0, 0
 			done := true
 			b.ReportAllocs()
 			for b.Loop() {
 				if done {
-					reset(b, e, env.Reset{Task: "tabletop/two_blocks", StartState: episode % startStates, Seed: uint64(episode), Render: look.render})
+					reset(b, e, env.Reset{Task: "tabletop/two_blocks", StartState: episode % startStates,
+						Seed: uint64(episode), Render: c.render})
 					episode++
 				}
-				tr := step(b, e, env.Step{Expert: 8, ExpertNoise: 0.1, Render: look.render})
+				tr := step(b, e, env.Step{Expert: 8, ExpertNoise: 0.1, Render: c.render})
 				steps += tr.StepsDone
 				done = tr.Done()
 			}
@@ -41,7 +42,7 @@ func BenchmarkStep(b *testing.B) {
 	}
 }
 
-// BenchmarkLanes steps many lanes side by side.
+// BenchmarkLanes steps many lanes concurrently.
 func BenchmarkLanes(b *testing.B) {
 	for _, lanes := range []int{1, 64, 1024} {
 		b.Run(fmt.Sprint(lanes), func(b *testing.B) {
@@ -58,7 +59,8 @@ func BenchmarkLanes(b *testing.B) {
 					if done[lane] {
 						reset(b, e, env.Reset{Lane: lane, Task: "tabletop/two_blocks", Seed: uint64(lane)})
 					}
-					done[lane] = step(b, e, env.Step{Lane: lane, Expert: 8, Render: env.Render{Observe: []string{"front"}}}).Done()
+					s := env.Step{Lane: lane, Expert: 8, Render: env.Render{Observe: []string{"front"}}}
+					done[lane] = step(b, e, s).Done()
 					free <- lane
 				}
 			})

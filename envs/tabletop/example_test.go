@@ -9,24 +9,27 @@ import (
 	"github.com/srpo-dev/srpo/plugins/env"
 )
 
-// One episode in chunks of 8 by the scripted expert, with a frame for the policy after each chunk and one for the encoder after every fourth step.
+// One episode by the scripted expert in chunks of 8 actions, with a frame for the policy after each chunk
+// and a recorded frame after every fourth step.
 func Example() {
 	ctx := context.Background()
 	e := tabletop.New()
 	if err := e.Configure(ctx, plugins.Config{Lanes: 1, Settings: plugins.Settings{"jitter": 0.0}}); err != nil {
 		panic(err)
 	}
-	look := env.Render{Observe: []string{"front"}, Record: "front", RecordEvery: 4}
-	t, err := e.Reset(ctx, env.Reset{Task: "tabletop/one_block", StartState: 3, Seed: 1, Render: look})
+	render := env.Render{Observe: []string{"front"}, Record: "front", RecordEvery: 4}
+	t, err := e.Reset(ctx, env.Reset{Task: "tabletop/one_block", StartState: 3, Seed: 1, Render: render})
 	if err != nil {
 		panic(err)
 	}
 	fmt.Println(t.Observation.Instruction)
 	for !t.Done() {
-		if t, err = e.Step(ctx, env.Step{Expert: 8, Render: look}); err != nil {
+		if t, err = e.Step(ctx, env.Step{Expert: 8, Render: render}); err != nil {
 			panic(err)
 		}
-		fmt.Printf("%2d steps, progress %.1f, %d frames, image %v\n", t.EpisodeSteps, *t.Progress, t.Recorded.Shape[0], t.Observation.Images["front"].Shape)
+		fmt.Printf("%2d steps, progress %.1f, %d frames, image %v\n", t.EpisodeSteps, *t.Progress,
+			t.Recorded.Shape[0],
+			t.Observation.Images["front"].Shape)
 	}
 	fmt.Println("success:", t.Success)
 	// Output:

@@ -4,17 +4,18 @@ import "math"
 
 // Heights of the scripted expert, in metres.
 const (
-	hoverAbove = 0.10  // fingertips above a block's bottom before they go down
-	graspAbove = 0.012 // fingertips above a block's bottom when they close
-	carryAbove = 0.075 // a held block's bottom on its way
-	nearEnough = 0.008 // horizontal error at which it starts to go down
-	overPlate  = 0.022 // and at which it goes on down, with a held block
-	briskness  = 0.75  // its fastest action on an axis; below 1, so that noise goes both ways
-	letGo      = 0.008 // a held block's height above its place at which the jaw opens
+	hoverAbove   = 0.10  // fingertips above a block's bottom before the descent
+	graspAbove   = 0.012 // fingertips above a block's bottom when they close
+	carryAbove   = 0.075 // bottom of a carried block
+	nearEnough   = 0.008 // horizontal error at which the descent starts
+	overPlate    = 0.022 // horizontal error at which the descent with a block continues
+	maxAction    = 0.75  // largest action on an axis; below 1, so that noise can act in both directions
+	releaseAbove = 0.008 // height of a block above its place at which the jaw opens
 )
 
-// expert returns the scripted expert's action. It looks at the state only and has no memory, so it can take over an episode at any step and repairs what
-// its own noise or a policy broke. first is the block that it prefers when both are left to do.
+// expert returns the scripted expert's action [dx, dy, dz, gripper]. It depends on the state only, so the
+// expert can take over an episode at any step and correct the effects of noise or of a policy. first is
+// the block that it prefers when both remain.
 func (w *world) expert(first int) [4]float64 {
 	const open, shut = -1, 1
 	if w.held >= 0 {
@@ -25,8 +26,8 @@ func (w *world) expert(first int) [4]float64 {
 			return toward(0, 0, carryAbove-b.pos[2], shut)
 		case far > overPlate || far > nearEnough && b.pos[2] > carryAbove-0.015:
 			return toward(dx, dy, carryAbove-b.pos[2], shut)
-		case b.pos[2] > plateHeight+letGo:
-			return toward(dx, dy, plateHeight+letGo/2-b.pos[2], shut)
+		case b.pos[2] > plateHeight+releaseAbove:
+			return toward(dx, dy, plateHeight+releaseAbove/2-b.pos[2], shut)
 		}
 		return toward(0, 0, 0, open)
 	}
@@ -41,7 +42,8 @@ func (w *world) expert(first int) [4]float64 {
 	dx, dy := b.pos[0]-w.grip[0], b.pos[1]-w.grip[1]
 	hover, down := b.pos[2]+hoverAbove-w.grip[2], b.pos[2]+graspAbove-w.grip[2]
 	far := math.Hypot(dx, dy)
-	// What is good enough to go on must be easy to keep under noise, so the way down is a funnel that the tolerance bounds.
+	// The descent continues within a funnel that depends on the tolerance, so that noise does not
+	// interrupt it.
 	inside := far < 0.8*w.slack
 	switch {
 	case inside && math.Abs(down) < 0.012:
@@ -56,11 +58,11 @@ func (w *world) expert(first int) [4]float64 {
 	return toward(dx, dy, hover, open)
 }
 
-// toward is the action that goes by (dx, dy, dz) metres, or as far as the expert goes in a step on each axis.
+// toward returns the action that moves by (dx, dy, dz) metres, limited to maxAction on each axis.
 func toward(dx, dy, dz, jaw float64) [4]float64 {
 	a := [4]float64{dx / stepSize, dy / stepSize, dz / stepSize, jaw}
 	for k := range 3 {
-		a[k] = min(max(a[k], -briskness), briskness)
+		a[k] = min(max(a[k], -maxAction), maxAction)
 	}
 	return a
 }

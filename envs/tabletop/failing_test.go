@@ -8,10 +8,11 @@ import (
 	"github.com/srpo-dev/srpo/plugins/env"
 )
 
+// TestFailuresFail checks that no failure mode ever succeeds, and what happens to the block in each.
 func TestFailuresFail(t *testing.T) {
-	for _, way := range failures {
+	for _, mode := range failures {
 		for _, l := range layouts {
-			t.Run(way+" "+l.task.ID, func(t *testing.T) {
+			t.Run(mode+" "+l.task.ID, func(t *testing.T) {
 				lifted, ended, held := 0, 0, 0
 				const episodes = 20
 				for i := range episodes {
@@ -20,7 +21,7 @@ func TestFailuresFail(t *testing.T) {
 					f := &e.(*Tabletop).lanes[0]
 					high := false
 					for {
-						tr := step(t, e, env.Step{Expert: 1, ExpertNoise: 0.05, ExpertFailure: way})
+						tr := step(t, e, env.Step{Expert: 1, ExpertNoise: 0.05, ExpertFailure: mode})
 						require.False(t, tr.Success, "start state %d, step %d", i, tr.EpisodeSteps)
 						if b := f.failing.block; f.world.held == b && f.world.blocks[b].pos[2] > 0.03 {
 							high = true
@@ -40,16 +41,16 @@ func TestFailuresFail(t *testing.T) {
 					}
 				}
 				t.Logf("lifted %d, at rest %d, held at the end %d of %d", lifted, ended, held, episodes)
-				switch way {
+				switch mode {
 				case failMiss:
 					require.Zero(t, lifted, "a miss lifts nothing")
-					require.Equal(t, episodes, ended, "and goes through all of its motions")
+					require.Equal(t, episodes, ended, "a miss goes through all motions")
 				case failDrop:
 					require.Equal(t, []int{episodes, episodes, 0}, []int{lifted, ended, held})
 				case failStall:
 					require.Equal(t, []int{episodes, episodes, episodes}, []int{lifted, ended, held})
 				case failWrong:
-					require.Equal(t, []int{episodes, 0}, []int{lifted, held}, "the block is carried, and put down")
+					require.Equal(t, []int{episodes, 0}, []int{lifted, held}, "the block is carried and put down")
 				}
 			})
 		}

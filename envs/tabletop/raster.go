@@ -14,22 +14,25 @@ func (a vec) unit() vec                 { return a.times(1 / a.length()) }
 func (a vec) cross(b vec) vec           { return vec{a.y*b.z - a.z*b.y, a.z*b.x - a.x*b.z, a.x*b.y - a.y*b.x} }
 func (a vec) plus(s float64, b vec) vec { return vec{a.x + s*b.x, a.y + s*b.y, a.z + s*b.z} }
 
-// camera is a pinhole. Its picture's shorter side spans 2/zoom of the distance.
+// camera is a pinhole camera. The shorter side of its image spans 2/zoom of the distance.
 type camera struct {
 	at, right, up, ahead vec
 	zoom                 float64
 }
 
+// newCamera returns a camera at a point that looks at target with a horizontal right axis.
 func newCamera(at, target vec, zoom float64) camera {
 	ahead := target.sub(at).unit()
 	right := ahead.cross(vec{0, 0, 1}).unit()
 	return camera{at, right, right.cross(ahead), ahead, zoom}
 }
 
-// samples is the number of samples on each side of a pixel: smooth edges, and a shift of a fraction of a pixel can be seen by a policy.
+// samples is the number of samples along each side of a pixel. It smooths edges and makes shifts of a
+// fraction of a pixel visible to a policy.
 const samples = 2
 
-// canvas is a picture being drawn, at sample resolution. Colours are 0x00bbggrr, depth is 1/distance (larger is nearer).
+// canvas is an image in progress, at sample resolution. Colours are 0x00bbggrr; depth is 1/distance
+// (larger is nearer).
 type canvas struct {
 	cam           camera
 	width, height int
@@ -44,6 +47,7 @@ func newCanvas(cam camera, width, height int) *canvas {
 		scale: cam.zoom * float64(min(w, h)) / 2, cx: float64(w) / 2, cy: float64(h) / 2}
 }
 
+// dot is a projected point: sample coordinates and 1/distance.
 type dot struct{ x, y, near float64 }
 
 func (c *canvas) project(p vec) dot {
@@ -52,20 +56,22 @@ func (c *canvas) project(p vec) dot {
 	return dot{c.cx + c.scale*near*d.dot(c.cam.right), c.cy - c.scale*near*d.dot(c.cam.up), near}
 }
 
-// colour is linear enough for this purpose: red, green, blue from 0 to 1.
+// colour is red, green, blue from 0 to 1.
 type colour [3]float64
 
 func (k colour) times(s float64) colour { return colour{k[0] * s, k[1] * s, k[2] * s} }
 
+// pack returns 0x00bbggrr.
 func (k colour) pack() uint32 {
 	b := func(v float64) uint32 { return uint32(min(max(v, 0), 1)*255 + 0.5) }
 	return b(k[0]) | b(k[1])<<8 | b(k[2])<<16
 }
 
-// The lamp stands to the left, above and before the table.
+// lamp is the direction to the lamp: to the left, above and in front of the table.
 var lamp = vec{-0.45, -0.55, 0.85}.unit()
 
-// face draws a flat convex polygon of at most 12 corners with the outward normal n, unless it looks away from the camera.
+// face draws a flat convex polygon of at most 12 corners with outward normal n, unless it faces away from
+// the camera.
 func (c *canvas) face(corners []vec, n vec, k colour) {
 	if n.dot(corners[0].sub(c.cam.at)) >= 0 {
 		return
@@ -74,7 +80,8 @@ func (c *canvas) face(corners []vec, n vec, k colour) {
 	c.polygon(corners, k.times(light).pack(), 256)
 }
 
-// polygon fills a flat convex polygon. opacity is of 256; less than that mixes the colour in without changing the depth.
+// polygon fills a flat convex polygon of at most 12 corners with colour k. opacity is 0 to 256; below 256
+// it blends the colour in and does not change the depth.
 func (c *canvas) polygon(corners []vec, k uint32, opacity uint32) {
 	var p [12]dot
 	low, high := math.Inf(1), math.Inf(-1)
@@ -83,7 +90,8 @@ func (c *canvas) polygon(corners []vec, k uint32, opacity uint32) {
 		low, high = min(low, p[i].y), max(high, p[i].y)
 	}
 	n := len(corners)
-	// 1/distance is linear on the screen: find its slopes from the three corners that span the most.
+	// 1/distance is linear on the screen. Compute its slopes from the three corners that span the largest
+	// area.
 	var gx, gy, best float64
 	for i := 1; i+1 < n; i++ {
 		ax, ay, an := p[i].x-p[0].x, p[i].y-p[0].y, p[i].near-p[0].near
@@ -138,25 +146,29 @@ func mix(a, b, opacity uint32) uint32 {
 	return rb | g
 }
 
-// cuboid draws a box with the given centre and half-edges, which are perpendicular to each other.
+// cuboid draws a box with the given centre and half-edges. The half-edges must be perpendicular.
 func (c *canvas) cuboid(at, a, b, d vec, k colour) {
 	edges := [3]vec{a, b, d}
 	for i, e := range edges {
 		u, v := edges[(i+1)%3], edges[(i+2)%3]
 		for _, s := range [2]float64{-1, 1} {
 			m := at.plus(s, e)
-			c.face([]vec{m.add(u).add(v), m.sub(u).add(v), m.sub(u).sub(v), m.add(u).sub(v)}, e.times(s/e.length()), k)
+			c.face([]vec{m.add(u).add(v), m.sub(u).add(v), m.sub(u).sub(v), m.add(u).sub(v)}, e.times(s/e.length()),
+				k)
 		}
 	}
 }
 
+// upright draws an axis-aligned box.
 func (c *canvas) upright(b box, k colour) {
 	mid := vec{(b.low[0] + b.high[0]) / 2, (b.low[1] + b.high[1]) / 2, (b.low[2] + b.high[2]) / 2}
 	c.cuboid(mid, vec{b.high[0] - mid.x, 0, 0}, vec{0, b.high[1] - mid.y, 0}, vec{0, 0, b.high[2] - mid.z}, k)
 }
 
+// sides is the number of sides of a tube.
 const sides = 8
 
+// turn contains cosine and sine of the corners of a tube.
 var turn = func() (t [sides][2]float64) {
 	for i := range t {
 		t[i][1], t[i][0] = math.Sincos(2 * math.Pi * (float64(i) + 0.5) / sides)
@@ -164,7 +176,7 @@ var turn = func() (t [sides][2]float64) {
 	return t
 }()
 
-// tube draws an eight-sided rod from a (radius ra) to b (radius rb); square to it, side gives the direction of one diameter.
+// tube draws an eight-sided rod from a (radius ra) to b (radius rb).
 func (c *canvas) tube(a, b vec, ra, rb float64, k colour) {
 	axis := b.sub(a).unit()
 	side := vec{1, 0, 0}
@@ -187,7 +199,7 @@ func (c *canvas) tube(a, b vec, ra, rb float64, k colour) {
 	c.face(far[:], axis, k)
 }
 
-// shade darkens an ellipse on the level at.z: a soft shadow seen from above, in three rings.
+// shade darkens an ellipse with radii rx and ry at height at.z: a soft shadow of three rings.
 func (c *canvas) shade(at vec, rx, ry float64, opacity uint32) {
 	for _, ring := range [3]float64{1, 0.8, 0.6} {
 		var p [sides]vec

@@ -2,12 +2,14 @@ package tabletop
 
 import "math"
 
-// The arm, in metres. Its links are long enough for every point that the gripper can reach.
+// Position of the arm's shoulder, in metres. The links are long enough for every point within the
+// gripper's reach.
 var shoulder = vec{0, 0.36, 0.17}
 
+// Sizes of the arm and the scenery, in metres.
 const (
 	linkLength  = 0.33
-	wristAbove  = 0.165 // the wrist's height above the fingertips
+	wristAbove  = 0.165 // height of the wrist above the fingertips
 	tableFront  = -0.27
 	tableBack   = 0.45
 	tableAside  = 0.30
@@ -38,28 +40,32 @@ var (
 	innerPaint = [2]colour{{0.93, 0.48, 0.45}, {0.42, 0.60, 0.97}}
 )
 
-// backdrop draws what never moves in a task: room, table, rim, places and the arm's foot.
-func backdrop(c *canvas, l *layout) {
+// drawBackdrop draws everything in a task that never moves: room, table, rim, places and the arm's foot.
+func drawBackdrop(c *canvas, l *layout) {
 	for y := range c.height {
 		for x := range c.width {
 			k, near := room(c, (float64(x)+0.5-c.cx)/c.scale, (c.cy-float64(y)-0.5)/c.scale)
 			c.colour[y*c.width+x], c.depth[y*c.width+x] = k.pack(), near
 		}
 	}
-	c.upright(box{[3]float64{-tableAside, tableFront, -tableThick}, [3]float64{tableAside, tableFront + 1e-3, -1e-4}}, woodEdge)
+	c.upright(box{[3]float64{-tableAside, tableFront, -tableThick},
+		[3]float64{tableAside, tableFront + 1e-3, -1e-4}}, woodEdge)
 	x0, x1 := reachLow[0]-rimOutside, reachHigh[0]+rimOutside
 	y0, y1 := reachLow[1]-rimOutside, reachHigh[1]+rimOutside
-	c.upright(box{[3]float64{x0 - rimBreadth, y1, 0}, [3]float64{x1 + rimBreadth, y1 + rimBreadth, rimHeight}}, rimPaint)
+	c.upright(box{[3]float64{x0 - rimBreadth, y1, 0}, [3]float64{x1 + rimBreadth, y1 + rimBreadth, rimHeight}},
+		rimPaint)
 	c.upright(box{[3]float64{x0 - rimBreadth, y0, 0}, [3]float64{x0, y1, rimHeight}}, rimPaint)
 	c.upright(box{[3]float64{x1, y0, 0}, [3]float64{x1 + rimBreadth, y1, rimHeight}}, rimPaint)
-	c.upright(box{[3]float64{x0 - rimBreadth, y0 - rimBreadth, 0}, [3]float64{x1 + rimBreadth, y0, rimHeight}}, rimPaint)
+	c.upright(box{[3]float64{x0 - rimBreadth, y0 - rimBreadth, 0}, [3]float64{x1 + rimBreadth, y0, rimHeight}},
+		rimPaint)
 	for i := range l.n {
 		p := l.places[i]
 		c.shade(vec{p[0], p[1], shadowLevel}, plateHalf*1.5, plateHalf*1.5, 70)
 		c.upright(plateBox(p), platePaint[i])
 		const inner = plateHalf * 0.68
 		top := plateHeight + 4e-4
-		c.face([]vec{{p[0] - inner, p[1] - inner, top}, {p[0] + inner, p[1] - inner, top}, {p[0] + inner, p[1] + inner, top}, {p[0] - inner, p[1] + inner, top}},
+		c.face([]vec{{p[0] - inner, p[1] - inner, top}, {p[0] + inner, p[1] - inner, top},
+			{p[0] + inner, p[1] + inner, top}, {p[0] - inner, p[1] + inner, top}},
 			vec{0, 0, 1}, innerPaint[i])
 	}
 	foot := vec{shoulder.x, shoulder.y, 0}
@@ -68,13 +74,14 @@ func backdrop(c *canvas, l *layout) {
 	c.tube(foot.add(vec{0, 0, 0.03}), shoulder.sub(vec{0, 0, 0.03}), 0.048, 0.048, metal)
 }
 
-// room is what a ray to the right and up from the camera hits if there is nothing but table top, floor and wall.
+// room returns the colour and 1/distance where a ray from the camera hits the table top, floor or wall.
+// right and up give its direction relative to the view direction.
 func room(c *canvas, right, up float64) (colour, float32) {
 	d := c.cam.ahead.plus(right, c.cam.right).plus(up, c.cam.up)
 	at := c.cam.at
 	if d.z < 0 {
 		if p := at.plus(-at.z/d.z, d); math.Abs(p.x) <= tableAside && p.y >= tableFront && p.y <= tableBack {
-			// Planks along x with a fine grain; brighter under the lamp.
+			// Planks along x with a fine grain, brighter under the lamp.
 			_, plank := math.Modf((p.y + 1) / 0.09)
 			grain := 0.018 * math.Sin(160*p.y+4*math.Sin(9*p.x+math.Floor((p.y+1)/0.09)*2.4))
 			light := 1.02 - 0.35*(p.x*p.x+p.y*p.y) + grain
@@ -91,15 +98,17 @@ func room(c *canvas, right, up float64) (colour, float32) {
 	return wall.times(0.92 + 0.12*(at.z+t*d.z)), float32(1 / t)
 }
 
-// draw adds what moves to a canvas that holds the backdrop.
-func draw(c *canvas, w *world) {
-	under := w.beneath(w.grip[0], w.grip[1], w.grip[2], w.held)
+// drawWorld draws everything that moves on a canvas with the backdrop.
+func drawWorld(c *canvas, w *world) {
+	under := w.surfaceBelow(w.grip[0], w.grip[1], w.grip[2], w.held)
 	high := w.grip[2] - under
-	// The gripper's shadow tells its height: it lies right below, and is smaller and darker the lower the gripper is.
-	c.shade(vec{w.grip[0], w.grip[1], under + shadowLevel}, 0.040+0.10*high, 0.026+0.10*high, uint32(200-420*min(high, 0.25)))
+	// The gripper's shadow shows its height: it is directly below, and smaller and darker the lower the
+	// gripper is.
+	c.shade(vec{w.grip[0], w.grip[1], under + shadowLevel}, 0.040+0.10*high, 0.026+0.10*high,
+		uint32(200-420*min(high, 0.25)))
 	for i := range w.n {
 		b := &w.blocks[i]
-		level := w.beneath(b.pos[0], b.pos[1], b.pos[2], i)
+		level := w.surfaceBelow(b.pos[0], b.pos[1], b.pos[2], i)
 		c.shade(vec{b.pos[0], b.pos[1], level + shadowLevel}, 1.7*blockHalf, 1.7*blockHalf, 110)
 	}
 	for i := range w.n {
@@ -108,13 +117,14 @@ func draw(c *canvas, w *world) {
 	w.drawArm(c)
 }
 
+// drawArm draws the arm and the gripper.
 func (w *world) drawArm(c *canvas) {
 	tip := vec{w.grip[0], w.grip[1], w.grip[2]}
 	wrist := tip.add(vec{0, 0, wristAbove})
 	to := wrist.sub(shoulder)
 	half := min(to.length()/2, linkLength*0.999)
 	along := to.unit()
-	// Both links lie in the upright plane through shoulder and wrist, the elbow up.
+	// Both links are in the vertical plane through shoulder and wrist, with the elbow up.
 	aside := along.cross(vec{0, 0, 1}).unit()
 	elbow := shoulder.plus(half, along).plus(math.Sqrt(linkLength*linkLength-half*half), aside.cross(along))
 
@@ -139,8 +149,8 @@ func (w *world) drawArm(c *canvas) {
 	}
 }
 
-// beneath is the height of what lies under a point: table, place, or a block other than skip.
-func (w *world) beneath(x, y, z float64, skip int) float64 {
+// surfaceBelow returns the height of the surface under a point: table, place, or a block other than skip.
+func (w *world) surfaceBelow(x, y, z float64, skip int) float64 {
 	level := 0.0
 	inside := func(p [2]float64, half float64) bool { return math.Abs(x-p[0]) <= half && math.Abs(y-p[1]) <= half }
 	for i := range w.n {

@@ -2,6 +2,7 @@ package tabletop
 
 import (
 	"flag"
+	"fmt"
 	"image"
 	"image/color"
 	"image/png"
@@ -15,17 +16,19 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-var sheets = flag.String("sheets", "", "folder to write PNG contact sheets of the expert's episodes to, for looking at")
+var sheets = flag.String("sheets", "", "folder to write PNG contact sheets of the expert's episodes to")
 
-// TestSheets writes what the camera sees, for a person to look at; without -sheets it does nothing.
+// TestSheets writes contact sheets of the camera's images for visual inspection. It is skipped without
+// -sheets.
 func TestSheets(t *testing.T) {
 	if *sheets == "" {
 		t.Skip("no -sheets FOLDER")
 	}
+	type look struct{ every, columns int }
 	for _, l := range layouts {
-		for _, size := range []int{64, 256} {
+		for size, look := range map[int]look{64: {2, 8}, 256: {6, 4}} {
 			e := open(t, 1, size, nil)
-			render := env.Render{Record: "front", RecordEvery: map[int]int{64: 2, 256: 6}[size]}
+			render := env.Render{Record: "front", RecordEvery: look.every}
 			tr, err := e.Reset(t.Context(), env.Reset{Task: l.task.ID, Seed: 3, Render: render})
 			require.NoError(t, err)
 			clip := tr.Recorded.Data
@@ -34,12 +37,14 @@ func TestSheets(t *testing.T) {
 				require.NoError(t, err)
 				clip = append(clip, tr.Recorded.Data...)
 			}
-			columns := map[int]int{64: 8, 256: 4}[size]
-			writeSheet(t, filepath.Join(*sheets, strings.ReplaceAll(l.task.ID, "/", "_")+map[int]string{64: "_64.png", 256: "_256.png"}[size]), clip, size, columns, 256/size)
+			name := fmt.Sprintf("%s_%d.png", strings.ReplaceAll(l.task.ID, "/", "_"), size)
+			writeSheet(t, filepath.Join(*sheets, name), clip, size, look.columns, 256/size)
 		}
 	}
 }
 
+// writeSheet writes the frames of a clip, uint8 [n, size, size, 3], side by side, each pixel enlarged
+// zoom times.
 func writeSheet(t *testing.T, path string, clip []byte, size, columns, zoom int) {
 	n := len(clip) / (size * size * 3)
 	cell := size*zoom + 4
@@ -58,7 +63,7 @@ func writeSheet(t *testing.T, path string, clip []byte, size, columns, zoom int)
 	require.NoError(t, file.Close())
 }
 
-// open returns a configured env; size 0 is the default.
+// open returns a configured env; size 0 is the default image size.
 func open(t testing.TB, lanes, size int, settings plugins.Settings) env.Env {
 	t.Helper()
 	e := New()

@@ -1,10 +1,12 @@
-// Package tabletop is an environment that needs nothing installed: a small robot arm over a table, two coloured blocks and a plate of the same colour for
-// each, seen from the front. The blocks may be brought to their plates in either order, and each can be missed, pushed, grasped badly, dropped or put
-// down beside its plate on the way.
+// Package tabletop is an environment without dependencies: a small robot arm over a table, two coloured
+// blocks and a plate of the same colour for each, seen from the front. The blocks can be brought to their
+// plates in either order. A block can be missed, pushed, grasped badly, dropped or put down next to its
+// plate.
 //
-// The physics is quasi-static and simple (see world), the picture comes from a small rasteriser, and both are pure Go: thousands of lanes run in one process,
-// and an episode is a function of task, start state, seed and actions, bit for bit, on whichever lane it runs. (Between processor architectures the last bits
-// may differ, where the Go compiler fuses multiplications with additions.)
+// The physics is quasi-static and simple (see world), and images come from a small rasteriser. Both are
+// pure Go, so one process can run thousands of lanes. An episode is a function of task, start state, seed
+// and actions, bit for bit, on any lane. Between processor architectures the last bits may differ,
+// because the Go compiler may fuse multiplications and additions.
 package tabletop
 
 import (
@@ -30,23 +32,25 @@ const (
 	actionDim   = 4
 	proprioDim  = 4
 
-	// What a policy's rounding may add to the range of an action before it is refused; it is clipped.
+	// actionSlack is how far an action may exceed its range by rounding; it is clipped. More is an error.
 	actionSlack = 1e-6
 )
 
-// Tabletop implements [env.Env]. Make one with [New]; lanes are independent and may be used at the same time.
+var actionNames = []string{"dx", "dy", "dz", "gripper"}
+
+// Tabletop implements [env.Env]. Make one with [New]. Lanes are independent and may be used concurrently.
 type Tabletop struct {
 	jitter, tolerance float64
 	height, width     int
 	lanes             []lane
-	sets              []set // one a task
+	backdrops         []backdrop // one per task
 	canvases          sync.Pool
 }
 
-// set is a task's backdrop, drawn when it is first needed.
-type set struct {
-	once     sync.Once
-	backdrop *canvas
+// backdrop is the static part of a task's image, drawn when it is first needed.
+type backdrop struct {
+	once   sync.Once
+	canvas *canvas
 }
 
 // lane is one episode in progress.
@@ -54,7 +58,7 @@ type lane struct {
 	world    world
 	task     int
 	seed     uint64
-	first    int // the block that the expert prefers
+	first    int // index of the block that the expert prefers
 	failing  *failing
 	steps    int
 	maxSteps int
@@ -63,6 +67,7 @@ type lane struct {
 	rng      *rand.Rand
 }
 
+// laneState is the state of a lane's episode.
 type laneState int
 
 const (
@@ -71,14 +76,16 @@ const (
 	ended
 )
 
-// New makes an env that is yet to be configured.
+// New returns an env that must be configured before use.
 func New() env.Env { return &Tabletop{} }
 
 var settings = []plugins.Setting{
 	{Name: "jitter", Default: 0.017, Min: plugins.Bound(0), Max: plugins.Bound(0.04),
-		Doc: "how far a start state shifts each block along x and y, evenly within plus and minus this, m; the gripper starts within half of it"},
+		Doc: "maximum shift of each block along x and y in a start state, uniform, in metres; " +
+			"the gripper's maximum shift is half of it"},
 	{Name: "grasp_tolerance", Default: 0.02, Min: plugins.Bound(0.004), Max: plugins.Bound(0.03),
-		Doc: "how far the gripper may be off a block's middle, along x and y, and still grasp it, m; it widens the open jaw as well"},
+		Doc: "maximum distance along x and y between gripper and block centre for a grasp, in metres; " +
+			"it also widens the open jaw"},
 }
 
 // Info implements [plugins.Plugin].
@@ -88,7 +95,7 @@ func (t *Tabletop) Info(context.Context) (plugins.Info, error) {
 		Versions: map[string]string{"go": runtime.Version()}}, nil
 }
 
-// Configure implements [plugins.Plugin]. The one camera can be asked for at any size from 8 to 1024 pixels a side.
+// Configure implements [plugins.Plugin]. The only camera supports any size from 8 to 1024 pixels per side.
 func (t *Tabletop) Configure(_ context.Context, c plugins.Config) error {
 	s, err := plugins.Resolve(settings, c.Settings)
 	if err != nil {
@@ -96,32 +103,16 @@ func (t *Tabletop) Configure(_ context.Context, c plugins.Config) error {
 	}
 	lanes := max(c.Lanes, 1)
 	if lanes > maxLanes {
-		return plugins.Errorf(plugins.Invalid, "%d lanes are more than one process of this env holds", lanes).WithHint("ask for at most %d, or start several processes", maxLanes)
+		return plugins.Errorf(plugins.Invalid, "%d lanes exceed the maximum of one process", lanes).
+			WithHint("request at most %d lanes, or start several processes", maxLanes)
 	}
-	height, width := 0, 0
-	for _, r := range c.Cameras {
-		h, w := r.Height, r.Width
-		if err := knownCamera(r.Name); err != nil {
-			return err
-		}
-		if h == 0 && w == 0 {
-			h, w = cameraSize, cameraSize
-		}
-		if h < 8 || w < 8 || h > cameraLimit || w > cameraLimit {
-			return plugins.Errorf(plugins.Invalid, "camera %q cannot be rendered at %d x %d", r.Name, h, w).WithHint("each side can have 8 to %d pixels", cameraLimit)
-		}
-		if height != 0 && (h != height || w != width) {
-			return plugins.Errorf(plugins.Invalid, "camera %q was asked for at %d x %d and at %d x %d", r.Name, height, width, h, w).
-				WithHint("policy and encoder share this camera: ask for one size")
-		}
-		height, width = h, w
-	}
-	if height == 0 {
-		height, width = cameraSize, cameraSize
+	height, width, err := imageSize(c.Cameras)
+	if err != nil {
+		return err
 	}
 	t.jitter, t.tolerance = s.Float("jitter"), s.Float("grasp_tolerance")
 	t.height, t.width = height, width
-	t.lanes, t.sets = make([]lane, lanes), make([]set, len(layouts))
+	t.lanes, t.backdrops = make([]lane, lanes), make([]backdrop, len(layouts))
 	t.canvases = sync.Pool{New: func() any { return newCanvas(frontCamera, t.width, t.height) }}
 	for i := range t.lanes {
 		l := &t.lanes[i]
@@ -130,7 +121,33 @@ func (t *Tabletop) Configure(_ context.Context, c plugins.Config) error {
 	return nil
 }
 
-// Describe implements [env.Env]: one third-person camera, four actions, four numbers of proprio.
+// imageSize returns the camera's height and width in pixels for the given requests.
+func imageSize(requests []plugins.CameraRequest) (height, width int, err error) {
+	for _, r := range requests {
+		h, w := r.Height, r.Width
+		if err := checkCamera(r.Name); err != nil {
+			return 0, 0, err
+		}
+		if h == 0 && w == 0 {
+			h, w = cameraSize, cameraSize
+		}
+		if h < 8 || w < 8 || h > cameraLimit || w > cameraLimit {
+			return 0, 0, plugins.Errorf(plugins.Invalid, "camera %q cannot be rendered at %d x %d", r.Name, h, w).
+				WithHint("request 8 to %d pixels per side", cameraLimit)
+		}
+		if height != 0 && (h != height || w != width) {
+			return 0, 0, plugins.Errorf(plugins.Invalid, "camera %q was requested at %d x %d and at %d x %d",
+				r.Name, height, width, h, w).WithHint("request one size: policy and encoder share this camera")
+		}
+		height, width = h, w
+	}
+	if height == 0 {
+		return cameraSize, cameraSize, nil
+	}
+	return height, width, nil
+}
+
+// Describe implements [env.Env]: one third-person camera, four action dimensions, four proprio entries.
 func (t *Tabletop) Describe(context.Context) (plugins.EnvSpec, error) {
 	h, w := t.height, t.width
 	if h == 0 {
@@ -139,7 +156,7 @@ func (t *Tabletop) Describe(context.Context) (plugins.EnvSpec, error) {
 	return plugins.EnvSpec{
 		Cameras: []plugins.Camera{{Name: cameraName, Height: h, Width: w, View: "third_person", AnySize: true}},
 		Action: plugins.ActionSpace{
-			Names: []string{"dx", "dy", "dz", "gripper"}, Low: []float32{-1, -1, -1, -1}, High: []float32{1, 1, 1, 1},
+			Names: slices.Clone(actionNames), Low: []float32{-1, -1, -1, -1}, High: []float32{1, 1, 1, 1},
 			Meaning: "end-effector delta, 1 is 4 cm a step; gripper speed, -1 open +1 close", RateHz: rateHz,
 		},
 		Proprio: []string{"gripper_x [m]", "gripper_y [m]", "gripper_z [m]", "finger_gap [m]"},
@@ -158,11 +175,11 @@ func (t *Tabletop) Tasks(context.Context) iter.Seq2[env.Task, error] {
 	}
 }
 
-// Reset implements [env.Env]. The start state alone decides where everything is; the seed decides which block the expert prefers, its noise, and how far
-// a dropped block tumbles.
+// Reset implements [env.Env]. The start state alone determines all positions. The seed determines which
+// block the expert prefers, its noise, and how far a dropped block tumbles.
 func (t *Tabletop) Reset(ctx context.Context, r env.Reset) (env.Transition, error) {
 	if err := ctx.Err(); err != nil {
-		return env.Transition{}, stopped(err)
+		return env.Transition{}, contextError(err)
 	}
 	l, err := t.lane(r.Lane)
 	if err != nil {
@@ -173,10 +190,13 @@ func (t *Tabletop) Reset(ctx context.Context, r env.Reset) (env.Transition, erro
 		return env.Transition{}, err
 	}
 	if r.StartState < 0 || r.StartState >= layout.task.StartStates {
-		return env.Transition{}, plugins.Errorf(plugins.Invalid, "task %s has no start state %d", r.Task, r.StartState).WithHint("they are 0 to %d", layout.task.StartStates-1)
+		return env.Transition{}, plugins.Errorf(plugins.Invalid, "task %s has no start state %d", r.Task,
+			r.StartState).
+			WithHint("use a start state from 0 to %d", layout.task.StartStates-1)
 	}
 	if r.MaxSteps < 0 {
-		return env.Transition{}, plugins.Errorf(plugins.Invalid, "an episode of at most %d steps makes no sense", r.MaxSteps).WithHint("0 takes the task's own, %d", layout.task.MaxSteps)
+		return env.Transition{}, plugins.Errorf(plugins.Invalid, "the maximum number of steps is %d", r.MaxSteps).
+			WithHint("use 1 or more, or 0 for the task's default of %d", layout.task.MaxSteps)
 	}
 	if err := checkRender(r.Render); err != nil {
 		return env.Transition{}, err
@@ -192,19 +212,18 @@ func (t *Tabletop) Reset(ctx context.Context, r env.Reset) (env.Transition, erro
 	}
 	reseed(&l.pcg, r.Seed, 0)
 	l.first, l.failing = l.rng.IntN(layout.n), nil
-	// The open jaw is as much wider than a block as the tolerance asks for.
 	l.world = world{jawMax: 2*blockHalf + 2*t.tolerance, slack: t.tolerance, noise: l.tumble}
 	layout.start(&l.world, r.StartState, t.jitter)
 
 	out := env.Transition{}
 	if r.Render.Record != "" && r.Render.RecordEvery > 0 {
-		out.Recorded = plugins.Bytes(t.picture(l, nil), 1, t.height, t.width, 3)
+		out.Recorded = plugins.Bytes(t.render(l, nil), 1, t.height, t.width, 3)
 	}
-	t.finish(l, r.Render, &out)
+	t.observe(l, r.Render, &out)
 	return out, nil
 }
 
-// Step implements [env.Env]. It refuses a bad chunk as a whole, before any of its actions is executed.
+// Step implements [env.Env]. It checks the whole chunk before it executes any action.
 func (t *Tabletop) Step(ctx context.Context, s env.Step) (env.Transition, error) {
 	l, err := t.lane(s.Lane)
 	if err != nil {
@@ -212,14 +231,17 @@ func (t *Tabletop) Step(ctx context.Context, s env.Step) (env.Transition, error)
 	}
 	switch l.state {
 	case idle:
-		return env.Transition{}, plugins.Errorf(plugins.Invalid, "lane %d has no episode", s.Lane).WithHint("call Reset first")
+		return env.Transition{}, plugins.Errorf(plugins.Invalid, "lane %d has no episode", s.Lane).
+			WithHint("call Reset first")
 	case ended:
-		return env.Transition{}, plugins.Errorf(plugins.Invalid, "the episode on lane %d is over after %d steps", s.Lane, l.steps).WithHint("call Reset after Terminated or Truncated")
+		return env.Transition{}, plugins.Errorf(plugins.Invalid, "the episode on lane %d ended after %d steps",
+			s.Lane, l.steps).
+			WithHint("call Reset after Terminated or Truncated")
 	}
 	if err := checkRender(s.Render); err != nil {
 		return env.Transition{}, err
 	}
-	n, err := chunk(s)
+	n, err := checkChunk(s)
 	if err != nil {
 		return env.Transition{}, err
 	}
@@ -229,42 +251,33 @@ func (t *Tabletop) Step(ctx context.Context, s env.Step) (env.Transition, error)
 	if s.Expert > 0 {
 		executed = make([]byte, 0, 4*actionDim*min(n, l.maxSteps-l.steps, 1024))
 	}
-	if most := s.Render.Frames(l.steps, min(n, l.maxSteps-l.steps)); most > 0 {
-		frames = make([]byte, 0, min(most, 64)*t.height*t.width*3)
+	if maxFrames := s.Render.Frames(l.steps, min(n, l.maxSteps-l.steps)); maxFrames > 0 {
+		frames = make([]byte, 0, min(maxFrames, 64)*t.height*t.width*3)
 	}
 	recorded := 0
 	for i := 0; i < n && l.state == running; i++ {
 		if i%64 == 0 {
 			if err := ctx.Err(); err != nil {
-				// Part of the chunk is done and nobody will see it: the episode cannot go on.
-				l.state = idle
-				return env.Transition{}, stopped(err)
+				l.state = idle // part of the chunk was executed but is not returned, so the episode cannot continue
+				return env.Transition{}, contextError(err)
 			}
 		}
 		var a [actionDim]float64
 		if s.Expert > 0 {
-			var meant [actionDim]float64
-			a, meant = l.expert(s.ExpertNoise, s.ExpertFailure)
+			var undisturbed [actionDim]float64
+			a, undisturbed = l.expert(s.ExpertNoise, s.ExpertFailure)
 			executed = appendFloats(executed, a)
 			if s.ExpertNoise > 0 {
-				intended = appendFloats(intended, meant)
+				intended = appendFloats(intended, undisturbed)
 			}
 		} else {
 			for k := range a {
-				a[k] = min(max(number(s.Actions.Data, i*actionDim+k), -1), 1)
+				a[k] = min(max(floatAt(s.Actions.Data, i*actionDim+k), -1), 1)
 			}
 		}
-		l.world.step(a)
-		l.steps++
-		out.StepsDone++
-		out.Success = l.world.success()
-		out.Terminated = out.Success
-		out.Truncated = !out.Terminated && l.steps >= l.maxSteps
-		if out.Done() {
-			l.state = ended
-		}
+		l.step(a, &out)
 		if s.Render.Frames(l.steps-1, 1) == 1 {
-			frames = t.picture(l, frames)
+			frames = t.render(l, frames)
 			recorded++
 		}
 	}
@@ -274,13 +287,28 @@ func (t *Tabletop) Step(ctx context.Context, s env.Step) (env.Transition, error)
 	if s.Expert > 0 {
 		out.Actions = plugins.Tensor{DType: plugins.Float32, Shape: []int{out.StepsDone, actionDim}, Data: executed}
 		if intended != nil {
-			out.Intended = plugins.Tensor{DType: plugins.Float32, Shape: []int{out.StepsDone, actionDim}, Data: intended}
+			out.Intended = plugins.Tensor{DType: plugins.Float32, Shape: []int{out.StepsDone, actionDim},
+				Data: intended}
 		}
 	}
-	t.finish(l, s.Render, &out)
+	t.observe(l, s.Render, &out)
 	return out, nil
 }
 
+// step executes one action and updates the outcome in out.
+func (l *lane) step(action [actionDim]float64, out *env.Transition) {
+	l.world.step(action)
+	l.steps++
+	out.StepsDone++
+	out.Success = l.world.success()
+	out.Terminated = out.Success
+	out.Truncated = !out.Terminated && l.steps >= l.maxSteps
+	if out.Done() {
+		l.state = ended
+	}
+}
+
+// appendFloats appends a to the bytes of a float32 tensor.
 func appendFloats(to []byte, a [actionDim]float64) []byte {
 	for _, v := range a {
 		to = binary.LittleEndian.AppendUint32(to, math.Float32bits(float32(v)))
@@ -288,8 +316,8 @@ func appendFloats(to []byte, a [actionDim]float64) []byte {
 	return to
 }
 
-// finish fills in what Reset and Step have in common.
-func (t *Tabletop) finish(l *lane, r env.Render, out *env.Transition) {
+// observe fills in the observation and progress of out.
+func (t *Tabletop) observe(l *lane, r env.Render, out *env.Transition) {
 	w := &l.world
 	progress := w.progress()
 	out.Progress, out.EpisodeSteps = &progress, l.steps
@@ -300,17 +328,18 @@ func (t *Tabletop) finish(l *lane, r env.Render, out *env.Transition) {
 	}
 	out.Observation.Proprio = plugins.Tensor{DType: plugins.Float32, Shape: []int{proprioDim}, Data: p}
 	if len(r.Observe) > 0 {
-		out.Observation.Images = map[string]plugins.Tensor{cameraName: plugins.Bytes(t.picture(l, nil), t.height, t.width, 3)}
+		image := plugins.Bytes(t.render(l, nil), t.height, t.width, 3)
+		out.Observation.Images = map[string]plugins.Tensor{cameraName: image}
 	}
 }
 
-// expert is the scripted expert's action and what it meant without noise, both in float32 precision, as they would come back over the wire, so that replaying the
-// action gives the same episode.
-func (l *lane) expert(noise float32, failure string) (a, meant [actionDim]float64) {
+// expert returns the scripted expert's action with noise and without. Both are rounded to float32, as on
+// the wire, so that replaying the action gives the same episode.
+func (l *lane) expert(noise float32, failure string) (a, undisturbed [actionDim]float64) {
 	if failure == "" {
 		a = l.world.expert(l.first)
 	} else {
-		if l.failing == nil || l.failing.way != failure {
+		if l.failing == nil || l.failing.mode != failure {
 			reseed(&l.pcg, l.seed, 1<<32)
 			l.failing = newFailing(failure, &l.world, l.rng)
 		}
@@ -320,33 +349,33 @@ func (l *lane) expert(noise float32, failure string) (a, meant [actionDim]float6
 		reseed(&l.pcg, l.seed, 2*uint64(l.steps)+1)
 	}
 	for k := range a {
-		meant[k] = float64(float32(min(max(a[k], -1), 1)))
+		undisturbed[k] = float64(float32(min(max(a[k], -1), 1)))
 		if noise > 0 {
 			a[k] += float64(noise) * l.rng.NormFloat64()
 		}
 		a[k] = float64(float32(min(max(a[k], -1), 1)))
 	}
-	return a, meant
+	return a, undisturbed
 }
 
-// tumble is evenly random from 0 to 1, from the episode's seed and step, whoever acts.
+// tumble returns a random number from 0 to 1 that depends on the episode's seed and step only.
 func (l *lane) tumble() float64 {
 	reseed(&l.pcg, l.seed, 2*uint64(l.steps)+2)
 	return l.rng.Float64()
 }
 
-// picture appends the lane's view, uint8 [height, width, 3], to out.
-func (t *Tabletop) picture(l *lane, out []byte) []byte {
-	s := &t.sets[l.task]
-	s.once.Do(func() {
-		s.backdrop = newCanvas(frontCamera, t.width, t.height)
-		backdrop(s.backdrop, layouts[l.task])
+// render appends the lane's image, uint8 [height, width, 3], to out.
+func (t *Tabletop) render(l *lane, out []byte) []byte {
+	b := &t.backdrops[l.task]
+	b.once.Do(func() {
+		b.canvas = newCanvas(frontCamera, t.width, t.height)
+		drawBackdrop(b.canvas, layouts[l.task])
 	})
 	c := t.canvases.Get().(*canvas)
 	defer t.canvases.Put(c)
-	copy(c.colour, s.backdrop.colour)
-	copy(c.depth, s.backdrop.depth)
-	draw(c, &l.world)
+	copy(c.colour, b.canvas.colour)
+	copy(c.depth, b.canvas.depth)
+	drawWorld(c, &l.world)
 	size := t.height * t.width * 3
 	if cap(out)-len(out) < size {
 		out = append(make([]byte, 0, len(out)+max(size, len(out))), out...)
@@ -356,28 +385,35 @@ func (t *Tabletop) picture(l *lane, out []byte) []byte {
 	return out
 }
 
+// lane returns lane i, or an Invalid error if it does not exist.
 func (t *Tabletop) lane(i int) (*lane, error) {
 	if len(t.lanes) == 0 {
-		return nil, plugins.Errorf(plugins.Invalid, "the env has not been configured").WithHint("call Configure first")
+		return nil, plugins.Errorf(plugins.Invalid, "the env has not been configured").
+			WithHint("call Configure first")
 	}
 	if i < 0 || i >= len(t.lanes) {
-		return nil, plugins.Errorf(plugins.Invalid, "there is no lane %d", i).WithHint("the env was configured with %d lanes, from 0", len(t.lanes))
+		return nil, plugins.Errorf(plugins.Invalid, "there is no lane %d", i).
+			WithHint("use a lane from 0 to %d", len(t.lanes)-1)
 	}
 	return &t.lanes[i], nil
 }
 
-// chunk returns the number of actions in s after looking at all of them.
-func chunk(s env.Step) (int, error) {
+// checkChunk checks all actions of s and returns their number.
+func checkChunk(s env.Step) (int, error) {
 	if !(s.ExpertNoise >= 0) || math.IsInf(float64(s.ExpertNoise), 0) {
-		return 0, plugins.Errorf(plugins.Invalid, "expert noise cannot be %g", s.ExpertNoise).WithHint("it is a standard deviation in action units, 0 or more")
+		return 0, plugins.Errorf(plugins.Invalid, "the expert noise is %g", s.ExpertNoise).
+			WithHint("use a standard deviation in action units, 0 or more")
 	}
 	switch {
 	case s.Expert < 0:
-		return 0, plugins.Errorf(plugins.Invalid, "the expert cannot act for %d steps", s.Expert).WithHint("ask for 1 or more")
+		return 0, plugins.Errorf(plugins.Invalid, "the expert cannot act for %d steps", s.Expert).
+			WithHint("request 1 step or more")
 	case s.ExpertFailure != "" && !slices.Contains(failures, s.ExpertFailure):
-		return 0, plugins.Errorf(plugins.Unsupported, "the expert cannot fail by %q", s.ExpertFailure).WithHint("one of %s", strings.Join(failures, ", "))
+		return 0, plugins.Errorf(plugins.Unsupported, "unknown expert failure %q", s.ExpertFailure).
+			WithHint("use one of %s", strings.Join(failures, ", "))
 	case s.Expert > 0 && !s.Actions.IsZero():
-		return 0, plugins.Errorf(plugins.Invalid, "both actions and the expert were given").WithHint("leave one of the two out")
+		return 0, plugins.Errorf(plugins.Invalid, "both actions and the expert were given").
+			WithHint("give either actions or the expert")
 	case s.Expert > 0:
 		return s.Expert, nil
 	}
@@ -391,47 +427,52 @@ func chunk(s env.Step) (int, error) {
 		return 0, plugins.Errorf(plugins.Invalid, "the chunk has no actions").WithHint("give at least one")
 	}
 	for i := range n * actionDim {
-		v := number(s.Actions.Data, i)
-		if !(math.Abs(v) <= 1+actionSlack) { // NaN too
-			return 0, plugins.Errorf(plugins.Invalid, "action %d has %s = %g", i/actionDim, [...]string{"dx", "dy", "dz", "gripper"}[i%actionDim], v).
-				WithHint("every number of an action is within -1 and 1")
+		v := floatAt(s.Actions.Data, i)
+		if !(math.Abs(v) <= 1+actionSlack) { // also true for NaN
+			return 0, plugins.Errorf(plugins.Invalid, "action %d has %s = %g", i/actionDim,
+				actionNames[i%actionDim], v).
+				WithHint("use values from -1 to 1")
 		}
 	}
 	return n, nil
 }
 
-func number(data []byte, i int) float64 {
+// floatAt returns element i of the bytes of a float32 tensor.
+func floatAt(data []byte, i int) float64 {
 	return float64(math.Float32frombits(binary.LittleEndian.Uint32(data[4*i:])))
 }
 
+// checkRender returns an error for a camera that does not exist or a bad recording interval.
 func checkRender(r env.Render) error {
 	for _, name := range r.Observe {
-		if err := knownCamera(name); err != nil {
+		if err := checkCamera(name); err != nil {
 			return err
 		}
 	}
 	if r.RecordEvery < 0 {
-		return plugins.Errorf(plugins.Invalid, "a frame cannot be recorded every %d steps", r.RecordEvery).WithHint("0 records none, 1 all")
+		return plugins.Errorf(plugins.Invalid, "a frame cannot be recorded every %d steps", r.RecordEvery).
+			WithHint("use 1 or more, or 0 to record no frames")
 	}
 	if r.Record == "" {
 		return nil
 	}
-	return knownCamera(r.Record)
+	return checkCamera(r.Record)
 }
 
-func knownCamera(name string) error {
+// checkCamera returns a NotFound error unless name is the env's camera.
+func checkCamera(name string) error {
 	if name == cameraName {
 		return nil
 	}
-	hint := "the only one is \"" + cameraName + "\""
+	hint := "the only camera is \"" + cameraName + "\""
 	if strings.EqualFold(name, cameraName) {
 		hint = "did you mean \"" + cameraName + "\"?"
 	}
 	return plugins.Errorf(plugins.NotFound, "there is no camera %q", name).WithHint("%s", hint)
 }
 
-// stopped is the error for a context that is over.
-func stopped(err error) error {
+// contextError returns the Canceled or Deadline error for the error of a context.
+func contextError(err error) error {
 	kind := plugins.Canceled
 	if err == context.DeadlineExceeded {
 		kind = plugins.Deadline

@@ -13,10 +13,11 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestContract runs the conformance suite over gRPC, with the arena and without.
+// TestContract runs the conformance tests over gRPC, with and without the arena.
 func TestContract(t *testing.T) { plugintest.TestEnv(t, New, nil) }
 
-// The expert succeeds from every start state of every task, in both orders, with time to spare.
+// TestExpertSucceeds checks that the expert succeeds from every start state of every task, in both
+// orders, before 90 % of the step limit.
 func TestExpertSucceeds(t *testing.T) {
 	e := open(t, 1, 0, nil)
 	for task := range tasks(t, e) {
@@ -36,7 +37,8 @@ func TestExpertSucceeds(t *testing.T) {
 						}
 					}
 				}
-				require.True(t, tr.Success, "%s, start state %d, noise %g: stopped at %.1f", task.ID, state, noise, *tr.Progress)
+				require.True(t, tr.Success, "%s, start state %d, noise %g: stopped at %.1f", task.ID, state, noise,
+					*tr.Progress)
 				require.True(t, tr.Terminated)
 				require.False(t, tr.Truncated)
 				require.Equal(t, 1.0, *tr.Progress)
@@ -51,7 +53,8 @@ func TestExpertSucceeds(t *testing.T) {
 	}
 }
 
-// What an episode is depends on its ids and seed, not on the lane, on what ran there before or on what runs beside it.
+// TestSameOnEveryLane checks that an episode depends on task, start state and seed only, not on the lane,
+// on earlier episodes there or on other lanes.
 func TestSameOnEveryLane(t *testing.T) {
 	const lanes = 8
 	e := open(t, lanes, 32, nil)
@@ -59,11 +62,12 @@ func TestSameOnEveryLane(t *testing.T) {
 	var wait sync.WaitGroup
 	for lane := range lanes {
 		wait.Go(func() {
-			// A different past on every lane.
+			// Give every lane a different history.
 			reset(t, e, env.Reset{Lane: lane, Task: "tabletop/one_block", StartState: lane, Seed: uint64(lane)})
 			step(t, e, env.Step{Lane: lane, Expert: 3 + lane, ExpertNoise: 0.4})
 			render := env.Render{Observe: []string{"front"}, Record: "front", RecordEvery: 3}
-			tr := reset(t, e, env.Reset{Lane: lane, Task: "tabletop/two_blocks", StartState: 7, Seed: 99, Render: render})
+			tr := reset(t, e, env.Reset{Lane: lane, Task: "tabletop/two_blocks", StartState: 7, Seed: 99,
+				Render: render})
 			episodes[lane] = append(episodes[lane], tr)
 			for !tr.Done() {
 				tr = step(t, e, env.Step{Lane: lane, Expert: 8, ExpertNoise: 0.25, Render: render})
@@ -77,7 +81,7 @@ func TestSameOnEveryLane(t *testing.T) {
 	}
 }
 
-// The expert's actions, sent back as actions in chunks of another size, give the same episode: noise is part of the action and nothing else is random.
+// TestReplay checks that replaying the expert's actions in chunks of another size gives the same episode.
 func TestReplay(t *testing.T) {
 	e := open(t, 2, 0, nil)
 	at := env.Reset{Task: "tabletop/two_blocks", StartState: 11, Seed: 5}
@@ -88,7 +92,9 @@ func TestReplay(t *testing.T) {
 	var last env.Transition
 	for from := 0; from < whole.StepsDone; from += 7 {
 		to := min(from+7, whole.StepsDone)
-		last = step(t, e, env.Step{Lane: 1, Actions: plugins.Tensor{DType: plugins.Float32, Shape: []int{to - from, 4}, Data: whole.Actions.Data[16*from : 16*to]}})
+		last = step(t, e, env.Step{Lane: 1, Actions: plugins.Tensor{DType: plugins.Float32,
+			Shape: []int{to - from, 4},
+			Data:  whole.Actions.Data[16*from : 16*to]}})
 		require.Equal(t, to, last.EpisodeSteps)
 	}
 	require.Equal(t, whole.Observation, last.Observation)
@@ -97,19 +103,20 @@ func TestReplay(t *testing.T) {
 	require.Equal(t, e.(*Tabletop).lanes[0].world.blocks, e.(*Tabletop).lanes[1].world.blocks)
 }
 
-// With noise, the expert says in every state what it would have done without; without noise that is what it did, and nothing is said twice.
-func TestExpertsIntention(t *testing.T) {
+// TestExpertIntended checks that a noisy expert returns the actions that it would have taken without
+// noise, and that without noise Intended is empty.
+func TestExpertIntended(t *testing.T) {
 	e := open(t, 2, 0, nil)
 	at := env.Reset{Task: "tabletop/two_blocks", StartState: 3, Seed: 5}
 	other := at
 	other.Lane = 1
 	reset(t, e, at)
-	for far := range 20 {
+	for steps := range 20 {
 		noisy := step(t, e, env.Step{Expert: 1, ExpertNoise: 0.3})
 		require.NotEqual(t, noisy.Actions, noisy.Intended)
-		// The other lane follows in the noisy one's steps, and there its expert acts without noise.
+		// Bring the other lane to the same state, where its expert acts without noise.
 		reset(t, e, other)
-		for range far {
+		for range steps {
 			step(t, e, env.Step{Lane: 1, Expert: 1, ExpertNoise: 0.3})
 		}
 		calm := step(t, e, env.Step{Lane: 1, Expert: 1})
@@ -118,6 +125,7 @@ func TestExpertsIntention(t *testing.T) {
 	}
 }
 
+// TestSeedsDiffer checks that seeds change the expert's noise and start states change the observation.
 func TestSeedsDiffer(t *testing.T) {
 	e := open(t, 1, 0, nil)
 	run := func(state int, seed uint64) env.Transition {
@@ -130,7 +138,8 @@ func TestSeedsDiffer(t *testing.T) {
 	require.Equal(t, a, run(0, 1))
 }
 
-// record_every counts from the episode's start, whatever the chunks; Reset gives frame 0.
+// TestRecordEvery checks that recorded frames are counted from the episode's start for any chunk size,
+// and that Reset returns frame 0.
 func TestRecordEvery(t *testing.T) {
 	e := open(t, 1, 16, nil)
 	for _, every := range []int{1, 2, 3, 7, 50} {
@@ -151,14 +160,14 @@ func TestRecordEvery(t *testing.T) {
 				frames += want
 			}
 			require.Equal(t, 1+tr.EpisodeSteps/every, frames)
-			require.Nil(t, tr.Observation.Images, "not asked for")
+			require.Nil(t, tr.Observation.Images, "not requested")
 		}
 	}
 	render := env.Render{Record: "front", RecordEvery: 0}
 	require.True(t, reset(t, e, env.Reset{Task: "tabletop/one_block", Render: render}).Recorded.IsZero())
 }
 
-// A recorded frame is the frame that would be observed at that step.
+// TestRecordedIsObserved checks that a recorded frame equals the observed frame of that step.
 func TestRecordedIsObserved(t *testing.T) {
 	e := open(t, 1, 48, nil)
 	render := env.Render{Observe: []string{"front"}, Record: "front", RecordEvery: 4}
@@ -173,18 +182,20 @@ func TestRecordedIsObserved(t *testing.T) {
 	}
 }
 
-// The picture shows what is there, at any size: each block and plate in its colour where the camera sees it, and a shadow below the gripper.
-func TestPictureShowsTheWorld(t *testing.T) {
+// TestImageShowsTheWorld checks, at several sizes, that blocks and plates have their colours where the
+// camera sees them and that there is a shadow below the gripper.
+func TestImageShowsTheWorld(t *testing.T) {
 	for _, size := range [][2]int{{64, 64}, {256, 256}, {48, 96}, {33, 17}} {
 		e := New()
-		require.NoError(t, e.Configure(t.Context(), plugins.Config{Cameras: []plugins.CameraRequest{{Name: "front", Height: size[0], Width: size[1]}}}))
+		cameras := []plugins.CameraRequest{{Name: "front", Height: size[0], Width: size[1]}}
+		require.NoError(t, e.Configure(t.Context(), plugins.Config{Cameras: cameras}))
 		look := env.Render{Observe: []string{"front"}}
 		for state := range 10 {
 			tr := reset(t, e, env.Reset{Task: "tabletop/two_blocks", StartState: state, Render: look})
 			image := tr.Observation.Images["front"]
 			require.NoError(t, image.Check("image", plugins.Uint8, size[0], size[1], 3))
 			if size[0] < 40 {
-				continue // too coarse to say more
+				continue // too coarse for the checks below
 			}
 			w := &e.(*Tabletop).lanes[0].world
 			c := newCanvas(frontCamera, size[1], size[0])
@@ -213,7 +224,7 @@ func TestPictureShowsTheWorld(t *testing.T) {
 	}
 }
 
-// A step costs nothing on the heap but its reply, and a picture nothing but its bytes.
+// TestAllocations checks that a step allocates its reply only, and an image its bytes only.
 func TestAllocations(t *testing.T) {
 	e := open(t, 1, 64, nil)
 	still := plugins.Floats(make([]float32, 4*8), 8, 4)
@@ -230,6 +241,7 @@ func TestAllocations(t *testing.T) {
 	require.LessOrEqual(t, run(look), 9.0)
 }
 
+// TestEnds checks truncation, success, and the error after an episode's end.
 func TestEnds(t *testing.T) {
 	e := open(t, 1, 0, nil)
 	still := plugins.Floats(make([]float32, 32), 8, 4)
@@ -243,8 +255,8 @@ func TestEnds(t *testing.T) {
 	require.False(t, tr.Terminated)
 	require.False(t, tr.Success)
 	_, err := e.Step(t.Context(), env.Step{Actions: still})
-	refused(t, err, plugins.Invalid, "over after 11 steps")
-	// A success on the very last step is a success, not a truncation.
+	requireError(t, err, plugins.Invalid, "ended after 11 steps")
+	// A success at the step limit terminates the episode and does not truncate it.
 	reset(t, e, env.Reset{Task: "tabletop/one_block"})
 	need := step(t, e, env.Step{Expert: 500}).EpisodeSteps
 	reset(t, e, env.Reset{Task: "tabletop/one_block", MaxSteps: need})
@@ -252,16 +264,18 @@ func TestEnds(t *testing.T) {
 	require.True(t, tr.Success && tr.Terminated && !tr.Truncated)
 }
 
+// TestBadInput checks the errors for bad configurations, resets and steps, and their hints.
 func TestBadInput(t *testing.T) {
 	_, err := New().Reset(t.Context(), env.Reset{Task: "tabletop/two_blocks"})
-	refused(t, err, plugins.Invalid, "not been configured")
+	requireError(t, err, plugins.Invalid, "not been configured")
 	for want, c := range map[string]plugins.Config{
 		"lanes":            {Lanes: 1025},
 		"no camera":        {Cameras: []plugins.CameraRequest{{Name: "wrist"}}},
 		"cannot be render": {Cameras: []plugins.CameraRequest{{Name: "front", Height: 4, Width: 64}}},
-		"asked for at":     {Cameras: []plugins.CameraRequest{{Name: "front"}, {Name: "front", Height: 32, Width: 32}}},
-		"jitter":           {Settings: plugins.Settings{"jitter": 0.5}},
-		"unknown setting":  {Settings: plugins.Settings{"jiter": 0.01}},
+		"requested at": {Cameras: []plugins.CameraRequest{{Name: "front"},
+			{Name: "front", Height: 32, Width: 32}}},
+		"jitter":          {Settings: plugins.Settings{"jitter": 0.5}},
+		"unknown setting": {Settings: plugins.Settings{"jiter": 0.01}},
 	} {
 		err := New().Configure(t.Context(), c)
 		require.ErrorContains(t, err, want)
@@ -271,12 +285,12 @@ func TestBadInput(t *testing.T) {
 	e := open(t, 2, 0, nil)
 	good := plugins.Floats([]float32{0, 0, 0, -1}, 1, 4)
 	_, err = e.Step(t.Context(), env.Step{Actions: good})
-	refused(t, err, plugins.Invalid, "no episode")
+	requireError(t, err, plugins.Invalid, "no episode")
 	for want, r := range map[string]env.Reset{
 		"no lane":        {Lane: 2, Task: "tabletop/two_blocks"},
 		"no start state": {Task: "tabletop/two_blocks", StartState: 50},
 		"no camera":      {Task: "tabletop/two_blocks", Render: env.Render{Observe: []string{"wrist"}}},
-		"makes no sense": {Task: "tabletop/two_blocks", MaxSteps: -1},
+		"steps is -1":    {Task: "tabletop/two_blocks", MaxSteps: -1},
 		"every -1":       {Task: "tabletop/two_blocks", Render: env.Render{RecordEvery: -1}},
 	} {
 		_, err := e.Reset(t.Context(), r)
@@ -284,7 +298,7 @@ func TestBadInput(t *testing.T) {
 		require.NotEmpty(t, plugins.AsError(err).Hint)
 	}
 	_, err = e.Reset(t.Context(), env.Reset{Task: "tabletop/two_block"})
-	refused(t, err, plugins.NotFound, "no task")
+	requireError(t, err, plugins.NotFound, "no task")
 	require.Contains(t, plugins.AsError(err).Hint, "tabletop/two_blocks")
 	_, err = e.Reset(t.Context(), env.Reset{Task: "one_block"})
 	require.Contains(t, plugins.AsError(err).Hint, "tabletop/one_block")
@@ -294,36 +308,38 @@ func TestBadInput(t *testing.T) {
 	reset(t, e, env.Reset{Task: "tabletop/two_blocks"})
 	nan, inf := float32(math.NaN()), float32(math.Inf(-1))
 	for want, s := range map[string]env.Step{
-		"gripper = NaN":   {Actions: plugins.Floats([]float32{0, 0, 0, -1, 0, 0, 0, nan}, 2, 4)},
-		"dy = -Inf":       {Actions: plugins.Floats([]float32{0, inf, 0, -1}, 1, 4)},
-		"dx = 1.00001":    {Actions: plugins.Floats([]float32{1.00001, 0, 0, -1}, 1, 4)},
-		"no actions":      {Actions: plugins.Floats(nil, 0, 4)},
-		"want float32":    {Actions: plugins.Floats([]float32{0, 0, 0}, 1, 3)},
-		"actions is":      {Actions: plugins.Bytes([]byte{0, 0, 0, 0}, 1, 4)},
-		"but 4 bytes":     {Actions: plugins.Tensor{DType: plugins.Float32, Shape: []int{1, 4}, Data: []byte{0, 0, 0, 0}}},
-		"both":            {Actions: good, Expert: 1},
-		"for -3 steps":    {Expert: -3},
-		"noise cannot be": {Expert: 1, ExpertNoise: nan},
-		"no camera":       {Actions: good, Render: env.Render{Record: "Front", RecordEvery: 1}},
+		"gripper = NaN": {Actions: plugins.Floats([]float32{0, 0, 0, -1, 0, 0, 0, nan}, 2, 4)},
+		"dy = -Inf":     {Actions: plugins.Floats([]float32{0, inf, 0, -1}, 1, 4)},
+		"dx = 1.00001":  {Actions: plugins.Floats([]float32{1.00001, 0, 0, -1}, 1, 4)},
+		"no actions":    {Actions: plugins.Floats(nil, 0, 4)},
+		"want float32":  {Actions: plugins.Floats([]float32{0, 0, 0}, 1, 3)},
+		"actions is":    {Actions: plugins.Bytes([]byte{0, 0, 0, 0}, 1, 4)},
+		"but 4 bytes": {Actions: plugins.Tensor{DType: plugins.Float32, Shape: []int{1, 4},
+			Data: []byte{0, 0, 0, 0}}},
+		"both":         {Actions: good, Expert: 1},
+		"for -3 steps": {Expert: -3},
+		"noise is NaN": {Expert: 1, ExpertNoise: nan},
+		"no camera":    {Actions: good, Render: env.Render{Record: "Front", RecordEvery: 1}},
 	} {
 		_, err := e.Step(t.Context(), s)
 		require.ErrorContains(t, err, want)
 		require.NotEmpty(t, plugins.AsError(err).Hint, want)
 	}
-	// Nothing of the refused chunks was executed.
+	// No action of the refused chunks was executed.
 	require.Equal(t, 1, step(t, e, env.Step{Actions: good}).EpisodeSteps)
-	// Rounding is no reason to refuse.
+	// Rounding errors are accepted.
 	step(t, e, env.Step{Actions: plugins.Floats([]float32{1.0000005, -1.0000005, 0, 1}, 1, 4)})
 
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	_, err = e.Step(ctx, env.Step{Expert: 1})
-	refused(t, err, plugins.Canceled, "canceled")
+	requireError(t, err, plugins.Canceled, "canceled")
 }
 
-func refused(t *testing.T, err error, kind plugins.ErrorKind, words string) {
+// requireError checks an error's text and kind.
+func requireError(t *testing.T, err error, kind plugins.ErrorKind, text string) {
 	t.Helper()
-	require.ErrorContains(t, err, words)
+	require.ErrorContains(t, err, text)
 	require.Equal(t, kind, plugins.KindOf(err))
 }
 
@@ -341,6 +357,7 @@ func step(t testing.TB, e env.Env, s env.Step) env.Transition {
 	return tr
 }
 
+// tasks iterates over the env's tasks.
 func tasks(t testing.TB, e env.Env) func(func(env.Task) bool) {
 	return func(yield func(env.Task) bool) {
 		for task, err := range e.Tasks(t.Context()) {

@@ -14,15 +14,15 @@ const (
 	startStates = 50
 )
 
-// layout is where a task's blocks and places are, before jitter, in metres on the table.
+// layout contains a task and the positions of its blocks and places before jitter, in metres.
 type layout struct {
 	task           env.Task
 	blocks, places [2][2]float64
-	n              int
-	salt           uint64
+	n              int    // number of blocks
+	salt           uint64 // seeds the start states
 }
 
-// layouts are the tasks in their fixed order. Block and place 0 are red, 1 are blue.
+// layouts lists the tasks in their fixed order. Block and place 0 are red, 1 are blue.
 var layouts = []*layout{
 	newLayout("two_blocks", "put the red block on the red plate and the blue block on the blue plate", 2, 96,
 		[2][2]float64{{-0.085, -0.085}, {0.085, -0.085}}, [2][2]float64{{-0.130, 0.085}, {0.130, 0.085}}),
@@ -42,8 +42,8 @@ func newLayout(name, instruction string, n, maxSteps int, blocks, places [2][2]f
 	}}
 }
 
-// start puts w into a start state: every block shifted on each axis, and the gripper by half as much, evenly within jitter (metres). A start state is the
-// same for every seed.
+// start sets w to a start state: it shifts every block on each axis uniformly within jitter (metres), and
+// the gripper within half of it. A start state does not depend on a seed.
 func (l *layout) start(w *world, state int, jitter float64) {
 	var g rand.PCG
 	reseed(&g, l.salt, uint64(state))
@@ -57,8 +57,8 @@ func (l *layout) start(w *world, state int, jitter float64) {
 	w.grip = [3]float64{shift(jitter / 2), -0.01 + shift(jitter/2), 0.15}
 }
 
-// reseed starts g anew from two numbers. The mixing (SplitMix64's finaliser) is needed: the first numbers of a PCG that was seeded with neighbouring steps
-// resemble each other.
+// reseed seeds g with two numbers. It mixes them with SplitMix64's finaliser, because the first numbers
+// of PCGs with consecutive seeds are similar.
 func reseed(g *rand.PCG, a, b uint64) {
 	mixed := func(x uint64) uint64 {
 		x += 0x9e3779b97f4a7c15
@@ -70,28 +70,30 @@ func reseed(g *rand.PCG, a, b uint64) {
 	g.Seed(h, mixed(h))
 }
 
+// findTask returns the layout of a task id, or a NotFound error that suggests similar ids.
 func findTask(id string) (*layout, error) {
 	for _, l := range layouts {
 		if l.task.ID == id {
 			return l, nil
 		}
 	}
-	// The bare name is what people type; name the nearest, and all when none is near.
 	var near []string
 	all := make([]string, len(layouts))
 	for i, l := range layouts {
 		all[i] = l.task.ID
-		if d := distance(strings.ToLower(id), l.task.ID); d <= 3 || strings.HasSuffix(l.task.ID, "/"+id) {
+		if distance(strings.ToLower(id), l.task.ID) <= 3 || strings.HasSuffix(l.task.ID, "/"+id) {
 			near = append(near, l.task.ID)
 		}
 	}
 	if len(near) > 0 {
-		return nil, plugins.Errorf(plugins.NotFound, "there is no task %q", id).WithHint("did you mean %s?", strings.Join(near, " or "))
+		return nil, plugins.Errorf(plugins.NotFound, "there is no task %q", id).
+			WithHint("did you mean %s?", strings.Join(near, " or "))
 	}
-	return nil, plugins.Errorf(plugins.NotFound, "there is no task %q", id).WithHint("the tasks are %s", strings.Join(all, ", "))
+	return nil, plugins.Errorf(plugins.NotFound, "there is no task %q", id).
+		WithHint("the tasks are %s", strings.Join(all, ", "))
 }
 
-// distance is the number of letters to insert, delete or replace to turn a into b (Levenshtein).
+// distance returns the Levenshtein distance of a and b in bytes.
 func distance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {

@@ -2,65 +2,68 @@ package tabletop
 
 import "math"
 
-// Sizes of the world, in metres. x goes to the right and y away from the front camera, towards the arm's base; z is up and the table's top is z = 0.
+// Sizes of the world, in metres. x points to the right, y away from the front camera towards the arm's
+// base, and z up. The table's top is z = 0.
 const (
 	blockHalf   = 0.020 // half the side of a block
 	blockHeight = 2 * blockHalf
 
 	plateHalf   = 0.045 // half the side of a place
-	plateHeight = 0.015 // a place is a low step: a block can be put on it, but not pushed onto it
+	plateHeight = 0.015 // a place is a low step: a block can be put but not pushed onto it
 
 	fingerHalfX  = 0.006 // half a finger's thickness, along the jaw
 	fingerHalfY  = 0.011 // half a finger's width
 	fingerLength = 0.055
 
-	stepSize = 0.04 // the gripper's way in one step for an action of 1
+	stepSize = 0.04 // the gripper's motion in one step for an action of 1
 	jawSpeed = 0.02 // change of the jaw's gap in one step for an action of 1
 
 	substeps = 4
 	rateHz   = 10.0
 	gravity  = 9.81
 
-	gripDepth   = 0.008 // how deep the fingertips must be below a block's top edge to hold it
-	releasePlay = 0.003 // how far the jaw opens beyond a block before it lets go
+	gripDepth   = 0.008 // minimum depth of the fingertips below a block's top edge for a grasp
+	releasePlay = 0.003 // how far the jaw opens beyond a block's width before it releases the block
 
-	// A block that hits the ground faster than this (a fall of 5 cm) does not stay where it lands.
-	calmImpact    = 1.0  // m/s
-	scatter       = 0.03 // m for each m/s above calmImpact
-	scatterAtMost = 0.04 // m
+	// A block that hits the ground faster than calmImpact (a fall of 5 cm) moves sideways.
+	calmImpact = 1.0  // m/s
+	scatter    = 0.03 // m per m/s above calmImpact
+	maxScatter = 0.04 // m
 
-	touching = 1e-9 // boxes that overlap by less than this touch only
+	touching = 1e-9 // boxes that overlap by at most this only touch
 )
 
-// The space that the fingertips can reach, and, seen from above, the rim that keeps blocks on the table.
+// The fingertips' reach. Seen from above, it is also the rim that keeps blocks on the table.
 var (
 	reachLow  = [3]float64{-0.22, -0.20, 0.005}
 	reachHigh = [3]float64{0.22, 0.18, 0.26}
 )
 
-// block is a free or held block; pos is the centre of its bottom face.
+// block is a free or held block. pos is the centre of its bottom face in metres.
 type block struct {
 	pos [3]float64
-	vz  float64
+	vz  float64 // vertical speed, m/s
 }
 
-// world is one lane's physics: quasi-static pushing, a jaw, and blocks that fall. Nothing rotates. It holds no pointers to other lanes, so that a lane's
-// future depends on its own past only.
+// world is the physics of one lane: quasi-static pushing, a jaw, and blocks that fall. Nothing rotates.
+// Lanes share no state, so a lane's future depends on its own past only.
 type world struct {
 	layout  *layout
-	jawMax  float64 // gap of the open jaw [m]
-	slack   float64 // how far along y a block's centre may be from the jaw's and still be held [m]
-	noise   func() float64
-	grip    [3]float64 // between the fingertips
-	gap     float64    // between the fingers
-	n       int
+	jawMax  float64        // gap of the open jaw [m]
+	slack   float64        // maximum distance along y of a block's centre from the jaw's for a grasp [m]
+	noise   func() float64 // random number from 0 to 1
+	grip    [3]float64     // point between the fingertips [m]
+	gap     float64        // between the fingers [m]
+	n       int            // number of blocks
 	blocks  [2]block
-	held    int // index of the held block, or -1
-	holding [3]float64
+	held    int        // index of the held block, or -1
+	holding [3]float64 // position of the held block relative to grip [m]
 }
 
+// box is an axis-aligned box.
 type box struct{ low, high [3]float64 }
 
+// overlaps reports whether the boxes overlap.
 func (a *box) overlaps(b *box) bool {
 	for k := range 3 {
 		if a.high[k]-b.low[k] <= touching || b.high[k]-a.low[k] <= touching {
@@ -70,8 +73,8 @@ func (a *box) overlaps(b *box) bool {
 	return true
 }
 
-// above says whether the two boxes overlap when they are seen from above.
-func (a *box) above(b *box) bool {
+// overlapsXY reports whether the boxes overlap when seen from above.
+func (a *box) overlapsXY(b *box) bool {
 	for k := range 2 {
 		if a.high[k]-b.low[k] <= touching || b.high[k]-a.low[k] <= touching {
 			return false
@@ -82,22 +85,25 @@ func (a *box) above(b *box) bool {
 
 func (b *block) box() box {
 	p := b.pos
-	return box{[3]float64{p[0] - blockHalf, p[1] - blockHalf, p[2]}, [3]float64{p[0] + blockHalf, p[1] + blockHalf, p[2] + blockHeight}}
+	return box{[3]float64{p[0] - blockHalf, p[1] - blockHalf, p[2]},
+		[3]float64{p[0] + blockHalf, p[1] + blockHalf, p[2] + blockHeight}}
 }
 
 func (b *block) top() float64 { return b.pos[2] + blockHeight }
 
 func plateBox(p [2]float64) box {
-	return box{[3]float64{p[0] - plateHalf, p[1] - plateHalf, 0}, [3]float64{p[0] + plateHalf, p[1] + plateHalf, plateHeight}}
+	return box{[3]float64{p[0] - plateHalf, p[1] - plateHalf, 0},
+		[3]float64{p[0] + plateHalf, p[1] + plateHalf, plateHeight}}
 }
 
 // finger returns the box of the left (side -1) or right (side +1) finger.
 func (w *world) finger(side float64) box {
 	x := w.grip[0] + side*(w.gap/2+fingerHalfX)
-	return box{[3]float64{x - fingerHalfX, w.grip[1] - fingerHalfY, w.grip[2]}, [3]float64{x + fingerHalfX, w.grip[1] + fingerHalfY, w.grip[2] + fingerLength}}
+	return box{[3]float64{x - fingerHalfX, w.grip[1] - fingerHalfY, w.grip[2]},
+		[3]float64{x + fingerHalfX, w.grip[1] + fingerHalfY, w.grip[2] + fingerLength}}
 }
 
-// movers are the boxes that move with the gripper: the fingers and what they hold.
+// movers returns the n boxes that move with the gripper: the fingers and the held block.
 func (w *world) movers() (m [3]box, n int) {
 	m[0], m[1] = w.finger(-1), w.finger(+1)
 	if w.held < 0 {
@@ -123,6 +129,7 @@ func (w *world) step(a [4]float64) {
 	}
 }
 
+// carry moves the held block with the gripper.
 func (w *world) carry() {
 	if w.held >= 0 {
 		for k := range 3 {
@@ -131,11 +138,12 @@ func (w *world) carry() {
 	}
 }
 
-// slide moves the gripper along x or y and pushes what is in the way; if that cannot give way, the gripper stays.
+// slide moves the gripper by d along x or y and pushes blocks in its way. If something cannot be pushed,
+// nothing moves.
 func (w *world) slide(axis int, d float64) {
 	grip, blocks := w.grip, w.blocks
 	low, high := reachLow[axis], reachHigh[axis]
-	if w.held >= 0 { // the held block stays within the rim as well
+	if w.held >= 0 { // the held block must also stay within the rim
 		low, high = low-min(w.holding[axis], 0), high-max(w.holding[axis], 0)
 	}
 	to := min(max(grip[axis]+d, low), high)
@@ -153,7 +161,8 @@ func (w *world) slide(axis int, d float64) {
 	}
 }
 
-// clear pushes free blocks out of the way of a box that has just moved by d along axis; false: something does not give way.
+// clear pushes free blocks out of the way of a box that has moved by d along axis. It returns false if
+// something cannot be pushed.
 func (w *world) clear(m *box, axis int, d float64) bool {
 	for i := range w.layout.places[:w.n] {
 		if p := plateBox(w.layout.places[i]); m.overlaps(&p) {
@@ -169,7 +178,8 @@ func (w *world) clear(m *box, axis int, d float64) bool {
 		if d < 0 {
 			by = m.low[axis] - b.high[axis]
 		}
-		// Never farther than the pusher came: what overlapped before is not thrown across the table.
+		// Limit the push to the box's motion, so that a block that overlapped before is not thrown across
+		// the table.
 		if by = math.Copysign(min(math.Abs(by), math.Abs(d)), d); !w.push(i, axis, by) {
 			return false
 		}
@@ -177,7 +187,8 @@ func (w *world) clear(m *box, axis int, d float64) bool {
 	return true
 }
 
-// push shifts block i and what stands behind it; false, and nothing moved: the rim, a place or a held block is in the way.
+// push shifts block i and the block behind it by d along axis. It returns false, and moves nothing, if
+// the rim, a place or a held block is in the way.
 func (w *world) push(i, axis int, d float64) bool {
 	before := w.blocks
 	b := &w.blocks[i]
@@ -205,7 +216,7 @@ func (w *world) push(i, axis int, d float64) bool {
 	return ok
 }
 
-// lift moves the gripper along z, down to whatever is under the fingers and under what they hold.
+// lift moves the gripper by d along z. It stops on top of anything under the fingers and the held block.
 func (w *world) lift(d float64) {
 	to := min(max(w.grip[2]+d, reachLow[2]), reachHigh[2])
 	if d = to - w.grip[2]; d == 0 {
@@ -221,11 +232,11 @@ func (w *world) lift(d float64) {
 	w.carry()
 }
 
-// ground is the height of the highest thing under any part of m.
+// ground returns the height of the highest surface under any part of m.
 func (w *world) ground(m *box) float64 {
 	z := 0.0
 	for i := range w.layout.places[:w.n] {
-		if p := plateBox(w.layout.places[i]); m.above(&p) {
+		if p := plateBox(w.layout.places[i]); m.overlapsXY(&p) {
 			z = max(z, plateHeight)
 		}
 	}
@@ -233,14 +244,14 @@ func (w *world) ground(m *box) float64 {
 		if i == w.held {
 			continue
 		}
-		if b := w.blocks[i].box(); m.above(&b) && m.low[2] >= b.high[2]-1e-6 {
+		if b := w.blocks[i].box(); m.overlapsXY(&b) && m.low[2] >= b.high[2]-1e-6 {
 			z = max(z, b.high[2])
 		}
 	}
 	return z
 }
 
-// jaw opens (d > 0) or closes the gripper by d.
+// jaw opens (d > 0) or closes the gripper by d metres.
 func (w *world) jaw(d float64) {
 	before := w.gap
 	to := min(max(before+d, 0), w.jawMax)
@@ -269,13 +280,13 @@ func (w *world) close(to float64) {
 			continue // no finger touches it yet
 		}
 		if math.Abs(dy) > w.slack {
-			// Caught by its edge: it slips out of the jaw, or wedges it.
+			// The jaw catches the block's edge: the block slips out, or blocks the jaw.
 			if !w.push(i, 1, math.Copysign(blockHalf+fingerHalfY-math.Abs(dy), dy)) {
 				return
 			}
 			continue
 		}
-		// The finger that touches first pushes the block to the middle.
+		// The finger that touches first pushes the block to the centre.
 		to = max(to, 2*blockHalf)
 		if play := to/2 - blockHalf; math.Abs(dx) > play && !w.push(i, 0, math.Copysign(play, dx)-dx) {
 			return
@@ -327,23 +338,24 @@ func (w *world) fall(i int) {
 	impact := -b.vz
 	b.pos[2], b.vz = floor, 0
 	if impact > calmImpact {
-		far := min(scatter*(impact-calmImpact), scatterAtMost)
+		distance := min(scatter*(impact-calmImpact), maxScatter)
 		sin, cos := math.Sincos(2 * math.Pi * w.noise())
-		w.push(i, 0, far*cos)
-		w.push(i, 1, far*sin)
+		w.push(i, 0, distance*cos)
+		w.push(i, 1, distance*sin)
 	}
 }
 
-// support is the height on which block i would come to rest. What carries it must be under its centre; an edge under it lets it slide off.
+// support returns the height at which block i comes to rest. Only a surface under the block's centre
+// supports it. If the block overlaps the side of a surface, support slides it off.
 func (w *world) support(i int) float64 {
 	b := &w.blocks[i]
 	z := 0.0
 	under := func(s *box) {
 		mine := b.box()
-		if !mine.above(s) {
+		if !mine.overlapsXY(s) {
 			return
 		}
-		// What was lifted under it within this substep carries it too.
+		// A surface that was lifted under the block within this substep supports it too.
 		if s.high[2] <= b.pos[2]+stepSize/substeps+touching &&
 			b.pos[0] >= s.low[0] && b.pos[0] <= s.high[0] && b.pos[1] >= s.low[1] && b.pos[1] <= s.high[1] {
 			z = max(z, s.high[2])
@@ -352,13 +364,13 @@ func (w *world) support(i int) float64 {
 		if !mine.overlaps(s) {
 			return
 		}
-		// It slides off on the shortest way on which no finger is; if there is none, it leans where it is.
+		// The block slides off in the shortest direction without a finger. If there is none, it stays.
 		from, best := b.pos, math.Inf(1)
 		to := from
 		for k := range 2 {
 			for _, d := range [2]float64{s.low[k] - mine.high[k], s.high[k] - mine.low[k]} {
 				b.pos[k] = from[k] + d
-				if math.Abs(d) < best && b.pos[k] >= reachLow[k] && b.pos[k] <= reachHigh[k] && !w.meets(i) {
+				if math.Abs(d) < best && b.pos[k] >= reachLow[k] && b.pos[k] <= reachHigh[k] && !w.hitsGripper(i) {
 					to, best = b.pos, math.Abs(d)
 				}
 				b.pos = from
@@ -381,8 +393,8 @@ func (w *world) support(i int) float64 {
 	return z
 }
 
-// meets says whether free block i overlaps the fingers or what they hold.
-func (w *world) meets(i int) bool {
+// hitsGripper reports whether free block i overlaps the fingers or the held block.
+func (w *world) hitsGripper(i int) bool {
 	b := w.blocks[i].box()
 	movers, n := w.movers()
 	for m := range movers[:n] {
@@ -393,12 +405,14 @@ func (w *world) meets(i int) bool {
 	return false
 }
 
-// placed says whether block i rests on its own place.
+// placed reports whether block i rests on its place.
 func (w *world) placed(i int) bool {
 	b, p := &w.blocks[i], w.layout.places[i]
-	return i != w.held && b.vz == 0 && math.Abs(b.pos[2]-plateHeight) < 1e-6 && math.Abs(b.pos[0]-p[0]) <= plateHalf && math.Abs(b.pos[1]-p[1]) <= plateHalf
+	return i != w.held && b.vz == 0 && math.Abs(b.pos[2]-plateHeight) < 1e-6 &&
+		math.Abs(b.pos[0]-p[0]) <= plateHalf && math.Abs(b.pos[1]-p[1]) <= plateHalf
 }
 
+// success reports whether all blocks are placed.
 func (w *world) success() bool {
 	for i := range w.n {
 		if !w.placed(i) {
@@ -408,7 +422,8 @@ func (w *world) success() bool {
 	return true
 }
 
-// progress is the mean over the blocks of the last of five sub-steps that each has reached now: approached, grasped, lifted, carried over its place, placed.
+// progress returns the mean over the blocks of the share of five stages that the block has reached:
+// approached, grasped, lifted, carried over its place, placed.
 func (w *world) progress() float64 {
 	sum := 0.0
 	for i := range w.n {

@@ -8,14 +8,14 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// table returns a world with the open gripper above the middle of task two_blocks, without jitter.
+// table returns a world of task two_blocks without jitter, with the open gripper above the middle.
 func table() *world {
 	w := &world{jawMax: 0.08, slack: 0.02, noise: func() float64 { return 0.25 }}
 	layouts[0].start(w, 0, 0)
 	return w
 }
 
-// goTo moves the gripper straight to a point, as far as it gets in n steps, with a steady jaw.
+// goTo moves the gripper towards a point for n steps, with a constant jaw action.
 func (w *world) goTo(x, y, z, jaw float64, n int) {
 	for range n {
 		a := [4]float64{(x - w.grip[0]) / stepSize, (y - w.grip[1]) / stepSize, (z - w.grip[2]) / stepSize, jaw}
@@ -26,7 +26,7 @@ func (w *world) goTo(x, y, z, jaw float64, n int) {
 	}
 }
 
-// grasp picks the red block up with the given offset of the gripper and lifts it.
+// grasp closes the gripper with the given offset from the red block and lifts it.
 func (w *world) grasp(dx, dy, dz float64) {
 	b := w.blocks[0].pos
 	w.goTo(b[0]+dx, b[1]+dy, 0.12, -1, 10)
@@ -58,7 +58,7 @@ func TestGraspTolerance(t *testing.T) {
 			require.Equal(t, c.held, w.held == 0)
 			if c.held {
 				require.Greater(t, w.blocks[0].pos[2], 0.08, "lifted")
-				require.InDelta(t, 2*blockHalf, w.gap, 1e-9, "the proprio shows the block")
+				require.InDelta(t, 2*blockHalf, w.gap, 1e-9, "the gap equals the block's width")
 				require.Less(t, math.Abs(w.blocks[0].pos[0]-w.grip[0]), 1e-9, "the jaw centres it")
 				return
 			}
@@ -88,10 +88,10 @@ func TestPushing(t *testing.T) {
 	b := w.blocks[0].pos
 	w.goTo(b[0]-0.10, b[1], 0.01, 1, 12)
 	w.goTo(0.22, b[1], 0.01, 1, 12)
-	require.Greater(t, w.blocks[0].pos[0], 0.1, "pushed along")
-	require.Greater(t, w.blocks[1].pos[0], w.blocks[0].pos[0]+2*blockHalf-1e-9, "and the other block before it")
-	require.LessOrEqual(t, w.blocks[1].pos[0], reachHigh[0], "up to the rim")
-	require.Less(t, w.grip[0], w.blocks[0].pos[0], "which stops the gripper as well")
+	require.Greater(t, w.blocks[0].pos[0], 0.1, "the gripper pushes the block")
+	require.Greater(t, w.blocks[1].pos[0], w.blocks[0].pos[0]+2*blockHalf-1e-9, "the block pushes the other block")
+	require.LessOrEqual(t, w.blocks[1].pos[0], reachHigh[0], "the rim stops the blocks")
+	require.Less(t, w.grip[0], w.blocks[0].pos[0], "the blocks stop the gripper")
 
 	// A block cannot be pushed onto its place.
 	w = table()
@@ -115,15 +115,15 @@ func TestRelease(t *testing.T) {
 	}
 	w := over(0, 0, 0.03)
 	require.True(t, w.placed(0))
-	require.False(t, w.success(), "the blue one is still to do")
+	require.False(t, w.success(), "the blue block is not placed")
 	require.InDelta(t, 0.5, w.progress(), 1e-9)
 	require.True(t, over(0.04, -0.04, 0.03).placed(0), "near the edge")
 
 	beside := over(0, -0.055, 0.03)
 	require.False(t, beside.placed(0))
-	require.Zero(t, beside.blocks[0].pos[2], "it slid off the edge")
+	require.Zero(t, beside.blocks[0].pos[2], "the block slid off the edge")
 
-	// Dropped from high it tumbles (here along y), and from near the edge it tumbles off.
+	// A block that is dropped from high tumbles (here along y), and falls off if it is near the edge.
 	high := over(0, 0, 0.20)
 	require.InDelta(t, p[1]+scatter*(math.Sqrt(2*gravity*0.17)-calmImpact), high.blocks[0].pos[1], 0.005)
 	require.True(t, high.placed(0))
@@ -131,7 +131,7 @@ func TestRelease(t *testing.T) {
 	require.False(t, off.placed(0))
 	require.Zero(t, off.blocks[0].pos[2])
 
-	// The wrong place is not a success.
+	// The other block's place does not count.
 	w = table()
 	w.grasp(0, 0, 0.012)
 	q := w.layout.places[1]
@@ -172,8 +172,9 @@ func TestProgressGrows(t *testing.T) {
 	want(0.5)
 }
 
-// Whatever is done to it, the world stays a world: everything in reach, nothing inside anything else, what is held moves with the gripper.
-func TestRandomActionsKeepTheWorldWhole(t *testing.T) {
+// TestRandomActions checks the world's invariants under random actions: everything stays in reach,
+// nothing overlaps, and a held block moves with the gripper.
+func TestRandomActions(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	held := 0
 	for episode := range 200 {
@@ -187,7 +188,7 @@ func TestRandomActionsKeepTheWorldWhole(t *testing.T) {
 			}
 			a := w.expert(0)
 			for k := range a {
-				// Half of the episodes are wild, half disturb the expert.
+				// Half of the episodes are random, half disturb the expert.
 				strength := 0.3
 				if episode%2 == 0 {
 					a[k], strength = 0, 0.8
@@ -207,7 +208,11 @@ func TestRandomActionsKeepTheWorldWhole(t *testing.T) {
 			left, right := w.finger(-1), w.finger(1)
 			for b := range w.n {
 				pos := w.blocks[b].pos
-				require.True(t, pos[0] >= reachLow[0]-1e-9 && pos[0] <= reachHigh[0]+1e-9 && pos[1] >= reachLow[1]-1e-9 && pos[1] <= reachHigh[1]+1e-9 && pos[2] >= 0,
+				inReach := pos[2] >= 0
+				for k := range 2 {
+					inReach = inReach && pos[k] >= reachLow[k]-1e-9 && pos[k] <= reachHigh[k]+1e-9
+				}
+				require.True(t, inReach,
 					"episode %d step %d: block %d at %v", episode, i, b, pos)
 				if b == w.held {
 					require.InDelta(t, w.grip[2]+w.holding[2], pos[2], 1e-9)
@@ -215,12 +220,14 @@ func TestRandomActionsKeepTheWorldWhole(t *testing.T) {
 				mine := shrunk(w.blocks[b].box())
 				for p := range w.n {
 					plate := plateBox(w.layout.places[p])
-					require.False(t, b == w.held && mine.overlaps(&plate), "episode %d step %d: held block in place %d", episode, i, p)
+					require.False(t, b == w.held && mine.overlaps(&plate),
+						"episode %d step %d: held block in place %d", episode, i, p)
 				}
-				require.False(t, mine.overlaps(&left) || mine.overlaps(&right), "episode %d step %d: a finger is in block %d %v grip %v gap %v (before %v %v %v)", episode, i, b, pos, w.grip, w.gap, before.blocks[b], before.grip, before.gap)
+				require.False(t, mine.overlaps(&left) || mine.overlaps(&right),
+					"episode %d step %d: a finger is in block %d: %v, before %v", episode, i, b, w, before)
 			}
 		}
-		// Left alone, everything comes to rest, outside of everything else.
+		// Without actions everything comes to rest without overlaps.
 		for range 30 {
 			w.step([4]float64{0, 0, 1, 0})
 		}
@@ -228,16 +235,17 @@ func TestRandomActionsKeepTheWorldWhole(t *testing.T) {
 			mine := shrunk(w.blocks[b].box())
 			for p := range w.n {
 				plate := plateBox(w.layout.places[p])
-				require.False(t, mine.overlaps(&plate), "episode %d: block %d at %v in place %d", episode, b, w.blocks[b].pos, p)
+				require.False(t, mine.overlaps(&plate), "episode %d: block %d at %v in place %d", episode, b,
+					w.blocks[b].pos, p)
 			}
 			other := w.blocks[1-b].box()
 			require.False(t, w.n == 2 && mine.overlaps(&other), "episode %d: blocks in each other", episode)
 		}
 	}
-	require.Greater(t, held, 1000, "blocks were held now and then")
+	require.Greater(t, held, 1000, "blocks must be held in many steps")
 }
 
-// shrunk leaves out what rounding and a falling block's last substep may overlap.
+// shrunk returns the box smaller by the overlap that rounding and a falling block's last substep may cause.
 func shrunk(b box) box {
 	for k := range 3 {
 		b.low[k] += 1e-6

@@ -19,8 +19,10 @@ type Name struct {
 // Names lists all measures in the order in which they are shown.
 var Names = []Name{
 	{"sc", "SC", "Spearman correlation of frame index and progress, for successes measured against the end of their " +
+		"" +
 		"own video", false, math.NaN()},
-	{"mono", "Mono", "share of steps with more progress than the step before, for the same curves", false, math.NaN()},
+	{"mono", "Mono", "share of steps with more progress than the step before, for the same curves", false,
+		math.NaN()},
 	{"mmd", "MMD", "maximum mean discrepancy between the final progress of successes and of failures (RBF kernel, " +
 		"bandwidth: median distance; square root of the biased estimate)", false, 0},
 	{"js", "JS", fmt.Sprintf("Jensen-Shannon divergence between the final progress of successes and of failures, in "+
@@ -32,13 +34,17 @@ var Names = []Name{
 		false, 0},
 	{"order", "order accuracy", "share of pairs of frames of a success that closeness to the held-out centres puts " +
 		"in the right order", false, 0.5},
-	{"failure_voc", "VOC of failures", "Spearman correlation of frame index and closeness to the centres, for failures",
+	{"failure_voc", "VOC of failures", "Spearman correlation of frame index and closeness to the centres, for " +
+		"failures",
 		false, 0},
-	{"progress_rank", "rank with progress", "Spearman correlation of closeness to the centres and the given progress, " +
+	{"progress_rank", "rank with progress", "Spearman correlation of closeness to the centres and the given " +
+		"progress, " +
 		"for failures", false, 0},
-	{"progress_order", "order with progress", "share of pairs of failures that closeness to the centres and the given " +
+	{"progress_order", "order with progress", "share of pairs of failures that closeness to the centres and the " +
+		"given " +
 		"progress put in the same order", false, 0.5},
 	{"length_auroc", "length alone: AUROC", "AUROC of a score that only prefers short clips; 0.5 for clips of equal " +
+		"" +
 		"length", true, 0.5},
 	{"random_auroc", "random vectors: AUROC", "AUROC of random embeddings; expected near 0.5", true, 0.5},
 	{"random_sc", "random vectors: SC", "SC of progress curves of random embeddings", true, 0},
@@ -48,11 +54,14 @@ var Names = []Name{
 	{"time_sc", "time only: SC", "SC of the progress t/T; always 1, so a high SC alone proves nothing", true, 1},
 	{"time_mono", "time only: Mono", "Mono of the progress t/T; always 1, so a high Mono alone proves nothing",
 		true, 1},
-	{"reversed_auroc", "reversed: told apart", "probability that a success is closer than a success played backwards; " +
+	{"reversed_auroc", "reversed: told apart", "probability that a success is closer than a success played " +
+		"backwards; " +
 		"0.5 if the reward cannot tell them apart", true, 0.5},
-	{"stalled_auroc", "stalled: told apart", "probability that a success is closer than a success that stops half way; " +
+	{"stalled_auroc", "stalled: told apart", "probability that a success is closer than a success that stops half " +
+		"way; " +
 		"0.5 if the reward cannot tell them apart", true, 0.5},
 	{"other_auroc", "other task: told apart", "probability that a success is closer than a success of another task; " +
+		"" +
 		"0.5 if the reward cannot tell them apart", true, 0.5},
 }
 

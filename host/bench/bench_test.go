@@ -29,7 +29,7 @@ import (
 	"github.com/srpo-dev/srpo/plugins/serve"
 )
 
-// roleEnv makes the test binary a plugin, or a program that answers, instead of a test.
+// roleEnv makes the test binary a plugin or a helper program instead of a test.
 const roleEnv = "BENCH_TEST_ROLE"
 
 func TestMain(m *testing.M) {
@@ -42,7 +42,7 @@ func TestMain(m *testing.M) {
 		serveRole(plugins.Policy, &policy.Plugin{Impl: NewPolicy()})
 	case "encoder":
 		serveRole(plugins.Encoder, &encoder.Plugin{Impl: NewEncoder()})
-	case "vector": // stands for gymnasium's, with 50 microseconds a step
+	case "vector": // replaces gymnasium's, with 50 microseconds per step
 		for d := json.NewDecoder(os.Stdin); ; {
 			var ask struct{ Lanes, Frame int }
 			if d.Decode(&ask) != nil {
@@ -56,7 +56,7 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// serveRole is what the SDK does; the host's packages do not import it.
+// serveRole serves a plugin as the SDK does. The packages of the host do not import the SDK.
 func serveRole(kind plugins.Kind, p plugin.Plugin) {
 	if fd, err := strconv.Atoi(os.Getenv(plugins.LifelineEnv)); err == nil {
 		syscall.CloseOnExec(fd)
@@ -88,10 +88,10 @@ func tools(t *testing.T) Tools {
 	t.Helper()
 	return Tools{Env: role(t, plugins.Env, "env"), Policy: role(t, plugins.Policy, "policy"),
 		Encoder: role(t, plugins.Encoder, "encoder"), ArenaMB: 16,
-		Say: func(string, ...any) {}}
+		Progress: func(string, ...any) {}}
 }
 
-// vector makes a script's path lead back to the test binary.
+// vector makes vector.py start the test binary in the given role.
 func vector(t *testing.T, tools *Tools, as string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -106,9 +106,9 @@ func TestOverhead(t *testing.T) {
 	x := tools(t)
 	vector(t, &x, "vector")
 	s, err := Overhead(t.Context(), x, OverheadOptions{Lanes: []int{2}, Frames: []int{16}, Repeats: 2,
-		Seconds: 0.01, Alone: true})
+		Seconds: 0.01, ProcessPerLane: true})
 	require.NoError(t, err)
-	require.Len(t, s.Tables, 2, "of the clock, and of processor time")
+	require.Len(t, s.Tables, 2, "wall time and processor time")
 	for _, table := range s.Tables {
 		require.Len(t, table.Rows, 1)
 		for _, row := range table.Rows {
@@ -126,12 +126,13 @@ func TestOverhead(t *testing.T) {
 	}
 
 	var b bytes.Buffer
-	r := Report{Command: "srpo bench", Commit: "abc", Machine: ThisMachine(), Sections: []Section{s}}
+	r := NewReport("srpo bench")
+	r.Sections = []Section{s}
 	require.NoError(t, r.Markdown(&b))
 	require.Contains(t, b.String(), "| lanes | gymnasium | chunk 8, policy process |")
 	require.Equal(t, 2*(2+1), strings.Count(b.String(), "\n|"))
 	_, err = json.Marshal(r)
-	require.NoError(t, err, "no number is NaN")
+	require.NoError(t, err, "no value is NaN")
 }
 
 func TestOverheadWithoutPython(t *testing.T) {
@@ -157,11 +158,12 @@ func TestOverheadWithoutPython(t *testing.T) {
 
 func TestRig(t *testing.T) {
 	x := tools(t)
-	for _, alone := range []bool{false, true} {
-		r, err := newRig(t.Context(), rigOptions{env: x.Env, policy: &x.Policy, lanes: 3, alone: alone, chunk: 4,
-			see: true, arenaMB: 4})
+	for _, processPerLane := range []bool{false, true} {
+		r, err := newRig(t.Context(), rigOptions{env: x.Env, policy: &x.Policy, lanes: 3,
+			processPerLane: processPerLane, chunk: 4,
+			observe: true, arenaMB: 4})
 		require.NoError(t, err)
-		require.Equal(t, map[bool]int{false: 1, true: 3}[alone], len(r.sched.Envs))
+		require.Equal(t, map[bool]int{false: 1, true: 3}[processPerLane], len(r.sched.Envs))
 		s, err := r.roll(t.Context(), 10)
 		require.NoError(t, err)
 		require.Equal(t, 30, s.steps, "ten steps on each of three lanes")
@@ -181,7 +183,7 @@ func TestClip(t *testing.T) {
 	s, err := Clip(t.Context(), x, ClipOptions{Frames: 6, Side: 32, Repeats: 2})
 	require.NoError(t, err)
 	require.Len(t, s.Tables, 2)
-	require.Len(t, s.Tables[0].Rows, 5, "the copy, and Go by two ways, twice")
+	require.Len(t, s.Tables[0].Rows, 5, "the copy, and Go with two transports, with and without reading")
 	require.Len(t, s.Tables[1].Rows, 2)
 	for _, table := range s.Tables {
 		for _, row := range table.Rows {
@@ -212,9 +214,9 @@ func TestEncode(t *testing.T) {
 	require.Equal(t, 1.0, s.Tables[1].Rows[0].Values["curve_each_faster"])
 	require.Positive(t, s.Tables[1].Rows[1].Values["curve_together_faster"])
 
-	require.InDelta(t, 0.5, largest([][]float32{{1, 4}}, [][]float32{{1, 2}}), 1e-6)
-	require.True(t, math.IsNaN(largest([][]float32{{1, 4}}, [][]float32{{1, float32(math.NaN())}})))
-	require.Zero(t, largest([][]float32{{0}}, [][]float32{{0}}))
+	require.InDelta(t, 0.5, relativeDifference([][]float32{{1, 4}}, [][]float32{{1, 2}}), 1e-6)
+	require.True(t, math.IsNaN(relativeDifference([][]float32{{1, 4}}, [][]float32{{1, float32(math.NaN())}})))
+	require.Zero(t, relativeDifference([][]float32{{0}}, [][]float32{{0}}))
 
 	s, err = Encode(t.Context(), x, EncoderOptions{Encoder: x.Encoder, Lengths: []int{2}, Side: 16, Episode: -1,
 		Repeats: 1})
@@ -224,9 +226,9 @@ func TestEncode(t *testing.T) {
 
 func TestThroughHost(t *testing.T) {
 	x := tools(t)
-	// The policy's waves are actions within the env's range: the scheduler and the env both check.
-	whole, inStep, err := throughHost(t.Context(), x, rigOptions{env: x.Env,
-		envSettings: plugins.Settings{"steps": int64(128)}, policy: &x.Policy, lanes: 2, chunk: 8, see: true,
+	// The policy's waves are within the env's action range, which the scheduler and the env check.
+	whole, inStep, err := throughHost(t.Context(), rigOptions{env: x.Env,
+		resolve: fixed(plugins.Settings{"steps": int64(128)}), policy: &x.Policy, lanes: 2, chunk: 8, observe: true,
 		wave: 0.5, arenaMB: 4}, 2, 0.01)
 	require.NoError(t, err)
 	require.Len(t, whole, 2)
@@ -234,7 +236,7 @@ func TestThroughHost(t *testing.T) {
 		require.Positive(t, whole[i])
 		require.Positive(t, inStep[i])
 	}
-	s, err := Steps(t.Context(), x, StepOptions{Env: x.Env, Settings: plugins.Settings{"steps": int64(64)},
+	s, err := Steps(t.Context(), x, StepOptions{Env: x.Env, Resolve: fixed(plugins.Settings{"steps": int64(64)}),
 		Lanes: []int{2}, Repeats: 1, Seconds: 0.01})
 	require.NoError(t, err)
 	require.Len(t, s.Tables[0].Rows, 1)
@@ -248,7 +250,7 @@ func TestQuantile(t *testing.T) {
 	require.InDelta(t, 1.3, quantile([]float64{4, 1, 3, 2}, 0.1), 1e-12)
 	require.Equal(t, []float64{2, 0.5}, ratios([]float64{4, 1, 9}, []float64{2, 2}))
 	require.Equal(t, []float64{2}, ratios([]float64{4, 1, 4}, []float64{0, 0, 2}),
-		"a round in which the clock counted nothing has none")
+		"a round without measured time has no ratio")
 }
 
 func TestCPUSeconds(t *testing.T) {
@@ -262,7 +264,7 @@ func TestCPUSeconds(t *testing.T) {
 	require.Zero(t, cpuSeconds(-7))
 }
 
-// The Python package is what a package must be, and its programs at least compile.
+// The Python package has a valid manifest, and its programs compile.
 func TestFiles(t *testing.T) {
 	m, err := manifest.Load(Files(), "bench")
 	require.NoError(t, err)

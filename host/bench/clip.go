@@ -15,104 +15,116 @@ import (
 	"github.com/srpo-dev/srpo/plugins/env"
 )
 
-// ClipOptions say how a clip's way is measured.
+// ClipOptions are the settings of [Clip].
 type ClipOptions struct {
-	// Frames and Side of the clip; default 64 and 256, 12.6 MB.
+	// Frames and Side are the length of the clip in frames and the side of a frame in pixels; default 64
+	// and 256, 12.6 MB.
 	Frames, Side int
-	// Repeats of each case, in alternation; default 60.
+	// Repeats is the number of calls of each case; default 60.
 	Repeats int
 }
 
-// route is one way of a tensor between two processes: call sends it once.
+// route is one way to send a tensor between two processes. call sends it once.
 type route struct {
 	cells []string
 	key   string
-	// messages says that tensors go inside messages.
+	// messages reports that tensors are sent inside messages.
 	messages bool
 	call     func(ctx context.Context) error
 	ms       []float64
 }
 
-// Clip measures how long a clip takes to an encoder that does nothing and its answer back, and a frame from
-// an env that does nothing.
+// Clip measures how long it takes to send a clip to an idle encoder and to receive the reply, and to
+// receive a frame from an idle env.
 func Clip(ctx context.Context, t Tools, o ClipOptions) (Section, error) {
-	if o.Frames == 0 {
-		o.Frames = 64
-	}
-	if o.Side == 0 {
-		o.Side = 256
-	}
-	if o.Repeats == 0 {
-		o.Repeats = 60
-	}
-	mb := float64(o.Frames*o.Side*o.Side*3) / 1e6
+	orDefault(&o.Frames, 64)
+	orDefault(&o.Side, 256)
+	orDefault(&o.Repeats, 60)
 	s := Section{Name: "clip", Title: "A clip to an encoder, a frame from an env",
-		Text: fmt.Sprintf("Milliseconds from the host's call to its answer, %d calls of each case, those of one way "+
-			"in alternation: a run uses one. "+
-			"Shared memory: the arena; the host's copy of the clip into it is counted. Messages: bytes inside gRPC "+
-			"messages, what `arena = \"off\"` does. \"Read\": the plugin also looks at "+
-			"every byte, which a real encoder does.", o.Repeats)}
+		Text: fmt.Sprintf("Milliseconds from the "+
+			"host's call to the reply, %d calls of each case. Cases with the same transport alternate. Shared memory: "+
+			"the "+
+			"arena, with the host's copy of the clip into it. Messages: bytes inside gRPC messages, as with `arena = "+
+			"\"off\"`. "+
+			"Read: the plugin also reads every byte, as a real encoder does.", o.Repeats)}
 	return s, measured(&s, func() error {
-		routes, end, err := clipRoutes(ctx, t, o)
-		defer end()
+		clips, err := clipTable(ctx, t, o)
 		if err != nil {
 			return err
 		}
-		// Messages of 12.6 MB leave the host garbage, whose collection would be counted as part of the
-		// other way's next call.
-		for _, messages := range []bool{false, true} {
-			way := slices.DeleteFunc(slices.Clone(routes), func(r *route) bool { return r.messages != messages })
-			runtime.GC()
-			if err := alternate(ctx, way, o.Repeats); err != nil {
-				return err
-			}
-		}
-		s.Tables = append(s.Tables, routeTable(fmt.Sprintf("A clip of %d frames of %d x %d, %.1f MB, host to "+
-			"plugin.", o.Frames, o.Side, o.Side, mb), []string{"plugin", "way"}, routes))
-		frames, endFrames, err := frameRoutes(ctx, t, o)
-		defer endFrames()
+		s.Tables = append(s.Tables, clips)
+		frames, err := frameTable(ctx, t, o)
 		if err != nil {
 			return err
 		}
-		theirs, err := gymnasiumFrames(ctx, t, o, frames)
-		if err != nil {
-			return err
-		}
-		frames = append(frames, theirs...)
-		s.Tables = append(s.Tables, routeTable(fmt.Sprintf("One frame of %d x %d, %.2f MB: a Step of one action, "+
-			"and the frame back. gymnasium: the mean of a step of `AsyncVectorEnv` with one lane.", o.Side, o.Side,
-			mb/float64(o.Frames)), []string{"plugin", "way"}, frames))
+		s.Tables = append(s.Tables, frames)
 		return nil
 	})
 }
 
-// gymnasiumFrames calls the routes in turn, and between them gymnasium's vector environment, which is timed
-// in its own process.
+func clipTable(ctx context.Context, t Tools, o ClipOptions) (Table, error) {
+	routes, end, err := clipRoutes(ctx, t, o)
+	defer end()
+	if err != nil {
+		return Table{}, err
+	}
+	// Messages of 12.6 MB leave garbage in the host. Collecting it must not count as time of the other
+	// transport.
+	for _, messages := range []bool{false, true} {
+		same := slices.DeleteFunc(slices.Clone(routes), func(r *route) bool { return r.messages != messages })
+		runtime.GC()
+		if err := alternate(ctx, same, o.Repeats); err != nil {
+			return Table{}, err
+		}
+	}
+	return routeTable(fmt.Sprintf("A clip of %d frames of %d x %d, %.1f MB, host to plugin.", o.Frames, o.Side,
+		o.Side,
+		float64(o.Frames*o.Side*o.Side*3)/1e6), routes), nil
+}
+
+func frameTable(ctx context.Context, t Tools, o ClipOptions) (Table, error) {
+	routes, end, err := frameRoutes(ctx, t, o)
+	defer end()
+	if err != nil {
+		return Table{}, err
+	}
+	gymnasium, err := gymnasiumFrames(ctx, t, o, routes)
+	if err != nil {
+		return Table{}, err
+	}
+	return routeTable(fmt.Sprintf("One frame of %d x %d, %.2f MB: a Step of one action and the frame that it "+
+		"returns. "+
+		"gymnasium: the mean of a step of `AsyncVectorEnv` with one lane.", o.Side, o.Side,
+		float64(o.Side*o.Side*3)/1e6), append(routes, gymnasium...)), nil
+}
+
+// gymnasiumFrames calls the routes in alternation with gymnasium's vector environment, which measures
+// itself, and returns the route of gymnasium; none without Python.
 func gymnasiumFrames(ctx context.Context, t Tools, o ClipOptions, routes []*route) ([]*route, error) {
 	const rounds = 9
 	if t.Python.Argv == nil {
 		return nil, alternate(ctx, routes, 10*o.Repeats)
 	}
-	vector, err := talk(t.script("vector.py"))
+	vector, err := startProgram(t.script("vector.py"))
 	if err != nil {
 		return nil, err
 	}
 	defer vector.close()
-	theirs := &route{cells: []string{"gymnasium", "shared memory"}, key: "frame_gymnasium"}
+	gymnasium := &route{cells: []string{"gymnasium", "shared memory"}, key: "frame_gymnasium"}
 	for range rounds {
-		var answer struct{ Us float64 }
-		if err := vector.ask(ctx, map[string]any{"lanes": 1, "frame": o.Side, "seconds": 0.1}, &answer); err != nil {
+		us, _, err := vectorStep(ctx, vector, 1, o.Side, 0.1)
+		if err != nil {
 			return nil, err
 		}
-		theirs.ms = append(theirs.ms, answer.Us/1e3)
+		gymnasium.ms = append(gymnasium.ms, us/1e3)
 		if err := alternate(ctx, routes, (10*o.Repeats+rounds-1)/rounds); err != nil {
 			return nil, err
 		}
 	}
-	return []*route{theirs}, nil
+	return []*route{gymnasium}, nil
 }
 
-// alternate calls every route in turn.
+// alternate calls the routes in turn. The first five rounds are not recorded.
 func alternate(ctx context.Context, routes []*route, repeats int) error {
 	for i := range repeats + 5 {
 		for _, r := range routes {
@@ -120,7 +132,7 @@ func alternate(ctx context.Context, routes []*route, repeats int) error {
 			if err := r.call(ctx); err != nil {
 				return plugins.AsError(err).WithPlace("%s", strings.Join(r.cells, ", "))
 			}
-			if i >= 5 { // the first ones touch fresh memory
+			if i >= 5 { // the first calls allocate memory
 				r.ms = append(r.ms, time.Since(began).Seconds()*1e3)
 			}
 		}
@@ -128,8 +140,8 @@ func alternate(ctx context.Context, routes []*route, repeats int) error {
 	return nil
 }
 
-func routeTable(title string, columns []string, routes []*route) Table {
-	table := Table{Title: title, Columns: append(columns, "median ms", "10 % ms", "90 % ms")}
+func routeTable(title string, routes []*route) Table {
+	table := Table{Title: title, Columns: []string{"plugin", "transport", "median ms", "10 % ms", "90 % ms"}}
 	for _, r := range routes {
 		row := Row{Cells: append([]string(nil), r.cells...), Values: map[string]float64{}}
 		for _, q := range []struct {
@@ -145,7 +157,7 @@ func routeTable(title string, columns []string, routes []*route) Table {
 	return table
 }
 
-// clipRoutes starts the encoders. end stops what was started, also after an error.
+// clipRoutes starts encoders for all languages and transports. end stops them, also after an error.
 func clipRoutes(ctx context.Context, t Tools, o ClipOptions) (routes []*route, end func(), err error) {
 	var closers []func()
 	end = func() {
@@ -157,8 +169,7 @@ func clipRoutes(ctx context.Context, t Tools, o ClipOptions) (routes []*route, e
 	for i := range pixels {
 		pixels[i] = byte(i*31 + i>>8)
 	}
-	clip := plugins.Bytes(pixels, o.Frames, o.Side, o.Side, 3)
-	// What the arena's way cannot be faster than, on this machine and at its present load.
+	// The copy alone is a lower bound of the time through shared memory.
 	memory, err := arena.New(2 * len(pixels))
 	if err != nil {
 		return nil, end, err
@@ -173,31 +184,25 @@ func clipRoutes(ctx context.Context, t Tools, o ClipOptions) (routes []*route, e
 			defer slot.Release()
 			return slot.Write(0, pixels)
 		}})
-	for _, side := range t.sides(t.Encoder, "encoder.py") {
-		for _, way := range ways(t.ArenaMB) {
-			super, err := supervise.New(supervise.Options{StartTimeout: startTimeout, ArenaBytes: way.mb << 20})
+	clip := plugins.Bytes(pixels, o.Frames, o.Side, o.Side, 3)
+	for _, language := range t.languages(t.Encoder, "encoder.py") {
+		for _, transport := range transports(t.ArenaMB) {
+			super, err := supervise.New(supervise.Options{StartTimeout: startTimeout, ArenaBytes: transport.mb << 20})
 			if err != nil {
 				return nil, end, err
 			}
 			closers = append(closers, super.Close)
 			for i, read := range []bool{false, true} {
-				l := side.launch
+				l := language.launch
 				l.Kind, l.Instance = plugins.Encoder, fmt.Sprint(i+1)
-				w := supervise.NewEncoder(super, l, func(ctx context.Context, e encoder.Encoder) error {
-					return e.Configure(ctx, plugins.Config{Settings: plugins.Settings{"read": read}, WorldSize: 1})
-				})
-				e, _, err := w.Client(ctx)
+				e, err := startEncoder(ctx, super, l, plugins.Settings{"read": read})
 				if err != nil {
 					return nil, end, err
 				}
-				r := &route{cells: []string{side.name, way.name}, key: side.key + "_" + way.key,
-					messages: way.mb == 0, call: func(ctx context.Context) error {
-						v, err := e.Encode(ctx, []plugins.Tensor{clip})
-						if err == nil && read && v[0][0] != 255 {
-							err = plugins.Errorf(plugins.Corrupt, "the plugin saw %v as the largest value, not 255",
-								v[0][0])
-						}
-						return err
+				r := &route{cells: []string{language.name, transport.name}, key: language.key + "_" + transport.key,
+					messages: transport.mb == 0, call: func(ctx context.Context) error {
+						return sendClip(ctx, e,
+							clip, read)
 					}}
 				if read {
 					r.cells[1] += ", read"
@@ -210,71 +215,99 @@ func clipRoutes(ctx context.Context, t Tools, o ClipOptions) (routes []*route, e
 	return routes, end, nil
 }
 
-type side struct {
+func startEncoder(ctx context.Context, super *supervise.Supervisor, l supervise.Launch,
+	settings plugins.Settings) (encoder.Encoder, error) {
+	w := supervise.NewEncoder(super, l, func(ctx context.Context, e encoder.Encoder) error {
+		return e.Configure(ctx, plugins.Config{Settings: settings, WorldSize: 1})
+	})
+	e, _, err := w.Client(ctx)
+	return e, err
+}
+
+// sendClip encodes a clip. An idle encoder that reads every byte returns the largest one.
+func sendClip(ctx context.Context, e encoder.Encoder, clip plugins.Tensor, read bool) error {
+	v, err := e.Encode(ctx, []plugins.Tensor{clip})
+	if err == nil && read && v[0][0] != 255 {
+		err = plugins.Errorf(plugins.Corrupt, "the plugin returned %v as the largest byte, not 255", v[0][0])
+	}
+	return err
+}
+
+type language struct {
 	name, key string
 	launch    supervise.Launch
 }
 
-// sides are the languages to measure: Go, and Python where its environment is there.
-func (t Tools) sides(program supervise.Launch, script string) []side {
-	s := []side{{"Go", "go", program}}
-	if t.Python.Argv != nil {
-		s = append([]side{{"Python", "python", t.script(script)}}, s...)
+// languages returns the idle plugin in Go, and in Python if its environment is installed.
+func (t Tools) languages(program supervise.Launch, script string) []language {
+	if t.Python.Argv == nil {
+		return []language{{"Go", "go", program}}
 	}
-	return s
+	return []language{{"Python", "python", t.script(script)}, {"Go", "go", program}}
 }
 
-type arenaWay struct {
+type transport struct {
 	name, key string
 	mb        int
 }
 
-func ways(mb int) []arenaWay {
-	return []arenaWay{{"shared memory", "arena", mb}, {"messages", "messages", 0}}
+func transports(mb int) []transport {
+	return []transport{{"shared memory", "arena", mb}, {"messages", "messages", 0}}
 }
 
+// frameRoutes starts envs for all languages and transports. end stops them, also after an error.
 func frameRoutes(ctx context.Context, t Tools, o ClipOptions) (routes []*route, end func(), err error) {
-	var ends []func()
+	var closers []func()
 	end = func() {
-		for _, f := range ends {
+		for _, f := range closers {
 			f()
 		}
 	}
-	action := plugins.Floats(make([]float32, actionDim), 1, actionDim)
-	for _, side := range t.sides(t.Env, "env.py") {
-		for _, way := range ways(t.ArenaMB) {
-			super, err := supervise.New(supervise.Options{StartTimeout: startTimeout, ArenaBytes: way.mb << 20})
+	for _, language := range t.languages(t.Env, "env.py") {
+		for _, transport := range transports(t.ArenaMB) {
+			super, err := supervise.New(supervise.Options{StartTimeout: startTimeout, ArenaBytes: transport.mb << 20})
 			if err != nil {
 				return nil, end, err
 			}
-			ends = append(ends, super.Close)
-			l := side.launch
-			l.Kind = plugins.Env
-			c := plugins.Config{WorldSize: 1, Lanes: 1, Cameras: []plugins.CameraRequest{{Name: "main",
-				Height: o.Side, Width: o.Side}}}
-			if side.key == "go" {
-				c.Settings = plugins.Settings{"frame": int64(o.Side)}
-			}
-			w := supervise.NewEnv(super, l, func(ctx context.Context, e env.Env) error { return e.Configure(ctx, c) })
-			e, _, err := w.Client(ctx)
+			closers = append(closers, super.Close)
+			e, err := startFrameEnv(ctx, super, language, o.Side)
 			if err != nil {
 				return nil, end, err
 			}
-			render := env.Render{Observe: []string{"main"}}
-			if _, err := e.Reset(ctx, env.Reset{Task: Name, Render: render}); err != nil {
-				return nil, end, err
-			}
-			want := o.Side * o.Side * 3
-			routes = append(routes, &route{cells: []string{side.name, way.name}, key: "frame_" + side.key + "_" +
-				way.key, call: func(ctx context.Context) error {
-				tr, err := e.Step(ctx, env.Step{Actions: action, Render: render})
-				if err == nil && len(tr.Observation.Images["main"].Data) != want {
-					err = plugins.Errorf(plugins.Corrupt, "a frame of %d bytes, want %d",
-						len(tr.Observation.Images["main"].Data), want)
-				}
-				return err
-			}})
+			routes = append(routes, &route{cells: []string{language.name, transport.name},
+				key:  "frame_" + language.key + "_" + transport.key,
+				call: func(ctx context.Context) error { return receiveFrame(ctx, e, o.Side) }})
 		}
 	}
 	return routes, end, nil
+}
+
+// renderMain requests a frame at the end of each Step.
+var renderMain = env.Render{Observe: []string{"main"}}
+
+func startFrameEnv(ctx context.Context, super *supervise.Supervisor, from language, side int) (env.Env, error) {
+	l := from.launch
+	l.Kind = plugins.Env
+	c := plugins.Config{WorldSize: 1, Lanes: 1, Cameras: []plugins.CameraRequest{{Name: "main", Height: side,
+		Width: side}}}
+	if from.key == "go" {
+		c.Settings = plugins.Settings{"frame": int64(side)}
+	}
+	w := supervise.NewEnv(super, l, func(ctx context.Context, e env.Env) error { return e.Configure(ctx, c) })
+	e, _, err := w.Client(ctx)
+	if err != nil {
+		return nil, err
+	}
+	_, err = e.Reset(ctx, env.Reset{Task: Name, Render: renderMain})
+	return e, err
+}
+
+// receiveFrame executes one action and checks the size of the returned frame.
+func receiveFrame(ctx context.Context, e env.Env, side int) error {
+	action := plugins.Floats(make([]float32, actionDim), 1, actionDim)
+	tr, err := e.Step(ctx, env.Step{Actions: action, Render: renderMain})
+	if n := len(tr.Observation.Images["main"].Data); err == nil && n != side*side*3 {
+		err = plugins.Errorf(plugins.Corrupt, "a frame of %d bytes, want %d", n, side*side*3)
+	}
+	return err
 }

@@ -12,33 +12,29 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// RewardOptions are the settings of [Reward]; zero values take the defaults.
+// RewardOptions are the settings of [Reward].
 type RewardOptions struct {
-	// Sizes are numbers of attempts, half of them successes; 100, 1000, 10000.
+	// Sizes are the numbers of attempts to measure, half of them successes; default 100, 1000, 10000.
 	Sizes []int
-	// Dim is the length of an embedding; 1408, as V-JEPA 2 ViT-g has.
+	// Dim is the length of an embedding; default 1408, as in V-JEPA 2 ViT-g.
 	Dim int
-	// Repeats of each measurement, of which the median counts; 3.
+	// Repeats is the number of runs; default 3.
 	Repeats int
 }
 
-// Reward measures how long clustering and reward take, in this process, on embeddings of two modes that are
-// drawn from a seed. Error: Canceled when ctx ends.
+// Reward measures clustering and rewards in this process, on random embeddings of two modes. Its error is
+// Canceled if ctx ends.
 func Reward(ctx context.Context, o RewardOptions) (Section, error) {
 	if len(o.Sizes) == 0 {
 		o.Sizes = []int{100, 1000, 10000}
 	}
-	if o.Dim <= 0 {
-		o.Dim = 1408
-	}
-	if o.Repeats <= 0 {
-		o.Repeats = 3
-	}
+	orDefault(&o.Dim, 1408)
+	orDefault(&o.Repeats, 3)
 	s := Section{Name: "reward", Title: "Reward and clustering",
-		Text: fmt.Sprintf("`srpo.Cluster` on all embeddings, and `srpo.ScoreBatch` (cluster the successes, "+
-			"distances, rewards) on a batch of which half "+
-			"are successes; %d numbers an embedding, two modes, %d cores. Median of %d.", o.Dim, runtime.GOMAXPROCS(0),
-			o.Repeats)}
+		Text: fmt.Sprintf("`srpo.Cluster` on all embeddings, and "+
+			"`srpo.ScoreBatch` (cluster the successes, distances, rewards) on a batch of which half are successes. "+
+			"Embeddings "+
+			"of %d numbers, two modes, %d cores. Median of %d runs.", o.Dim, runtime.GOMAXPROCS(0), o.Repeats)}
 	t := Table{Title: "Seconds", Columns: []string{"attempts", "cluster: auto", "centres", "cluster: reference",
 		"score a batch: auto, zscore"}}
 	err := measured(&s, func() error {
@@ -56,13 +52,13 @@ func Reward(ctx context.Context, o RewardOptions) (Section, error) {
 }
 
 func rewardRow(ctx context.Context, n int, o RewardOptions) (Row, error) {
-	points := modes(n, o.Dim)
+	points := twoModes(n, o.Dim)
 	rollouts := make([]srpo.Rollout, n)
 	for i := range rollouts {
 		rollouts[i] = srpo.Rollout{ID: fmt.Sprintf("%08d", i), Task: "t", Success: i%2 == 0, Embedding: points[i]}
 	}
 	centres := 0
-	took := func(f func() error) (float64, error) {
+	seconds := func(f func() error) (float64, error) {
 		var all []float64
 		for range o.Repeats {
 			if ctx.Err() != nil {
@@ -76,7 +72,7 @@ func rewardRow(ctx context.Context, n int, o RewardOptions) (Row, error) {
 		}
 		return median(all), nil
 	}
-	auto, err := took(func() error {
+	auto, err := seconds(func() error {
 		c, err := srpo.Cluster(points, srpo.DefaultClusterOptions())
 		centres = len(c.Centres)
 		return err
@@ -84,7 +80,7 @@ func rewardRow(ctx context.Context, n int, o RewardOptions) (Row, error) {
 	if err != nil {
 		return Row{}, err
 	}
-	reference, err := took(func() error {
+	reference, err := seconds(func() error {
 		opt := srpo.DefaultClusterOptions()
 		opt.Kind = srpo.ClusterReference
 		_, err := srpo.Cluster(points, opt)
@@ -93,24 +89,24 @@ func rewardRow(ctx context.Context, n int, o RewardOptions) (Row, error) {
 	if err != nil {
 		return Row{}, err
 	}
-	batch, err := took(func() error {
+	batch, err := seconds(func() error {
 		_, err := srpo.ScoreBatch(rollouts, srpo.Known{}, srpo.DefaultRewardOptions())
 		return err
 	})
-	seconds := func(v float64) string { return fmt.Sprintf("%.3g", v) }
-	return Row{Cells: []string{fmt.Sprint(n), seconds(auto), fmt.Sprint(centres), seconds(reference), seconds(batch)},
+	cell := func(v float64) string { return fmt.Sprintf("%.3g", v) }
+	return Row{Cells: []string{fmt.Sprint(n), cell(auto), fmt.Sprint(centres), cell(reference), cell(batch)},
 		Values: map[string]float64{"attempts": float64(n), "auto": auto, "centres": float64(centres),
 			"reference": reference, "batch": batch}}, err
 }
 
-// modes draws n points round two centres, as far apart as ten times the cloud's radius.
-func modes(n, dim int) [][]float64 {
+// twoModes draws n points around two centres whose distance is ten times the radius of each mode.
+func twoModes(n, dim int) [][]float64 {
 	rng := rand.New(rand.NewPCG(1408, uint64(n)))
 	out := make([][]float64, n)
 	for i := range out {
 		out[i] = make([]float64, dim)
 		shift := 0.0
-		if i%4 < 2 { // not every other one: successes and failures both have both modes
+		if i%4 < 2 { // both labels, which alternate, have points of both modes
 			shift = 10 * math.Sqrt(float64(dim))
 		}
 		for j := range out[i] {

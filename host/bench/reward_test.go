@@ -14,7 +14,7 @@ func TestReward(t *testing.T) {
 	require.NoError(t, err)
 	rows := s.Tables[0].Rows
 	require.Len(t, rows, 2)
-	require.Equal(t, 2.0, rows[1].Values["centres"], "two modes are there, and found")
+	require.Equal(t, 2.0, rows[1].Values["centres"], "both modes are found")
 	for _, r := range rows {
 		require.Len(t, r.Cells, len(s.Tables[0].Columns))
 		require.Positive(t, r.Values["batch"])

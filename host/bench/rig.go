@@ -13,33 +13,34 @@ import (
 	"github.com/srpo-dev/srpo/plugins/policy"
 )
 
-// rigOptions say what episodes are rolled with.
+// rigOptions describe the processes that run episodes.
 type rigOptions struct {
-	env         supervise.Launch
-	envSettings plugins.Settings
-	// policy is the process of the policy that does nothing; nil: it is a function in the host's process.
+	env supervise.Launch
+	// resolve returns the env's settings, given those that it declares; nil takes the defaults.
+	resolve func(declared []plugins.Setting) (plugins.Settings, error)
+	// policy is the process of the idle policy; nil runs it inside the host's process.
 	policy *supervise.Launch
 	lanes  int
-	// alone gives each lane a process of its own; otherwise there are as few as hold the lanes.
-	alone bool
-	chunk int
-	// see passes the frame on to the policy and asks the env for it.
-	see  bool
+	// processPerLane starts one env process per lane; otherwise as few as possible are started.
+	processPerLane bool
+	chunk          int
+	// observe renders the recording camera for the policy.
+	observe bool
+	// wave is the amplitude of the policy's actions.
 	wave float64
-	// task is the id of the task; empty: the first one.
+	// task is the ID of the task; "" takes the first one.
 	task string
-	// arenaMB is each process's shared memory; 0: bytes in messages.
+	// arenaMB is the shared memory of each process in MiB; 0 sends tensors in messages.
 	arenaMB int
 }
 
-// rig is the host's real path without a run around it: supervised processes, mutual TLS, gRPC, shared
-// memory, scheduler.
+// rig executes episodes as a run does: supervised processes, mutual TLS, gRPC, shared memory, scheduler.
 type rig struct {
 	super *supervise.Supervisor
 	sched *rollout.Scheduler
 	task  env.Task
 	opts  rigOptions
-	// inStep are lane-nanoseconds inside Step.
+	// inStep is the time inside Step in nanoseconds, summed over lanes.
 	inStep atomic.Int64
 	rolls  int
 	procs  []func() *supervise.Process
@@ -67,25 +68,29 @@ func newRig(ctx context.Context, o rigOptions) (_ *rig, err error) {
 
 func (r *rig) startEnvs(ctx context.Context) error {
 	o := r.opts
-	var shares []int
-	start := func(i int) *supervise.Proc[env.Env] {
+	var shares []int // lanes of each process; known once the first one reported its limit
+	start := func(i int) *supervise.ProcessWorker[env.Env] {
 		l := o.env
 		if i > 0 {
 			l.Instance = strconv.Itoa(i + 1)
 		}
 		return supervise.NewEnv(r.super, l, func(ctx context.Context, e env.Env) error {
+			settings, err := resolve(ctx, e, o.resolve)
+			if err != nil {
+				return err
+			}
 			if shares == nil {
 				info, err := e.Info(ctx)
 				if err != nil {
 					return err
 				}
-				each := info.MaxLanes
-				if o.alone {
-					each = 1
+				maxLanes := info.MaxLanes
+				if o.processPerLane {
+					maxLanes = 1
 				}
-				shares = supervise.Shares(o.lanes, each)
+				shares = supervise.SplitLanes(o.lanes, maxLanes)
 			}
-			return e.Configure(ctx, plugins.Config{Settings: o.envSettings, WorldSize: 1, Lanes: shares[i]})
+			return e.Configure(ctx, plugins.Config{Settings: settings, WorldSize: 1, Lanes: shares[i]})
 		})
 	}
 	first := start(0)
@@ -96,18 +101,8 @@ func (r *rig) startEnvs(ctx context.Context) error {
 	if r.sched.EnvSpec, err = e.Describe(ctx); err != nil {
 		return err
 	}
-	for t, err := range e.Tasks(ctx) {
-		if err != nil {
-			return err
-		}
-		if t.Unavailable == "" && (o.task == "" || o.task == t.ID) {
-			r.task = t
-			break
-		}
-	}
-	if r.task.ID == "" {
-		return plugins.Errorf(plugins.NotFound, "no task %q", o.task).WithPlace("%s",
-			r.sched.EnvName).WithHint("give the whole id of a task")
+	if err := r.findTask(ctx, e); err != nil {
+		return err
 	}
 	for i, share := range shares {
 		w := first
@@ -123,21 +118,33 @@ func (r *rig) startEnvs(ctx context.Context) error {
 	return nil
 }
 
+func (r *rig) findTask(ctx context.Context, e env.Env) error {
+	for t, err := range e.Tasks(ctx) {
+		if err != nil {
+			return err
+		}
+		if t.Unavailable == "" && (r.opts.task == "" || r.opts.task == t.ID) {
+			r.task = t
+			return nil
+		}
+	}
+	return plugins.Errorf(plugins.NotFound, "no task %q", r.opts.task).WithPlace("%s", r.sched.EnvName).
+		WithHint("give the full ID of a task")
+}
+
 func (r *rig) startPolicy(ctx context.Context) (err error) {
 	o := r.opts
-	c := plugins.Config{Settings: plugins.Settings{"chunk": int64(o.chunk), "see": o.see, "wave": o.wave},
+	c := plugins.Config{Settings: plugins.Settings{"chunk": int64(o.chunk), "observe": o.observe, "wave": o.wave},
 		WorldSize: 1, Env: &r.sched.EnvSpec}
 	if o.policy == nil {
 		p := NewPolicy()
 		if err := p.Configure(ctx, c); err != nil {
 			return err
 		}
-		r.sched.Policy = here{p}
+		r.sched.Policy = localPolicy{p}
 	} else {
-		w := supervise.NewPolicy(r.super, *o.policy, 1, func(ctx context.Context,
-			ranks []policy.Policy) error {
-			return ranks[0].Configure(ctx, c)
-		})
+		configure := func(ctx context.Context, ranks []policy.Policy) error { return ranks[0].Configure(ctx, c) }
+		w := supervise.NewPolicy(r.super, *o.policy, 1, configure)
 		r.sched.Policy = w
 		r.procs = append(r.procs, w.Process)
 	}
@@ -151,29 +158,29 @@ func (r *rig) startPolicy(ctx context.Context) (err error) {
 
 func (r *rig) close() { r.super.Close() }
 
-// spent is what a roll took.
+// spent is the cost of one call of roll.
 type spent struct {
-	// wall is the whole of it, seconds, Resets included; steps are those of all lanes.
+	// wall is the wall time in seconds, with Resets; steps is the sum over lanes.
 	wall  float64
 	steps int
-	// inStep is what a lane spent inside Step, seconds, the mean over lanes.
+	// inStep is the time inside Step in seconds, the mean over lanes.
 	inStep float64
-	// cpu is processor time of the host and of all plugins, seconds, to a hundredth.
+	// cpu is the processor time of the host and all plugins in seconds, with a resolution of 0.01.
 	cpu float64
 }
 
-// us is microseconds of the clock for one step of one lane.
+// us returns the microseconds of wall time per step of one lane.
 func (s spent) us() float64 { return s.wall / float64(s.steps) * 1e6 }
 
-// cpuUs is microseconds of processor time, of all processes, for one step of one lane.
+// cpuUs returns the microseconds of processor time of all processes per step of one lane.
 func (s spent) cpuUs() float64 { return s.cpu / float64(s.steps) * 1e6 }
 
-// roll rolls one episode of the given length on every lane.
+// roll runs one episode of at most the given number of steps on every lane; 0 takes the task's limit.
 func (r *rig) roll(ctx context.Context, steps int) (spent, error) {
 	r.rolls++
 	e := rollout.Evaluation{Name: "bench/" + strconv.Itoa(r.rolls), Rules: rollout.Rules{Greedy: true,
 		MaxSteps: steps}}
-	if r.opts.see {
+	if r.opts.observe {
 		e.Observe = []string{r.sched.EnvSpec.RecordCamera}
 	}
 	for i := range r.opts.lanes {
@@ -200,7 +207,7 @@ func (r *rig) roll(ctx context.Context, steps int) (spent, error) {
 	return s, nil
 }
 
-// length finds an episode's length, in whole chunks, with which a roll takes about so many seconds.
+// length returns a number of steps, in whole chunks, with which roll takes about the given time.
 func (r *rig) length(ctx context.Context, seconds float64) (int, error) {
 	steps := 4 * r.opts.chunk
 	for {
@@ -209,20 +216,25 @@ func (r *rig) length(ctx context.Context, seconds float64) (int, error) {
 			return 0, err
 		}
 		if s.wall > seconds/4 || steps > 1<<20 {
-			most := int(float64(steps) * seconds / s.wall / float64(r.opts.chunk))
-			return max(32, most) * r.opts.chunk, nil
+			chunks := int(float64(steps) * seconds / s.wall / float64(r.opts.chunk))
+			return max(32, chunks) * r.opts.chunk, nil
 		}
 		steps *= 4
 	}
 }
 
-// here is a policy in the host's own process.
-type here struct{ p policy.Policy }
+// fixed returns a resolve function for settings that need no resolving.
+func fixed(s plugins.Settings) func([]plugins.Setting) (plugins.Settings, error) {
+	return func([]plugins.Setting) (plugins.Settings, error) { return s, nil }
+}
 
-func (h here) Client(context.Context) (policy.Policy, uint64, error) { return h.p, 1, nil }
-func (h here) Failed(uint64, error)                                  {}
+// localPolicy is a policy in the host's process.
+type localPolicy struct{ policy policy.Policy }
 
-// timedWorker counts the time inside Step.
+func (l localPolicy) Client(context.Context) (policy.Policy, uint64, error) { return l.policy, 1, nil }
+func (l localPolicy) Failed(uint64, error)                                  {}
+
+// timedWorker measures the time inside Step.
 type timedWorker struct {
 	rollout.Worker[env.Env]
 	inStep *atomic.Int64

@@ -59,8 +59,8 @@ type Session struct {
 	PolicyCameras                    []string
 	// sizes are what the policy asked for where it is not the camera's own; newEnv makes the worker of a process of the env, firstEnv is that of process 0.
 	sizes    map[string]plugins.CameraRequest
-	newEnv   func(process int) *supervise.Proc[env.Env]
-	firstEnv *supervise.Proc[env.Env]
+	newEnv   func(process int) *supervise.ProcessWorker[env.Env]
+	firstEnv *supervise.ProcessWorker[env.Env]
 
 	// weights is the policy folder that a new incarnation loads; empty: none yet.
 	mu      sync.Mutex
@@ -203,11 +203,11 @@ func (s *Session) openEnv(ctx context.Context, launch Launcher) error {
 			if err != nil {
 				return err
 			}
-			share := supervise.Shares(s.lanes(info), info.MaxLanes)[process]
+			share := supervise.SplitLanes(s.lanes(info), info.MaxLanes)[process]
 			return e.Configure(ctx, plugins.Config{Settings: settings, Seed: s.Config.Run.Seed, WorldSize: 1, Lanes: share, Cameras: s.cameras(), Scratch: scratch})
 		}
 	}
-	s.newEnv = func(process int) *supervise.Proc[env.Env] {
+	s.newEnv = func(process int) *supervise.ProcessWorker[env.Env] {
 		other := l
 		if process > 0 {
 			other.Instance = strconv.Itoa(process + 1)
@@ -229,7 +229,7 @@ func (s *Session) openEnv(ctx context.Context, launch Launcher) error {
 	s.Plugins = append(s.Plugins, record)
 	s.Sched.EnvName = label
 	s.Lanes = s.lanes(s.EnvInfo)
-	for i, share := range supervise.Shares(s.Lanes, s.EnvInfo.MaxLanes) {
+	for i, share := range supervise.SplitLanes(s.Lanes, s.EnvInfo.MaxLanes) {
 		w := s.firstEnv
 		if i > 0 {
 			w = s.newEnv(i)

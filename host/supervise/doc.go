@@ -2,7 +2,7 @@
 //
 // A [Supervisor] holds what a run's plugins share: a private folder for their sockets, the log folder, time-outs and the restart budget. A [Launch] says
 // what to run; [Supervisor.Start] turns it into a [Process], with mutual TLS, a process group of its own, a lifeline and an allow-listed environment. A
-// [Proc] keeps one plugin alive: it hands out the live, configured client, replaces a process that died or must be replaced, and gives up when the
+// [ProcessWorker] keeps one plugin alive: it hands out the live, configured client, replaces a process that died or must be replaced, and gives up when the
 // restart budget is spent. The clients that it hands out carry the deadlines of [Deadlines] and report failures by themselves, so the rest of the host
 // sees plain env.Env, policy.Policy and encoder.Encoder values.
 //

@@ -118,7 +118,7 @@ func (g guard) judge(outer, limited context.Context, what, setting string, limit
 	case g.silent() != nil && (kind == plugins.Unavailable || kind == plugins.Canceled):
 		p := g.silent()
 		e = plugins.Errorf(plugins.Deadline, "the process gave no sign of life for %v in %s: it was stopped, or something holds its interpreter", time.Duration(p.pulse.over.Load()), what).
-			WithPlace("%s", p.Label()).WithHint("look into %s; if it may be still for so long, raise [host] silence_timeout_s", p.LogFile()).WithDetail(p.LastWords(lastWords))
+			WithPlace("%s", p.Label()).WithHint("look into %s; if it may be still for so long, raise [host] silence_timeout_s", p.LogFile()).WithDetail(p.LastLines(lastWords))
 		e.Err = err
 		g.failed(e)
 		return e
@@ -128,17 +128,17 @@ func (g guard) judge(outer, limited context.Context, what, setting string, limit
 			limit, over = time.Duration(g.patience*float64(limit)), fmt.Sprintf(", %g times its deadline, though it was at work", g.patience)
 		}
 		e = plugins.Errorf(plugins.Deadline, "%s did not answer within %v%s%s", what, limit, over, g.whatItDoes()).WithPlace("%s", g.proc.Label()).
-			WithHint("look into %s; if it only needs longer, raise [host] %s", g.proc.LogFile(), setting).WithDetail(g.proc.LastWords(lastWords))
+			WithHint("look into %s; if it only needs longer, raise [host] %s", g.proc.LogFile(), setting).WithDetail(g.proc.LastLines(lastWords))
 		e.Err = err
 		g.failed(e)
 		return e
 	case kind == plugins.Unavailable:
 		words := e.Message
 		if g.proc.exitedWithin(deathNotice) {
-			words = "it " + g.proc.Fate() + " during " + what
+			words = "it " + g.proc.ExitReason() + " during " + what
 		}
-		culprit := g.proc.Culprit()
-		detail := culprit.LastWords(lastWords)
+		culprit := g.proc.FirstFailed()
+		detail := culprit.LastLines(lastWords)
 		if e.Detail != "" {
 			detail = e.Detail
 		}

@@ -48,7 +48,7 @@ func TestPrepareCommand(t *testing.T) {
 	write(t, filepath.Join(dir, "plugin.toml"), toyHead+"[command]\nexec = [\"./run.sh\"]\n[env]\n"+modeEnv+" = \"good\"\nDATA = \"{cache}/x\"\nHERE = \"{package}\"\n", 0o644)
 	write(t, filepath.Join(dir, "run.sh"), "#!/bin/sh\nexec "+exe+"\n", 0o755)
 	var said []string
-	p := &Preparer{Cache: filepath.Join(root, "cache"), Lock: filepath.Join(root, "srpo.lock"), Say: func(s string) { said = append(said, s) }}
+	p := &Preparer{Cache: filepath.Join(root, "cache"), Lock: filepath.Join(root, "srpo.lock"), Notice: func(s string) { said = append(said, s) }}
 	l, err := p.Prepare(background, open(t, dir))
 	require.NoError(t, err)
 	require.Equal(t, []string{filepath.Join(dir, "run.sh")}, l.Argv)
@@ -84,6 +84,15 @@ func TestPrepareCommand(t *testing.T) {
 	require.Equal(t, plugins.Corrupt, plugins.KindOf(err))
 	require.ErrorContains(t, err, "run.sh changed")
 	require.Contains(t, plugins.AsError(err).Hint, "srpo plugin lock")
+
+	p.Relock = true
+	_, err = p.Prepare(background, open(t, dir))
+	require.ErrorContains(t, err, "run.sh changed", "a package that was found by its name")
+	byPath := open(t, dir)
+	byPath.ByPath = true
+	_, err = p.Prepare(background, byPath)
+	require.NoError(t, err)
+	require.Equal(t, "re-locked "+dir+": 1 file changed (run.sh)", said[len(said)-1])
 
 	require.NoError(t, os.Chmod(filepath.Join(dir, "run.sh"), 0o644))
 	p.Lock = ""

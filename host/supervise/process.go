@@ -89,8 +89,8 @@ type Launch struct {
 	Dir string
 	// Env are variables over the allow-listed ones.
 	Env map[string]string
-	// Unchanged says whether the package is still what it was when this was made; a [Worker] asks before a restart. nil: there is nothing that could change.
-	Unchanged func() error
+	// VerifyPackage says whether the package is still what it was when this was made; a [Worker] asks before a restart. nil: there is nothing that could change.
+	VerifyPackage func() error
 }
 
 // Label names the plugin in errors, events and log files.
@@ -481,11 +481,11 @@ func (p *Process) Arena() *arena.Arena { return p.arena }
 // Exited is closed when the process has ended, and its whole group with it.
 func (p *Process) Exited() <-chan struct{} { return p.leader.exited }
 
-// Fate says in words how the process ended, e.g. "exited with status 3".
-func (p *Process) Fate() string { return p.leader.fate() }
+// ExitReason says in words how the process ended, e.g. "exited with status 3".
+func (p *Process) ExitReason() string { return p.leader.fate() }
 
-// LastWords are the last n lines that the plugin printed, at most 40.
-func (p *Process) LastWords(n int) string { return p.out.last(n) }
+// LastLines are the last n lines that the plugin printed, at most 40.
+func (p *Process) LastLines(n int) string { return p.out.last(n) }
 
 // LogFile has everything that the plugin printed.
 func (p *Process) LogFile() string { return p.out.path }

@@ -88,7 +88,7 @@ func TestStartAndStop(t *testing.T) {
 
 		p.Stop()
 		require.True(t, gone(p.PID()))
-		require.Equal(t, "exited with status 0", p.Fate(), "it stopped by itself")
+		require.Equal(t, "exited with status 0", p.ExitReason(), "it stopped by itself")
 		p.Stop() // again does nothing
 		left, err := filepath.Glob(filepath.Join(s.folder.path, "plugin*"))
 		require.NoError(t, err)
@@ -248,7 +248,7 @@ func TestStubbornIsKilled(t *testing.T) {
 	require.NoError(t, syscall.Kill(p.PID(), syscall.SIGSTOP)) // a plugin that answers nothing, not even Shutdown
 	p.Stop()
 	require.True(t, gone(p.PID()))
-	require.Equal(t, "was stopped by srpo", p.Fate())
+	require.Equal(t, "was stopped by srpo", p.ExitReason())
 }
 
 func TestLogAndLastWords(t *testing.T) {
@@ -257,8 +257,8 @@ func TestLogAndLastWords(t *testing.T) {
 	p, err := s.Start(context.Background(), launch(t, "shouts"))
 	require.NoError(t, err)
 	p.Stop()
-	require.Equal(t, "line 58\nline 59", p.LastWords(2))
-	require.Len(t, strings.Split(p.LastWords(1000), "\n"), ringLines)
+	require.Equal(t, "line 58\nline 59", p.LastLines(2))
+	require.Len(t, strings.Split(p.LastLines(1000), "\n"), ringLines)
 	log, err := os.ReadFile(filepath.Join(dir, "env-toy.log"))
 	require.NoError(t, err)
 	for i := range 60 {

@@ -115,14 +115,14 @@ func (p *Process) endFor(other *Process) {
 	if p.world.stopping.Load() {
 		return
 	}
-	other = other.Culprit() // which may have ended for the sake of a third
+	other = other.FirstFailed() // which may have ended for the sake of a third
 	if p.lost.CompareAndSwap(nil, other) {
-		p.leader.killFor(fmt.Sprintf("as %s %s", other.Label(), other.Fate()))
+		p.leader.killFor(fmt.Sprintf("as %s %s", other.Label(), other.ExitReason()))
 	}
 }
 
-// Culprit is the process that knows why this one ended: another rank of its world, or it itself.
-func (p *Process) Culprit() *Process {
+// FirstFailed is the process that knows why this one ended: another rank of its world, or it itself.
+func (p *Process) FirstFailed() *Process {
 	if other := p.lost.Load(); other != nil {
 		return other
 	}

@@ -14,7 +14,7 @@ import (
 )
 
 // worldOf is a plugin of so many processes, whatever its kind; seeds are those that they are configured with.
-func worldOf(t *testing.T, n int, o Options, seeds ...uint64) (*Proc[env.Env], *events) {
+func worldOf(t *testing.T, n int, o Options, seeds ...uint64) (*ProcessWorker[env.Env], *events) {
 	t.Helper()
 	var ev events
 	o.OnEvent, o.Backoff = ev.add, time.Millisecond

@@ -26,8 +26,8 @@ type Worker[T any] interface {
 	Failed(incarnation uint64, cause error)
 }
 
-// Proc is a [Worker] whose plugin is a process.
-type Proc[T any] struct {
+// ProcessWorker is a [Worker] whose plugin is a process.
+type ProcessWorker[T any] struct {
 	s         *Supervisor
 	launch    Launch
 	ranks     int // processes that the plugin is; calls go to the first
@@ -50,10 +50,10 @@ type Proc[T any] struct {
 	streak   int         // restarts since the last long life
 }
 
-var _ Worker[env.Env] = (*Proc[env.Env])(nil)
+var _ Worker[env.Env] = (*ProcessWorker[env.Env])(nil)
 
 // NewEnv keeps an env alive. configure is called for every incarnation before anybody gets it; nil: nothing is done. Nothing is started yet.
-func NewEnv(s *Supervisor, l Launch, configure func(context.Context, env.Env) error) *Proc[env.Env] {
+func NewEnv(s *Supervisor, l Launch, configure func(context.Context, env.Env) error) *ProcessWorker[env.Env] {
 	return newProc(s, l, 1, func(g guard) env.Env {
 		c := env.NewClient(g.proc.Conn(), g.proc.Arena())
 		g.account = func(ctx context.Context) (account, error) {
@@ -67,7 +67,7 @@ func NewEnv(s *Supervisor, l Launch, configure func(context.Context, env.Env) er
 // NewPolicy keeps a policy alive that is so many processes, at least 1, which live and die together; configure gets one client for each, by rank, and see
 // [Supervisor.ConfigureRanks]. Calls go to rank 0. The client is a policy.Imitator too. What configure does is what a restart goes on from; weights are not part of it
 // unless configure loads them, so whoever needs certain weights looks at the incarnation.
-func NewPolicy(s *Supervisor, l Launch, ranks int, configure func(ctx context.Context, ranks []policy.Policy) error) *Proc[policy.Policy] {
+func NewPolicy(s *Supervisor, l Launch, ranks int, configure func(ctx context.Context, ranks []policy.Policy) error) *ProcessWorker[policy.Policy] {
 	return newProc(s, l, ranks, func(g guard) policy.Policy {
 		c := policy.NewClient(g.proc.Conn(), g.proc.Arena())
 		g.account = func(ctx context.Context) (account, error) {
@@ -79,7 +79,7 @@ func NewPolicy(s *Supervisor, l Launch, ranks int, configure func(ctx context.Co
 }
 
 // NewEncoder keeps an encoder alive. The client is an encoder.Windower too.
-func NewEncoder(s *Supervisor, l Launch, configure func(context.Context, encoder.Encoder) error) *Proc[encoder.Encoder] {
+func NewEncoder(s *Supervisor, l Launch, configure func(context.Context, encoder.Encoder) error) *ProcessWorker[encoder.Encoder] {
 	return newProc(s, l, 1, func(g guard) encoder.Encoder {
 		c := encoder.NewClient(g.proc.Conn(), g.proc.Arena())
 		g.account = func(ctx context.Context) (account, error) {
@@ -98,8 +98,8 @@ func alone[T any](configure func(context.Context, T) error) func(context.Context
 	return func(ctx context.Context, ranks []T) error { return configure(ctx, ranks[0]) }
 }
 
-func newProc[T any](s *Supervisor, l Launch, ranks int, dial func(guard) T, configure func(context.Context, []T) error) *Proc[T] {
-	w := &Proc[T]{s: s, launch: l, ranks: max(1, ranks), dial: dial, configure: configure}
+func newProc[T any](s *Supervisor, l Launch, ranks int, dial func(guard) T, configure func(context.Context, []T) error) *ProcessWorker[T] {
+	w := &ProcessWorker[T]{s: s, launch: l, ranks: max(1, ranks), dial: dial, configure: configure}
 	w.ctx, w.cancel = context.WithCancel(context.Background())
 	s.mu.Lock()
 	closed := s.closed
@@ -112,7 +112,7 @@ func newProc[T any](s *Supervisor, l Launch, ranks int, dial func(guard) T, conf
 }
 
 // Client implements [Worker].
-func (w *Proc[T]) Client(ctx context.Context) (T, uint64, error) {
+func (w *ProcessWorker[T]) Client(ctx context.Context) (T, uint64, error) {
 	var none T
 	for {
 		w.mu.Lock()
@@ -143,7 +143,7 @@ func (w *Proc[T]) Client(ctx context.Context) (T, uint64, error) {
 }
 
 // ended notices a process that died between calls. w.mu is held.
-func (w *Proc[T]) ended() bool {
+func (w *ProcessWorker[T]) ended() bool {
 	select {
 	case <-w.proc.Exited():
 		return true
@@ -154,15 +154,15 @@ func (w *Proc[T]) ended() bool {
 
 // start brings the plugin up, once or as often as the budget allows. A plugin that was never ready gets one try: what keeps it from starting (a wrong
 // setting, a missing library) will do so again.
-func (w *Proc[T]) start(done chan struct{}) {
+func (w *ProcessWorker[T]) start(done chan struct{}) {
 	var err error
 	for {
 		w.mu.Lock()
 		again := w.started
 		w.mu.Unlock()
 		if again {
-			if w.launch.Unchanged != nil {
-				if err = w.launch.Unchanged(); err != nil { // a run that goes on with other code than it began with would not be the same run
+			if w.launch.VerifyPackage != nil {
+				if err = w.launch.VerifyPackage(); err != nil { // a run that goes on with other code than it began with would not be the same run
 					break
 				}
 			}
@@ -203,7 +203,7 @@ func retry(err error) bool {
 }
 
 // spend takes one restart off the budget and waits for the back-off.
-func (w *Proc[T]) spend() error {
+func (w *ProcessWorker[T]) spend() error {
 	o := w.s.o
 	w.mu.Lock()
 	now := time.Now()
@@ -214,10 +214,10 @@ func (w *Proc[T]) spend() error {
 	}
 	cause, words, log := w.cause, "", ""
 	if w.proc != nil {
-		words, log = w.proc.Culprit().LastWords(lastWords), w.proc.Culprit().LogFile()
+		words, log = w.proc.FirstFailed().LastLines(lastWords), w.proc.FirstFailed().LogFile()
 	}
 	if cause == nil {
-		cause = fmt.Errorf("%s", w.proc.Fate())
+		cause = fmt.Errorf("%s", w.proc.ExitReason())
 	}
 	if len(w.restarts) >= o.Restarts {
 		n := len(w.restarts)
@@ -263,7 +263,7 @@ func (o Options) backoff(n int) time.Duration {
 	return min(wait, o.MaxBackoff)
 }
 
-func (w *Proc[T]) startOnce() error {
+func (w *ProcessWorker[T]) startOnce() error {
 	began := time.Now()
 	w.mu.Lock()
 	old := w.proc
@@ -294,7 +294,7 @@ func (w *Proc[T]) startOnce() error {
 		err := w.configure(ctx, clients)
 		if err != nil && ctx.Err() == context.DeadlineExceeded {
 			err = plugins.Errorf(plugins.Deadline, "was not configured within %v: %w", time.Duration(w.s.o.Patience*float64(w.s.o.Deadlines.Configure)), err).WithPlace("%s", p.Label()).
-				WithDetail(p.LastWords(lastWords)).WithHint("look into %s; if it only needs longer, raise [host] start_timeout_s", p.LogFile())
+				WithDetail(p.LastLines(lastWords)).WithHint("look into %s; if it only needs longer, raise [host] start_timeout_s", p.LogFile())
 		}
 		cancel()
 		if err != nil {
@@ -311,22 +311,22 @@ func (w *Proc[T]) startOnce() error {
 }
 
 // notice tells of a process that dies, also between calls.
-func (w *Proc[T]) notice(p *Process, inc uint64) {
+func (w *ProcessWorker[T]) notice(p *Process, inc uint64) {
 	<-p.Exited()
 	w.mu.Lock()
 	news := w.inc == inc && w.ready && w.ctx.Err() == nil
 	if news {
 		w.ready = false
-		w.cause = plugins.Errorf(plugins.Unavailable, "%s", p.Fate()).WithPlace("%s", p.Label()).WithDetail(p.Culprit().LastWords(lastWords))
+		w.cause = plugins.Errorf(plugins.Unavailable, "%s", p.ExitReason()).WithPlace("%s", p.Label()).WithDetail(p.FirstFailed().LastLines(lastWords))
 	}
 	w.mu.Unlock()
 	if news {
-		w.s.event(Event{Plugin: p.Label(), What: "died", PID: p.PID(), Incarnation: inc, Cause: p.Fate()})
+		w.s.event(Event{Plugin: p.Label(), What: "died", PID: p.PID(), Incarnation: inc, Cause: p.ExitReason()})
 	}
 }
 
 // Failed implements [Worker]: the process group is killed at once, and the next Client starts another.
-func (w *Proc[T]) Failed(incarnation uint64, cause error) {
+func (w *ProcessWorker[T]) Failed(incarnation uint64, cause error) {
 	w.mu.Lock()
 	if incarnation != w.inc || !w.ready {
 		w.mu.Unlock()
@@ -350,7 +350,7 @@ func (w *Proc[T]) Failed(incarnation uint64, cause error) {
 }
 
 // told is a cause without the plugin's name, which events give beside it.
-func (w *Proc[T]) told(cause error) string {
+func (w *ProcessWorker[T]) told(cause error) string {
 	words := cause.Error()
 	if rest, ok := strings.CutPrefix(words, w.launch.Label()); ok {
 		return strings.TrimLeft(rest, ":, ")
@@ -359,14 +359,14 @@ func (w *Proc[T]) told(cause error) string {
 }
 
 // Process is the present process, nil before the first start; for reports and tests.
-func (w *Proc[T]) Process() *Process {
+func (w *ProcessWorker[T]) Process() *Process {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.proc
 }
 
 // Close stops the plugin for good; calls then give errors of kind Canceled.
-func (w *Proc[T]) Close() {
+func (w *ProcessWorker[T]) Close() {
 	w.cancel()
 	w.mu.Lock()
 	starting := w.starting
@@ -386,9 +386,9 @@ func (w *Proc[T]) Close() {
 	}
 }
 
-// Shares divides lanes over as few env processes as hold them, as evenly as it goes: ceil(lanes/maxLanes) entries with the number of lanes of each.
+// SplitLanes divides lanes over as few env processes as hold them, as evenly as it goes: ceil(lanes/maxLanes) entries with the number of lanes of each.
 // maxLanes is Info.MaxLanes, where 0 means 1.
-func Shares(lanes, maxLanes int) []int {
+func SplitLanes(lanes, maxLanes int) []int {
 	maxLanes = max(1, maxLanes)
 	n := (max(0, lanes) + maxLanes - 1) / maxLanes
 	shares := make([]int, n)

@@ -20,7 +20,7 @@ func configure(ctx context.Context, e env.Env) error {
 	return e.Configure(ctx, plugins.Config{Lanes: 4})
 }
 
-func envWorker(t *testing.T, o Options) (*Proc[env.Env], *events) {
+func envWorker(t *testing.T, o Options) (*ProcessWorker[env.Env], *events) {
 	t.Helper()
 	var ev events
 	o.OnEvent = ev.add
@@ -297,6 +297,6 @@ func TestShares(t *testing.T) {
 		lanes, most int
 		want        []int
 	}{{4, 1, []int{1, 1, 1, 1}}, {4, 0, []int{1, 1, 1, 1}}, {7, 4, []int{3, 4}}, {64, 64, []int{64}}, {0, 3, []int{}}} {
-		require.Equal(t, c.want, Shares(c.lanes, c.most))
+		require.Equal(t, c.want, SplitLanes(c.lanes, c.most))
 	}
 }

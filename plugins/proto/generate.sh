@@ -55,8 +55,8 @@ cd "$here"
 mkdir -p "$work/go" "$work/python"
 run_protoc -I . --plugin="$tools/bin/protoc-gen-go" --go_out="$work/go" --go_opt=module=github.com/srpo-dev/srpo/plugins/proto/srpov1 \
   --plugin="$tools/bin/protoc-gen-go-grpc" --go-grpc_out="$work/go" --go-grpc_opt=module=github.com/srpo-dev/srpo/plugins/proto/srpov1 srpo/v1/*.proto
-run_protoc -I . --python_out="$work/python" srpo/v1/*.proto
-sed -i 's/^from srpo\.v1 import /from . import /' "$work"/python/srpo/v1/*_pb2.py
+run_protoc -I . --python_out="$work/python" --pyi_out="$work/python" srpo/v1/*.proto
+sed -i 's/^from srpo\.v1 import /from . import /' "$work"/python/srpo/v1/*_pb2.py*
 
 # Compared without the comment lines that name the tools' versions.
 bare() { grep -Ev '^//[[:space:]-]*(protoc|protoc-gen-go|protoc-gen-go-grpc)[[:space:]]+v[0-9(]' "$1" || true; }
@@ -73,9 +73,9 @@ settle() { # settle MADE COMMITTED
   fi
 }
 for made in "$work"/go/*.go; do settle "$made" "$here/srpov1/$(basename "$made")"; done
-for made in "$work"/python/srpo/v1/*.py; do settle "$made" "$root/sdk/python/srpo_sdk/_proto/$(basename "$made")"; done
+for made in "$work"/python/srpo/v1/*_pb2.py*; do settle "$made" "$root/sdk/python/srpo_sdk/_proto/$(basename "$made")"; done
 # Code of a .proto file that is no more.
-for old in "$here"/srpov1/*.pb.go "$root"/sdk/python/srpo_sdk/_proto/*_pb2.py; do
+for old in "$here"/srpov1/*.pb.go "$root"/sdk/python/srpo_sdk/_proto/*_pb2.py*; do
   name=$(basename "$old")
   [ -e "$work/go/$name" ] || [ -e "$work/python/srpo/v1/$name" ] || { echo "${old#"$root"/} belongs to no .proto file: remove it" >&2; status=1; }
 done

@@ -2,18 +2,13 @@
 process that plays one variant after the other.
 """
 
-import json
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import srpo_sdk as srpo
-from conftest import PATH, PLUGIN
 
-import rollout
-from lane import CAMERAS
+from libero_sim.lane import CAMERAS
+from libero_sim.testing import rollout
+from paths import TESTS
 from plus_env import LiberoPlus
 
 SOUP = "pick_up_the_alphabet_soup_and_place_it_in_the_basket"
@@ -29,7 +24,7 @@ def lane():
     env.close()
 
 
-def by_reference(variant, actions, folder, keep_arm):
+def by_reference(variant, actions, keep_arm):
     job = {
         "variant": variant,
         "start_state": 0,
@@ -40,12 +35,7 @@ def by_reference(variant, actions, folder, keep_arm):
         "keep_arm": keep_arm,
         "seed": SEED,
     }
-    (folder / "job.json").write_text(json.dumps(job))
-    command = [sys.executable, str(PLUGIN / "reference.py"), str(folder / "job.json"), str(folder / "out.npz")]
-    environment = os.environ | {"PYTHONPATH": PATH}
-    subprocess.run(command, check=True, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    with np.load(folder / "out.npz") as out:
-        return {name: out[name] for name in out.files}
+    return rollout.in_process(TESTS / "reference.py", job)
 
 
 # In this order: every one leaves something behind that the next must not find.
@@ -61,11 +51,11 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_equal_to_the_benchmarks_own_environment(lane, case, tmp_path):
+def test_equal_to_the_benchmarks_own_environment(lane, case):
     keep_arm = case == "robot"
     lane.settings["robot_start"] = "perturbed" if keep_arm else "overwritten"
     actions = rollout.random_actions(STEPS)
-    reference = by_reference(CASES[case], actions, tmp_path, keep_arm)
+    reference = by_reference(CASES[case], actions, keep_arm)
     ours = rollout.by_lane(lane, CASES[case], 0, actions, list(CAMERAS), EVERY, seed=SEED)
     assert lane._scene.fast, "the fast step did not bind"
     assert rollout.differences(ours, reference, list(CAMERAS)) == []

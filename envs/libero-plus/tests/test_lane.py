@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import srpo_sdk as srpo
 
-import rollout
-from lane import CAMERAS
+from libero_sim.lane import CAMERAS
+from libero_sim.testing import rollout
 from plus_env import LiberoPlus
 
 SOUP = "pick_up_the_alphabet_soup_and_place_it_in_the_basket"

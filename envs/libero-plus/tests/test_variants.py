@@ -8,13 +8,13 @@ from collections import Counter
 import numpy as np
 import pytest
 import srpo_sdk as srpo
-from conftest import PATH
 
 import archive
 import plus_env
 import start_states
-import task_table
 import variants
+from libero_sim import task_table
+from paths import PATH
 from plus_env import LiberoPlus
 
 

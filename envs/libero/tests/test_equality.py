@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-import rollout
+import libero_rollout
+from libero_sim.testing import rollout
 
 CAMERAS = ["agentview", "wrist"]
 SIZE = 128
@@ -16,7 +17,7 @@ EVERY = 25
 
 @pytest.fixture(scope="module")
 def lane():
-    env = rollout.lane(SIZE, keep_scenes=1)
+    env = libero_rollout.lane(SIZE, keep_scenes=1)
     yield env
     env.close()
 
@@ -25,7 +26,7 @@ def lane():
 def test_equal_to_the_unmodified_environment(lane, task):
     """Fast steps after a soft reset, twice, against a fresh environment; every task is a change of scene as well."""
     actions = rollout.random_actions(STEPS)
-    reference = rollout.by_reference(task, 3, actions, CAMERAS, SIZE)
+    reference = libero_rollout.by_reference(task, 3, actions, CAMERAS, SIZE)
     for _ in range(2):
         ours = rollout.by_lane(lane, task, 3, actions, CAMERAS, EVERY)
         assert lane._scene.fast, "the fast step did not bind"
@@ -36,7 +37,7 @@ def test_equal_to_the_unmodified_environment(lane, task):
 
 def test_slow_steps_are_equal_too():
     actions = rollout.random_actions(20, seed=3)
-    slow, fast = rollout.lane(SIZE, fast=False), rollout.lane(SIZE)
+    slow, fast = libero_rollout.lane(SIZE, fast=False), libero_rollout.lane(SIZE)
     try:
         ours = rollout.by_lane(slow, OBJECT, 1, actions, ["agentview"], 10)
         assert not slow._scene.fast
@@ -49,13 +50,13 @@ def test_slow_steps_are_equal_too():
 
 
 def test_a_binding_that_fails_falls_back(monkeypatch, capfd):
-    import fast_step
+    from libero_sim import fast_step
 
     def broken(domain):
         raise OSError("no such symbol")
 
     monkeypatch.setattr(fast_step, "_require_supported", broken)
-    env = rollout.lane(SIZE)
+    env = libero_rollout.lane(SIZE)
     try:
         env.reset(OBJECT, 0, seed=0)
         assert not env._scene.fast

@@ -6,11 +6,12 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import PLUGIN, SDK
 
-import render
-import rollout
+import libero_rollout
 import suites
+from libero_sim import render
+from libero_sim.testing import rollout
+from paths import PATH, TESTS
 
 SOUP = "libero_object/pick_up_the_alphabet_soup_and_place_it_in_the_basket"
 STOVE = "libero_goal/turn_on_the_stove"
@@ -23,7 +24,7 @@ def resident_mb() -> float:
 
 def test_changing_tasks_keeps_frames_right_and_memory_bounded():
     """Scenes are closed and loaded again in one process: frames stay the same, and memory stops growing."""
-    env = rollout.lane(64, keep_scenes=1, wait_steps=0)
+    env = libero_rollout.lane(64, keep_scenes=1, wait_steps=0)
     try:
         first, after = {}, []
         for round_ in range(3):
@@ -39,7 +40,7 @@ def test_changing_tasks_keeps_frames_right_and_memory_bounded():
 
 
 def test_fifty_resets_of_mixed_tasks_do_not_leak():
-    env = rollout.lane(64, keep_scenes=2, wait_steps=1)
+    env = libero_rollout.lane(64, keep_scenes=2, wait_steps=1)
     try:
         tasks = (SOUP, STOVE)
         for index in range(50):
@@ -54,7 +55,7 @@ def test_fifty_resets_of_mixed_tasks_do_not_leak():
 
 
 def test_two_kept_scenes_do_not_disturb_each_other():
-    env = rollout.lane(64, keep_scenes=2)
+    env = libero_rollout.lane(64, keep_scenes=2)
     try:
         actions = rollout.random_actions(12)
         alone = rollout.by_lane(env, SOUP, 2, actions, ["agentview"], 6)
@@ -68,7 +69,7 @@ def test_two_kept_scenes_do_not_disturb_each_other():
 
 @pytest.mark.parametrize("task", [t.id for t in suites.entries() if t.suite == "libero_object"])
 def test_expert_succeeds_with_progress(task):
-    env = rollout.lane(64)
+    env = libero_rollout.lane(64)
     try:
         env.reset(task, 1, seed=0)
         progress = []
@@ -89,7 +90,7 @@ def test_expert_succeeds_with_progress(task):
 
 @pytest.mark.parametrize("failure", ["miss", "drop", "wrong", "stall"])
 def test_expert_fails_on_purpose(failure):
-    env = rollout.lane(64)
+    env = libero_rollout.lane(64)
     try:
         env.reset(SOUP, 2, seed=0)
         basket = env._view.basket_position()
@@ -117,7 +118,7 @@ def test_expert_fails_on_purpose(failure):
 
 
 def test_no_expert_and_no_progress_elsewhere():
-    env = rollout.lane(64, wait_steps=0)
+    env = libero_rollout.lane(64, wait_steps=0)
     try:
         env.reset(STOVE, 0, seed=0)
         assert env.expert() is None and env.failing_expert("miss") is None
@@ -130,7 +131,7 @@ def test_no_expert_and_no_progress_elsewhere():
 
 def test_stdout_stays_clean_and_nothing_is_written_at_home(tmp_path):
     code = (
-        "import srpo_sdk, rollout; e = rollout.lane(64, wait_steps=0);"
+        "import srpo_sdk, libero_rollout; e = libero_rollout.lane(64, wait_steps=0);"
         f"e.reset({SOUP!r}, 0, seed=0); e.render('agentview'); e.close()"
     )
     home, cache = tmp_path / "home", tmp_path / "cache"
@@ -139,7 +140,7 @@ def test_stdout_stays_clean_and_nothing_is_written_at_home(tmp_path):
         "HOME": str(home),
         "PATH": os.environ["PATH"],
         "MUJOCO_GL": "egl",
-        "PYTHONPATH": f"{PLUGIN}:{SDK}",
+        "PYTHONPATH": f"{TESTS}:{PATH}",
         "PYTHONDONTWRITEBYTECODE": "1",
         "SRPO_CACHE": str(cache),
         "NUMBA_CACHE_DIR": os.environ["NUMBA_CACHE_DIR"],  # compiling again takes long
@@ -156,7 +157,7 @@ def test_stdout_stays_clean_and_nothing_is_written_at_home(tmp_path):
 def test_coarse_meshes_change_pixels_a_little_and_physics_not_at_all():
     """mesh_cell_mm: fewer triangles, nearly the same picture, the same states; 0 draws every one."""
     actions = rollout.random_actions(8)
-    looks = [rollout.lane(128, wait_steps=0, mesh_cell_mm=cell) for cell in (0.0, 4.0)]
+    looks = [libero_rollout.lane(128, wait_steps=0, mesh_cell_mm=cell) for cell in (0.0, 4.0)]
     try:
         fine, coarse = (rollout.by_lane(env, SOUP, 0, actions, ["agentview"], 8) for env in looks)
         model = looks[0]._scene.model

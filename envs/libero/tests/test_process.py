@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import PLUGIN, SDK
+
+from paths import PLUGIN, SDK
 
 sys.path.insert(0, str(SDK / "tests"))
 host = pytest.importorskip("host", reason="the SDK's small host for tests is not here")

@@ -6,9 +6,9 @@ import sys
 import time
 
 import srpo_sdk as srpo
-from conftest import PLUGIN, SDK
 
 from libero_env import Libero
+from paths import PATH
 
 MAX_STEPS = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520, "libero_90": 400}
 
@@ -45,7 +45,7 @@ def test_listing_imports_no_simulator():
         "s = Libero.info.resolve(); Libero.describe(s).check(); list(Libero.tasks(s));"
         "loaded = {'mujoco', 'robosuite', 'numba', 'matplotlib'} & set(sys.modules); assert not loaded, loaded"
     )
-    path = {"PYTHONPATH": f"{PLUGIN}:{SDK}", "PATH": ""}
+    path = {"PYTHONPATH": PATH, "PATH": ""}
     subprocess.run([sys.executable, "-c", code], check=True, env=path)
 
 

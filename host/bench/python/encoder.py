@@ -1,15 +1,13 @@
-"""An encoder that does nothing: what remains is the way of a clip from the host to Python."""
+"""An idle encoder, to measure the transport of a clip from the host to Python."""
 
 import srpo_sdk as srpo  # isort: skip  (first, so that nothing another import prints reaches the host)
 import numpy as np
 
 
-class Nothing(srpo.Encoder):
-    """Answers one zero a clip; with ``read`` the largest value in it, so that every byte is looked at."""
+class Idle(srpo.Encoder):
+    """Returns one number per clip: 0, or the largest value of the clip with the setting ``read``."""
 
-    info = srpo.Info(
-        "bench-encoder", "0.1.0", [srpo.Setting("read", False, "look at every byte")], "an encoder that does nothing"
-    )
+    info = srpo.Info("bench-encoder", "0.1.0", [srpo.Setting("read", False, "read every byte")], "an idle encoder")
 
     @classmethod
     def describe(cls, settings):
@@ -22,4 +20,4 @@ class Nothing(srpo.Encoder):
         return [[float(np.max(clip)) if self.read else 0.0] for clip in clips]
 
 
-srpo.serve(Nothing)
+srpo.serve(Idle)

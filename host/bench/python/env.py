@@ -1,4 +1,4 @@
-"""An environment that does nothing but show one frame: what remains is the way of a frame from Python to the host."""
+"""An idle environment, to measure the transport of a frame from Python to the host."""
 
 import srpo_sdk as srpo  # isort: skip  (first, so that nothing another import prints reaches the host)
 import numpy as np
@@ -6,21 +6,21 @@ import numpy as np
 SIDE = 256
 
 
-class Nothing(srpo.Env):
-    """256 x 256 pixels of noise, the same at every step; the episode ends only by its length."""
+class Idle(srpo.Env):
+    """Shows the same 256 x 256 pixels of noise at every step. Episodes end by their length."""
 
-    info = srpo.Info("bench-env", "0.1.0", [], "an environment that does nothing")
+    info = srpo.Info("bench-env", "0.1.0", [], "an idle environment")
     max_lanes = 64
 
     @classmethod
     def describe(cls, settings):
         names = [f"a{i}" for i in range(7)]
-        action = srpo.ActionSpace(names, low=[-1.0] * 7, high=[1.0] * 7, meaning="nothing", rate_hz=0)
+        action = srpo.ActionSpace(names, low=[-1.0] * 7, high=[1.0] * 7, meaning="ignored", rate_hz=0)
         return srpo.EnvSpec([srpo.Camera("main", SIDE, SIDE)], action, [f"p{i}" for i in range(8)])
 
     @classmethod
     def tasks(cls, settings):
-        yield srpo.Task("nothing", "nothing", "do nothing", start_states=4096, max_steps=1_000_000)
+        yield srpo.Task("idle", "idle", "do nothing", start_states=4096, max_steps=1_000_000)
 
     def __init__(self, config):
         super().__init__(config)
@@ -40,4 +40,4 @@ class Nothing(srpo.Env):
         return self.frame
 
 
-srpo.serve(Nothing)
+srpo.serve(Idle)

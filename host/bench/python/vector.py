@@ -1,9 +1,9 @@
-"""gymnasium's AsyncVectorEnv with shared memory over environments that do nothing: the host's comparison.
+"""Measures gymnasium's AsyncVectorEnv with shared memory over idle environments, for comparison with the host.
 
-Reads one JSON object a line, {"lanes", "frame", "seconds"}: frame is the side of a uint8 [frame, frame, 3] observation,
-0 for 8 float32 numbers and no frame. Answers each with {"us": microseconds of the clock for one step of one lane,
-"steps": steps of the vector, "warm": those before}. Observations are not copied once more by gymnasium (copy=False),
-its fastest setting, and no environment ever ends.
+Reads one JSON object per line, {"lanes", "frame", "seconds"}. frame is the side of a uint8 [frame, frame, 3]
+observation; with 0 the observation is 8 float32 numbers. Prints {"us": microseconds per step and lane, "steps": number
+of vector steps, "warm": warm-up steps}. gymnasium does not copy observations (copy=False, its fastest setting), and
+episodes do not end.
 """
 
 import json
@@ -15,8 +15,8 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv
 
 
-class Nothing(gymnasium.Env):
-    """The same observation at every step, made once."""
+class Idle(gymnasium.Env):
+    """Returns the same observation at every step."""
 
     def __init__(self, frame: int):
         if frame:
@@ -37,24 +37,24 @@ class Nothing(gymnasium.Env):
 def main() -> None:
     key, envs = None, None
     for line in sys.stdin:
-        ask = json.loads(line)
-        if key != (ask["lanes"], ask["frame"]):
+        request = json.loads(line)
+        if key != (request["lanes"], request["frame"]):
             if envs is not None:
                 envs.close()
-            key = (ask["lanes"], ask["frame"])
-            makers = [lambda: Nothing(ask["frame"])] * ask["lanes"]  # noqa: B023 (called before the next line)
+            key = (request["lanes"], request["frame"])
+            makers = [lambda: Idle(request["frame"])] * request["lanes"]  # noqa: B023 (called before the next iteration)
             envs = AsyncVectorEnv(makers, shared_memory=True, copy=False)
             envs.reset(seed=0)
-        actions = np.zeros((ask["lanes"], 7), np.float32)
+        actions = np.zeros((request["lanes"], 7), np.float32)
         began = time.perf_counter()
         for _ in range(10):
             envs.step(actions)
-        steps = max(10, int(ask["seconds"] / (time.perf_counter() - began) * 10))
+        steps = max(10, int(request["seconds"] / (time.perf_counter() - began) * 10))
         began = time.perf_counter()
         for _ in range(steps):
             envs.step(actions)
         seconds = time.perf_counter() - began
-        print(json.dumps({"us": seconds / steps / ask["lanes"] * 1e6, "steps": steps, "warm": 10}), flush=True)
+        print(json.dumps({"us": seconds / steps / request["lanes"] * 1e6, "steps": steps, "warm": 10}), flush=True)
     if envs is not None:
         envs.close()
 

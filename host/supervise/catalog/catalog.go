@@ -58,6 +58,8 @@ type Package struct {
 	Kind               plugins.Kind
 	Name, Version, Doc string
 	Origin             Origin
+	// ByPath is true when [Catalog.Lookup] got the path of the folder instead of a name.
+	ByPath bool
 	// Dir is the package's folder, absolute; empty for built-in ones. For embedded ones it is set by [Catalog.Find], not by [Catalog.List].
 	Dir string
 	// Manifest is nil for built-in ones.
@@ -73,20 +75,21 @@ func IsPath(s string) bool {
 // Find returns the package of a kind that a name or the path of a folder means. What is part of srpo wins over what lies in [Catalog.Path], and earlier
 // folders of that over later ones.
 func (c *Catalog) Find(kind plugins.Kind, nameOrPath string) (Package, error) {
-	p, err := c.Look(kind, nameOrPath)
+	p, err := c.Lookup(kind, nameOrPath)
 	if err == nil && p.embedded != nil {
 		return c.unpack(p)
 	}
 	return p, err
 }
 
-// Look is Find without putting an embedded package, whose Dir is then empty, onto the disk.
-func (c *Catalog) Look(kind plugins.Kind, nameOrPath string) (Package, error) {
+// Lookup is Find without putting an embedded package, whose Dir is then empty, onto the disk.
+func (c *Catalog) Lookup(kind plugins.Kind, nameOrPath string) (Package, error) {
 	if nameOrPath == "" {
 		return Package{}, plugins.Errorf(plugins.Invalid, "no %s given", kind).WithHint("one of %s, or the path of a package's folder", c.names(kind))
 	}
 	if IsPath(nameOrPath) {
 		p, err := c.Open(nameOrPath)
+		p.ByPath = true
 		if err == nil && p.Kind != kind {
 			err = plugins.Errorf(plugins.Invalid, "%s is of kind %s, not %s", nameOrPath, p.Kind, kind).WithHint("give it where the %s goes", p.Kind)
 		}

@@ -114,8 +114,8 @@ func Load(fsys fs.FS, place string) (*Manifest, error) {
 	if err != nil {
 		return nil, plugins.Errorf(plugins.NotFound, "no plugin package in %s: %w", place, err).WithHint("give a folder with a %s, or make one: srpo plugin init", FileName)
 	}
-	if tomltext.Deep(data) {
-		return nil, plugins.Errorf(plugins.Invalid, "brackets or dotted keys nest deeper than %d", tomltext.Most).WithPlace("%s", file).WithHint("correct the file")
+	if tomltext.TooDeep(data) {
+		return nil, plugins.Errorf(plugins.Invalid, "brackets or dotted keys nest deeper than %d", tomltext.MaxDepth).WithPlace("%s", file).WithHint("correct the file")
 	}
 	m := &Manifest{}
 	md, err := toml.Decode(string(data), m)
@@ -126,7 +126,7 @@ func Load(fsys fs.FS, place string) (*Manifest, error) {
 			if pe.LastKey != "" {
 				message = pe.LastKey + ": " + message
 			}
-			line, column, excerpt := tomltext.Place(string(data), pe.Position.Start)
+			line, column, excerpt := tomltext.Locate(string(data), pe.Position.Start)
 			return nil, plugins.Errorf(plugins.Invalid, "%s", message).WithPlace("%s:%d:%d", file, line, column).WithHint("correct the line").WithDetail(excerpt)
 		}
 		return nil, wrongType(err, file)

@@ -1,16 +1,15 @@
 """srpo_sdk: write environments, policies and encoders for srpo in Python.
 
-Import it before anything else: in a process that the srpo host started, the import keeps the real stdout for the
-handshake, points fd 1 at stderr and stdin at
-/dev/null, and ties the process to the host's life.
+Import it before anything else. In a process that the srpo host started, the import reserves the real stdout for the
+handshake, points fd 1 at stderr and stdin at /dev/null, and ends the process when the host ends.
 """
 
 from . import _process  # noqa: F401, I001  first, before anything can print
 
-from ._calls import heartbeat
+from ._calls import heartbeat, report_progress
 from .encoder import Encoder, EncoderConfig, EncoderSpec
 from .env import Env, EnvConfig, Step, Task
-from .errors import Error
+from .errors import Error, ErrorKind
 from .info import Info, Setting, __version__
 from .paths import path
 from .policy import (
@@ -45,6 +44,7 @@ __all__ = [
     "EnvConfig",
     "EnvSpec",
     "Error",
+    "ErrorKind",
     "Hyperparameters",
     "Imitate",
     "Info",
@@ -61,5 +61,6 @@ __all__ = [
     "__version__",
     "heartbeat",
     "path",
+    "report_progress",
     "serve",
 ]

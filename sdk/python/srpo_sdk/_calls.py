@@ -1,50 +1,64 @@
-"""Calls in progress: which there are, when each last made headway, whether the host still wants it; and the threads on
-which an author's code runs.
+"""Running calls: which there are, when each last made progress, whether the host still wants the result; and the
+threads on which the author's code runs.
 """
+
+from __future__ import annotations
 
 import queue
 import threading
 import time
+import warnings
+from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Callable, Dict, List, Tuple
+from typing import Any, TypeVar
 
 from .errors import Error
+
+T = TypeVar("T")
 
 _local = threading.local()
 
 
 class Call:
-    """One call from the host, from its arrival to its reply."""
+    """One call from the host, from the request to the reply."""
 
     def __init__(self, name: str):
         self.name = name
         self.progressed = time.monotonic()
         self.cancelled = False
 
-    def tick(self) -> None:
-        """Notes headway. Raises `Error` ("canceled") once the host has given the call up or its deadline has passed."""
+    def report_progress(self) -> None:
+        """Notes progress. Raises `Error` ("canceled") once the host has cancelled the call or its deadline passed."""
         self.progressed = time.monotonic()
         if self.cancelled:
             raise Error("canceled", f"{self.name} was cancelled")
 
 
-def heartbeat() -> None:
-    """Notes headway in a long computation, for the host's watch on hung plugins, and raises `Error` ("canceled") when
-    the host no longer wants the result.
+def report_progress() -> None:
+    """Tells the host that the running call makes progress. Call it in every loop that runs for seconds.
 
-    Call it between the steps of a loop that runs for seconds. Outside of a call it does nothing.
+    An encoder's deadline (`[host] encode_timeout_s`) starts again with each report. Outside of a call it does nothing.
+
+    Raises:
+        Error: "canceled" when the host no longer wants the result. Let it pass.
     """
-    call = getattr(_local, "call", None)
+    call: Call | None = getattr(_local, "call", None)
     if call is not None:
-        call.tick()
+        call.report_progress()
+
+
+def heartbeat() -> None:
+    """Deprecated name of `report_progress`."""
+    warnings.warn("srpo_sdk.heartbeat is now srpo_sdk.report_progress", DeprecationWarning, stacklevel=2)
+    report_progress()
 
 
 class Calls:
-    """The calls in progress, for Health."""
+    """The running calls, for Health."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._running: Dict[int, Call] = {}
+        self._running: dict[int, Call] = {}
 
     def enter(self, name: str) -> Call:
         call = Call(name)
@@ -56,10 +70,8 @@ class Calls:
         with self._lock:
             self._running.pop(id(call), None)
 
-    def busy(self) -> Tuple[List[str], int]:
-        """Returns the names of the calls in progress, and the milliseconds since any of them last made headway (0 when
-        idle).
-        """
+    def busy(self) -> tuple[list[str], int]:
+        """Returns the names of the running calls, and the milliseconds since any of them made progress (0: idle)."""
         with self._lock:
             calls = list(self._running.values())
         if not calls:
@@ -69,24 +81,25 @@ class Calls:
 
 
 class Thread:
-    """A queue of an author's calls, run one at a time and always on the same thread.
+    """Runs the author's code one call at a time, always on the same thread.
 
-    An OpenGL context belongs to the thread that made it, so a lane never moves between gRPC's own threads.
+    An OpenGL context belongs to the thread that made it, so a lane must not move between gRPC's threads.
     """
 
     def __init__(self) -> None:
-        self._jobs: "queue.SimpleQueue" = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[tuple[Call, Callable[[], Any], Future[Any]] | None] = queue.SimpleQueue()
 
-    def run(self, call: Call, work: Callable):
-        """Runs work() on the thread, waits for it and returns its result or raises its exception. A call that was
-        cancelled while it waited is not begun.
+    def run(self, call: Call, work: Callable[[], T]) -> T:
+        """Runs work() on the thread, waits, and returns its result or raises its exception.
+
+        A call that was cancelled while it waited in the queue is not started.
         """
-        done: Future = Future()
+        done: Future[T] = Future()
         self._jobs.put((call, work, done))
         return done.result()
 
     def loop(self) -> None:
-        """Serves the queue until `stop`; called on the thread itself."""
+        """Runs the queued calls until `stop`. It is called on the thread itself."""
         while True:
             job = self._jobs.get()
             if job is None:
@@ -94,7 +107,7 @@ class Thread:
             call, work, done = job
             _local.call = call
             try:
-                call.tick()
+                call.report_progress()
                 done.set_result(work())
             except BaseException as e:  # SystemExit too: no call may end the thread
                 done.set_exception(e)
@@ -106,7 +119,7 @@ class Thread:
         """Ends `loop` after the calls that are queued."""
         self._jobs.put(None)
 
-    def start(self, name: str) -> "Thread":
-        """Runs `loop` on a new daemon thread."""
+    def start(self, name: str) -> Thread:
+        """Runs `loop` on a new daemon thread and returns self."""
         threading.Thread(target=self.loop, name=name, daemon=True).start()
         return self

@@ -1,57 +1,75 @@
-"""The EnvPlugin service over an author's `Env`: lanes, the chunk loop, rendering on demand."""
+"""The EnvPlugin service over an author's `Env`: lanes, chunks of actions, rendering on demand."""
+
+from __future__ import annotations
 
 import difflib
 import functools
 import itertools
 import math
 import threading
-from typing import Dict, Iterator, List, Optional, Tuple
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ._calls import Call, Thread
 from ._proto import base_pb2 as pb
 from ._proto import env_pb2
-from ._server import Service, streaming
+from ._server import Handler, Service, streaming
 from .env import Env, EnvConfig, Step, Task
 from .errors import Error, as_error
 from .spec import EnvSpec
-from .tensors import Reserved, Writer, read
+from .tensors import Array, Reserved, Writer, read
 
-# How far an action may lie outside of its bounds before it is refused rather than clipped: rounding, not intent.
-TOLERANCE = 1e-6
 # Tasks fetched from the author at once while they are streamed.
 _TASK_BATCH = 256
-# Most start states, and steps, that a task can have: what an int32 of any host holds.
-_MOST = 2**31 - 1
+# The largest number of start states or steps of a task: the largest int32.
+_MAX_COUNT = 2**31 - 1
 
 
-def _whole(value) -> bool:
+def _is_whole(value: Any) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 class Episode:
-    """What the package keeps of a lane's running episode."""
+    """The state of a lane's running episode."""
 
     def __init__(self, task: Task, seed: int, max_steps: int):
         self.task, self.seed, self.max_steps = task, seed, max_steps
         self.steps = 0
         self.success = self.terminated = self.truncated = False
-        self.progress: Optional[float] = None
+        self.progress: float | None = None
 
     @property
     def done(self) -> bool:
         return self.terminated or self.truncated
 
+    def add(self, step: Step) -> None:
+        """Counts an executed step. Raises `Error` ("internal") when the author's `Step` is malformed."""
+        if not isinstance(step, Step):
+            raise Error(
+                "internal",
+                f"step() must return srpo.Step, got {type(step).__name__}",
+                hint="return srpo.Step(success=..., terminated=...)",
+            )
+        self.steps += 1
+        self.success = bool(step.success)
+        self.terminated = bool(step.terminated) or self.success
+        self.truncated = not self.terminated and (bool(step.truncated) or self.steps >= self.max_steps)
+        self.progress = None if step.progress is None else float(step.progress)
+        if self.progress is not None and not 0 <= self.progress <= 1:
+            raise Error("internal", f"step() gave a progress of {self.progress}", hint="progress is between 0 and 1")
+
 
 class Lane:
-    """One lane: the author's instance, made when first needed, and its episode."""
+    """One lane: the author's instance, made when it is first needed, and its episode."""
 
     def __init__(self, number: int, thread: Thread):
         self.number, self.thread = number, thread
-        self.env: Optional[Env] = None
-        self.episode: Optional[Episode] = None
-        self.lost = ""  # why there is no episode any more
+        self.env: Env | None = None
+        self.episode: Episode | None = None
+        self.lost = ""  # why there is no episode
 
 
 class EnvService(Service):
@@ -61,7 +79,8 @@ class EnvService(Service):
     name = "srpo.v1.EnvPlugin"
 
     spec: EnvSpec
-    _cameras: Dict[str, Tuple[int, int]]
+    cls: type[Env]
+    _cameras: dict[str, tuple[int, int]]
 
     def configure(self, request: pb.ConfigureRequest) -> None:
         lanes = request.lanes or 1
@@ -71,7 +90,7 @@ class EnvService(Service):
         if not isinstance(self.spec, EnvSpec):
             raise Error("corrupt", f"describe() must return srpo.EnvSpec, got {type(self.spec).__name__}")
         self.spec.check()
-        # A host that names no cameras looks at them all, each at its own size.
+        # A host that names no cameras gets all of them, each at its native size.
         wanted = request.cameras or [pb.CameraRequest(name=c.name) for c in self.spec.cameras]
         self._cameras = {self.spec.camera(c.name).name: self.spec.size(c.name, c.height, c.width) for c in wanted}
         self._low = np.asarray(self.spec.action.low, np.float32)
@@ -81,16 +100,16 @@ class EnvService(Service):
         if self.cls.threads and lanes > 1:
             for lane in self._lanes:
                 lane.thread = Thread().start(f"srpo-lane-{lane.number}")
-        self._tasks: Optional[Dict[str, Task]] = None
+        self._tasks: dict[str, Task] | None = None
         self._tasks_lock = threading.Lock()
 
-    def handlers(self):
-        def tasks(request, call):
+    def handlers(self) -> dict[str, Handler]:
+        def tasks(request: env_pb2.TasksRequest, call: Call) -> Iterator[env_pb2.Task]:
             self.require_configured()
             yield from self._stream_tasks(call)
 
-        def lane(verb):
-            return lambda request: f"{verb} lane {request.lane}"
+        def lane(method: str) -> Callable[[Any], str]:
+            return lambda request: f"{method} lane {request.lane}"
 
         return {
             "DescribeEnv": self.unary(
@@ -124,16 +143,16 @@ class EnvService(Service):
                 raise Error(
                     "corrupt",
                     f"tasks() gave the id {task.id!r} {'twice' if task.id else 'to a task'}",
-                    hint="ids are unique and not empty",
+                    hint="give each task a unique id that is not empty",
                 )
             least = 0 if task.unavailable else 1
             for name, value in (("start_states", task.start_states), ("max_steps", task.max_steps)):
-                if not (_whole(value) and least <= value <= _MOST):
+                if not (_is_whole(value) and least <= value <= _MAX_COUNT):
                     raise Error(
                         "corrupt",
                         f"task {task.id!r}: {name} is {value!r}",
                         place="tasks()",
-                        hint=f"a whole number, {least} to {_MOST}",
+                        hint=f"give a whole number, {least} to {_MAX_COUNT}",
                     )
             seen.add(task.id)
             yield task
@@ -145,7 +164,7 @@ class EnvService(Service):
             if not batch:
                 return
             for t in batch:
-                call.tick()
+                call.report_progress()
                 yield env_pb2.Task(
                     id=t.id,
                     suite=t.suite,
@@ -194,7 +213,7 @@ class EnvService(Service):
                     f"start state {request.start_state} of {task.start_states}",
                     hint="start states count from 0",
                 )
-            look = _Look(self, request.render)
+            view = _View(self, request.render)
             if lane.env is None:
                 lane.env = self.cls(
                     EnvConfig(
@@ -206,14 +225,14 @@ class EnvService(Service):
                         self._scratch,
                     )
                 )
-                call.tick()
+                call.report_progress()
             lane.env.reset(request.task, request.start_state, request.seed)
-            call.tick()
+            call.report_progress()
             episode = Episode(task, request.seed, request.max_steps or task.max_steps)
             writer = Writer(self.arena, request.grant if request.HasField("grant") else None)
-            frames = look.frames(writer, -1, 1)
-            frames.after(lane.env, 0, call)
-            reply = self._reply(lane.env, episode, look, writer, frames, 0, call)
+            frames = view.frames(writer, -1, 1)
+            frames.add(lane.env, 0, call)
+            reply = self._reply(lane.env, episode, view, writer, frames, 0, call)
         except BaseException as e:
             raise as_error(e, place) from e
         lane.episode, lane.lost = episode, ""
@@ -237,38 +256,27 @@ class EnvService(Service):
             )
         begun = False
         try:
-            look = _Look(self, request.render)
-            if request.HasField("expert"):
-                actions = self._expert_actions(env, episode, request.expert)
-                most = request.expert.steps
-                if most < 1:
-                    raise Error("invalid", "the expert was asked for 0 steps", hint="ask for 1 or more")
-            else:
-                if not request.HasField("actions"):
-                    raise Error("invalid", "Step has neither actions nor an expert")
-                chunk = self._check_actions(read(request.actions, self.arena, "actions"))
-                actions, most = iter(chunk), len(chunk)
-            most = min(most, episode.max_steps - episode.steps)
+            view = _View(self, request.render)
+            by_expert = request.HasField("expert")
+            actions, limit = self._actions(env, episode, request)
+            limit = min(limit, episode.max_steps - episode.steps)
             writer = Writer(self.arena, request.grant if request.HasField("grant") else None)
-            frames = look.frames(writer, episode.steps, most)
-            executed: List[np.ndarray] = []
-            intended: List[np.ndarray] = []
-            while len(executed) < most and not episode.done:
-                call.tick()
-                action = next(actions)
-                if action is None:  # the expert gives up: the host sees fewer steps than it asked for, or none
+            frames = view.frames(writer, episode.steps, limit)
+            executed: list[Array] = []
+            intended: list[Array] = []
+            while len(executed) < limit and not episode.done:
+                call.report_progress()
+                pair = next(actions)
+                if pair is None:  # the expert has no action: the host gets fewer steps than it asked for, or none
                     break
-                if request.HasField("expert"):
-                    action, meant = action
-                    intended.append(meant)
-                    executed.append(action.copy())  # an env may write into what it is given
-                else:
-                    executed.append(action)
+                action, intent = pair
+                intended.append(intent)
+                executed.append(action.copy() if by_expert else action)  # an env may write into its argument
                 begun = True
-                self._take(env.step(action), episode)
-                frames.after(env, episode.steps, call)
-            reply = self._reply(env, episode, look, writer, frames, len(executed), call)
-            if request.HasField("expert") and executed:
+                episode.add(env.step(action))
+                frames.add(env, episode.steps, call)
+            reply = self._reply(env, episode, view, writer, frames, len(executed), call)
+            if by_expert and executed:
                 reply.actions.CopyFrom(writer.put(np.stack(executed)))
                 if request.expert.noise > 0:
                     reply.intended.CopyFrom(writer.put(np.stack(intended)))
@@ -278,88 +286,67 @@ class EnvService(Service):
             raise as_error(e, f"{episode.task.id} step {episode.steps}") from e
         return reply
 
-    def _check_actions(self, actions: np.ndarray) -> np.ndarray:
-        """Returns a clipped copy of a chunk, float32 [n, action dim], or raises `Error` ("invalid") that names the
-        first bad entry.
+    def _actions(
+        self, env: Env, episode: Episode, request: env_pb2.StepRequest
+    ) -> tuple[Iterator[tuple[Array, Array] | None], int]:
+        """Returns the actions to execute, each as (executed, intended), float32 [action dim], and their number.
+
+        Raises:
+            Error: "invalid" for a request without usable actions, "unsupported" without an expert.
         """
-        names = self.spec.action.names
-        if actions.dtype != np.float32 or actions.ndim != 2 or actions.shape[1] != len(names) or actions.shape[0] == 0:
-            raise Error(
-                "invalid",
-                f"actions are {actions.dtype.name} {list(actions.shape)}, want float32 [n, {len(names)}] with n >= 1",
-                hint=f"one number each for {', '.join(names)}",
-            )
-        bad = ~((actions >= self._low - TOLERANCE) & (actions <= self._high + TOLERANCE))  # NaN is bad too
-        if bad.any():
-            i, d = np.argwhere(bad)[0]
-            raise Error(
-                "invalid",
-                f"action {i} of the chunk: {names[d]} (dimension {d}) is {actions[i, d]:g}, outside of "
-                f"[{self._low[d]:g}, {self._high[d]:g}]",
-                hint="the policy must clip what it emits to the env's action space",
-            )
-        return np.clip(actions, self._low, self._high)
+        if request.HasField("expert"):
+            actions = self._expert_actions(env, episode, request.expert)
+            if request.expert.steps < 1:
+                raise Error("invalid", "the expert was asked for 0 steps", hint="ask for 1 or more")
+            return actions, request.expert.steps
+        if not request.HasField("actions"):
+            raise Error("invalid", "Step has neither actions nor an expert")
+        chunk = self.spec.action.clip(read(request.actions, self.arena, "actions"))
+        return ((action, action) for action in chunk), len(chunk)
 
     def _expert_actions(
-        self, env: Env, episode: Episode, asked: env_pb2.Expert
-    ) -> Iterator[Optional[Tuple[np.ndarray, np.ndarray]]]:
-        """Yields the expert's actions, each twice, float32 [action dim]: with noise, and as it is meant, both clipped;
-        None when it gives up.
+        self, env: Env, episode: Episode, request: env_pb2.Expert
+    ) -> Iterator[tuple[Array, Array] | None]:
+        """Yields the expert's actions as (with noise, without), float32 [action dim], both clipped; None when it has
+        no action.
         """
-        noise = asked.noise
+        noise = request.noise
         if not self._has_expert():
             raise Error("unsupported", "this env has no scripted expert")
-        if asked.failure and asked.failure not in self.spec.expert_failures:
-            ways = ", ".join(self.spec.expert_failures)
+        if request.failure and request.failure not in self.spec.expert_failures:
+            failures = ", ".join(self.spec.expert_failures)
             raise Error(
                 "unsupported",
-                f"the expert cannot fail by {asked.failure!r}",
-                hint=f"one of {ways}" if ways else "this env's expert always does its best",
+                f"the expert cannot fail by {request.failure!r}",
+                hint=f"one of {failures}" if failures else "this env's expert cannot fail on purpose",
             )
         if not (noise >= 0 and math.isfinite(noise)):
             raise Error(
-                "invalid", f"expert noise of {noise}", hint="a standard deviation of 0 or more, in action units"
+                "invalid", f"expert noise of {noise}", hint="give a standard deviation of 0 or more, in action units"
             )
 
-        def generate():
-            for _ in range(asked.steps):
-                action = env.failing_expert(asked.failure) if asked.failure else env.expert()
+        def generate() -> Iterator[tuple[Array, Array] | None]:
+            for _ in range(request.steps):
+                action = env.failing_expert(request.failure) if request.failure else env.expert()
                 if action is None:
                     yield None
                     return
                 action = np.asarray(action, np.float32)
                 if action.shape != self._low.shape or not np.isfinite(action).all():
                     raise Error("internal", f"expert() gave {action.tolist()}, want {len(self._low)} finite numbers")
-                meant = np.clip(action, self._low, self._high)
-                if noise > 0:  # by seed and step, so that the chunk's length does not matter
-                    draw = np.random.Generator(np.random.PCG64([episode.seed, episode.steps])).standard_normal(
-                        len(action)
-                    )
-                    action = action + (noise * draw).astype(np.float32)
-                yield np.clip(action, self._low, self._high), meant
+                intended = np.clip(action, self._low, self._high)
+                if noise > 0:  # from seed and step, so that it does not depend on the chunk's length
+                    rng = np.random.Generator(np.random.PCG64([episode.seed, episode.steps]))
+                    action = action + (noise * rng.standard_normal(len(action))).astype(np.float32)
+                yield np.clip(action, self._low, self._high), intended
 
         return generate()
 
-    def _take(self, step: Step, episode: Episode) -> None:
-        if not isinstance(step, Step):
-            raise Error(
-                "internal",
-                f"step() must return srpo.Step, got {type(step).__name__}",
-                hint="return srpo.Step(success=..., terminated=...)",
-            )
-        episode.steps += 1
-        episode.success = bool(step.success)
-        episode.terminated = bool(step.terminated) or episode.success
-        episode.truncated = not episode.terminated and episode.steps >= episode.max_steps
-        episode.progress = None if step.progress is None else float(step.progress)
-        if episode.progress is not None and not 0 <= episode.progress <= 1:
-            raise Error("internal", f"step() gave a progress of {episode.progress}", hint="progress is between 0 and 1")
-
     def _reply(
-        self, env: Env, episode: Episode, look: "_Look", writer: Writer, frames: "_Frames", done: int, call: Call
+        self, env: Env, episode: Episode, view: _View, writer: Writer, frames: _Frames, steps: int, call: Call
     ) -> env_pb2.StepReply:
         reply = env_pb2.StepReply(
-            steps_done=done,
+            steps_done=steps,
             episode_steps=episode.steps,
             success=episode.success,
             terminated=episode.terminated,
@@ -371,95 +358,106 @@ class EnvService(Service):
             reply.recorded.CopyFrom(frames.tensor())
         observation = reply.observation
         observation.instruction = episode.task.instruction
-        for camera in look.observe:
+        for camera in view.observe:
             if camera == frames.camera and frames.last_step == episode.steps:
                 image = frames.last()
             else:
                 image = self.image(env, camera)
-                call.tick()
+                call.report_progress()
             observation.images[camera].CopyFrom(writer.put(image))
         if self.spec.proprio:
-            proprio = np.asarray(env.proprio(), np.float32)
-            if proprio.shape != (len(self.spec.proprio),):
-                raise Error(
-                    "internal",
-                    f"proprio() gave shape {list(proprio.shape)}, describe() names {len(self.spec.proprio)} entries",
-                )
-            if not np.isfinite(proprio).all():
-                i = int(np.argmin(np.isfinite(proprio)))
-                raise Error(
-                    "internal",
-                    f"proprio {self.spec.proprio[i]!r} is {proprio[i]}",
-                    hint="the simulation has likely diverged",
-                )
-            observation.proprio.CopyFrom(writer.put(proprio))
+            observation.proprio.CopyFrom(writer.put(self._proprio(env)))
         return reply
 
-    def image(self, env: Env, camera: str) -> np.ndarray:
-        """Renders a camera and checks what came back: uint8 [height, width, 3]. The array may be the simulator's own
-        buffer: copy it before the next step.
+    def _proprio(self, env: Env) -> npt.NDArray[np.float32]:
+        proprio = np.asarray(env.proprio(), np.float32)
+        if proprio.shape != (len(self.spec.proprio),):
+            raise Error(
+                "internal",
+                f"proprio() gave shape {list(proprio.shape)}, describe() names {len(self.spec.proprio)} entries",
+            )
+        if not np.isfinite(proprio).all():
+            i = int(np.argmin(np.isfinite(proprio)))
+            raise Error(
+                "internal",
+                f"proprio {self.spec.proprio[i]!r} is {proprio[i]}",
+                hint="the simulation has likely diverged",
+            )
+        return proprio
+
+    def size(self, camera: str) -> tuple[int, int]:
+        """Returns the configured (height, width) of a camera, pixels."""
+        return self._cameras[camera]
+
+    def camera(self, requested: str) -> str:
+        """Returns the name of a configured camera ("": the recording camera). Raises `Error`: "not found" or
+        "invalid".
         """
-        height, width = self._cameras[camera]
+        name = self.spec.camera(requested).name
+        if name not in self._cameras:
+            raise Error(
+                "invalid",
+                f"camera {name!r} was not among those that Configure named",
+                hint=f"it named {', '.join(self._cameras)}",
+            )
+        return name
+
+    def image(self, env: Env, camera: str) -> npt.NDArray[np.uint8]:
+        """Renders a camera, uint8 [height, width, 3]. The array may be the simulator's buffer: copy it before the next
+        step. Raises `Error` ("internal") for any other type or shape.
+        """
+        height, width = self.size(camera)
         image = env.render(camera)
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape != (height, width, 3):
             got = f"{image.dtype.name} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
             raise Error(
                 "internal",
                 f"render({camera!r}) gave {got}, want uint8 [{height}, {width}, 3]",
-                hint="render at config.cameras[camera], drop alpha, and turn floats into 0 to 255 first",
+                hint="render at config.cameras[camera], drop alpha, and convert floats to 0 to 255 first",
             )
         return image
 
 
-class _Look:
-    """What a request wants to see, checked."""
+class _View:
+    """The cameras that a request wants: to observe at the end of the call, and to record every few steps."""
 
     def __init__(self, service: EnvService, render: env_pb2.Render):
         self.service = service
-        self.observe = [self._name(c) for c in render.observe]
-        self.record = self._name(render.record) if render.record and render.record_every else ""
+        self.observe = [service.camera(c) for c in render.observe]
+        self.record = service.camera(render.record) if render.record and render.record_every else ""
         self.every = render.record_every
 
-    def _name(self, camera: str) -> str:
-        name = self.service.spec.camera(camera).name
-        if name not in self.service._cameras:
-            raise Error(
-                "invalid",
-                f"camera {name!r} was not among those that Configure named",
-                hint=f"it named {', '.join(self.service._cameras)}",
-            )
-        return name
-
-    def frames(self, writer: Writer, start: int, steps: int) -> "_Frames":
-        """Makes room for the frames of a chunk of so many steps after `start` executed ones; start is -1 for Reset,
-        which records step 0.
+    def frames(self, writer: Writer, start: int, steps: int) -> _Frames:
+        """Reserves memory for the frames of a chunk of up to `steps` steps, after `start` executed ones. Reset, which
+        records step 0, passes start -1.
         """
-        most = (start + steps) // self.every - start // self.every if self.record else 0
-        return _Frames(self, writer, most)
+        count = (start + steps) // self.every - start // self.every if self.record else 0
+        return _Frames(self, writer, count)
 
 
 class _Frames:
-    """The recorded frames of one call, uint8 [frames, H, W, 3], written where the reply will point."""
+    """The recorded frames of one call, uint8 [frames, H, W, 3], written directly into the reply's memory."""
 
-    def __init__(self, look: _Look, writer: Writer, most: int):
-        self.camera, self.count, self.last_step = look.record, 0, -1
-        self._look, self._writer = look, writer
-        self._room: Optional[Reserved] = None
-        if most:
-            self._room = writer.reserve((most, *look.service._cameras[look.record], 3), np.uint8)
+    def __init__(self, view: _View, writer: Writer, capacity: int):
+        self.camera, self.count, self.last_step = view.record, 0, -1
+        self._view, self._writer = view, writer
+        self._reserved = Reserved(np.empty(0, np.uint8), None)
+        if capacity:
+            self._reserved = writer.reserve((capacity, *view.service.size(view.record), 3), np.uint8)
 
-    def after(self, env: Env, step: int, call: Call) -> None:
-        """Records a frame when the step is one of those to record."""
-        if not self.camera or step % self._look.every:
+    def add(self, env: Env, step: int, call: Call) -> None:
+        """Records a frame if `step` is one of those to record."""
+        if not self.camera or step % self._view.every:
             return
-        image = self._look.service.image(env, self.camera)
-        call.tick()
+        image = self._view.service.image(env, self.camera)
+        call.report_progress()
         self._writer.check()
-        self._room.array[self.count] = image
+        self._reserved.array[self.count] = image
         self.count, self.last_step = self.count + 1, step
 
-    def last(self) -> np.ndarray:
-        return self._room.array[self.count - 1]
+    def last(self) -> npt.NDArray[np.uint8]:
+        frame: npt.NDArray[np.uint8] = self._reserved.array[self.count - 1]
+        return frame
 
     def tensor(self) -> pb.Tensor:
-        return self._room.tensor(self.count)
+        return self._reserved.tensor(self.count)

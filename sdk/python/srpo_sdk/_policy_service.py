@@ -1,19 +1,22 @@
-"""The PolicyPlugin service over an author's `Policy`: update ids, progress streams, durable saves, checks of what
-comes back.
-"""
+"""The PolicyPlugin service over an author's `Policy`: update ids, progress, durable saves, checks of results."""
 
+from __future__ import annotations
+
+import errno
 import json
 import os
 import queue
 import threading
-from typing import Callable, Dict, Iterator, List, Optional, Tuple
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from ._calls import Call
 from ._proto import base_pb2 as pb
 from ._proto import env_pb2, policy_pb2
-from ._server import Service, streaming
+from ._server import Handler, Service, streaming
 from .errors import Error
 from .policy import (
     ActItem,
@@ -31,12 +34,14 @@ from .policy import (
     Update,
 )
 from .spec import EnvSpec, action_to_proto
-from .tensors import Writer, read
+from .tensors import Array, Writer, read
 
-# The package's own file in a saved folder: the update ids that the weights contain.
+T = TypeVar("T")
+
+# The kit's file in a saved folder: the update ids that the weights contain.
 STATE_FILE = "srpo_sdk.json"
-# Updates whose statistics are remembered, in case the host asks again.
-_REMEMBERED = 16
+# Number of updates whose statistics are kept, in case the host asks for them again.
+_KEPT_UPDATES = 16
 
 
 class PolicyService(Service):
@@ -45,6 +50,7 @@ class PolicyService(Service):
     kind = pb.KIND_POLICY
     name = "srpo.v1.PolicyPlugin"
 
+    cls: type[Policy]
     policy: Policy
     spec: PolicySpec
 
@@ -63,8 +69,8 @@ class PolicyService(Service):
         )
         self.spec = self._described()
         self._action = self.spec.action or (env.action if env else None)
-        self._last: Optional[int] = None  # the newest update id that the weights contain
-        self._applied: Dict[int, Optional[Statistics]] = {}
+        self._last: int | None = None  # the newest update id that the weights contain
+        self._applied: dict[int, Statistics | None] = {}
 
     def _described(self) -> PolicySpec:
         spec = self.policy.describe()
@@ -74,9 +80,9 @@ class PolicyService(Service):
             spec.action.check()
         return spec
 
-    def handlers(self):
-        def guarded(work):
-            def generate(request, call):
+    def handlers(self) -> dict[str, Handler]:
+        def configured(work: Callable[[Any, Call], Iterator[T]]) -> Callable[[Any, Call], Iterator[T]]:
+            def generate(request: Any, call: Call) -> Iterator[T]:
                 self.require_configured()
                 yield from work(request, call)
 
@@ -86,11 +92,15 @@ class PolicyService(Service):
             "DescribePolicy": self.unary(policy_pb2.DescribePolicyRequest, "DescribePolicy", self._describe),
             "Act": self.unary(policy_pb2.ActRequest, "Act", self._act, lambda r: f"Act {len(r.items)} items"),
             "Update": streaming(
-                self.calls, policy_pb2.UpdateRequest, lambda r: f"Update {r.update_id}", guarded(self._update)
+                self.calls, policy_pb2.UpdateRequest, lambda r: f"Update {r.update_id}", configured(self._update)
             ),
             "Forget": self.unary(policy_pb2.ForgetRequest, "Forget", self._forget),
             "Imitate": streaming(
-                self.calls, policy_pb2.ImitateRequest, lambda _: "Imitate", guarded(self._imitate), client_streams=True
+                self.calls,
+                policy_pb2.ImitateRequest,
+                lambda _: "Imitate",
+                configured(self._imitate),
+                client_streams=True,
             ),
             "Save": self.unary(policy_pb2.SaveRequest, "Save", self._save),
             "Load": self.unary(policy_pb2.LoadRequest, "Load", self._load),
@@ -133,15 +143,15 @@ class PolicyService(Service):
             raise Error(
                 "invalid",
                 f"a temperature of {request.temperature}",
-                hint="sampling needs one above 0; for the most likely actions ask for greedy",
+                hint="give a temperature above 0, or ask for greedy actions",
             )
         sampling = Sampling(request.greedy, request.temperature, request.record)
 
-        def work() -> List[Tuple[np.ndarray, Optional[np.ndarray]]]:
+        def work() -> list[tuple[Array, Array | None]]:
             size = self.spec.max_batch or max(1, len(items))
-            results = []
+            results: list[tuple[Array, Array | None]] = []
             for start in range(0, len(items), size):
-                call.tick()
+                call.report_progress()
                 batch = items[start : start + size]
                 got = self.policy.act(batch, sampling)
                 if len(got) != len(batch):
@@ -160,7 +170,7 @@ class PolicyService(Service):
         return reply
 
     def _observation(self, m: env_pb2.Observation, what: str, keep: bool) -> Observation:
-        images = {}
+        images: dict[str, npt.NDArray[np.uint8]] = {}
         for camera, tensor in m.images.items():
             image = read(tensor, self.arena, f"{what} image {camera!r}")
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
@@ -168,7 +178,7 @@ class PolicyService(Service):
                     "invalid",
                     f"{what} image {camera!r} is {image.dtype.name} {list(image.shape)}, want uint8 [H, W, 3]",
                 )
-            images[camera] = _owned(image) if keep else image
+            images[camera] = _copy(image) if keep else image
         proprio = None
         if m.HasField("proprio"):
             proprio = read(m.proprio, self.arena, f"{what} proprio")
@@ -176,10 +186,11 @@ class PolicyService(Service):
                 raise Error(
                     "invalid", f"{what} proprio is {proprio.dtype.name} {list(proprio.shape)}, want float32 [P]"
                 )
-            proprio = _owned(proprio) if keep else proprio
+            proprio = _copy(proprio) if keep else proprio
         return Observation(images, proprio, m.instruction)
 
-    def _checked(self, item: ActItem, result: ActResult) -> Tuple[np.ndarray, Optional[np.ndarray]]:
+    def _checked(self, item: ActItem, result: ActResult) -> tuple[Array, Array | None]:
+        """Returns actions float32 [chunk, action dim] and log-probabilities float32 [chunk], or raises `Error`."""
         place = f"{item.trajectory} step {item.step}"
         if not isinstance(result, ActResult):
             raise Error("internal", f"act() must return srpo.ActResult, got {type(result).__name__}", place=place)
@@ -191,7 +202,7 @@ class PolicyService(Service):
                 f"act() gave actions {list(actions.shape)}, want [{self.spec.chunk}, {dim or 'action dim'}]",
                 place=place,
             )
-        # It costs the episode, not the run: the host asks for each of the batch alone.
+        # "diverged" costs one episode, not the run: the host then asks for each item of the batch alone.
         if not np.isfinite(actions).all():
             raise Error(
                 "diverged",
@@ -203,11 +214,11 @@ class PolicyService(Service):
         if result.log_probs is not None:
             log_probs = np.asarray(result.log_probs, np.float32)
             if log_probs.shape != (self.spec.chunk,):
-                raise Error(  # as for an action that is not finite
+                raise Error(
                     "diverged",
                     f"act() gave log-probabilities {list(log_probs.shape)}, want [{self.spec.chunk}]",
                     place=place,
-                    hint="one for each action of the chunk",
+                    hint="give one for each action of the chunk",
                 )
             if not np.isfinite(log_probs).all():
                 raise Error(
@@ -220,18 +231,18 @@ class PolicyService(Service):
 
     # Learning.
 
-    def _seen(self, update_id: int) -> bool:
-        """Whether the weights contain an update already; raises for one that is older than what is remembered."""
+    def _is_applied(self, update_id: int) -> bool:
+        """Whether the weights contain an update. Raises `Error` ("invalid") for one older than those that are kept."""
         if update_id in self._applied:
             return True
         if self._last is not None and update_id <= self._last:
-            raise Error("invalid", f"update {update_id} came after update {self._last}", hint="update ids grow")
+            raise Error("invalid", f"update {update_id} was sent after update {self._last}", hint="update ids increase")
         return False
 
-    def _remember(self, update_id: int, statistics: Optional[Statistics]) -> None:
+    def _record_update(self, update_id: int, statistics: Statistics | None) -> None:
         self._last = update_id
         self._applied[update_id] = statistics
-        while len(self._applied) > _REMEMBERED:
+        while len(self._applied) > _KEPT_UPDATES:
             del self._applied[min(self._applied)]
 
     def _update(self, request: policy_pb2.UpdateRequest, call: Call) -> Iterator[policy_pb2.UpdateReply]:
@@ -249,68 +260,66 @@ class PolicyService(Service):
                     "invalid",
                     f"{len(t.values)} advantages for {t.steps} steps, or one that is not finite",
                     place=t.trajectory,
-                    hint="one for the trajectory, or one a step",
+                    hint="give one for the trajectory, or one per step",
                 )
-        outcome: Dict[str, object] = {}
+        statistics, again = Statistics(samples=0), False
 
-        def work(report: Callable) -> None:
-            if self._seen(update.id):
-                outcome.update(statistics=self._applied[update.id] or Statistics(samples=0), again=True)
+        def work(report: Callable[[float], None]) -> None:
+            nonlocal statistics, again
+            if self._is_applied(update.id):
+                statistics, again = self._applied[update.id] or statistics, True
                 return
             if not self._overrides("update"):
                 raise Error("unsupported", "this policy cannot be trained")
             statistics = self.policy.update(update, lambda share: report(float(share)))
             if not isinstance(statistics, Statistics):
                 raise Error("internal", f"update() must return srpo.Statistics, got {type(statistics).__name__}")
-            self._remember(update.id, statistics)
-            outcome.update(statistics=statistics, again=False)
+            self._record_update(update.id, statistics)
 
         for share in self._run_streaming(call, work):
             yield policy_pb2.UpdateReply(progress=share)
-        yield policy_pb2.UpdateReply(
-            progress=1.0, statistics=_statistics_to_proto(outcome["statistics"]), already_applied=outcome["again"]
-        )
+        yield policy_pb2.UpdateReply(progress=1.0, statistics=_statistics_to_proto(statistics), already_applied=again)
 
     def _imitate(self, requests: Iterator[policy_pb2.ImitateRequest], call: Call) -> Iterator[policy_pb2.ImitateReply]:
         first = next(requests, None)
         if first is None or first.WhichOneof("message") != "header":
-            raise Error("invalid", "Imitate must begin with its header")
+            raise Error("invalid", "Imitate must begin with a header")
         imitate = Imitate(first.header.update_id, first.header.seed, first.header.steps)
 
         def demonstrations() -> Iterator[Demonstration]:
             for n, m in enumerate(requests):
-                call.tick()
+                call.report_progress()
                 if m.WhichOneof("message") != "demonstration":
                     raise Error("invalid", f"message {n + 1} of Imitate is not a demonstration")
                 yield self._demonstration(m.demonstration)
 
-        last = [0.0]
+        last_loss = 0.0
 
-        def work(report: Callable) -> None:
-            if self._seen(imitate.id):
+        def work(report: Callable[[tuple[float, float]], None]) -> None:
+            if self._is_applied(imitate.id):
                 return
             if not self._overrides("imitate"):
                 raise Error("unsupported", "this policy cannot imitate")
 
             def progress(share: float, loss: float) -> None:
-                last[0] = float(loss)
-                report((float(share), float(loss)))
+                nonlocal last_loss
+                last_loss = float(loss)
+                report((float(share), last_loss))
 
             self.policy.imitate(imitate, demonstrations(), progress)
-            self._remember(imitate.id, None)
+            self._record_update(imitate.id, None)
 
         for share, loss in self._run_streaming(call, work):
             yield policy_pb2.ImitateReply(progress=share, loss=loss)
-        yield policy_pb2.ImitateReply(progress=1.0, loss=last[0], done=True)
+        yield policy_pb2.ImitateReply(progress=1.0, loss=last_loss, done=True)
 
-    def _run_streaming(self, call: Call, work: Callable) -> Iterator:
-        """Runs work(report) on the author's thread and yields what it reports meanwhile."""
-        reports: "queue.SimpleQueue" = queue.SimpleQueue()
-        end = object()
-        failed: List[BaseException] = []
+    def _run_streaming(self, call: Call, work: Callable[[Callable[[T], None]], None]) -> Iterator[T]:
+        """Runs work(report) on the author's thread, yields each value that it reports, and raises its exception."""
+        reports: queue.SimpleQueue[T | None] = queue.SimpleQueue()  # None: the end
+        failed: list[BaseException] = []
 
-        def report(value) -> None:
-            call.tick()
+        def report(value: T) -> None:
+            call.report_progress()
             reports.put(value)
 
         def run() -> None:
@@ -318,22 +327,19 @@ class PolicyService(Service):
                 self.author.run(call, lambda: work(report))
             except BaseException as e:
                 failed.append(e)
-            reports.put(end)
+            reports.put(None)
 
         threading.Thread(target=run, daemon=True).start()
-        while True:
-            value = reports.get()
-            if value is end:
-                break
+        while (value := reports.get()) is not None:
             yield value
         if failed:
             raise failed[0]
 
     def _demonstration(self, m: policy_pb2.Demonstration) -> Demonstration:
         what = f"demonstration {m.id}"
-        actions = _owned(read(m.actions, self.arena, f"{what} actions"))
-        images = {camera: _owned(read(t, self.arena, f"{what} image {camera!r}")) for camera, t in m.images.items()}
-        proprio = _owned(read(m.proprio, self.arena, f"{what} proprio")) if m.HasField("proprio") else None
+        actions = _copy(read(m.actions, self.arena, f"{what} actions"))
+        images = {camera: _copy(read(t, self.arena, f"{what} image {camera!r}")) for camera, t in m.images.items()}
+        proprio = _copy(read(m.proprio, self.arena, f"{what} proprio")) if m.HasField("proprio") else None
         if actions.dtype != np.float32 or actions.ndim != 2 or not np.isfinite(actions).all():
             raise Error(
                 "invalid",
@@ -351,7 +357,7 @@ class PolicyService(Service):
                 "invalid",
                 f"{what}: proprio is {proprio.dtype.name} {list(proprio.shape)}, want float32 [{len(actions)}, P]",
             )
-        weights = _owned(read(m.weights, self.arena, f"{what} weights")) if m.HasField("weights") else None
+        weights = _copy(read(m.weights, self.arena, f"{what} weights")) if m.HasField("weights") else None
         if weights is not None:
             if weights.dtype != np.float32 or weights.shape != (len(actions),):
                 raise Error(
@@ -359,7 +365,9 @@ class PolicyService(Service):
                     f"{what}: weights are {weights.dtype.name} {list(weights.shape)}, want float32 [{len(actions)}]",
                 )
             if not (np.isfinite(weights).all() and (weights >= 0).all()):
-                raise Error("invalid", f"{what}: a weight is negative or not finite", hint="finite and 0 or more")
+                raise Error(
+                    "invalid", f"{what}: a weight is negative or not finite", hint="give finite weights of 0 or more"
+                )
         return Demonstration(m.id, m.instruction, images, proprio, actions, m.success, weights)
 
     def _forget(self, request: policy_pb2.ForgetRequest, call: Call) -> policy_pb2.ForgetReply:
@@ -378,7 +386,7 @@ class PolicyService(Service):
             try:
                 self.policy.save(folder)
                 if os.path.exists(os.path.join(folder, STATE_FILE)):
-                    raise Error("internal", f"save() wrote {STATE_FILE}, which is srpo_sdk's own", place=folder)
+                    raise Error("internal", f"save() wrote {STATE_FILE}, a name that srpo_sdk uses", place=folder)
                 with open(os.path.join(folder, STATE_FILE), "w") as f:
                     json.dump(
                         {
@@ -391,7 +399,7 @@ class PolicyService(Service):
                 _sync(folder)
             except OSError as e:
                 raise Error(
-                    "exhausted" if e.errno in (28, 122) else "internal",
+                    "exhausted" if e.errno in (errno.ENOSPC, errno.EDQUOT) else "internal",
                     f"saving the policy: {e.strerror or e}",
                     place=folder,
                 ) from e
@@ -410,7 +418,7 @@ class PolicyService(Service):
                 if not (last is None or isinstance(last, int)) or state["version"] != 1:
                     raise ValueError(f"version {state['version']}, last update {last!r}")
             except FileNotFoundError as e:
-                raise Error("not found", "not a folder that a policy was saved in", place=path) from e
+                raise Error("not found", "no policy was saved in this folder", place=path) from e
             except (ValueError, KeyError, TypeError) as e:
                 raise Error(
                     "corrupt", f"cannot be read: {e}", place=path, hint="go back to an earlier checkpoint"
@@ -424,13 +432,14 @@ class PolicyService(Service):
         return policy_pb2.LoadReply(update_id=self.author.run(call, work))
 
 
-def _owned(array: np.ndarray) -> np.ndarray:
-    """Copies what lies in the arena; bytes of a message live as long as the array does."""
-    return array.copy()
+def _copy(array: Array) -> Array:
+    """Returns a copy that stays valid after the call."""
+    copied: Array = array.copy()
+    return copied
 
 
 def _sync(folder: str) -> None:
-    """Makes every file below a folder durable, and the folders' own entries."""
+    """Makes every file below a folder durable, and the folders themselves."""
     for parent, _, files in os.walk(folder):
         for path in [os.path.join(parent, f) for f in files] + [parent]:
             fd = os.open(path, os.O_RDONLY)

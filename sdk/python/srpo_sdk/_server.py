@@ -1,6 +1,8 @@
-"""The gRPC server of a plugin's process: handshake, mutual TLS, the services that every kind shares, errors on the
-wire, the end.
+"""The gRPC server of a plugin's process: handshake, mutual TLS, the services that all kinds share, errors on the
+wire, and the end of the process.
 """
+
+from __future__ import annotations
 
 import base64
 import datetime
@@ -11,24 +13,31 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
 from concurrent import futures
-from typing import Callable, Dict, Optional
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
+from google.protobuf.message import Message
 
 from . import _process
 from ._calls import Call, Calls, Thread
 from ._proto import base_pb2 as pb
-from .errors import KINDS, Error, as_error
+from .errors import KINDS, Error, ErrorKind, as_error
 from .info import Info, from_value, to_value
 from .tensors import Arena
 
 PROTOCOL = 1
 MAX_MESSAGE = 256 << 20
-# How long the author's close() may take after the host asked for the end, seconds; go-plugin's own patience is 2 s.
+# Seconds for the author's close() after the host asked for the end; go-plugin kills the process after 2 s.
 CLOSE_SECONDS = 1.0
 
-_CODES = {
+if TYPE_CHECKING:
+    Handler = grpc.RpcMethodHandler[Any, Any]
+else:  # grpcio has no generic classes at run time
+    Handler = grpc.RpcMethodHandler
+
+_CODES: dict[ErrorKind, grpc.StatusCode] = {
     "invalid": grpc.StatusCode.INVALID_ARGUMENT,
     "not found": grpc.StatusCode.NOT_FOUND,
     "unsupported": grpc.StatusCode.UNIMPLEMENTED,
@@ -43,31 +52,33 @@ _CODES = {
 }
 
 
-def _cut(text: str, most: int) -> str:
-    """Shortens text to at most so many UTF-8 bytes: all trailers together stay below gRPC's 8 KiB."""
+def _truncate(text: str, limit: int) -> str:
+    """Shortens text to limit UTF-8 bytes: all trailers of a reply together must stay below gRPC's 8 KiB."""
     data = text.encode("utf-8", "replace")
-    return text if len(data) <= most else data[: most - 3].decode("utf-8", "ignore") + "..."
+    return text if len(data) <= limit else data[: limit - 3].decode("utf-8", "ignore") + "..."
 
 
-def _fail(context: grpc.ServicerContext, exc: BaseException) -> None:
+def _fail(context: grpc.ServicerContext, exc: BaseException) -> NoReturn:
     """Ends a call with an error that keeps its kind, place and hint."""
     e = as_error(exc)
-    detail = e.detail.encode("utf-8", "replace")[-2500:].decode("utf-8", "ignore")  # of a traceback, the end says most
+    detail = e.detail.encode("utf-8", "replace")[-2500:].decode("utf-8", "ignore")  # the end of a traceback says most
     message = pb.Error(
-        kind=KINDS.index(e.kind) + 1,
-        message=_cut(e.message, 1000),
-        place=_cut(e.place, 500),
-        hint=_cut(e.hint, 500),
+        kind=pb.ErrorKind.Name(KINDS.index(e.kind) + 1),
+        message=_truncate(e.message, 1000),
+        place=_truncate(e.place, 500),
+        hint=_truncate(e.hint, 500),
         detail=detail,
     )
     context.set_trailing_metadata((("srpo-error-bin", message.SerializeToString()),))
-    context.abort(_CODES[e.kind], _cut(e.message, 500) or e.kind)
+    context.abort(_CODES[e.kind], _truncate(e.message, 500) or e.kind)
 
 
-def unary(calls: Calls, request_class, name: Callable, work: Callable) -> grpc.RpcMethodHandler:
-    """Returns a handler whose work(request, call) gives the reply; name(request) is shown by Health."""
+def unary(
+    calls: Calls, request_class: Any, name: Callable[[Any], str], work: Callable[[Any, Call], Message]
+) -> Handler:
+    """Returns a handler that replies with work(request, call). Health shows the call as name(request)."""
 
-    def handle(request, context):
+    def handle(request: Any, context: grpc.ServicerContext) -> Message:
         call = calls.enter(name(request))
         try:
             _watch(call, context)
@@ -81,11 +92,17 @@ def unary(calls: Calls, request_class, name: Callable, work: Callable) -> grpc.R
 
 
 def streaming(
-    calls: Calls, request_class, name: Callable, work: Callable, client_streams: bool = False
-) -> grpc.RpcMethodHandler:
-    """Returns a handler whose generator work(request or requests, call) gives the replies."""
+    calls: Calls,
+    request_class: Any,
+    name: Callable[[Any], str],
+    work: Callable[[Any, Call], Iterator[Message]],
+    client_streams: bool = False,
+) -> Handler:
+    """Returns a handler that replies with what work(request, call) yields. With client_streams the request is an
+    iterator of messages.
+    """
 
-    def handle(request, context):
+    def handle(request: Any, context: grpc.ServicerContext) -> Iterator[Message]:
         call = calls.enter(name(request))
         try:
             _watch(call, context)
@@ -98,11 +115,12 @@ def streaming(
         finally:
             calls.leave(call)
 
-    make = grpc.stream_stream_rpc_method_handler if client_streams else grpc.unary_stream_rpc_method_handler
-    return make(handle, request_class.FromString, _serialize)
+    if client_streams:
+        return grpc.stream_stream_rpc_method_handler(handle, request_class.FromString, _serialize)
+    return grpc.unary_stream_rpc_method_handler(handle, request_class.FromString, _serialize)
 
 
-def _serialize(message) -> bytes:
+def _serialize(message: Message) -> bytes:
     return message.SerializeToString()
 
 
@@ -115,56 +133,62 @@ def _watch(call: Call, context: grpc.ServicerContext) -> None:
 
 
 class Service:
-    """One kind's half of the server. Subclasses give the kind, its handlers and what Configure does."""
+    """The part of the server that depends on the plugin's kind. Subclasses add the kind, its handlers and what
+    Configure does.
+    """
 
-    kind = pb.KIND_UNSPECIFIED
-    name = ""  # full name of the kind's gRPC service
-
-    cls: type  # the author's class; set in Configure, before configure() is called
+    kind: pb.Kind
+    name: str  # full name of the kind's gRPC service
+    cls: Any  # the author's class; set in Configure, before configure() is called
 
     def __init__(self, load_class: Callable[[], type], info: Info, max_lanes: int = 0):
         self._load_class = load_class
         self.info = info
         self.max_lanes = max_lanes  # of an env, 1 or more; 0 for policies and encoders
         self.calls = Calls()
-        self.author = Thread()  # the process's main thread, see serve
-        self.arena: Optional[Arena] = None
-        self.settings: Dict[str, object] = {}
+        self.author = Thread()  # runs the author's code on the process's main thread, see serve
+        self.arena: Arena | None = None
+        self.settings: dict[str, Any] = {}
         self._configured = False
         self._configuring = threading.Lock()
 
     def configure(self, request: pb.ConfigureRequest) -> None:
-        """Takes the kind's part of Configure; runs on the author's thread, with `settings` in place."""
+        """Does the kind's part of Configure. It runs on the author's thread, after `cls` and `settings` are set."""
         raise NotImplementedError
 
-    def handlers(self) -> Dict[str, grpc.RpcMethodHandler]:
+    def handlers(self) -> dict[str, Handler]:
+        """Returns the handlers of the kind's gRPC service by method name."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """Closes what the author made; runs on the author's thread."""
+        """Closes the author's objects. It runs on the author's thread."""
 
     def require_configured(self) -> None:
         if not self._configured:
             raise Error("invalid", "called before Configure")
 
     def unary(
-        self, request_class, name: str, work: Callable, label: Optional[Callable] = None
-    ) -> grpc.RpcMethodHandler:
-        """Returns a unary handler that is refused before Configure."""
+        self,
+        request_class: Any,
+        name: str,
+        work: Callable[[Any, Call], Message],
+        label: Callable[[Any], str] | None = None,
+    ) -> Handler:
+        """Returns a unary handler that fails before Configure. Health shows label(request), or else the name."""
 
-        def checked(request, call):
+        def checked(request: Any, call: Call) -> Message:
             self.require_configured()
             return work(request, call)
 
         return unary(self.calls, request_class, label or (lambda _: name), checked)
 
-    def plugin_handlers(self) -> Dict[str, grpc.RpcMethodHandler]:
-        """The Plugin service, the same for every kind."""
+    def plugin_handlers(self) -> dict[str, Handler]:
+        """Returns the handlers of the Plugin service, which is the same for every kind."""
         handlers = {
             "Info": unary(self.calls, pb.InfoRequest, lambda _: "Info", self._info),
             "Configure": unary(self.calls, pb.ConfigureRequest, lambda _: "Configure", self._configure),
         }
-        # Not in the list of calls itself: the health check must not make the plugin look busy.
+        # Not one of the calls that it reports: a health check must not make the plugin look busy.
         handlers["Health"] = grpc.unary_unary_rpc_method_handler(self._health, pb.HealthRequest.FromString, _serialize)
         return handlers
 
@@ -194,7 +218,7 @@ class Service:
             if self._configured:
                 raise Error(
                     "invalid",
-                    "Configure came a second time",
+                    "Configure was called a second time",
                     hint="start a new process of the plugin for other settings",
                 )
             self.settings = self.info.resolve({name: from_value(v) for name, v in request.settings.items()})
@@ -214,9 +238,8 @@ class Service:
         return pb.HealthReply(ready=self._configured, busy=busy, since_progress_ms=since)
 
 
-def _certificate() -> tuple:
-    """Makes a self-signed P-256 certificate for "localhost", as go-plugin's own are made, but on a curve that grpcio
-    accepts.
+def _certificate() -> tuple[bytes, bytes, bytes]:
+    """Makes a self-signed certificate for "localhost", like go-plugin's but on P-256, a curve that grpcio accepts.
 
     Returns:
         (private key PEM, certificate PEM, certificate DER)
@@ -273,7 +296,7 @@ def _socket_path() -> str:
 
 
 class _Lifecycle:
-    """The end of the process: asked for by the host (Shutdown, SIGTERM), with the author's close() given a moment."""
+    """Ends the process when the host asks (Shutdown, SIGTERM), after the author's close() had `CLOSE_SECONDS`."""
 
     def __init__(self) -> None:
         self.asked = threading.Event()
@@ -283,7 +306,7 @@ class _Lifecycle:
         self.asked.wait()
         deadline = time.monotonic() + CLOSE_SECONDS
         service.author.stop()
-        server.stop(0.1).wait(0.3)  # running calls are cancelled; the reply to Shutdown itself gets through
+        server.stop(0.1).wait(0.3)  # cancels running calls, but lets the reply to Shutdown through
         self.closed.wait(max(0.0, deadline - time.monotonic()))
         try:
             os.unlink(path)
@@ -291,21 +314,21 @@ class _Lifecycle:
             pass
         for child in multiprocessing.active_children():
             child.kill()
-        if os.getpgid(0) == os.getpid():  # other children of ours, in our group
+        if os.getpgid(0) == os.getpid():  # other children are in the same process group
             os.killpg(os.getpid(), signal.SIGTERM)
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()
             except (OSError, ValueError, AttributeError):
                 pass
-        # Neither atexit handlers nor daemon threads of a simulator may hold the end up.
+        # Neither atexit handlers nor daemon threads of a simulator may delay the end.
         os._exit(0)
 
 
-def _let_forked_workers_be_terminated() -> None:
-    """SIGTERM ends a worker that the author forks, as multiprocessing's Pool expects; our own handler would not.
+def _restore_sigterm_in_forked_workers() -> None:
+    """Makes SIGTERM end a worker that the author forks, as multiprocessing's Pool expects; `serve`'s handler would not.
 
-    It is held back meanwhile, as Python forgets what arrives in a child before it is ready.
+    SIGTERM is blocked during the fork, because Python drops a signal that arrives in the child before it is ready.
     """
     term = {signal.SIGTERM}
 
@@ -321,26 +344,26 @@ def _let_forked_workers_be_terminated() -> None:
 
 
 def serve(service: Service) -> None:
-    """Serves until the host asks for the end; the calling (main) thread becomes the author's thread. Never returns.
+    """Serves until the host asks for the end. It never returns: the calling (main) thread runs the author's code.
 
-    The environment that a host gives: PLUGIN_CLIENT_CERT (PEM of its certificate, required), PLUGIN_UNIX_SOCKET_DIR.
+    The host sets the variables PLUGIN_CLIENT_CERT (PEM of its certificate, required) and PLUGIN_UNIX_SOCKET_DIR.
     """
-    if not _process.started_by_host():
+    if _process.handshake_fd is None:
         print(
-            "This is an srpo plugin: `srpo` starts it by itself. To test it: srpo plugin test "
+            "This is an srpo plugin; the program `srpo` starts it. To test it: srpo plugin test "
             f"{os.path.dirname(os.path.abspath(sys.argv[0])) or 'PATH'}",
             file=sys.stderr,
         )
         raise SystemExit(1)
     client = os.environ.pop("PLUGIN_CLIENT_CERT", "")
     if not client:
-        print("srpo plugin: PLUGIN_CLIENT_CERT is not set; a plugin serves with mutual TLS only", file=sys.stderr)
+        print("srpo plugin: PLUGIN_CLIENT_CERT is not set; a plugin serves only with mutual TLS", file=sys.stderr)
         raise SystemExit(1)
 
     life = _Lifecycle()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the host's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the host handles Ctrl-C
     signal.signal(signal.SIGTERM, lambda *_: life.asked.set())
-    _let_forked_workers_be_terminated()
+    _restore_sigterm_in_forked_workers()
 
     server = grpc.server(
         futures.ThreadPoolExecutor(max_workers=32 + service.max_lanes, thread_name_prefix="srpo-grpc"),
@@ -365,14 +388,14 @@ def serve(service: Service) -> None:
         context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
 
     raw = grpc.unary_unary_rpc_method_handler
-    for name, handlers in {
+    services: dict[str, dict[str, Handler]] = {
         "srpo.v1.Plugin": service.plugin_handlers(),
         service.name: service.handlers(),
-        # go-plugin's own: without Shutdown every stop costs 2 s. It takes missing GRPCBroker and GRPCStdio services for
-        # "has none".
+        # go-plugin's services. Without Shutdown every stop takes 2 s. GRPCBroker and GRPCStdio may be missing.
         "plugin.GRPCController": {"Shutdown": raw(shutdown)},
         "grpc.health.v1.Health": {"Check": raw(health)},
-    }.items():
+    }
+    for name, handlers in services.items():
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
 
     key, cert, der = _certificate()
@@ -389,12 +412,9 @@ def serve(service: Service) -> None:
     threading.Thread(target=life.finish, args=(server, service, path), name="srpo-end", daemon=True).start()
 
     offered = os.environ.get("PLUGIN_PROTOCOL_VERSIONS", str(PROTOCOL))
-    if str(PROTOCOL) not in offered.split(
-        ","
-    ):  # announced all the same: the host then refuses it with both sides' numbers
-        print(
-            f"srpo plugin: the host speaks revision {offered} of the contract, this plugin {PROTOCOL}", file=sys.stderr
-        )
+    if str(PROTOCOL) not in offered.split(","):
+        # The handshake is sent all the same: the host refuses it with an error that names both versions.
+        print(f"srpo plugin: the host supports protocol {offered}, this plugin {PROTOCOL}", file=sys.stderr)
     line = f"1|{PROTOCOL}|unix|{path}|grpc|{base64.b64encode(der).decode().rstrip('=')}\n"
     os.write(_process.handshake_fd, line.encode())
 

@@ -1,25 +1,30 @@
-"""Encoders: what an author writes."""
+"""Encoders: the classes that an author subclasses and fills in."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Dict, List, Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from .info import Info
 
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """What an encoder says of itself.
+    """What an encoder returns, and how it likes its input.
 
     Args:
-        dimension: length of the vector.
-        frames: frames that it samples from a clip; 0: it uses all.
-        height, width: size that it resizes to, pixels; 0: any.
-        batch: clips that `Encoder.encode` likes to get at once, and gets at most; 0: any number.
-        frame_wise: whether it encodes frame by frame, so that windows cost no more than the clip.
-        model: what the vectors come from, e.g. a hash over the weights: with the same version, settings and model, the
-            same clip gives the same vector. Empty: version and settings say it all.
+        dimension: length of an embedding.
+        frames: frames that it samples from a clip; 0: it uses all of them.
+        height: pixels to which it resizes; 0: any.
+        width: pixels to which it resizes; 0: any.
+        batch: the largest number of clips in a call of `Encoder.encode`; 0: no limit.
+        frame_wise: whether it encodes frame by frame, so that all windows of a clip cost no more than the clip.
+        model: identifies the weights, e.g. by a hash. The same version, settings and model must give the same
+            embedding for the same clip, because embeddings are cached by them. Empty: version and settings suffice.
     """
 
     dimension: int
@@ -33,17 +38,18 @@ class EncoderSpec:
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """What the host tells an encoder.
+    """The configuration of an encoder.
 
     Args:
         settings: every declared setting by name.
-        seed: for anything random; an encoder is frozen, so it seldom has use for it.
-        rank, world_size: place among the processes that serve this role together.
-        rendezvous: a private folder where they meet; "" when world_size is 1.
-        scratch: a folder that may be written to; the host removes it afterwards.
+        seed: for anything random; an encoder is frozen, so it seldom needs it.
+        rank: 0 .. world_size-1, this process's place among those that serve the encoder together.
+        world_size: number of those processes.
+        rendezvous: a private, empty folder in which they can find each other; "" when world_size is 1.
+        scratch: a writable folder that the host removes afterwards; "": none.
     """
 
-    settings: Dict[str, Any]
+    settings: dict[str, Any]
     seed: int = 0
     rank: int = 0
     world_size: int = 1
@@ -52,36 +58,40 @@ class EncoderConfig:
 
 
 class Encoder:
-    """A frozen network that turns a clip into one vector. Subclass it and call `srpo_sdk.serve` with the subclass.
+    """A frozen network that turns a clip into one vector. Subclass it and pass the subclass to `serve`.
 
-    It is made at Configure, so weights that are missing are reported at the start. All of its methods run on the
-    process's main thread.
+    The kit makes it in Configure, so missing weights are reported at the start. It calls all methods on the process's
+    main thread.
     """
 
     info: Info
 
     @classmethod
-    def describe(cls, settings: Dict[str, Any]) -> EncoderSpec:
-        """Returns what the encoder is; loads no weights."""
+    def describe(cls, settings: dict[str, Any]) -> EncoderSpec:
+        """Returns what the encoder returns. It must not load weights."""
         raise NotImplementedError(f"{cls.__name__} has no describe()")
 
     def __init__(self, config: EncoderConfig):
         self.config = config
 
-    def encode(self, clips: List[np.ndarray]) -> np.ndarray:
-        """Returns float32 [N, dimension] for N clips, each uint8 [T, H, W, 3] with T >= 1, read-only and valid during
-        the call only.
+    def encode(self, clips: list[npt.NDArray[np.uint8]]) -> npt.NDArray[Any]:
+        """Returns the embeddings of N clips, float32 [N, dimension].
 
-        A clip that cannot be embedded gets a row of NaN, or raises ValueError: the others of the batch are then
-        encoded without it.
+        Args:
+            clips: each uint8 [T, H, W, 3] with T >= 1, read-only and valid during the call only.
+
+        Raises:
+            ValueError: a clip cannot be embedded. The others of the batch are then encoded without it. A row of NaN
+                means the same for one clip.
         """
         raise NotImplementedError(f"{type(self).__name__} has no encode()")
 
-    def encode_windows(self, clip: np.ndarray, ends: Sequence[int]) -> np.ndarray:
-        """Returns float32 [len(ends), dimension], the vectors of clip[:end]. Override it where frames can be shared;
-        without, `encode` gets the windows.
+    def encode_windows(self, clip: npt.NDArray[np.uint8], ends: Sequence[int]) -> npt.NDArray[Any]:
+        """Returns the embeddings of clip[:end] for each end, float32 [len(ends), dimension].
+
+        Optional: override it if windows can share work. Otherwise the kit passes the windows to `encode`.
         """
         raise NotImplementedError
 
     def close(self) -> None:
-        """Frees what the encoder holds; about a second is left for it."""
+        """Frees what the encoder holds. It has about one second."""

@@ -1,40 +1,53 @@
-"""Who a plugin says it is, and the settings that it takes."""
+"""A plugin's name, version and settings."""
+
+from __future__ import annotations
 
 import math
 import platform
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Union
+from typing import Any
 
 from ._proto import base_pb2 as pb
 from .errors import Error
 
 __version__ = "0.1.0"
 
+_TYPE_NAMES = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a string",
+    list: "a list of strings",
+    tuple: "a list of strings",
+}
+
 
 @dataclass(frozen=True)
 class Setting:
-    """One value that srpo.toml or --set may give to a plugin.
-
-    Its type is the type of `default`: bool, int, float, str or a list of str.
+    """A value that srpo.toml or --set can give to a plugin. Its type is the type of `default`.
 
     Args:
-        name: lower_case, as it is written in srpo.toml.
-        default: the value when nothing is set.
+        name: in lower_case, as it is written in srpo.toml.
+        default: bool, int, float, str or a list of str: the value when the user gives none.
         doc: one line: meaning, unit, source.
-        choices: the allowed strings; empty: any.
-        min, max: inclusive bounds of a number.
+        choices: the allowed strings; empty: any string.
+        min: the smallest allowed number, inclusive; None: no lower bound.
+        max: the largest allowed number, inclusive; None: no upper bound.
     """
 
     name: str
     default: Any
     doc: str
     choices: Sequence[str] = ()
-    min: Optional[float] = None
-    max: Optional[float] = None
+    min: float | None = None
+    max: float | None = None
 
     def check(self, value: Any) -> Any:
-        """Returns value as the setting's type (an int is accepted for a float), or raises `Error` ("invalid") that
-        says what was expected.
+        """Returns value with the setting's type (an int is accepted for a float).
+
+        Raises:
+            Error: "invalid" when the type is wrong, the number is out of bounds, or the string is not a choice.
         """
         kind = type(self.default)
         if kind is float and type(value) is int:
@@ -47,7 +60,7 @@ class Setting:
         if not fits or (kind is float and not math.isfinite(value)):
             raise Error(
                 "invalid",
-                f"setting {self.name!r} wants {_NAMES[kind]}, got {value!r}",
+                f"setting {self.name!r} wants {_TYPE_NAMES[kind]}, got {value!r}",
                 hint=f"the default is {self.default!r}; {self.doc}",
             )
         if self.choices and value not in self.choices:
@@ -55,60 +68,53 @@ class Setting:
                 "invalid", f"setting {self.name!r} cannot be {value!r}", hint=f"one of {', '.join(self.choices)}"
             )
         if (self.min is not None and value < self.min) or (self.max is not None and value > self.max):
-            bounds = " and ".join(
-                [f"at least {self.min}"] * (self.min is not None) + [f"at most {self.max}"] * (self.max is not None)
+            bounds = [f"at least {self.min}"] * (self.min is not None) + [f"at most {self.max}"] * (
+                self.max is not None
             )
-            raise Error("invalid", f"setting {self.name!r} cannot be {value}", hint=bounds)
+            raise Error("invalid", f"setting {self.name!r} cannot be {value}", hint=" and ".join(bounds))
         return value
-
-
-_NAMES = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "a string",
-    list: "a list of strings",
-    tuple: "a list of strings",
-}
 
 
 @dataclass(frozen=True)
 class Info:
-    """Who a plugin says it is.
+    """A plugin's name, version and settings.
 
     Args:
         name: as in plugin.toml.
         version: as in plugin.toml.
-        settings: what it takes from srpo.toml.
+        settings: the values that srpo.toml can give to it.
         doc: one sentence for `srpo plugin list`.
-        versions: versions worth a line in a run's manifest: a dictionary, or names of installed distributions to look
-            up (["mujoco"]).
-        distributed: several processes can serve the role together, see `PolicyConfig` (policies).
+        versions: library versions to record in a run's manifest: a dictionary, or names of installed distributions
+            to look up (["mujoco"]).
+        distributed: of a policy: whether several processes can serve it together, see `PolicyConfig`.
     """
 
     name: str
     version: str = "0.1.0"
-    settings: List[Setting] = field(default_factory=list)
+    settings: Sequence[Setting] = field(default_factory=list)
     doc: str = ""
-    versions: Union[Mapping[str, str], Iterable[str]] = ()
+    versions: Mapping[str, str] | Iterable[str] = ()
     distributed: bool = False
 
-    def resolve(self, given: Optional[Mapping[str, Any]] = None) -> Dict[str, Any]:
-        """Returns every declared setting by name: the given values, checked, and the defaults for the rest. Unknown
-        names raise `Error` ("invalid").
+    def resolve(self, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Returns every declared setting by name: the given values where there are some, else the defaults.
+
+        Raises:
+            Error: "invalid" for an unknown name or a wrong value.
         """
         declared = {s.name: s for s in self.settings}
-        for name in given or {}:
+        given = given or {}
+        for name in given:
             if name not in declared:
                 raise Error("invalid", f"unknown setting {name!r}", hint=f"known: {', '.join(declared) or 'none'}")
         values = {
             name: list(s.default) if isinstance(s.default, (list, tuple)) else s.default for name, s in declared.items()
         }
-        values.update({name: declared[name].check(value) for name, value in (given or {}).items()})
+        values.update({name: declared[name].check(value) for name, value in given.items()})
         return values
 
-    def library_versions(self) -> Dict[str, str]:
-        """Returns the versions by name, with those of Python and this package."""
+    def library_versions(self) -> dict[str, str]:
+        """Returns the versions by name, with those of Python and of this package added."""
         from importlib import metadata
 
         found = {"python": platform.python_version(), "srpo_sdk": __version__}
@@ -123,11 +129,13 @@ class Info:
         return found
 
     def check(self) -> None:
-        """Raises ValueError for a declaration that no host could use."""
+        """Raises ValueError when the name is missing or a setting has an unsupported default, and `Error` ("invalid")
+        when a default breaks its own setting's rules.
+        """
         if not self.name:
             raise ValueError("Info needs a name")
         for s in self.settings:
-            if type(s.default) not in _NAMES:
+            if type(s.default) not in _TYPE_NAMES:
                 raise ValueError(
                     f"setting {s.name!r} has a default of type {type(s.default).__name__}; "
                     "use bool, int, float, str or a list of str"
@@ -149,8 +157,8 @@ def to_value(value: Any) -> pb.Value:
 
 
 def from_value(value: pb.Value) -> Any:
-    """Returns the Python form of a setting's value."""
+    """Returns the Python form of a setting's value. Raises `Error` ("invalid") when the message is empty."""
     which = value.WhichOneof("value")
     if which is None:
-        raise Error("invalid", "a setting came without a value")
+        raise Error("invalid", "a setting was sent without a value")
     return list(value.list_value.values) if which == "list_value" else getattr(value, which)

@@ -8,8 +8,10 @@ WORKING_FOLDER = "SRPO_WORKING_FOLDER"
 
 
 def path(given: str) -> str:
-    """A path from a setting, made absolute: whoever typed it meant it from the folder where srpo was started (a resumed
-    run: where the run was), while a plugin works in the folder of its package. "~" is the home; "" stays "".
+    """Returns a path from a setting as an absolute path.
+
+    A user types it relative to the folder in which srpo was started (for a resumed run: the folder of the first start),
+    but the plugin runs in the folder of its package. "~" is expanded; "" stays "".
     """
     if not given:
         return ""

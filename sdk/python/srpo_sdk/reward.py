@@ -5,20 +5,22 @@
     scores = reward.score([
         {"id": "a", "task": "stack", "success": True, "embedding": first},   # any 1-D array
         {"id": "b", "task": "stack", "success": False, "embedding": second},
-        {"id": "c", "task": "stack", "success": None, "embedding": third},   # nobody judged it
+        {"id": "c", "task": "stack", "success": None, "embedding": third},   # not labelled
     ])
     scores["c"].reward
 
-Nothing is computed here: the attempts are written into a temporary folder, the program scores them, and its answer is
-read. `srpo` must be on PATH, or be named by `program=` or the variable SRPO_PROGRAM.
+The program computes everything: this module writes the attempts into a temporary folder, runs the program and reads
+its output. `srpo` must be on PATH, or be named by `program=` or the variable SRPO_PROGRAM.
 """
+
+from __future__ import annotations
 
 import json
 import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,11 +33,19 @@ __all__ = ["Score", "Scores", "score"]
 
 @dataclass(frozen=True)
 class Score:
-    """What an attempt got.
+    """The score of one attempt.
 
-    `reward` is 1 for a success and 0 <= reward < 1 for anything else; 0 where `dropped`, for the `reason`. `distance`
-    is to the nearest of the success centres of its task, whose number is `centre`, in the units of the embedding; None
-    where none was measured. `frames` is the length of the clip that was embedded, 0 for a given embedding.
+    Args:
+        id: of the attempt.
+        task: of the attempt.
+        success: its label; None: it has none.
+        reward: 1 for a success, 0 <= reward < 1 for any other attempt, 0 for a dropped one.
+        distance: to the nearest success centre of the task, in the units of the embedding; None: not measured.
+        centre: index of that centre.
+        dropped: whether the attempt could not be scored.
+        reason: why it was dropped.
+        note: a remark for a person.
+        frames: length of the clip that was embedded; 0 for a given embedding.
     """
 
     id: str
@@ -52,11 +62,15 @@ class Score:
 
 @dataclass(frozen=True)
 class Scores:
-    """All scores, in the order of the attempts; `scores["id"]` is one of them.
+    """All scores, in the order of the attempts. `scores["id"]` is the score of one attempt.
 
-    `metrics` say whether the reward is any good (see docs/reward.md): {"mean": {NAME: {"value", "low", "high", ...}},
-    "tasks": {TASK: {...}}, "equal_length": ...}. `tasks` say how the attempts of each task were scored, `warnings`
-    what a person should know. `encoders` holds the whole answer for each encoder when several were compared.
+    Args:
+        attempts: one `Score` per attempt.
+        metrics: the quality of the reward, see docs/reward.md: {"mean": {NAME: {"value", "low", "high", ...}},
+            "tasks": {TASK: {...}}, "equal_length": ...}.
+        tasks: how the attempts of each task were scored.
+        warnings: sentences that a user should read.
+        encoders: the whole result per encoder when several were compared.
     """
 
     attempts: list[Score]
@@ -71,7 +85,7 @@ class Scores:
                 return a
         raise KeyError(attempt)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Score]:
         return iter(self.attempts)
 
     def __len__(self) -> int:
@@ -79,7 +93,7 @@ class Scores:
 
 
 def score(
-    attempts: str | os.PathLike | Iterable[Mapping[str, Any]],
+    attempts: str | os.PathLike[str] | Iterable[Mapping[str, Any]],
     *,
     reward: str = "zscore",
     cluster: str = "auto",
@@ -87,10 +101,10 @@ def score(
     encoder: str | None = None,
     compare: Iterable[str] = (),
     metrics: bool = False,
-    out: str | os.PathLike | None = None,
+    out: str | os.PathLike[str] | None = None,
     settings: Mapping[str, Any] | None = None,
     anchors: Mapping[str, Any] | None = None,
-    program: str | os.PathLike | None = None,
+    program: str | os.PathLike[str] | None = None,
     timeout: float | None = None,
 ) -> Scores:
     """Scores attempts.
@@ -98,21 +112,21 @@ def score(
     Args:
         attempts: a path (a list, a folder of videos with labels, or a run folder), or mappings with "id", "task",
             "success" (True, False or None), and one of "embedding" (float [D]), "frames" (uint8 [T, H, W, 3]) and
-            "video" (a path); "progress" (0 to 1) and "demo" (True) where they are known.
+            "video" (a path). Optional: "progress" (0 to 1) and "demo" (True).
         reward: zscore, minmax, anchored, binary or progress.
         cluster: auto, reference, mean or nearest.
         references: batch, memory or demos.
-        encoder: the plugin that embeds videos, a name or a folder; None: srpo.toml's.
-        compare: several encoders, instead; also as "LABEL=ENCODER:SETTING=VALUE".
-        metrics: measure the reward by growing windows and controls too.
-        out: a folder for the page and results.json.
+        encoder: the plugin that embeds videos, a name or a folder; None: the one in srpo.toml.
+        compare: several encoders instead of one, each also as "LABEL=ENCODER:SETTING=VALUE".
+        metrics: also measure the reward on growing windows and on controls.
+        out: a folder for the report and results.json.
         settings: further settings of srpo.toml by name, e.g. {"reward.alpha": 0.5}.
-        anchors: for reward "anchored" on embeddings: by task, the embedding of "nothing happened", float [D].
+        anchors: for reward "anchored" on embeddings: by task, the embedding of an episode without motion, float [D].
         program: the srpo program; None: $SRPO_PROGRAM, or the one on PATH.
         timeout: seconds after which the program is killed; None: never.
 
     Raises:
-        Error: whatever the program refuses, with its kind, place and hint; "not found" when there is no program,
+        Error: the program's error, with its kind, place and hint; "not found" when the program does not exist,
             "deadline" after `timeout`.
     """
     flags = ["--reward", reward, "--cluster", cluster, "--references", references]
@@ -130,39 +144,35 @@ def score(
     binary = _program(program)
     if isinstance(attempts, (str, os.PathLike)):
         if anchors:
-            raise Error("invalid", "anchors belong to embeddings that are given", hint="write them into the list")
+            raise Error("invalid", "anchors need attempts with embeddings", hint="write the anchors into the list file")
         return _run(binary, os.fspath(attempts), flags, timeout)
     with tempfile.TemporaryDirectory(prefix="srpo-reward-") as folder:
         return _run(binary, _write(folder, list(attempts), anchors or {}), flags, timeout)
 
 
-def _program(program: str | os.PathLike | None) -> str:
+def _program(program: str | os.PathLike[str] | None) -> str:
     wanted = os.fspath(program) if program is not None else os.environ.get("SRPO_PROGRAM") or "srpo"
     found = shutil.which(wanted)
     if found is None:
-        raise Error("not found", f"there is no program {wanted}", hint="put srpo on PATH, or name it in SRPO_PROGRAM")
+        raise Error("not found", f"no program {wanted}", hint="put srpo on PATH, or name it in SRPO_PROGRAM")
     return found
 
 
-_PLAIN = ("id", "task", "success", "progress", "demo")
+_PLAIN_KEYS = ("id", "task", "success", "progress", "demo")
 
 
 def _write(folder: str, attempts: list[Mapping[str, Any]], anchors: Mapping[str, Any]) -> str:
-    """Writes list.json and the arrays that it names; returns its path."""
+    """Writes list.json and the arrays that it refers to. Returns its path."""
     rows, vectors = [], []
     for n, a in enumerate(attempts):
         place = f"attempt {n + 1}"
-        unknown = set(a) - {*_PLAIN, "embedding", "frames", "video"}
+        unknown = set(a) - {*_PLAIN_KEYS, "embedding", "frames", "video"}
         if unknown:
-            raise Error(
-                "invalid", f"{sorted(unknown)[0]!r} says nothing of an attempt", place=place, hint="see score()"
-            )
-        row = {k: _plain(a[k]) for k in _PLAIN if a.get(k) is not None}
+            raise Error("invalid", f"unknown key {sorted(unknown)[0]!r}", place=place, hint="see srpo_sdk.reward.score")
+        row = {k: _plain(a[k]) for k in _PLAIN_KEYS if a.get(k) is not None}
         given = [k for k in ("embedding", "frames", "video") if a.get(k) is not None]
         if len(given) > 1:
-            raise Error(
-                "invalid", f"both {given[0]} and {given[1]} are given", place=place, hint="leave one of them out"
-            )
+            raise Error("invalid", f"both {given[0]} and {given[1]} are given", place=place, hint="give one of them")
         if given == ["frames"]:
             frames = np.ascontiguousarray(a["frames"])
             row["video"] = f"{n:06d}.npy"
@@ -176,7 +186,7 @@ def _write(folder: str, attempts: list[Mapping[str, Any]], anchors: Mapping[str,
                     "invalid",
                     f"the embedding is {vector.dtype} {list(vector.shape)}",
                     place=place,
-                    hint="a 1-D array",
+                    hint="give a 1-D array of numbers",
                 )
             vectors.append((row, vector))
         rows.append(row)
@@ -185,7 +195,7 @@ def _write(folder: str, attempts: list[Mapping[str, Any]], anchors: Mapping[str,
     if len(vectors) == len(rows) and len(sizes) == 1:
         whole["embeddings"] = "embeddings.npy"
         np.save(os.path.join(folder, "embeddings.npy"), np.stack([v for _, v in vectors]).astype(np.float64))
-    else:  # of several sizes, or not for all: the program says what that means
+    else:  # of several sizes, or not for all attempts: the program reports what is wrong with that
         for row, vector in vectors:
             row["embedding"] = vector.astype(np.float64).tolist()
     if anchors:
@@ -204,20 +214,20 @@ def _run(program: str, source: str, flags: list[str], timeout: float | None) -> 
     try:
         done = subprocess.run([program, "reward", source, "--json", *flags], capture_output=True, timeout=timeout)
     except subprocess.TimeoutExpired:
-        raise Error("deadline", f"srpo reward took longer than {timeout} s", hint="give it more time") from None
-    said = done.stderr.decode(errors="replace").strip()
+        raise Error("deadline", f"srpo reward took longer than {timeout} s", hint="raise timeout") from None
+    stderr = done.stderr.decode(errors="replace").strip()
     try:
         answer = json.loads(done.stdout)
     except ValueError:
         raise Error(
-            "internal", f"srpo reward ended with code {done.returncode} and no answer", place=program, detail=said
+            "internal", f"srpo reward exited with status {done.returncode} and no JSON", place=program, detail=stderr
         ) from None
     if done.returncode != 0 or "error" in answer:
         e = answer.get("error", {})
         kind = e.get("kind", "internal")
         raise Error(
             kind if kind in KINDS else "internal",
-            e.get("message", said),
+            e.get("message", stderr),
             place=e.get("place", ""),
             hint=e.get("hint", ""),
             detail=e.get("detail", ""),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import sys
-from typing import Literal
+from typing import Literal, cast
 
 from .encoder import Encoder
 from .env import Env
@@ -65,8 +65,7 @@ def serve(
         found = [k for k, base in _BASES.items() if isinstance(plugin, type) and issubclass(plugin, base)]
         if not found:
             raise TypeError(f"serve wants a subclass of Env, Policy or Encoder, got {plugin!r}")
-        kind = found[0]  # type: ignore[assignment]
-        cls = plugin
+        kind, cls = cast(Kind, found[0]), plugin
         info = info or getattr(cls, "info", None)
         if not isinstance(info, Info):
             raise TypeError(f"{cls.__name__} needs a class attribute info = srpo_sdk.Info(name=..., version=...)")

@@ -1,16 +1,22 @@
-"""What a policy and a host must know of an environment: cameras, actions, proprio."""
+"""An environment seen from outside: cameras, action space, proprio."""
+
+from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Optional, Sequence, Tuple
 
 import numpy as np
+import numpy.typing as npt
 
 from ._proto import base_pb2 as pb
 from .errors import Error
 
 THIRD_PERSON = "third_person"
 WRIST = "wrist"
+
+# How far outside of its bounds an action may be and still be clipped: rounding, not intent.
+TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -19,7 +25,8 @@ class Camera:
 
     Args:
         name: unique within the env.
-        height, width: its own size, pixels.
+        height: native height, pixels.
+        width: native width, pixels.
         view: "third_person" or "wrist".
         any_size: whether it can be rendered at any other size.
     """
@@ -33,13 +40,14 @@ class Camera:
 
 @dataclass(frozen=True)
 class ActionSpace:
-    """What an action's numbers are.
+    """The meaning and the range of each number in an action.
 
     Args:
-        names: one a dimension, e.g. ["dx", "dy", "gripper"].
-        low, high: inclusive bounds, one a dimension.
-        meaning: in words, the same for env and policy: "end-effector delta, OSC_POSE; gripper -1 open, +1 close".
-        rate_hz: actions a second.
+        names: one per dimension, e.g. ["dx", "dy", "gripper"].
+        low: inclusive lower bounds, one per dimension.
+        high: inclusive upper bounds, one per dimension.
+        meaning: a sentence, the same for env and policy: "end-effector delta, OSC_POSE; gripper -1 open, +1 close".
+        rate_hz: actions per second.
     """
 
     names: Sequence[str] = ()
@@ -50,48 +58,80 @@ class ActionSpace:
 
     @property
     def dim(self) -> int:
+        """The number of dimensions."""
         return len(self.names)
 
     def check(self) -> None:
-        """Raises `Error` ("corrupt") for a space that no policy could use."""
+        """Raises `Error` ("corrupt") unless there are a name and finite bounds with low < high for each dimension."""
         if not self.names or len(self.low) != len(self.names) or len(self.high) != len(self.names):
             raise Error(
                 "corrupt",
                 f"action space has {len(self.names)} names, {len(self.low)} lows and {len(self.high)} highs",
-                hint="describe() must give one name, low and high a dimension",
+                hint="give one name, low and high per dimension in describe()",
             )
         for name, low, high in zip(self.names, self.low, self.high):
             if not (math.isfinite(low) and math.isfinite(high) and low < high):
                 raise Error(
                     "corrupt",
                     f"action dimension {name!r} has low {low}, high {high}",
-                    hint="low must be below high, and both finite",
+                    hint="give finite bounds with low below high",
                 )
+
+    def clip(self, actions: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        """Returns a chunk of actions clipped to the bounds, float32 [n, dim] with n >= 1.
+
+        Only values that are outside by rounding are clipped. Anything else is refused:
+
+        Raises:
+            Error: "invalid" for another type or shape, and for a value that is not finite or out of bounds by more
+                than 1e-6. The message names the first such value.
+        """
+        chunk = np.asarray(actions)
+        names = self.names
+        if chunk.dtype != np.float32 or chunk.ndim != 2 or chunk.shape[1] != len(names) or chunk.shape[0] == 0:
+            raise Error(
+                "invalid",
+                f"actions are {chunk.dtype.name} {list(chunk.shape)}, want float32 [n, {len(names)}] with n >= 1",
+                hint=f"give one number each for {', '.join(names)}",
+            )
+        low, high = np.asarray(self.low, np.float32), np.asarray(self.high, np.float32)
+        bad = ~((chunk >= low - TOLERANCE) & (chunk <= high + TOLERANCE))  # NaN is bad too
+        if bad.any():
+            i, d = np.argwhere(bad)[0]
+            raise Error(
+                "invalid",
+                f"action {i} of the chunk: {names[d]} (dimension {d}) is {chunk[i, d]:g}, outside of "
+                f"[{low[d]:g}, {high[d]:g}]",
+                hint="clip what the policy returns to the env's action space",
+            )
+        clipped: npt.NDArray[np.float32] = np.clip(chunk, low, high)
+        return clipped
 
 
 @dataclass(frozen=True)
 class EnvSpec:
-    """What an env is, seen from outside.
+    """An environment seen from outside.
 
     Args:
-        cameras: every camera it has.
+        cameras: every camera that it has.
         action: its action space.
         proprio: names of the proprio vector's entries, with units: ["eef_x [m]", ...]; empty: no proprio.
-        record_camera: the camera that the encoder should see; "": the first third-person one.
-        expert: whether there is a scripted expert for (some of) the tasks; None: whether the env overrides
+        record_camera: the camera that the encoder gets; "": the first third-person camera.
+        expert: whether there is a scripted expert for at least some tasks; None: whether the class overrides
             `Env.expert`.
-        expert_failures: ways in which the expert can fail on purpose (`Env.failing_expert`), for measuring rewards.
+        expert_failures: names of the ways in which the expert can fail on purpose (`Env.failing_expert`), e.g.
+            ["drop", "miss"]. `srpo record --actor fail:NAME` uses them to measure rewards on failures.
     """
 
     cameras: Sequence[Camera]
     action: ActionSpace
     proprio: Sequence[str] = ()
     record_camera: str = ""
-    expert: Optional[bool] = None
+    expert: bool | None = None
     expert_failures: Sequence[str] = ()
 
     def camera(self, name: str) -> Camera:
-        """Returns a camera by name ("": the recording camera), or raises `Error` ("not found")."""
+        """Returns a camera by name ("": the recording camera). Raises `Error` ("not found")."""
         wanted = name or self.recording()
         for camera in self.cameras:
             if camera.name == wanted:
@@ -103,12 +143,14 @@ class EnvSpec:
         )
 
     def recording(self) -> str:
-        """Returns the name of the camera that the encoder should see; "" when there is none."""
+        """Returns the name of the camera that the encoder gets; "" when there is none."""
         return self.record_camera or next((c.name for c in self.cameras if c.view == THIRD_PERSON), "")
 
-    def size(self, name: str, height: int = 0, width: int = 0) -> Tuple[int, int]:
-        """Returns the (height, width) that a request for a camera means; 0 x 0 is the camera's own size. Raises
-        `Error` ("mismatch") for one it cannot render.
+    def size(self, name: str, height: int = 0, width: int = 0) -> tuple[int, int]:
+        """Returns the (height, width) in pixels at which a camera is rendered when this size is requested.
+
+        0 x 0 requests the native size. Raises `Error`: "mismatch" for a size that the camera cannot render, "not
+        found" for an unknown camera.
         """
         camera = self.camera(name)
         if height == 0 and width == 0:
@@ -122,7 +164,7 @@ class EnvSpec:
         return height, width
 
     def check(self) -> None:
-        """Raises `Error` ("corrupt") for a description that no host could use."""
+        """Raises `Error` ("corrupt") for a description that no host can use."""
         self.action.check()
         names = [c.name for c in self.cameras]
         if len(set(names)) != len(names) or "" in names:
@@ -132,13 +174,13 @@ class EnvSpec:
                 raise Error(
                     "corrupt",
                     f"camera {c.name!r} has size {c.height}x{c.width} and view {c.view!r}",
-                    hint=f'sizes are above 0, the view is "{THIRD_PERSON}" or "{WRIST}"',
+                    hint=f'give sizes above 0 and the view "{THIRD_PERSON}" or "{WRIST}"',
                 )
         if self.record_camera:
             self.camera(self.record_camera)
 
     def to_proto(self, expert: bool = False) -> pb.EnvSpec:
-        """Returns the wire form; expert stands in where the spec leaves it open."""
+        """Returns the wire form. The argument expert is used where `EnvSpec.expert` is None."""
         return pb.EnvSpec(
             cameras=[
                 pb.Camera(name=c.name, height=c.height, width=c.width, view=c.view, any_size=c.any_size)
@@ -152,7 +194,7 @@ class EnvSpec:
         )
 
     @staticmethod
-    def from_proto(m: pb.EnvSpec) -> "EnvSpec":
+    def from_proto(m: pb.EnvSpec) -> EnvSpec:
         return EnvSpec(
             cameras=[Camera(c.name, c.height, c.width, c.view, c.any_size) for c in m.cameras],
             action=action_from_proto(m.action),
@@ -166,8 +208,8 @@ class EnvSpec:
 def action_to_proto(a: ActionSpace) -> pb.ActionSpace:
     return pb.ActionSpace(
         names=a.names,
-        low=np.asarray(a.low, np.float32),
-        high=np.asarray(a.high, np.float32),
+        low=np.asarray(a.low, np.float32).tolist(),
+        high=np.asarray(a.high, np.float32).tolist(),
         meaning=a.meaning,
         rate_hz=a.rate_hz,
     )

@@ -1,4 +1,4 @@
-"""A small host in Python for the tests: starts a plugin as srpo does, speaks the protocol to it, owns an arena."""
+"""A small host in Python for the tests: starts a plugin as srpo does, calls it, and owns an arena."""
 
 import base64
 import datetime
@@ -53,7 +53,7 @@ def client_certificate():
 
 
 class HostArena:
-    """The host's side of an arena: a sealed memfd with slots granted by hand."""
+    """The host's side of an arena: a sealed memfd whose slots the test grants."""
 
     def __init__(self, size=8 << 20):
         self.fd = os.memfd_create("test-arena", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -100,7 +100,7 @@ def array(t, arena=None):
 
 
 class PluginError(Exception):
-    """What a failed call carried."""
+    """The error that a failed call returned."""
 
     def __init__(self, rpc, wire):
         super().__init__(wire.message)
@@ -109,9 +109,20 @@ class PluginError(Exception):
 
 
 class Plugin:
-    """A running plugin process, started and spoken to as srpo does."""
+    """A running plugin process, started and called as srpo does."""
 
-    def __init__(self, script, arena=None, env=None, lifeline=None, wait=20.0, tls=True, arguments=(), heartbeat=None):
+    def __init__(
+        self,
+        script,
+        arena=None,
+        env=None,
+        lifeline=None,
+        wait=20.0,
+        tls=True,
+        arguments=(),
+        heartbeat=None,
+        python=sys.executable,
+    ):
         self.arena = arena
         self.folder = tempfile.mkdtemp(prefix="srpo-test-")
         key, cert = client_certificate()
@@ -130,18 +141,16 @@ class Plugin:
             **(env or {}),
         }
 
-        # A first process puts the descriptors in their places: gRPC in this one does not survive a preexec_fn.
+        # An intermediate process moves the descriptors to their numbers, because gRPC in this process does not
+        # survive a preexec_fn.
         inherits = [read, *([arena.fd] if arena else []), *([heartbeat] if heartbeat else [])]
         copies = [fcntl.fcntl(fd, fcntl.F_DUPFD, 50) for fd in inherits]
         place = "".join(f"os.dup2({fd}, {3 + i});" for i, fd in enumerate(copies))
-        launch = (
-            f"import os, sys; {place} os.closerange({3 + len(copies)}, 200); "
-            "os.execv(sys.executable, [sys.executable] + sys.argv[1:])"
-        )
+        launch = f"import os, sys; {place} os.closerange({3 + len(copies)}, 200); os.execv(sys.argv[1], sys.argv[1:])"
         self.stderr = open(os.path.join(self.folder, "stderr"), "w+b")
         started = time.monotonic()
         self.process = subprocess.Popen(
-            [sys.executable, "-S", "-c", launch, str(script), *arguments],
+            [sys.executable, "-S", "-c", launch, str(python), str(script), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.stderr,
@@ -186,11 +195,11 @@ class Plugin:
         return self.stdout.decode().strip()
 
     def rest_of_stdout(self):
-        """Reads stdout to its end; call it after the process has ended."""
+        """Returns the rest of stdout after the handshake. Call it after the process has ended."""
         return self.stdout.split(b"\n", 1)[1] + self.process.stdout.read()
 
     def errors(self):
-        """What the process wrote on stderr so far."""
+        """Returns what the process has written to stderr so far."""
         self.stderr.flush()
         return Path(self.stderr.name).read_text(errors="replace")
 
@@ -204,7 +213,7 @@ class Plugin:
         return make[stream](full, _MESSAGES[request].SerializeToString, _MESSAGES[reply].FromString)
 
     def call(self, name, request=None, timeout=20.0, **fields):
-        """Calls a unary method, raising PluginError with what the trailer said."""
+        """Calls a unary method, raising PluginError with the error in the trailer."""
         method = name.split(".")[1]
         if request is None:
             request = _MESSAGES[_TYPES.get(method, (method + "Request",))[0]](**fields)
@@ -260,7 +269,7 @@ _TYPES = {
 
 
 def group(pid):
-    """Returns the ids of the processes in a group that still run."""
+    """Returns the ids of the running processes of a group."""
     found = []
     for entry in os.listdir("/proc"):
         if not entry.isdigit():
@@ -275,7 +284,7 @@ def group(pid):
 
 
 def gone_within(pid, seconds, reap=lambda: None):
-    """Waits until a whole group has gone, and returns whether it did in time."""
+    """Waits until all processes of a group have ended. Returns whether they did in time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         reap()
@@ -286,15 +295,15 @@ def gone_within(pid, seconds, reap=lambda: None):
 
 
 def until(condition, seconds=20.0):
-    """Waits for a condition, and fails when it does not come true."""
+    """Waits for a condition and fails if it does not become true in time."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.005)
 
 
 def failure(e):
-    """Returns the PluginError of a failed call, or the call's own error when it carried none."""
+    """Returns the PluginError of a failed call, or the gRPC error if the trailer has none."""
     for key, value in e.trailing_metadata() or ():
         if key == "srpo-error-bin":
             return PluginError(e, base_pb2.Error.FromString(value))

@@ -1,4 +1,4 @@
-"""A host to be killed: starts a lab with a worker, says its process group, and waits."""
+"""A host for a test to kill: starts a lab with a worker, prints the process group, and waits."""
 
 import sys
 import time

@@ -29,7 +29,7 @@ def test_describe(looker):
     assert (spec.dimension, spec.frames, spec.batch, spec.frame_wise, spec.model) == (4, 0, 3, False, "eyes")
 
 
-def test_clips_of_any_size_in_batches_of_the_encoders_size(looker):
+def test_clips_of_any_size_are_encoded_in_batches_of_the_specs_size(looker):
     clips = [clip(i, frames=i + 1, height=4 + i) for i in range(7)]
     want = [[i, i, i, i + 1] for i in range(7)]
     assert encode(looker, *clips).tolist() == want
@@ -37,7 +37,7 @@ def test_clips_of_any_size_in_batches_of_the_encoders_size(looker):
     assert encode(looker).shape == (0, 4)
 
 
-def test_a_bad_clip_costs_itself_alone_whatever_batch_it_is_in(looker):
+def test_a_bad_clip_fails_alone_in_any_batch(looker):
     for clips in ([clip(1), clip(13), clip(2), clip(15), clip(3)], [clip(13)], [clip(15)]):
         rows = encode(looker, *clips)
         for c, row in zip(clips, rows):
@@ -46,7 +46,7 @@ def test_a_bad_clip_costs_itself_alone_whatever_batch_it_is_in(looker):
     assert "an unlucky clip" in looker.errors()
 
 
-def test_a_fault_of_the_encoder_is_no_bad_clip(looker):
+def test_another_exception_of_the_encoder_fails_the_call(looker):
     with pytest.raises(PluginError, match="the GPU is gone") as e:
         encode(looker, clip(1), clip(14))
     assert e.value.kind == "internal"
@@ -73,7 +73,7 @@ def test_windows_equal_the_clip_cut_at_their_ends(looker):
             windows(looker, c, [end])
 
 
-def test_an_encoders_own_windows_are_used_and_checked(start):
+def test_encode_windows_is_used_and_checked(start):
     plugin = start("looker", arguments=["own windows"])
     plugin.configure()
     with pytest.raises(PluginError, match=r"encode_windows\(\) gave shape \[1, 5\], want \[1, 4\]"):

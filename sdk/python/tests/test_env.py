@@ -9,7 +9,7 @@ from host import HostArena, PluginError, array, base_pb2, env_pb2, tensor, until
 from srpo_sdk._env_service import EnvService
 
 ACTIONS = np.random.default_rng(0).uniform([-1, -1, 0], [1, 1, 1], (8, 3)).astype(np.float32)
-LOOK = env_pb2.Render(observe=["front", "wrist"], record="front", record_every=2)
+RENDER = env_pb2.Render(observe=["front", "wrist"], record="front", record_every=2)
 
 
 def reset(plugin, task="lab/plain", lane=0, seed=1, **fields):
@@ -58,7 +58,7 @@ def test_describe_and_tasks(lab):
 def test_settings_are_resolved_and_checked(start):
     plugin = start("lab")
     value = base_pb2.Value
-    for settings, said in (
+    for settings, message in (
         ({"nombre": value(int_value=1)}, "unknown setting 'nombre'"),
         ({"number": value(float_value=1.5)}, "'number' cannot be 1.5"),
         ({"count": value(float_value=1.5)}, "'count' wants a whole number"),
@@ -67,7 +67,7 @@ def test_settings_are_resolved_and_checked(start):
         ({"words": value(string_value="c")}, "'words' wants a list of strings"),
         ({"number": value(float_value=float("nan"))}, "'number' wants a number"),
     ):
-        with pytest.raises(PluginError, match=said) as e:
+        with pytest.raises(PluginError, match=message) as e:
             plugin.configure(lanes=1, settings=settings)
         assert e.value.kind == "invalid" and e.value.wire.hint
     with pytest.raises(PluginError, match="before Configure"):
@@ -94,7 +94,7 @@ def test_settings_are_resolved_and_checked(start):
         plugin.configure(lanes=1)
 
 
-def test_reset_refuses_what_is_not_there(lab):
+def test_reset_refuses_unknown_tasks_states_lanes_and_cameras(lab):
     e = fails("not_found", lab, reset, task="lab/plane")
     assert "lab/plain" in e.wire.hint
     e = fails("unsupported", lab, reset, task="lab/gone")
@@ -105,11 +105,11 @@ def test_reset_refuses_what_is_not_there(lab):
     fails("not_found", lab, reset, render=env_pb2.Render(record="back", record_every=1))
 
 
-def test_nothing_is_rendered_that_nobody_looks_at(lab):
+def test_cameras_are_rendered_only_on_request(lab):
     before = proprio(reset(lab))[1]
     assert proprio(step(lab, ACTIONS))[1] == before
     reply = step(lab, ACTIONS[:2], render=env_pb2.Render(observe=["front"]))
-    # The observation is rendered before proprio is asked: one image for the whole chunk.
+    # The observation is rendered before proprio is read: one image for the whole chunk.
     assert proprio(reply)[1] == before + 1 and set(reply.observation.images) == {"front"}
     reply = reset(lab, render=env_pb2.Render(record="front", record_every=0))
     assert not reply.HasField("recorded")
@@ -129,11 +129,11 @@ def test_record_every_counts_from_the_episodes_start(lab, every):
         reset(plugin)
         return step(plugin, ACTIONS[:n], render=env_pb2.Render(observe=["front"])).observation.images["front"]
 
-    look = env_pb2.Render(record="front", record_every=every)
-    reply = reset(lab, render=look)
+    render = env_pb2.Render(record="front", record_every=every)
+    reply = reset(lab, render=render)
     frames, done = [array(reply.recorded)], 0
     for chunk in (3, 4, 1):
-        reply = step(lab, ACTIONS[done : done + chunk], render=look)
+        reply = step(lab, ACTIONS[done : done + chunk], render=render)
         done += chunk
         if reply.HasField("recorded"):
             frames.append(array(reply.recorded))
@@ -143,7 +143,7 @@ def test_record_every_counts_from_the_episodes_start(lab, every):
         np.testing.assert_array_equal(image, render_at(i * every))
 
 
-def test_a_recorded_frame_serves_as_observation(lab):
+def test_a_recorded_frame_is_reused_as_the_observation(lab):
     before = proprio(reset(lab))[1]
     reply = step(lab, ACTIONS[:2], render=env_pb2.Render(observe=["front"], record="front", record_every=2))
     assert proprio(reply)[1] == before + 1
@@ -152,9 +152,9 @@ def test_a_recorded_frame_serves_as_observation(lab):
 
 def test_chunks_equal_single_actions(lab):
     reset(lab, seed=7)
-    whole = step(lab, ACTIONS, render=LOOK)
+    whole = step(lab, ACTIONS, render=RENDER)
     reset(lab, seed=7)
-    single = [step(lab, ACTIONS[i : i + 1], render=LOOK) for i in range(8)]
+    single = [step(lab, ACTIONS[i : i + 1], render=RENDER) for i in range(8)]
     np.testing.assert_array_equal(proprio(whole)[[0, 2]], proprio(single[-1])[[0, 2]])
     assert whole.steps_done == 8 and single[-1].steps_done == 1
     assert whole.episode_steps == single[-1].episode_steps == 8
@@ -166,7 +166,7 @@ def test_chunks_equal_single_actions(lab):
     np.testing.assert_array_equal(array(whole.recorded), np.concatenate(frames))
 
 
-def test_an_episode_depends_on_its_seed_not_on_its_lane(lab):
+def test_an_episode_depends_on_its_seed_and_not_on_its_lane(lab):
     results = {}
     for lane, seed in ((0, 1), (3, 1), (1, 2)):
         reset(lab, lane=lane, seed=seed)
@@ -222,11 +222,11 @@ BAD = {
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_bad_actions_are_refused_and_the_episode_goes_on(lab, what):
-    actions, said = BAD[what]
+def test_bad_actions_are_refused_and_the_episode_continues(lab, what):
+    actions, message = BAD[what]
     reset(lab)
     e = fails("invalid", lab, step, actions=actions)
-    assert said in e.message and e.code == grpc.StatusCode.INVALID_ARGUMENT
+    assert message in e.message and e.code == grpc.StatusCode.INVALID_ARGUMENT
     assert e.wire.place == "lab/plain step 0"
     assert step(lab).episode_steps == 1
 
@@ -235,6 +235,15 @@ def test_a_step_without_actions_or_expert_is_refused(lab):
     reset(lab)
     with pytest.raises(PluginError, match="neither"):
         lab.call("Env.Step", lane=0)
+
+
+def test_clip_returns_float32_within_bounds():
+    space = srpo.ActionSpace(["a", "b"], [-1, 0], [1, 1])
+    space.check()
+    clipped = space.clip(np.array([[1 + 5e-7, -5e-7], [0.5, 0.5]], np.float32))
+    assert clipped.dtype == np.float32 and clipped.tolist() == [[1, 0], [0.5, 0.5]]
+    with pytest.raises(srpo.Error, match=r"action 0 of the chunk: b \(dimension 1\) is 2"):
+        space.clip(np.array([[0, 2]], np.float32))
 
 
 def test_rounding_beyond_a_bound_is_clipped(lab):
@@ -263,18 +272,18 @@ def expert(plugin, steps, noise=0.0, **fields):
     return plugin.call("Env.Step", lane=0, expert=env_pb2.Expert(steps=steps, noise=noise), **fields)
 
 
-def test_expert_acts_clipped_until_it_gives_up(lab):
+def test_expert_acts_within_bounds_until_it_has_no_action(lab):
     reset(lab)
     reply = expert(lab, 3)
     np.testing.assert_array_equal(array(reply.actions), np.tile(np.float32([0.25, 1, 0.5]), (3, 1)))
     reply = expert(lab, 9)
     assert (reply.steps_done, reply.terminated, reply.truncated) == (2, False, False)
     assert list(reply.actions.shape) == [2, 3]
-    for asked in (1, 9):  # no mistake of anybody's: a demonstration that failed
-        reply = expert(lab, asked)
+    for steps in (1, 9):  # not an error: the demonstration has failed
+        reply = expert(lab, steps)
         assert (reply.steps_done, reply.episode_steps, reply.terminated, reply.truncated) == (0, 5, False, False)
         assert not reply.HasField("actions")
-    assert step(lab).episode_steps == 6  # the episode itself goes on
+    assert step(lab).episode_steps == 6  # the episode continues
 
 
 def test_expert_noise_follows_seed_and_step(lab):
@@ -289,7 +298,7 @@ def test_expert_noise_follows_seed_and_step(lab):
     assert 0.01 < np.std(whole[:, 0] - 0.25) < 0.4
 
 
-def test_expert_says_what_it_meant_beside_its_noise(lab):
+def test_expert_returns_its_intended_actions_next_to_the_noisy_ones(lab):
     reset(lab)
     reply = expert(lab, 3, 0.1)
     np.testing.assert_array_equal(array(reply.intended), np.tile(np.float32([0.25, 1, 0.5]), (3, 1)))
@@ -298,7 +307,7 @@ def test_expert_says_what_it_meant_beside_its_noise(lab):
     assert not expert(lab, 3).HasField("intended")
 
 
-def test_experts_actions_can_be_replayed(lab):
+def test_expert_actions_can_be_replayed(lab):
     reset(lab, seed=9)
     done = expert(lab, 4, 0.2)
     reset(lab, seed=9)
@@ -311,7 +320,7 @@ def test_expert_requests_are_checked(lab):
         fails("invalid", lab, expert, steps=steps, noise=noise)
 
 
-def test_no_expert_is_said_so(start):
+def test_an_env_without_an_expert_reports_unsupported(start):
     plugin = start("parallel")
     plugin.configure(lanes=1)
     assert not plugin.call("Env.DescribeEnv").expert
@@ -325,21 +334,21 @@ def test_no_expert_is_said_so(start):
 def test_arena_and_inline_give_the_same(lab):
     arena = lab.arena
     for seed in (1, 2):
-        inline = [reset(lab, seed=seed, render=LOOK), step(lab, ACTIONS, render=LOOK)]
+        inline = [reset(lab, seed=seed, render=RENDER), step(lab, ACTIONS, render=RENDER)]
         grant = arena.grant(1 << 20)
-        first = reset(lab, seed=seed, render=LOOK, grant=grant)
+        first = reset(lab, seed=seed, render=RENDER, grant=grant)
         shared = [(first, snapshot(first, arena))]
         actions = arena.put(ACTIONS)
-        second = lab.call("Env.Step", lane=0, actions=actions, render=LOOK, grant=grant)
+        second = lab.call("Env.Step", lane=0, actions=actions, render=RENDER, grant=grant)
         shared.append((second, snapshot(second, arena)))
         for a, (b, tensors) in zip(inline, shared):
-            mine = snapshot(a, None)
-            assert mine.keys() == tensors.keys()
-            for name in mine:
+            expected = snapshot(a, None)
+            assert expected.keys() == tensors.keys()
+            for name in expected:
                 if name == "proprio":  # counts renders too
-                    np.testing.assert_array_equal(mine[name][[0, 2]], tensors[name][[0, 2]])
+                    np.testing.assert_array_equal(expected[name][[0, 2]], tensors[name][[0, 2]])
                 else:
-                    np.testing.assert_array_equal(mine[name], tensors[name], err_msg=name)
+                    np.testing.assert_array_equal(expected[name], tensors[name], err_msg=name)
             slots = [t.slot for t in tensors_of(b).values()]
             assert all(s.generation == grant.generation and s.offset % 64 == 0 for s in slots)
             spans = sorted((s.offset, s.offset + s.length) for s in slots)
@@ -359,7 +368,7 @@ def snapshot(reply, arena):
     return {name: array(t, arena).copy() for name, t in tensors_of(reply).items()}
 
 
-def test_what_does_not_fit_the_grant_travels_inline(lab):
+def test_a_tensor_that_does_not_fit_the_grant_is_sent_inline(lab):
     front = 32 * 48 * 3
     grant = lab.arena.grant(front + 100)
     reply = reset(lab, render=env_pb2.Render(observe=["front", "wrist"]), grant=grant)
@@ -376,7 +385,7 @@ def test_a_tensor_of_exactly_the_grants_size_fits(lab):
     assert not any(lab.arena.memory[grant.offset + grant.length : grant.offset + grant.length + 512])
 
 
-def test_stale_and_false_references_are_refused(lab):
+def test_stale_and_invalid_references_are_refused(lab):
     arena = lab.arena
     reset(lab)
     good = arena.put(ACTIONS[:2])
@@ -420,12 +429,12 @@ def test_a_slot_without_an_arena_is_refused(start):
     assert e.value.kind == "corrupt"
 
 
-def test_a_call_whose_grant_was_taken_back_writes_no_more(lab):
+def test_a_call_whose_grant_was_taken_back_stops_writing(lab):
     arena = lab.arena
     reset(lab, task="lab/slow", lane=1)
     grant = arena.grant(1 << 20)
-    look = env_pb2.Render(record="front", record_every=1)
-    request = env_pb2.StepRequest(lane=1, actions=tensor(ACTIONS), render=look, grant=grant)
+    render = env_pb2.Render(record="front", record_every=1)
+    request = env_pb2.StepRequest(lane=1, actions=tensor(ACTIONS), render=render, grant=grant)
     running = lab.method("Env.Step").future(request, timeout=20)
     until(lambda: any(arena.memory[grant.offset : grant.offset + 64]))
     arena.release(grant)
@@ -433,15 +442,15 @@ def test_a_call_whose_grant_was_taken_back_writes_no_more(lab):
     assert running.code() == grpc.StatusCode.DATA_LOSS
     later = bytes(arena.memory[grant.offset : grant.offset + grant.length])
     frame = 32 * 48 * 3
-    # At most the one frame that was under way when the grant went.
+    # At most the frame that was being written when the grant was released.
     assert sum(later[i : i + frame] != written[i : i + frame] for i in range(0, 8 * frame, frame)) <= 1
 
 
-# Faults.
+# Errors.
 
 
 @pytest.mark.parametrize(
-    ("task", "kind", "said"),
+    ("task", "kind", "message"),
     [
         ("raise", "internal", "RuntimeError: the arm fell off"),
         ("exit", "internal", "SystemExit: 3"),
@@ -450,10 +459,10 @@ def test_a_call_whose_grant_was_taken_back_writes_no_more(lab):
         ("swallow", "internal", "KeyError: 'second'"),
     ],
 )
-def test_faults_of_a_step_are_told_and_cost_the_episode_only(lab, task, kind, said):
+def test_an_exception_in_step_is_reported_and_costs_only_the_episode(lab, task, kind, message):
     reset(lab, task=f"lab/{task}")
     e = fails(kind, lab, step, actions=ACTIONS)
-    assert said in e.message
+    assert message in e.message
     assert e.wire.place == f"lab/{task} step {2 if task == 'raise' else 0}"
     assert "lab.py" in e.wire.detail or task == "bad_step"
     assert "call Reset" in fails("invalid", lab, step).wire.hint
@@ -462,7 +471,7 @@ def test_faults_of_a_step_are_told_and_cost_the_episode_only(lab, task, kind, sa
 
 
 @pytest.mark.parametrize(
-    ("task", "said"),
+    ("task", "message"),
     [
         ("bad_image", "render('front') gave uint8 [33, 48, 3], want uint8 [32, 48, 3]"),
         ("grey_image", "gave uint8 [32, 48]"),
@@ -471,15 +480,15 @@ def test_faults_of_a_step_are_told_and_cost_the_episode_only(lab, task, kind, sa
         ("short_proprio", "gave shape [3], describe() names 5 entries"),
     ],
 )
-def test_faults_of_an_observation_are_told(lab, task, said):
+def test_a_malformed_observation_is_reported(lab, task, message):
     e = fails("internal", lab, reset, task=f"lab/{task}", render=env_pb2.Render(observe=["front"]))
-    assert said in e.message and e.wire.hint + "." and e.wire.place == f"lab/{task} start state 0"
+    assert message in e.message and e.wire.hint + "." and e.wire.place == f"lab/{task} start state 0"
     assert "its last Reset failed" in fails("invalid", lab, step).message
 
 
 @pytest.mark.parametrize("value", [2**40, 0, -1, 5.0, True, "5", None])
 @pytest.mark.parametrize("field", ["start_states", "max_steps"])
-def test_a_task_with_an_impossible_number_is_named_with_its_field(field, value):
+def test_a_task_with_an_impossible_number_is_reported_with_its_field(field, value):
     class Odd(srpo.Env):
         @classmethod
         def tasks(cls, settings):
@@ -493,7 +502,7 @@ def test_a_task_with_an_impossible_number_is_named_with_its_field(field, value):
     assert e.value.place == "tasks()" and "1 to 2147483647" in e.value.hint
 
 
-def test_errors_keep_all_their_parts(lab):
+def test_errors_keep_kind_message_place_and_hint(lab):
     reset(lab, task="lab/error")
     e = fails("exhausted", lab, step)
     assert (e.message, e.wire.hint) == ("no more arms", "buy one")
@@ -501,7 +510,7 @@ def test_errors_keep_all_their_parts(lab):
     assert e.code == grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-def test_tracebacks_go_to_stderr_whole(lab):
+def test_whole_tracebacks_go_to_stderr(lab):
     reset(lab, task="lab/raise")
     fails("internal", lab, step, actions=ACTIONS)
     assert 'raise RuntimeError("the arm fell off")' in lab.errors()
@@ -518,7 +527,7 @@ def test_a_cancelled_call_stops_between_steps(lab):
     health = lab.call("Plugin.Health")
     assert health.ready and 0 < health.since_progress_ms < 5000
     running.cancel()
-    # The lane is free again long before its 8000 steps of 50 ms would be over, and so are the others.
+    # The lane and the others are free long before 8000 steps of 50 ms would end.
     e = fails("invalid", lab, step, lane=2)
     assert "middle of a chunk" in e.message and "cancelled" in e.message
     reset(lab, lane=2)
@@ -554,10 +563,10 @@ def test_lanes_with_threads_run_at_the_same_time(start):
     assert all(c.result(timeout=20).success for c in calls)
 
 
-def test_calls_of_one_process_without_an_arena_agree(start, lab):
+def test_a_process_without_an_arena_gives_the_same_frames(start, lab):
     plugin = start("lab", arena=HostArena(1 << 20))
-    plugin.call("Plugin.Configure", lanes=1)  # the descriptor is there, Configure names no arena
+    plugin.call("Plugin.Configure", lanes=1)  # it inherits the descriptor, but Configure names no arena
     reset(plugin, seed=4)
     reset(lab, seed=4)
-    a, b = step(plugin, ACTIONS, render=LOOK), step(lab, ACTIONS, render=LOOK)
+    a, b = step(plugin, ACTIONS, render=RENDER), step(lab, ACTIONS, render=RENDER)
     np.testing.assert_array_equal(array(a.recorded), array(b.recorded))

@@ -5,7 +5,7 @@ import os
 import srpo_sdk as srpo
 
 
-def test_a_path_is_meant_from_where_the_user_is(monkeypatch, tmp_path):
+def test_a_path_is_relative_to_the_users_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("SRPO_WORKING_FOLDER", str(tmp_path))
     monkeypatch.setenv("HOME", "/somebody")
     assert srpo.path("runs/../model") == str(tmp_path / "model")

@@ -64,7 +64,7 @@ def test_describe(shared):
     assert spec.cameras[0].name == "" and not spec.action.names and spec.parameters == 1
 
 
-def test_act_in_batches_of_the_policys_size(shared):
+def test_act_gets_batches_of_at_most_max_batch_items(shared):
     items = [item(grey=g, arena=shared.arena if g % 2 else None) for g in (0, 51, 102, 153, 204)]
     assert act(shared, *items, greedy=True) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8])
     reply = shared.call("Policy.Act", items=items[:1], greedy=True)
@@ -73,21 +73,21 @@ def test_act_in_batches_of_the_policys_size(shared):
     assert act(shared) == []
 
 
-def test_an_items_seed_decides_alone(shared):
+def test_an_items_sample_depends_only_on_its_seed(shared):
     a = act(shared, item(seed=1), item(seed=2), item(seed=3))
     assert act(shared, item(seed=3), item(seed=1)) == [a[2], a[0]] and len(set(a)) == 3
 
 
-def test_bad_requests_and_bad_answers_are_told(shared):
+def test_bad_requests_and_bad_results_are_reported(shared):
     with pytest.raises(PluginError, match="temperature of 0") as e:
         act(shared, item(), temperature=0.0)
     assert e.value.kind == "invalid"
-    for instruction, said in (  # it costs the episode, not the run
+    for instruction, message in (
         ("nan action", "action that is not finite"),
         ("nan log-probability", "log-probability that is not finite"),
         ("one log-probability too few", r"log-probabilities \[1\], want \[2\]"),
     ):
-        with pytest.raises(PluginError, match=said) as e:
+        with pytest.raises(PluginError, match=message) as e:
             act(shared, item(trajectory="3/x/0/1", step=8, instruction=instruction))
         assert e.value.kind == "diverged" and e.value.wire.place == "3/x/0/1 step 8" and e.value.wire.hint
     bad = item()
@@ -96,7 +96,7 @@ def test_bad_requests_and_bad_answers_are_told(shared):
         act(shared, bad)
 
 
-def test_what_is_recorded_outlives_its_slot(shared):
+def test_recorded_arrays_outlive_their_slot(shared):
     arena = shared.arena
     recorded = item(grey=102, arena=arena)
     slot = recorded.observation.images["front"].slot
@@ -117,11 +117,11 @@ def test_update_streams_progress_and_is_applied_once(learner):
     again = update(learner, 3, ["t", "u"])
     assert len(again) == 1 and again[0].already_applied and again[0].statistics == last
     assert act(learner, item(grey=0), greedy=True) == [0.5]
-    with pytest.raises(PluginError, match="update 2 came after update 3"):
+    with pytest.raises(PluginError, match="update 2 was sent after update 3"):
         update(learner, 2)
 
 
-def test_an_update_that_failed_may_come_again(learner):
+def test_a_failed_update_can_be_sent_again(learner):
     with pytest.raises(PluginError, match="never recorded") as e:
         update(learner, 1)
     assert e.value.kind == "not_found" and e.value.wire.place == "t"
@@ -144,7 +144,7 @@ def test_a_cancelled_update_ends(shared):
     assert next(stream).progress == 0.5
     assert any("Update 50" in b for b in shared.call("Plugin.Health").busy)
     stream.cancel()
-    assert act(shared, item(grey=0), greedy=True) == [0.0]  # the policy's one thread is free again
+    assert act(shared, item(grey=0), greedy=True) == [0.0]  # the policy's thread is free again
     assert list(shared.call("Plugin.Health").busy) == []
 
 
@@ -177,7 +177,7 @@ def imitate(plugin, *demos, update_id=1, steps=2):
     return list(plugin.stream("Policy.Imitate", requests(), both=True))
 
 
-def test_imitate_takes_a_stream_and_reports_its_loss(learner):
+def test_imitate_reads_a_stream_and_reports_its_loss(learner):
     replies = imitate(learner, demonstration(3), demonstration(2, grey=100))
     assert [(r.progress, r.loss, r.done) for r in replies] == [(0.5, 1.0, False), (1.0, 0.5, False), (1.0, 0.5, True)]
     assert act(learner, item(grey=0), greedy=True) == [9 + 6 + 100]
@@ -185,18 +185,18 @@ def test_imitate_takes_a_stream_and_reports_its_loss(learner):
     assert act(learner, item(grey=0), greedy=True) == [115]
 
 
-def test_bad_demonstrations_are_told(shared):
-    for demo, said in (
+def test_bad_demonstrations_are_refused(shared):
+    for demo, message in (
         (demonstration(actions=tensor(np.ones((2, 3), np.float32))), "want uint8"),
         (demonstration(proprio=tensor(np.ones((2, 1), np.float32))), "proprio is"),
         (demonstration(actions=tensor(np.full((3, 3), np.nan, np.float32))), "want finite float32"),
         (demonstration(weights=tensor(np.ones(2, np.float32))), r"weights are float32 \[2\]"),
         (demonstration(weights=tensor(np.array([1, -1, 0], np.float32))), "negative or not finite"),
     ):
-        with pytest.raises(PluginError, match=said) as e:
+        with pytest.raises(PluginError, match=message) as e:
             imitate(shared, demo, update_id=40)
         assert e.value.kind == "invalid"
-    with pytest.raises(PluginError, match="begin with its header"):
+    with pytest.raises(PluginError, match="begin with a header"):
         requests = iter([policy_pb2.ImitateRequest(demonstration=demonstration())])
         list(shared.stream("Policy.Imitate", requests, both=True))
 
@@ -217,18 +217,18 @@ def test_save_and_load_restore_weights_and_update_ids(learner, tmp_path):
         update(learner, 8)
 
 
-def test_a_new_run_begins_with_what_is_loaded(learner, start, tmp_path):
+def test_begin_run_is_called_after_load_in_a_new_run(learner, start, tmp_path):
     act(learner, item("t"), record=True)
     first = update(learner, 7)[-1].statistics
     learner.call("Policy.Save", folder=str(tmp_path))
-    for fresh, begins in ((False, 0.0), (True, 0.25)):
+    for fresh, start_weight in ((False, 0.0), (True, 0.25)):
         assert learner.call("Policy.Load", folder=str(tmp_path), fresh=fresh).update_id == 7
         assert act(learner, item("t"), greedy=True, record=True) == pytest.approx([0.2 + 0.25])
-        again = update(learner, 7)[-1]  # ids are not forgotten
+        again = update(learner, 7)[-1]  # ids are kept
         assert again.already_applied and again.statistics == first
-        assert update(learner, 8)[-1].statistics.extra["start"] == begins
+        assert update(learner, 8)[-1].statistics.extra["start"] == start_weight
 
-    # One that knows nothing of it.
+    # A policy that does not override begin_run.
     before, _, after = (PLUGINS / "learner.py").read_text().partition("    def begin_run")
     (tmp_path / "older.py").write_text(before + after[after.index("\n\n\n") :])
     older = start(tmp_path / "older.py", arena=HostArena())
@@ -237,7 +237,7 @@ def test_a_new_run_begins_with_what_is_loaded(learner, start, tmp_path):
     assert act(older, item(grey=0), greedy=True) == [0.25]
 
 
-def test_save_and_load_say_what_is_wrong(shared, tmp_path):
+def test_save_and_load_report_unusable_folders(shared, tmp_path):
     with pytest.raises(PluginError, match="not empty"):
         (tmp_path / "x").write_text("")
         shared.call("Policy.Save", folder=str(tmp_path))

@@ -1,4 +1,4 @@
-"""The process: handshake, streams, TLS, the end."""
+"""The process: handshake, streams, TLS, heartbeats, the end."""
 
 import os
 import re
@@ -34,17 +34,17 @@ def stop(plugin):
     plugin.process.wait(timeout=2)
 
 
-def test_stdout_carries_the_handshake_alone(start):
+def test_stdout_carries_only_the_handshake(start):
     plugin = start("lab")
     assert re.fullmatch(r"1\|1\|unix\|/\S+\|grpc\|[A-Za-z0-9+/]{200,}", plugin.handshake)
     plugin.configure(lanes=1)
     reset(plugin, "lab/plain")
     step(plugin, 2)
     stop(plugin)
-    # What a program prints before it imports the kit stays in Python's buffer until the import, so it lands there too.
+    # What a program prints before it imports the kit is still in Python's buffer, so it goes to stderr too.
     assert plugin.rest_of_stdout() == b""
     errors = plugin.errors()
-    for said in (
+    for text in (
         "before the kit",
         "after the kit",
         "from a child at import",
@@ -55,10 +55,10 @@ def test_stdout_carries_the_handshake_alone(start):
         "without a line's end",
         "closed 0",
     ):
-        assert said in errors
+        assert text in errors
 
 
-def test_stop_is_prompt_and_clean_even_in_a_call(start):
+def test_stop_is_quick_and_clean_even_during_a_call(start):
     plugin = start("lab")
     plugin.configure(lanes=1)
     reset(plugin, "lab/slow", max_steps=10_000)
@@ -75,7 +75,7 @@ def test_stop_is_prompt_and_clean_even_in_a_call(start):
     assert not os.path.exists(plugin.address)
 
 
-def test_sigterm_stops_as_well_and_ctrl_c_does_not(start):
+def test_sigterm_stops_the_plugin_and_ctrl_c_does_not(start):
     plugin = start("lab")
     os.killpg(plugin.process.pid, signal.SIGINT)
     assert plugin.call("Plugin.Info").name == "lab"
@@ -83,7 +83,7 @@ def test_sigterm_stops_as_well_and_ctrl_c_does_not(start):
     assert plugin.process.wait(timeout=2) == 0
 
 
-def test_stop_takes_workers_along(start):
+def test_stop_ends_workers_too(start):
     plugin = start("lab")
     plugin.configure(lanes=1)
     reset(plugin, "lab/worker")
@@ -92,8 +92,8 @@ def test_stop_takes_workers_along(start):
     assert plugin.gone_within(2)
 
 
-def test_dies_with_its_host_workers_included(tmp_path):
-    """A host that is killed outright cannot say goodbye: the lifeline's end must be enough."""
+def test_plugin_and_workers_end_with_the_host(tmp_path):
+    """A host that is killed sends nothing: the end of the lifeline must suffice."""
     parent = subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("parent.py"))],
         stdout=subprocess.PIPE,
@@ -112,13 +112,13 @@ def test_dies_with_its_host_workers_included(tmp_path):
         parent.stdout.close()
 
 
-def test_heart_beats_in_a_call_and_not_when_the_interpreter_is_held(start):
-    heard, heartbeat = os.pipe()
-    os.set_blocking(heard, False)
+def test_heartbeats_continue_in_a_call_and_stop_while_the_interpreter_is_held(start):
+    read, heartbeat = os.pipe()
+    os.set_blocking(read, False)
 
     def beats(seconds):
-        """Whether a byte comes within the time."""
-        return bool(select.select([heard], [], [], seconds)[0]) and len(os.read(heard, 1 << 16)) > 0
+        """Whether a byte arrives within this time."""
+        return bool(select.select([read], [], [], seconds)[0]) and len(os.read(read, 1 << 16)) > 0
 
     def drain():
         while beats(0):
@@ -139,10 +139,10 @@ def test_heart_beats_in_a_call_and_not_when_the_interpreter_is_held(start):
     held = plugin.method("Env.Step").future(env_pb2.StepRequest(lane=1, actions=tensor(np.zeros((1, 3), np.float32))))
     until(lambda: not beats(1))
     assert not held.done()
-    os.close(heard)
+    os.close(read)
 
 
-def test_dies_with_its_host_while_a_simulator_holds_the_interpreter(start):
+def test_plugin_ends_with_the_host_while_the_interpreter_is_held(start):
     plugin = start("lab")
     plugin.configure(lanes=1)
     reset(plugin, "lab/hold_gil")
@@ -154,8 +154,8 @@ def test_dies_with_its_host_while_a_simulator_holds_the_interpreter(start):
     assert plugin.gone_within(2)
 
 
-def test_a_plugin_that_leads_no_group_kills_itself_only(tmp_path):
-    """Without a group of its own the plugin must not take its parent's along."""
+def test_a_plugin_that_leads_no_group_kills_only_itself(tmp_path):
+    """It must not kill the process group of its parent."""
     read, write = os.pipe()
     code = (
         "import os, srpo_sdk, sys, time\nassert os.getpgid(0) != os.getpid()\nos.write(2, b'ready')\ntime.sleep(60)\n"
@@ -174,7 +174,7 @@ def test_a_plugin_that_leads_no_group_kills_itself_only(tmp_path):
 
 
 @pytest.mark.parametrize("environment", [{}, {"SRPO_PLUGIN": "something else"}])
-def test_started_by_hand_it_says_what_it_is(environment):
+def test_started_by_hand_it_explains_itself_and_exits(environment):
     done = subprocess.run(
         [sys.executable, str(EXAMPLE)],
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(SDK), **environment},
@@ -187,13 +187,13 @@ def test_started_by_hand_it_says_what_it_is(environment):
     assert "Traceback" not in done.stderr
 
 
-def test_without_a_client_certificate_it_refuses(start):
+def test_without_a_client_certificate_it_exits(start):
     plugin = start("lab", tls=False)
     assert plugin.handshake == "" and plugin.process.wait(timeout=5) == 1
     assert "PLUGIN_CLIENT_CERT" in plugin.errors()
 
 
-def test_only_the_host_that_started_it_gets_in(start):
+def test_only_the_host_that_started_it_can_connect(start):
     plugin = start("lab")
     path = "/grpc.health.v1.Health/Check"
     assert plugin.raw(path, b"\x0a\x06plugin") == b"\x08\x01"
@@ -201,11 +201,11 @@ def test_only_the_host_that_started_it_gets_in(start):
         plugin.raw(path, b"\x0a\x05other")
     assert other.value.code() == grpc.StatusCode.NOT_FOUND
     for key, cert in (client_certificate(), (None, None)):
-        stranger = plugin.connect(key, cert)
+        other_client = plugin.connect(key, cert)
         with pytest.raises(grpc.RpcError) as refused:
-            stranger.unary_unary(path)(b"", timeout=5)
+            other_client.unary_unary(path)(b"", timeout=5)
         assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
-        stranger.close()
+        other_client.close()
     insecure = grpc.insecure_channel("unix:" + plugin.address)
     with pytest.raises(grpc.RpcError):
         insecure.unary_unary(path)(b"", timeout=2)
@@ -214,7 +214,7 @@ def test_only_the_host_that_started_it_gets_in(start):
     assert os.stat(plugin.address).st_mode & 0o077 == 0
 
 
-def test_services_that_go_plugin_probes_are_said_to_be_missing(start):
+def test_optional_services_of_go_plugin_are_unimplemented(start):
     plugin = start("lab")
     for path in ("/plugin.GRPCBroker/StartStream", "/plugin.GRPCStdio/StreamStdio"):
         with pytest.raises(grpc.RpcError) as e:
@@ -222,14 +222,14 @@ def test_services_that_go_plugin_probes_are_said_to_be_missing(start):
         assert e.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
 
-def test_another_protocol_version_is_said_so(start):
+def test_another_protocol_version_is_reported(start):
     plugin = start("lab", env={"PLUGIN_PROTOCOL_VERSIONS": "2,3"})
     assert plugin.handshake.startswith("1|1|")
-    assert "revision 2,3" in plugin.errors()
+    assert "the host supports protocol 2,3, this plugin 1" in plugin.errors()
 
 
-def test_messages_beyond_the_default_limit_pass(start):
-    """gRPC's own limit is 4 MiB; a 64-frame clip of 256x256 has 12."""
+def test_messages_above_grpcs_default_limit_are_accepted(start):
+    """gRPC's default limit is 4 MiB; a clip of 64 frames of 256x256 has 12 MiB."""
     plugin = start("looker")
     plugin.configure()
     clip = np.full((64, 256, 256, 3), 9, np.uint8)
@@ -237,16 +237,22 @@ def test_messages_beyond_the_default_limit_pass(start):
     assert np.frombuffer(reply.embeddings.inline, np.float32).tolist() == [9, 9, 9, 64]
 
 
-def test_arena_descriptor_that_is_no_arena_is_refused(start):
+def test_a_descriptor_that_is_not_an_arena_is_refused(start):
     arena = HostArena(1 << 16)
     plugin = start("lab", arena=arena)
     arena.size *= 2
-    with pytest.raises(Exception, match="said to have") as e:
+    with pytest.raises(Exception, match="the arena has 65536 bytes, want 131072") as e:
         plugin.configure(lanes=1)
     assert e.value.kind == "corrupt"
 
 
-def test_import_leaves_the_streams_of_others_alone():
+def test_heartbeat_is_a_deprecated_name_of_report_progress():
+    srpo_sdk.report_progress()  # outside of a call: nothing
+    with pytest.warns(DeprecationWarning, match="srpo_sdk.report_progress"):
+        srpo_sdk.heartbeat()
+
+
+def test_import_in_another_process_keeps_its_streams():
     code = "import srpo_sdk; print('out')"
     done = subprocess.run(
         [sys.executable, "-c", code], env={"PATH": os.environ["PATH"], "PYTHONPATH": str(SDK)}, capture_output=True
@@ -255,7 +261,7 @@ def test_import_leaves_the_streams_of_others_alone():
 
 
 @pytest.mark.parametrize("method", ["spawn", "fork"])
-def test_workers_of_an_env_do_not_serve_again(start, method):
+def test_workers_of_an_env_do_not_serve(start, method):
     plugin = start("spawner", arguments=[method])
     plugin.configure(lanes=1)
     reply = plugin.call("Env.Reset", task="spawner/task")
@@ -263,7 +269,7 @@ def test_workers_of_an_env_do_not_serve_again(start, method):
 
 
 def test_forked_worker_can_be_terminated(start):
-    """As multiprocessing.Pool and gymnasium's vector environments end theirs."""
+    """multiprocessing.Pool and gymnasium's vector environments end their workers this way."""
     plugin = start("forker")
     plugin.configure(lanes=1)
     reply = plugin.call("Env.Reset", task="forker/task")
@@ -301,7 +307,7 @@ def test_every_kind_can_be_named_by_module(start):
         ("missing:Late", "internal", "ModuleNotFoundError: No module named 'missing'"),
     ],
 )
-def test_a_module_without_the_class_fails_configure_and_the_process_lives_on(start, what, kind, message):
+def test_a_module_without_the_class_fails_configure_and_the_process_continues(start, what, kind, message):
     plugin = start(LATE, arguments=[what, "encoder"])
     with pytest.raises(PluginError, match=message) as e:
         plugin.configure()
@@ -340,7 +346,7 @@ def test_example_plays_an_episode_to_success(start):
     assert reply.success and not reply.truncated
 
 
-def test_example_is_within_its_25_lines():
+def test_example_has_at_most_25_lines():
     assert len(EXAMPLE.read_text().splitlines()) <= 25
 
 

@@ -1,4 +1,4 @@
-"""srpo_sdk.reward against a program that plays srpo, so that what is written and what is read can be seen."""
+"""srpo_sdk.reward against a program that stands in for srpo, so that its input and output can be checked."""
 
 import json
 import os
@@ -68,7 +68,7 @@ def test_embeddings_travel_as_one_matrix(srpo):
     assert not os.path.exists(call["argv"][1]), "nothing is left behind"
 
 
-def test_embeddings_of_several_sizes_are_for_the_program_to_judge(srpo):
+def test_embeddings_of_several_sizes_are_left_to_the_program_to_check(srpo):
     program, seen = srpo()
     some = attempts(2)
     some[1]["embedding"] = [1.0, float("nan")]
@@ -110,19 +110,19 @@ def test_frames_videos_and_paths(srpo, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "row, words",
+    "row, message",
     [
         ({"id": "a", "embedding": [1.0], "video": "x"}, "both embedding and video"),
         ({"id": "a", "embedding": np.zeros((2, 2))}, "float64 [2, 2]"),
         ({"id": "a", "embedding": ["x"]}, "the embedding is <U1"),
-        ({"id": "a", "sucess": True}, "'sucess' says nothing"),
+        ({"id": "a", "sucess": True}, "unknown key 'sucess'"),
     ],
 )
-def test_what_is_no_attempt(srpo, row, words):
+def test_malformed_attempts_are_refused(srpo, row, message):
     program, _ = srpo()
     with pytest.raises(Error) as e:
         reward.score([row], program=program)
-    assert words in str(e.value) and e.value.kind == "invalid" and e.value.hint
+    assert message in str(e.value) and e.value.kind == "invalid" and e.value.hint
 
 
 def test_errors_keep_their_parts(srpo):
@@ -138,11 +138,11 @@ def test_errors_keep_their_parts(srpo):
     )
 
 
-def test_a_program_that_says_nothing_hangs_or_is_not_there(srpo):
+def test_a_program_that_prints_nothing_hangs_or_does_not_exist(srpo):
     program, _ = srpo("print('boom', file=sys.stderr); sys.exit(1)")
     with pytest.raises(Error) as e:
         reward.score(attempts(), program=program)
-    assert e.value.kind == "internal" and "code 1" in e.value.message and e.value.detail == "boom"
+    assert e.value.kind == "internal" and "status 1" in e.value.message and e.value.detail == "boom"
     program, _ = srpo("import time; time.sleep(60)")
     with pytest.raises(Error) as e:
         reward.score(attempts(), program=program, timeout=0.5)

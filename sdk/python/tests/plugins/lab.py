@@ -122,7 +122,7 @@ class Lab(srpo.Env):
         if self.task == "float_image":
             return np.zeros((height, width, 3))
         image = np.indices((height, width, 3)).sum(0) + 7 * self.steps + len(camera)
-        # Neither writable nor C-ordered: what a simulator hands out need not be.
+        # Neither contiguous nor C-ordered, as a simulator's buffer may be.
         return np.asfortranarray(image.astype(np.uint8))[::-1]
 
     def expert(self):

@@ -32,7 +32,7 @@ class Learner(srpo.Policy):
             if item.observation.instruction == "one log-probability too few":
                 results.append(srpo.ActResult(np.zeros((2, 3)), [-1]))
                 continue
-            if item.observation.instruction == "kept":  # what was recorded must still be what it was
+            if item.observation.instruction == "kept":  # the recorded image must be unchanged
                 mean = self.kept[("t", 0)].images["front"].mean()
             else:
                 mean = item.observation.images["front"].mean()

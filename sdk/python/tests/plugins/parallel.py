@@ -1,4 +1,4 @@
-"""Two lanes that can only get on together: each step waits until the other lane is in its own."""
+"""Two lanes that depend on each other: each step waits until the other lane is in its step."""
 
 import threading
 

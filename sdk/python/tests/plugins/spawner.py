@@ -1,4 +1,6 @@
-"""An env with a worker by multiprocessing. Its spawn imports this file again; serve is not guarded, on purpose."""
+"""An env with a worker of multiprocessing. The spawn method imports this file again; serve has no __main__ guard here,
+on purpose.
+"""
 
 import multiprocessing
 import sys

@@ -1,0 +1,1 @@
+"""Shared by the plugins libero and libero-plus: lanes, scenes, fast steps, rendering and the scripted expert."""
