@@ -17,8 +17,8 @@ import (
 // maxFooled is how many failures that score like successes are shown.
 const maxFooled = 4
 
-// write writes the folder of the result: results.json, index.html and, for each encoder, its curves as SVG and a GIF of
-// the failures that score like successes. curves.gif shows frames with curves.
+// write writes the folder of the result: results.json, index.html and, for each encoder, its curves as SVG and
+// a GIF of the failures that score like successes. curves.gif shows frames with curves.
 func (s *scoring) write(ctx context.Context) error {
 	if err := os.MkdirAll(s.Out, 0o755); err != nil {
 		return plugins.Errorf(plugins.Invalid, "%w", err).WithPlace("--out %s", s.Out).WithHint("give another folder")
@@ -95,8 +95,8 @@ func (s *scoring) findFooled(ctx context.Context) error {
 	return nil
 }
 
-// writeFilms writes one GIF of all chosen attempts with their curves, columns of them side by side, and returns one GIF
-// per attempt for the page. Attempts without frames are left out.
+// writeFilms writes one GIF of all chosen attempts with their curves, columns of them side by side, and returns
+// one GIF per attempt for the page. Attempts without frames are left out.
 func (s *scoring) writeFilms(ctx context.Context, chosen []report.Chosen, columns int, name string) (
 	clips []report.RewardClip, err error) {
 	var films []report.Film
