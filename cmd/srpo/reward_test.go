@@ -218,13 +218,13 @@ func TestRewardComparesSettings(t *testing.T) {
 	require.Equal(t, coarse.Attempts, r.Encoders[1].Attempts)
 	require.NotEqual(t, pixel.Attempts, coarse.Attempts)
 	require.Zero(t, coarse.Embedded, "it is remembered by what it is, not by its label")
-	require.Equal(t, "coarse", r.Fooled[1].Encoder)
+	require.Equal(t, "coarse", r.FalseSuccesses[1].Encoder)
 	for _, name := range []string{"curves-coarse.svg", "curves-pixel-size-6.svg"} {
 		require.FileExists(t, filepath.Join("page", name))
 	}
 	page, err := os.ReadFile("page/index.html")
 	require.NoError(t, err)
-	require.Contains(t, string(page), "Failures that fool coarse")
+	require.Contains(t, string(page), "Failures that coarse scores like successes")
 
 	for list, want := range map[string]string{
 		"a=pixel:size=4,a=pixel:size=6":       `two encoders are called "a"`,

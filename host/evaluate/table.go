@@ -293,7 +293,7 @@ func (r *Results) Page(name string, rec Record, video func(string) ([]byte, erro
 		section("By task", r.Tasks)
 	}
 	if len(r.Published) > 0 {
-		p.Beside, p.BesideWords = r.publishedLines(), publishedNote(r.Published[0].Source)
+		p.Published, p.PublishedNote = r.publishedLines(), publishedNote(r.Published[0].Source)
 	}
 	for _, k := range r.Kinds {
 		kind := report.EvalKind{Group: k.Group, Outcome: k.Outcome, Success: k.Success, Episodes: k.Episodes}

@@ -81,9 +81,9 @@ type Result struct {
 	audit.Scored
 	// Encoders are the scores by all encoders when there are several.
 	Encoders []audit.Scored `json:"encoders,omitempty"`
-	// Fooled lists, for each encoder, the failures that score like successes. It is set when Out is.
-	Fooled   []report.Fooled `json:"fooled,omitempty"`
-	Warnings []string        `json:"warnings,omitempty"`
+	// FalseSuccesses lists, for each encoder, the failures that score like successes. It is set when Out is.
+	FalseSuccesses []report.FalseSuccesses `json:"fooled,omitempty"`
+	Warnings       []string                `json:"warnings,omitempty"`
 	// Out is the folder that was written; empty: none.
 	Out     string  `json:"out,omitempty"`
 	Seconds float64 `json:"seconds"`
