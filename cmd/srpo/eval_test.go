@@ -378,7 +378,7 @@ func TestEvalShards(t *testing.T) {
 		{[]string{"part-1", "part-3"}, 2, "13 of 40 episodes are in none of the folders, which are the shards 1/3, 3/3"},
 		{[]string{"part-1", "part-2", "part-2"}, 2, "is in part-2 and in part-2"},
 		{[]string{"part-1", "whole"}, 2, "is in part-1 and in whole"},
-		{[]string{"part-1", "nowhere"}, 3, "there is no eval.json"},
+		{[]string{"part-1", "nowhere"}, 3, "eval.json is missing"},
 		{nil, 2, "--merge wants the shards' folders"},
 	} {
 		code, _, stderr := evalCLI(t, append([]string{"eval", "--merge", "--out", "merged"}, c.args...)...)
