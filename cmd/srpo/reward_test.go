@@ -358,7 +358,7 @@ func TestRewardWithABadEncoder(t *testing.T) {
 	require.NoError(t, os.WriteFile("deadly.csv", []byte("id,success,video\na,1,videos/left-3.npz\nb,0,videos/left-7.npz\nc,0,videos/right-7.npz\n"), 0o644))
 	code, _, stderr = evalCLI(t, "reward", "deadly.csv", "--encoder", "./bad", "--no-cache")
 	require.Equal(t, exitCodes[plugins.Unavailable], code, stderr)
-	found := regexp.MustCompile(`all that it said is in (\S+)`).FindStringSubmatch(stderr)
+	found := regexp.MustCompile(`its output is in (\S+)`).FindStringSubmatch(stderr)
 	require.NotNil(t, found, stderr)
 	log, err := os.ReadFile(found[1])
 	require.NoError(t, err)
@@ -415,7 +415,7 @@ func TestRewardOfRuns(t *testing.T) {
 	require.NoError(t, os.RemoveAll("all/embeddings"))
 	few := scoreJSON(t, "all")
 	require.Len(t, few.Attempts, 2)
-	require.Contains(t, few.Warnings[0], "kept no clips")
+	require.Contains(t, few.Warnings[0], "has no clips")
 
 	line, err := os.ReadFile("all/metrics.jsonl")
 	require.NoError(t, err)
