@@ -193,7 +193,7 @@ func TestRewardRemembers(t *testing.T) {
 	mended := scoreJSON(t, dir, "--metrics")
 	require.Equal(t, first.Embedded, mended.Embedded)
 	require.Equal(t, first.Attempts, mended.Attempts)
-	require.Equal(t, []string{fmt.Sprintf("%d remembered embeddings were damaged and are made again", len(entries))}, mended.Warnings)
+	require.Equal(t, []string{fmt.Sprintf("%d cached embeddings were damaged and are computed again", len(entries))}, mended.Warnings)
 	again := scoreJSON(t, dir)
 	require.Zero(t, again.Embedded)
 
@@ -218,7 +218,7 @@ func TestRewardComparesSettings(t *testing.T) {
 	require.Equal(t, coarse.Attempts, r.Encoders[1].Attempts)
 	require.NotEqual(t, pixel.Attempts, coarse.Attempts)
 	require.Zero(t, coarse.Embedded, "it is remembered by what it is, not by its label")
-	require.Equal(t, "coarse", r.Fooled[1].Encoder)
+	require.Equal(t, "coarse", r.FalseSuccesses[1].Encoder)
 	for _, name := range []string{"curves-coarse.svg", "curves-pixel-size-6.svg"} {
 		require.FileExists(t, filepath.Join("page", name))
 	}
