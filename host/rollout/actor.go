@@ -21,13 +21,15 @@ type Actor struct {
 	Random bool
 	// Noise is the standard deviation of Gaussian noise on each of the expert's actions, in action units.
 	Noise float32
-	// Failure is the way in which the expert fails on purpose, one of EnvSpec.ExpertFailures; empty: it does its best.
+	// Failure is the way in which the expert fails on purpose, one of EnvSpec.ExpertFailures; empty: it does
+	// its best.
 	Failure string
 }
 
 const actorHint = "expert, noise:SIGMA, fail:WAY, fail:WAY+noise:SIGMA, random, policy or policy:greedy"
 
-// ParseActor parses "expert", "noise:SIGMA", "fail:WAY", "fail:WAY+noise:SIGMA", "random", "policy" and "policy:greedy".
+// ParseActor parses "expert", "noise:SIGMA", "fail:WAY", "fail:WAY+noise:SIGMA", "random", "policy" and
+// "policy:greedy".
 func ParseActor(text string) (Actor, error) {
 	switch text {
 	case "expert":

@@ -17,9 +17,9 @@ type request struct {
 	reply chan chunk
 }
 
-// batcher asks the policy for all lanes that wait: requests gather while one Act runs, and the next Act takes all of them
-// up to MaxBatch. It never waits for a batch to fill. A failure of the policy ends the call, so every request is answered
-// unless the call is over.
+// batcher asks the policy for all lanes that wait: requests gather while one Act runs, and the next Act takes
+// all of them up to MaxBatch. It never waits for a batch to fill. A failure of the policy ends the call, so
+// every request is answered unless the call is over.
 type batcher struct {
 	exec        *execution
 	policy      policy.Policy
@@ -38,7 +38,13 @@ func (x *execution) startBatcher() error {
 	// There is room for a request of every lane and some without a reply, so that a request does not block while the
 	// policy is busy.
 	requests := make(chan request, 2*x.s.lanes()+16)
-	x.policy = &batcher{exec: x, policy: client, incarnation: incarnation, requests: requests, done: make(chan struct{})}
+	x.policy = &batcher{
+		exec:        x,
+		policy:      client,
+		incarnation: incarnation,
+		requests:    requests,
+		done:        make(chan struct{}),
+	}
 	go x.policy.serve()
 	return nil
 }
@@ -149,8 +155,8 @@ func (b *batcher) call(acts, forgets []request) error {
 	return b.answer(call, acts)
 }
 
-// answer asks for actions and gives them to the lanes that wait. A Diverged error of a batch does not name the items that
-// caused it, so each item is then asked for alone, and costs its own episode only.
+// answer asks for actions and gives them to the lanes that wait. A Diverged error of a batch does not name the
+// items that caused it, so each item is then asked for alone, and costs its own episode only.
 func (b *batcher) answer(call policy.Act, acts []request) error {
 	x := b.exec
 	began := time.Now()
@@ -159,7 +165,8 @@ func (b *batcher) answer(call policy.Act, acts []request) error {
 	b.calls.Add(1)
 	b.items.Add(int64(len(acts)))
 	place := func(a request, err error) *plugins.Error {
-		return plugins.AsError(err).WithPlace("%s, episode %s, Act at step %d", x.s.PolicyName, a.item.Trajectory, a.item.Step)
+		return plugins.AsError(err).
+			WithPlace("%s, episode %s, Act at step %d", x.s.PolicyName, a.item.Trajectory, a.item.Step)
 	}
 	switch diverged := plugins.KindOf(err) == plugins.Diverged; {
 	case diverged && len(acts) > 1:

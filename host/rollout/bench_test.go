@@ -40,7 +40,8 @@ func (idlePolicy) Act(_ context.Context, a policy.Act) ([]policy.Result, error) 
 	return results, nil
 }
 
-// BenchmarkStep is the scheduler's own time for an env step of one lane with chunks of one action: ns/op divided by 100 steps an episode, in-process.
+// BenchmarkStep is the scheduler's own time for an env step of one lane with chunks of one action: ns/op
+// divided by 100 steps an episode, in-process.
 func BenchmarkStep(b *testing.B) {
 	for _, lanes := range []int{1, 8, 64, 256} {
 		b.Run(fmt.Sprint(lanes), func(b *testing.B) {

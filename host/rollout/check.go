@@ -11,8 +11,8 @@ import (
 	"github.com/srpo-dev/srpo/plugins/policy"
 )
 
-// tolerance is how far a number from a plugin may lie outside of its range and still be taken for a rounding error, which
-// is clipped. It is multiplied by the width of the range where that is above 1.
+// tolerance is how far a number from a plugin may lie outside of its range and still be taken for a rounding
+// error, which is clipped. It is multiplied by the width of the range where that is above 1.
 const tolerance = 1e-6
 
 // inRange reports whether v is in [low, high] up to rounding. NaN is not.
@@ -21,8 +21,8 @@ func inRange(v, low, high float32) bool {
 	return float64(v) >= float64(low)-slack && float64(v) <= float64(high)+slack
 }
 
-// invalidNumber is the error of a policy's reply that has the right form and contains an unusable number. It costs the
-// episode.
+// invalidNumber is the error of a policy's reply that has the right form and contains an unusable number. It
+// costs the episode.
 func invalidNumber(hint, format string, args ...any) error {
 	return plugins.Errorf(plugins.Diverged, format, args...).WithHint("%s", hint)
 }
@@ -52,7 +52,14 @@ func (s *shapes) check(what, camera string, shape []int) error {
 		return nil
 	}
 	if !slices.Equal(first, shape) {
-		return corrupt("a camera's size may not change in a run", "%s of camera %q is %v, and was %v before", what, camera, shape, first)
+		return corrupt(
+			"a camera's size may not change in a run",
+			"%s of camera %q is %v, and was %v before",
+			what,
+			camera,
+			shape,
+			first,
+		)
 	}
 	return nil
 }
@@ -71,8 +78,13 @@ func (c *replyChecker) reset(t env.Transition) error {
 	case t.StepsDone != 0 || t.EpisodeSteps != 0:
 		return corrupt(fixEnv, "steps_done is %d and episode_steps %d, want 0 and 0", t.StepsDone, t.EpisodeSteps)
 	case t.Success || t.Done():
-		return corrupt("leave the start state out, or fix the env",
-			"the episode is done before it began (success %v, terminated %v, truncated %v)", t.Success, t.Terminated, t.Truncated)
+		return corrupt(
+			"leave the start state out, or fix the env",
+			"the episode is done before it began (success %v, terminated %v, truncated %v)",
+			t.Success,
+			t.Terminated,
+			t.Truncated,
+		)
 	}
 	frames := 0
 	if c.render.Record != "" {
@@ -103,8 +115,8 @@ func (c *replyChecker) step(t env.Transition, from, n int) error {
 	return c.images(t, c.render.Frames(from, t.StepsDone))
 }
 
-// images checks everything that was rendered. It does not check the observation of an episode that is done, because no
-// policy reads it.
+// images checks everything that was rendered. It does not check the observation of an episode that is done,
+// because no policy reads it.
 func (c *replyChecker) images(t env.Transition, frames int) error {
 	if !t.Done() {
 		if err := checkObservation(t.Observation, c.render.Observe, c.spec, c.shapes); err != nil {
@@ -238,7 +250,14 @@ func checkExpertAction(action plugins.Tensor, space plugins.ActionSpace) error {
 	}
 	for d, v := range action.Float32s() {
 		if !inRange(v, space.Low[d], space.High[d]) {
-			return corrupt(fixEnv, "the expert's action %s is %v, want %g to %g", space.Names[d], v, space.Low[d], space.High[d])
+			return corrupt(
+				fixEnv,
+				"the expert's action %s is %v, want %g to %g",
+				space.Names[d],
+				v,
+				space.Low[d],
+				space.High[d],
+			)
 		}
 	}
 	return nil

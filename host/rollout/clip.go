@@ -4,8 +4,8 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// ClipMode selects how clips are made equally long before they are encoded. A success ends early, so without it the length
-// alone separates successes from failures.
+// ClipMode selects how clips are made equally long before they are encoded. A success ends early, so without it
+// the length alone separates successes from failures.
 type ClipMode int
 
 // The modes.
@@ -18,9 +18,9 @@ const (
 // EqualLength makes clips equally long for the encoder. It does not change what [Episode.Frames] keeps.
 type EqualLength struct {
 	Mode ClipMode
-	// Frames is the length for [Cut]: a clip keeps its first Frames frames, and a shorter one repeats its last frame. 0:
-	// the length of the shortest clip of the same task in this call. Since that is known only at the end, nothing is
-	// encoded before every episode is rolled out, and all clips are in memory until then.
+	// Frames is the length for [Cut]: a clip keeps its first Frames frames, and a shorter one repeats its last
+	// frame. 0: the length of the shortest clip of the same task in this call. Since that is known only at the
+	// end, nothing is encoded before every episode is rolled out, and all clips are in memory until then.
 	Frames int
 }
 

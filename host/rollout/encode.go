@@ -89,8 +89,8 @@ func (e *encoding) take() []clip {
 	return batch
 }
 
-// embed sets each episode's embedding. A batch that fails is encoded again clip by clip, so that a bad clip does not affect
-// the others and the error names it.
+// embed sets each episode's embedding. A batch that fails is encoded again clip by clip, so that a bad clip
+// does not affect the others and the error names it.
 func (e *encoding) embed(batch []clip) error {
 	err := e.call(batch)
 	if err == nil || e.exec.ctx.Err() != nil {

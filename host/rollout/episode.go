@@ -36,8 +36,8 @@ func newAttempt(l *lane, client env.Env, j *job) *attempt {
 	return a
 }
 
-// run rolls out the episode from Reset to its end. Its errors are the env's and say which call failed; an error of the
-// policy ends the whole call.
+// run rolls out the episode from Reset to its end. Its errors are the env's and say which call failed; an error
+// of the policy ends the whole call.
 func (a *attempt) run() error {
 	e := &a.episode
 	t, err := a.reset()

@@ -8,9 +8,9 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// ErrPolicyLost is in the chain of an error when the policy's process died or had to be replaced, and with it everything
-// that the policy recorded. All lanes have stopped when it is returned. Load the last checkpoint and call again: the same
-// seeds give the same results.
+// ErrPolicyLost is in the chain of an error when the policy's process died or had to be replaced, and with it
+// everything that the policy recorded. All lanes have stopped when it is returned. Load the last checkpoint and
+// call again: the same seeds give the same results.
 var ErrPolicyLost = errors.New("the policy's process is lost")
 
 // PolicyLost returns an error of the named policy with [ErrPolicyLost] and cause in its chain.

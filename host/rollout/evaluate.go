@@ -30,26 +30,27 @@ func (t Trial) job(i int, id string, a Actor, seed uint64) *job {
 // Evaluation is a list of trials, each rolled out once.
 type Evaluation struct {
 	Rules
-	// Name begins the trials' ids, e.g. "eval/000010". It must be unique in the run. Seeds do not depend on it, so that
-	// two policies meet the same episodes.
+	// Name begins the trials' ids, e.g. "eval/000010". It must be unique in the run. Seeds do not depend on it,
+	// so that two policies meet the same episodes.
 	Name string
 	Seed uint64
 	// Trials in the order of the result, without duplicates.
 	Trials []Trial
 	// Have contains finished episodes by id: they are not rolled out again.
 	Have map[string]Episode
-	// OnEpisode, when set, is called with each episode that was rolled out, and embedded where that is asked for, in the
-	// order of completion and never concurrently. It gets what the result contains, except for frames that do not fit in
-	// the end.
+	// OnEpisode, when set, is called with each episode that was rolled out, and embedded where that is asked
+	// for, in the order of completion and never concurrently. It gets what the result contains, except for
+	// frames that do not fit in the end.
 	OnEpisode func(Episode)
 }
 
 // ID is "<name>/<task>/<start state>/<repeat>", the id of trial i.
 func (e Evaluation) ID(i int) string { return e.Trials[i].id(e.Name) }
 
-// Evaluate rolls out each trial once and returns the episodes in the order of the list, including those of Have. Faults
-// are survived, and errors returned, as by [Scheduler.Run]; OnEpisode gets what was finished before an error. An invalid
-// trial (see [Episode.Invalid]) is a failure. It is an error when there is more than one and they are more than a fifth.
+// Evaluate rolls out each trial once and returns the episodes in the order of the list, including those of
+// Have. Faults are survived, and errors returned, as by [Scheduler.Run]; OnEpisode gets what was finished
+// before an error. An invalid trial (see [Episode.Invalid]) is a failure. It is an error when there is more
+// than one and they are more than a fifth.
 func (s *Scheduler) Evaluate(ctx context.Context, e Evaluation) ([]Episode, Timing, error) {
 	s = s.withDefaults()
 	jobs, err := s.trials(e)

@@ -71,7 +71,8 @@ func TestEvaluate(t *testing.T) {
 	require.NotEqual(t, want, evaluate(t, x, e))
 }
 
-// What was finished before a kill is not rolled again, and the whole is as if nothing had happened, also through JSON.
+// What was finished before a kill is not rolled again, and the whole is as if nothing had happened, also
+// through JSON.
 func TestEvaluateGoesOn(t *testing.T) {
 	leaks(t)
 	x := newSetting(t, 3)

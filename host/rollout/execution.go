@@ -10,8 +10,9 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// execution is one call of Run, Evaluate or Record at work. Lanes take jobs from the queue and hand over episodes, the
-// batcher asks the policy, and the encoding goroutine embeds. collect brings them together in the caller's goroutine.
+// execution is one call of Run, Evaluate or Record at work. Lanes take jobs from the queue and hand over
+// episodes, the batcher asks the policy, and the encoding goroutine embeds. collect brings them together in the
+// caller's goroutine.
 type execution struct {
 	s     *Scheduler
 	rules Rules
@@ -26,9 +27,9 @@ type execution struct {
 	policy *batcher  // nil: no policy acts
 	encode *encoding // nil: nothing is encoded
 	shapes shapes
-	// lanesCtx ends before ctx, so that no lane waits for a process when every episode is rolled out. Calls to envs use
-	// envCtx, which stays open when only the policy is lost: a call that is canceled here may still run in the plugin
-	// when the lane is used again.
+	// lanesCtx ends before ctx, so that no lane waits for a process when every episode is rolled out. Calls to
+	// envs use envCtx, which stays open when only the policy is lost: a call that is canceled here may still
+	// run in the plugin when the lane is used again.
 	lanesCtx  context.Context
 	stopLanes context.CancelFunc
 	envCtx    context.Context
@@ -38,8 +39,8 @@ type execution struct {
 	failures  []lastFailure // by process
 	rolled    chan *Episode
 
-	// The following belong to collect's goroutine: counts of jobs that were given out, that are not rolled out yet, and
-	// that are not finished yet.
+	// The following belong to collect's goroutine: counts of jobs that were given out, that are not rolled out
+	// yet, and that are not finished yet.
 	total, unrolled, unfinished int
 	maxSteps                    map[string]int // by task
 	progress                    Progress
@@ -126,15 +127,15 @@ func (x *execution) add(jobs []*job) {
 type handlers struct {
 	// rolled is called as soon as an episode is rolled out. It may add jobs.
 	rolled func(*Episode)
-	// complete is called when an episode is encoded too, while its frames and trajectory are present. An error ends the
-	// call.
+	// complete is called when an episode is encoded too, while its frames and trajectory are present. An error
+	// ends the call.
 	complete func(*Episode) error
 	// finished is called after complete, with what the result keeps of the episode.
 	finished func(*Episode)
 }
 
-// collect returns when every job is rolled out, encoded and finished, or with the first error. It also fails when more
-// episodes are invalid than maxEpisodes, the largest possible number of jobs, allows.
+// collect returns when every job is rolled out, encoded and finished, or with the first error. It also fails
+// when more episodes are invalid than maxEpisodes, the largest possible number of jobs, allows.
 func (x *execution) collect(maxEpisodes int, h handlers) error {
 	frames := newFrameKeeper(x.rules)
 	var encoded chan *Episode

@@ -246,7 +246,8 @@ func (e *fakeEnv) reply(l *fakeLane, r env.Render, frames []byte, done int, exec
 	return t, nil
 }
 
-// fakePolicy acts by a hash of what it sees and the item's seed, and holds the scheduler to the contract of recording.
+// fakePolicy acts by a hash of what it sees and the item's seed, and holds the scheduler to the contract of
+// recording.
 type fakePolicy struct {
 	plugin
 	t      testing.TB

@@ -124,7 +124,8 @@ func TestPolicyThatLies(t *testing.T) {
 	}
 }
 
-// Numbers of a policy's that cannot be used cost their episode: it belongs to no group, nothing of it stays in the policy, and all others are as they were.
+// Numbers of a policy's that cannot be used cost their episode: it belongs to no group, nothing of it stays in
+// the policy, and all others are as they were.
 func TestInvalidEpisode(t *testing.T) {
 	for _, late := range []bool{false, true} {
 		plan := func(x *setting) {
@@ -351,7 +352,8 @@ func TestBrokenProcess(t *testing.T) {
 	require.Equal(t, 2, r.Timing.Faults)
 }
 
-// The same where another lane always gets the episode that failed: then no episode meets the broken process twice, but the process fails two in a row.
+// The same where another lane always gets the episode that failed: then no episode meets the broken process
+// twice, but the process fails two in a row.
 func TestBrokenProcessBesideAnIdleLane(t *testing.T) {
 	var d lastFailure
 	require.False(t, d.repeats(1, "a"))
@@ -412,7 +414,8 @@ func (a afterwards) Client(ctx context.Context) (env.Env, uint64, error) {
 	return a.Worker.Client(ctx)
 }
 
-// An episode that kills its process costs the other lanes their attempts, but in the end the error is about a lost process and comes.
+// An episode that kills its process costs the other lanes their attempts, but in the end the error is about a
+// lost process and comes.
 func TestEpisodeThatAlwaysKills(t *testing.T) {
 	leaks(t)
 	x := newSetting(t, 2, 2)

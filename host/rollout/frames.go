@@ -6,9 +6,9 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// frameKeeper selects the recorded frames that the result keeps: those of the longest prefix, in the order of ids, of the
-// wanted episodes that fits the budget. Episodes arrive in any order. When the budget is exceeded the last id is dropped,
-// and nothing from that id on is taken later.
+// frameKeeper selects the recorded frames that the result keeps: those of the longest prefix, in the order of
+// ids, of the wanted episodes that fits the budget. Episodes arrive in any order. When the budget is exceeded
+// the last id is dropped, and nothing from that id on is taken later.
 type frameKeeper struct {
 	want    func(Episode) bool
 	budget  int

@@ -33,7 +33,8 @@ func corruptOnly(t *testing.T, err error) {
 	}
 }
 
-// FuzzReply is an env's reply to a chunk of 3 actions after 3 steps: what passes keeps every promise that the rest of the host builds on.
+// FuzzReply is an env's reply to a chunk of 3 actions after 3 steps: what passes keeps every promise that the
+// rest of the host builds on.
 func FuzzReply(f *testing.F) {
 	f.Add(3, 6, byte(0), 0.5, []byte{1, 2}, byte(1), uint8(4), uint8(4), uint8(3), []byte{0, 0, 0, 0, 0, 0, 0x80, 0x3f}, uint8(2), uint8(2))
 	f.Add(2, 5, byte(3), math.NaN(), []byte{}, byte(2), uint8(0), uint8(4), uint8(3), []byte{0, 0, 0xc0, 0x7f}, uint8(2), uint8(1))

@@ -5,10 +5,11 @@ import "fmt"
 // sampler decides which groups are rolled out, and which of them are kept (dynamic sampling, as in DAPO, arXiv
 // 2503.14476).
 //
-// Groups 0 to Groups-1 begin. Each complete group that is outside of [KeepLow, KeepHigh] lets the group with the next id
-// begin, within the budget. So the ids that were rolled out in the end are 0 to n-1 with the smallest n for which Groups
-// of them are kept, or all Groups+ExtraGroups of the budget. This does not depend on the order in which groups complete:
-// the last id began because n-Groups others were dropped, so every shorter prefix has fewer kept groups.
+// Groups 0 to Groups-1 begin. Each complete group that is outside of [KeepLow, KeepHigh] lets the group with
+// the next id begin, within the budget. So the ids that were rolled out in the end are 0 to n-1 with the
+// smallest n for which Groups of them are kept, or all Groups+ExtraGroups of the budget. This does not depend
+// on the order in which groups complete: the last id began because n-Groups others were dropped, so every
+// shorter prefix has fewer kept groups.
 type sampler struct {
 	plan    Plan
 	groups  []Group // that have begun, by id

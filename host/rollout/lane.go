@@ -66,7 +66,8 @@ func (l *lane) place() string {
 	return fmt.Sprintf("%s, process %d, lane %d", l.exec.s.EnvName, l.process, l.number)
 }
 
-// giveUp ends a lane whose process will not come back. The other lanes roll out its episodes; the last lane ends the call.
+// giveUp ends a lane whose process will not come back. The other lanes roll out its episodes; the last lane
+// ends the call.
 func (l *lane) giveUp(err error) {
 	x := l.exec
 	if x.alive.Add(-1) == 0 {
@@ -77,20 +78,20 @@ func (l *lane) giveUp(err error) {
 }
 
 const (
-	// maxFaults bounds how often an episode is rolled out again after a fault of its own (an error, a deadline or a bad
-	// reply to one of its calls), and how often a clip is encoded again.
+	// maxFaults bounds how often an episode is rolled out again after a fault of its own (an error, a deadline
+	// or a bad reply to one of its calls), and how often a clip is encoded again.
 	maxFaults = 3
 	// maxLosses bounds how often an episode is rolled out again because its process was gone, which another lane's
 	// episode may have caused.
 	maxLosses = 10
 )
 
-// retry puts an episode back into the queue, to be rolled out again from its seed. It ends the call when the episode's
-// retries are spent.
+// retry puts an episode back into the queue, to be rolled out again from its seed. It ends the call when the
+// episode's retries are spent.
 func (l *lane) retry(a *attempt, incarnation uint64, err error) {
 	x, j := l.exec, a.job
-	// Lanes of one process share its state, so two failures in a row on a process of several lanes prove little. There
-	// the second failure of the same episode counts instead.
+	// Lanes of one process share its state, so two failures in a row on a process of several lanes prove
+	// little. There the second failure of the same episode counts instead.
 	twoInARow := x.failures[l.process].repeats(incarnation, j.episode.ID) && l.proc.Lanes == 1
 	if Replaces(err) || suspicious(err) && (twoInARow || j.faults == 1) {
 		l.proc.Worker.Failed(incarnation, err)

@@ -25,14 +25,14 @@ type Rules struct {
 	// Encode embeds every episode's recorded frames, made equally long by EqualLength.
 	Encode      bool
 	EqualLength EqualLength
-	// KeepFrames selects the finished (and encoded) episodes whose recorded frames the result keeps; nil: none. It must
-	// depend on the episode alone, and is never called concurrently. Frames are kept in the order of ids until they fill
-	// FrameBytes (0: 256 MiB).
+	// KeepFrames selects the finished (and encoded) episodes whose recorded frames the result keeps; nil: none.
+	// It must depend on the episode alone, and is never called concurrently. Frames are kept in the order of
+	// ids until they fill FrameBytes (0: 256 MiB).
 	KeepFrames func(Episode) bool
 	FrameBytes int
-	// OnFrames, when set, is called with each finished (and encoded) episode while its recorded frames are present, in the
-	// order of completion and never concurrently. It must not change the frames. An episode that is rolled out again after
-	// the policy was lost is passed again.
+	// OnFrames, when set, is called with each finished (and encoded) episode while its recorded frames are
+	// present, in the order of completion and never concurrently. It must not change the frames. An episode
+	// that is rolled out again after the policy was lost is passed again.
 	OnFrames func(Episode)
 	// KeepTrajectory observes before every action, not only before a chunk, and passes each episode with its
 	// [Episode].Trajectory to OnFrames. Chunks are executed one action per call, which does not change the episode.
@@ -87,8 +87,9 @@ type Order int
 
 // The two orders.
 const (
-	// RoundRobin gives group g of iteration i the task number (i*Groups + g) mod n. So an iteration continues where the
-	// previous one stopped, and every task gets the same number of groups. Replacement groups continue in the same order.
+	// RoundRobin gives group g of iteration i the task number (i*Groups + g) mod n. So an iteration continues
+	// where the previous one stopped, and every task gets the same number of groups. Replacement groups
+	// continue in the same order.
 	RoundRobin Order = iota
 	// Drawn draws each group's task by seed, with the tasks' weights.
 	Drawn
@@ -149,7 +150,10 @@ func (s *Scheduler) checkRules(r Rules) error {
 	case r.Encode && s.Encoder == nil:
 		return invalid("name an encoder, or turn encoding off", "no encoder to embed episodes with")
 	case r.Encode && r.RecordCamera == "":
-		return invalid("name a camera to record for the encoder", "no camera is recorded, so there is nothing to encode")
+		return invalid(
+			"name a camera to record for the encoder",
+			"no camera is recorded, so there is nothing to encode",
+		)
 	case r.Encode && s.EncoderSpec.Dimension < 1:
 		return invalid("Describe must return the length of its vectors",
 			"%s has dimension %d", s.EncoderName, s.EncoderSpec.Dimension)
@@ -216,7 +220,11 @@ func (p Plan) checkTask(t PlanTask) error {
 	}
 	switch {
 	case t.States != nil && len(t.States) == 0:
-		return invalid("use another train_fraction, or all start states", "task %s: no start states to draw from", t.ID)
+		return invalid(
+			"use another train_fraction, or all start states",
+			"task %s: no start states to draw from",
+			t.ID,
+		)
 	case !(t.Weight >= 0) || math.IsInf(t.Weight, 0):
 		return invalid("set it to 0 or more", "task %s has weight %v", t.ID, t.Weight)
 	case p.Order == RoundRobin && t.Weight != 0:

@@ -44,7 +44,8 @@ func (s *Scheduler) Record(ctx context.Context, p RecordPlan, keep func(Take, Ep
 			WithHint("use an env with a third-person camera")
 	}
 	if p.Every < 1 {
-		return plugins.Errorf(plugins.Invalid, "the recording interval is %d", p.Every).WithHint("set it to 1 or more env steps")
+		return plugins.Errorf(plugins.Invalid, "the recording interval is %d", p.Every).
+			WithHint("set it to 1 or more env steps")
 	}
 	rules := Rules{
 		Observe: p.Observe, KeepTrajectory: len(p.Observe) > 0, MaxSteps: p.MaxSteps,
@@ -81,14 +82,16 @@ func (s *Scheduler) record(ctx context.Context, rules Rules, jobs []*job, keep f
 func (s *Scheduler) checkRecording(j *job, rules Rules) error {
 	a := j.actor
 	if a.Policy {
-		return plugins.Errorf(plugins.Internal, "a policy's episode is recorded by Evaluate").WithPlace("%s", j.episode.ID)
+		return plugins.Errorf(plugins.Internal, "a policy's episode is recorded by Evaluate").
+			WithPlace("%s", j.episode.ID)
 	}
 	if !a.Random && !s.EnvSpec.Expert {
 		return plugins.Errorf(plugins.Unsupported, "the env has no scripted expert").WithPlace("%s", s.EnvName).
 			WithHint("record the actor random, or use recorded demonstrations or a trained policy")
 	}
 	if a.Failure != "" && !slices.Contains(s.EnvSpec.ExpertFailures, a.Failure) {
-		e := plugins.Errorf(plugins.Unsupported, "the env's expert cannot fail by %q", a.Failure).WithPlace("%s", s.EnvName)
+		e := plugins.Errorf(plugins.Unsupported, "the env's expert cannot fail by %q", a.Failure).
+			WithPlace("%s", s.EnvName)
 		if len(s.EnvSpec.ExpertFailures) == 0 {
 			return e.WithHint("it has no ways to fail on purpose; use noise:SIGMA to make it fail")
 		}
@@ -106,8 +109,8 @@ type DemoPlan struct {
 	Trials []Trial
 	Seed   uint64
 	// Noise is the standard deviation of Gaussian noise on each of the expert's actions, in action units. The
-	// demonstration then contains the action that the expert intended in each state that the noise leads to, and so shows
-	// how to recover (DART, arXiv 1703.09327).
+	// demonstration then contains the action that the expert intended in each state that the noise leads to,
+	// and so shows how to recover (DART, arXiv 1703.09327).
 	Noise float32
 	// Observe names the cameras of the demonstrations.
 	Observe []string
@@ -119,9 +122,10 @@ type DemoPlan struct {
 var errEnough = errors.New("no more demonstrations are read")
 
 // Demonstrations yields recordings of the expert, one per trial in the order of the plan, named
-// "demo/<task>/<start state>/<repeat>". Failed ones are included; Demonstration.Success is then false, and one without an
-// action has actions of shape [0, action dim]. The next one is rolled out when the previous one is no longer in use, so
-// that only one is in memory. An error ends the sequence. A demonstration depends on Seed, Noise and its trial only.
+// "demo/<task>/<start state>/<repeat>". Failed ones are included; Demonstration.Success is then false, and one
+// without an action has actions of shape [0, action dim]. The next one is rolled out when the previous one is
+// no longer in use, so that only one is in memory. An error ends the sequence. A demonstration depends on Seed,
+// Noise and its trial only.
 func (s *Scheduler) Demonstrations(ctx context.Context, p DemoPlan) iter.Seq2[policy.Demonstration, error] {
 	return func(yield func(policy.Demonstration, error) bool) {
 		if !(p.Noise >= 0) || math.IsInf(float64(p.Noise), 0) {
@@ -152,8 +156,8 @@ func (s *Scheduler) Demonstrations(ctx context.Context, p DemoPlan) iter.Seq2[po
 	}
 }
 
-// oneLane returns a scheduler of the first process's first lane, which begins an episode only when the previous one has
-// been kept.
+// oneLane returns a scheduler of the first process's first lane, which begins an episode only when the previous
+// one has been kept.
 func (s *Scheduler) oneLane() *Scheduler {
 	c := *s
 	if len(s.Envs) > 0 {

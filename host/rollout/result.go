@@ -7,7 +7,8 @@ import (
 	"github.com/srpo-dev/srpo/plugins/policy"
 )
 
-// EpisodeID is "<iteration>/<task>/<group>/<index>". It names the trajectory in the policy too. Task ids may contain slashes.
+// EpisodeID is "<iteration>/<task>/<group>/<index>". It names the trajectory in the policy too. Task ids may
+// contain slashes.
 func EpisodeID(iteration int, task string, group, index int) string {
 	return fmt.Sprintf("%d/%s/%d/%d", iteration, task, group, index)
 }
@@ -38,20 +39,22 @@ type Group struct {
 // Episode is one rollout.
 type Episode struct {
 	ID string
-	// Iteration, Group and Index are its place. In a list of trials Index is its place in the list, and the others are 0.
+	// Iteration, Group and Index are its place. In a list of trials Index is its place in the list, and the
+	// others are 0.
 	Iteration, Group, Index int
 	Task                    string
 	StartState              int
 	Seed                    uint64
 	// Success implies Terminated. Terminated: by the env's own rule. Truncated: at the largest number of steps.
 	Success, Terminated, Truncated bool
-	// Invalid is why the episode ended early, with actions or log-probabilities that are NaN, infinite or out of range;
-	// nil: it did not. An invalid episode is not rolled out again, because the same weights and seeds would give the same
-	// numbers. It is not embedded, and the policy forgets what it recorded.
+	// Invalid is why the episode ended early, with actions or log-probabilities that are NaN, infinite or out
+	// of range; nil: it did not. An invalid episode is not rolled out again, because the same weights and seeds
+	// would give the same numbers. It is not embedded, and the policy forgets what it recorded.
 	Invalid *plugins.Error
 	// Steps executed, in env steps.
 	Steps int
-	// Progress is the env's own last measure of progress, 0 to 1; nil: it has none. It is for audits, not for training.
+	// Progress is the env's own last measure of progress, 0 to 1; nil: it has none. It is for audits, not for
+	// training.
 	Progress *float64
 	// Furthest is the largest progress that was reported, at the ends of calls.
 	Furthest *float64
@@ -111,9 +114,9 @@ type Timing struct {
 	Wall float64
 	// Lanes at the start. LanesLost were given up because their process would not come back.
 	Lanes, LanesLost int
-	// Env is lane-seconds inside Reset and Step, PolicyWait lane-seconds between a request for actions and the reply. Idle
-	// is the remaining lane-seconds: without an episode, or waiting for a process. Utilisation is Env's share of all
-	// lane-seconds.
+	// Env is lane-seconds inside Reset and Step, PolicyWait lane-seconds between a request for actions and the
+	// reply. Idle is the remaining lane-seconds: without an episode, or waiting for a process. Utilisation is
+	// Env's share of all lane-seconds.
 	Env, PolicyWait, Idle, Utilisation float64
 	// Policy and Encode are seconds inside Act and Encode. They overlap with the others.
 	Policy, Encode float64

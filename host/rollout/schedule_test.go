@@ -78,7 +78,8 @@ func TestWhoeverWaitsIsServedTogether(t *testing.T) {
 	require.Equal(t, 21, timing.ActItems)
 }
 
-// One lane is stuck until all other episodes are through: if any lane, the policy or the encoder waited for it, this would never end.
+// One lane is stuck until all other episodes are through: if any lane, the policy or the encoder waited for it,
+// this would never end.
 func TestNobodyWaitsForTheSlowestLane(t *testing.T) {
 	x := newSetting(t, 1, 3)
 	x.plan.Groups, x.plan.ExtraGroups = 6, 0

@@ -10,12 +10,12 @@ import (
 	"github.com/srpo-dev/srpo/plugins/policy"
 )
 
-// Worker is a plugin's process as the scheduler sees it. The process is started and restarted behind it; host/supervise
-// implements it.
+// Worker is a plugin's process as the scheduler sees it. The process is started and restarted behind it;
+// host/supervise implements it.
 type Worker[T any] interface {
-	// Client returns the live, configured plugin and the incarnation of its process. It starts or restarts the process
-	// where needed. ctx bounds the wait, not the life of the process. An error other than ctx's own means that the
-	// process will not come back, because its restart budget is spent.
+	// Client returns the live, configured plugin and the incarnation of its process. It starts or restarts the
+	// process where needed. ctx bounds the wait, not the life of the process. An error other than ctx's own
+	// means that the process will not come back, because its restart budget is spent.
 	Client(ctx context.Context) (client T, incarnation uint64, err error)
 	// Failed reports that a call to that incarnation failed in a way that requires a new process. Repeated reports of
 	// one incarnation change nothing.
@@ -118,9 +118,9 @@ func (s *Scheduler) lanes() int {
 	return n
 }
 
-// ActingPolicy returns the policy that holds the weights of PolicyIncarnation, and its incarnation. A process that was
-// restarted since they were loaded has neither these weights nor what the policy recorded: the error is then
-// [ErrPolicyLost].
+// ActingPolicy returns the policy that holds the weights of PolicyIncarnation, and its incarnation. A process
+// that was restarted since they were loaded has neither these weights nor what the policy recorded: the error
+// is then [ErrPolicyLost].
 func (s *Scheduler) ActingPolicy(ctx context.Context) (client policy.Policy, incarnation uint64, err error) {
 	client, incarnation, err = s.Policy.Client(ctx)
 	if err != nil {
@@ -135,11 +135,12 @@ func (s *Scheduler) ActingPolicy(ctx context.Context) (client policy.Policy, inc
 
 // Run rolls out one iteration's groups, encodes their episodes, and returns them in the order of ids.
 //
-// Groups whose success rate is outside of the plan's range are dropped and replaced by the group with the next id, within
-// the budget. The ids that are rolled out depend on the plan and the policy only: they are the smallest prefix of ids
-// with Plan.Groups kept groups, or the whole budget. So Result may contain fewer kept groups than the plan asks for,
-// which is not an error. Invalid episodes (see [Episode.Invalid]) are left out of their groups. It is an error when there
-// is more than one and they are more than a fifth of all. The policy forgets what it recorded for dropped groups.
+// Groups whose success rate is outside of the plan's range are dropped and replaced by the group with the next
+// id, within the budget. The ids that are rolled out depend on the plan and the policy only: they are the
+// smallest prefix of ids with Plan.Groups kept groups, or the whole budget. So Result may contain fewer kept
+// groups than the plan asks for, which is not an error. Invalid episodes (see [Episode.Invalid]) are left out
+// of their groups. It is an error when there is more than one and they are more than a fifth of all. The policy
+// forgets what it recorded for dropped groups.
 //
 // Errors are *plugins.Error values: Invalid for the plan; [ErrPolicyLost] in the chain when the policy must be loaded
 // again; Canceled or Deadline with ctx's own error in the chain when ctx ended; otherwise the error that an episode,

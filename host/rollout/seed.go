@@ -26,8 +26,8 @@ const seedDomain = "srpo.seed.v1"
 //	a bool                          'b' || one byte, 0 or 1
 //	a float                         'f' || u64(IEEE 754 bits of the float64)
 //
-// so that no two lists of parts share an encoding, and int(3) equals uint8(3). Seed panics on a part of another type, which
-// is a fault in the caller's source.
+// so that no two lists of parts share an encoding, and int(3) equals uint8(3). Seed panics on a part of another
+// type, which is a fault in the caller's source.
 func Seed(run uint64, parts ...any) uint64 {
 	buf := make([]byte, 0, 128)
 	buf = append(buf, seedDomain...)
@@ -75,8 +75,9 @@ func appendInt(buf []byte, v int64) []byte {
 }
 
 // Split divides a task's start states by seed into those to train on and those to test on, both ascending.
-// round(fraction*n) of the n states are for training; with n >= 2 and 0 < fraction < 1, at least one and at most n-1. The
-// order in which states are taken depends on the seed, the task's id and n, so another fraction only moves the boundary.
+// round(fraction*n) of the n states are for training; with n >= 2 and 0 < fraction < 1, at least one and at
+// most n-1. The order in which states are taken depends on the seed, the task's id and n, so another fraction
+// only moves the boundary.
 func Split(run uint64, task env.Task, fraction float64) (train, test []int) {
 	n := task.StartStates
 	keys := make([]uint64, n)

@@ -39,8 +39,8 @@ func (t *trajectory) act(action plugins.Tensor) {
 	t.demo.Actions = appendRow(t.demo.Actions, row)
 }
 
-// demonstration returns the whole trajectory, nil when it has no action. It drops the observation before a step that an
-// expert did not take because it gave up.
+// demonstration returns the whole trajectory, nil when it has no action. It drops the observation before a step
+// that an expert did not take because it gave up.
 func (t *trajectory) demonstration(success bool) *policy.Demonstration {
 	if t == nil || t.demo.Actions.IsZero() {
 		return nil

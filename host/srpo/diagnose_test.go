@@ -85,11 +85,9 @@ func TestDiagnose(t *testing.T) {
 	}
 	scored, err := ScoreBatch(rollouts, Known{}, DefaultRewardOptions())
 	require.NoError(t, err)
-	got, err := Diagnose(rollouts, scored.Scores)
+	got, err := Diagnose(scored.Rollouts)
 	require.NoError(t, err)
 	assert.Equal(t, Diagnostics{AUROC: Estimate{1, 1}, Spearman: Estimate{1, 1}, PairOrder: Estimate{1, 1}}, got)
-	_, err = Diagnose(rollouts, nil)
-	assert.ErrorContains(t, err, "0 scores for 6 rollouts")
 }
 
 // Random embeddings say nothing, and AUROC says so: held out, a success is not near to itself.
@@ -106,7 +104,7 @@ func TestAUROCOfRandomEmbeddingsIsHalf(t *testing.T) {
 			opt.Cluster.Kind = kind
 			scored, err := ScoreBatch(rollouts, Known{}, opt)
 			require.NoError(t, err)
-			d, err := Diagnose(rollouts, scored.Scores)
+			d, err := Diagnose(scored.Rollouts)
 			require.NoError(t, err)
 			sum += d.AUROC.Value / 40
 		}

@@ -19,12 +19,12 @@ func ExampleScoreBatch() {
 		fmt.Println(err)
 		return
 	}
-	advantages, _, err := srpo.Advantages(rollouts, scored.Scores, srpo.DefaultAdvantageOptions())
+	advantages, _, err := srpo.Advantages(scored.Rollouts, srpo.DefaultAdvantageOptions())
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
-	for i, s := range scored.Scores {
+	for i, s := range scored.Rollouts {
 		fmt.Printf("%s distance %.0f reward %.3f advantage %+.2f\n", s.ID, s.Distance, s.Reward, advantages[i].Value)
 	}
 	fmt.Println(scored.Tasks[0].Clusters, "centre:", scored.Tasks[0].Notes[0])
@@ -33,7 +33,7 @@ func ExampleScoreBatch() {
 	// stack/1 distance 2 reward 1.000 advantage +0.92
 	// stack/2 distance 1 reward 0.585 advantage -0.35
 	// stack/3 distance 9 reward 0.215 advantage -1.48
-	// 1 centre: one mean of all references: 2 references cannot show two modes
+	// 1 centre: one mean of all references: 2 references cannot form two modes
 }
 
 // Two ways of doing a task are two centres.
@@ -78,11 +78,6 @@ func ExampleMemory() {
 	// Output: <nil> 1
 }
 
-func ExampleKeepGroup() {
-	fmt.Println(srpo.KeepGroup(0, 8, 0.1, 0.9), srpo.KeepGroup(3, 8, 0.1, 0.9), srpo.KeepGroup(8, 8, 0.1, 0.9))
-	// Output: false true false
-}
-
 // Steps that made progress weigh more when a policy is fitted to recorded data.
 func ExampleProgressAdvantages() {
 	advantages, err := srpo.ProgressAdvantages([]srpo.Curve{{ID: "demo", Progress: []float64{0, 0.4, 0.4, 1}}}, 1e-8)
@@ -106,7 +101,7 @@ func ExampleDiagnose() {
 		fmt.Println(err)
 		return
 	}
-	d, err := srpo.Diagnose(rollouts, scored.Scores)
+	d, err := srpo.Diagnose(scored.Rollouts)
 	fmt.Println(d.AUROC.Value, d.Spearman.Value, d.PairOrder.Value, err)
 	// Output: 1 1 1 <nil>
 }
@@ -125,7 +120,7 @@ func ExampleRollout_unlabelled() {
 		fmt.Println(err)
 		return
 	}
-	for _, s := range scored.Scores {
+	for _, s := range scored.Rollouts {
 		fmt.Printf("%s %.3f\n", s.ID, s.Reward)
 	}
 	// Output:

@@ -102,7 +102,7 @@ func TestReferenceGoldens(t *testing.T) {
 			opt.Kind, opt.Cluster.Kind, opt.Dim = MinMax, ClusterReference, c.Dim
 			scored, err := ScoreBatch(rollouts, Known{}, opt)
 			require.NoError(t, err)
-			for i, s := range scored.Scores {
+			for i, s := range scored.Rollouts {
 				want := c.Rollouts[i]
 				if s.Reason != "" {
 					assert.Equal(t, "the embedding is all zero", s.Reason)

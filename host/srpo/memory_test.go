@@ -88,7 +88,7 @@ func TestMemoryBytes(t *testing.T) {
 	var back Memory
 	require.NoError(t, back.UnmarshalBinary(data))
 	assert.Equal(t, *m, back)
-	assert.Equal(t, 4, back.PerTask())
+	assert.Equal(t, 4, back.perTask)
 	back.Remember(2, 6, batch[:1])
 	changed, err := back.MarshalBinary()
 	require.NoError(t, err)
@@ -106,11 +106,11 @@ func TestDamagedMemoryIsRefused(t *testing.T) {
 	for n := range data {
 		require.Error(t, back.UnmarshalBinary(data[:n]), "cut to %d bytes", n)
 	}
-	assert.Equal(t, 7, back.PerTask(), "a refused memory changes nothing")
+	assert.Equal(t, 7, back.perTask, "a refused memory changes nothing")
 	assert.ErrorContains(t, back.UnmarshalBinary(append(append([]byte(nil), data...), 0)), "1 bytes follow")
-	assert.ErrorContains(t, back.UnmarshalBinary([]byte("something else entirely")), "no memory that this version can read")
+	assert.ErrorContains(t, back.UnmarshalBinary([]byte("something else entirely")), "not a memory that this version can read")
 	empty := append([]byte(memoryMagic), make([]byte, 8)...)
-	assert.ErrorContains(t, back.UnmarshalBinary(empty), "holds 0 successes")
+	assert.ErrorContains(t, back.UnmarshalBinary(empty), "bound of 0 successes")
 	rng := rand.New(rand.NewPCG(21, 1))
 	for range 500 { // any byte may be wrong; none may panic
 		damaged := append([]byte(nil), data...)
