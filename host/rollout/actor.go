@@ -60,7 +60,7 @@ func ParseActor(text string) (Actor, error) {
 	v, err := strconv.ParseFloat(sigma, 32)
 	if err != nil || !(v > 0 && v <= math.MaxFloat32) {
 		return Actor{}, plugins.Errorf(plugins.Invalid, "%q is not a valid noise", text).
-			WithHint("give the standard deviation of Gaussian noise on the expert's actions, in action units: noise:0.5")
+			WithHint("give the standard deviation of the noise on the expert's actions, in action units: noise:0.5")
 	}
 	a.Noise = float32(v)
 	return a, nil
@@ -109,7 +109,8 @@ type policyActor struct{}
 func (policyActor) next(a *attempt, o env.Observation) ([]move, error) {
 	x, e := a.exec, &a.episode
 	item := policy.Item{
-		Trajectory: e.ID, Step: e.Steps, Observation: withCameras(o, x.rules.Observe), Seed: Seed(e.Seed, "act", e.Steps),
+		Trajectory: e.ID, Step: e.Steps, Seed: Seed(e.Seed, "act", e.Steps),
+		Observation: withCameras(o, x.rules.Observe),
 	}
 	a.acted = true
 	began := time.Now()

@@ -10,7 +10,7 @@ import (
 	"github.com/srpo-dev/srpo/plugins/policy"
 )
 
-// idleEnv and idlePolicy do nothing, so that what is left is the scheduler.
+// idleEnv and idlePolicy do nothing, so that only the scheduler is measured.
 type idleEnv struct {
 	env.Env
 	steps [256]int
@@ -27,7 +27,12 @@ func (e *idleEnv) Step(_ context.Context, s env.Step) (env.Transition, error) {
 }
 
 func idleReply(done, steps int) env.Transition {
-	return env.Transition{StepsDone: done, EpisodeSteps: steps, Truncated: steps == 100, Observation: env.Observation{Proprio: plugins.Floats([]float32{1, 2})}}
+	return env.Transition{
+		StepsDone:    done,
+		EpisodeSteps: steps,
+		Truncated:    steps == 100,
+		Observation:  env.Observation{Proprio: plugins.Floats([]float32{1, 2})},
+	}
 }
 
 type idlePolicy struct{ policy.Policy }
@@ -40,15 +45,24 @@ func (idlePolicy) Act(_ context.Context, a policy.Act) ([]policy.Result, error) 
 	return results, nil
 }
 
-// BenchmarkStep is the scheduler's own time for an env step of one lane with chunks of one action: ns/op
-// divided by 100 steps an episode, in-process.
+// BenchmarkStep measures the scheduler's own time per env step of one lane, in-process, with chunks of one action.
 func BenchmarkStep(b *testing.B) {
 	for _, lanes := range []int{1, 8, 64, 256} {
 		b.Run(fmt.Sprint(lanes), func(b *testing.B) {
 			e := newProcess(func(*process[env.Env]) env.Env { return &idleEnv{} })
-			s := Scheduler{Envs: []*EnvProc{{e, lanes}}, Policy: newProcess(func(*process[policy.Policy]) policy.Policy { return idlePolicy{} }), EnvSpec: fakeSpec}
+			s := Scheduler{
+				Envs:    []*EnvProc{{e, lanes}},
+				Policy:  newProcess(func(*process[policy.Policy]) policy.Policy { return idlePolicy{} }),
+				EnvSpec: fakeSpec,
+			}
 			task := env.Task{ID: "idle", StartStates: 1, MaxSteps: 100}
-			p := Plan{Rules: Rules{Greedy: true}, Groups: max(1, b.N), GroupSize: 1, KeepHigh: 1, Tasks: []PlanTask{{Task: task}}}
+			p := Plan{
+				Rules:     Rules{Greedy: true},
+				Groups:    max(1, b.N),
+				GroupSize: 1,
+				KeepHigh:  1,
+				Tasks:     []PlanTask{{Task: task}},
+			}
 			r, err := s.Run(b.Context(), p)
 			if err != nil {
 				b.Fatal(err)

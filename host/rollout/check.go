@@ -207,7 +207,8 @@ func (c chunk) split(perAction bool) []chunk {
 // Corrupt for a result that breaks the contract. It is Diverged for unusable numbers, and for log-probabilities whose
 // number differs from that of the actions.
 func (s *Scheduler) checkActions(r policy.Result, rules Rules) (chunk, error) {
-	const fix = "a fault in the policy plugin, or weights that diverged: use an earlier checkpoint and a lower learning rate"
+	const fix = "a fault in the policy plugin, or weights that diverged: " +
+		"use an earlier checkpoint and a lower learning rate"
 	space := s.EnvSpec.Action
 	n := -1
 	if s.PolicySpec.Chunk > 0 {

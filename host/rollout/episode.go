@@ -7,7 +7,7 @@ import (
 	"github.com/srpo-dev/srpo/plugins/env"
 )
 
-// attempt rolls out an episode once, whoever its actor is.
+// attempt rolls out an episode once. It is the same for every actor.
 type attempt struct {
 	*lane
 	env        env.Env
@@ -76,7 +76,8 @@ func (a *attempt) reset() (env.Transition, error) {
 	x, e := a.exec, &a.episode
 	began := time.Now()
 	t, err := a.env.Reset(x.envCtx, env.Reset{
-		Lane: a.number, Task: e.Task, StartState: e.StartState, Seed: e.Seed, MaxSteps: x.rules.MaxSteps, Render: a.render,
+		Lane: a.number, Task: e.Task, StartState: e.StartState, Seed: e.Seed,
+		MaxSteps: x.rules.MaxSteps, Render: a.render,
 	})
 	x.envTime.Add(int64(time.Since(began)))
 	if err == nil {

@@ -17,14 +17,23 @@ func trials() []Trial {
 	var all []Trial
 	for _, task := range []string{"a/easy", "c/long"} {
 		for s := range 7 {
-			all = append(all, Trial{Task: fakeTask(task), StartState: s}, Trial{Task: fakeTask(task), StartState: s, Repeat: 1})
+			all = append(
+				all,
+				Trial{Task: fakeTask(task), StartState: s},
+				Trial{Task: fakeTask(task), StartState: s, Repeat: 1},
+			)
 		}
 	}
 	return all
 }
 
 func (x *setting) evaluation() Evaluation {
-	return Evaluation{Name: "eval/3", Seed: 9, Trials: trials(), Rules: Rules{Observe: []string{"front"}, Temperature: 1}}
+	return Evaluation{
+		Name:   "eval/3",
+		Seed:   9,
+		Trials: trials(),
+		Rules:  Rules{Observe: []string{"front"}, Temperature: 1},
+	}
 }
 
 func evaluate(t *testing.T, x *setting, e Evaluation) []Episode {
@@ -42,7 +51,7 @@ func TestEvaluate(t *testing.T) {
 	x := newSetting(t, 1)
 	want := evaluate(t, x, x.evaluation())
 	require.Len(t, want, 28)
-	require.Empty(t, x.policy.recorded, "nothing is recorded that nobody updates from")
+	require.Empty(t, x.policy.recorded, "an evaluation records nothing for an update")
 	for i, e := range want {
 		require.Equal(t, x.evaluation().ID(i), e.ID)
 		require.Equal(t, i, e.Index)
@@ -52,28 +61,28 @@ func TestEvaluate(t *testing.T) {
 	}
 	require.Equal(t, "eval/3/a/easy/0/1", want[1].ID)
 
-	for seed := range uint64(12) { // any lanes, deaths
+	for seed := range uint64(12) { // any number of lanes, and processes that die
 		x := newSetting(t, [][]int{{1}, {5}, {3, 3, 3}}[seed%3]...)
 		x.world.jitter = seed%2 == 0
 		x.world.die = chance(seed, 20, 5)
 		require.Equal(t, want, evaluate(t, x, x.evaluation()))
 	}
 
-	e := x.evaluation() // the name is not in the seeds
+	e := x.evaluation() // seeds do not depend on the name
 	e.Name = "eval/4"
 	for i, ep := range evaluate(t, x, e) {
 		require.Equal(t, want[i].Steps, ep.Steps)
 		require.Equal(t, want[i].LogProb, ep.LogProb)
 	}
 
-	e = x.evaluation() // greedy is something else
+	e = x.evaluation() // greedy episodes differ
 	e.Greedy, e.Temperature = true, 0
 	require.NotEqual(t, want, evaluate(t, x, e))
 }
 
-// What was finished before a kill is not rolled again, and the whole is as if nothing had happened, also
+// Finished trials are not rolled out again after a kill, and the whole equals an undisturbed evaluation, also
 // through JSON.
-func TestEvaluateGoesOn(t *testing.T) {
+func TestEvaluateResumes(t *testing.T) {
 	leaks(t)
 	x := newSetting(t, 3)
 	e := x.evaluation()
@@ -156,7 +165,7 @@ func TestDemonstrations(t *testing.T) {
 
 	x := newSetting(t, 1)
 	x.world.die = chance(8, 12, 9)
-	require.Equal(t, want, demos(t, x, p), "deaths change nothing")
+	require.Equal(t, want, demos(t, x, p), "processes that die change nothing")
 	require.NotZero(t, x.envs[0].reported)
 
 	p.Noise = 0.3
@@ -166,19 +175,19 @@ func TestDemonstrations(t *testing.T) {
 		return slices.ContainsFunc(d.Actions.Float32s(), func(v float32) bool { return v > 0.1 || v < -0.1 })
 	}
 	require.True(t, slices.ContainsFunc(want, beyond))
-	require.False(t, slices.ContainsFunc(noisy, beyond), "what is learned is what the expert meant")
+	require.False(t, slices.ContainsFunc(noisy, beyond), "the demonstration contains the intended actions")
 	for d, err := range x.s.Demonstrations(t.Context(), p) {
 		require.NoError(t, err)
 		require.NotEmpty(t, d.ID)
-		break // stopping early is fine
+		break // the caller may stop early
 	}
 }
 
-func TestDemonstrationsThatFail(t *testing.T) {
+func TestDemonstrationErrors(t *testing.T) {
 	first := func(x *setting, ctx context.Context, spec plugins.EnvSpec, p DemoPlan) (got error) {
 		x.s.EnvSpec, x.s.EnvName = spec, "env fake"
 		for _, err := range x.s.Demonstrations(ctx, p) {
-			require.NoError(t, got, "nothing comes after an error")
+			require.NoError(t, got, "an error ends the sequence")
 			got = err
 		}
 		return got
@@ -208,11 +217,14 @@ func TestDemonstrationsThatFail(t *testing.T) {
 	require.ErrorContains(t, first(x, t.Context(), fakeSpec, p), "noise is NaN")
 }
 
-// An expert that gives up leaves a demonstration that failed, not a broken env.
+// An expert that gives up yields a failed demonstration. It is not a fault of the env.
 func TestDemonstrationOfAnExpertThatGivesUp(t *testing.T) {
 	p := DemoPlan{Trials: trials()[:1], Seed: 4, Observe: []string{"front"}}
 	n := 0
-	s := &Scheduler{EnvSpec: fakeSpec, Envs: []*EnvProc{{Worker: quitter{Worker: (&world{t: t}).process(1)}, Lanes: 1}}}
+	s := &Scheduler{
+		EnvSpec: fakeSpec,
+		Envs:    []*EnvProc{{Worker: quitter{Worker: (&world{t: t}).process(1)}, Lanes: 1}},
+	}
 	for d, err := range s.Demonstrations(context.Background(), p) {
 		require.NoError(t, err)
 		require.False(t, d.Success)

@@ -11,7 +11,7 @@ import (
 	"github.com/srpo-dev/srpo/plugins/policy"
 )
 
-// corridor is an env: walk right to position 3 within 6 steps, from position 0, -1 or -2.
+// corridor is an env. The task is to walk right to position 3 within 6 steps, from position 0, -1 or -2.
 type corridor struct {
 	at, steps []int // by lane
 }
@@ -46,15 +46,15 @@ func (c *corridor) Step(_ context.Context, s env.Step) (env.Transition, error) {
 }
 
 func (c *corridor) see(lane, done int) env.Transition {
-	there := c.at[lane] == 3
+	success := c.at[lane] == 3
 	return env.Transition{
 		Observation: env.Observation{Proprio: plugins.Floats([]float32{float32(c.at[lane])})},
 		StepsDone:   done, EpisodeSteps: c.steps[lane],
-		Success: there, Terminated: there, Truncated: !there && c.steps[lane] == 6,
+		Success: success, Terminated: success, Truncated: !success && c.steps[lane] == 6,
 	}
 }
 
-// walker is a policy: right with a chance of two in three.
+// walker is a policy that walks right with probability 2/3.
 type walker struct{ policy.Policy }
 
 func (walker) Act(_ context.Context, a policy.Act) ([]policy.Result, error) {
@@ -69,7 +69,7 @@ func (walker) Act(_ context.Context, a policy.Act) ([]policy.Result, error) {
 	return results, nil
 }
 
-// here is a worker whose plugin lives in this process.
+// here is a worker whose plugin is in this process.
 type here[T any] struct{ plugin T }
 
 func (h here[T]) Client(context.Context) (T, uint64, error) { return h.plugin, 1, nil }
@@ -78,7 +78,9 @@ func (h here[T]) Failed(uint64, error)                      {}
 func ExampleScheduler_Run() {
 	lanes := 4
 	s := rollout.Scheduler{
-		Envs:    []*rollout.EnvProc{{Worker: here[env.Env]{&corridor{at: make([]int, lanes), steps: make([]int, lanes)}}, Lanes: lanes}},
+		Envs: []*rollout.EnvProc{
+			{Worker: here[env.Env]{&corridor{at: make([]int, lanes), steps: make([]int, lanes)}}, Lanes: lanes},
+		},
 		Policy:  here[policy.Policy]{walker{}},
 		EnvSpec: spec,
 	}
@@ -92,7 +94,14 @@ func ExampleScheduler_Run() {
 		return
 	}
 	for _, g := range result.Groups {
-		fmt.Printf("group %d: %d of %d succeeded, kept: %v, reason %q\n", g.ID, g.Successes, len(g.Episodes), g.Kept, g.Reason)
+		fmt.Printf(
+			"group %d: %d of %d succeeded, kept: %v, reason %q\n",
+			g.ID,
+			g.Successes,
+			len(g.Episodes),
+			g.Kept,
+			g.Reason,
+		)
 	}
 	fmt.Println(result.EnvSteps, "env steps, first episode", result.Groups[0].Episodes[0].ID)
 	// Output:

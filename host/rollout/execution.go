@@ -232,7 +232,7 @@ func (x *execution) reportProgress(e *Episode) {
 	x.s.Progress(*p)
 }
 
-// end stops everything, waits for it, and returns the first error: err, or one that came up meanwhile.
+// end stops everything, waits for it, and returns the first error: err, or one that occurred meanwhile.
 func (x *execution) end(err error) (Timing, error) {
 	if err != nil {
 		x.fail(err)

@@ -17,7 +17,7 @@ import (
 	"github.com/srpo-dev/srpo/plugins/policy"
 )
 
-// process is a Worker over a fake plugin that dies when told to and comes back when it is reported.
+// process is a Worker over a fake plugin. The plugin decides when it dies, and is replaced after Failed.
 type process[T any] struct {
 	make   func(p *process[T]) T
 	budget int // restarts; < 0: any number
@@ -26,7 +26,7 @@ type process[T any] struct {
 	incarnation uint64
 	client      T
 	alive       bool
-	reported    int // Failed calls that counted
+	reported    int // calls of Failed that replaced the process
 	causes      []error
 }
 
@@ -63,23 +63,23 @@ func (p *process[T]) Failed(incarnation uint64, cause error) {
 
 var errGone = plugins.Errorf(plugins.Unavailable, "connection reset")
 
-// plugin is the part of the contract that no test looks at.
+// plugin implements the part of the contract that no test uses.
 type plugin struct{}
 
 func (plugin) Info(context.Context) (plugins.Info, error)      { return plugins.Info{}, nil }
 func (plugin) Configure(context.Context, plugins.Config) error { return nil }
 
-// world is what fake envs have in common: when they are slow, die, hang or lie.
+// world configures fake envs: when they are slow, die, hang or give bad replies.
 type world struct {
 	t testing.TB
 	// jitter makes calls take a random time.
 	jitter bool
-	// die says whether the process of call n (counted over all envs) dies in it.
+	// die reports whether the process dies in call n, counted over all envs.
 	die func(call int64) bool
-	// before is called in each call; it may block, or return an error instead of the call's result.
+	// before runs in each call. It may block, or return an error instead of the call's result.
 	before func(ctx context.Context, lane int, e Episode) error
-	// lie changes a reply.
-	lie   func(e Episode, r *env.Transition)
+	// alter changes a reply.
+	alter func(e Episode, r *env.Transition)
 	calls atomic.Int64
 	// size is the edge of images, in pixels.
 	size int
@@ -87,7 +87,12 @@ type world struct {
 
 var fakeSpec = plugins.EnvSpec{
 	Cameras: []plugins.Camera{{Name: "front", Height: 4, Width: 4, View: "third_person"}},
-	Action:  plugins.ActionSpace{Names: []string{"x", "y"}, Low: []float32{-1, -1}, High: []float32{1, 1}, RateHz: 20},
+	Action: plugins.ActionSpace{
+		Names:  []string{"x", "y"},
+		Low:    []float32{-1, -1},
+		High:   []float32{1, 1},
+		RateHz: 20,
+	},
 	Proprio: []string{"a", "b"}, Expert: true, RecordCamera: "front",
 }
 
@@ -101,12 +106,12 @@ type fakeEnv struct {
 
 type fakeLane struct {
 	busy    atomic.Bool
-	id      Episode // what it was reset with
+	id      Episode // set by Reset
 	state   uint64
 	steps   int
 	max     int
 	running bool
-	// Buffers that are used again in the next call, as shared memory is.
+	// Buffers that the next call overwrites, like shared memory.
 	image, recorded []byte
 }
 
@@ -134,7 +139,7 @@ func paint(buf []byte, state uint64, n int) []byte {
 	return buf
 }
 
-// enter does what every call does first.
+// enter begins every call.
 func (e *fakeEnv) enter(ctx context.Context, lane int) (*fakeLane, error) {
 	l := e.lanes[lane]
 	if !l.busy.CompareAndSwap(false, true) {
@@ -204,7 +209,7 @@ func (e *fakeEnv) Step(ctx context.Context, s env.Step) (env.Transition, error) 
 		executed = actions.Data[:8*done]
 	}
 	t, err := e.reply(l, s.Render, frames, done, executed)
-	if s.ExpertNoise > 0 && err == nil { // what it meant: none of its actions is beyond 0.1
+	if s.ExpertNoise > 0 && err == nil { // no intended action is above 0.1
 		v := make([]float32, 2*done)
 		for i := range v {
 			v[i] = 0.1 * actions.Float32s()[i]
@@ -223,7 +228,11 @@ func (e *fakeEnv) reply(l *fakeLane, r env.Render, frames []byte, done int, exec
 	l.image = l.pixels(l.image[:0], n*n*3)
 	progress := float64(l.state%100) / 100
 	t := env.Transition{StepsDone: done, EpisodeSteps: l.steps, Progress: &progress}
-	t.Observation = env.Observation{Images: map[string]plugins.Tensor{}, Instruction: "do " + l.id.Task, Proprio: plugins.Floats([]float32{float32(l.steps), float32(l.state % 7)})}
+	t.Observation = env.Observation{
+		Images:      map[string]plugins.Tensor{},
+		Instruction: "do " + l.id.Task,
+		Proprio:     plugins.Floats([]float32{float32(l.steps), float32(l.state % 7)}),
+	}
 	for _, c := range r.Observe {
 		t.Observation.Images[c] = plugins.Bytes(l.image, n, n, 3)
 	}
@@ -238,24 +247,24 @@ func (e *fakeEnv) reply(l *fakeLane, r env.Render, frames []byte, done int, exec
 		t.Terminated = t.Success || l.fails()
 		t.Truncated = !t.Terminated && l.steps >= l.max
 	}
-	if e.lie != nil {
+	if e.alter != nil {
 		id := l.id
 		id.Steps = l.steps
-		e.lie(id, &t)
+		e.alter(id, &t)
 	}
 	return t, nil
 }
 
-// fakePolicy acts by a hash of what it sees and the item's seed, and holds the scheduler to the contract of
-// recording.
+// fakePolicy derives actions from a hash of the observation and the item's seed. It checks that the scheduler
+// keeps the contract of recording.
 type fakePolicy struct {
 	plugin
 	t      testing.TB
 	die    func(call int64) bool
 	before func(ctx context.Context, a policy.Act) error
-	lie    func(item policy.Item, r *policy.Result)
+	alter  func(item policy.Item, r *policy.Result)
 
-	calls, items, running, most atomic.Int64
+	calls, items, running, maxRunning atomic.Int64
 
 	mu       sync.Mutex
 	recorded map[string][]int // steps by trajectory
@@ -273,7 +282,7 @@ const fakeChunk = 3
 func (p *fakePolicy) Act(ctx context.Context, a policy.Act) ([]policy.Result, error) {
 	n := p.running.Add(1)
 	defer p.running.Add(-1)
-	for most := p.most.Load(); n > most && !p.most.CompareAndSwap(most, n); most = p.most.Load() {
+	for m := p.maxRunning.Load(); n > m && !p.maxRunning.CompareAndSwap(m, n); m = p.maxRunning.Load() {
 	}
 	call := p.calls.Add(1)
 	p.items.Add(int64(len(a.Items)))
@@ -293,7 +302,7 @@ func (p *fakePolicy) Act(ctx context.Context, a policy.Act) ([]policy.Result, er
 		if a.Record {
 			steps := p.recorded[item.Trajectory]
 			if len(steps) == 0 && item.Step != 0 || len(steps) > 0 && item.Step != steps[len(steps)-1]+fakeChunk {
-				p.t.Errorf("%s: step %d comes after %v", item.Trajectory, item.Step, steps)
+				p.t.Errorf("%s: step %d follows %v", item.Trajectory, item.Step, steps)
 			}
 			p.recorded[item.Trajectory] = append(steps, item.Step)
 		}
@@ -301,7 +310,12 @@ func (p *fakePolicy) Act(ctx context.Context, a policy.Act) ([]policy.Result, er
 		if a.Greedy {
 			seed = 0
 		}
-		h := Seed(seed, string(item.Observation.Images["front"].Data), string(item.Observation.Proprio.Data), item.Observation.Instruction)
+		h := Seed(
+			seed,
+			string(item.Observation.Images["front"].Data),
+			string(item.Observation.Proprio.Data),
+			item.Observation.Instruction,
+		)
 		v, logs := make([]float32, 2*fakeChunk), make([]float32, fakeChunk)
 		for k := range v {
 			v[k] = float32(2*unit(Seed(h, k)) - 1)
@@ -310,8 +324,8 @@ func (p *fakePolicy) Act(ctx context.Context, a policy.Act) ([]policy.Result, er
 			logs[k] = -float32(unit(Seed(h, "log", k)))
 		}
 		results[i] = policy.Result{Actions: plugins.Floats(v, fakeChunk, 2), LogProbs: logs}
-		if p.lie != nil {
-			p.lie(item, &results[i])
+		if p.alter != nil {
+			p.alter(item, &results[i])
 		}
 	}
 	return results, nil
@@ -333,12 +347,12 @@ func (p *fakePolicy) Update(context.Context, policy.Update, func(float64)) (poli
 func (p *fakePolicy) Save(context.Context, string) error           { return nil }
 func (p *fakePolicy) Load(context.Context, string) (uint64, error) { return 0, nil }
 
-// fakeEncoder gives a hash of the clip as a vector.
+// fakeEncoder returns a hash of the clip as a vector.
 type fakeEncoder struct {
 	plugin
 	die    func(call int64) bool
 	before func(ctx context.Context, clips []plugins.Tensor) error
-	lie    func(clip plugins.Tensor, v []float32) []float32
+	alter  func(clip plugins.Tensor, v []float32) []float32
 	calls  atomic.Int64
 
 	mu     sync.Mutex
@@ -371,8 +385,8 @@ func (e *fakeEncoder) Encode(ctx context.Context, clips []plugins.Tensor) ([][]f
 		for i := range v {
 			v[i] = float32(unit(Seed(h, i)))
 		}
-		if e.lie != nil {
-			v = e.lie(c, v)
+		if e.alter != nil {
+			v = e.alter(c, v)
 		}
 		out = append(out, v)
 	}
@@ -390,7 +404,7 @@ func fakeTask(id string) env.Task {
 	return t
 }
 
-// setting is everything of a fake run, to be changed by a test before it is run.
+// setting is a fake run. Tests change it before they run it.
 type setting struct {
 	world   *world
 	policy  *fakePolicy
@@ -400,27 +414,37 @@ type setting struct {
 	plan    Plan
 }
 
-// newSetting makes processes with the given numbers of lanes.
+// newSetting creates processes with the given numbers of lanes.
 func newSetting(t testing.TB, lanes ...int) *setting {
 	w := &world{t: t}
 	x := &setting{world: w, policy: newPolicy(t), encoder: &fakeEncoder{}}
 	x.s = &Scheduler{Policy: x.policy.process(), Encoder: x.encoder.process(), EnvSpec: fakeSpec,
-		PolicySpec: policy.Spec{Chunk: fakeChunk, MaxBatch: 16}, EncoderSpec: encoder.Spec{Dimension: fakeDimension, Batch: 4}}
+		PolicySpec: policy.Spec{
+			Chunk:    fakeChunk,
+			MaxBatch: 16,
+		}, EncoderSpec: encoder.Spec{Dimension: fakeDimension, Batch: 4}}
 	for _, n := range lanes {
 		p := w.process(n)
 		x.envs = append(x.envs, p)
 		x.s.Envs = append(x.s.Envs, &EnvProc{Worker: p, Lanes: n})
 	}
 	x.plan = Plan{
-		Rules: Rules{Observe: []string{"front"}, RecordCamera: "front", RecordEvery: 2, Temperature: 1, Record: true, Encode: true},
-		Seed:  11, Iteration: 2, Groups: 5, GroupSize: 4, KeepLow: 0.1, KeepHigh: 0.9, ExtraGroups: 6,
+		Rules: Rules{
+			Observe:      []string{"front"},
+			RecordCamera: "front",
+			RecordEvery:  2,
+			Temperature:  1,
+			Record:       true,
+			Encode:       true,
+		},
+		Seed: 11, Iteration: 2, Groups: 5, GroupSize: 4, KeepLow: 0.1, KeepHigh: 0.9, ExtraGroups: 6,
 		Tasks: []PlanTask{{Task: fakeTask("a/easy")}, {Task: fakeTask("b/hard")}, {Task: fakeTask("c/long")}},
 	}
 	return x
 }
 
-// chance returns a die function that is true for about one call in n, by seed, and at most most times.
-func chance(seed uint64, n int, most int64) func(int64) bool {
+// chance returns a die function that is true for about one call in n, by seed, and at most maxHits times.
+func chance(seed uint64, n int, maxHits int64) func(int64) bool {
 	var hits atomic.Int64
-	return func(call int64) bool { return Seed(seed, call)%uint64(n) == 0 && hits.Add(1) <= most }
+	return func(call int64) bool { return Seed(seed, call)%uint64(n) == 0 && hits.Add(1) <= maxHits }
 }

@@ -19,25 +19,41 @@ import (
 	"github.com/srpo-dev/srpo/plugins/policy"
 )
 
-func TestEnvThatLies(t *testing.T) {
-	for name, lie := range map[string]func(r *env.Transition){
-		"steps_done is 4 of a chunk of 3":          func(r *env.Transition) { r.StepsDone = 4; r.EpisodeSteps = 4 },
-		"steps_done is 0 of a chunk of 3":          func(r *env.Transition) { r.StepsDone = 0; r.EpisodeSteps = 0 },
-		"steps_done is -1 of a chunk":              func(r *env.Transition) { r.StepsDone = -1 },
-		"episode_steps is 9, want 0+3":             func(r *env.Transition) { r.EpisodeSteps = 9 },
-		"but the episode continues":                func(r *env.Transition) { r.StepsDone, r.EpisodeSteps = 2, 2 },
-		"success without terminated":               func(r *env.Transition) { r.Success, r.Terminated, r.Truncated = true, false, true },
+func TestBadEnvReplies(t *testing.T) {
+	for name, alter := range map[string]func(r *env.Transition){
+		"steps_done is 4 of a chunk of 3": func(r *env.Transition) { r.StepsDone = 4; r.EpisodeSteps = 4 },
+		"steps_done is 0 of a chunk of 3": func(r *env.Transition) { r.StepsDone = 0; r.EpisodeSteps = 0 },
+		"steps_done is -1 of a chunk":     func(r *env.Transition) { r.StepsDone = -1 },
+		"episode_steps is 9, want 0+3":    func(r *env.Transition) { r.EpisodeSteps = 9 },
+		"but the episode continues":       func(r *env.Transition) { r.StepsDone, r.EpisodeSteps = 2, 2 },
+		"success without terminated": func(r *env.Transition) {
+			r.Success, r.Terminated, r.Truncated = true, false, true
+		},
 		"progress is NaN, want 0 to 1":             func(r *env.Transition) { *r.Progress = math.NaN() },
 		"progress is 1.5, want 0 to 1":             func(r *env.Transition) { *r.Progress = 1.5 },
 		"the image of camera \"front\" is missing": func(r *env.Transition) { r.Observation.Images = nil },
-		"image of camera front is uint8":           func(r *env.Transition) { r.Observation.Images["front"] = plugins.Bytes(make([]byte, 16), 4, 4) },
-		"image of camera \"front\" is empty":       func(r *env.Transition) { r.Observation.Images["front"] = plugins.Bytes(nil, 0, 4, 3) },
-		"has shape [4 4 3] but 40 bytes":           func(r *env.Transition) { r.Observation.Images["front"] = plugins.Bytes(make([]byte, 40), 4, 4, 3) },
-		"image of camera \"front\" is [5 4 3":      func(r *env.Transition) { r.Observation.Images["front"] = plugins.Bytes(make([]byte, 60), 5, 4, 3) },
-		"proprio is float32 [3]":                   func(r *env.Transition) { r.Observation.Proprio = plugins.Floats([]float32{1, 2, 3}) },
-		"proprio \"b\" is not finite":              func(r *env.Transition) { r.Observation.Proprio = plugins.Floats([]float32{1, float32(math.Inf(-1))}) },
-		"recorded is uint8 [2 4 4 3], want":        func(r *env.Transition) { r.Recorded = plugins.Bytes(make([]byte, 96), 2, 4, 4, 3) },
-		"recorded is unknown []":                   func(r *env.Transition) { r.Recorded = plugins.Tensor{} },
+		"image of camera front is uint8": func(r *env.Transition) {
+			r.Observation.Images["front"] = plugins.Bytes(make([]byte, 16), 4, 4)
+		},
+		"image of camera \"front\" is empty": func(r *env.Transition) {
+			r.Observation.Images["front"] = plugins.Bytes(nil, 0, 4, 3)
+		},
+		"has shape [4 4 3] but 40 bytes": func(r *env.Transition) {
+			r.Observation.Images["front"] = plugins.Bytes(make([]byte, 40), 4, 4, 3)
+		},
+		"image of camera \"front\" is [5 4 3": func(r *env.Transition) {
+			r.Observation.Images["front"] = plugins.Bytes(make([]byte, 60), 5, 4, 3)
+		},
+		"proprio is float32 [3]": func(r *env.Transition) {
+			r.Observation.Proprio = plugins.Floats([]float32{1, 2, 3})
+		},
+		"proprio \"b\" is not finite": func(r *env.Transition) {
+			r.Observation.Proprio = plugins.Floats([]float32{1, float32(math.Inf(-1))})
+		},
+		"recorded is uint8 [2 4 4 3], want": func(r *env.Transition) {
+			r.Recorded = plugins.Bytes(make([]byte, 96), 2, 4, 4, 3)
+		},
+		"recorded is unknown []": func(r *env.Transition) { r.Recorded = plugins.Tensor{} },
 		"the recording of camera \"front\" is [2 8": func(r *env.Transition) {
 			r.Recorded = plugins.Bytes(make([]byte, 48), 1, 2, 8, 3)
 		},
@@ -49,43 +65,43 @@ func TestEnvThatLies(t *testing.T) {
 			bad := x.plan.group(3)[1].episode
 			first := true
 			var mu sync.Mutex
-			x.world.lie = func(e Episode, r *env.Transition) {
+			x.world.alter = func(e Episode, r *env.Transition) {
 				mu.Lock()
 				defer mu.Unlock()
 				if e.Seed == bad.Seed && r.StepsDone == 3 && !r.Done() && e.Steps == 3 {
-					lie(r)
+					alter(r)
 					first = false
 				}
 			}
 			_, err := x.s.Run(t.Context(), x.plan)
-			require.False(t, first, "the case must lie")
+			require.False(t, first, "the case must be reached")
 			require.ErrorContains(t, err, name)
 			require.ErrorContains(t, err, bad.ID)
 			require.ErrorContains(t, err, "Step 0")
 			require.Equal(t, plugins.Corrupt, plugins.KindOf(err))
 			require.NotEmpty(t, plugins.AsError(err).Hint)
-			require.Equal(t, 1+maxFaults, x.envs[0].reported, "a process that lies is replaced each time")
+			require.Equal(t, 1+maxFaults, x.envs[0].reported, "a process that gives bad replies is replaced each time")
 		})
 	}
 }
 
-func TestEnvThatNeverEnds(t *testing.T) {
+func TestEnvExceedsMaxSteps(t *testing.T) {
 	x := newSetting(t, 1)
 	x.plan.MaxSteps = 2 * fakeChunk
-	x.world.lie = func(_ Episode, r *env.Transition) { r.Truncated = false }
+	x.world.alter = func(_ Episode, r *env.Transition) { r.Truncated = false }
 	_, err := x.s.Run(t.Context(), x.plan)
 	require.ErrorContains(t, err, "the episode continues at max_steps")
 }
 
-func TestEnvThatIsDoneAtReset(t *testing.T) {
+func TestEpisodeDoneAtReset(t *testing.T) {
 	x := newSetting(t, 1)
-	x.world.lie = func(e Episode, r *env.Transition) { r.Terminated = r.Terminated || r.StepsDone == 0 }
+	x.world.alter = func(e Episode, r *env.Transition) { r.Terminated = r.Terminated || r.StepsDone == 0 }
 	_, err := x.s.Run(t.Context(), x.plan)
 	require.ErrorContains(t, err, "the episode is done before it began")
 	require.ErrorContains(t, err, "Reset")
 }
 
-func TestPolicyThatLies(t *testing.T) {
+func TestBadPolicyReplies(t *testing.T) {
 	good := func() []float32 { return []float32{0, 0.5, 1, -1, 0, 0} }
 	with := func(i int, v float64) func(*policy.Result) {
 		return func(r *policy.Result) {
@@ -94,38 +110,50 @@ func TestPolicyThatLies(t *testing.T) {
 			r.Actions = plugins.Floats(a, 3, 2)
 		}
 	}
-	for name, lie := range map[string]func(*policy.Result){
-		"actions is float32 [2 3], want float32 [3 2]": func(r *policy.Result) { r.Actions = plugins.Floats(good(), 2, 3) },
-		"actions is float32 [1 2], want":               func(r *policy.Result) { r.Actions = plugins.Floats(good()[:2], 1, 2) },
-		"actions is uint8 [3 2], want":                 func(r *policy.Result) { r.Actions = plugins.Bytes(make([]byte, 6), 3, 2) },
-		"actions[1] x is NaN, want -1 to 1":            with(2, math.NaN()),
-		"actions[2] y is +Inf, want -1 to 1":           with(5, math.Inf(1)),
-		"actions[0] y is 1.01, want -1 to 1":           with(1, 1.01),
-		"log_probs has 2 entries for a chunk of 3":     func(r *policy.Result) { r.LogProbs = r.LogProbs[:2] },
-		"log_probs has 0 entries for a chunk of 3":     func(r *policy.Result) { r.LogProbs = nil },
-		"log_probs[1] is NaN":                          func(r *policy.Result) { r.LogProbs[1] = float32(math.NaN()) },
+	for name, alter := range map[string]func(*policy.Result){
+		"actions is float32 [2 3], want float32 [3 2]": func(r *policy.Result) {
+			r.Actions = plugins.Floats(good(), 2, 3)
+		},
+		"actions is float32 [1 2], want": func(r *policy.Result) {
+			r.Actions = plugins.Floats(good()[:2], 1, 2)
+		},
+		"actions is uint8 [3 2], want": func(r *policy.Result) {
+			r.Actions = plugins.Bytes(make([]byte, 6), 3, 2)
+		},
+		"actions[1] x is NaN, want -1 to 1":        with(2, math.NaN()),
+		"actions[2] y is +Inf, want -1 to 1":       with(5, math.Inf(1)),
+		"actions[0] y is 1.01, want -1 to 1":       with(1, 1.01),
+		"log_probs has 2 entries for a chunk of 3": func(r *policy.Result) { r.LogProbs = r.LogProbs[:2] },
+		"log_probs has 0 entries for a chunk of 3": func(r *policy.Result) { r.LogProbs = nil },
+		"log_probs[1] is NaN": func(r *policy.Result) {
+			r.LogProbs[1] = float32(math.NaN())
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			leaks(t)
 			x := newSetting(t, 2)
 			x.s.PolicyName = "policy wonky"
-			x.policy.lie = func(_ policy.Item, r *policy.Result) { lie(r) }
+			x.policy.alter = func(_ policy.Item, r *policy.Result) { alter(r) }
 			_, err := x.s.Run(t.Context(), x.plan)
 			require.ErrorContains(t, err, name)
 			require.ErrorContains(t, err, "policy wonky, episode 2/")
 			kind := plugins.Corrupt
-			if strings.Contains(name, "] ") || strings.HasPrefix(name, "log_probs") { // numbers that are no good: each costs an episode, all of them the call
+			if strings.Contains(name, "] ") ||
+				strings.HasPrefix(
+					name,
+					"log_probs",
+				) { // unusable numbers: each costs its episode, too many end the call
 				kind = plugins.Diverged
 				require.ErrorContains(t, err, " episodes ended like this")
 			}
 			require.Equal(t, kind, plugins.KindOf(err))
-			require.NotErrorIs(t, err, ErrPolicyLost, "it would say the same again")
+			require.NotErrorIs(t, err, ErrPolicyLost, "the same weights would give it again")
 		})
 	}
 }
 
-// Numbers of a policy's that cannot be used cost their episode: it belongs to no group, nothing of it stays in
-// the policy, and all others are as they were.
+// An unusable number of the policy costs its episode: it is in no group, the policy forgets it, and all others
+// are unchanged.
 func TestInvalidEpisode(t *testing.T) {
 	for _, late := range []bool{false, true} {
 		plan := func(x *setting) {
@@ -141,21 +169,21 @@ func TestInvalidEpisode(t *testing.T) {
 		groups, steps := want.Groups[2], want.Groups[2].Episodes[1].Steps
 		for name, spoil := range map[string]func(*fakePolicy){
 			"NaN action": func(p *fakePolicy) {
-				p.lie = func(i policy.Item, r *policy.Result) {
+				p.alter = func(i policy.Item, r *policy.Result) {
 					if i.Trajectory == bad && i.Step >= fakeChunk {
 						r.Actions.Data = plugins.Floats([]float32{0, 0, 0, float32(math.NaN()), 0, 0}).Data
 					}
 				}
 			},
 			"infinite log-probability": func(p *fakePolicy) {
-				p.lie = func(i policy.Item, r *policy.Result) {
+				p.alter = func(i policy.Item, r *policy.Result) {
 					if i.Trajectory == bad && i.Step >= fakeChunk {
 						r.LogProbs[2] = float32(math.Inf(-1))
 					}
 				}
 			},
 			"log-probabilities of another size": func(p *fakePolicy) {
-				p.lie = func(i policy.Item, r *policy.Result) {
+				p.alter = func(i policy.Item, r *policy.Result) {
 					if i.Trajectory == bad && i.Step >= fakeChunk {
 						r.LogProbs = r.LogProbs[:2]
 					}
@@ -191,7 +219,14 @@ func TestInvalidEpisode(t *testing.T) {
 						if e.ID == bad || late && e.Task == groups.Task { // the shortest may have been this one
 							continue
 						}
-						require.True(t, slices.ContainsFunc(got.Groups[g].Episodes, func(o Episode) bool { return reflect.DeepEqual(o, e) }), e.ID)
+						require.True(
+							t,
+							slices.ContainsFunc(
+								got.Groups[g].Episodes,
+								func(o Episode) bool { return reflect.DeepEqual(o, e) },
+							),
+							e.ID,
+						)
 					}
 				}
 			})
@@ -199,11 +234,11 @@ func TestInvalidEpisode(t *testing.T) {
 	}
 }
 
-// A group of which nothing can be used is dropped, and in an evaluation a spoilt trial is a failure.
+// A group of invalid episodes is dropped. In an evaluation an invalid trial is a failure.
 func TestInvalidGroupAndTrial(t *testing.T) {
 	leaks(t)
 	nan := func(p *fakePolicy, ids ...string) {
-		p.lie = func(i policy.Item, r *policy.Result) {
+		p.alter = func(i policy.Item, r *policy.Result) {
 			if slices.Contains(ids, i.Trajectory) {
 				r.LogProbs[0] = float32(math.NaN())
 			}
@@ -241,7 +276,7 @@ func TestInvalidGroupAndTrial(t *testing.T) {
 
 func TestActionsAreClippedByRoundingOnly(t *testing.T) {
 	x := newSetting(t, 1)
-	x.policy.lie = func(_ policy.Item, r *policy.Result) {
+	x.policy.alter = func(_ policy.Item, r *policy.Result) {
 		r.Actions = plugins.Floats([]float32{1.000001, -1.000001, 0, 0, 0, 0}, 3, 2)
 	}
 	x.plan.KeepLow, x.plan.KeepHigh, x.plan.KeepTrajectory = 0, 1, true
@@ -249,7 +284,7 @@ func TestActionsAreClippedByRoundingOnly(t *testing.T) {
 	x.run(t)
 }
 
-func TestPolicyThatRefuses(t *testing.T) {
+func TestPolicyError(t *testing.T) {
 	leaks(t)
 	x := newSetting(t, 4)
 	x.policy.before = func(context.Context, policy.Act) error {
@@ -271,7 +306,7 @@ func TestPolicyOfAnotherIncarnation(t *testing.T) {
 	require.ErrorIs(t, err, ErrPolicyLost)
 }
 
-func TestWhichFaultsReplaceAProcess(t *testing.T) {
+func TestFaultsThatReplaceAProcess(t *testing.T) {
 	leaks(t)
 	want := newSetting(t, 1).run(t)
 	for kind, replaced := range map[plugins.ErrorKind]int{
@@ -308,7 +343,7 @@ func TestWhichFaultsReplaceAProcess(t *testing.T) {
 	}
 }
 
-// An episode that fails by itself is tried again, once in a fresh process, and then named.
+// An episode that fails by itself is repeated, once in a new process, and then the error names it.
 func TestEpisodeThatAlwaysFails(t *testing.T) {
 	leaks(t)
 	x := newSetting(t, 2)
@@ -329,7 +364,7 @@ func TestEpisodeThatAlwaysFails(t *testing.T) {
 	require.Equal(t, 1, x.envs[0].reported)
 }
 
-// A process whose own state is broken, so that every call fails though it lives, is replaced, and nothing is lost.
+// A process that is alive but fails every call is replaced, and no episode is lost.
 func TestBrokenProcess(t *testing.T) {
 	leaks(t)
 	want := newSetting(t, 1).run(t)
@@ -352,18 +387,18 @@ func TestBrokenProcess(t *testing.T) {
 	require.Equal(t, 2, r.Timing.Faults)
 }
 
-// The same where another lane always gets the episode that failed: then no episode meets the broken process
-// twice, but the process fails two in a row.
+// The same where another lane always takes the episode that failed: no episode meets the broken process twice,
+// but the process fails two in a row.
 func TestBrokenProcessBesideAnIdleLane(t *testing.T) {
 	var d lastFailure
 	require.False(t, d.repeats(1, "a"))
 	require.True(t, d.repeats(1, "b"))
 	d.clear(1)
-	require.False(t, d.repeats(1, "c"), "one went well in between")
-	require.False(t, d.repeats(1, "c"), "the same episode again: its own retries count")
+	require.False(t, d.repeats(1, "c"), "an attempt succeeded in between")
+	require.False(t, d.repeats(1, "c"), "the same episode again")
 	require.False(t, d.repeats(2, "d"), "a new process")
 	d.clear(1)
-	require.True(t, d.repeats(2, "e"), "what went well in the old one says nothing")
+	require.True(t, d.repeats(2, "e"), "a success in the old process does not count")
 
 	leaks(t)
 	want := newSetting(t, 1).run(t)
@@ -403,7 +438,7 @@ func TestBrokenProcessBesideAnIdleLane(t *testing.T) {
 	require.Equal(t, 2, r.Timing.Faults)
 }
 
-// afterwards is a worker whose process is there only when wait returns.
+// afterwards is a worker whose process is ready only when wait returns.
 type afterwards struct {
 	Worker[env.Env]
 	wait func()
@@ -414,8 +449,8 @@ func (a afterwards) Client(ctx context.Context) (env.Env, uint64, error) {
 	return a.Worker.Client(ctx)
 }
 
-// An episode that kills its process costs the other lanes their attempts, but in the end the error is about a
-// lost process and comes.
+// An episode that kills its process costs the other lanes their attempts. In the end the error names the lost
+// process.
 func TestEpisodeThatAlwaysKills(t *testing.T) {
 	leaks(t)
 	x := newSetting(t, 2, 2)
@@ -431,7 +466,7 @@ func TestEpisodeThatAlwaysKills(t *testing.T) {
 	require.ErrorContains(t, err, bad.ID)
 }
 
-// Lanes whose process will not come back are given up, and the others do their work.
+// Lanes whose process does not come back are given up, and the other lanes take over.
 func TestProcessThatDoesNotComeBack(t *testing.T) {
 	leaks(t)
 	want := newSetting(t, 1).run(t)
@@ -453,7 +488,7 @@ func TestProcessThatDoesNotComeBack(t *testing.T) {
 	require.ErrorContains(t, err, "the restart budget of 0 is spent")
 }
 
-// dying is a worker whose env is gone at its first call.
+// dying is a worker whose env dies in its first call.
 type dying struct {
 	Worker[env.Env]
 	calls *atomic.Int64
@@ -512,13 +547,13 @@ func TestCancelReturnsAndLeavesNothing(t *testing.T) {
 			require.ErrorIs(t, err, context.Canceled)
 			require.Equal(t, plugins.Canceled, plugins.KindOf(err))
 			for _, p := range x.envs {
-				require.Zero(t, p.reported, "who cancels blames nobody")
+				require.Zero(t, p.reported, "cancellation is not a failure")
 			}
 		})
 	}
 }
 
-// starting is a worker that never comes up.
+// starting is a worker whose process never starts.
 type starting struct {
 	Worker[env.Env]
 	reached func()
@@ -530,7 +565,7 @@ func (s starting) Client(ctx context.Context) (env.Env, uint64, error) {
 	return nil, 0, ctx.Err()
 }
 
-// When the last episode is through, nobody waits for a process that is still starting.
+// The end of a call does not wait for a process that is still starting.
 func TestEndDoesNotWaitForAStartingProcess(t *testing.T) {
 	leaks(t)
 	x := newSetting(t, 1, 1)
@@ -545,7 +580,7 @@ func TestPolicyLostLetsEnvCallsEnd(t *testing.T) {
 	var once sync.Once
 	x.world.before = func(ctx context.Context, lane int, e Episode) error {
 		if lane == 0 {
-			<-lost // is in a call while the policy is lost
+			<-lost // in a call while the policy is lost
 			if ctx.Err() != nil {
 				t.Error("the call was cancelled")
 			}
@@ -563,7 +598,7 @@ func TestPolicyLostLetsEnvCallsEnd(t *testing.T) {
 }
 
 func TestUnusableEmbeddings(t *testing.T) {
-	for reason, lie := range map[string]func([]float32) []float32{
+	for reason, alter := range map[string]func([]float32) []float32{
 		"is not a number":         func(v []float32) []float32 { v[3] = float32(math.NaN()); return v },
 		"is infinite":             func(v []float32) []float32 { v[0] = float32(math.Inf(-1)); return v },
 		"is all zero":             func(v []float32) []float32 { return make([]float32, len(v)) },
@@ -572,9 +607,9 @@ func TestUnusableEmbeddings(t *testing.T) {
 	} {
 		x := newSetting(t, 3)
 		n := 0
-		x.encoder.lie = func(c plugins.Tensor, v []float32) []float32 {
+		x.encoder.alter = func(c plugins.Tensor, v []float32) []float32 {
 			if c.Data[0]%3 == 0 {
-				return lie(v)
+				return alter(v)
 			}
 			return v
 		}
@@ -600,7 +635,7 @@ func TestEncoderFaults(t *testing.T) {
 	x := newSetting(t, 3) // a row too many, once
 	var calls atomic.Int64
 	inner := x.s.Encoder
-	x.s.Encoder = lyingEncoder{inner, &calls}
+	x.s.Encoder = extraRowEncoder{inner, &calls}
 	require.Equal(t, want, x.run(t))
 
 	x = newSetting(t, 3) // one clip that kills
@@ -618,5 +653,9 @@ func TestEncoderFaults(t *testing.T) {
 	}
 	_, err := x.s.Run(t.Context(), x.plan)
 	require.ErrorContains(t, err, "encoder, episode "+bad+": failed 4 times, the last time with: segmentation fault")
-	require.Contains(t, []int{4, 5}, len(x.s.Encoder.(*process[encoder.Encoder]).causes)) // with others in a batch, unless it came alone, and then by itself
+	require.Contains(
+		t,
+		[]int{4, 5},
+		len(x.s.Encoder.(*process[encoder.Encoder]).causes),
+	) // in a batch with others, unless it was alone in it, and then by itself
 }

@@ -13,16 +13,29 @@ import (
 	"github.com/srpo-dev/srpo/plugins/policy"
 )
 
-// The values were computed with Python's hashlib from the encoding in Seed's comment; resumed runs depend on them.
-func TestSeedIsWhatItsCommentSays(t *testing.T) {
+// The values were computed with Python's hashlib from the encoding in Seed's comment. Resumed runs depend on them.
+func TestSeedEncoding(t *testing.T) {
 	require.Equal(t, uint64(0x8ce4518c4c55f123), Seed(0))
 	require.Equal(t, uint64(0x5cdb762eba1508c0), Seed(7, "episode", 3, "libero_object/bbq", 0, 5))
 	require.Equal(t, uint64(0x75f62130cb23b0f4), Seed(math.MaxUint64, -1, true, 0.5, "ä"))
 
 	type name string
-	require.Equal(t, Seed(1, 3, "x"), Seed(1, uint8(3), name("x")), "the value counts, not its type")
-	different := []uint64{Seed(1), Seed(1, 0), Seed(1, ""), Seed(1, "", ""), Seed(1, "ab"), Seed(1, "a", "b"), Seed(1, false), Seed(1, 0.0), Seed(1, "0"),
-		Seed(1, 0, 0), Seed(1, -1), Seed(1, uint64(math.MaxUint64)), Seed(2)}
+	require.Equal(t, Seed(1, 3, "x"), Seed(1, uint8(3), name("x")), "the type does not matter")
+	different := []uint64{
+		Seed(1),
+		Seed(1, 0),
+		Seed(1, ""),
+		Seed(1, "", ""),
+		Seed(1, "ab"),
+		Seed(1, "a", "b"),
+		Seed(1, false),
+		Seed(1, 0.0),
+		Seed(1, "0"),
+		Seed(1, 0, 0),
+		Seed(1, -1),
+		Seed(1, uint64(math.MaxUint64)),
+		Seed(2),
+	}
 	for i := range different {
 		for j := range i {
 			require.NotEqual(t, different[j], different[i], "%d and %d", j, i)
@@ -87,7 +100,7 @@ func TestEqualLength(t *testing.T) {
 	require.Equal(t, map[int]int{shortest: 20}, lengths(EqualLength{Mode: Cut}))
 }
 
-// Cut at the shortest cannot bound what waits: it must not wait for itself either.
+// Cut at the shortest clip has no bound on what waits, because it would wait for itself.
 func TestCutToShortestIsNotBounded(t *testing.T) {
 	x := newSetting(t, 2)
 	x.plan.EqualLength = EqualLength{Mode: Cut}
@@ -105,13 +118,18 @@ func TestFit(t *testing.T) {
 	require.Equal(t, []byte{1, 2, 3, 4, 5, 6}, clip.Data)
 }
 
-// The frames that are kept are the longest prefix that fits, in any order of arrival.
-func TestKeeper(t *testing.T) {
+// The kept frames are the longest prefix that fits, in any order of arrival.
+func TestFrameKeeper(t *testing.T) {
 	for seed := range uint64(2000) {
 		r := rand.New(rand.NewPCG(seed, 2))
 		episodes := make([]*Episode, 1+r.IntN(12))
 		for i := range episodes {
-			episodes[i] = &Episode{Group: i / 3, Index: i % 3, Success: r.IntN(3) > 0, Frames: plugins.Bytes(make([]byte, 1+r.IntN(9)))}
+			episodes[i] = &Episode{
+				Group:   i / 3,
+				Index:   i % 3,
+				Success: r.IntN(3) > 0,
+				Frames:  plugins.Bytes(make([]byte, 1+r.IntN(9))),
+			}
 		}
 		budget := 1 + r.IntN(40)
 		want, total, full := map[int]bool{}, 0, false
@@ -135,7 +153,7 @@ func TestKeeper(t *testing.T) {
 
 func TestPlanIsChecked(t *testing.T) {
 	nan := math.NaN()
-	for words, change := range map[string]func(x *setting){
+	for message, change := range map[string]func(x *setting){
 		"no tasks to roll out":                func(x *setting) { x.plan.Tasks = nil },
 		"0 groups of 4":                       func(x *setting) { x.plan.Groups = 0 },
 		"groups of 0":                         func(x *setting) { x.plan.GroupSize = 0 },
@@ -161,19 +179,19 @@ func TestPlanIsChecked(t *testing.T) {
 		"task a/easy has weight -2":           func(x *setting) { x.plan.Tasks[0].Weight, x.plan.Order = -2, Drawn },
 		"task a/easy: cannot run here: no gl": func(x *setting) { x.plan.Tasks[0].Unavailable = "no gl" },
 	} {
-		t.Run(words, func(t *testing.T) {
+		t.Run(message, func(t *testing.T) {
 			leaks(t)
 			x := newSetting(t, 1)
 			change(x)
 			_, err := x.s.Run(t.Context(), x.plan)
-			require.ErrorContains(t, err, words)
+			require.ErrorContains(t, err, message)
 			require.NotEmpty(t, plugins.AsError(err).Hint)
 			require.Zero(t, x.policy.calls.Load())
 		})
 	}
 }
 
-func TestMaxStepsReplacesTheTasks(t *testing.T) {
+func TestMaxStepsReplacesTheTasksOwn(t *testing.T) {
 	x := newSetting(t, 2)
 	x.plan.MaxSteps = 4
 	x.plan.KeepLow, x.plan.KeepHigh = 0, 1
@@ -210,17 +228,26 @@ func TestProgress(t *testing.T) {
 	x.s.Progress = func(p Progress) { all = append(all, p) }
 	r := x.run(t)
 	last := all[len(all)-1]
-	require.Equal(t, Progress{Episodes: len(r.Groups) * 4, Total: len(r.Groups) * 4, EnvSteps: r.EnvSteps, Successes: last.Successes}, last)
+	require.Equal(
+		t,
+		Progress{
+			Episodes:  len(r.Groups) * 4,
+			Total:     len(r.Groups) * 4,
+			EnvSteps:  r.EnvSteps,
+			Successes: last.Successes,
+		},
+		last,
+	)
 	for i, p := range all {
 		require.Equal(t, i+1, p.Episodes, fmt.Sprint(all))
 		require.GreaterOrEqual(t, p.Total, 20)
 	}
 }
 
-// Only the positions of a chunk that were executed count.
+// Only the executed actions of a chunk count.
 func TestLogProbIsThatOfTheExecutedActions(t *testing.T) {
 	x := newSetting(t, 2)
-	x.policy.lie = func(_ policy.Item, r *policy.Result) { r.LogProbs = []float32{-1, -1, -1} }
+	x.policy.alter = func(_ policy.Item, r *policy.Result) { r.LogProbs = []float32{-1, -1, -1} }
 	within := 0
 	for _, g := range x.run(t).Groups {
 		for _, e := range g.Episodes {
@@ -230,5 +257,5 @@ func TestLogProbIsThatOfTheExecutedActions(t *testing.T) {
 			}
 		}
 	}
-	require.NotZero(t, within, "some must end within a chunk")
+	require.NotZero(t, within, "some episodes must end within a chunk")
 }

@@ -15,13 +15,23 @@ func takes(n int) []Take {
 	var out []Take
 	for i := range n {
 		for _, a := range []Actor{{}, {Noise: 0.5}, {Random: true}} {
-			out = append(out, Take{Trial{Task: fakeTask("a"), StartState: i % fakeTask("a").StartStates, Repeat: i / fakeTask("a").StartStates}, a})
+			out = append(
+				out,
+				Take{
+					Trial{
+						Task:       fakeTask("a"),
+						StartState: i % fakeTask("a").StartStates,
+						Repeat:     i / fakeTask("a").StartStates,
+					},
+					a,
+				},
+			)
 		}
 	}
 	return out
 }
 
-// record gives the episodes of a plan by id.
+// record returns the episodes of a plan by id.
 func record(t *testing.T, w *world, lanes, processes int, p RecordPlan) map[string]Episode {
 	t.Helper()
 	s := &Scheduler{EnvSpec: fakeSpec}
@@ -51,7 +61,7 @@ func TestRecord(t *testing.T) {
 		require.NotNil(t, e.Progress)
 		require.GreaterOrEqual(t, *e.Furthest, *e.Progress)
 		if e.Task == "" || !e.Terminated && !e.Truncated {
-			t.Errorf("%s has no end", id)
+			t.Errorf("%s did not end", id)
 		}
 	}
 	for i := range 20 {
@@ -64,12 +74,17 @@ func TestRecord(t *testing.T) {
 			random++
 		}
 	}
-	require.Equal(t, []int{20, 20}, []int{noisy, random}, "actors act differently")
-	require.Equal(t, one, record(t, &world{t: t, jitter: true}, 3, 2, p), "lanes and order do not matter")
-	require.Equal(t, one, record(t, &world{t: t, die: func(call int64) bool { return call%41 == 0 }}, 2, 2, p), "nor does a process that dies")
+	require.Equal(t, []int{20, 20}, []int{noisy, random}, "actors differ")
+	require.Equal(t, one, record(t, &world{t: t, jitter: true}, 3, 2, p), "lanes and order change nothing")
+	require.Equal(
+		t,
+		one,
+		record(t, &world{t: t, die: func(call int64) bool { return call%41 == 0 }}, 2, 2, p),
+		"a process that dies changes nothing",
+	)
 }
 
-func TestRecordEnds(t *testing.T) {
+func TestRecordErrors(t *testing.T) {
 	s := &Scheduler{EnvSpec: fakeSpec, Envs: []*EnvProc{{Worker: (&world{t: t}).process(2), Lanes: 2}}}
 	full := errors.New("the disk is full")
 	n := 0
@@ -81,15 +96,19 @@ func TestRecordEnds(t *testing.T) {
 	})
 	require.ErrorIs(t, err, full)
 	require.Equal(t, plugins.Exhausted, plugins.KindOf(err))
-	require.LessOrEqual(t, n, 4, "at most what was under way")
+	require.LessOrEqual(t, n, 4, "at most the episodes that were running")
 
 	ctx, cancel := context.WithCancel(context.Background())
 	err = s.Record(ctx, RecordPlan{Takes: takes(20), Every: 1}, func(Take, Episode) error { cancel(); return nil })
 	require.Equal(t, plugins.Canceled, plugins.KindOf(err))
 
-	broken := &world{t: t, lie: func(_ Episode, r *env.Transition) { r.EpisodeSteps++ }}
+	broken := &world{t: t, alter: func(_ Episode, r *env.Transition) { r.EpisodeSteps++ }}
 	s.Envs = []*EnvProc{{Worker: broken.process(1), Lanes: 1}}
-	err = s.Record(context.Background(), RecordPlan{Takes: takes(1), Every: 1}, func(Take, Episode) error { return nil })
+	err = s.Record(
+		context.Background(),
+		RecordPlan{Takes: takes(1), Every: 1},
+		func(Take, Episode) error { return nil },
+	)
 	require.ErrorContains(t, err, "failed 4 times")
 	require.ErrorContains(t, err, "episode expert/a/0/0")
 }
@@ -105,11 +124,19 @@ func TestRecordRefuses(t *testing.T) {
 		plan RecordPlan
 		want string
 	}{
-		"no expert":       {bare, RecordPlan{Takes: takes(1), Every: 1}, "no scripted expert"},
-		"no camera":       {blind, RecordPlan{Takes: takes(1), Every: 1}, "no camera to record"},
-		"no step":         {fakeSpec, RecordPlan{Takes: takes(1)}, "the recording interval is 0"},
-		"no such failure": {fakeSpec, RecordPlan{Takes: []Take{{Trial: takes(1)[0].Trial, Actor: Actor{Failure: "miss"}}}, Every: 1}, `cannot fail by "miss"`},
-		"no start state":  {fakeSpec, RecordPlan{Takes: []Take{{Trial: Trial{Task: fakeTask("a"), StartState: -1}}}, Every: 1}, "no start state -1"},
+		"no expert": {bare, RecordPlan{Takes: takes(1), Every: 1}, "no scripted expert"},
+		"no camera": {blind, RecordPlan{Takes: takes(1), Every: 1}, "no camera to record"},
+		"no step":   {fakeSpec, RecordPlan{Takes: takes(1)}, "the recording interval is 0"},
+		"no such failure": {
+			fakeSpec,
+			RecordPlan{Takes: []Take{{Trial: takes(1)[0].Trial, Actor: Actor{Failure: "miss"}}}, Every: 1},
+			`cannot fail by "miss"`,
+		},
+		"no start state": {
+			fakeSpec,
+			RecordPlan{Takes: []Take{{Trial: Trial{Task: fakeTask("a"), StartState: -1}}}, Every: 1},
+			"no start state -1",
+		},
 	} {
 		s := &Scheduler{EnvSpec: c.spec, Envs: []*EnvProc{{Worker: (&world{t: t}).process(1), Lanes: 1}}}
 		err := s.Record(context.Background(), c.plan, keep)
@@ -122,20 +149,27 @@ func TestRecordRefuses(t *testing.T) {
 }
 
 func TestParseActor(t *testing.T) {
-	for text, want := range map[string]Actor{"expert": {}, "random": {Random: true}, "noise:0.25": {Noise: 0.25}, "fail:drop": {Failure: "drop"}, "fail:drop+noise:0.5": {Failure: "drop", Noise: 0.5}} {
+	for text, want := range map[string]Actor{
+		"expert": {}, "random": {Random: true}, "noise:0.25": {Noise: 0.25},
+		"fail:drop": {Failure: "drop"}, "fail:drop+noise:0.5": {Failure: "drop", Noise: 0.5},
+		"policy": {Policy: true}, "policy:greedy": {Policy: true, Greedy: true},
+	} {
 		a, err := ParseActor(text)
 		require.NoError(t, err)
 		require.Equal(t, want, a)
 		require.Equal(t, text, a.String())
 	}
-	for _, text := range []string{"", "exprt", "noise", "noise:", "noise:0", "noise:-1", "noise:NaN", "noise:1e99", "random:1", "fail:", "fail:+noise:1", "fail:drop+", "fail:drop+noise", "fail:drop+expert"} {
+	for _, text := range []string{
+		"", "exprt", "noise", "noise:", "noise:0", "noise:-1", "noise:NaN", "noise:1e99", "random:1",
+		"fail:", "fail:+noise:1", "fail:drop+", "fail:drop+noise", "fail:drop+expert",
+	} {
 		_, err := ParseActor(text)
 		require.Equal(t, plugins.Invalid, plugins.KindOf(err), text)
 		require.NotEmpty(t, plugins.AsError(err).Hint)
 	}
 }
 
-func TestRandomActionsAreHeldAndInRange(t *testing.T) {
+func TestRandomActionsRepeatAndAreInRange(t *testing.T) {
 	p := RecordPlan{Takes: takes(1)[2:], Seed: 1, Every: 1}
 	w := &world{t: t}
 	var seen []float32
@@ -144,27 +178,34 @@ func TestRandomActionsAreHeldAndInRange(t *testing.T) {
 	for p.Takes[0].Repeat = 0; len(seen) < 400; p.Takes[0].Repeat++ {
 		require.NoError(t, s.Record(context.Background(), p, func(Take, Episode) error { return nil }))
 	}
-	held, low, high := 0, float32(0), float32(0)
+	repeats, low, high := 0, float32(0), float32(0)
 	for i := 2; i < len(seen); i += 2 {
 		require.GreaterOrEqual(t, seen[i], float32(-1))
 		require.LessOrEqual(t, seen[i], float32(1))
 		if seen[i] == seen[i-2] {
-			held++
+			repeats++
 		}
 		low, high = min(low, seen[i]), max(high, seen[i])
 	}
-	require.Greater(t, held, len(seen)/2/2, "an action is held for several steps")
+	require.Greater(t, repeats, len(seen)/2/2, "an action is repeated for several steps")
 	require.Less(t, low, float32(-0.7))
 	require.Greater(t, high, float32(0.7))
 }
 
-// An expert that gives up ends its episode, with what was recorded until then.
+// An expert that gives up ends its episode, which keeps what was recorded.
 func TestRecordOfAnExpertThatGivesUp(t *testing.T) {
 	for _, done := range []int{0, 3} {
 		w := quitter{Worker: (&world{t: t}).process(1), done: done}
 		s := &Scheduler{EnvSpec: fakeSpec, Envs: []*EnvProc{{Worker: w, Lanes: 1}}}
 		var got []Episode
-		require.NoError(t, s.Record(context.Background(), RecordPlan{Takes: takes(1)[:1], Every: 1}, func(_ Take, e Episode) error { got = append(got, e); return nil }))
+		require.NoError(
+			t,
+			s.Record(
+				context.Background(),
+				RecordPlan{Takes: takes(1)[:1], Every: 1},
+				func(_ Take, e Episode) error { got = append(got, e); return nil },
+			),
+		)
 		require.Equal(t, done, got[0].Steps)
 		require.Equal(t, []int{1 + done, 4, 4, 3}, got[0].Frames.Shape)
 		require.False(t, got[0].Success || got[0].Terminated || got[0].Truncated)
@@ -172,7 +213,7 @@ func TestRecordOfAnExpertThatGivesUp(t *testing.T) {
 	}
 }
 
-// quitter's expert gives up in its first call, after done steps.
+// quitter is an env whose expert gives up in its first call, after done steps.
 type quitter struct {
 	Worker[env.Env]
 	done int
@@ -189,14 +230,18 @@ type quitterClient struct {
 }
 
 func (q quitterClient) Step(context.Context, env.Step) (env.Transition, error) {
-	t := env.Transition{StepsDone: q.done, EpisodeSteps: q.done, Observation: env.Observation{Proprio: plugins.Floats([]float32{0, 0})}}
+	t := env.Transition{
+		StepsDone:    q.done,
+		EpisodeSteps: q.done,
+		Observation:  env.Observation{Proprio: plugins.Floats([]float32{0, 0})},
+	}
 	if q.done > 0 {
 		t.Recorded = plugins.Bytes(make([]byte, q.done*48), q.done, 4, 4, 3)
 	}
 	return t, nil
 }
 
-// spyEnv notes the actions that an env gets.
+// spyEnv stores the actions that an env receives.
 type spyEnv struct {
 	Worker[env.Env]
 	seen *[]float32

@@ -8,7 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// comparable drops what a result may say of the machine.
+// comparable removes what depends on the machine.
 func comparable(r *Result) Result {
 	c := *r
 	c.Timing = Timing{}
@@ -30,7 +30,7 @@ func (x *setting) run(t testing.TB) Result {
 	return comparable(r)
 }
 
-// checkRecords holds that the policy's records are those of the kept groups, each complete and clean.
+// checkRecords checks that the policy's records are those of the kept groups, each complete.
 func (x *setting) checkRecords(t testing.TB, r *Result) {
 	t.Helper()
 	want := map[string][]int{}
@@ -46,7 +46,7 @@ func (x *setting) checkRecords(t testing.TB, r *Result) {
 	require.Equal(t, want, x.policy.recorded)
 }
 
-// leaks fails when goroutines are left.
+// leaks fails the test when goroutines are left at its end.
 func leaks(t testing.TB) {
 	before := runtime.NumGoroutine()
 	t.Cleanup(func() {
@@ -57,11 +57,16 @@ func leaks(t testing.TB) {
 			time.Sleep(5 * time.Millisecond)
 		}
 		buf := make([]byte, 1<<16)
-		t.Errorf("%d goroutines before, %d after:\n%s", before, runtime.NumGoroutine(), buf[:runtime.Stack(buf, true)])
+		t.Errorf(
+			"%d goroutines before, %d after:\n%s",
+			before,
+			runtime.NumGoroutine(),
+			buf[:runtime.Stack(buf, true)],
+		)
 	})
 }
 
-func TestRunGivesEverythingInOrder(t *testing.T) {
+func TestRunReturnsEverythingInOrder(t *testing.T) {
 	leaks(t)
 	x := newSetting(t, 2)
 	x.plan.KeepFrames = func(Episode) bool { return true }
@@ -97,10 +102,10 @@ func TestRunGivesEverythingInOrder(t *testing.T) {
 	}
 	require.Equal(t, steps, r.EnvSteps)
 	require.Equal(t, 5, kept)
-	require.Greater(t, len(r.Groups), 5, "the case must drop groups to mean something")
+	require.Greater(t, len(r.Groups), 5, "the case must drop groups")
 }
 
-// The defect of the reference that algorithm.md names: rollouts of one prompt that share a video.
+// siiRL 0.2.0 lets the rollouts of one prompt share a video. Here they differ.
 func TestMembersOfAGroupDiffer(t *testing.T) {
 	x := newSetting(t, 2)
 	x.plan.GroupBy = ByStart
@@ -121,7 +126,9 @@ func TestResultDependsOnSeedsAndIDsOnly(t *testing.T) {
 	reference := newSetting(t, 1)
 	reference.plan.KeepFrames, reference.plan.FrameBytes = keep, 3000
 	want := reference.run(t)
-	for name, lanes := range map[string][]int{"1": {1}, "4": {4}, "4 in 4": {1, 1, 1, 1}, "64 in 5": {13, 13, 13, 13, 12}} {
+	for name, lanes := range map[string][]int{
+		"1": {1}, "4": {4}, "4 in 4": {1, 1, 1, 1}, "64 in 5": {13, 13, 13, 13, 12},
+	} {
 		for seed := range uint64(4) {
 			x := newSetting(t, lanes...)
 			x.plan.KeepFrames, x.plan.FrameBytes = keep, 3000
@@ -156,7 +163,7 @@ func TestDeathsChangeNothing(t *testing.T) {
 		}
 		require.NotZero(t, faults)
 	}
-	require.Greater(t, deaths, 60, "the test must kill something")
+	require.Greater(t, deaths, 60, "processes must die")
 }
 
 func TestPolicyLost(t *testing.T) {

@@ -16,22 +16,22 @@ import (
 	"github.com/srpo-dev/srpo/plugins/policy"
 )
 
-type lyingEncoder struct {
+type extraRowEncoder struct {
 	Worker[encoder.Encoder]
 	calls *atomic.Int64
 }
 
-type tooManyRows struct {
+type extraRow struct {
 	encoder.Encoder
 	calls *atomic.Int64
 }
 
-func (l lyingEncoder) Client(ctx context.Context) (encoder.Encoder, uint64, error) {
+func (l extraRowEncoder) Client(ctx context.Context) (encoder.Encoder, uint64, error) {
 	e, n, err := l.Worker.Client(ctx)
-	return tooManyRows{e, l.calls}, n, err
+	return extraRow{e, l.calls}, n, err
 }
 
-func (l tooManyRows) Encode(ctx context.Context, clips []plugins.Tensor) ([][]float32, error) {
+func (l extraRow) Encode(ctx context.Context, clips []plugins.Tensor) ([][]float32, error) {
 	rows, err := l.Encoder.Encode(ctx, clips)
 	if l.calls.Add(1) == 1 {
 		rows = append(rows, rows[0])
@@ -39,8 +39,8 @@ func (l tooManyRows) Encode(ctx context.Context, clips []plugins.Tensor) ([][]fl
 	return rows, err
 }
 
-// While an Act runs, asks gather, and the next Acts take as many of them as fit.
-func TestWhoeverWaitsIsServedTogether(t *testing.T) {
+// While an Act runs, requests gather, and the next Acts take as many of them as fit.
+func TestWaitingRequestsShareACall(t *testing.T) {
 	leaks(t)
 	x := newSetting(t, 32)
 	x.plan.Record = false
@@ -49,21 +49,21 @@ func TestWhoeverWaitsIsServedTogether(t *testing.T) {
 	r, err := x.s.withDefaults().start(t.Context(), x.plan.Rules, true)
 	require.NoError(t, err)
 	var lanes sync.WaitGroup
-	ask := func(i int) {
+	request := func(i int) {
 		lanes.Go(func() {
 			item := policy.Item{Trajectory: fmt.Sprint(i), Seed: uint64(i)}
 			c, ok := r.policy.act(t.Context(), item)
 			if !ok || c.n != fakeChunk {
-				t.Errorf("ask %d had no answer", i)
+				t.Errorf("request %d was not answered", i)
 			}
 		})
 	}
-	ask(0)
+	request(0)
 	for x.policy.calls.Load() == 0 {
 		runtime.Gosched()
 	}
 	for i := range 20 {
-		ask(1 + i)
+		request(1 + i)
 	}
 	for len(r.policy.requests) < 20 {
 		runtime.Gosched()
@@ -73,19 +73,19 @@ func TestWhoeverWaitsIsServedTogether(t *testing.T) {
 	timing, err := r.end(nil)
 	require.NoError(t, err)
 	require.Equal(t, []int{1, 16, 4}, x.policy.batches)
-	require.EqualValues(t, 1, x.policy.most.Load(), "one Act at a time")
+	require.EqualValues(t, 1, x.policy.maxRunning.Load(), "one Act at a time")
 	require.Equal(t, 3, timing.ActCalls)
 	require.Equal(t, 21, timing.ActItems)
 }
 
-// One lane is stuck until all other episodes are through: if any lane, the policy or the encoder waited for it,
-// this would never end.
-func TestNobodyWaitsForTheSlowestLane(t *testing.T) {
+// One lane waits until all other episodes are finished. The test ends only if no lane, policy or encoder waits
+// for it.
+func TestNoLaneWaitsForTheSlowest(t *testing.T) {
 	x := newSetting(t, 1, 3)
 	x.plan.Groups, x.plan.ExtraGroups = 6, 0
 	x.plan.KeepLow, x.plan.KeepHigh = 0, 1
 	episodes := x.plan.Groups * x.plan.GroupSize
-	slow := x.plan.group(0)[0].episode // the first id is the first to begin
+	slow := x.plan.group(0)[0].episode // the first id begins first
 	release := make(chan struct{})
 	x.world.before = func(_ context.Context, _ int, e Episode) error {
 		if e.Seed == slow.Seed {
@@ -105,7 +105,7 @@ func TestNobodyWaitsForTheSlowestLane(t *testing.T) {
 	require.Equal(t, slow.ID, r.Groups[0].Episodes[0].ID)
 }
 
-// The encoder is stuck until every episode is rolled, and the lanes until something is encoded: both at once.
+// The lanes wait until something is encoded, then the encoder waits until every episode is rolled out.
 func TestEncodingOverlaps(t *testing.T) {
 	x := newSetting(t, 2)
 	x.plan.Groups, x.plan.ExtraGroups, x.plan.KeepLow, x.plan.KeepHigh = 4, 0, 0, 1
@@ -133,11 +133,11 @@ func TestEncodingOverlaps(t *testing.T) {
 	x.run(t)
 }
 
-// With a full store of clips lanes begin nothing new, and go on when the encoder has caught up.
+// When too many clips wait, lanes begin no episode until the encoder has caught up.
 func TestClipsAreBounded(t *testing.T) {
 	want := newSetting(t, 1).run(t)
 	x := newSetting(t, 2)
-	x.s.maxWaiting = 1 // full with any clip
+	x.s.maxWaiting = 1 // exceeded by any clip
 	var rolled, encoded atomic.Int64
 	x.s.Progress = func(Progress) { rolled.Add(1) }
 	x.encoder.before = func(_ context.Context, clips []plugins.Tensor) error {
@@ -153,7 +153,7 @@ func TestClipsAreBounded(t *testing.T) {
 	require.Equal(t, want, x.run(t))
 }
 
-// reference is the definition of dynamic sampling: the smallest prefix that holds enough kept groups, or all.
+// reference is the definition of dynamic sampling: the smallest prefix with enough kept groups, or all.
 func reference(kept []bool, groups int) int {
 	n, have := 0, 0
 	for n < len(kept) && have < groups {
@@ -174,7 +174,16 @@ func TestSamplerReachesTheFixedPoint(t *testing.T) {
 		for g := range kept {
 			kept[g] = r.Float64() < p
 		}
-		s := sampler{plan: Plan{Groups: groups, GroupSize: size, ExtraGroups: extra, KeepLow: 1, KeepHigh: 1, Tasks: []PlanTask{{Task: fakeTask("a")}}}}
+		s := sampler{
+			plan: Plan{
+				Groups:      groups,
+				GroupSize:   size,
+				ExtraGroups: extra,
+				KeepLow:     1,
+				KeepHigh:    1,
+				Tasks:       []PlanTask{{Task: fakeTask("a")}},
+			},
+		}
 		out := s.begin()
 		require.Len(t, out, groups*size)
 		for len(out) > 0 {
@@ -194,7 +203,7 @@ func TestSamplerReachesTheFixedPoint(t *testing.T) {
 	}
 }
 
-// The same through the whole machine: a run's groups are the right prefix of a run of the whole budget.
+// The groups of a run are the right prefix of a run of the whole budget.
 func TestRunReachesTheFixedPoint(t *testing.T) {
 	short := 0
 	for seed := range uint64(25) {
@@ -218,7 +227,7 @@ func TestRunReachesTheFixedPoint(t *testing.T) {
 			short++
 		}
 	}
-	require.Greater(t, short, 3, "some must end before the budget")
+	require.Greater(t, short, 3, "some runs must end before the budget")
 }
 
 func TestTasksGetGroupsEvenly(t *testing.T) {
@@ -269,8 +278,8 @@ func TestStartStatesAreDrawnFromTheSet(t *testing.T) {
 	require.Len(t, seen, 7, "all of the task's")
 }
 
-// Each lane hears of each job, for the first to hear may have a process that is still starting.
-func TestQueueWakesEverybody(t *testing.T) {
+// A new job wakes each lane, because the first to wake may have a process that is still starting.
+func TestQueueWakesAllLanes(t *testing.T) {
 	q := newQueue(0)
 	var waiting sync.WaitGroup
 	for range 5 {
@@ -281,7 +290,7 @@ func TestQueueWakesEverybody(t *testing.T) {
 		})
 	}
 	for range 100 {
-		runtime.Gosched() // most of them sleep by now
+		runtime.Gosched() // so that most of them sleep
 	}
 	q.put(&job{episode: Episode{Group: 1}}, &job{episode: Episode{Index: 1}}, &job{})
 	waiting.Wait()

@@ -10,16 +10,33 @@ import (
 	"github.com/srpo-dev/srpo/plugins/policy"
 )
 
-// trajectories evaluates and gives the trajectory of each episode by id, and the episodes.
+// trajectories evaluates, and returns the trajectory of each episode by id and the episodes.
 func trajectories(t *testing.T, keep bool, lanes ...int) (map[string]*policy.Demonstration, []Episode) {
 	t.Helper()
 	s := newSetting(t, lanes...)
 	s.s.Encoder = nil
 	kept := map[string]*policy.Demonstration{}
-	e := Evaluation{Name: "x", Seed: 3, Rules: Rules{Observe: []string{"front"}, RecordCamera: "front", RecordEvery: 2, Temperature: 1, KeepTrajectory: keep,
-		OnFrames: func(e Episode) { kept[e.ID] = e.Trajectory }}}
+	e := Evaluation{
+		Name: "x",
+		Seed: 3,
+		Rules: Rules{
+			Observe:        []string{"front"},
+			RecordCamera:   "front",
+			RecordEvery:    2,
+			Temperature:    1,
+			KeepTrajectory: keep,
+			OnFrames:       func(e Episode) { kept[e.ID] = e.Trajectory },
+		},
+	}
 	for i := range 12 {
-		e.Trials = append(e.Trials, Trial{Task: fakeTask("a"), StartState: i % fakeTask("a").StartStates, Repeat: i / fakeTask("a").StartStates})
+		e.Trials = append(
+			e.Trials,
+			Trial{
+				Task:       fakeTask("a"),
+				StartState: i % fakeTask("a").StartStates,
+				Repeat:     i / fakeTask("a").StartStates,
+			},
+		)
 	}
 	episodes, _, err := s.s.Evaluate(context.Background(), e)
 	require.NoError(t, err)
@@ -38,10 +55,10 @@ func TestTrajectoryIsTheEpisode(t *testing.T) {
 		require.Equal(t, []int{e.Steps, 2}, d.Actions.Shape)
 		require.Equal(t, e.Steps, d.Proprio.Shape[0])
 		require.Equal(t, []int{e.Steps, 4, 4, 3}, d.Images["front"].Shape)
-		for step := range e.Steps { // the fake env says the step in its proprio: every observation is the one before its action
+		for step := range e.Steps { // the fake env's proprio contains the step: each observation precedes its action
 			require.Equal(t, float32(step), d.Proprio.Float32s()[2*step])
 		}
-		require.Nil(t, e.Trajectory, "the result does not hold on to it")
+		require.Nil(t, e.Trajectory, "the result does not keep it")
 	}
 	none, same := trajectories(t, false, 2, 1)
 	require.Equal(t, episodes, same, "observing every step does not change an episode")
@@ -54,21 +71,22 @@ func TestTrajectoryDoesNotDependOnLanes(t *testing.T) {
 	one, _ := trajectories(t, true, 1)
 	many, _ := trajectories(t, true, 3, 2)
 	require.True(t, maps.EqualFunc(one, many, func(a, b *policy.Demonstration) bool {
-		return string(a.Actions.Data) == string(b.Actions.Data) && string(a.Images["front"].Data) == string(b.Images["front"].Data)
+		return string(a.Actions.Data) == string(b.Actions.Data) &&
+			string(a.Images["front"].Data) == string(b.Images["front"].Data)
 	}))
 }
 
 func TestRecordKeepsTrajectories(t *testing.T) {
 	p := RecordPlan{Seed: 5, Every: 2}
 	for _, take := range takes(8) {
-		if take.Random { // the fake env's expert is another one in chunks of another size
+		if take.Random { // the fake env's expert depends on the size of a call
 			p.Takes = append(p.Takes, take)
 		}
 	}
 	plain := record(t, &world{t: t}, 2, 1, p)
 	p.Observe = []string{"front"}
 	for id, e := range record(t, &world{t: t}, 2, 1, p) {
-		require.Equal(t, plain[id].Frames.Data, e.Frames.Data, "observing changes nothing that happens: %s", id)
+		require.Equal(t, plain[id].Frames.Data, e.Frames.Data, "observing does not change the episode: %s", id)
 		require.Equal(t, plain[id].Success, e.Success)
 		require.Nil(t, plain[id].Trajectory)
 		if e.Steps > 0 {

@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// randomBatch makes 2 tasks with successes round two modes, and failures anywhere.
+// randomBatch returns 2 tasks with successes around two modes, and failures anywhere.
 func randomBatch(rng *rand.Rand) []Rollout {
 	dim := []int{2, 5, 40}[rng.IntN(3)]
 	spread := math.Exp(rng.NormFloat64())
@@ -30,7 +30,11 @@ func randomBatch(rng *rand.Rand) []Rollout {
 			}
 			progress := rng.Float64()
 			out = append(out, Rollout{
-				ID: fmt.Sprintf("t%d/e%03d", task, i), Task: fmt.Sprint("task ", task), Group: fmt.Sprint("group ", i%2),
+				ID: fmt.Sprintf(
+					"t%d/e%03d",
+					task,
+					i,
+				), Task: fmt.Sprint("task ", task), Group: fmt.Sprint("group ", i%2),
 				Success: success, Embedding: h, Progress: &progress,
 			})
 		}
@@ -47,7 +51,11 @@ func gauss(rng *rand.Rand, n int, scale float64) []float64 {
 }
 
 // everyOption runs f for each kind of reward, clustering and references.
-func everyOption(t *testing.T, rng *rand.Rand, f func(t *testing.T, rollouts []Rollout, known Known, opt RewardOptions)) {
+func everyOption(
+	t *testing.T,
+	rng *rand.Rand,
+	f func(t *testing.T, rollouts []Rollout, known Known, opt RewardOptions),
+) {
 	for _, kind := range RewardKinds() {
 		for _, cluster := range ClusterKinds() {
 			for _, references := range ReferenceKinds() {
@@ -59,7 +67,15 @@ func everyOption(t *testing.T, rng *rand.Rand, f func(t *testing.T, rollouts []R
 						require.NoError(t, err)
 						var earlier []Rollout
 						for k := range 12 {
-							earlier = append(earlier, Rollout{ID: fmt.Sprint("earlier ", k), Task: "task 0", Success: true, Embedding: gauss(rng, dim, 2)})
+							earlier = append(
+								earlier,
+								Rollout{
+									ID:        fmt.Sprint("earlier ", k),
+									Task:      "task 0",
+									Success:   true,
+									Embedding: gauss(rng, dim, 2),
+								},
+							)
 						}
 						memory.Remember(1, dim, earlier)
 						known := Known{
@@ -68,7 +84,13 @@ func everyOption(t *testing.T, rng *rand.Rand, f func(t *testing.T, rollouts []R
 							Anchors: map[string][]float64{"task 0": gauss(rng, dim, 4)},
 						}
 						opt := DefaultRewardOptions()
-						opt.Kind, opt.Cluster.Kind, opt.References = RewardKind(kind), ClusterKind(cluster), ReferenceKind(references)
+						opt.Kind, opt.Cluster.Kind, opt.References = RewardKind(
+							kind,
+						), ClusterKind(
+							cluster,
+						), ReferenceKind(
+							references,
+						)
 						opt.Alpha = []float64{0, 0.3, 0.8, 1}[rng.IntN(4)]
 						f(t, rollouts, known, opt)
 					}
@@ -79,21 +101,25 @@ func everyOption(t *testing.T, rng *rand.Rand, f func(t *testing.T, rollouts []R
 }
 
 func TestNoFailureReachesASuccess(t *testing.T) {
-	everyOption(t, rand.New(rand.NewPCG(1, 1)), func(t *testing.T, rollouts []Rollout, known Known, opt RewardOptions) {
-		scored, err := ScoreBatch(rollouts, known, opt)
-		require.NoError(t, err)
-		for i, s := range scored.Rollouts {
-			if rollouts[i].Success {
-				require.Equal(t, 1.0, s.Reward)
-				continue
+	everyOption(
+		t,
+		rand.New(rand.NewPCG(1, 1)),
+		func(t *testing.T, rollouts []Rollout, known Known, opt RewardOptions) {
+			scored, err := ScoreBatch(rollouts, known, opt)
+			require.NoError(t, err)
+			for i, s := range scored.Rollouts {
+				if rollouts[i].Success {
+					require.Equal(t, 1.0, s.Reward)
+					continue
+				}
+				require.Less(t, s.Reward, 1.0)
+				require.GreaterOrEqual(t, s.Reward, 0.0)
+				if opt.Kind == ZScore || opt.Kind == Anchored {
+					require.LessOrEqual(t, s.Reward, opt.Alpha)
+				}
 			}
-			require.Less(t, s.Reward, 1.0)
-			require.GreaterOrEqual(t, s.Reward, 0.0)
-			if opt.Kind == ZScore || opt.Kind == Anchored {
-				require.LessOrEqual(t, s.Reward, opt.Alpha)
-			}
-		}
-	})
+		},
+	)
 	// a failure on top of the centre, at alpha 1
 	opt := DefaultRewardOptions()
 	opt.Kind, opt.Alpha = Anchored, 1
@@ -106,29 +132,34 @@ func TestNoFailureReachesASuccess(t *testing.T) {
 	assert.Greater(t, scored.Rollouts[1].Reward, 0.99)
 }
 
-func TestCloserIsNeverPaidLess(t *testing.T) {
+func TestCloserNeverGetsLess(t *testing.T) {
 	differ := 0
-	everyOption(t, rand.New(rand.NewPCG(2, 1)), func(t *testing.T, rollouts []Rollout, known Known, opt RewardOptions) {
-		scored, err := ScoreBatch(rollouts, known, opt)
-		require.NoError(t, err)
-		if opt.Kind == Progress { // pays no distance
-			return
-		}
-		for i, a := range scored.Rollouts {
-			for j, b := range scored.Rollouts {
-				if rollouts[i].Task != rollouts[j].Task || rollouts[i].Success || rollouts[j].Success || a.Distance >= b.Distance {
-					continue
-				}
-				require.GreaterOrEqual(t, a.Reward, b.Reward)
-				if a.Reward > b.Reward {
-					differ++
-				}
-				if opt.Kind == ZScore && opt.Alpha > 0 {
-					require.Greater(t, a.Reward, b.Reward, "distances %g and %g", a.Distance, b.Distance)
+	everyOption(
+		t,
+		rand.New(rand.NewPCG(2, 1)),
+		func(t *testing.T, rollouts []Rollout, known Known, opt RewardOptions) {
+			scored, err := ScoreBatch(rollouts, known, opt)
+			require.NoError(t, err)
+			if opt.Kind == Progress { // does not depend on the distance
+				return
+			}
+			for i, a := range scored.Rollouts {
+				for j, b := range scored.Rollouts {
+					if rollouts[i].Task != rollouts[j].Task || rollouts[i].Success || rollouts[j].Success ||
+						a.Distance >= b.Distance {
+						continue
+					}
+					require.GreaterOrEqual(t, a.Reward, b.Reward)
+					if a.Reward > b.Reward {
+						differ++
+					}
+					if opt.Kind == ZScore && opt.Alpha > 0 {
+						require.Greater(t, a.Reward, b.Reward, "distances %g and %g", a.Distance, b.Distance)
+					}
 				}
 			}
-		}
-	})
+		},
+	)
 	assert.Greater(t, differ, 1000)
 }
 
@@ -156,7 +187,11 @@ func TestOrderOfRolloutsChangesNoBit(t *testing.T) {
 
 		for to, from := range order {
 			require.Equal(t, scored.Rollouts[from], again.Rollouts[to])
-			require.Equal(t, math.Float64bits(scored.Rollouts[from].Reward), math.Float64bits(again.Rollouts[to].Reward))
+			require.Equal(
+				t,
+				math.Float64bits(scored.Rollouts[from].Reward),
+				math.Float64bits(again.Rollouts[to].Reward),
+			)
 			require.Equal(t, advantages[from], advantagesAgain[to])
 		}
 		require.Equal(t, scored.Tasks, again.Tasks)
@@ -188,8 +223,8 @@ func TestScaleAndShiftChangeNoZScoreReward(t *testing.T) {
 	}
 }
 
-// The reference's defect: one video, one embedding for all rollouts of a prompt.
-func TestTwoRolloutsOfOnePromptGetTheirOwnRewards(t *testing.T) {
+// siiRL 0.2.0 uses one video, and so one embedding, for all rollouts of a prompt.
+func TestRolloutsOfOnePromptGetDifferentRewards(t *testing.T) {
 	batch := func(second []float64) []Rollout {
 		return []Rollout{
 			{ID: "prompt/0", Group: "prompt", Embedding: []float64{1, 0}},
@@ -210,7 +245,7 @@ func TestTwoRolloutsOfOnePromptGetTheirOwnRewards(t *testing.T) {
 		require.NoError(t, err)
 		assert.Greater(t, advantages[1].Value, advantages[0].Value)
 
-		// and a shared video is counted, so that the host can say so
+		// a shared video is counted, so that the host can report it
 		scored, err = ScoreBatch(batch([]float64{1, 0}), known, opt)
 		require.NoError(t, err)
 		assert.Equal(t, scored.Rollouts[1].Reward, scored.Rollouts[0].Reward)
@@ -244,7 +279,10 @@ func TestUnusableEmbeddingsDoNotSpread(t *testing.T) {
 				known := Known{ReferenceDistances: map[string]float64{"": 2}}
 				var rollouts []Rollout
 				for i := range 14 {
-					rollouts = append(rollouts, Rollout{ID: fmt.Sprintf("%02d", i), Success: i < 6, Embedding: gauss(rng, 5, 1)})
+					rollouts = append(
+						rollouts,
+						Rollout{ID: fmt.Sprintf("%02d", i), Success: i < 6, Embedding: gauss(rng, 5, 1)},
+					)
 				}
 				clean, err := ScoreBatch(rollouts, known, opt)
 				require.NoError(t, err)
@@ -254,7 +292,7 @@ func TestUnusableEmbeddingsDoNotSpread(t *testing.T) {
 				scored, err := ScoreBatch(bad, known, opt)
 				require.NoError(t, err)
 
-				require.Equal(t, clean.Rollouts, scored.Rollouts[:14], "nobody else notices")
+				require.Equal(t, clean.Rollouts, scored.Rollouts[:14], "no other rollout changes")
 				success, failure := scored.Rollouts[14], scored.Rollouts[15]
 				require.Contains(t, success.Reason, reason)
 				require.Equal(t, Score{Reward: 1, Centre: -1, Reason: success.Reason}, success.Score)
@@ -278,9 +316,14 @@ func TestZScoreRewards(t *testing.T) {
 	g := ZScoreRewards([]float64{1, 3}, 0.8)
 	assert.InDelta(t, 0.8/(1+math.Exp(-1)), g[0], 1e-15)
 	assert.InDelta(t, 0.8/(1+math.Exp(1)), g[1], 1e-15)
-	assert.Greater(t, g[0], g[1], "the printed formula, without the minus, pays the farther one more")
+	assert.Greater(t, g[0], g[1], "the printed formula, without the minus, gives the farther one more")
 	assert.Equal(t, []float64{0.4}, ZScoreRewards([]float64{7}, 0.8), "one failure")
-	assert.Equal(t, []float64{0.4, 0.4, 0.4}, ZScoreRewards([]float64{math.Nextafter(0.3, 1), 0.3, 0.3}, 0.8), "equal up to rounding")
+	assert.Equal(
+		t,
+		[]float64{0.4, 0.4, 0.4},
+		ZScoreRewards([]float64{math.Nextafter(0.3, 1), 0.3, 0.3}, 0.8),
+		"equal up to rounding",
+	)
 	assert.Equal(t, []float64{0.4, 0.4}, ZScoreRewards([]float64{0, 0}, 0.8))
 	assert.Empty(t, ZScoreRewards(nil, 0.8))
 }
@@ -303,14 +346,23 @@ func TestAnchoredRewardIsTheSameInEveryBatch(t *testing.T) {
 	near := Rollout{ID: "near", Embedding: []float64{3, 0}}
 	alone, err := ScoreBatch([]Rollout{success, near}, known, opt)
 	require.NoError(t, err)
-	crowd, err := ScoreBatch([]Rollout{success, near, {ID: "far", Embedding: []float64{90, 0}}, {ID: "nearer", Embedding: []float64{1, 0}}}, known, opt)
+	crowd, err := ScoreBatch(
+		[]Rollout{
+			success,
+			near,
+			{ID: "far", Embedding: []float64{90, 0}},
+			{ID: "nearer", Embedding: []float64{1, 0}},
+		},
+		known,
+		opt,
+	)
 	require.NoError(t, err)
 	assert.Equal(t, alone.Rollouts[1].Reward, crowd.Rollouts[1].Reward)
 	assert.InDelta(t, 0.8*math.Pow(0.1, 0.3), alone.Rollouts[1].Reward, 1e-9)
 	assert.InDelta(t, 10, alone.Tasks[0].ReferenceDistance, 1e-8)
 	assert.Equal(t, Anchored, alone.Tasks[0].Kind)
 
-	// a yardstick kept from before wins over the anchor
+	// a reference distance takes precedence over the anchor
 	known.ReferenceDistances = map[string]float64{"": 3}
 	kept, err := ScoreBatch([]Rollout{success, near}, known, opt)
 	require.NoError(t, err)
@@ -320,7 +372,10 @@ func TestAnchoredRewardIsTheSameInEveryBatch(t *testing.T) {
 func TestAnchoredWithoutItsAnchor(t *testing.T) {
 	opt := DefaultRewardOptions()
 	opt.Kind = Anchored
-	rollouts := []Rollout{{ID: "s", Task: "a", Success: true, Embedding: []float64{1, 1}}, {ID: "f", Task: "a", Embedding: []float64{2, 1}}}
+	rollouts := []Rollout{
+		{ID: "s", Task: "a", Success: true, Embedding: []float64{1, 1}},
+		{ID: "f", Task: "a", Embedding: []float64{2, 1}},
+	}
 	_, err := ScoreBatch(rollouts, Known{}, opt)
 	assert.ErrorContains(t, err, "needs an anchor")
 	for note, known := range map[string]Known{
@@ -377,7 +432,11 @@ func TestNoSuccessInTheBatch(t *testing.T) {
 	require.NoError(t, err)
 	assert.Less(t, scored.Rollouts[0].Reward, scored.Rollouts[1].Reward)
 	assert.Equal(t, 1, scored.Tasks[0].References)
-	assert.Contains(t, scored.Tasks[0].Notes[0], "demonstration 1 is left out: its embedding has the wrong size: 3 numbers, want 2")
+	assert.Contains(
+		t,
+		scored.Tasks[0].Notes[0],
+		"demonstration 1 is left out: its embedding has the wrong size: 3 numbers, want 2",
+	)
 }
 
 func TestMemoryDoesNotCountARolloutTwice(t *testing.T) {
@@ -393,13 +452,17 @@ func TestMemoryDoesNotCountARolloutTwice(t *testing.T) {
 	scored, err := ScoreBatch(rollouts, Known{Memory: memory}, opt)
 	require.NoError(t, err)
 	assert.Equal(t, 1, scored.Tasks[0].References)
-	assert.Equal(t, -1, scored.Rollouts[0].Centre, "a lone reference has nothing to be compared with")
+	assert.Equal(t, -1, scored.Rollouts[0].Centre, "there is no other reference to compare with")
 }
 
 func TestBinaryReadsNoEmbedding(t *testing.T) {
 	opt := DefaultRewardOptions()
 	opt.Kind = Binary
-	scored, err := ScoreBatch([]Rollout{{ID: "a", Success: true}, {ID: "b"}, {ID: "c", Embedding: []float64{math.NaN()}}}, Known{}, opt)
+	scored, err := ScoreBatch(
+		[]Rollout{{ID: "a", Success: true}, {ID: "b"}, {ID: "c", Embedding: []float64{math.NaN()}}},
+		Known{},
+		opt,
+	)
 	require.NoError(t, err)
 	for i, want := range []float64{1, 0, 0} {
 		assert.Equal(t, want, scored.Rollouts[i].Reward)
@@ -407,13 +470,14 @@ func TestBinaryReadsNoEmbedding(t *testing.T) {
 	}
 }
 
-func TestProgressPaysTheEnvsOwn(t *testing.T) {
+func TestProgressReward(t *testing.T) {
 	opt := DefaultRewardOptions()
 	opt.Kind = Progress
 	at := func(v float64) *float64 { return &v }
 	rollouts := []Rollout{
 		{ID: "a", Success: true}, {ID: "b", Progress: at(0.5)}, {ID: "c", Progress: at(1.7), Embedding: []float64{math.NaN()}},
-		{ID: "d", Progress: at(-1)}, {ID: "e", Success: true, Embedding: []float64{1, 2}}, {ID: "f", Progress: at(0.25), Embedding: []float64{2, 2}},
+		{ID: "d", Progress: at(-1)},
+		{ID: "e", Success: true, Embedding: []float64{1, 2}}, {ID: "f", Progress: at(0.25), Embedding: []float64{2, 2}},
 	}
 	scored, err := ScoreBatch(rollouts, Known{}, opt)
 	require.NoError(t, err)
@@ -446,14 +510,23 @@ func TestTasksDoNotMix(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, want, alone.Rollouts)
 	assert.Equal(t, both.Tasks[1:], alone.Tasks)
-	assert.True(t, sort.SliceIsSorted(both.Tasks, func(i, j int) bool { return both.Tasks[i].Task < both.Tasks[j].Task }))
+	assert.True(
+		t,
+		sort.SliceIsSorted(both.Tasks, func(i, j int) bool { return both.Tasks[i].Task < both.Tasks[j].Task }),
+	)
 }
 
-func TestOptionsSayWhatIsAllowed(t *testing.T) {
+func TestInvalidOptions(t *testing.T) {
 	for want, change := range map[string]func(*RewardOptions){
-		`the reward kind is "zscroe"; use one of zscore, minmax, anchored, binary`: func(o *RewardOptions) { o.Kind = "zscroe" },
-		`references is "memories"; use one of batch, memory, demos`:                func(o *RewardOptions) { o.References = "memories" },
-		`cluster is ""; use one of auto, reference, mean, nearest`:                 func(o *RewardOptions) { o.Cluster.Kind = "" },
+		`the reward kind is "zscroe"; use one of zscore, minmax, anchored, binary`: func(o *RewardOptions) {
+			o.Kind = "zscroe"
+		},
+		`references is "memories"; use one of batch, memory, demos`: func(o *RewardOptions) {
+			o.References = "memories"
+		},
+		`cluster is ""; use one of auto, reference, mean, nearest`: func(o *RewardOptions) {
+			o.Cluster.Kind = ""
+		},
 		"alpha is 1.5":                         func(o *RewardOptions) { o.Alpha = 1.5 },
 		"alpha is NaN":                         func(o *RewardOptions) { o.Alpha = math.NaN() },
 		"the scale of minmax is 2":             func(o *RewardOptions) { o.MinMaxScale = 2 },
@@ -472,15 +545,24 @@ func TestOptionsSayWhatIsAllowed(t *testing.T) {
 	assert.Empty(t, scored.Rollouts)
 }
 
-// A rollout that nobody judged is paid, and changes nobody else's reward.
-func TestUnlabelledChangeNobody(t *testing.T) {
+// An unlabelled rollout gets a reward, and does not change another rollout's reward.
+func TestUnlabelledChangeNoOtherReward(t *testing.T) {
 	rng := rand.New(rand.NewPCG(8, 8))
 	everyOption(t, rng, func(t *testing.T, rollouts []Rollout, known Known, opt RewardOptions) {
 		before, err := ScoreBatch(rollouts, known, opt)
 		require.NoError(t, err)
 		with, some := append([]Rollout{}, rollouts...), 0.3
 		for k := range 5 {
-			with = append(with, Rollout{ID: fmt.Sprint("a new one ", k), Task: "task 0", Unlabelled: true, Embedding: gauss(rng, len(rollouts[0].Embedding), 3), Progress: &some})
+			with = append(
+				with,
+				Rollout{
+					ID:         fmt.Sprint("a new one ", k),
+					Task:       "task 0",
+					Unlabelled: true,
+					Embedding:  gauss(rng, len(rollouts[0].Embedding), 3),
+					Progress:   &some,
+				},
+			)
 		}
 		after, err := ScoreBatch(with, known, opt)
 		require.NoError(t, err)
@@ -502,8 +584,8 @@ func TestUnlabelledChangeNobody(t *testing.T) {
 	require.ErrorContains(t, err, "both a success and unlabelled")
 }
 
-// At a failure's distance a rollout without a verdict gets that failure's reward.
-func TestUnlabelledArePaidAsFailures(t *testing.T) {
+// An unlabelled rollout at a failure's distance gets the failure's reward.
+func TestUnlabelledAreRewardedLikeFailures(t *testing.T) {
 	for _, kind := range names(ZScore, MinMax, Anchored, Binary) {
 		opt := DefaultRewardOptions()
 		opt.Kind = RewardKind(kind)
@@ -514,10 +596,12 @@ func TestUnlabelledArePaidAsFailures(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, scored.Rollouts[1].Reward, scored.Rollouts[3].Reward, kind)
 	}
-	// with nobody to compare with they are compared with each other
+	// without failures they are compared with each other
 	scored, err := ScoreBatch([]Rollout{
-		{ID: "s", Success: true, Embedding: []float64{0, 1}}, {ID: "u", Unlabelled: true, Embedding: []float64{3, 1}}, {ID: "v", Unlabelled: true, Embedding: []float64{1, 1}}},
-		Known{}, DefaultRewardOptions())
+		{ID: "s", Success: true, Embedding: []float64{0, 1}},
+		{ID: "u", Unlabelled: true, Embedding: []float64{3, 1}},
+		{ID: "v", Unlabelled: true, Embedding: []float64{1, 1}},
+	}, Known{}, DefaultRewardOptions())
 	require.NoError(t, err)
 	require.InDelta(t, 0.8/(1+math.E), scored.Rollouts[1].Reward, 1e-12) // z = 1
 	require.InDelta(t, 0.8/(1+1/math.E), scored.Rollouts[2].Reward, 1e-12)
