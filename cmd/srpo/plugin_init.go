@@ -9,7 +9,7 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
-	"runtime/debug"
+	"runtime"
 	"strings"
 	"text/template"
 
@@ -18,12 +18,16 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// templates holds what `srpo plugin init` writes: templates/LANGUAGE/KIND/* and templates/LANGUAGE/all/*, each file with .tmpl appended.
+// templates contains the files that `srpo plugin init` writes: templates/LANGUAGE/KIND/* and templates/LANGUAGE/all/*,
+// each with .tmpl appended.
 //
 //go:embed templates
 var templates embed.FS
 
 const modulePath = "github.com/srpo-dev/srpo"
+
+// releaseVersion matches a version that a module proxy can serve: a release, or a commit without local changes.
+var releaseVersion = regexp.MustCompile(`^v[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+)?$`)
 
 var pluginName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,63}$`)
 
@@ -32,8 +36,10 @@ func (a *app) pluginInit() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "init FOLDER --lang go|python --kind env|policy|encoder",
 		Short: "Write a small plugin that works, to start from",
-		Long: "init writes a complete plugin into an empty or new folder: it passes srpo plugin test as it is, and its README has the next commands.\n" +
-			"A Go plugin needs srpo's module; until that is published, --srpo-source names a checkout of it (found by itself when the folder is inside one).",
+		Long: "init writes a complete plugin into an empty or new folder. It passes srpo plugin test without changes, and its\n" +
+			"README has the next commands.\n" +
+			"A Go plugin requires the module of this version of srpo. To build against a checkout instead, give its folder\n" +
+			"with --srpo-source. In a folder inside a checkout this is the default.",
 		Example: "  srpo plugin init my-env --lang python --kind env\n  srpo plugin init my-policy --lang go --kind policy --srpo-source ~/srpo",
 		Args:    oneArg("a folder"),
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -42,18 +48,19 @@ func (a *app) pluginInit() *cobra.Command {
 	}
 	c.Flags().StringVar(&lang, "lang", "python", "go or python")
 	c.Flags().StringVar(&kind, "kind", "env", "env, policy or encoder")
-	c.Flags().StringVar(&name, "name", "", "the plugin's name; default the folder's")
-	c.Flags().StringVar(&source, "srpo-source", "", "for Go: a checkout of srpo to build against")
+	c.Flags().StringVar(&name, "name", "", "the name of the plugin; default: the name of the folder")
+	c.Flags().StringVar(&source, "srpo-source", "", "for Go: build against this checkout of srpo")
 	return c
 }
 
-// scaffold is what the templates are filled with.
+// scaffold contains the values of the templates.
 type scaffold struct {
 	Name, Kind, Dir string
 	Protocol        int
-	// Go plugins: the version of Go, of srpo's module, the other modules it requires, and the checkout to use instead of a published one.
+	// Go is the version of Go and Module the version of srpo's module that the plugin requires. With a Source, the
+	// folder of a checkout, the plugin is built against that, and Require lists the modules that the checkout requires.
 	Go, Module, Require, Source string
-	// Instead is an env or policy flag that uses the plugin in a run.
+	// Run has the flags of `srpo run` that use the plugin.
 	Run string
 }
 
@@ -63,11 +70,11 @@ func (a *app) init(dir, lang, kind, name, source string) error {
 		return err
 	}
 	if k == "" {
-		return plugins.Errorf(plugins.Invalid, "no kind given").WithPlace("--kind").WithHint("one of env, policy, encoder")
+		return plugins.Errorf(plugins.Invalid, "no kind given").WithPlace("--kind").WithHint("give env, policy or encoder")
 	}
 	if lang != "go" && lang != "python" {
 		return plugins.Errorf(plugins.Invalid, "there is no language %q", lang).WithPlace("--lang").
-			WithHint("go or python; for others read docs/plugin-authors.md: any language with gRPC can serve a plugin")
+			WithHint("give go or python; any other language with gRPC can serve a plugin too, see docs/protocol.md")
 	}
 	abs, err := filepath.Abs(dir)
 	if err != nil {
@@ -77,10 +84,12 @@ func (a *app) init(dir, lang, kind, name, source string) error {
 		name = strings.Trim(regexp.MustCompile(`[^a-z0-9_-]+`).ReplaceAllString(strings.ToLower(filepath.Base(abs)), "-"), "-_")
 	}
 	if !pluginName.MatchString(name) {
-		return plugins.Errorf(plugins.Invalid, "%q cannot be a plugin's name", name).WithPlace("--name").WithHint("up to 64 small letters, digits, - and _")
+		return plugins.Errorf(plugins.Invalid, "%q cannot be a plugin's name", name).WithPlace("--name").
+			WithHint("use up to 64 lower-case letters, digits, - and _")
 	}
 	if entries, err := os.ReadDir(abs); err == nil && len(entries) > 0 {
-		return plugins.Errorf(plugins.Invalid, "%s is not empty: %s lies in it", dir, entries[0].Name()).WithHint("give a new folder; nothing is overwritten")
+		return plugins.Errorf(plugins.Invalid, "%s is not empty: it contains %s", dir, entries[0].Name()).
+			WithHint("give a new folder; nothing is overwritten")
 	} else if err != nil && !os.IsNotExist(err) {
 		return plugins.Errorf(plugins.Invalid, "%s: %w", dir, err).WithHint("give a new folder")
 	}
@@ -88,7 +97,11 @@ func (a *app) init(dir, lang, kind, name, source string) error {
 	if filepath.IsAbs(dir) || strings.HasPrefix(dir, "..") {
 		s.Dir = filepath.ToSlash(filepath.Clean(dir))
 	}
-	s.Run = map[plugins.Kind]string{plugins.Env: "--env " + s.Dir + " --set imitate.demos=5", plugins.Policy: "--policy " + s.Dir, plugins.Encoder: "--encoder " + s.Dir}[k]
+	s.Run = map[plugins.Kind]string{
+		plugins.Env:     "--env " + s.Dir + " --set imitate.demos=5",
+		plugins.Policy:  "--policy " + s.Dir,
+		plugins.Encoder: "--encoder " + s.Dir,
+	}[k]
 	files := map[string][]byte{}
 	if lang == "go" {
 		if source == "" {
@@ -98,7 +111,8 @@ func (a *app) init(dir, lang, kind, name, source string) error {
 			return err
 		}
 	} else if source != "" {
-		return plugins.Errorf(plugins.Invalid, "a Python plugin needs no source of srpo: the host brings srpo_sdk").WithPlace("--srpo-source").WithHint("leave it out")
+		return plugins.Errorf(plugins.Invalid, "a Python plugin needs no source of srpo: the host provides srpo_sdk").
+			WithPlace("--srpo-source").WithHint("leave it out")
 	}
 	for _, part := range []string{"all", kind} {
 		if err := s.fill(path.Join("templates", lang, part), files); err != nil {
@@ -106,12 +120,12 @@ func (a *app) init(dir, lang, kind, name, source string) error {
 		}
 	}
 	if err := os.MkdirAll(abs, 0o755); err != nil {
-		return plugins.Errorf(plugins.Exhausted, "%w", err).WithHint("give a folder that can be made")
+		return plugins.Errorf(plugins.Exhausted, "%w", err).WithHint("give a folder that you can create")
 	}
 	names := sortedFiles(files)
 	for _, f := range names {
 		if err := os.WriteFile(filepath.Join(abs, f), files[f], 0o644); err != nil {
-			return plugins.Errorf(plugins.Exhausted, "%w", err).WithHint("see that the disk is not full")
+			return plugins.Errorf(plugins.Exhausted, "%w", err).WithHint("check that the disk is not full")
 		}
 	}
 	if a.json {
@@ -119,7 +133,7 @@ func (a *app) init(dir, lang, kind, name, source string) error {
 	}
 	fmt.Fprintf(a.out, "%s %s in %s: %s\n", kind, name, s.Dir, strings.Join(names, ", "))
 	if lang == "go" && s.Source == "" {
-		fmt.Fprintf(a.out, "first:  cd %s && go mod tidy   (needs %s to be published; with a checkout of it: --srpo-source PATH)\n", s.Dir, modulePath)
+		fmt.Fprintf(a.out, "first:  cd %s && go mod tidy\n", s.Dir)
 	}
 	fmt.Fprintf(a.out, "next:   srpo plugin test %s\n", s.Dir)
 	return nil
@@ -137,7 +151,7 @@ func (s *scaffold) fill(folder string, files map[string][]byte) error {
 			return err
 		}
 		name := strings.TrimSuffix(e.Name(), ".tmpl")
-		if name == e.Name() { // a file to copy as it is
+		if name == e.Name() { // not a template
 			files[name] = text
 			continue
 		}
@@ -154,54 +168,61 @@ func (s *scaffold) fill(folder string, files map[string][]byte) error {
 	return nil
 }
 
-// goModule prepares go.mod, and go.sum from a checkout of srpo, so that the plugin builds without asking a network.
+// goModule prepares go.mod. With a checkout of srpo it also writes go.sum, so that the plugin builds offline.
 func (s *scaffold) goModule(abs, source string, files map[string][]byte) error {
-	s.Go, s.Module = "1.26", "v0.1.0"
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Path == modulePath && strings.HasPrefix(info.Main.Version, "v") {
-		s.Module = info.Main.Version
-	}
 	if source == "" {
+		if s.Module = version(); !releaseVersion.MatchString(s.Module) {
+			return plugins.Errorf(plugins.NotFound, "this srpo is version %s, which has no published Go module", s.Module).
+				WithPlace("--srpo-source").WithHint("give the checkout of srpo that it was built from")
+		}
+		s.Go = strings.TrimPrefix(runtime.Version(), "go")
 		return nil
 	}
 	given := source
 	source, err := filepath.Abs(source)
 	if err != nil {
-		return plugins.Errorf(plugins.Invalid, "the path %q: %w", given, err).WithPlace("--srpo-source").WithHint("give the path of a checkout")
+		return plugins.Errorf(plugins.Invalid, "the path %q: %w", given, err).WithPlace("--srpo-source").
+			WithHint("give the path of a checkout")
 	}
 	mod, err := os.ReadFile(filepath.Join(source, "go.mod"))
 	if err != nil || moduleOf(mod) != modulePath {
-		return plugins.Errorf(plugins.NotFound, "%s is no checkout of srpo: it has no go.mod of %s", given, modulePath).WithPlace("--srpo-source").WithHint("give the folder with srpo's go.mod")
+		return plugins.Errorf(plugins.NotFound, "%s is not a checkout of srpo: it has no go.mod of %s", given, modulePath).
+			WithPlace("--srpo-source").WithHint("give the folder that contains srpo's go.mod")
 	}
 	sum, err := os.ReadFile(filepath.Join(source, "go.sum"))
 	if err != nil {
 		return plugins.Errorf(plugins.NotFound, "%w", err).WithPlace("--srpo-source").WithHint("give a complete checkout")
 	}
 	files["go.sum"] = sum
-	// The path in go.mod is relative when the plugin lies inside of the checkout, so that both can move together.
 	s.Source, s.Module = filepath.ToSlash(source), "v0.0.0"
+	// The path is relative if the plugin is inside the checkout, so that both can be moved together.
 	if rel, err := filepath.Rel(source, abs); err == nil && !strings.HasPrefix(rel, "..") {
 		up, _ := filepath.Rel(abs, source)
 		s.Source = filepath.ToSlash(up)
 	}
-	// What srpo requires is required here too: Go wants the whole list in the main module. `go mod tidy` drops what the plugin does not use.
-	var require strings.Builder
+	s.Go, s.Require = requirements(mod)
+	return nil
+}
+
+// requirements returns the version of Go of a go.mod, and its requirements as indirect ones: Go wants the whole list in
+// the main module. `go mod tidy` drops what the plugin does not use.
+func requirements(mod []byte) (goVersion, require string) {
 	inside := false
-	for _, line := range strings.Split(string(mod), "\n") {
-		word := strings.TrimSpace(line)
+	for line := range strings.Lines(string(mod)) {
+		line = strings.TrimSpace(line)
 		switch {
-		case strings.HasPrefix(word, "go "):
-			s.Go = strings.TrimPrefix(word, "go ")
-		case word == "require (":
+		case strings.HasPrefix(line, "go "):
+			goVersion = strings.TrimPrefix(line, "go ")
+		case line == "require (":
 			inside = true
-		case word == ")":
+		case line == ")":
 			inside = false
-		case inside && word != "":
-			word, _, _ = strings.Cut(word, " //")
-			fmt.Fprintf(&require, "\t%s // indirect\n", word)
+		case inside && line != "":
+			line, _, _ = strings.Cut(line, " //")
+			require += "\t" + line + " // indirect\n"
 		}
 	}
-	s.Require = require.String()
-	return nil
+	return goVersion, require
 }
 
 func moduleOf(mod []byte) string {
@@ -213,7 +234,7 @@ func moduleOf(mod []byte) string {
 	return ""
 }
 
-// enclosingSource returns the checkout of srpo that a folder lies in; empty: none.
+// enclosingSource returns the checkout of srpo that contains a folder, or "".
 func enclosingSource(dir string) string {
 	for {
 		if mod, err := os.ReadFile(filepath.Join(dir, "go.mod")); err == nil && moduleOf(mod) == modulePath {
