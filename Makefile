@@ -22,7 +22,7 @@ export PATH := $(PATH):$(VENV)/tools
 STEPS := fmt vet cross staticcheck lint proto-check ruff mypy docs go-test fuzz python-test examples smoke faults hangs remote libero \
 	libero-plus
 
-.PHONY: help build test soak bench openvla pi0 wheels parity results proto release clean venv $(STEPS)
+.PHONY: help build test soak bench openvla pi0 wheels gymnasium parity results proto release clean venv $(STEPS)
 
 # go_test NAME,ARGUMENTS: Go tests with the race detector, counted as the step NAME.
 define go_test
@@ -102,6 +102,9 @@ python-test: venv ## the Python kit
 
 examples: build venv ## the example plugins and those of `srpo plugin init`, through `srpo plugin test`
 	bash .ci/examples
+
+gymnasium: build venv ## examples/gymnasium, through `srpo plugin test`; installs MuJoCo and Meta-World
+	bash .ci/gymnasium
 
 smoke: build ## the README's first command, shortened: stopped and resumed
 	bash .ci/smoke

@@ -591,7 +591,7 @@ func (d *doctor) lock() {
 			d.absent("srpo.lock", "srpo plugin lock --prune", "%s %s: its folder %s is gone", e.Kind, e.Name, dir)
 			continue
 		}
-		if _, _, err := f.Verify(lock.Package{Kind: e.Kind, Name: e.Name, Version: e.Version, Dir: dir}); err != nil {
+		if err := f.Verify(lock.Package{Kind: e.Kind, Name: e.Name, Version: e.Version, Dir: dir}); err != nil {
 			n, ok := d.needed[string(e.Kind)+" "+e.Name]
 			d.bad(ok && n.Dir == dir, "srpo.lock", "if it was meant: srpo plugin lock "+dir, "%s", plugins.AsError(err).Message)
 			continue

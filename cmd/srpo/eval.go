@@ -131,6 +131,7 @@ func (f *settingsFlags) loadFor(checkpoint string) (*config.Config, error) {
 			if err != nil {
 				return nil, err
 			}
+			f.recorded = true
 			return cfg, f.fromRun(cfg, run)
 		}
 	}
@@ -168,11 +169,15 @@ func (f *settingsFlags) fromRun(cfg *config.Config, run string) error {
 	return nil
 }
 
-// launcher is launcher with the lock of the run that the settings are from.
+// launcher is launcher with the lock of the run that the settings are from. Packages that the user's own settings name by path
+// may be locked again; those that a run folder names may not.
 func (f *settingsFlags) launcher(cfg *config.Config, term *report.Terminal) (session.Launcher, error) {
 	launch, err := launcher(cfg, term)
-	if p, ok := launch.(packaged); ok && f.home != "" {
-		p.prep.Lock = filepath.Join(f.home, lock.FileName)
+	if p, ok := launch.(packaged); ok {
+		p.prep.Relock = !f.recorded
+		if f.home != "" {
+			p.prep.Lock = filepath.Join(f.home, lock.FileName)
+		}
 	}
 	return launch, err
 }

@@ -73,8 +73,10 @@ type settingsFlags struct {
 	file string
 	set  []string
 	own  []string // the flags that add added
-	home string   // where the run was started that the settings are from, see fromRun; empty: here
-	cmd  *cobra.Command
+	// recorded is true when the settings are from a run folder instead of the user's own file.
+	recorded bool
+	home     string // where the run was started that the settings are from, see fromRun; empty: here
+	cmd      *cobra.Command
 }
 
 // shorthands pairs a flag with its setting.

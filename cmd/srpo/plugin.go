@@ -162,8 +162,7 @@ func (w *workbench) respectLock(pkg catalog.Package) error {
 	if err != nil {
 		return err
 	}
-	_, _, err = f.Verify(lock.Package{Kind: pkg.Kind, Name: pkg.Name, Version: pkg.Version, Dir: pkg.Dir})
-	return err
+	return f.Verify(lock.Package{Kind: pkg.Kind, Name: pkg.Name, Version: pkg.Version, Dir: pkg.Dir})
 }
 
 // launch makes a package ready without adding it to the lock.

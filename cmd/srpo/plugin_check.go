@@ -245,7 +245,7 @@ func (x *examination) lockState() {
 	if err != nil {
 		return // a run will say so
 	}
-	if _, _, err := f.Verify(lock.Package{Kind: x.pkg.Kind, Name: x.pkg.Name, Version: x.pkg.Version, Dir: x.pkg.Dir}); plugins.KindOf(err) == plugins.Corrupt {
+	if err := f.Verify(lock.Package{Kind: x.pkg.Kind, Name: x.pkg.Name, Version: x.pkg.Version, Dir: x.pkg.Dir}); plugins.KindOf(err) == plugins.Corrupt {
 		x.say("- srpo.lock has another state of it (%s): before a run, srpo plugin lock %s", strings.ReplaceAll(plugins.AsError(err).Detail, "\n", ", "), x.pkg.Dir)
 	}
 }

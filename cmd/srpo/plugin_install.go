@@ -159,8 +159,12 @@ func (a *app) lock(w *workbench, folders []string, prune bool) error {
 				p.What = "unchanged"
 			}
 		}
-		if p.Changes, err = lock.Relock(file, lock.Package{Kind: pkg.Kind, Name: pkg.Name, Version: pkg.Version, Dir: pkg.Dir}); err != nil {
+		changes, err := lock.Relock(file, lock.Package{Kind: pkg.Kind, Name: pkg.Name, Version: pkg.Version, Dir: pkg.Dir})
+		if err != nil {
 			return err
+		}
+		for _, c := range changes {
+			p.Changes = append(p.Changes, c.String())
 		}
 		if len(p.Changes) > 0 {
 			p.What = "renewed"

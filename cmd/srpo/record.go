@@ -42,7 +42,7 @@ func (a *app) record(ctx context.Context, f *settingsFlags, o record.Options) er
 	if err != nil {
 		return err
 	}
-	launch, err := launcher(cfg, term)
+	launch, err := f.launcher(cfg, term)
 	if err != nil {
 		return err
 	}

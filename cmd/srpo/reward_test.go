@@ -193,7 +193,7 @@ func TestRewardRemembers(t *testing.T) {
 	mended := scoreJSON(t, dir, "--metrics")
 	require.Equal(t, first.Embedded, mended.Embedded)
 	require.Equal(t, first.Attempts, mended.Attempts)
-	require.Equal(t, []string{fmt.Sprintf("%d remembered embeddings were damaged and are made again", len(entries))}, mended.Warnings)
+	require.Equal(t, []string{fmt.Sprintf("%d cached embeddings were damaged and are computed again", len(entries))}, mended.Warnings)
 	again := scoreJSON(t, dir)
 	require.Zero(t, again.Embedded)
 

@@ -99,7 +99,7 @@ func (a *app) exportDemonstrations(c *cobra.Command, f *settingsFlags, form, out
 	if err := newFolder(out, place); err != nil {
 		return err
 	}
-	launch, err := launcher(cfg, term)
+	launch, err := f.launcher(cfg, term)
 	if err != nil {
 		return err
 	}
@@ -159,7 +159,7 @@ func (a *app) train(ctx context.Context, f *settingsFlags, resume string, imitat
 	} else if cfg, err = f.load(); err != nil {
 		return err
 	}
-	launch, err := launcher(cfg, term)
+	launch, err := f.launcher(cfg, term)
 	if err != nil {
 		return err
 	}
@@ -217,6 +217,7 @@ func nextRun(cfg *config.Config, dir string) string {
 // was typed now begins where it was typed. folder becomes absolute.
 func (f *settingsFlags) loadRun(folder *string, term *report.Terminal) (*config.Config, error) {
 	const place = "--resume"
+	f.recorded = true
 	given := *folder
 	if _, err := os.Stat(given); err != nil {
 		return nil, plugins.Errorf(plugins.NotFound, "no run folder %s", given).WithPlace(place).WithHint("give the folder that an earlier run printed, e.g. runs/NAME")

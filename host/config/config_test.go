@@ -14,6 +14,7 @@ import (
 	"github.com/BurntSushi/toml"
 	"github.com/stretchr/testify/require"
 
+	"github.com/srpo-dev/srpo/host/internal/tomltext"
 	"github.com/srpo-dev/srpo/plugins"
 )
 
@@ -390,7 +391,7 @@ func FuzzParse(f *testing.F) {
 				t.Fatalf("%v\n%s", err, b.String())
 			}
 		}
-		if len(text) > 4096 || tooDeep([]byte(text)) || scanAll([]byte(text)).deep || strings.ContainsRune(text, 0) {
+		if len(text) > 4096 || tomltext.TooDeep([]byte(text)) || strings.ContainsRune(text, 0) {
 			return
 		}
 		var root map[string]any

@@ -8,6 +8,7 @@ import (
 
 	"github.com/BurntSushi/toml"
 
+	"github.com/srpo-dev/srpo/host/internal/tomltext"
 	"github.com/srpo-dev/srpo/host/nearest"
 	"github.com/srpo-dev/srpo/plugins"
 )
@@ -65,7 +66,7 @@ func (a assignment) convert(s plugins.Setting) (any, error) {
 
 // value decodes one TOML value.
 func value(text string) (any, bool) {
-	if len(text) > maxFile || tooDeep([]byte(text)) {
+	if len(text) > maxFile || tomltext.TooDeep([]byte(text)) {
 		return nil, false
 	}
 	m := map[string]any{}
@@ -86,13 +87,10 @@ func (c *Config) parse(name string, text []byte) error {
 		return bad("the file has %d bytes, more than %d KiB", len(text), maxFile>>10)
 	case strings.ContainsRune(string(text), 0):
 		return bad("the file is not text: it holds a zero byte")
-	case tooDeep(text):
-		return bad("brackets nest deeper than %d", maxDepth)
+	case tomltext.TooDeep(text):
+		return bad("brackets or dotted keys nest deeper than %d", tomltext.MaxDepth)
 	}
 	src := newSource(name, text)
-	if src.deep {
-		return bad("a key has more than %d parts", maxDepth)
-	}
 	var root map[string]any
 	if _, err := toml.Decode(string(text), &root); err != nil {
 		var pe toml.ParseError

@@ -3,8 +3,8 @@ package config
 import (
 	"fmt"
 	"strings"
-	"unicode"
 
+	"github.com/srpo-dev/srpo/host/internal/tomltext"
 	"github.com/srpo-dev/srpo/host/nearest"
 	"github.com/srpo-dev/srpo/plugins"
 )
@@ -27,46 +27,12 @@ func (p place) at(columns span) string {
 	return fmt.Sprintf("%s:%d:%d", p.prefix, p.number, columns.start+1)
 }
 
-// show prints the line with a caret under the columns.
+// show prints the line with carets under the columns.
 func (p place) show(columns span) string {
 	if p.text == "" || columns == (span{}) {
 		return ""
 	}
-	gutter := ""
-	if p.number > 0 {
-		gutter = fmt.Sprintf("%d | ", p.number)
-	}
-	runes := []rune(p.text)
-	const width = 160
-	from := 0
-	if len(runes) > width { // A long line is shown around the caret.
-		from = max(0, min(columns.start-width/2, len(runes)-width))
-		runes = runes[from:min(len(runes), from+width)]
-	}
-	var line, under strings.Builder
-	for i, r := range runes {
-		if !unicode.IsPrint(r) && r != '\t' {
-			r = '?'
-		}
-		line.WriteRune(r)
-		switch col := i + from; {
-		case col >= columns.start && col < columns.end:
-			under.WriteByte('^')
-		case col >= columns.end:
-		case r == '\t':
-			under.WriteByte('\t')
-		default:
-			under.WriteByte(' ')
-		}
-	}
-	if columns.start >= from+len(runes) {
-		under.WriteByte('^')
-	}
-	pad := strings.Repeat(" ", max(0, len(gutter)-2))
-	if gutter != "" {
-		pad += "| "
-	}
-	return gutter + line.String() + "\n" + pad + under.String()
+	return tomltext.Excerpt(p.number, p.text, columns.start, columns.end)
 }
 
 // unknown makes an error that points at the key.

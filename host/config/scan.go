@@ -19,8 +19,7 @@ type entry struct {
 }
 
 // scanAll finds where every key of a TOML text stands. The decoder knows positions only of syntax errors, and a person wants the line of a wrong value
-// too. The text has passed the decoder: what it does not understand ends it, and the keys beyond have no position.
-
+// too. The text has passed the decoder and [tomltext.TooDeep]: what it does not understand ends it, and the keys beyond have no position.
 func scanAll(text []byte) *scanner {
 	s := &scanner{text: text}
 	if bytes.HasPrefix(text, []byte("\xef\xbb\xbf")) {
@@ -44,7 +43,7 @@ func scanAll(text []byte) *scanner {
 			}
 			continue
 		}
-		if !s.pair(table, tableParts, 0) {
+		if !s.pair(table, tableParts) {
 			return s
 		}
 	}
@@ -55,36 +54,6 @@ type scanner struct {
 	text    []byte
 	at      int
 	entries []entry
-	// deep is set by a key of more than maxDepth parts, on which the decoder spends quadratic time.
-	deep bool
-}
-
-// maxDepth bounds nested values; the decoder's own recursion has no bound, so nesting is checked before it runs.
-const maxDepth = 64
-
-// tooDeep says whether brackets nest deeper than any configuration needs.
-func tooDeep(text []byte) bool {
-	s := &scanner{text: text}
-	for depth := 0; s.at < len(s.text); {
-		switch s.text[s.at] {
-		case '"', '\'':
-			if !s.quoted() {
-				return false // The decoder says so better.
-			}
-			continue
-		case '#':
-			s.skipBlank()
-			continue
-		case '[', '{':
-			if depth++; depth > maxDepth {
-				return true
-			}
-		case ']', '}':
-			depth = max(0, depth-1)
-		}
-		s.at++
-	}
-	return false
 }
 
 func (s *scanner) peek(prefix string) bool { return bytes.HasPrefix(s.text[s.at:], []byte(prefix)) }
@@ -113,7 +82,7 @@ func (s *scanner) skipBlank() {
 }
 
 // pair reads key = value.
-func (s *scanner) pair(table []string, tableParts []span, depth int) bool {
+func (s *scanner) pair(table []string, tableParts []span) bool {
 	path, parts, ok := s.key()
 	if !ok || s.at >= len(s.text) || s.text[s.at] != '=' {
 		return false
@@ -126,7 +95,7 @@ func (s *scanner) pair(table []string, tableParts []span, depth int) bool {
 	}
 	start, i := s.at, len(s.entries)
 	s.entries = append(s.entries, e)
-	if !s.value(e.path, e.parts, depth) {
+	if !s.value(e.path, e.parts) {
 		return false
 	}
 	s.entries[i].value = span{start, s.at}
@@ -156,10 +125,7 @@ func (s *scanner) key() (path []string, parts []span, ok bool) {
 			}
 			part = string(s.text[start:s.at])
 		}
-		if path, parts = append(path, part), append(parts, span{start, s.at}); len(path) > maxDepth {
-			s.deep = true
-			return nil, nil, false
-		}
+		path, parts = append(path, part), append(parts, span{start, s.at})
 		s.skipSpace()
 		if s.at >= len(s.text) || s.text[s.at] != '.' {
 			return path, parts, true
@@ -206,6 +172,8 @@ func (s *scanner) quoted() bool {
 		switch {
 		case q == '"' && s.text[s.at] == '\\':
 			s.at++
+		case s.text[s.at] == '\n':
+			return false
 		case s.text[s.at] == q:
 			s.at++
 			return true
@@ -215,8 +183,8 @@ func (s *scanner) quoted() bool {
 }
 
 // value passes over a value and records the keys of inline tables.
-func (s *scanner) value(path []string, parts []span, depth int) bool {
-	if depth > maxDepth || s.at >= len(s.text) {
+func (s *scanner) value(path []string, parts []span) bool {
+	if s.at >= len(s.text) {
 		return false
 	}
 	switch s.text[s.at] {
@@ -239,11 +207,11 @@ func (s *scanner) value(path []string, parts []span, depth int) bool {
 			case s.text[s.at] == ',':
 				s.at++
 			case table:
-				if !s.pair(path, parts, depth+1) {
+				if !s.pair(path, parts) {
 					return false
 				}
 			default:
-				if !s.value(path, parts, depth+1) {
+				if !s.value(path, parts) {
 					return false
 				}
 			}
@@ -263,7 +231,6 @@ func (s *scanner) value(path []string, parts []span, depth int) bool {
 type source struct {
 	name string
 	text []byte
-	deep bool
 	// at finds a key by its path, its parts joined by a NUL; parents is the same for every leading part of a path.
 	at      map[string]entry
 	parents map[string]span
@@ -271,9 +238,7 @@ type source struct {
 
 func newSource(name string, text []byte) *source {
 	s := &source{name: name, text: text, at: map[string]entry{}, parents: map[string]span{}}
-	scanned := scanAll(text)
-	s.deep = scanned.deep
-	for _, e := range scanned.entries {
+	for _, e := range scanAll(text).entries {
 		full := strings.Join(e.path, "\x00")
 		if old, seen := s.at[full]; !seen || old.value == (span{}) {
 			s.at[full] = e

@@ -139,21 +139,3 @@ func cameraNames(spec plugins.EnvSpec) string {
 	}
 	return strings.Join(names, ", ")
 }
-
-// UseWeights makes every later incarnation of the policy load a folder, and notes which one acts now.
-func (s *Session) UseWeights(ctx context.Context, folder string) error {
-	s.mu.Lock()
-	s.weights = folder
-	s.mu.Unlock()
-	return s.UseCurrentPolicy(ctx)
-}
-
-// UseCurrentPolicy makes the incarnation that lives now, restarted where it was lost, the one that acts.
-func (s *Session) UseCurrentPolicy(ctx context.Context) error {
-	_, incarnation, err := s.Sched.Policy.Client(ctx)
-	if err != nil {
-		return err
-	}
-	s.Sched.PolicyIncarnation = incarnation
-	return nil
-}

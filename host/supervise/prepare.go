@@ -41,6 +41,9 @@ type Preparer struct {
 	Interpreter string
 	// PipOnly never uses uv.
 	PipOnly bool
+	// Relock locks a changed package again when it was given by path and only the user can write it, see [lock.Check]. It must
+	// be false when the path comes from a run folder.
+	Relock bool
 	// Repair installs and builds anew what has changed; for `srpo plugin install`.
 	Repair bool
 	// Progress is told of installations and builds; nil: nobody is told.
@@ -86,12 +89,8 @@ func (p *Preparer) prepare(ctx context.Context, pkg catalog.Package, l *Launch) 
 	var tree lock.Tree
 	var err error
 	if pkg.Origin == catalog.Folder && p.Lock != "" {
-		added, err := lock.Check(p.Lock, lock.Package{Kind: pkg.Kind, Name: pkg.Name, Version: pkg.Version, Dir: pkg.Dir})
-		if err != nil {
+		if err := p.checkLock(pkg); err != nil {
 			return err
-		}
-		if added && p.Notice != nil {
-			p.Notice(fmt.Sprintf("%s %s is used for the first time: its files are locked in %s from now on", pkg.Kind, pkg.Name, p.Lock))
 		}
 		if tree, err = lock.HashDir(pkg.Dir); err != nil {
 			return err
@@ -154,6 +153,42 @@ func (p *Preparer) prepare(ctx context.Context, pkg catalog.Package, l *Launch) 
 	return nil
 }
 
+// checkLock checks a package against srpo.lock and adds it at its first use.
+func (p *Preparer) checkLock(pkg catalog.Package) error {
+	locked := lock.Package{Kind: pkg.Kind, Name: pkg.Name, Version: pkg.Version, Dir: pkg.Dir}
+	result, err := lock.Check(p.Lock, locked, p.Relock && pkg.ByPath)
+	switch {
+	case err != nil || p.Notice == nil:
+	case result.Added:
+		p.Notice(fmt.Sprintf("%s %s is used for the first time: its files are locked in %s from now on", pkg.Kind, pkg.Name, p.Lock))
+	case len(result.Relocked) > 0:
+		p.Notice(relockNotice(pkg.Dir, result.Relocked))
+	}
+	return err
+}
+
+// relockNotice is the line about a package that was locked again, e.g. "re-locked ./my-env: 2 files changed (a.py, b.py)".
+func relockNotice(dir string, changes []lock.Change) string {
+	const maxNames = 5
+	var names []string
+	for _, c := range changes[:min(len(changes), maxNames)] {
+		names = append(names, c.Path)
+	}
+	if len(changes) > maxNames {
+		names = append(names, "...")
+	}
+	files := "1 file"
+	if len(changes) > 1 {
+		files = fmt.Sprintf("%d files", len(changes))
+	}
+	if here, err := os.Getwd(); err == nil {
+		if rel, err := filepath.Rel(here, dir); err == nil && filepath.IsLocal(rel) {
+			dir = "." + string(filepath.Separator) + rel
+		}
+	}
+	return fmt.Sprintf("re-locked %s: %s changed (%s)", dir, files, strings.Join(names, ", "))
+}
+
 // unchanged compares a package that was locked with what it was then: a week lies between a run's start and the restart of a plugin.
 func unchanged(pkg catalog.Package, was lock.Tree, label string) func() error {
 	return func() error {
@@ -163,7 +198,7 @@ func unchanged(pkg catalog.Package, was lock.Tree, label string) func() error {
 		}
 		if changes := was.Changes(now); len(changes) > 0 {
 			return plugins.Errorf(plugins.Corrupt, "it cannot be restarted: its package %s was changed while it ran: %s", pkg.Dir, changes[0]).WithPlace("%s", label).
-				WithDetail(strings.Join(changes[:min(len(changes), 20)], "\n")).WithHint("restore the package, or if the change was meant: srpo plugin lock %s", pkg.Dir)
+				WithDetail(lock.Describe(changes[:min(len(changes), 20)], "\n")).WithHint("restore the package, or if the change was meant: srpo plugin lock %s", pkg.Dir)
 		}
 		return nil
 	}

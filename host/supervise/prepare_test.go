@@ -85,6 +85,15 @@ func TestPrepareCommand(t *testing.T) {
 	require.ErrorContains(t, err, "run.sh changed")
 	require.Contains(t, plugins.AsError(err).Hint, "srpo plugin lock")
 
+	p.Relock = true
+	_, err = p.Prepare(background, open(t, dir))
+	require.ErrorContains(t, err, "run.sh changed", "a package that was found by its name")
+	byPath := open(t, dir)
+	byPath.ByPath = true
+	_, err = p.Prepare(background, byPath)
+	require.NoError(t, err)
+	require.Equal(t, "re-locked "+dir+": 1 file changed (run.sh)", said[len(said)-1])
+
 	require.NoError(t, os.Chmod(filepath.Join(dir, "run.sh"), 0o644))
 	p.Lock = ""
 	_, err = p.Prepare(background, open(t, dir))

@@ -11,11 +11,11 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// FuzzState is any host.json and memory.bin in a checkpoint whose checksums are right: they are refused by name, or read.
+// FuzzState reads any host.json and memory.bin with correct checksums. They are read, or refused with the folder's name.
 func FuzzState(f *testing.F) {
 	s, err := newState()
 	require.NoError(f, err)
-	s.EnvSteps, s.UpdateID, s.Yardsticks["a"] = 5, 3, 0.5
+	s.EnvSteps, s.UpdateID, s.ReferenceDistances["a"] = 5, 3, 0.5
 	text, err := json.Marshal(s)
 	require.NoError(f, err)
 	memory, err := s.memory.MarshalBinary()
@@ -37,7 +37,7 @@ func FuzzState(f *testing.F) {
 			}
 			return
 		}
-		require.NotNil(t, s.Yardsticks, "who reads the state writes into it")
+		require.NotNil(t, s.ReferenceDistances, "the map can be written to")
 		require.GreaterOrEqual(t, s.EnvSteps, int64(0))
 		_, err = s.memory.MarshalBinary()
 		require.NoError(t, err)

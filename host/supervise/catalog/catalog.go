@@ -58,6 +58,8 @@ type Package struct {
 	Kind               plugins.Kind
 	Name, Version, Doc string
 	Origin             Origin
+	// ByPath is true when [Catalog.Lookup] got the path of the folder instead of a name.
+	ByPath bool
 	// Dir is the package's folder, absolute; empty for built-in ones. For embedded ones it is set by [Catalog.Find], not by [Catalog.List].
 	Dir string
 	// Manifest is nil for built-in ones.
@@ -87,6 +89,7 @@ func (c *Catalog) Lookup(kind plugins.Kind, nameOrPath string) (Package, error) 
 	}
 	if IsPath(nameOrPath) {
 		p, err := c.Open(nameOrPath)
+		p.ByPath = true
 		if err == nil && p.Kind != kind {
 			err = plugins.Errorf(plugins.Invalid, "%s is of kind %s, not %s", nameOrPath, p.Kind, kind).WithHint("give it where the %s goes", p.Kind)
 		}

@@ -15,7 +15,7 @@ func FuzzLock(f *testing.F) {
 	path := filepath.Join(f.TempDir(), FileName)
 	pkg := f.TempDir()
 	require.NoError(f, os.WriteFile(filepath.Join(pkg, "plugin \"x\".py"), []byte("x"), 0o755))
-	_, err := Check(path, Package{Kind: plugins.Env, Name: "a", Version: "1", Dir: pkg})
+	_, err := Check(path, Package{Kind: plugins.Env, Name: "a", Version: "1", Dir: pkg}, false)
 	require.NoError(f, err)
 	text, err := os.ReadFile(path)
 	require.NoError(f, err)
@@ -26,7 +26,8 @@ func FuzzLock(f *testing.F) {
 		require.NoError(t, os.WriteFile(path, text, 0o644))
 		lock, err := Load(path)
 		if err != nil {
-			if e := plugins.AsError(err); e.Place != path || e.Hint == "" || e.Kind != plugins.Corrupt && e.Kind != plugins.Mismatch {
+			if e := plugins.AsError(err); e.Place != path || e.Hint == "" ||
+				e.Kind != plugins.Corrupt && e.Kind != plugins.Mismatch {
 				t.Fatalf("kind %v, place %q, hint %q: %v", e.Kind, e.Place, e.Hint, err)
 			}
 			return

@@ -1,7 +1,8 @@
-// Package lock keeps srpo.lock: what every plugin package that is not part of srpo itself consists of.
+// Package lock maintains srpo.lock, which lists the files of every plugin package that is not part of srpo itself.
 //
-// A package is hashed file by file. The first use of a package adds it; afterwards a changed, added or removed file is refused, with its name, until
-// somebody says that the change was meant (srpo plugin lock).
+// A package is hashed file by file. Its first use adds it. After that, a package with a changed, added or removed file is
+// refused, and the error names the file, until the user confirms the change (srpo plugin lock). A package that only its user
+// can write may be locked again without that, see [Check].
 package lock
 
 import (
@@ -24,16 +25,16 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// FileName is the lock's name; it lies beside srpo.toml.
+// FileName is the name of the lock. It is in the same folder as srpo.toml.
 const FileName = "srpo.lock"
 
-// maxFile bounds a lock, bytes: some 500,000 files.
+// maxFile is the largest lock that is read, in bytes: about 500,000 files.
 const maxFile = 64 << 20
 
-// version of the file's form.
+// version of the file format.
 const version = 1
 
-// Package is a package to be locked.
+// Package is a package to lock.
 type Package struct {
 	Kind          plugins.Kind
 	Name, Version string
@@ -41,22 +42,22 @@ type Package struct {
 	Dir string
 }
 
-// Entry is what the lock says of a package.
+// Entry is a package in the lock.
 type Entry struct {
 	Kind          plugins.Kind
 	Name, Version string
-	// Path is where the package lay when it was locked, relative to the lock's folder where it is near; for people only.
+	// Path is the folder of the package when it was locked, relative to the folder of the lock where it is near.
 	Path string
 	Tree Tree
 }
 
-// File is a lock, read into memory.
+// File is the content of a lock.
 type File struct {
 	path    string
 	entries []Entry
 }
 
-// onDisk is the form of the file.
+// onDisk is the file as TOML.
 type onDisk struct {
 	Version int           `toml:"version"`
 	Plugin  []onDiskEntry `toml:"plugin"`
@@ -71,7 +72,7 @@ type onDiskEntry struct {
 	Files   []string `toml:"files"`
 }
 
-// Load reads a lock; a file that does not exist is an empty lock.
+// Load reads a lock. A file that does not exist is an empty lock.
 func Load(path string) (*File, error) {
 	f := &File{path: path}
 	data, err := bounded.ReadFile(path, maxFile)
@@ -80,16 +81,18 @@ func Load(path string) (*File, error) {
 	}
 	broken := func(format string, args ...any) (*File, error) {
 		return nil, plugins.Errorf(plugins.Corrupt, format, args...).WithPlace("%s", path).
-			WithHint("restore it from version control, or delete it: the next run writes it anew and trusts what is there then")
+			WithHint("restore it from version control, or delete it: the next run writes a new one and trusts the packages as they are then")
 	}
 	if errors.Is(err, bounded.ErrTooLarge) {
-		return broken("%v: srpo wrote no such lock", err)
+		return broken("%v: srpo did not write this lock", err)
 	}
 	if err != nil {
-		return nil, plugins.Errorf(plugins.NotFound, "reading the lock: %w", err).WithPlace("%s", path).WithHint("make it readable")
+		return nil, plugins.Errorf(plugins.NotFound, "reading the lock: %w", err).
+			WithPlace("%s", path).
+			WithHint("make it readable")
 	}
 	if tomltext.TooDeep(data) {
-		return broken("brackets nest deeper than %d: srpo wrote no such lock", tomltext.MaxDepth)
+		return broken("brackets nest deeper than %d: srpo did not write this lock", tomltext.MaxDepth)
 	}
 	var d onDisk
 	md, err := toml.Decode(string(data), &d)
@@ -102,23 +105,17 @@ func Load(path string) (*File, error) {
 		return broken("%w", err)
 	}
 	if d.Version != version {
-		return nil, plugins.Errorf(plugins.Mismatch, "the lock has form %d, this srpo knows %d", d.Version, version).WithPlace("%s", path).
+		return nil, plugins.Errorf(plugins.Mismatch, "the lock has format %d, this srpo reads %d", d.Version, version).
+			WithPlace("%s", path).
 			WithHint("use the srpo that wrote it, or delete it")
 	}
 	if unknown := md.Undecoded(); len(unknown) > 0 {
 		return broken("unknown key %s", unknown[0])
 	}
 	for _, e := range d.Plugin {
-		entry := Entry{Kind: plugins.Kind(e.Kind), Name: e.Name, Version: e.Version, Path: e.Path}
-		for _, line := range e.Files {
-			file, err := parseFileHash(line)
-			if err != nil {
-				return broken("%s %s: %w", e.Kind, e.Name, err)
-			}
-			entry.Tree.Files = append(entry.Tree.Files, file)
-		}
-		if entry.Tree.Sum() != e.SHA256 {
-			return broken("%s %s: the list of files does not have the hash that is written above it", e.Kind, e.Name)
+		entry, err := e.entry()
+		if err != nil {
+			return broken("%s %s: %w", e.Kind, e.Name, err)
 		}
 		if f.find(entry.Kind, entry.Name) >= 0 {
 			return broken("%s %s is listed twice", e.Kind, e.Name)
@@ -128,98 +125,143 @@ func Load(path string) (*File, error) {
 	return f, nil
 }
 
+// entry parses the list of files and checks it against its hash.
+func (e onDiskEntry) entry() (Entry, error) {
+	entry := Entry{Kind: plugins.Kind(e.Kind), Name: e.Name, Version: e.Version, Path: e.Path}
+	for _, line := range e.Files {
+		file, err := parseFileHash(line)
+		if err != nil {
+			return entry, err
+		}
+		entry.Tree.Files = append(entry.Tree.Files, file)
+	}
+	if entry.Tree.Sum() != e.SHA256 {
+		return entry, errors.New("the list of files does not have the hash that is written above it")
+	}
+	return entry, nil
+}
+
 func parseFileHash(line string) (FileHash, error) {
 	parts := strings.SplitN(line, " ", 4)
 	if len(parts) != 4 || len(parts[0]) != 64 || len(parts[1]) != 1 || !strings.Contains("-xl", parts[1]) {
-		return FileHash{}, fmt.Errorf("not a line of a file: %q", line)
+		return FileHash{}, fmt.Errorf("not an entry of a file: %q", line)
 	}
 	size, err := strconv.ParseInt(parts[2], 10, 64)
 	if err != nil {
-		return FileHash{}, fmt.Errorf("not a line of a file: %q", line)
+		return FileHash{}, fmt.Errorf("not an entry of a file: %q", line)
 	}
 	return FileHash{SHA256: parts[0], Mode: parts[1][0], Size: size, Path: parts[3]}, nil
 }
 
-// Entries are the packages in the lock, sorted by kind and name.
+// Entries returns the packages in the lock, sorted by kind and name.
 func (f *File) Entries() []Entry { return slices.Clone(f.entries) }
 
 func (f *File) find(kind plugins.Kind, name string) int {
 	return slices.IndexFunc(f.entries, func(e Entry) bool { return e.Kind == kind && e.Name == name })
 }
 
-// Verify hashes the package and compares it with the lock. known is false when the lock does not have it. The error, of kind Corrupt, names what changed.
-func (f *File) Verify(p Package) (known bool, tree Tree, err error) {
-	tree, err = HashDir(p.Dir)
-	if err != nil {
-		return false, tree, plugins.AsError(err).WithPlace("%s %s", p.Kind, p.Name)
+// compare hashes the package and compares it with its entry, which is nil when the lock does not contain the package.
+func (f *File) compare(p Package) (entry *Entry, tree Tree, changes []Change, err error) {
+	if tree, err = HashDir(p.Dir); err != nil {
+		return nil, tree, nil, plugins.AsError(err).WithPlace("%s %s", p.Kind, p.Name)
 	}
-	i := f.find(p.Kind, p.Name)
-	if i < 0 {
-		return false, tree, nil
+	if i := f.find(p.Kind, p.Name); i >= 0 {
+		entry = &f.entries[i]
+		changes = entry.Tree.Changes(tree)
 	}
-	if changes := f.entries[i].Tree.Changes(tree); len(changes) > 0 {
-		e := plugins.Errorf(plugins.Corrupt, "%s %s in %s is not what the lock says: %s", p.Kind, p.Name, p.Dir, changes[0])
-		if n := len(changes) - 1; n > 0 {
-			e = plugins.Errorf(plugins.Corrupt, "%s, and %d more", e.Message, n)
-		}
-		shown := changes[:min(len(changes), 20)]
-		return true, tree, e.WithPlace("%s", f.path).WithDetail(strings.Join(shown, "\n")).
-			WithHint("if the change was meant: srpo plugin lock %s; if not, restore the package", p.Dir)
-	}
-	return true, tree, nil
+	return entry, tree, changes, nil
 }
 
-// Add puts a package into the lock, in the place of what was there under its kind and name.
-func (f *File) Add(p Package, tree Tree) {
-	path := p.Dir
-	if base, err := filepath.Abs(filepath.Dir(f.path)); err == nil {
-		if dir, err := filepath.Abs(p.Dir); err == nil {
-			path = dir
-			if rel, err := filepath.Rel(base, dir); err == nil && strings.Count(rel, "..") <= 2 {
-				path = rel
-			}
-		}
+// Verify hashes the package and compares it with the lock. It returns an error of kind Corrupt that lists the changes.
+func (f *File) Verify(p Package) error {
+	_, _, changes, err := f.compare(p)
+	if err == nil && len(changes) > 0 {
+		return f.changedError(p, changes, "")
 	}
-	e := Entry{Kind: p.Kind, Name: p.Name, Version: p.Version, Path: filepath.ToSlash(path), Tree: tree}
+	return err
+}
+
+// maxShown is the number of changes that an error lists.
+const maxShown = 20
+
+// changedError is the error for a package that differs from the lock. reason is why it is not locked again without the user,
+// empty: nothing was tried.
+func (f *File) changedError(p Package, changes []Change, reason string) error {
+	more := ""
+	if n := len(changes) - 1; n > 0 {
+		more = fmt.Sprintf(", and %d more", n)
+	}
+	hint := fmt.Sprintf("if you made the change: srpo plugin lock %s; if not, restore the package", p.Dir)
+	if reason != "" {
+		hint += " (it is not re-locked automatically: " + reason + ")"
+	}
+	return plugins.Errorf(plugins.Corrupt, "%s %s in %s differs from the lock: %s%s", p.Kind, p.Name, p.Dir, changes[0], more).
+		WithPlace("%s", f.path).
+		WithDetail(Describe(changes[:min(len(changes), maxShown)], "\n")).
+		WithHint("%s", hint)
+}
+
+// pathOf returns the folder of a package as an entry records it.
+func (f *File) pathOf(p Package) string {
+	base, err := filepath.Abs(filepath.Dir(f.path))
+	if err != nil {
+		return filepath.ToSlash(p.Dir)
+	}
+	dir, err := filepath.Abs(p.Dir)
+	if err != nil {
+		return filepath.ToSlash(p.Dir)
+	}
+	if rel, err := filepath.Rel(base, dir); err == nil && strings.Count(rel, "..") <= 2 {
+		return filepath.ToSlash(rel)
+	}
+	return filepath.ToSlash(dir)
+}
+
+// Add puts a package into the lock. It replaces the entry of the same kind and name.
+func (f *File) Add(p Package, tree Tree) {
+	e := Entry{Kind: p.Kind, Name: p.Name, Version: p.Version, Path: f.pathOf(p), Tree: tree}
 	if i := f.find(p.Kind, p.Name); i >= 0 {
 		f.entries[i] = e
 		return
 	}
 	f.entries = append(f.entries, e)
-	slices.SortFunc(f.entries, func(a, b Entry) int { return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name)) })
+	slices.SortFunc(f.entries, func(a, b Entry) int {
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name))
+	})
 }
 
-// Remove takes a package out of the lock.
+// Remove removes a package from the lock.
 func (f *File) Remove(kind plugins.Kind, name string) {
 	if i := f.find(kind, name); i >= 0 {
 		f.entries = slices.Delete(f.entries, i, i+1)
 	}
 }
 
-// Write replaces the file in one step: a reader sees the old one or the new one.
+// header is the comment at the top of the file.
+const header = `# The files of the plugin packages: SHA-256, kind (- file, x executable, l link), bytes and path of each. Written by srpo;
+# keep it in version control. A package that differs is refused until srpo plugin lock FOLDER confirms the change.
+`
+
+// Write replaces the file atomically.
 func (f *File) Write() error {
-	d := onDisk{Version: version}
-	for _, e := range f.entries {
-		o := onDiskEntry{Kind: string(e.Kind), Name: e.Name, Version: e.Version, Path: e.Path, SHA256: e.Tree.Sum()}
-		for _, file := range e.Tree.Files {
-			o.Files = append(o.Files, file.String())
-		}
-		d.Plugin = append(d.Plugin, o)
-	}
 	var b bytes.Buffer
-	b.WriteString("# What the plugin packages consist of: SHA-256, kind (- file, x executable, l link), bytes and path of every file. Written by srpo; keep it in\n" +
-		"# version control. A package that differs is refused until `srpo plugin lock FOLDER` says that the change was meant.\n")
-	fmt.Fprintf(&b, "version = %d\n", d.Version)
-	for _, e := range d.Plugin {
-		fmt.Fprintf(&b, "\n[[plugin]]\nkind = %s\nname = %s\nversion = %s\npath = %s\nsha256 = %s\nfiles = [\n",
-			quote(e.Kind), quote(e.Name), quote(e.Version), quote(e.Path), quote(e.SHA256))
-		for _, line := range e.Files {
-			fmt.Fprintf(&b, "  %s,\n", quote(line))
+	b.WriteString(header)
+	fmt.Fprintf(&b, "version = %d\n", version)
+	for _, e := range f.entries {
+		b.WriteString("\n[[plugin]]\n")
+		for _, field := range [][2]string{{"kind", string(e.Kind)}, {"name", e.Name}, {"version", e.Version}, {"path", e.Path},
+			{"sha256", e.Tree.Sum()}} {
+			fmt.Fprintf(&b, "%s = %s\n", field[0], quote(field[1]))
+		}
+		b.WriteString("files = [\n")
+		for _, file := range e.Tree.Files {
+			fmt.Fprintf(&b, "  %s,\n", quote(file.String()))
 		}
 		b.WriteString("]\n")
 	}
 	if err := writeAtomically(f.path, b.Bytes()); err != nil {
-		return plugins.Errorf(plugins.Exhausted, "writing the lock: %w", err).WithPlace("%s", f.path).WithHint("make its folder writable and see that the disk is not full")
+		return plugins.Errorf(plugins.Exhausted, "writing the lock: %w", err).
+			WithPlace("%s", f.path).WithHint("make its folder writable, and check that the disk is not full")
 	}
 	return nil
 }
@@ -266,21 +308,79 @@ func writeAtomically(path string, data []byte) error {
 	if err != nil {
 		return err
 	}
-	if d, err := os.Open(dir); err == nil { // the rename itself must survive a power cut too
+	if d, err := os.Open(dir); err == nil { // so that the rename survives a power failure
 		_ = d.Sync()
 		_ = d.Close()
 	}
 	return nil
 }
 
-// Check verifies a package against the lock at path, and adds it when the lock does not have it; added says so. Two hosts that do this at the same time
-// do not lose each other's entries.
-func Check(path string, p Package) (added bool, err error) {
-	return update(path, p, false)
+// Result is the outcome of [Check].
+type Result struct {
+	// Added is true when the lock did not contain the package.
+	Added bool
+	// Relocked are the changes that were accepted, nil when there were none.
+	Relocked []Change
 }
 
-// Relock puts the package into the lock as it is now; changes says what differs from before, and is empty for a package that was not locked or did not change.
-func Relock(path string, p Package) (changes []string, err error) {
+// Check verifies a package against the lock at path, and adds it when the lock does not contain it. Concurrent calls of
+// several hosts keep each other's entries.
+//
+// With relock, a package that has changed is locked again when that gives away nothing: its entry is for the same path, and
+// the folder and all its files belong to the caller and can be written by nobody else. Otherwise the error, of kind Corrupt,
+// lists the changes.
+func Check(path string, p Package, relock bool) (Result, error) {
+	f, err := Load(path)
+	if err != nil {
+		return Result{}, err
+	}
+	entry, _, changes, err := f.compare(p)
+	if err != nil || entry != nil && len(changes) == 0 {
+		return Result{}, err
+	}
+	if entry != nil && !relock {
+		return Result{}, f.changedError(p, changes, "")
+	}
+	release, err := exclusive(path)
+	if err != nil {
+		return Result{}, err
+	}
+	defer release()
+	if f, err = Load(path); err != nil { // another host may have written it meanwhile
+		return Result{}, err
+	}
+	if entry != nil {
+		if reason := f.notRelockable(p); reason != "" {
+			return Result{}, f.changedError(p, changes, reason)
+		}
+	}
+	added := entry == nil
+	entry, tree, changes, err := f.compare(p)
+	if err != nil {
+		return Result{}, err
+	}
+	if added && entry != nil && len(changes) > 0 { // another host added it meanwhile, with other files
+		return Result{}, f.changedError(p, changes, "")
+	}
+	f.Add(p, tree)
+	return Result{Added: entry == nil, Relocked: changes}, f.Write()
+}
+
+// notRelockable returns why a package may not be locked again without the user; empty: it may.
+func (f *File) notRelockable(p Package) string {
+	i := f.find(p.Kind, p.Name)
+	if i < 0 {
+		return "another srpo removed it from the lock"
+	}
+	if at := f.entries[i].Path; at != f.pathOf(p) {
+		return "it was locked in another folder, " + at
+	}
+	return notOwned(p.Dir)
+}
+
+// Relock puts the package into the lock as it is now. It returns the changes since the previous entry, nil when there was
+// none.
+func Relock(path string, p Package) ([]Change, error) {
 	release, err := exclusive(path)
 	if err != nil {
 		return nil, err
@@ -290,39 +390,15 @@ func Relock(path string, p Package) (changes []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	tree, err := HashDir(p.Dir)
+	_, tree, changes, err := f.compare(p)
 	if err != nil {
-		return nil, plugins.AsError(err).WithPlace("%s %s", p.Kind, p.Name)
-	}
-	if i := f.find(p.Kind, p.Name); i >= 0 {
-		changes = f.entries[i].Tree.Changes(tree)
+		return nil, err
 	}
 	f.Add(p, tree)
 	return changes, f.Write()
 }
 
-func update(path string, p Package, again bool) (added bool, err error) {
-	f, err := Load(path)
-	if err != nil {
-		return false, err
-	}
-	known, tree, err := f.Verify(p)
-	if err != nil || known {
-		return false, err
-	}
-	if !again { // look once more with the lock in hand
-		release, err := exclusive(path)
-		if err != nil {
-			return false, err
-		}
-		defer release()
-		return update(path, p, true)
-	}
-	f.Add(p, tree)
-	return true, f.Write()
-}
-
-// exclusive keeps other hosts from writing locks in the same folder meanwhile. The folder itself is locked, so that no further file lies around.
+// exclusive excludes other hosts that write locks in the same folder. It locks the folder itself, which leaves no extra file.
 func exclusive(path string) (release func(), err error) {
 	folder := flock.New(filepath.Dir(path), flock.SetFlag(os.O_RDONLY))
 	if err := folder.Lock(); err != nil {

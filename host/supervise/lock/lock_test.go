@@ -37,18 +37,18 @@ func write(t *testing.T, path, text string, mode os.FileMode) {
 
 func TestFirstUseAddsThenNothingChanges(t *testing.T) {
 	p, path := pack(t)
-	added, err := Check(path, p)
+	result, err := Check(path, p, false)
 	require.NoError(t, err)
-	require.True(t, added)
+	require.Equal(t, Result{Added: true}, result)
 	first, err := os.ReadFile(path)
 	require.NoError(t, err)
 	require.Contains(t, string(first), `path = "reach"`)
 	write(t, filepath.Join(p.Dir, "__pycache__", "plugin.cpython-311.pyc"), "cached", 0o644)
 	write(t, filepath.Join(p.Dir, "lib", "__pycache__", "x.pyc"), "cached", 0o644)
 	write(t, filepath.Join(p.Dir, ".git", "index"), "git's", 0o644)
-	added, err = Check(path, p)
+	result, err = Check(path, p, false)
 	require.NoError(t, err)
-	require.False(t, added)
+	require.Zero(t, result)
 	second, err := os.ReadFile(path)
 	require.NoError(t, err)
 	require.Equal(t, string(first), string(second))
@@ -56,9 +56,9 @@ func TestFirstUseAddsThenNothingChanges(t *testing.T) {
 	moved := p
 	moved.Dir = filepath.Join(t.TempDir(), "elsewhere")
 	require.NoError(t, os.CopyFS(moved.Dir, os.DirFS(p.Dir)))
-	added, err = Check(path, moved)
-	require.NoError(t, err, "where it lies does not matter")
-	require.False(t, added)
+	result, err = Check(path, moved, false)
+	require.NoError(t, err, "the same files in another folder")
+	require.Zero(t, result)
 }
 
 func TestTampering(t *testing.T) {
@@ -91,10 +91,10 @@ func TestTampering(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p, path := pack(t)
-			_, err := Check(path, p)
+			_, err := Check(path, p, false)
 			require.NoError(t, err)
 			c.do(t, p.Dir)
-			_, err = Check(path, p)
+			_, err = Check(path, p, false)
 			require.ErrorContains(t, err, c.want)
 			var e *plugins.Error
 			require.True(t, errors.As(err, &e))
@@ -104,10 +104,10 @@ func TestTampering(t *testing.T) {
 
 			changes, err := Relock(path, p)
 			require.NoError(t, err)
-			require.Equal(t, []string{c.want}, changes)
-			added, err := Check(path, p)
+			require.Equal(t, c.want, Describe(changes, ", "))
+			result, err := Check(path, p, false)
 			require.NoError(t, err)
-			require.False(t, added)
+			require.Zero(t, result)
 		})
 	}
 }
@@ -120,7 +120,7 @@ func TestRefused(t *testing.T) {
 		{"absolute link", "data is a link to /etc/hostname, an absolute path", func(t *testing.T, dir string) {
 			require.NoError(t, os.Symlink("/etc/hostname", filepath.Join(dir, "data")))
 		}},
-		{"link out", "data is a link to ../../x, outside of the package", func(t *testing.T, dir string) { require.NoError(t, os.Symlink("../../x", filepath.Join(dir, "data"))) }},
+		{"link out", "data is a link to ../../x, outside the package", func(t *testing.T, dir string) { require.NoError(t, os.Symlink("../../x", filepath.Join(dir, "data"))) }},
 		{"link to nothing", "which does not exist", func(t *testing.T, dir string) { require.NoError(t, os.Symlink("nothing", filepath.Join(dir, "data"))) }},
 		{"loop", "data is a link to data", func(t *testing.T, dir string) { require.NoError(t, os.Symlink("data", filepath.Join(dir, "data"))) }},
 		{"fifo", "pipe is neither a file nor a folder", func(t *testing.T, dir string) { require.NoError(t, syscall.Mkfifo(filepath.Join(dir, "pipe"), 0o644)) }},
@@ -129,7 +129,7 @@ func TestRefused(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			p, path := pack(t)
 			c.do(t, p.Dir)
-			_, err := Check(path, p)
+			_, err := Check(path, p, false)
 			require.ErrorContains(t, err, c.want)
 			require.Equal(t, plugins.Invalid, plugins.KindOf(err))
 			require.NoFileExists(t, path)
@@ -141,7 +141,7 @@ func TestRefused(t *testing.T) {
 
 func TestBrokenLock(t *testing.T) {
 	p, path := pack(t)
-	_, err := Check(path, p)
+	_, err := Check(path, p, false)
 	require.NoError(t, err)
 	good, err := os.ReadFile(path)
 	require.NoError(t, err)
@@ -152,15 +152,80 @@ func TestBrokenLock(t *testing.T) {
 		kind             plugins.ErrorKind
 	}{
 		{"not TOML", "what is this", "line 1", plugins.Corrupt},
-		{"another form", "version = 7\n", "form 7", plugins.Mismatch},
+		{"another form", "version = 7\n", "format 7", plugins.Mismatch},
 		{"a hash changed by hand", strings.Replace(string(good), tree.Files[0].SHA256, strings.Repeat("0", 64), 1), "does not have the hash", plugins.Corrupt},
 		{"a file struck out", strings.Replace(string(good), "  \""+tree.Files[1].String()+"\",\n", "", 1), "does not have the hash", plugins.Corrupt},
 		{"unknown key", "version = 1\nsurprise = 2\n", "unknown key surprise", plugins.Corrupt},
 	} {
 		write(t, path, c.text, 0o644)
-		_, err := Check(path, p)
+		_, err := Check(path, p, false)
 		require.ErrorContains(t, err, c.want, c.name)
 		require.Equal(t, c.kind, plugins.KindOf(err), c.name)
+	}
+}
+
+// A package that only the user can write is locked again. One that somebody else may have changed is refused.
+func TestCheckRelocks(t *testing.T) {
+	for _, c := range []struct {
+		name, reason string
+		do           func(t *testing.T, p *Package)
+	}{
+		{"own", "", func(*testing.T, *Package) {}},
+		{"own, given by a link", "", func(t *testing.T, p *Package) {
+			require.NoError(t, os.Rename(p.Dir, p.Dir+"-target"))
+			require.NoError(t, os.Symlink(p.Dir+"-target", p.Dir))
+		}},
+		{"a file that the group can write", "bin/tool can be written by other users", func(t *testing.T, p *Package) {
+			require.NoError(t, os.Chmod(filepath.Join(p.Dir, "bin", "tool"), 0o775))
+		}},
+		{"a folder that others can write", "meshes can be written by other users", func(t *testing.T, p *Package) {
+			require.NoError(t, os.Chmod(filepath.Join(p.Dir, "meshes"), 0o757))
+		}},
+		{"another folder", "it was locked in another folder, reach", func(t *testing.T, p *Package) {
+			require.NoError(t, os.Rename(p.Dir, p.Dir+"-moved"))
+			p.Dir += "-moved"
+		}},
+		{"another user's file", "plugin.toml belongs to another user", func(t *testing.T, p *Package) {
+			if os.Getuid() != 0 {
+				t.Skip("only root can give a file away")
+			}
+			require.NoError(t, os.Chown(filepath.Join(p.Dir, "plugin.toml"), 4711, -1))
+		}},
+		{"another user's folder", " belongs to another user", func(t *testing.T, p *Package) {
+			if os.Getuid() != 0 {
+				t.Skip("only root can give a folder away")
+			}
+			require.NoError(t, os.Chown(p.Dir, 4711, -1))
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p, path := pack(t)
+			_, err := Check(path, p, true)
+			require.NoError(t, err)
+			write(t, filepath.Join(p.Dir, "plugin.py"), "import srpo_sdk as s\n", 0o644)
+			c.do(t, &p)
+			before, err := os.ReadFile(path)
+			require.NoError(t, err)
+			_, err = Check(path, p, false)
+			require.Equal(t, plugins.Corrupt, plugins.KindOf(err), "without relock")
+
+			result, err := Check(path, p, true)
+			after, readErr := os.ReadFile(path)
+			require.NoError(t, readErr)
+			if c.reason != "" {
+				require.ErrorContains(t, err, "plugin.py changed")
+				require.Contains(t, plugins.AsError(err).Hint, c.reason)
+				require.Equal(t, string(before), string(after))
+				return
+			}
+			require.NoError(t, err)
+			require.Equal(t, "plugin.py changed", Describe(result.Relocked, ", "))
+			require.False(t, result.Added)
+			require.NotEqual(t, string(before), string(after))
+			result, err = Check(path, p, true)
+			require.NoError(t, err)
+			require.Zero(t, result)
+		})
 	}
 }
 
@@ -173,7 +238,7 @@ func TestHostsDoNotLoseEachOthersEntries(t *testing.T) {
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
-			if _, err := Check(path, q); err != nil {
+			if _, err := Check(path, q, false); err != nil {
 				t.Error(err)
 			}
 		}()
@@ -193,7 +258,11 @@ func TestHostsDoNotLoseEachOthersEntries(t *testing.T) {
 }
 
 func TestHashFSIsHashDir(t *testing.T) {
-	fsys := fstest.MapFS{"plugin.toml": {Data: []byte("x")}, "a/b.py": {Data: []byte("y")}, "a/__pycache__/b.pyc": {Data: []byte("z")}}
+	fsys := fstest.MapFS{
+		"plugin.toml":         {Data: []byte("x")},
+		"a/b.py":              {Data: []byte("y")},
+		"a/__pycache__/b.pyc": {Data: []byte("z")},
+	}
 	dir := t.TempDir()
 	write(t, filepath.Join(dir, "plugin.toml"), "x", 0o644)
 	write(t, filepath.Join(dir, "a", "b.py"), "y", 0o644)

@@ -227,11 +227,12 @@ func open(dir string) (Env, error) {
 		env.Made = filepath.Join(dir, madeFolder)
 		now, err := lock.HashDir(env.Made)
 		changes := lock.Tree{Files: env.Stamp.Made}.Changes(now)
+		what := lock.Describe(changes[:min(3, len(changes))], ", ")
 		if err != nil {
-			changes = []string{err.Error()}
+			what = err.Error()
 		}
-		if len(changes) > 0 {
-			return Env{}, plugins.Errorf(plugins.Corrupt, "what was made at the installation in %s has changed since: %s", env.Made, strings.Join(changes[:min(3, len(changes))], ", ")).
+		if what != "" {
+			return Env{}, plugins.Errorf(plugins.Corrupt, "the files that the installation made in %s have changed since: %s", env.Made, what).
 				WithHint("srpo plugin install %s --repair, which makes it anew", packageOf(dir))
 		}
 	}

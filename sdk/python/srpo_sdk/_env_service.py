@@ -56,7 +56,7 @@ class Episode:
         self.steps += 1
         self.success = bool(step.success)
         self.terminated = bool(step.terminated) or self.success
-        self.truncated = not self.terminated and self.steps >= self.max_steps
+        self.truncated = not self.terminated and (bool(step.truncated) or self.steps >= self.max_steps)
         self.progress = None if step.progress is None else float(step.progress)
         if self.progress is not None and not 0 <= self.progress <= 1:
             raise Error("internal", f"step() gave a progress of {self.progress}", hint="progress is between 0 and 1")

@@ -43,13 +43,15 @@ class Step:
 
     Args:
         success: the task is solved; it ends the episode.
-        terminated: the episode ended by a rule of the env. Reaching max_steps is not such a rule: the kit counts.
+        terminated: the episode ended by a rule of the task. Reaching max_steps is not such a rule: the kit counts.
         progress: how much of the task is done, 0 to 1, for audits only; None: the env does not measure it.
+        truncated: the episode ended for a reason outside the task, e.g. the simulation left its valid range.
     """
 
     success: bool = False
     terminated: bool = False
     progress: float | None = None
+    truncated: bool = False
 
 
 @dataclass(frozen=True)
