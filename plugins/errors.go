@@ -6,26 +6,39 @@ import (
 	"strings"
 )
 
-// ErrorKind says what sort of failure an error is.
+// ErrorKind is the kind of a failure. The exit code of srpo follows from it.
 type ErrorKind int
 
 // The kinds, in the order of srpo.v1.ErrorKind.
 const (
 	Unspecified ErrorKind = iota
-	Invalid               // the caller's input is wrong
-	NotFound              // asked for something that is not there
-	Unsupported           // this plugin does not do that
-	Mismatch              // two sides do not fit
+	Invalid               // the input of the caller is wrong
+	NotFound              // a file, task or camera does not exist
+	Unsupported           // the plugin does not support the request
+	Mismatch              // two sides do not match, such as policy and env
 	Exhausted             // out of memory, disk or GPU memory
-	Deadline              // a deadline passed
+	Deadline              // a deadline expired
 	Canceled              // the call was cancelled
 	Unavailable           // the plugin's process is gone
-	Corrupt               // a reply, a file or a package is not what it must be
+	Corrupt               // a reply, file or package is malformed
 	Internal              // a fault inside the plugin or the host
-	Diverged              // numbers of a computation are not finite, or cannot be used
+	Diverged              // a computation gave numbers that are not finite or unusable
 )
 
-var kindNames = [...]string{"error", "invalid", "not found", "unsupported", "mismatch", "exhausted", "deadline", "canceled", "unavailable", "corrupt", "internal", "diverged"}
+var kindNames = [...]string{
+	"error",
+	"invalid",
+	"not found",
+	"unsupported",
+	"mismatch",
+	"exhausted",
+	"deadline",
+	"canceled",
+	"unavailable",
+	"corrupt",
+	"internal",
+	"diverged",
+}
 
 func (k ErrorKind) String() string {
 	if k < 0 || int(k) >= len(kindNames) {
@@ -34,29 +47,29 @@ func (k ErrorKind) String() string {
 	return kindNames[k]
 }
 
-// Error is a failure with its place and a remedy. It keeps all of its parts over the wire.
+// Error is a failure with its place and a remedy. All parts but Err are kept over the wire.
 type Error struct {
 	Kind ErrorKind
-	// Message says what failed.
+	// Message states what failed.
 	Message string
-	// Place says where: "srpo.toml:12:1", "env libero, episode 3/libero_object/0/5".
+	// Place states where, e.g. "srpo.toml:12:1" or "env libero, episode 3/libero_object/0/5".
 	Place string
-	// Hint is what the user can do about it.
+	// Hint tells the user what to do.
 	Hint string
-	// Detail is more for a person who looks, e.g. the plugin's own last words.
+	// Detail contains more for a developer, e.g. the last lines of the plugin's log.
 	Detail string
-	// Err is the cause, where there is one on this side of the wire.
+	// Err is the cause. It is nil if the error came over the wire.
 	Err error
 }
 
-// Errorf makes an Error; a %w verb keeps the cause.
+// Errorf makes an Error without place and hint. A %w verb keeps the cause.
 func Errorf(kind ErrorKind, format string, args ...any) *Error {
 	err := fmt.Errorf(format, args...)
 	return &Error{Kind: kind, Message: err.Error(), Err: errors.Unwrap(err)}
 }
 
-// WithPlace returns a copy of e with a place; an outer place is put before an inner one, unless the inner one begins with it: both sides of a connection
-// know the plugin's name and say it.
+// WithPlace returns a copy of e with a place. It puts an outer place before an inner one, unless the inner one
+// already begins with it, as both sides of a connection add the name of the plugin.
 func (e *Error) WithPlace(format string, args ...any) *Error {
 	c := *e
 	p := fmt.Sprintf(format, args...)
@@ -70,21 +83,21 @@ func (e *Error) WithPlace(format string, args ...any) *Error {
 	return &c
 }
 
-// WithHint returns a copy of e with a remedy.
+// WithHint returns a copy of e with a hint.
 func (e *Error) WithHint(format string, args ...any) *Error {
 	c := *e
 	c.Hint = fmt.Sprintf(format, args...)
 	return &c
 }
 
-// WithDetail returns a copy of e with more for a person who looks.
+// WithDetail returns a copy of e with a detail.
 func (e *Error) WithDetail(detail string) *Error {
 	c := *e
 	c.Detail = detail
 	return &c
 }
 
-// Error gives message and place in one line; [Error.Hint] and [Error.Detail] are for whoever prints it.
+// Error returns place and message in one line, without hint and detail.
 func (e *Error) Error() string {
 	if e.Place != "" {
 		return e.Place + ": " + e.Message
@@ -94,14 +107,14 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// AsError returns err as an *Error, wrapping it as Internal when it is something else; nil stays nil.
+// AsError returns err as an *Error. It wraps any other error in one of kind [Internal], and returns nil for nil.
 func AsError(err error) *Error {
 	if err == nil {
 		return nil
 	}
 	var e *Error
 	if errors.As(err, &e) {
-		if err.Error() != e.Error() { // wrapped with more words
+		if err.Error() != e.Error() { // wrapped in another message
 			c := *e
 			c.Message, c.Place, c.Err = err.Error(), "", err
 			return &c
@@ -111,7 +124,7 @@ func AsError(err error) *Error {
 	return &Error{Kind: Internal, Message: err.Error(), Err: err}
 }
 
-// KindOf returns the kind of err, Unspecified for nil and Internal for a foreign error.
+// KindOf returns the kind of err: [Unspecified] for nil, and [Internal] for an error that is not an *Error.
 func KindOf(err error) ErrorKind {
 	if err == nil {
 		return Unspecified

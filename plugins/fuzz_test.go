@@ -27,7 +27,8 @@ import (
 	pb "github.com/srpo-dev/srpo/plugins/proto/srpov1"
 )
 
-// answers is a connection to a plugin that answers each call with bytes of its own; a stream has them as messages, one after the other.
+// answers is a connection to a plugin that answers each call with bytes of its own; a stream has them as messages,
+// one after the other.
 type answers struct {
 	unary  map[string][]byte // by method, "" for any other
 	stream [][]byte
@@ -58,7 +59,8 @@ func decode(data []byte, reply any) error {
 	return nil
 }
 
-func (a *answers) NewStream(ctx context.Context, _ *grpc.StreamDesc, _ string, _ ...grpc.CallOption) (grpc.ClientStream, error) {
+func (a *answers) NewStream(ctx context.Context, _ *grpc.StreamDesc, _ string,
+	_ ...grpc.CallOption) (grpc.ClientStream, error) {
 	return &answerStream{a: a, ctx: ctx}, nil
 }
 
@@ -106,12 +108,12 @@ func encoded(t testing.TB, m proto.Message) []byte {
 	return b
 }
 
-// perByte bounds what a reply may make the host allocate for each of its bytes, beside a constant and the frames that were granted: protobuf's smallest
-// message inside a list has two bytes, and becomes a structure of some 200.
+// perByte bounds what a reply may make the host allocate for each of its bytes, beside a constant and the frames
+// that were granted: protobuf's smallest message inside a list has two bytes, and becomes a structure of some 200.
 const perByte = 200
 
-// bounded runs f on a reply of n bytes: it must not allocate more than its share, and what it returns must be an error that says something, of a kind that
-// the host knows what to do with, or none.
+// bounded runs f on a reply of n bytes: it must not allocate more than its share, and what it returns must be an
+// error that says something, of a kind that the host knows what to do with, or none.
 func bounded(t *testing.T, n, granted int, f func() error) {
 	t.Helper()
 	var before, after runtime.MemStats
@@ -128,14 +130,25 @@ func bounded(t *testing.T, n, granted int, f func() error) {
 	if !errors.As(err, &e) {
 		t.Fatalf("not an error for a person: %v", err)
 	}
-	if strings.TrimSpace(e.Message) == "" || e.Kind < plugins.Invalid || e.Kind > plugins.Diverged || !utf8.ValidString(e.Error()) {
+	if strings.TrimSpace(e.Message) == "" || e.Kind < plugins.Invalid || e.Kind > plugins.Diverged ||
+		!utf8.ValidString(e.Error()) {
 		t.Fatalf("kind %v, message %q", e.Kind, e.Message)
 	}
 }
 
 func envSpec() *pb.EnvSpec {
-	return &pb.EnvSpec{Cameras: []*pb.Camera{{Name: "main", Height: 40, Width: 40, View: "third_person"}}, RecordCamera: "main", Proprio: []string{"x"},
-		Action: &pb.ActionSpace{Names: []string{"dx", "dy"}, Low: []float32{-1, -1}, High: []float32{1, 1}, Meaning: "delta", RateHz: 20}}
+	return &pb.EnvSpec{
+		Cameras:      []*pb.Camera{{Name: "main", Height: 40, Width: 40, View: "third_person"}},
+		RecordCamera: "main",
+		Proprio:      []string{"x"},
+		Action: &pb.ActionSpace{
+			Names:   []string{"dx", "dy"},
+			Low:     []float32{-1, -1},
+			High:    []float32{1, 1},
+			Meaning: "delta",
+			RateHz:  20,
+		},
+	}
 }
 
 func tensor(d pb.DType, data []byte, shape ...int64) *pb.Tensor {
@@ -147,8 +160,22 @@ func floats(v []float32, shape ...int64) *pb.Tensor {
 }
 
 func FuzzInfo(f *testing.F) {
-	f.Add(encoded(f, &pb.InfoReply{Name: "a", Kind: pb.Kind_KIND_ENV, Version: "1", MaxLanes: 3, Versions: map[string]string{"x": "1"},
-		Settings: []*pb.Setting{{Name: "k", Default: &pb.Value{Value: &pb.Value_IntValue{IntValue: 3}}, Min: proto.Float64(1)}, {Name: "none"}}}))
+	f.Add(
+		encoded(
+			f,
+			&pb.InfoReply{
+				Name:     "a",
+				Kind:     pb.Kind_KIND_ENV,
+				Version:  "1",
+				MaxLanes: 3,
+				Versions: map[string]string{"x": "1"},
+				Settings: []*pb.Setting{
+					{Name: "k", Default: &pb.Value{Value: &pb.Value_IntValue{IntValue: 3}}, Min: proto.Float64(1)},
+					{Name: "none"},
+				},
+			},
+		),
+	)
 	f.Fuzz(func(t *testing.T, data []byte) {
 		bounded(t, len(data), 0, func() error {
 			info, err := env.NewClient(&answers{unary: map[string][]byte{"": data}}, nil).Info(t.Context())
@@ -164,7 +191,10 @@ func FuzzInfo(f *testing.F) {
 
 // FuzzPlain is what answers the calls whose replies say little or nothing.
 func FuzzPlain(f *testing.F) {
-	f.Add(encoded(f, &pb.HealthReply{Ready: true, Busy: []string{"Step lane 2", "Act"}, SinceProgressMs: math.MaxUint64}))
+	f.Add(
+		encoded(f,
+			&pb.HealthReply{Ready: true, Busy: []string{"Step lane 2", "Act"}, SinceProgressMs: math.MaxUint64}),
+	)
 	f.Add(encoded(f, &pb.LoadReply{UpdateId: math.MaxUint64}))
 	f.Add([]byte{0x0a, 0xff})
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -189,7 +219,7 @@ func FuzzPlain(f *testing.F) {
 func TestReplyThatIsNoMessage(t *testing.T) {
 	_, err := env.NewClient(&answers{unary: map[string][]byte{"": {0x0a, 0xff}}}, nil).Describe(t.Context())
 	require.Equal(t, plugins.Corrupt, plugins.KindOf(err))
-	require.ErrorContains(t, err, "the reply is no message of the contract")
+	require.ErrorContains(t, err, "the reply is not a message of the contract")
 	require.NotEmpty(t, plugins.AsError(err).Hint)
 }
 
@@ -211,7 +241,11 @@ func FuzzEnvSpec(f *testing.F) {
 }
 
 func FuzzTasks(f *testing.F) {
-	f.Add(packed(f, &pb.Task{Id: "a", Instruction: "do", StartStates: 2, MaxSteps: 9, Tags: map[string]string{"level": "L1"}}, &pb.Task{Id: "b", Unavailable: "no"}))
+	f.Add(
+		packed(f,
+			&pb.Task{Id: "a", Instruction: "do", StartStates: 2, MaxSteps: 9, Tags: map[string]string{"level": "L1"}},
+			&pb.Task{Id: "b", Unavailable: "no"}),
+	)
 	f.Add(packed(f, &pb.Task{Id: "a", StartStates: 1, MaxSteps: 1}, &pb.Task{Id: "a", StartStates: 1, MaxSteps: 1}))
 	f.Add(packed(f, &pb.Task{Id: "a", StartStates: 4e9, MaxSteps: 9}))
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -231,7 +265,10 @@ func FuzzTasks(f *testing.F) {
 }
 
 func TestHugeCounts(t *testing.T) {
-	for _, task := range []*pb.Task{{Id: "a", StartStates: 4e9, MaxSteps: 9}, {Id: "a", StartStates: 1, MaxSteps: 4e9}, {Id: "a", Unavailable: "no", StartStates: 4e9}} {
+	for _, task := range []*pb.Task{
+		{Id: "a", StartStates: 4e9, MaxSteps: 9}, {Id: "a", StartStates: 1, MaxSteps: 4e9},
+		{Id: "a", Unavailable: "no", StartStates: 4e9},
+	} {
 		for _, err := range env.NewClient(&answers{stream: split(packed(t, task))}, nil).Tasks(t.Context()) {
 			require.ErrorContains(t, err, `task "a" has `)
 			require.Equal(t, plugins.Corrupt, plugins.KindOf(err))
@@ -245,24 +282,61 @@ var fuzzRender = env.Render{Observe: []string{"main"}, Record: "main", RecordEve
 
 func FuzzTransition(f *testing.F) {
 	picture := make([]byte, 40*40*3)
-	reply := &pb.StepReply{StepsDone: 2, EpisodeSteps: 2, Progress: proto.Float64(0.5), Recorded: tensor(pb.DType_DTYPE_UINT8, append(picture, picture...), 2, 40, 40, 3),
-		Actions: floats([]float32{0, 1, 0, 1}, 2, 2), Observation: &pb.Observation{Images: map[string]*pb.Tensor{"main": tensor(pb.DType_DTYPE_UINT8, picture, 40, 40, 3)},
-			Proprio: floats([]float32{1}, 1), Instruction: "do"}}
+	reply := &pb.StepReply{
+		StepsDone:    2,
+		EpisodeSteps: 2,
+		Progress:     proto.Float64(0.5),
+		Recorded:     tensor(pb.DType_DTYPE_UINT8, append(picture, picture...), 2, 40, 40, 3),
+		Actions:      floats([]float32{0, 1, 0, 1}, 2, 2),
+		Observation: &pb.Observation{
+			Images:      map[string]*pb.Tensor{"main": tensor(pb.DType_DTYPE_UINT8, picture, 40, 40, 3)},
+			Proprio:     floats([]float32{1}, 1),
+			Instruction: "do",
+		},
+	}
 	f.Add(encoded(f, reply))
-	slot := &pb.Tensor{Dtype: pb.DType_DTYPE_UINT8, Shape: []int64{40, 40, 3}, Data: &pb.Tensor_Slot{Slot: &pb.Slot{Offset: 64, Length: 4800, Generation: 1}}}
+	slot := &pb.Tensor{
+		Dtype: pb.DType_DTYPE_UINT8,
+		Shape: []int64{40, 40, 3},
+		Data:  &pb.Tensor_Slot{Slot: &pb.Slot{Offset: 64, Length: 4800, Generation: 1}},
+	}
 	reply.Observation.Images["main"], reply.Recorded = slot, nil
 	f.Add(encoded(f, reply))
 	for i := range 200 { // the same frame under many names
 		reply.Observation.Images[string(rune('a'+i))] = slot
 	}
 	f.Add(encoded(f, reply))
-	f.Add(encoded(f, &pb.StepReply{Observation: &pb.Observation{Proprio: tensor(pb.DType_DTYPE_FLOAT32, nil, 1<<31, 1<<31, 1<<31)}}))
-	f.Add(encoded(f, &pb.StepReply{Observation: &pb.Observation{Proprio: floats([]float32{float32(math.NaN())}, 1)}, Success: true}))
+	f.Add(
+		encoded(
+			f,
+			&pb.StepReply{
+				Observation: &pb.Observation{Proprio: tensor(pb.DType_DTYPE_FLOAT32, nil, 1<<31, 1<<31, 1<<31)},
+			},
+		),
+	)
+	f.Add(
+		encoded(
+			f,
+			&pb.StepReply{
+				Observation: &pb.Observation{Proprio: floats([]float32{float32(math.NaN())}, 1)},
+				Success:     true,
+			},
+		),
+	)
 	f.Fuzz(func(t *testing.T, data []byte) {
 		a, err := arena.New(1 << 16)
 		require.NoError(t, err)
 		defer a.Close()
-		c := env.NewClient(&answers{unary: map[string][]byte{pb.EnvPlugin_DescribeEnv_FullMethodName: encoded(t, envSpec()), pb.Plugin_Configure_FullMethodName: nil, "": data}}, a)
+		c := env.NewClient(
+			&answers{
+				unary: map[string][]byte{
+					pb.EnvPlugin_DescribeEnv_FullMethodName: encoded(t, envSpec()),
+					pb.Plugin_Configure_FullMethodName:      nil,
+					"":                                      data,
+				},
+			},
+			a,
+		)
 		require.NoError(t, c.Configure(t.Context(), plugins.Config{Lanes: 1}))
 		free := a.Available()
 		for _, step := range []func() (env.Transition, error){
@@ -291,13 +365,26 @@ func TestSameBytesTwice(t *testing.T) {
 	a, err := arena.New(1 << 16)
 	require.NoError(t, err)
 	defer a.Close()
-	frame := &pb.Tensor{Dtype: pb.DType_DTYPE_UINT8, Shape: []int64{40, 40, 3}, Data: &pb.Tensor_Slot{Slot: &pb.Slot{Offset: 64, Length: 4800, Generation: 1}}}
+	frame := &pb.Tensor{
+		Dtype: pb.DType_DTYPE_UINT8,
+		Shape: []int64{40, 40, 3},
+		Data:  &pb.Tensor_Slot{Slot: &pb.Slot{Offset: 64, Length: 4800, Generation: 1}},
+	}
 	images := map[string]*pb.Tensor{"main": frame}
 	for i := range 3000 {
 		images[string(rune('a'+i))] = frame
 	}
 	reply := encoded(t, &pb.StepReply{Observation: &pb.Observation{Images: images}})
-	c := env.NewClient(&answers{unary: map[string][]byte{pb.EnvPlugin_DescribeEnv_FullMethodName: encoded(t, envSpec()), pb.Plugin_Configure_FullMethodName: nil, "": reply}}, a)
+	c := env.NewClient(
+		&answers{
+			unary: map[string][]byte{
+				pb.EnvPlugin_DescribeEnv_FullMethodName: encoded(t, envSpec()),
+				pb.Plugin_Configure_FullMethodName:      nil,
+				"":                                      reply,
+			},
+		},
+		a,
+	)
 	require.NoError(t, c.Configure(t.Context(), plugins.Config{Lanes: 1}))
 	_, err = c.Step(t.Context(), env.Step{Expert: 2, Render: fuzzRender})
 	require.ErrorContains(t, err, "more bytes than the")
@@ -305,7 +392,18 @@ func TestSameBytesTwice(t *testing.T) {
 }
 
 func FuzzPolicySpec(f *testing.F) {
-	f.Add(encoded(f, &pb.PolicySpec{Cameras: []*pb.CameraRequest{{Name: "main", Height: 4, Width: 4}}, Chunk: 8, Action: envSpec().Action, Trainable: true, Parameters: math.MaxUint64}))
+	f.Add(
+		encoded(
+			f,
+			&pb.PolicySpec{
+				Cameras:    []*pb.CameraRequest{{Name: "main", Height: 4, Width: 4}},
+				Chunk:      8,
+				Action:     envSpec().Action,
+				Trainable:  true,
+				Parameters: math.MaxUint64,
+			},
+		),
+	)
 	f.Fuzz(func(t *testing.T, data []byte) {
 		bounded(t, len(data), 0, func() error {
 			s, err := policy.NewClient(&answers{unary: map[string][]byte{"": data}}, nil).Describe(t.Context())
@@ -322,10 +420,18 @@ func FuzzAct(f *testing.F) {
 	one := &pb.ActResult{Actions: floats([]float32{0, 0.5, 1, -1}, 2, 2), LogProbs: floats([]float32{-1, -2}, 2)}
 	f.Add(encoded(f, &pb.ActReply{Results: []*pb.ActResult{one, one}}))
 	f.Add(encoded(f, &pb.ActReply{Results: []*pb.ActResult{one, {}}}))
-	f.Add(encoded(f, &pb.ActReply{Results: []*pb.ActResult{one, {Actions: floats([]float32{1}, 1, 1), LogProbs: floats(nil, 0)}}}))
+	f.Add(
+		encoded(
+			f,
+			&pb.ActReply{
+				Results: []*pb.ActResult{one, {Actions: floats([]float32{1}, 1, 1), LogProbs: floats(nil, 0)}},
+			},
+		),
+	)
 	f.Fuzz(func(t *testing.T, data []byte) {
 		bounded(t, len(data), 0, func() error {
-			r, err := policy.NewClient(&answers{unary: map[string][]byte{"": data}}, nil).Act(t.Context(), policy.Act{Items: make([]policy.Item, 2)})
+			r, err := policy.NewClient(&answers{unary: map[string][]byte{"": data}}, nil).
+				Act(t.Context(), policy.Act{Items: make([]policy.Item, 2)})
 			if err == nil {
 				require.Len(t, r, 2)
 				for _, x := range r {
@@ -339,12 +445,22 @@ func FuzzAct(f *testing.F) {
 }
 
 func FuzzUpdate(f *testing.F) {
-	f.Add(packed(f, &pb.UpdateReply{Progress: 0.5}, &pb.UpdateReply{Progress: 1, Statistics: &pb.UpdateStatistics{Loss: 1, Kl: math.Inf(1), Samples: math.MaxUint64,
-		Extra: map[string]float64{"entropy": math.NaN()}}}))
+	f.Add(
+		packed(
+			f,
+			&pb.UpdateReply{Progress: 0.5},
+			&pb.UpdateReply{
+				Progress: 1,
+				Statistics: &pb.UpdateStatistics{Loss: 1, Kl: math.Inf(1), Samples: math.MaxUint64,
+					Extra: map[string]float64{"entropy": math.NaN()}},
+			},
+		),
+	)
 	f.Add(packed(f, &pb.UpdateReply{Progress: math.NaN()}))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		bounded(t, len(data), 0, func() error {
-			s, err := policy.NewClient(&answers{stream: split(data)}, nil).Update(t.Context(), policy.Update{ID: 1}, func(float64) {})
+			s, err := policy.NewClient(&answers{stream: split(data)}, nil).
+				Update(t.Context(), policy.Update{ID: 1}, func(float64) {})
 			require.GreaterOrEqual(t, s.Samples, 0)
 			return err
 		})
@@ -357,7 +473,8 @@ func FuzzImitate(f *testing.F) {
 	none := func(func(policy.Demonstration, error) bool) {}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		bounded(t, len(data), 0, func() error {
-			return policy.NewClient(&answers{stream: split(data)}, nil).Imitate(t.Context(), policy.Imitate{ID: 1}, none, func(_, _ float64) {})
+			return policy.NewClient(&answers{stream: split(data)}, nil).
+				Imitate(t.Context(), policy.Imitate{ID: 1}, none, func(_, _ float64) {})
 		})
 	})
 }
@@ -377,7 +494,18 @@ func FuzzEmbeddings(f *testing.F) {
 	f.Add(encoded(f, &pb.EncodeReply{Embeddings: floats([]float32{1, 2, 3, float32(math.NaN()), 5, 6}, 2, 3)}))
 	f.Add(encoded(f, &pb.EncodeReply{Embeddings: floats([]float32{1, 2, 3}, 3, 1)}))
 	f.Add(encoded(f, &pb.EncodeReply{Embeddings: floats(nil, 2, 0)}))
-	f.Add(encoded(f, &pb.EncodeReply{Embeddings: &pb.Tensor{Dtype: pb.DType_DTYPE_FLOAT32, Shape: []int64{2, 3}, Data: &pb.Tensor_Slot{Slot: &pb.Slot{Offset: 64, Length: 24, Generation: 1}}}}))
+	f.Add(
+		encoded(
+			f,
+			&pb.EncodeReply{
+				Embeddings: &pb.Tensor{
+					Dtype: pb.DType_DTYPE_FLOAT32,
+					Shape: []int64{2, 3},
+					Data:  &pb.Tensor_Slot{Slot: &pb.Slot{Offset: 64, Length: 24, Generation: 1}},
+				},
+			},
+		),
+	)
 	clip := plugins.Bytes(make([]byte, 48), 1, 4, 4, 3)
 	f.Fuzz(func(t *testing.T, data []byte) {
 		c := encoder.NewClient(&answers{unary: map[string][]byte{"": data}}, nil)
@@ -396,13 +524,28 @@ func FuzzEmbeddings(f *testing.F) {
 
 // FuzzFailure is a call that fails with whatever a plugin puts into the error that travels with it.
 func FuzzFailure(f *testing.F) {
-	f.Add(encoded(f, &pb.Error{Kind: pb.ErrorKind_ERROR_KIND_EXHAUSTED, Message: "no memory", Place: "lane 2", Hint: "less", Detail: "Traceback"}), "x")
+	f.Add(
+		encoded(
+			f,
+			&pb.Error{
+				Kind:    pb.ErrorKind_ERROR_KIND_EXHAUSTED,
+				Message: "no memory",
+				Place:   "lane 2",
+				Hint:    "less",
+				Detail:  "Traceback",
+			},
+		),
+		"x",
+	)
 	f.Add(encoded(f, &pb.Error{Kind: 77}), "\xff")
 	f.Add(encoded(f, &pb.Error{Kind: pb.ErrorKind_ERROR_KIND_INTERNAL, Message: "\x1b[2J\r\n"}), "\x1b")
 	f.Add(encoded(f, &pb.Error{Kind: pb.ErrorKind_ERROR_KIND_DIVERGED}), "")
 	f.Add([]byte{}, "")
 	f.Fuzz(func(t *testing.T, trailer []byte, message string) {
-		a := &answers{unary: map[string][]byte{"": []byte(message)}, fail: metadata.Pairs("srpo-error-bin", string(trailer))}
+		a := &answers{
+			unary: map[string][]byte{"": []byte(message)},
+			fail:  metadata.Pairs("srpo-error-bin", string(trailer)),
+		}
 		_, err := env.NewClient(a, nil).Info(t.Context())
 		bounded(t, len(trailer)+len(message), 0, func() error { return err })
 		require.LessOrEqual(t, len(plugins.AsError(err).Error()), 64<<10)

@@ -1,14 +1,15 @@
-// Package plugins is the contract between the srpo host and its plugins. It contains what the three kinds of plugin
-// (env, policy and encoder) share.
+// Package plugins is the contract between the srpo host and its plugins. It contains what the three kinds of
+// plugin (env, policy and encoder) share.
 //
-// The host and the plugins both import it, and neither imports the other. Each kind has a package with its Go interface,
-// the gRPC client that the host uses and the gRPC server that the plugin's process runs:
+// The host and the plugins both import it, and neither imports the other. Each kind has a package with its Go
+// interface, the gRPC client that the host uses and the gRPC server that the plugin's process runs:
 // [github.com/srpo-dev/srpo/plugins/env], .../policy and .../encoder. The wire format is in plugins/proto/srpo/v1.
 package plugins
 
 import "context"
 
-// Protocol is the revision of the contract. The go-plugin handshake negotiates it as the application protocol version.
+// Protocol is the revision of the contract. The go-plugin handshake negotiates it as the application protocol
+// version.
 const Protocol = 1
 
 // Kind is the kind of a plugin.
@@ -57,8 +58,8 @@ type Config struct {
 	Seed uint64
 	// Rank and WorldSize are the place of this process among the processes of one policy. WorldSize is at least 1.
 	Rank, WorldSize int
-	// Rendezvous is a private, empty folder in which the ranks meet. Its path leaves room for the name of a Unix socket.
-	// It is "" if WorldSize is 1.
+	// Rendezvous is a private, empty folder in which the ranks meet. Its path leaves room for the name of a Unix
+	// socket. It is "" if WorldSize is 1.
 	Rendezvous string
 	// Lanes is the number of lanes of this process (envs).
 	Lanes int
@@ -78,7 +79,8 @@ type EnvSpec struct {
 	Proprio []string
 	// Expert reports whether at least one task has a scripted expert.
 	Expert bool
-	// ExpertFailures lists the ways in which the expert can fail on purpose, which `srpo record` uses to test rewards.
+	// ExpertFailures lists the ways in which the expert can fail on purpose, which `srpo record` uses to test
+	// rewards.
 	ExpertFailures []string
 	// RecordCamera is the third-person camera whose frames the encoder receives.
 	RecordCamera string

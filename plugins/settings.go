@@ -26,8 +26,8 @@ type Setting struct {
 // Bound returns a pointer to v, for [Setting].Min and [Setting].Max.
 func Bound(v float64) *float64 { return &v }
 
-// Check returns v converted to the type of the setting, or an error of kind [Invalid] if the type is wrong or the value
-// is not allowed. A whole number is accepted where the setting is a float64.
+// Check returns v converted to the type of the setting, or an error of kind [Invalid] if the type is wrong or the
+// value is not allowed. A whole number is accepted where the setting is a float64.
 func (s Setting) Check(v any) (any, error) {
 	v, err := s.convert(v)
 	if err != nil {
@@ -37,7 +37,8 @@ func (s Setting) Check(v any) (any, error) {
 	switch v := v.(type) {
 	case string:
 		if len(s.Choices) > 0 && !slices.Contains(s.Choices, v) {
-			return nil, Errorf(Invalid, "setting %q cannot be %q", s.Name, v).WithHint("one of %s", strings.Join(s.Choices, ", "))
+			return nil, Errorf(Invalid, "setting %q cannot be %q", s.Name, v).
+				WithHint("use one of %s", strings.Join(s.Choices, ", "))
 		}
 		return v, nil
 	case int64:
@@ -139,8 +140,8 @@ func typeName(v any) string {
 	return fmt.Sprintf("%T", v)
 }
 
-// Resolve checks the given values against the declared settings and fills in the defaults. It returns an error of kind
-// [Invalid] for an unknown name, a wrong type or a value that is not allowed.
+// Resolve checks the given values against the declared settings and fills in the defaults. It returns an error of
+// kind [Invalid] for an unknown name, a wrong type or a value that is not allowed.
 func Resolve(declared []Setting, given map[string]any) (Settings, error) {
 	out := Settings{}
 	known := make([]string, len(declared))
@@ -163,8 +164,8 @@ func Resolve(declared []Setting, given map[string]any) (Settings, error) {
 
 // Settings maps names to checked values. Every declared setting is present.
 //
-// A plugin reads its settings with [Settings.Decode], which reports a misspelt name. Bool, Int, Float, String and Strings
-// return the zero value for a name that is absent or has another type.
+// A plugin reads its settings with [Settings.Decode], which reports a misspelt name. Bool, Int, Float, String and
+// Strings return the zero value for a name that is absent or has another type.
 type Settings map[string]any
 
 // Names returns the names, sorted.
@@ -192,10 +193,10 @@ func (s Settings) String(name string) string { v, _ := s[name].(string); return 
 // Strings returns a setting of type []string.
 func (s Settings) Strings(name string) []string { v, _ := s[name].([]string); return v }
 
-// Decode stores the settings into the fields of the struct that into points to. The tag `setting:"NAME"` gives the name
-// of a field; see [DeclareSettings] for the types. Decode returns an error of kind [Internal] if a field names a setting
-// that is not declared, if a declared setting has no field, or if the types differ, so that a misspelt name stops the
-// plugin at its start.
+// Decode stores the settings into the fields of the struct that into points to. The tag `setting:"NAME"` gives the
+// name of a field; see [DeclareSettings] for the types. Decode returns an error of kind [Internal] if a field
+// names a setting that is not declared, if a declared setting has no field, or if the types differ, so that a
+// misspelt name stops the plugin at its start.
 func (s Settings) Decode(into any) error {
 	v := reflect.ValueOf(into)
 	if v.Kind() != reflect.Pointer || v.Elem().Kind() != reflect.Struct {
@@ -216,7 +217,8 @@ func (s Settings) Decode(into any) error {
 		}
 		from := reflect.ValueOf(value)
 		if !fieldHolds(field.Type, from.Kind()) {
-			return Errorf(Internal, "field %s of type %s cannot hold the setting %q of type %T", field.Name, field.Type, name, value)
+			return Errorf(Internal, "field %s of type %s cannot hold the setting %q of type %T", field.Name,
+				field.Type, name, value)
 		}
 		v.Field(i).Set(from.Convert(field.Type))
 		decoded[name] = true

@@ -9,11 +9,11 @@ import (
 )
 
 type reachSettings struct {
-	Near  float64  `setting:"near" min:"0" max:"0.5" doc:"distance that counts as reached [m]"`
-	Steps int      `setting:"steps" min:"1" doc:"steps of an episode"`
-	Mode  string   `setting:"mode" choices:"easy,hard" doc:"size of the target"`
-	Fast  bool     `setting:"fast" doc:"skip the waiting steps"`
-	Names []string `setting:"names" doc:"names of the targets"`
+	Near  float64  `setting:"near"  min:"0" max:"0.5" doc:"distance that counts as reached [m]"`
+	Steps int      `setting:"steps" min:"1"           doc:"steps of an episode"`
+	Mode  string   `setting:"mode"                    doc:"size of the target"                  choices:"easy,hard"`
+	Fast  bool     `setting:"fast"                    doc:"skip the waiting steps"`
+	Names []string `setting:"names"                   doc:"names of the targets"`
 	cache int      // not a setting
 }
 
@@ -21,7 +21,13 @@ func TestDeclareAndDecodeSettings(t *testing.T) {
 	defaults := reachSettings{Near: 0.1, Steps: 40, Mode: "easy", Names: []string{"a"}}
 	declared := plugins.DeclareSettings(defaults)
 	require.Equal(t, []plugins.Setting{
-		{Name: "near", Default: 0.1, Min: plugins.Bound(0), Max: plugins.Bound(0.5), Doc: "distance that counts as reached [m]"},
+		{
+			Name:    "near",
+			Default: 0.1,
+			Min:     plugins.Bound(0),
+			Max:     plugins.Bound(0.5),
+			Doc:     "distance that counts as reached [m]",
+		},
 		{Name: "steps", Default: int64(40), Min: plugins.Bound(1), Doc: "steps of an episode"},
 		{Name: "mode", Default: "easy", Choices: []string{"easy", "hard"}, Doc: "size of the target"},
 		{Name: "fast", Default: false, Doc: "skip the waiting steps"},

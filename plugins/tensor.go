@@ -16,7 +16,7 @@ const (
 	Int64
 )
 
-// Size is the number of bytes of an element; 0 for an unknown type.
+// Size returns the number of bytes of an element, or 0 for an unknown type.
 func (d DType) Size() int {
 	switch d {
 	case Uint8:
@@ -43,17 +43,19 @@ func (d DType) String() string {
 	return "unknown"
 }
 
-// Tensor is a dense C-ordered little-endian array. Data may alias shared memory: whoever keeps it beyond the call copies it ([Tensor.Clone]).
+// Tensor is a dense array in C order, little-endian. Data can alias shared memory that is valid during one call
+// only: use [Tensor.Clone] to keep it.
 type Tensor struct {
 	DType DType
 	Shape []int
 	Data  []byte
 }
 
-// MaxElements bounds a tensor that comes from a plugin (1 GiB of bytes), so that a bad shape cannot make the host allocate without limit.
+// MaxElements bounds the number of elements of a tensor that a plugin sends, so that a bad shape cannot make the host
+// allocate without limit.
 const MaxElements = 1 << 30
 
-// Elements is the product of the shape, or -1 when a dimension is negative or the product is beyond [MaxElements].
+// Elements returns the product of the shape, or -1 if a dimension is negative or the product is above [MaxElements].
 func Elements(shape []int) int {
 	n := 1
 	for _, d := range shape {
@@ -67,10 +69,11 @@ func Elements(shape []int) int {
 	return n
 }
 
-// IsZero says whether there is no tensor at all.
+// IsZero reports whether t is the zero value, which means that there is no tensor.
 func (t Tensor) IsZero() bool { return t.DType == 0 && t.Data == nil }
 
-// Check returns an error unless t has the element type and shape; a -1 in shape matches any size.
+// Check returns an error of kind [Corrupt] unless t has the element type and the shape. A -1 in shape matches any
+// size.
 func (t Tensor) Check(what string, d DType, shape ...int) error {
 	ok := t.DType == d && len(t.Shape) == len(shape)
 	for i := 0; ok && i < len(shape); i++ {
@@ -85,17 +88,17 @@ func (t Tensor) Check(what string, d DType, shape ...int) error {
 	return nil
 }
 
-// Clone copies the data.
+// Clone returns a copy of t with its own data.
 func (t Tensor) Clone() Tensor {
 	t.Data = append([]byte(nil), t.Data...)
 	t.Shape = append([]int(nil), t.Shape...)
 	return t
 }
 
-// Bytes makes a uint8 tensor over data.
+// Bytes makes a uint8 tensor that aliases data.
 func Bytes(data []byte, shape ...int) Tensor { return Tensor{DType: Uint8, Shape: shape, Data: data} }
 
-// Floats makes a float32 tensor with a copy of v.
+// Floats makes a float32 tensor with a copy of v. Without a shape it has one dimension.
 func Floats(v []float32, shape ...int) Tensor {
 	if len(shape) == 0 {
 		shape = []int{len(v)}
@@ -107,7 +110,7 @@ func Floats(v []float32, shape ...int) Tensor {
 	return Tensor{DType: Float32, Shape: shape, Data: b}
 }
 
-// Float32s returns a copy of the elements of a float32 tensor; nil for another type.
+// Float32s returns a copy of the elements of a float32 tensor, or nil for another type.
 func (t Tensor) Float32s() []float32 {
 	if t.DType != Float32 {
 		return nil

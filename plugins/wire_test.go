@@ -50,8 +50,17 @@ func (s *still) Info(context.Context) (plugins.Info, error) {
 }
 func (s *still) Configure(_ context.Context, c plugins.Config) error { s.got = c; return nil }
 func (s *still) Describe(context.Context) (plugins.EnvSpec, error) {
-	return plugins.EnvSpec{Cameras: []plugins.Camera{{Name: "main", Height: 64, Width: 64, View: "third_person", AnySize: true}}, RecordCamera: "main",
-		Action: plugins.ActionSpace{Names: []string{"dx", "dy"}, Low: []float32{-1, -1}, High: []float32{1, 1}, Meaning: "delta"}, Proprio: []string{"x [m]"}}, nil
+	return plugins.EnvSpec{
+		Cameras:      []plugins.Camera{{Name: "main", Height: 64, Width: 64, View: "third_person", AnySize: true}},
+		RecordCamera: "main",
+		Action: plugins.ActionSpace{
+			Names:   []string{"dx", "dy"},
+			Low:     []float32{-1, -1},
+			High:    []float32{1, 1},
+			Meaning: "delta",
+		},
+		Proprio: []string{"x [m]"},
+	}, nil
 }
 func (s *still) Tasks(context.Context) iter.Seq2[env.Task, error] {
 	return func(yield func(env.Task, error) bool) {
@@ -64,7 +73,9 @@ func (s *still) Tasks(context.Context) iter.Seq2[env.Task, error] {
 }
 func (s *still) Reset(_ context.Context, r env.Reset) (env.Transition, error) {
 	if r.Task != "a" {
-		return env.Transition{}, plugins.Errorf(plugins.NotFound, "no task %q", r.Task).WithHint("there is a").WithDetail("more")
+		return env.Transition{}, plugins.Errorf(plugins.NotFound, "no task %q", r.Task).
+			WithHint("there is a").
+			WithDetail("more")
 	}
 	return s.frame(1, 7), nil
 }
@@ -86,8 +97,11 @@ func (s *still) frame(n int, v byte) env.Transition {
 	for i := range rec {
 		rec[i] = v + byte(i/7)
 	}
-	return env.Transition{Observation: env.Observation{Images: map[string]plugins.Tensor{"main": plugins.Bytes(img, 64, 64, 3)},
-		Proprio: plugins.Floats([]float32{float32(v)}), Instruction: "do"}, Recorded: plugins.Bytes(rec, n, 64, 64, 3)}
+	return env.Transition{
+		Observation: env.Observation{Images: map[string]plugins.Tensor{"main": plugins.Bytes(img, 64, 64, 3)},
+			Proprio: plugins.Floats([]float32{float32(v)}), Instruction: "do"},
+		Recorded: plugins.Bytes(rec, n, 64, 64, 3),
+	}
 }
 
 func openEnv(t *testing.T, impl *still) *env.Client {
@@ -99,8 +113,23 @@ func openEnv(t *testing.T, impl *still) *env.Client {
 
 func TestEnvRoundTrip(t *testing.T) {
 	ctx := context.Background()
-	impl := &still{settings: []plugins.Setting{{Name: "k", Default: int64(3), Doc: "k"}, {Name: "names", Default: []string{"x"}}},
-		tasks: []env.Task{{ID: "a", Suite: "s", Instruction: "do", StartStates: 2, MaxSteps: 9, Tags: map[string]string{"level": "L1"}}, {ID: "b", Unavailable: "no assets"}}}
+	impl := &still{
+		settings: []plugins.Setting{
+			{Name: "k", Default: int64(3), Doc: "k"},
+			{Name: "names", Default: []string{"x"}},
+		},
+		tasks: []env.Task{
+			{
+				ID:          "a",
+				Suite:       "s",
+				Instruction: "do",
+				StartStates: 2,
+				MaxSteps:    9,
+				Tags:        map[string]string{"level": "L1"},
+			},
+			{ID: "b", Unavailable: "no assets"},
+		},
+	}
 	c := openEnv(t, impl)
 	require.Equal(t, int64(3), impl.got.Settings["k"], "defaults are filled in")
 	info, err := c.Info(ctx)
@@ -112,7 +141,13 @@ func TestEnvRoundTrip(t *testing.T) {
 		got = append(got, task)
 	}
 	require.Equal(t, impl.tasks, got)
-	tr, err := c.Step(ctx, env.Step{Actions: plugins.Floats([]float32{5, 0, 5, 0}, 2, 2), Render: env.Render{Observe: []string{"main"}, Record: "main", RecordEvery: 1}})
+	tr, err := c.Step(
+		ctx,
+		env.Step{
+			Actions: plugins.Floats([]float32{5, 0, 5, 0}, 2, 2),
+			Render:  env.Render{Observe: []string{"main"}, Record: "main", RecordEvery: 1},
+		},
+	)
 	require.NoError(t, err)
 	want := impl.frame(2, 5)
 	want.StepsDone, want.EpisodeSteps = 2, 2
@@ -153,14 +188,22 @@ func TestBadRepliesAreRefused(t *testing.T) {
 		"image of floats": func(tr *env.Transition) {
 			tr.Observation.Images = map[string]plugins.Tensor{"main": plugins.Floats([]float32{1, 2, 3}, 1, 1, 3)}
 		},
-		"NaN proprio":   func(tr *env.Transition) { tr.Observation.Proprio = plugins.Floats([]float32{float32(nan)}) },
-		"actions shape": func(tr *env.Transition) { tr.StepsDone = 1; tr.Actions = plugins.Floats([]float32{1, 2, 3, 4}, 2, 2) },
+		"NaN proprio": func(tr *env.Transition) { tr.Observation.Proprio = plugins.Floats([]float32{float32(nan)}) },
+		"actions shape": func(tr *env.Transition) {
+			tr.StepsDone, tr.Actions = 1, plugins.Floats([]float32{1, 2, 3, 4}, 2, 2)
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			impl := &still{}
 			c := openEnv(t, impl)
 			impl.step = func(env.Step) (env.Transition, error) { tr := good; bad(&tr); return tr, nil }
-			_, err := c.Step(context.Background(), env.Step{Actions: plugins.Floats([]float32{0, 0}, 1, 2), Render: env.Render{Observe: []string{"main"}}})
+			_, err := c.Step(
+				context.Background(),
+				env.Step{
+					Actions: plugins.Floats([]float32{0, 0}, 1, 2),
+					Render:  env.Render{Observe: []string{"main"}},
+				},
+			)
 			require.Equal(t, plugins.Corrupt, plugins.KindOf(err), "%v", err)
 		})
 	}
@@ -168,7 +211,8 @@ func TestBadRepliesAreRefused(t *testing.T) {
 
 func TestTaskListsAreChecked(t *testing.T) {
 	for name, tasks := range map[string][]env.Task{
-		"no id": {{}}, "twice": {{ID: "a", StartStates: 1, MaxSteps: 1}, {ID: "a", StartStates: 1, MaxSteps: 1}}, "no steps": {{ID: "a", StartStates: 1}},
+		"no id": {{}}, "twice": {{ID: "a", StartStates: 1, MaxSteps: 1}, {ID: "a", StartStates: 1, MaxSteps: 1}},
+		"no steps": {{ID: "a", StartStates: 1}},
 	} {
 		c := openEnv(t, &still{tasks: tasks})
 		var last error
@@ -187,7 +231,8 @@ func TestSettingsAreChecked(t *testing.T) {
 		err := c.Configure(context.Background(), plugins.Config{Settings: given, Lanes: 1})
 		require.Equal(t, plugins.Invalid, plugins.KindOf(err), "%v", given)
 	}
-	require.Equal(t, plugins.Invalid, plugins.KindOf(c.Configure(context.Background(), plugins.Config{Lanes: 5})), "more lanes than the process holds")
+	require.Equal(t, plugins.Invalid, plugins.KindOf(c.Configure(context.Background(), plugins.Config{Lanes: 5})),
+		"more lanes than the process holds")
 }
 
 // meanEncoder gives the mean byte, and NaN for a black clip.
@@ -224,7 +269,8 @@ func TestEncoderRoundTripAndWindows(t *testing.T) {
 	for i := range clip {
 		clip[i] = byte(1 + i/(40*40*3))
 	}
-	got, err := c.Encode(ctx, []plugins.Tensor{plugins.Bytes(clip, 3, 40, 40, 3), plugins.Bytes(make([]byte, 3), 1, 1, 1, 3)})
+	got, err := c.Encode(ctx,
+		[]plugins.Tensor{plugins.Bytes(clip, 3, 40, 40, 3), plugins.Bytes(make([]byte, 3), 1, 1, 1, 3)})
 	require.NoError(t, err)
 	require.Equal(t, []float32{2, 3}, got[0])
 	require.True(t, math.IsNaN(float64(got[1][0])), "an unusable clip is a row of NaN")
@@ -264,7 +310,9 @@ func TestEncoderReportProgress(t *testing.T) {
 	}()
 	<-e.begun
 	began := time.Now()
-	require.Eventually(t, func() bool { h, err := c.Health(ctx); return err == nil && h.SinceProgress >= 20*time.Millisecond }, 10*time.Second, time.Millisecond)
+	require.Eventually(t,
+		func() bool { h, err := c.Health(ctx); return err == nil && h.SinceProgress >= 20*time.Millisecond },
+		10*time.Second, time.Millisecond)
 	waited := time.Since(began)
 	now := time.Now()
 	e.on <- struct{}{}
@@ -272,7 +320,8 @@ func TestEncoderReportProgress(t *testing.T) {
 	h, err := c.Health(ctx)
 	require.NoError(t, err)
 	require.Equal(t, []string{"Encode 1 clips"}, h.Busy)
-	require.LessOrEqual(t, h.SinceProgress, time.Since(now), "counted from the headway, not from the beginning %v before", waited)
+	require.LessOrEqual(t, h.SinceProgress, time.Since(now),
+		"counted from the headway, not from the beginning %v before", waited)
 	close(e.on)
 	require.NoError(t, <-ended)
 }
@@ -294,19 +343,32 @@ func (*echoPolicy) Act(_ context.Context, a policy.Act) ([]policy.Result, error)
 	var out []policy.Result
 	for _, it := range a.Items {
 		p := it.Observation.Proprio.Float32s()[0]
-		out = append(out, policy.Result{Actions: plugins.Floats([]float32{p, p, p, p}, 2, 2), LogProbs: []float32{-1, float32(it.Observation.Images["main"].Data[9])}})
+		out = append(
+			out,
+			policy.Result{
+				Actions:  plugins.Floats([]float32{p, p, p, p}, 2, 2),
+				LogProbs: []float32{-1, float32(it.Observation.Images["main"].Data[9])},
+			},
+		)
 	}
 	return out, nil
 }
 func (*echoPolicy) Update(_ context.Context, u policy.Update, progress func(float64)) (policy.Statistics, error) {
 	progress(0.5)
-	return policy.Statistics{Loss: u.Trajectories[0].Values[0], Samples: 4, Extra: map[string]float64{"x": 1}, AlreadyApplied: u.ID == 1}, nil
+	return policy.Statistics{
+		Loss:           u.Trajectories[0].Values[0],
+		Samples:        4,
+		Extra:          map[string]float64{"x": 1},
+		AlreadyApplied: u.ID == 1,
+	}, nil
 }
 func (*echoPolicy) Forget(context.Context, []string) error           { return nil }
 func (*echoPolicy) Save(context.Context, string) error               { return nil }
 func (*echoPolicy) Load(context.Context, string) (uint64, error)     { return 42, nil }
 func (*echoPolicy) BeginRun(context.Context, string) (uint64, error) { return 43, nil }
-func (p *echoPolicy) Imitate(_ context.Context, im policy.Imitate, demos iter.Seq2[policy.Demonstration, error], progress func(done, loss float64)) error {
+
+func (p *echoPolicy) Imitate(_ context.Context, im policy.Imitate, demos iter.Seq2[policy.Demonstration, error],
+	progress func(done, loss float64)) error {
 	for d, err := range demos {
 		if err != nil {
 			return err
@@ -325,15 +387,25 @@ func TestPolicyRoundTrip(t *testing.T) {
 	require.NoError(t, c.Configure(ctx, plugins.Config{}))
 	img := make([]byte, 64*64*3)
 	img[9] = 9
-	got, err := c.Act(ctx, policy.Act{Items: []policy.Item{{Trajectory: "t", Observation: env.Observation{Proprio: plugins.Floats([]float32{0.5}),
-		Images: map[string]plugins.Tensor{"main": plugins.Bytes(img, 64, 64, 3)}}}}})
+	got, err := c.Act(
+		ctx,
+		policy.Act{
+			Items: []policy.Item{
+				{Trajectory: "t", Observation: env.Observation{Proprio: plugins.Floats([]float32{0.5}),
+					Images: map[string]plugins.Tensor{"main": plugins.Bytes(img, 64, 64, 3)}}},
+			},
+		},
+	)
 	require.NoError(t, err)
 	require.Equal(t, []float32{0.5, 0.5, 0.5, 0.5}, got[0].Actions.Float32s())
 	require.Equal(t, []float32{-1, 9}, got[0].LogProbs)
 	var shares []float64
-	st, err := c.Update(ctx, policy.Update{ID: 1, Trajectories: []policy.Advantage{{Trajectory: "t", Values: []float64{1.5}}}}, func(f float64) { shares = append(shares, f) })
+	st, err := c.Update(ctx,
+		policy.Update{ID: 1, Trajectories: []policy.Advantage{{Trajectory: "t", Values: []float64{1.5}}}},
+		func(f float64) { shares = append(shares, f) })
 	require.NoError(t, err)
-	require.Equal(t, policy.Statistics{Loss: 1.5, Samples: 4, Extra: map[string]float64{"x": 1}, AlreadyApplied: true}, st)
+	require.Equal(t,
+		policy.Statistics{Loss: 1.5, Samples: 4, Extra: map[string]float64{"x": 1}, AlreadyApplied: true}, st)
 	require.Equal(t, []float64{0.5}, shares)
 	id, err := c.Load(ctx, "x")
 	require.NoError(t, err)
@@ -341,13 +413,18 @@ func TestPolicyRoundTrip(t *testing.T) {
 	id, err = c.BeginRun(ctx, "x")
 	require.NoError(t, err)
 	require.Equal(t, uint64(43), id)
-	older := policy.NewClient(connect(t, func(s grpc.ServiceRegistrar) { policy.Register(s, struct{ policy.Policy }{impl}) }), nil)
+	older := policy.NewClient(
+		connect(t, func(s grpc.ServiceRegistrar) { policy.Register(s, struct{ policy.Policy }{impl}) }), nil)
 	require.NoError(t, older.Configure(ctx, plugins.Config{}))
 	id, err = older.BeginRun(ctx, "x")
 	require.NoError(t, err)
 	require.Equal(t, uint64(42), id, "one that cannot restores all")
 
-	demo := policy.Demonstration{ID: "d", Actions: plugins.Floats([]float32{1, 2}, 1, 2), Images: map[string]plugins.Tensor{"main": plugins.Bytes(img, 1, 64, 64, 3)}}
+	demo := policy.Demonstration{
+		ID:      "d",
+		Actions: plugins.Floats([]float32{1, 2}, 1, 2),
+		Images:  map[string]plugins.Tensor{"main": plugins.Bytes(img, 1, 64, 64, 3)},
+	}
 	demos := func(yield func(policy.Demonstration, error) bool) {
 		for range 2 {
 			if !yield(demo, nil) {
@@ -367,10 +444,12 @@ func TestPolicyRoundTrip(t *testing.T) {
 	}
 	demo.Weights = nil
 	broken := errors.New("no expert")
-	err = c.Imitate(ctx, policy.Imitate{}, func(yield func(policy.Demonstration, error) bool) { yield(demo, broken) }, nil)
+	err = c.Imitate(ctx, policy.Imitate{}, func(yield func(policy.Demonstration, error) bool) { yield(demo, broken) },
+		nil)
 	require.ErrorIs(t, err, broken, "the caller's own error comes back")
 	demo.Images["main"] = plugins.Bytes(img[:3], 1, 1, 1, 3)
 	demo.Actions = plugins.Floats([]float32{1, 2, 3, 4}, 2, 2)
-	err = c.Imitate(ctx, policy.Imitate{}, func(yield func(policy.Demonstration, error) bool) { yield(demo, nil) }, nil)
+	err = c.Imitate(ctx, policy.Imitate{}, func(yield func(policy.Demonstration, error) bool) { yield(demo, nil) },
+		nil)
 	require.Equal(t, plugins.Corrupt, plugins.KindOf(err), "one image for two actions")
 }

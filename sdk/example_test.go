@@ -9,7 +9,7 @@ import (
 	"github.com/srpo-dev/srpo/sdk"
 )
 
-// cart is pushed along a rail of 1 m, 10 cm at most in a step; it is to reach the end.
+// cart is pushed along a rail of 1 m to its end, by at most 10 cm per step.
 type cart struct{ x float32 }
 
 func (c *cart) Reset(string, int, uint64) error { c.x = 0; return nil }
@@ -20,14 +20,19 @@ func (c *cart) Step(a []float32) (sdk.Outcome, error) {
 func (c *cart) Proprio() []float32               { return []float32{c.x} }
 func (c *cart) Render(_ string, h, w int) []byte { return make([]byte, h*w*3) }
 
-// An env of one task. A plugin's main calls sdk.ServeSim with the same argument; here its chunks are executed directly.
+// An env with one task. The main function of a plugin calls sdk.ServeSim with the same argument.
 func ExampleSimEnv() {
 	e := sdk.SimEnv(sdk.SimSpec{
 		Info: plugins.Info{Name: "cart", Version: "0.1.0", MaxLanes: 1},
-		Env: plugins.EnvSpec{Cameras: []plugins.Camera{{Name: "side", Height: 32, Width: 32}}, Proprio: []string{"x [m]"},
-			Action: plugins.ActionSpace{Names: []string{"push"}, Low: []float32{-1}, High: []float32{1}}},
-		Tasks: []env.Task{{ID: "cart/end", Suite: "cart", Instruction: "go to the end", StartStates: 1, MaxSteps: 40}},
-		New:   func(plugins.Config, int) (sdk.Sim, error) { return &cart{}, nil },
+		Env: plugins.EnvSpec{
+			Cameras: []plugins.Camera{{Name: "side", Height: 32, Width: 32}},
+			Proprio: []string{"x [m]"},
+			Action:  plugins.ActionSpace{Names: []string{"push"}, Low: []float32{-1}, High: []float32{1}},
+		},
+		Tasks: []env.Task{
+			{ID: "cart/end", Suite: "cart", Instruction: "go to the end", StartStates: 1, MaxSteps: 40},
+		},
+		New: func(plugins.Config, int) (sdk.Sim, error) { return &cart{}, nil },
 	})
 	ctx := context.Background()
 	if err := e.Configure(ctx, plugins.Config{Lanes: 1}); err != nil {

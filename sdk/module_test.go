@@ -23,13 +23,17 @@ func TestThirdPartyModule(t *testing.T) {
 	require.NoError(t, err)
 	mod, err := os.ReadFile(filepath.Join(root, "go.mod"))
 	require.NoError(t, err)
-	require.NotContains(t, string(mod), "\nreplace ", "go install %s/cmd/srpo@latest refuses a module with a replace directive", module)
+	require.NotContains(t, string(mod), "\nreplace ",
+		"go install %s/cmd/srpo@latest refuses a module with a replace directive", module)
 
 	proxy, plugin := t.TempDir(), t.TempDir()
 	versions := filepath.Join(proxy, module, "@v")
 	require.NoError(t, os.MkdirAll(versions, 0o755))
 	require.NoError(t, os.WriteFile(filepath.Join(versions, version+".mod"), mod, 0o644))
-	require.NoError(t, os.WriteFile(filepath.Join(versions, version+".info"), []byte(`{"Version": "`+version+`"}`), 0o644))
+	require.NoError(
+		t,
+		os.WriteFile(filepath.Join(versions, version+".info"), []byte(`{"Version": "`+version+`"}`), 0o644),
+	)
 	zipTree(t, filepath.Join(versions, version+".zip"), root, module+"@"+version)
 
 	source, err := os.ReadFile(filepath.Join(root, "examples", "reach-go", "main.go"))
@@ -39,10 +43,17 @@ func TestThirdPartyModule(t *testing.T) {
 	known, err := exec.Command("go", "env", "GOMODCACHE", "GOPROXY").Output()
 	require.NoError(t, err)
 	cache, proxies, _ := strings.Cut(strings.TrimSpace(string(known)), "\n")
-	env := append(os.Environ(), "GOWORK=off", "GOFLAGS=-modcacherw -buildvcs=false", "GOMODCACHE="+t.TempDir(), "GONOSUMDB="+module,
-		"GOPROXY=file://"+proxy+",file://"+cache+"/cache/download,"+proxies)
+	env := append(
+		os.Environ(),
+		"GOWORK=off",
+		"GOFLAGS=-modcacherw -buildvcs=false",
+		"GOMODCACHE="+t.TempDir(),
+		"GONOSUMDB="+module,
+		"GOPROXY=file://"+proxy+",file://"+cache+"/cache/download,"+proxies,
+	)
 	for _, args := range [][]string{
-		{"mod", "init", "example.com/reach"}, {"get", module + "/sdk@" + version}, {"mod", "tidy"}, {"build", "-trimpath", "-o", "reach", "."},
+		{"mod", "init", "example.com/reach"}, {"get", module + "/sdk@" + version}, {"mod", "tidy"},
+		{"build", "-trimpath", "-o", "reach", "."},
 	} {
 		c := exec.Command("go", args...)
 		c.Dir, c.Env = plugin, env

@@ -1,8 +1,10 @@
-// Package sdk is for authors of plugins in Go: implement env.Env, policy.Policy or encoder.Encoder and serve it.
+// Package sdk is for authors of plugins in Go. Implement [Sim], env.Env, policy.Policy or encoder.Encoder and
+// serve it:
 //
-//	func main() { sdk.ServeEnv(&reach{}) }
+//	func main() { sdk.ServeSim(sdk.SimSpec{...}) }
 //
-// The program is started by the host, never by hand; `srpo plugin test FOLDER` starts it and checks it.
+// An env made of [Sim] lanes needs this package alone. The host starts the program; to check it, run `srpo plugin
+// test FOLDER`.
 package sdk
 
 import (
@@ -37,15 +39,18 @@ func ServeEncoder(impl encoder.Encoder) { run(plugins.Encoder, &encoder.Plugin{I
 
 func run(kind plugins.Kind, p plugin.Plugin) {
 	if os.Getenv(plugins.Handshake.MagicCookieKey) != plugins.Handshake.MagicCookieValue {
-		fmt.Fprintf(os.Stderr, "This program is an srpo %s plugin: the host starts it. Check it with: srpo plugin test FOLDER\n", kind)
+		fmt.Fprintf(os.Stderr,
+			"This program is an srpo %s plugin, which the host starts. To check it, run: srpo plugin test FOLDER\n",
+			kind)
 		os.Exit(1)
 	}
 	lifeline()
 	serve.Heartbeat()
-	// Ctrl-C in a terminal reaches the whole foreground group; when to stop is the host's decision.
+	// Ctrl-C in a terminal reaches the whole foreground group, and the host decides when a plugin stops.
 	signal.Ignore(os.Interrupt)
-	// go-plugin puts pipes over gRPC in the place of stdout and stderr; what is written to them just before the end is lost, and a plugin's last words are
-	// what its user needs. So the first call brings the real stderr back, for both: the host keeps it as the plugin's log.
+	// go-plugin replaces stdout and stderr by pipes over gRPC, which lose what is written just before the process
+	// ends. The user needs exactly these lines, so the first call restores the real stderr for both. The host
+	// keeps it as the log.
 	stderr := os.Stderr
 	var once sync.Once
 	restore := func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
@@ -62,12 +67,13 @@ func run(kind plugins.Kind, p plugin.Plugin) {
 	})
 }
 
-// lifeline kills the plugin's process group as soon as the host is gone, however it went: the host holds the other end of a pipe, and the kernel closes
-// it even after SIGKILL. Pdeathsig would not do: it follows the thread that started the plugin, not the process.
+// lifeline kills the plugin's process group as soon as the host is gone. The host has the other end of a pipe,
+// which the kernel closes even after SIGKILL. Pdeathsig does not work: it follows the thread that started the
+// plugin.
 func lifeline() {
 	fd, err := strconv.Atoi(os.Getenv(plugins.LifelineEnv))
 	if err != nil {
-		return // started by something else than srpo's supervisor, a test for example
+		return // not started by srpo's supervisor, but by a test for example
 	}
 	syscall.CloseOnExec(fd)
 	pipe := os.NewFile(uintptr(fd), "lifeline")

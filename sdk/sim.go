@@ -13,14 +13,14 @@ import (
 	"github.com/srpo-dev/srpo/plugins/env"
 )
 
-// Sim is one lane of an environment that is stepped one action at a time. [SimEnv] makes an env of such lanes and does
-// the rest of the contract: chunks, rendering, recording, truncation and refusing bad actions.
+// Sim is one lane of an environment that is stepped one action at a time. [SimEnv] makes an env of such lanes and
+// does the rest of the contract: chunks, rendering, recording, truncation and refusing bad actions.
 //
 // A Sim can also implement [Expert], [FailingExpert] and [Progress].
 type Sim interface {
-	// Reset begins an episode. The task is the ID of one of SimSpec.Tasks, and startState is in [0, Task.StartStates).
-	// A start state must be the same in every run, so choose it by task and startState and not by the seed. The seed is
-	// for what happens at random during the episode.
+	// Reset begins an episode. The task is the ID of one of SimSpec.Tasks, and startState is in [0,
+	// Task.StartStates). A start state must be the same in every run, so choose it by task and startState and not
+	// by the seed. The seed is for what happens at random during the episode.
 	Reset(task string, startState int, seed uint64) error
 	// Step executes one action, float32 [dim], which is already within its range. Success ends the episode.
 	Step(action []float32) (Outcome, error)
@@ -32,17 +32,18 @@ type Sim interface {
 
 // Expert is a [Sim] with a scripted expert. Implementing it is enough: SimEnv reports the expert to the host.
 type Expert interface {
-	// Expert returns the expert's next action in the current state, float32 [dim]. It returns ok false if the expert has
-	// no action for this task or state; the host then ends the episode.
+	// Expert returns the expert's next action in the current state, float32 [dim]. It returns ok false if the
+	// expert has no action for this task or state; the host then ends the episode.
 	Expert() (action []float32, ok bool)
 }
 
-// FailingExpert is an [Expert] that can also fail on purpose, which `srpo record --actor fail:WAY` uses to test rewards.
+// FailingExpert is an [Expert] that can also fail on purpose, which `srpo record --actor fail:WAY` uses to test
+// rewards.
 type FailingExpert interface {
 	// ExpertFailures lists the ways to fail. It returns the same list on every lane.
 	ExpertFailures() []string
-	// FailingExpert returns the next action of an expert that fails in the given way, as Expert does. The way is the same
-	// in all steps of an episode.
+	// FailingExpert returns the next action of an expert that fails in the given way, as Expert does. The way is
+	// the same in all steps of an episode.
 	FailingExpert(failure string) (action []float32, ok bool)
 }
 
@@ -62,8 +63,8 @@ type Outcome struct {
 // SimSpec describes an environment that is made of [Sim] lanes.
 type SimSpec struct {
 	Info Info
-	// Env describes cameras, actions and proprio. RecordCamera defaults to the first camera. Expert and ExpertFailures
-	// are filled in from the interfaces that the lanes implement.
+	// Env describes cameras, actions and proprio. RecordCamera defaults to the first camera. Expert and
+	// ExpertFailures are filled in from the interfaces that the lanes implement.
 	Env   EnvSpec
 	Tasks []Task
 	// New makes the lane with the given number, from 0.
@@ -298,8 +299,8 @@ func expertOf(s Sim, failure string) (func() ([]float32, bool), error) {
 	return x.Expert, nil
 }
 
-// addNoise returns an expert's action with Gaussian noise of the given std, clipped to its range. The noise depends on
-// the seed and the step of the episode only, so it does not depend on the length of the chunks.
+// addNoise returns an expert's action with Gaussian noise of the given std, clipped to its range. The noise
+// depends on the seed and the step of the episode only, so it does not depend on the length of the chunks.
 func addNoise(space ActionSpace, action []float32, std float32, seed uint64, step int) []float32 {
 	out := make([]float32, len(action))
 	rng := rand.New(rand.NewPCG(seed, uint64(step)+0x6e6f697365))

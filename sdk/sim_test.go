@@ -55,7 +55,13 @@ type slideSettings struct {
 
 func slideSpec(lane func(slide) sdk.Sim) sdk.SimSpec {
 	return sdk.SimSpec{
-		Info: sdk.Info{Name: "slide", Version: "1", Doc: "slides", MaxLanes: 4, Settings: sdk.DeclareSettings(slideSettings{Speed: 0.05})},
+		Info: sdk.Info{
+			Name:     "slide",
+			Version:  "1",
+			Doc:      "slides",
+			MaxLanes: 4,
+			Settings: sdk.DeclareSettings(slideSettings{Speed: 0.05}),
+		},
 		Env: sdk.EnvSpec{
 			Cameras: []sdk.Camera{
 				{Name: "main", Height: 64, Width: 48, View: "third_person"},
@@ -95,7 +101,8 @@ func TestSimEnvDescribesTheExpert(t *testing.T) {
 
 	mistaken := slideSpec(func(s slide) sdk.Sim { return struct{ sdk.Sim }{&s} })
 	mistaken.Env.Expert = true
-	err = sdk.SimEnv(mistaken).Configure(t.Context(), plugins.Config{Lanes: 1, Settings: plugins.Settings{"speed": 0.05}})
+	err = sdk.SimEnv(mistaken).
+		Configure(t.Context(), plugins.Config{Lanes: 1, Settings: plugins.Settings{"speed": 0.05}})
 	require.ErrorContains(t, err, "does not implement sdk.Expert")
 }
 
@@ -111,6 +118,8 @@ func (l *leaky) Step(a []float32) (sdk.Outcome, error) {
 	return l.slide.Step(a)
 }
 
+func newLeaky(s slide) sdk.Sim { return &leaky{slide: s} }
+
 // seeded chooses its start states by the seed of the run.
 type seeded struct{ slide }
 
@@ -119,6 +128,8 @@ func (s *seeded) Reset(task string, startState int, seed uint64) error {
 	s.goal += float32(seed%7) / 10
 	return err
 }
+
+func newSeeded(s slide) sdk.Sim { return &seeded{s} }
 
 // forgetful does not report what its expert intended.
 type forgetful struct{ env.Env }
@@ -132,8 +143,8 @@ func (f forgetful) Step(ctx context.Context, s env.Step) (env.Transition, error)
 func TestPlugintestFindsFaults(t *testing.T) {
 	simEnv := func(lane func(slide) sdk.Sim) env.Env { return sdk.SimEnv(slideSpec(lane)) }
 	for check, e := range map[string]env.Env{
-		"the same seed and actions give the same episode, on every lane": simEnv(func(s slide) sdk.Sim { return &leaky{slide: s} }),
-		"a start state is the same with every seed":                      simEnv(func(s slide) sdk.Sim { return &seeded{s} }),
+		"the same seed and actions give the same episode, on every lane": simEnv(newLeaky),
+		"a start state is the same with every seed":                      simEnv(newSeeded),
 		"an expert with noise reports the actions that it intended":      forgetful{simEnv(honest)},
 	} {
 		t.Run(check, func(t *testing.T) {
@@ -145,7 +156,8 @@ func TestPlugintestFindsFaults(t *testing.T) {
 			})
 			require.Contains(t, failed, check)
 			require.NotEmpty(t, plugins.AsError(failed[check]).Hint)
-			require.NotContains(t, failed, "bad actions are refused, and the episode continues", "the SDK refuses bad actions")
+			require.NotContains(t, failed, "bad actions are refused, and the episode continues",
+				"the SDK refuses bad actions")
 		})
 	}
 }

@@ -32,11 +32,12 @@ const (
 	Diverged    = plugins.Diverged
 )
 
-// Errorf returns an error of the given kind; see [plugins.Errorf]. Add a remedy for the user with [plugins.Error.WithHint].
+// Errorf returns an error of the given kind; see [plugins.Errorf]. Add a remedy for the user with
+// [plugins.Error.WithHint].
 func Errorf(kind ErrorKind, format string, args ...any) *Error {
 	return plugins.Errorf(kind, format, args...)
 }
 
-// DeclareSettings returns the settings that the fields of a struct declare; see [plugins.DeclareSettings]. Read them in
-// SimSpec.New with [plugins.Settings.Decode].
+// DeclareSettings returns the settings that the fields of a struct declare; see [plugins.DeclareSettings]. Read
+// them in SimSpec.New with [plugins.Settings.Decode].
 func DeclareSettings(defaults any) []Setting { return plugins.DeclareSettings(defaults) }

@@ -98,7 +98,7 @@ type Plugin struct {
 	Versions map[string]string `json:"versions,omitempty"`
 }
 
-// StartStates is the split of start states (algorithm.md 5).
+// StartStates names the side of the split of start states.
 type StartStates struct {
 	// Used is "all", "train" or "test". By is what was divided: "start" (each task's start states) or "task".
 	Used          string  `json:"used"`

@@ -11,10 +11,10 @@ import (
 	pb "github.com/srpo-dev/srpo/plugins/proto/srpov1"
 )
 
-// maxDimension bounds an embedding that comes from a plugin.
+// maxDimension bounds the length of a vector.
 const maxDimension = 1 << 20
 
-// Client is an [Encoder] in another process.
+// Client is an [Encoder] and [Windower] in another process.
 type Client struct {
 	wire.Client
 	rpc pb.EncoderPluginClient
@@ -25,7 +25,7 @@ var (
 	_ Windower = (*Client)(nil)
 )
 
-// NewClient makes the client of an encoder plugin over a connection. With a nil arena, clips travel as bytes inside the messages.
+// NewClient makes the client of an encoder plugin over a connection. Without an arena, the messages carry the clips.
 func NewClient(cc grpc.ClientConnInterface, a *arena.Arena) *Client {
 	return &Client{Client: wire.NewClient(cc, a), rpc: pb.NewEncoderPluginClient(cc)}
 }
@@ -36,8 +36,15 @@ func (c *Client) Describe(ctx context.Context) (Spec, error) {
 	if err != nil {
 		return Spec{}, err
 	}
-	s := Spec{Dimension: int(m.Dimension), Frames: int(m.Frames), Height: int(m.Height), Width: int(m.Width), Batch: int(m.Batch), FrameWise: m.FrameWise,
-		Model: wire.Text(m.Model)}
+	s := Spec{
+		Dimension: int(m.Dimension),
+		Frames:    int(m.Frames),
+		Height:    int(m.Height),
+		Width:     int(m.Width),
+		Batch:     int(m.Batch),
+		FrameWise: m.FrameWise,
+		Model:     wire.Text(m.Model),
+	}
 	if s.Dimension < 1 || s.Dimension > maxDimension {
 		return s, plugins.Errorf(plugins.Corrupt, "the encoder describes vectors of %d numbers", s.Dimension)
 	}

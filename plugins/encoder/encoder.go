@@ -7,43 +7,47 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// Encoder embeds clips. A clip that cannot be embedded gets a row of NaN, never an error for the others.
+// Encoder embeds clips. A clip that cannot be embedded gets a vector of NaN, so that the others are not lost.
 type Encoder interface {
 	plugins.Plugin
+	// Describe returns the length of the vectors and what the encoder reads.
 	Describe(ctx context.Context) (Spec, error)
-	// Encode returns one vector of Spec.Dimension for each clip, uint8 [T, H, W, 3] with T >= 1.
+	// Encode returns one vector of Spec.Dimension numbers per clip, uint8 [T, H, W, 3] with T >= 1. The vector of
+	// a clip does not depend on the other clips.
 	Encode(ctx context.Context, clips []plugins.Tensor) ([][]float32, error)
 }
 
-// Windower is an encoder that can embed clip[:end] for several ends more cheaply than one by one. Without it the server calls Encode.
+// Windower is an encoder that embeds clip[:end] for several ends at less cost than one by one. For other encoders the
+// server calls Encode.
 type Windower interface {
+	// EncodeWindows returns one vector per end, where 1 <= end <= T.
 	EncodeWindows(ctx context.Context, clip plugins.Tensor, ends []int) ([][]float32, error)
 }
 
-// Spec is what an encoder says of itself.
+// Spec describes an encoder.
 type Spec struct {
-	// Dimension is the length of the vector.
+	// Dimension is the length of a vector.
 	Dimension int
-	// Frames it samples from a clip; 0: it uses all.
+	// Frames is the number of frames that the encoder samples from a clip. 0 means all.
 	Frames int
-	// Height and Width it resizes to; 0: any.
+	// Height and Width are the size to which the encoder resizes frames. 0 means that it does not.
 	Height, Width int
-	// Batch is how many clips it likes to get at once; 0: any.
+	// Batch is the preferred number of clips per call. 0 means any number.
 	Batch int
-	// FrameWise says that it encodes frame by frame, so that windows cost no more than the clip.
+	// FrameWise reports whether the encoder encodes frame by frame, so that windows cost no more than the clip.
 	FrameWise bool
-	// Model names what the vectors come from, e.g. by a hash over the weights: with the same version, settings and model, the same clip gives the same
-	// vector. Empty: version and settings say it all.
+	// Model identifies the weights, e.g. by a hash. The same version, settings and model give the same vector for
+	// the same clip. It is "" if version and settings determine the vectors.
 	Model string
 }
 
-// headwayKey is where a served call's context has the function that notes its headway.
-type headwayKey struct{}
+// progressKey is the key of the function that records progress, in the context of a served call.
+type progressKey struct{}
 
-// ReportProgress notes that the call whose context this is came further, so that the host's deadline for it, [host] encode_timeout_s, begins anew. Call it after
-// each run of the network. On a context of no served call it does nothing.
+// ReportProgress restarts the host's deadline for the call with this context, [host] encode_timeout_s. Call it
+// after each run of the network. It does nothing on a context that is not of a served call.
 func ReportProgress(ctx context.Context) {
-	if note, ok := ctx.Value(headwayKey{}).(func()); ok {
-		note()
+	if record, ok := ctx.Value(progressKey{}).(func()); ok {
+		record()
 	}
 }

@@ -13,7 +13,7 @@ import (
 	pb "github.com/srpo-dev/srpo/plugins/proto/srpov1"
 )
 
-// Plugin makes an encoder servable and dispensable by go-plugin. Impl is set on the plugin's side, Arena on the host's.
+// Plugin serves and dispenses an encoder through go-plugin. The plugin's process sets Impl, and the host sets Arena.
 type Plugin struct {
 	plugin.NetRPCUnsupportedPlugin
 	Impl  Encoder
@@ -31,7 +31,7 @@ func (p *Plugin) GRPCClient(_ context.Context, _ *plugin.GRPCBroker, cc *grpc.Cl
 	return NewClient(cc, p.Arena), nil
 }
 
-// Register serves impl on s.
+// Register serves impl on s. Make s with serve.Options, so that errors keep their parts.
 func Register(s grpc.ServiceRegistrar, impl Encoder) {
 	base := wire.NewServer(impl, plugins.Encoder)
 	pb.RegisterPluginServer(s, base)
@@ -49,8 +49,15 @@ func (s *server) DescribeEncoder(ctx context.Context, _ *pb.DescribeEncoderReque
 	if err != nil {
 		return nil, err
 	}
-	return &pb.EncoderSpec{Dimension: uint32(d.Dimension), Frames: uint32(d.Frames), Height: uint32(d.Height), Width: uint32(d.Width), Batch: uint32(d.Batch),
-		FrameWise: d.FrameWise, Model: d.Model}, nil
+	return &pb.EncoderSpec{
+		Dimension: uint32(d.Dimension),
+		Frames:    uint32(d.Frames),
+		Height:    uint32(d.Height),
+		Width:     uint32(d.Width),
+		Batch:     uint32(d.Batch),
+		FrameWise: d.FrameWise,
+		Model:     d.Model,
+	}, nil
 }
 
 func (s *server) Encode(ctx context.Context, m *pb.EncodeRequest) (*pb.EncodeReply, error) {
@@ -59,7 +66,7 @@ func (s *server) Encode(ctx context.Context, m *pb.EncodeRequest) (*pb.EncodeRep
 		return nil, err
 	}
 	defer run.Leave()
-	ctx = context.WithValue(ctx, headwayKey{}, run.Progress)
+	ctx = context.WithValue(ctx, progressKey{}, run.Progress)
 	clips := make([]plugins.Tensor, len(m.Clips))
 	for i := range clips {
 		if clips[i], err = s.clip(m.Clips[i]); err != nil {
@@ -79,7 +86,7 @@ func (s *server) EncodeWindows(ctx context.Context, m *pb.EncodeWindowsRequest) 
 		return nil, err
 	}
 	defer run.Leave()
-	ctx = context.WithValue(ctx, headwayKey{}, run.Progress)
+	ctx = context.WithValue(ctx, progressKey{}, run.Progress)
 	clip, err := s.clip(m.Clip)
 	if err != nil {
 		return nil, err
@@ -99,7 +106,7 @@ func (s *server) EncodeWindows(ctx context.Context, m *pb.EncodeWindowsRequest) 
 	}
 	frame := len(clip.Data) / clip.Shape[0]
 	var out [][]float32
-	for _, e := range ends { // one at a time: a world model's clip fills the memory
+	for _, e := range ends { // one at a time, because one clip can fill the memory of a world model
 		window := plugins.Bytes(clip.Data[:e*frame], append([]int{e}, clip.Shape[1:]...)...)
 		one, err := s.impl.Encode(ctx, []plugins.Tensor{window})
 		if err != nil {
@@ -120,15 +127,15 @@ func (s *server) clip(m *pb.Tensor) (plugins.Tensor, error) {
 		return t, err
 	}
 	if t.Shape[0] < 1 {
-		return t, plugins.Errorf(plugins.Invalid, "clip without frames")
+		return t, plugins.Errorf(plugins.Invalid, "the clip has no frames")
 	}
 	return t, nil
 }
 
-// reply packs n rows; a missing row, or one of the wrong length, becomes NaN, which the host counts as unusable.
+// reply packs n rows. A row of another length becomes NaN, which the host counts as unusable.
 func (s *server) reply(rows [][]float32, n int) (*pb.EncodeReply, error) {
 	if len(rows) != n {
-		return nil, plugins.Errorf(plugins.Internal, "the encoder gave %d vectors for %d clips", len(rows), n)
+		return nil, plugins.Errorf(plugins.Internal, "the encoder returned %d vectors for %d clips", len(rows), n)
 	}
 	d := 0
 	for _, r := range rows {

@@ -17,28 +17,26 @@ import (
 	pb "github.com/srpo-dev/srpo/plugins/proto/srpov1"
 )
 
-// maxTasks bounds a task list that comes from a plugin.
-const maxTasks = 1 << 20
-
-// maxStartStates and maxSteps bound what a task of that list says of itself: the host lists start states to split and to evaluate them.
+// Bounds of what a plugin may reply. The host lists tasks and start states to split and to evaluate them.
 const (
+	maxTasks       = 1 << 20
 	maxStartStates = 1 << 20
 	maxSteps       = 1 << 24
 )
 
-// Client is an [Env] in another process. Tensors that it returns are the caller's own.
+// Client is an [Env] in another process. The caller owns the tensors that it returns.
 type Client struct {
 	wire.Client
 	rpc pb.EnvPluginClient
 
 	mu      sync.Mutex
 	spec    *plugins.EnvSpec
-	cameras map[string]int // bytes of one frame, by camera
+	cameras map[string]int // bytes per frame, by camera
 }
 
 var _ Env = (*Client)(nil)
 
-// NewClient makes the client of an env plugin over a connection. With a nil arena, frames travel as bytes inside the messages.
+// NewClient makes the client of an env plugin over a connection. Without an arena, the messages carry the frames.
 func NewClient(cc grpc.ClientConnInterface, a *arena.Arena) *Client {
 	return &Client{Client: wire.NewClient(cc, a), rpc: pb.NewEnvPluginClient(cc)}
 }
@@ -66,7 +64,7 @@ func (c *Client) Configure(ctx context.Context, cfg plugins.Config) error {
 	return nil
 }
 
-// Describe implements [Env]; the answer is kept.
+// Describe implements [Env]. It asks the plugin once.
 func (c *Client) Describe(ctx context.Context) (plugins.EnvSpec, error) {
 	c.mu.Lock()
 	known := c.spec
@@ -83,17 +81,21 @@ func (c *Client) Describe(ctx context.Context) (plugins.EnvSpec, error) {
 		return s, err
 	}
 	if len(s.Cameras) > 64 || s.Action.Dim() > 4096 || len(s.Proprio) > 4096 {
-		return s, plugins.Errorf(plugins.Corrupt, "the env describes %d cameras, %d action dimensions, %d proprio values", len(s.Cameras), s.Action.Dim(), len(s.Proprio))
+		return s, plugins.Errorf(plugins.Corrupt,
+			"the env describes %d cameras, %d action dimensions, %d proprio values", len(s.Cameras), s.Action.Dim(),
+			len(s.Proprio))
 	}
 	record := s.RecordCamera == ""
 	for _, cam := range s.Cameras {
 		if cam.Name == "" || cam.Height < 1 || cam.Width < 1 || cam.Height > 8192 || cam.Width > 8192 {
-			return s, plugins.Errorf(plugins.Corrupt, "the env describes camera %q of %d x %d pixels", cam.Name, cam.Height, cam.Width)
+			return s, plugins.Errorf(plugins.Corrupt, "the env describes camera %q of %d x %d pixels", cam.Name,
+				cam.Height, cam.Width)
 		}
 		record = record || cam.Name == s.RecordCamera
 	}
 	if !record {
-		return s, plugins.Errorf(plugins.Corrupt, "the env records camera %q, which it does not describe", s.RecordCamera)
+		return s, plugins.Errorf(plugins.Corrupt, "the env records camera %q, which it does not describe",
+			s.RecordCamera)
 	}
 	c.mu.Lock()
 	c.spec = &s
@@ -122,8 +124,15 @@ func (c *Client) Tasks(ctx context.Context) iter.Seq2[Task, error] {
 				yield(Task{}, wire.FromStatus(err, stream.Trailer()))
 				return
 			}
-			t := Task{ID: wire.Text(m.Id), Suite: wire.Text(m.Suite), Instruction: wire.Text(m.Instruction), StartStates: int(m.StartStates),
-				MaxSteps: int(m.MaxSteps), Tags: m.Tags, Unavailable: wire.Text(m.Unavailable)}
+			t := Task{
+				ID:          wire.Text(m.Id),
+				Suite:       wire.Text(m.Suite),
+				Instruction: wire.Text(m.Instruction),
+				StartStates: int(m.StartStates),
+				MaxSteps:    int(m.MaxSteps),
+				Tags:        m.Tags,
+				Unavailable: wire.Text(m.Unavailable),
+			}
 			switch {
 			case t.ID == "":
 				err = plugins.Errorf(plugins.Corrupt, "task %d has no id", len(seen))
@@ -132,10 +141,12 @@ func (c *Client) Tasks(ctx context.Context) iter.Seq2[Task, error] {
 			case len(seen) >= maxTasks:
 				err = plugins.Errorf(plugins.Corrupt, "the env lists more than %d tasks", maxTasks)
 			case t.Unavailable == "" && (t.StartStates < 1 || t.MaxSteps < 1):
-				err = plugins.Errorf(plugins.Corrupt, "task %q has %d start states and %d steps", t.ID, t.StartStates, t.MaxSteps)
+				err = plugins.Errorf(plugins.Corrupt, "task %q has %d start states and %d steps", t.ID, t.StartStates,
+					t.MaxSteps)
 			case t.StartStates > maxStartStates || t.MaxSteps > maxSteps:
-				err = plugins.Errorf(plugins.Corrupt, "task %q has %d start states and %d steps, more than %d and %d", t.ID, m.StartStates, m.MaxSteps, maxStartStates, maxSteps).
-					WithHint("for a start of its own in each episode declare a few start states, and draw from the episode's seed")
+				err = plugins.Errorf(plugins.Corrupt, "task %q has %d start states and %d steps, more than %d and %d",
+					t.ID, m.StartStates, m.MaxSteps, maxStartStates, maxSteps).
+					WithHint("declare fewer start states; random events in an episode can follow from its seed")
 			}
 			if err != nil {
 				yield(t, err)
@@ -149,7 +160,7 @@ func (c *Client) Tasks(ctx context.Context) iter.Seq2[Task, error] {
 	}
 }
 
-// sizes lists the tensors that a reply will carry, bytes each.
+// sizes returns the size in bytes of each tensor of a reply.
 func (c *Client) sizes(r Render, steps int) []int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -167,8 +178,12 @@ func (c *Client) sizes(r Render, steps int) []int {
 func (c *Client) Reset(ctx context.Context, r Reset) (Transition, error) {
 	call := wire.Begin(c.Arena)
 	defer call.Release()
-	m, err := wire.Do(ctx, c.rpc.Reset, &pb.ResetRequest{Lane: uint32(r.Lane), Task: r.Task, StartState: uint32(r.StartState), Seed: r.Seed,
-		MaxSteps: uint32(r.MaxSteps), Render: fromRender(r.Render), Grant: call.Expect(c.sizes(r.Render, 1)...)})
+	m, err := wire.Do(
+		ctx,
+		c.rpc.Reset,
+		&pb.ResetRequest{Lane: uint32(r.Lane), Task: r.Task, StartState: uint32(r.StartState), Seed: r.Seed,
+			MaxSteps: uint32(r.MaxSteps), Render: fromRender(r.Render), Grant: call.Expect(c.sizes(r.Render, 1)...)},
+	)
 	if err != nil {
 		return Transition{}, err
 	}
@@ -201,7 +216,14 @@ func (c *Client) Step(ctx context.Context, s Step) (Transition, error) {
 }
 
 func (c *Client) transition(call *wire.Call, m *pb.StepReply, r Render) (Transition, error) {
-	t := Transition{StepsDone: int(m.StepsDone), EpisodeSteps: int(m.EpisodeSteps), Success: m.Success, Terminated: m.Terminated, Truncated: m.Truncated, Progress: m.Progress}
+	t := Transition{
+		StepsDone:    int(m.StepsDone),
+		EpisodeSteps: int(m.EpisodeSteps),
+		Success:      m.Success,
+		Terminated:   m.Terminated,
+		Truncated:    m.Truncated,
+		Progress:     m.Progress,
+	}
 	bad := func(err error) (Transition, error) {
 		return t, plugins.AsError(err).WithPlace("the env's reply")
 	}
@@ -226,7 +248,7 @@ func (c *Client) transition(call *wire.Call, m *pb.StepReply, r Render) (Transit
 	}
 	for _, name := range r.Observe {
 		if _, ok := t.Observation.Images[name]; !ok {
-			return bad(plugins.Errorf(plugins.Corrupt, "camera %q was asked for and is missing", name))
+			return bad(plugins.Errorf(plugins.Corrupt, "camera %q was requested and is missing", name))
 		}
 	}
 	if t.Observation.Proprio, err = call.Read(m.GetObservation().GetProprio()); err != nil {

@@ -1,6 +1,7 @@
-// Package env is the contract of environments: tasks, lanes, episodes.
+// Package env is the contract of environments: tasks, lanes and episodes.
 //
-// A plugin's author implements [Env] and serves it with sdk.ServeEnv; the host holds a [Client]. An episode is Reset and then Step until Done.
+// The author of a plugin implements [Env] and serves it with sdk.ServeEnv, or implements sdk.Sim, which is
+// shorter. The host uses a [Client]. An episode is one Reset, and then Step until the transition is Done.
 package env
 
 import (
@@ -10,45 +11,48 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// Env holds one or more lanes, independent copies of the environment, numbered 0 to Config.Lanes-1. Calls for different lanes may come at the same
-// time; calls for one lane never do.
+// Env has one or more lanes. A lane is an independent copy of the environment; lanes have the numbers 0 to
+// Config.Lanes-1. Calls for different lanes may run at the same time. Calls for one lane do not.
 type Env interface {
 	plugins.Plugin
-	// Describe says what the env's cameras, actions and proprio are.
+	// Describe returns the cameras, the action space and the proprio of the env.
 	Describe(ctx context.Context) (plugins.EnvSpec, error)
-	// Tasks yields every task in the env's own fixed order; it starts no simulator.
+	// Tasks yields every task in a fixed order. It does not start a simulator.
 	Tasks(ctx context.Context) iter.Seq2[Task, error]
-	// Reset begins an episode on a lane and returns its first observation.
+	// Reset begins an episode on a lane and returns its first observation. It returns an error of kind NotFound or
+	// Invalid for a task, start state, lane or camera that does not exist.
 	Reset(ctx context.Context, r Reset) (Transition, error)
-	// Step executes a chunk of actions in order, until the chunk or the episode ends.
+	// Step executes a chunk of actions in order, until the chunk or the episode ends. It returns an error of kind
+	// Invalid for an action that is out of range or not finite, before it executes any action of the chunk. An env
+	// without an expert refuses a Step with Expert > 0 with an error of kind Unsupported.
 	Step(ctx context.Context, s Step) (Transition, error)
 }
 
-// Task is something to do in an env.
+// Task is a task of an env.
 type Task struct {
 	// ID is unique within the env, e.g. "libero_object/pick_up_the_bbq_sauce_and_place_it_in_the_basket".
 	ID, Suite, Instruction string
 	// StartStates is the number of start states.
 	StartStates int
-	// MaxSteps is when an episode is truncated.
+	// MaxSteps is the number of steps after which an episode is truncated.
 	MaxSteps int
-	// Tags such as dimension and level.
+	// Tags such as "dimension" and "level".
 	Tags map[string]string
-	// Unavailable says why the task cannot run here; empty: it can.
+	// Unavailable is the reason why the task cannot run here. It is "" if the task can run.
 	Unavailable string
 }
 
-// Render says what will be looked at; nothing else need be rendered.
+// Render lists what the env must render in a call. It need not render anything else.
 type Render struct {
-	// Observe names the cameras of the observation, rendered once at the end of the call.
+	// Observe names the cameras of the observation, which are rendered once, at the end of the call.
 	Observe []string
-	// Record names the camera recorded for the encoder; empty: none.
+	// Record names the camera that is recorded for the encoder. It is "" if no frames are recorded.
 	Record string
-	// RecordEvery is k: a frame after every k-th step of the episode, counted from its start; Reset records step 0.
+	// RecordEvery is k: a frame is recorded after every k-th step of the episode. Reset records the state at step 0.
 	RecordEvery int
 }
 
-// Frames returns how many frames a chunk of n steps that begins after `from` executed steps records.
+// Frames returns the number of frames that a chunk of n steps records if `from` steps were executed before it.
 func (r Render) Frames(from, n int) int {
 	if r.Record == "" || r.RecordEvery <= 0 {
 		return 0
@@ -56,33 +60,36 @@ func (r Render) Frames(from, n int) int {
 	return (from+n)/r.RecordEvery - from/r.RecordEvery
 }
 
-// Reset asks for a new episode.
+// Reset is a request for a new episode.
 type Reset struct {
 	Lane       int
 	Task       string
 	StartState int
-	// Seed seeds everything random in the episode.
+	// Seed seeds what happens at random during the episode. The start state follows from Task and StartState alone.
 	Seed uint64
-	// MaxSteps overrides the task's when > 0.
+	// MaxSteps overrides Task.MaxSteps if it is above 0.
 	MaxSteps int
 	Render   Render
 }
 
-// Step asks for a chunk of actions to be executed.
+// Step is a request to execute a chunk of actions, or to let the scripted expert act.
 type Step struct {
 	Lane int
-	// Actions is float32 [n, action dim]; zero when Expert is set.
+	// Actions is float32 [n, action dim], or zero if Expert is set.
 	Actions plugins.Tensor
-	// Expert > 0 lets the scripted expert act for that many steps instead.
+	// Expert is the number of steps in which the scripted expert acts. 0 means that Actions are executed. An
+	// expert that gives up leaves the episode open: the transition has fewer steps than requested and is not Done.
 	Expert int
-	// ExpertNoise is the std of Gaussian noise on each expert action, in action units, seeded by the episode's seed and step.
+	// ExpertNoise is the std of Gaussian noise on each of the expert's actions, in action units. The noise follows
+	// from the seed and the step of the episode. Actions are clipped to their range afterwards.
 	ExpertNoise float32
-	// ExpertFailure is one of EnvSpec.ExpertFailures, the same in each step of an episode; empty: the expert does its best.
+	// ExpertFailure is one of EnvSpec.ExpertFailures, the same in all steps of an episode. It is "" if the expert
+	// must not fail.
 	ExpertFailure string
 	Render        Render
 }
 
-// Observation is what a policy sees.
+// Observation is what a policy observes.
 type Observation struct {
 	// Images by camera, uint8 [H, W, 3].
 	Images map[string]plugins.Tensor
@@ -94,21 +101,24 @@ type Observation struct {
 // Transition is the outcome of Reset or Step.
 type Transition struct {
 	Observation Observation
-	// Recorded is uint8 [frames, H, W, 3]; zero when none.
+	// Recorded is uint8 [frames, H, W, 3], or zero if no frame was recorded.
 	Recorded plugins.Tensor
-	// StepsDone counts the steps of this call, EpisodeSteps those since Reset.
+	// StepsDone counts the steps of this call, and EpisodeSteps those since Reset.
 	StepsDone, EpisodeSteps int
 	// Success implies Terminated.
 	Success bool
-	// Terminated: the episode ended by the env's own rule. Truncated: it reached its most steps.
+	// Terminated is set if a rule of the env ended the episode. Truncated is set if the episode reached its
+	// maximum number of steps. They exclude each other.
 	Terminated, Truncated bool
-	// Progress is the env's own measure of how far the task has come, 0 to 1; nil: it has none. For audits, never for training.
+	// Progress measures how far the task is done, 0 to 1. It is nil if the env does not measure it. It is for
+	// audits and never for training.
 	Progress *float64
-	// Actions is what was executed, float32 [StepsDone, action dim], when the expert acted.
+	// Actions contains the executed actions, float32 [StepsDone, action dim], if the expert acted.
 	Actions plugins.Tensor
-	// Intended is what the expert meant in its place, without [Step].ExpertNoise; zero: what was executed.
+	// Intended contains the expert's actions without [Step].ExpertNoise, in the shape of Actions. Zero means that
+	// they equal Actions. Demonstrations are labelled with the intended actions.
 	Intended plugins.Tensor
 }
 
-// Done says whether the episode has ended.
+// Done reports whether the episode has ended.
 func (t Transition) Done() bool { return t.Terminated || t.Truncated }

@@ -12,7 +12,7 @@ import (
 	pb "github.com/srpo-dev/srpo/plugins/proto/srpov1"
 )
 
-// Plugin makes an env servable and dispensable by go-plugin. Impl is set on the plugin's side, Arena on the host's.
+// Plugin serves and dispenses an env through go-plugin. The plugin's process sets Impl, and the host sets Arena.
 type Plugin struct {
 	plugin.NetRPCUnsupportedPlugin
 	Impl  Env
@@ -30,7 +30,7 @@ func (p *Plugin) GRPCClient(_ context.Context, _ *plugin.GRPCBroker, cc *grpc.Cl
 	return NewClient(cc, p.Arena), nil
 }
 
-// Register serves impl on s, which must have been made with serve.Options so that errors keep their parts.
+// Register serves impl on s. Make s with serve.Options, so that errors keep their parts.
 func Register(s grpc.ServiceRegistrar, impl Env) {
 	base := wire.NewServer(impl, plugins.Env)
 	pb.RegisterPluginServer(s, base)
@@ -56,7 +56,15 @@ func (s *server) Tasks(_ *pb.TasksRequest, stream grpc.ServerStreamingServer[pb.
 		if err != nil {
 			return err
 		}
-		m := &pb.Task{Id: t.ID, Suite: t.Suite, Instruction: t.Instruction, StartStates: uint32(t.StartStates), MaxSteps: uint32(t.MaxSteps), Tags: t.Tags, Unavailable: t.Unavailable}
+		m := &pb.Task{
+			Id:          t.ID,
+			Suite:       t.Suite,
+			Instruction: t.Instruction,
+			StartStates: uint32(t.StartStates),
+			MaxSteps:    uint32(t.MaxSteps),
+			Tags:        t.Tags,
+			Unavailable: t.Unavailable,
+		}
 		if err := stream.Send(m); err != nil {
 			return err
 		}
@@ -70,7 +78,17 @@ func (s *server) Reset(ctx context.Context, m *pb.ResetRequest) (*pb.StepReply, 
 		return nil, err
 	}
 	defer run.Leave()
-	t, err := s.impl.Reset(ctx, Reset{Lane: int(m.Lane), Task: m.Task, StartState: int(m.StartState), Seed: m.Seed, MaxSteps: int(m.MaxSteps), Render: toRender(m.Render)})
+	t, err := s.impl.Reset(
+		ctx,
+		Reset{
+			Lane:       int(m.Lane),
+			Task:       m.Task,
+			StartState: int(m.StartState),
+			Seed:       m.Seed,
+			MaxSteps:   int(m.MaxSteps),
+			Render:     toRender(m.Render),
+		},
+	)
 	if err != nil {
 		return nil, plugins.AsError(err).WithPlace("task %s, start state %d", m.Task, m.StartState)
 	}
@@ -108,8 +126,15 @@ func (s *server) reply(t Transition, grant *pb.Slot) (*pb.StepReply, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &pb.StepReply{StepsDone: uint32(t.StepsDone), EpisodeSteps: uint32(t.EpisodeSteps), Success: t.Success, Terminated: t.Terminated, Truncated: t.Truncated,
-		Progress: t.Progress, Observation: &pb.Observation{Instruction: t.Observation.Instruction}}
+	m := &pb.StepReply{
+		StepsDone:    uint32(t.StepsDone),
+		EpisodeSteps: uint32(t.EpisodeSteps),
+		Success:      t.Success,
+		Terminated:   t.Terminated,
+		Truncated:    t.Truncated,
+		Progress:     t.Progress,
+		Observation:  &pb.Observation{Instruction: t.Observation.Instruction},
+	}
 	if len(t.Observation.Images) > 0 {
 		m.Observation.Images = make(map[string]*pb.Tensor, len(t.Observation.Images))
 	}

@@ -16,7 +16,7 @@ import (
 	pb "github.com/srpo-dev/srpo/plugins/proto/srpov1"
 )
 
-// Client is a [Policy] and [Imitator] in another process.
+// Client is a [Policy], [Imitator] and [RunBeginner] in another process.
 type Client struct {
 	wire.Client
 	rpc pb.PolicyPluginClient
@@ -28,7 +28,7 @@ var (
 	_ RunBeginner = (*Client)(nil)
 )
 
-// NewClient makes the client of a policy plugin over a connection. With a nil arena, images travel as bytes inside the messages.
+// NewClient makes the client of a policy plugin over a connection. Without an arena, the messages carry the images.
 func NewClient(cc grpc.ClientConnInterface, a *arena.Arena) *Client {
 	return &Client{Client: wire.NewClient(cc, a), rpc: pb.NewPolicyPluginClient(cc)}
 }
@@ -39,10 +39,20 @@ func (c *Client) Describe(ctx context.Context) (Spec, error) {
 	if err != nil {
 		return Spec{}, err
 	}
-	s := Spec{Cameras: wire.ToCameraRequests(m.Cameras), Proprio: m.Proprio, Action: wire.ToActionSpace(m.Action), Chunk: int(m.Chunk), Trainable: m.Trainable,
-		CanImitate: m.CanImitate, Parameters: int(min(m.Parameters, math.MaxInt64)), MaxBatch: int(m.MaxBatch), WeighsSteps: m.WeighsSteps}
+	s := Spec{
+		Cameras:     wire.ToCameraRequests(m.Cameras),
+		Proprio:     m.Proprio,
+		Action:      wire.ToActionSpace(m.Action),
+		Chunk:       int(m.Chunk),
+		Trainable:   m.Trainable,
+		CanImitate:  m.CanImitate,
+		Parameters:  int(min(m.Parameters, math.MaxInt64)),
+		MaxBatch:    int(m.MaxBatch),
+		WeighsSteps: m.WeighsSteps,
+	}
 	if s.Chunk < 1 || s.Chunk > 4096 || len(s.Cameras) > 64 {
-		return s, plugins.Errorf(plugins.Corrupt, "the policy describes chunks of %d actions and %d cameras", s.Chunk, len(s.Cameras))
+		return s, plugins.Errorf(plugins.Corrupt, "the policy describes chunks of %d actions and %d cameras", s.Chunk,
+			len(s.Cameras))
 	}
 	if s.Action.Dim() > 0 {
 		if err := s.Action.Check(); err != nil {
@@ -68,14 +78,16 @@ func (c *Client) Act(ctx context.Context, a Act) ([]Result, error) {
 		if o.Proprio, err = call.Put(it.Observation.Proprio); err != nil {
 			return nil, err
 		}
-		req.Items = append(req.Items, &pb.ActItem{Trajectory: it.Trajectory, Step: uint32(it.Step), Seed: it.Seed, Observation: o})
+		req.Items = append(req.Items,
+			&pb.ActItem{Trajectory: it.Trajectory, Step: uint32(it.Step), Seed: it.Seed, Observation: o})
 	}
 	m, err := wire.Do(ctx, c.rpc.Act, req)
 	if err != nil {
 		return nil, err
 	}
 	if len(m.Results) != len(a.Items) {
-		return nil, plugins.Errorf(plugins.Corrupt, "the policy gave %d results for %d observations", len(m.Results), len(a.Items))
+		return nil, plugins.Errorf(plugins.Corrupt, "the policy returned %d results for %d observations",
+			len(m.Results), len(a.Items))
 	}
 	out := make([]Result, len(m.Results))
 	for i, r := range m.Results {
@@ -88,10 +100,12 @@ func (c *Client) Act(ctx context.Context, a Act) ([]Result, error) {
 			lp, err = call.Read(r.LogProbs)
 		}
 		if err == nil && !lp.IsZero() {
-			err = lp.Check("log_probs", plugins.Float32, -1) // another count than the actions' costs the host an episode, not the call
+			err = lp.Check("log_probs", plugins.Float32,
+				-1) // the host compares their number with the actions, per episode
 		}
 		if err != nil {
-			return nil, plugins.AsError(err).WithPlace("the policy's result for %s step %d", a.Items[i].Trajectory, a.Items[i].Step)
+			return nil, plugins.AsError(err).
+				WithPlace("the policy's result for %s step %d", a.Items[i].Trajectory, a.Items[i].Step)
 		}
 		out[i] = Result{Actions: t, LogProbs: lp.Float32s()}
 	}
@@ -103,10 +117,17 @@ func (c *Client) Update(ctx context.Context, u Update, progress func(float64)) (
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	h := u.Hyperparameters
-	req := &pb.UpdateRequest{UpdateId: u.ID, Temperature: u.Temperature, Seed: u.Seed, Hyperparameters: &pb.Hyperparameters{ClipLow: h.ClipLow,
-		ClipHigh: h.ClipHigh, ClipDual: h.ClipDual, KlBeta: h.KLBeta, Epochs: uint32(h.Epochs), MiniBatch: uint32(h.MiniBatch)}}
+	req := &pb.UpdateRequest{
+		UpdateId:    u.ID,
+		Temperature: u.Temperature,
+		Seed:        u.Seed,
+		Hyperparameters: &pb.Hyperparameters{ClipLow: h.ClipLow,
+			ClipHigh: h.ClipHigh, ClipDual: h.ClipDual, KlBeta: h.KLBeta, Epochs: uint32(h.Epochs),
+			MiniBatch: uint32(h.MiniBatch)},
+	}
 	for _, t := range u.Trajectories {
-		req.Trajectories = append(req.Trajectories, &pb.TrajectoryAdvantage{Trajectory: t.Trajectory, Advantages: t.Values, Steps: uint32(t.Steps)})
+		req.Trajectories = append(req.Trajectories,
+			&pb.TrajectoryAdvantage{Trajectory: t.Trajectory, Advantages: t.Values, Steps: uint32(t.Steps)})
 	}
 	stream, err := c.rpc.Update(ctx, req)
 	if err != nil {
@@ -115,7 +136,7 @@ func (c *Client) Update(ctx context.Context, u Update, progress func(float64)) (
 	for {
 		m, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
-			return Statistics{}, plugins.Errorf(plugins.Corrupt, "the policy ended an update without its statistics")
+			return Statistics{}, plugins.Errorf(plugins.Corrupt, "the policy ended an update without statistics")
 		}
 		if err != nil {
 			return Statistics{}, wire.FromStatus(err, stream.Trailer())
@@ -127,8 +148,17 @@ func (c *Client) Update(ctx context.Context, u Update, progress func(float64)) (
 			continue
 		}
 		s := m.Statistics
-		return Statistics{Loss: s.Loss, KL: s.Kl, ClipFraction: s.ClipFraction, GradNorm: s.GradNorm, Entropy: s.Entropy, FirstRatio: s.FirstRatio,
-			Samples: int(min(s.Samples, math.MaxInt64)), Extra: s.Extra, AlreadyApplied: m.AlreadyApplied}, nil
+		return Statistics{
+			Loss:           s.Loss,
+			KL:             s.Kl,
+			ClipFraction:   s.ClipFraction,
+			GradNorm:       s.GradNorm,
+			Entropy:        s.Entropy,
+			FirstRatio:     s.FirstRatio,
+			Samples:        int(min(s.Samples, math.MaxInt64)),
+			Extra:          s.Extra,
+			AlreadyApplied: m.AlreadyApplied,
+		}, nil
 	}
 }
 
@@ -138,8 +168,10 @@ func (c *Client) Forget(ctx context.Context, trajectories []string) error {
 	return err
 }
 
-// Imitate implements [Imitator]. Demonstrations are sent one by one, each as bytes: they outlive the call's slots in the plugin's memory anyway.
-func (c *Client) Imitate(ctx context.Context, im Imitate, demos iter.Seq2[Demonstration, error], progress func(done, loss float64)) error {
+// Imitate implements [Imitator]. The messages carry the demonstrations, because the plugin keeps them longer than
+// a slot of the arena lives.
+func (c *Client) Imitate(ctx context.Context, im Imitate, demos iter.Seq2[Demonstration, error],
+	progress func(done, loss float64)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stream, err := c.rpc.Imitate(ctx)
@@ -156,7 +188,12 @@ func (c *Client) Imitate(ctx context.Context, im Imitate, demos iter.Seq2[Demons
 			if err != nil {
 				return err
 			}
-			m := &pb.Demonstration{Id: d.ID, Instruction: d.Instruction, Success: d.Success, Images: map[string]*pb.Tensor{}}
+			m := &pb.Demonstration{
+				Id:          d.ID,
+				Instruction: d.Instruction,
+				Success:     d.Success,
+				Images:      map[string]*pb.Tensor{},
+			}
 			for name, img := range d.Images {
 				if m.Images[name], err = bytes.Put(img); err != nil {
 					return err
@@ -173,19 +210,21 @@ func (c *Client) Imitate(ctx context.Context, im Imitate, demos iter.Seq2[Demons
 					return err
 				}
 			}
-			if err := stream.Send(&pb.ImitateRequest{Message: &pb.ImitateRequest_Demonstration{Demonstration: m}}); err != nil {
+			message := &pb.ImitateRequest_Demonstration{Demonstration: m}
+			if err := stream.Send(&pb.ImitateRequest{Message: message}); err != nil {
 				return err
 			}
 		}
 		return stream.CloseSend()
 	}
-	if err := send(); err != nil && !errors.Is(err, io.EOF) { // io.EOF: the plugin ended the call; Recv says why
+	if err := send(); err != nil &&
+		!errors.Is(err, io.EOF) { // io.EOF: the plugin ended the call, and Recv returns its error
 		return plugins.AsError(err)
 	}
 	for {
 		m, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
-			return plugins.Errorf(plugins.Corrupt, "the policy ended Imitate without saying that it is done")
+			return plugins.Errorf(plugins.Corrupt, "the policy ended Imitate before it was done")
 		}
 		if err != nil {
 			return wire.FromStatus(err, stream.Trailer())

@@ -15,7 +15,7 @@ import (
 	pb "github.com/srpo-dev/srpo/plugins/proto/srpov1"
 )
 
-// Plugin makes a policy servable and dispensable by go-plugin. Impl is set on the plugin's side, Arena on the host's.
+// Plugin serves and dispenses a policy through go-plugin. The plugin's process sets Impl, and the host sets Arena.
 type Plugin struct {
 	plugin.NetRPCUnsupportedPlugin
 	Impl  Policy
@@ -33,7 +33,7 @@ func (p *Plugin) GRPCClient(_ context.Context, _ *plugin.GRPCBroker, cc *grpc.Cl
 	return NewClient(cc, p.Arena), nil
 }
 
-// Register serves impl on s.
+// Register serves impl on s. Make s with serve.Options, so that errors keep their parts.
 func Register(s grpc.ServiceRegistrar, impl Policy) {
 	base := wire.NewServer(impl, plugins.Policy)
 	pb.RegisterPluginServer(s, base)
@@ -52,8 +52,17 @@ func (s *server) DescribePolicy(ctx context.Context, _ *pb.DescribePolicyRequest
 		return nil, err
 	}
 	_, imitates := s.impl.(Imitator)
-	return &pb.PolicySpec{Cameras: wire.FromCameraRequests(d.Cameras), Proprio: d.Proprio, Action: wire.FromActionSpace(d.Action), Chunk: uint32(d.Chunk),
-		Trainable: d.Trainable, CanImitate: d.CanImitate && imitates, Parameters: uint64(d.Parameters), MaxBatch: uint32(d.MaxBatch), WeighsSteps: d.WeighsSteps && imitates}, nil
+	return &pb.PolicySpec{
+		Cameras:     wire.FromCameraRequests(d.Cameras),
+		Proprio:     d.Proprio,
+		Action:      wire.FromActionSpace(d.Action),
+		Chunk:       uint32(d.Chunk),
+		Trainable:   d.Trainable,
+		CanImitate:  d.CanImitate && imitates,
+		Parameters:  uint64(d.Parameters),
+		MaxBatch:    uint32(d.MaxBatch),
+		WeighsSteps: d.WeighsSteps && imitates,
+	}, nil
 }
 
 func (s *server) Act(ctx context.Context, m *pb.ActRequest) (*pb.ActReply, error) {
@@ -101,20 +110,34 @@ func (s *server) Update(m *pb.UpdateRequest, stream grpc.ServerStreamingServer[p
 	}
 	defer run.Leave()
 	h := m.GetHyperparameters()
-	u := Update{ID: m.UpdateId, Temperature: m.Temperature, Seed: m.Seed, Hyperparameters: Hyperparameters{ClipLow: h.GetClipLow(), ClipHigh: h.GetClipHigh(),
-		ClipDual: h.GetClipDual(), KLBeta: h.GetKlBeta(), Epochs: int(h.GetEpochs()), MiniBatch: int(h.GetMiniBatch())}}
+	u := Update{
+		ID:          m.UpdateId,
+		Temperature: m.Temperature,
+		Seed:        m.Seed,
+		Hyperparameters: Hyperparameters{ClipLow: h.GetClipLow(), ClipHigh: h.GetClipHigh(),
+			ClipDual: h.GetClipDual(), KLBeta: h.GetKlBeta(), Epochs: int(h.GetEpochs()),
+			MiniBatch: int(h.GetMiniBatch())},
+	}
 	for _, t := range m.Trajectories {
-		u.Trajectories = append(u.Trajectories, Advantage{Trajectory: t.Trajectory, Values: t.Advantages, Steps: int(t.Steps)})
+		u.Trajectories = append(u.Trajectories,
+			Advantage{Trajectory: t.Trajectory, Values: t.Advantages, Steps: int(t.Steps)})
 	}
 	st, err := s.impl.Update(stream.Context(), u, func(done float64) {
 		run.Progress()
-		_ = stream.Send(&pb.UpdateReply{Progress: done}) // a host that is gone shows in the context
+		_ = stream.Send(&pb.UpdateReply{Progress: done}) // the context ends if the host is gone
 	})
 	if err != nil {
 		return err
 	}
-	return stream.Send(&pb.UpdateReply{Progress: 1, AlreadyApplied: st.AlreadyApplied, Statistics: &pb.UpdateStatistics{Loss: st.Loss, Kl: st.KL,
-		ClipFraction: st.ClipFraction, GradNorm: st.GradNorm, Entropy: st.Entropy, FirstRatio: st.FirstRatio, Samples: uint64(st.Samples), Extra: st.Extra}})
+	return stream.Send(
+		&pb.UpdateReply{
+			Progress:       1,
+			AlreadyApplied: st.AlreadyApplied,
+			Statistics: &pb.UpdateStatistics{Loss: st.Loss, Kl: st.KL,
+				ClipFraction: st.ClipFraction, GradNorm: st.GradNorm, Entropy: st.Entropy, FirstRatio: st.FirstRatio,
+				Samples: uint64(st.Samples), Extra: st.Extra},
+		},
+	)
 }
 
 func (s *server) Forget(ctx context.Context, m *pb.ForgetRequest) (*pb.ForgetReply, error) {
@@ -124,7 +147,8 @@ func (s *server) Forget(ctx context.Context, m *pb.ForgetRequest) (*pb.ForgetRep
 func (s *server) Imitate(stream grpc.BidiStreamingServer[pb.ImitateRequest, pb.ImitateReply]) error {
 	im, ok := s.impl.(Imitator)
 	if !ok {
-		return plugins.Errorf(plugins.Unsupported, "this policy does not learn from demonstrations").WithHint("give a checkpoint that is trained already: --checkpoint FOLDER")
+		return plugins.Errorf(plugins.Unsupported, "this policy does not learn from demonstrations").
+			WithHint("give a trained checkpoint: --checkpoint FOLDER")
 	}
 	run, err := s.base.Enter("Imitate")
 	if err != nil {
@@ -157,11 +181,16 @@ func (s *server) Imitate(stream grpc.BidiStreamingServer[pb.ImitateRequest, pb.I
 		}
 	}
 	last := 0.0
-	err = im.Imitate(stream.Context(), Imitate{ID: h.UpdateId, Seed: h.Seed, Steps: int(h.Steps)}, demos, func(done, loss float64) {
-		run.Progress()
-		last = loss
-		_ = stream.Send(&pb.ImitateReply{Progress: done, Loss: loss})
-	})
+	err = im.Imitate(
+		stream.Context(),
+		Imitate{ID: h.UpdateId, Seed: h.Seed, Steps: int(h.Steps)},
+		demos,
+		func(done, loss float64) {
+			run.Progress()
+			last = loss
+			_ = stream.Send(&pb.ImitateReply{Progress: done, Loss: loss})
+		},
+	)
 	if err != nil {
 		return err
 	}
@@ -169,7 +198,12 @@ func (s *server) Imitate(stream grpc.BidiStreamingServer[pb.ImitateRequest, pb.I
 }
 
 func (s *server) demonstration(m *pb.Demonstration) (Demonstration, error) {
-	d := Demonstration{ID: m.GetId(), Instruction: m.GetInstruction(), Success: m.GetSuccess(), Images: map[string]plugins.Tensor{}}
+	d := Demonstration{
+		ID:          m.GetId(),
+		Instruction: m.GetInstruction(),
+		Success:     m.GetSuccess(),
+		Images:      map[string]plugins.Tensor{},
+	}
 	fail := func(err error) (Demonstration, error) {
 		return d, plugins.AsError(err).WithPlace("demonstration %s", d.ID)
 	}
@@ -210,7 +244,10 @@ func (s *server) demonstration(m *pb.Demonstration) (Demonstration, error) {
 		d.Weights = w.Float32s()
 		for t, v := range d.Weights {
 			if f := float64(v); !(f >= 0) || math.IsInf(f, 0) {
-				return fail(plugins.Errorf(plugins.Invalid, "the weight of step %d is %v", t, v).WithHint("finite and 0 or more"))
+				return fail(
+					plugins.Errorf(plugins.Invalid, "the weight of step %d is %v", t, v).
+						WithHint("use finite weights of 0 or more"),
+				)
 			}
 		}
 	}

@@ -1,4 +1,5 @@
-// Package serve holds the gRPC options with which both sides of the contract must be run: message limits, and interceptors that keep errors whole.
+// Package serve has the gRPC options that both sides of the contract need: limits of messages, and interceptors
+// that keep all parts of an error. It also sends the heartbeat of a plugin.
 package serve
 
 import (
@@ -11,14 +12,15 @@ import (
 	"github.com/srpo-dev/srpo/plugins/internal/wire"
 )
 
-// Flow-control windows, bytes. They are fixed for two reasons: gRPC otherwise estimates the bandwidth with a ping for nearly every message, a quarter of all
-// reads and writes of a short call, and a clip that travels inside a message would wait for the plugin's side many times over.
+// Flow-control windows in bytes. With fixed windows, gRPC does not estimate the bandwidth with a ping for nearly
+// every message, which is a quarter of all reads and writes of a short call, and a clip inside a message does not
+// wait for the plugin several times.
 const (
 	streamWindow = 16 << 20
 	connWindow   = 64 << 20
 )
 
-// Options are the server's options.
+// Options returns the options of a server.
 func Options() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.UnaryInterceptor(wire.Unary), grpc.StreamInterceptor(wire.Stream),
@@ -28,10 +30,11 @@ func Options() []grpc.ServerOption {
 	}
 }
 
-// DialOptions are the client's options.
+// DialOptions returns the options of a client.
 func DialOptions() []grpc.DialOption {
 	return []grpc.DialOption{
 		grpc.WithInitialWindowSize(streamWindow), grpc.WithInitialConnWindowSize(connWindow),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(plugins.MaxMessage), grpc.MaxCallSendMsgSize(plugins.MaxMessage)),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(plugins.MaxMessage),
+			grpc.MaxCallSendMsgSize(plugins.MaxMessage)),
 	}
 }

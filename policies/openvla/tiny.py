@@ -1,4 +1,4 @@
-"""Writes an OpenVLA of a few million random weights in the published format: for tests, and to try a run on a CPU.
+"""Writes an OpenVLA with a few million random weights in the published format, for tests and trial runs on a CPU.
 
 python tiny.py FOLDER [--seed 0] [--kind openvla-oft|openvla]
 """
@@ -16,11 +16,11 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 import checkpoint
-from modeling import EMPTY, OpenVLA, file_name
+from modeling import SPACE, OpenVLA, file_name
 
 VOCABULARY = 32064
 IDS = ["vit_large_patch14_reg4_dinov2.lvd142m", "vit_so400m_patch14_siglip_224"]
-# What the stand-in tokenizer knows whole; other words it spells.
+# Words that are one token in the stand-in tokenizer. It splits others into characters.
 _WORDS = """\
 In : What action should the robot take to ? Out . , ! - a above alphabet and apple back bag basket beans black
 blue bin block both bottle bottom bowl box brown bbq butter cabinet can caddy cheese chocolate close compartment
@@ -32,12 +32,12 @@ cloth juice knob one pair sticky two top""".split()
 
 
 def tokenizer() -> Tokenizer:
-    """A stand-in for Llama's tokenizer: the same special ids, words of the tasks at hand whole, others by character."""
+    """A stand-in for Llama's tokenizer, with the same special ids. Words of LIBERO's tasks are one token each."""
     vocabulary = {"<unk>": 0, "<s>": 1, "</s>": 2}
     characters = [chr(c) for c in range(33, 127)]
     for piece in [*characters, *("##" + c for c in characters), *sorted(set(_WORDS))]:
         vocabulary.setdefault(piece, len(vocabulary))
-    vocabulary["▁"], vocabulary["<PAD>"] = EMPTY, 32000
+    vocabulary["▁"], vocabulary["<PAD>"] = SPACE, 32000
     t = Tokenizer(models.WordPiece(vocabulary, unk_token="<unk>", max_input_chars_per_word=200))
     t.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     t.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
@@ -46,8 +46,11 @@ def tokenizer() -> Tokenizer:
 
 
 def config(statistics: dict[str, Any], kind: str, chunk: int, side: int) -> dict[str, Any]:
-    """config.json. `timm_model_args`, and what stands under "srpo", are ours; the rest is the published format."""
-    own = {"kind": kind, "chunk": chunk}
+    """The content of config.json: the published format, with `timm_model_args` and "srpo" added.
+
+    Args:
+        side: image size in pixels.
+    """
     return {
         "architectures": ["OpenVLAForActionPrediction"],
         "auto_map": {
@@ -84,12 +87,12 @@ def config(statistics: dict[str, Any], kind: str, chunk: int, side: int) -> dict
         },
         "norm_stats": statistics,
         "torch_dtype": "float32",
-        "srpo": own,
+        "srpo": {"kind": kind, "chunk": chunk},
     }
 
 
 def preprocessor(side: int) -> dict[str, Any]:
-    """preprocessor_config.json, with the published means and deviations of DINOv2 and SigLIP."""
+    """The content of preprocessor_config.json, with the published means and deviations of DINOv2 and SigLIP."""
     return {
         "image_processor_type": "PrismaticImageProcessor",
         "use_fused_vision_backbone": True,
@@ -102,7 +105,7 @@ def preprocessor(side: int) -> dict[str, Any]:
 
 
 def weight(name: str, shape: torch.Size, seed: int, head: float) -> np.ndarray:
-    """Random values of one parameter, float32, by its name and the seed alone."""
+    """Random values of one parameter, float32. They depend only on its name, the shape, the seed and head."""
     rng = np.random.Generator(np.random.PCG64([seed, zlib.crc32(name.encode())]))
     x = rng.standard_normal(tuple(shape)).astype(np.float32)
     if name.endswith("bias"):
@@ -120,7 +123,7 @@ def weight(name: str, shape: torch.Size, seed: int, head: float) -> np.ndarray:
 
 
 def statistics(dim: int = 7) -> dict[str, Any]:
-    """Stand-in statistics: the range -1 to 1, and 0 to 1 for the gripper."""
+    """Stand-in statistics: range -1 to 1, and 0 to 1 for the gripper."""
     low, high = [-1.0] * dim, [1.0] * dim
     low[-1] = 0.0
     action = {
@@ -135,7 +138,7 @@ def statistics(dim: int = 7) -> dict[str, Any]:
     return {"tiny": {"action": action, "num_transitions": 0, "num_trajectories": 0}}
 
 
-def make(
+def write(
     folder: str,
     seed: int = 0,
     kind: str = "openvla-oft",
@@ -144,13 +147,14 @@ def make(
     side: int = 112,
     head: float = 0.2,
 ) -> None:
-    """Writes a checkpoint into an existing folder; the same arguments give the same bytes.
+    """Writes a checkpoint into an existing folder. The same arguments produce the same bytes.
 
     Args:
         kind: "openvla-oft" or "openvla".
-        stats: action statistics by data set; None: `statistics`.
-        side: pixels a side that the backbones see, a multiple of 14.
-        head: size of the output layer's weights; small ones begin near a uniform distribution.
+        stats: action statistics by data set; None: `statistics()`.
+        chunk: actions in a chunk of openvla-oft.
+        side: input size of the backbones in pixels, a multiple of 14.
+        head: scale of the output layer's weights. A small scale starts near the uniform distribution.
     """
     stats = statistics() if stats is None else stats
     source = checkpoint.Source(folder, config(stats, kind, chunk if kind == "openvla-oft" else 1, side), stats)
@@ -189,6 +193,6 @@ if __name__ == "__main__":
     parser.add_argument("folder")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kind", choices=("openvla-oft", "openvla"), default="openvla-oft")
-    given = parser.parse_args()
-    os.makedirs(given.folder, exist_ok=True)
-    make(given.folder, given.seed, given.kind)
+    args = parser.parse_args()
+    os.makedirs(args.folder, exist_ok=True)
+    write(args.folder, args.seed, args.kind)

@@ -9,23 +9,23 @@ from vla_lerobot import tiny
 from vla_lerobot.policy import PiPolicy
 
 
-def make_tiny(folder: str, seed: int, env: srpo.EnvSpec, chunk: int) -> None:
-    """Writes a small pi0-fast for an env; its chunk is all that it plans."""
+def write_tiny(folder: str, seed: int, env: srpo.EnvSpec, chunk: int) -> None:
+    """Writes a small pi0-fast for an env. It plans exactly `chunk` actions."""
     config = {
         "chunk_size": chunk,
         "n_action_steps": chunk,
         "max_state_dim": 32,
         "max_action_dim": 32,
-        # A byte a number and two where it is large, BOS, "Action: ", "|" and EOS.
+        # One or two bytes per number, and BOS, "Action: ", "|" and EOS.
         "max_action_tokens": 2 * chunk * env.action.dim + 16,
         "max_decoding_steps": chunk * env.action.dim + 8,
         "tokenizer_max_length": 64,
     }
-    tiny.write(folder, seed, TokenNetwork, config, env, action_tokenizer=fast.stand_in())
+    tiny.write(folder, seed, TokenNetwork, config, env, action_tokenizer=fast.small_tokenizer())
 
 
 class Pi0FastPolicy(PiPolicy):
     name = "pi0-fast"
     network_class = TokenNetwork
-    make_tiny = staticmethod(make_tiny)
-    own = tuple(s.name for s in settings.OWN)
+    write_tiny = staticmethod(write_tiny)
+    own_settings = tuple(s.name for s in settings.OWN)

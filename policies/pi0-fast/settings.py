@@ -1,4 +1,4 @@
-"""What srpo.toml may set under [policy.pi0-fast]."""
+"""The settings under [policy.pi0-fast] in srpo.toml."""
 
 from srpo_sdk import Setting
 
@@ -7,11 +7,12 @@ from vla_lerobot.settings import FIRST, LAST
 OWN = [
     Setting("action_tokenizer", "", "folder with FAST's tokenizer.json and processor_config.json; empty: the "
             "checkpoint's action_tokenizer/"),
-    Setting("vocabulary", "action", "what is drawn from: action: the beginning is given, then FAST's tokens or the "
-            "end; full: everything, as lerobot does", choices=("action", "full")),
-    Setting("max_tokens", 0, "most tokens of a chunk; 0: the checkpoint's max_decoding_steps", min=0, max=4096),
-    Setting("attention", "auto", "attention of the language model; auto: lerobot's choice",
+    Setting("vocabulary", "action", "what tokens are drawn from: action: FAST's tokens or the end, after a fixed "
+            "beginning; full: the whole vocabulary, as in lerobot", choices=("action", "full")),
+    Setting("max_tokens", 0, "maximum number of tokens in a chunk; 0: the checkpoint's max_decoding_steps", min=0,
+            max=4096),
+    Setting("attention", "auto", "attention implementation of the language model; auto: lerobot's choice",
             choices=("auto", "sdpa", "eager")),
-    Setting("ratio", "token", "what one ratio of PPO is of: a token, or the whole chunk", choices=("token", "chunk")),
+    Setting("ratio", "token", "the unit of PPO's ratio: a token, or the whole chunk", choices=("token", "chunk")),
 ]  # fmt: skip
 SETTINGS = [*FIRST, *OWN, *LAST]

@@ -8,8 +8,8 @@ from vla_lerobot import tiny
 from vla_lerobot.policy import PiPolicy
 
 
-def make_tiny(folder: str, seed: int, env: srpo.EnvSpec, chunk: int) -> None:
-    """Writes a small pi0 for an env; its chunk is all that it plans."""
+def write_tiny(folder: str, seed: int, env: srpo.EnvSpec, chunk: int) -> None:
+    """Writes a small pi0 for an env. It plans exactly `chunk` actions."""
     config = {
         "chunk_size": chunk,
         "n_action_steps": chunk,
@@ -23,8 +23,8 @@ def make_tiny(folder: str, seed: int, env: srpo.EnvSpec, chunk: int) -> None:
 class Pi0Policy(PiPolicy):
     name = "pi0"
     network_class = FlowNetwork
-    make_tiny = staticmethod(make_tiny)
-    own = tuple(s.name for s in settings.OWN)
+    write_tiny = staticmethod(write_tiny)
+    own_settings = tuple(s.name for s in settings.OWN)
 
-    def _expert(self) -> bool:
-        return self._or("learn", "expert", "all") == "expert"
+    def _expert_only(self) -> bool:
+        return self._setting("learn", "expert", "all") == "expert"

@@ -10,7 +10,8 @@ import (
 	"github.com/srpo-dev/srpo/plugins/encoder"
 )
 
-// Encoder lists the checks of an encoder that is not configured yet; the second of them configures it. Run them in order.
+// Encoder returns the checks of an encoder that is not configured yet. The second check configures it. Run them in
+// order.
 func Encoder(e encoder.Encoder, settings map[string]any) []Check {
 	var spec encoder.Spec
 	ready := func(run func(ctx context.Context) error) func(context.Context) error {
@@ -28,11 +29,12 @@ func Encoder(e encoder.Encoder, settings map[string]any) []Check {
 		}
 		for i, v := range out {
 			if len(v) != spec.Dimension {
-				return nil, wants("return vectors of the length that Describe names", "vector %d has %d numbers, Describe says %d", i, len(v), spec.Dimension)
+				return nil, wants("return vectors of the length in Describe",
+					"vector %d has %d numbers, Describe has %d", i, len(v), spec.Dimension)
 			}
 			for j, x := range v {
 				if math.IsNaN(float64(x)) || math.IsInf(float64(x), 0) {
-					return nil, wants("an ordinary clip must give finite numbers", "vector %d has %v at %d", i, x, j)
+					return nil, wants("return finite numbers for an ordinary clip", "vector %d has %v at %d", i, x, j)
 				}
 			}
 		}
@@ -41,7 +43,7 @@ func Encoder(e encoder.Encoder, settings map[string]any) []Check {
 	a, b := clip(1, 12, 64, 64), clip(2, 20, 48, 80)
 	return []Check{
 		info(e, plugins.Encoder),
-		{"Describe names the length of the vector", func(ctx context.Context) error {
+		{"Describe returns the length of the vector", func(ctx context.Context) error {
 			s, err := resolve(ctx, e, settings)
 			if err != nil {
 				return err
@@ -66,10 +68,11 @@ func Encoder(e encoder.Encoder, settings map[string]any) []Check {
 				return err
 			}
 			if !reflect.DeepEqual(x, again) {
-				return wants("a frozen network in inference mode is a function of its clip", "the same clip gave two vectors")
+				return wants("run the network in inference mode, so that a vector depends on the clip alone",
+					"the same clip gave two different vectors")
 			}
 			if reflect.DeepEqual(x, y) {
-				return wants("read the frames", "two different clips gave one vector")
+				return wants("read the frames", "two different clips gave the same vector")
 			}
 			return nil
 		})},
@@ -113,7 +116,7 @@ func Encoder(e encoder.Encoder, settings map[string]any) []Check {
 	}
 }
 
-// near compares vectors to 1e-4 of the larger norm: summation order may differ between batches.
+// near compares vectors to 1e-4 of the larger norm, as the order of summation can differ between batches.
 func near(a, b []float32, what string) error {
 	var d, n float64
 	if len(a) != len(b) {
@@ -129,7 +132,7 @@ func near(a, b []float32, what string) error {
 	return nil
 }
 
-// clip makes t seeded frames of slowly changing noise.
+// clip makes t frames of slowly changing noise, uint8 [t, h, w, 3].
 func clip(seed int64, t, h, w int) plugins.Tensor {
 	rng := rand.New(rand.NewSource(seed))
 	data := make([]byte, t*h*w*3)

@@ -80,10 +80,8 @@ func (r *envRun) configure(ctx context.Context) error {
 		return wants(`state what the numbers are, e.g. "end-effector delta [m]"`, "the action space has no meaning")
 	}
 	if r.record = r.spec.RecordCamera; r.record == "" {
-		return wants(
-			"name the third-person camera whose frames the encoder receives",
-			"Describe names no record_camera",
-		)
+		return wants("name the third-person camera whose frames the encoder receives",
+			"Describe names no record_camera")
 	}
 	tasks, err := r.tasks(ctx)
 	if err != nil {
@@ -131,11 +129,8 @@ func (r *envRun) chooseTask(tasks []env.Task) error {
 		return nil
 	}
 	if matching == 0 {
-		return wants(
-			fmt.Sprintf("there are %d tasks, for example %s", len(tasks), tasks[0].ID),
-			"no task matches %q",
-			r.pattern,
-		)
+		return wants(fmt.Sprintf("there are %d tasks, for example %s", len(tasks), tasks[0].ID), "no task matches %q",
+			r.pattern)
 	}
 	return wants(reason, "no task can run here")
 }
@@ -185,7 +180,8 @@ func (r *envRun) reset(ctx context.Context) error {
 		return err
 	}
 	for _, c := range r.spec.Cameras {
-		if err := tr.Observation.Images[c.Name].Check("the image of camera "+c.Name, plugins.Uint8, c.Height, c.Width, 3); err != nil {
+		image := tr.Observation.Images[c.Name]
+		if err := image.Check("the image of camera "+c.Name, plugins.Uint8, c.Height, c.Width, 3); err != nil {
 			return err
 		}
 	}
@@ -207,8 +203,8 @@ func (r *envRun) reset(ctx context.Context) error {
 	return nil
 }
 
-// startStates resets a start state under two seeds. The splits into training and test states and the comparisons of two
-// policies on the same states need a number to always mean the same state.
+// startStates resets a start state under two seeds. The splits into training and test states and the comparisons
+// of two policies on the same states need a number to always mean the same state.
 func (r *envRun) startStates(ctx context.Context) error {
 	for _, state := range []int{0, r.task.StartStates - 1} {
 		first, err := r.env.Reset(ctx, env.Reset{Task: r.task.ID, StartState: state, Seed: 1, Render: r.render(0)})
@@ -224,7 +220,7 @@ func (r *envRun) startStates(ctx context.Context) error {
 		}
 		if d := observationDifference(first.Observation, second.Observation); d != "" {
 			return wants(
-				"choose everything that makes a start state by task and start_state alone, and use the seed of Reset for what happens afterwards",
+				"choose a start state by task and start_state alone; the seed of Reset is for what happens afterwards",
 				"start state %d of task %s is another one with another seed: %s",
 				state,
 				r.task.ID,
@@ -254,12 +250,8 @@ func frames(tr env.Transition, want int) error {
 		got = tr.Recorded.Shape[0]
 	}
 	if got != want {
-		return wants(
-			"record after every k-th step of the episode; Reset records step 0",
-			"%d frames were recorded, want %d",
-			got,
-			want,
-		)
+		return wants("record after every k-th step of the episode; Reset records step 0",
+			"%d frames were recorded, want %d", got, want)
 	}
 	return nil
 }
@@ -283,20 +275,13 @@ func (r *envRun) blind(ctx context.Context) error {
 }
 
 // episode plays chunks of random actions and returns all transitions.
-func (r *envRun) episode(
-	ctx context.Context,
-	lane int,
-	seed uint64,
-	all plugins.Tensor,
-	chunk, every int,
-) ([]env.Transition, error) {
+func (r *envRun) episode(ctx context.Context, lane int, seed uint64, all plugins.Tensor,
+	chunk, every int) ([]env.Transition, error) {
 	tr, err := r.env.Reset(ctx, env.Reset{Lane: lane, Task: r.task.ID, Seed: seed, Render: r.render(every)})
 	out := []env.Transition{tr}
 	for at := 0; err == nil && at < all.Shape[0] && !tr.Done(); at += chunk {
-		tr, err = r.env.Step(
-			ctx,
-			env.Step{Lane: lane, Actions: slice(all, at, min(at+chunk, all.Shape[0])), Render: r.render(every)},
-		)
+		tr, err = r.env.Step(ctx,
+			env.Step{Lane: lane, Actions: slice(all, at, min(at+chunk, all.Shape[0])), Render: r.render(every)})
 		out = append(out, tr)
 	}
 	return out, err
@@ -341,20 +326,9 @@ func difference(a, b []env.Transition) string {
 		if !bytes.Equal(x.Recorded.Data, y.Recorded.Data) {
 			return fmt.Sprintf("chunk %d: recorded frames", i)
 		}
-		return fmt.Sprintf(
-			"chunk %d: steps %d/%d, success %t/%t, terminated %t/%t, truncated %t/%t, progress %v/%v",
-			i,
-			x.EpisodeSteps,
-			y.EpisodeSteps,
-			x.Success,
-			y.Success,
-			x.Terminated,
-			y.Terminated,
-			x.Truncated,
-			y.Truncated,
-			progress(x.Progress),
-			progress(y.Progress),
-		)
+		return fmt.Sprintf("chunk %d: steps %d/%d, success %t/%t, terminated %t/%t, truncated %t/%t, progress %v/%v",
+			i, x.EpisodeSteps, y.EpisodeSteps, x.Success, y.Success, x.Terminated, y.Terminated, x.Truncated,
+			y.Truncated, progress(x.Progress), progress(y.Progress))
 	}
 	return ""
 }
@@ -380,22 +354,17 @@ func (r *envRun) chunks(ctx context.Context) error {
 	if !reflect.DeepEqual(a.Observation, b.Observation) || a.EpisodeSteps != b.EpisodeSteps ||
 		a.Success != b.Success ||
 		a.Done() != b.Done() {
-		return wants(
-			"execute the actions of a chunk one after another, and stop where the episode ends",
-			"after 8 actions the episode differs: %d steps as one chunk, %d steps as single actions",
-			a.EpisodeSteps,
-			b.EpisodeSteps,
-		)
+		return wants("execute the actions of a chunk one after another, and stop where the episode ends",
+			"after 8 actions the episode differs: %d steps as one chunk, %d steps as single actions", a.EpisodeSteps,
+			b.EpisodeSteps)
 	}
 	var frames []byte
 	for _, tr := range single[1:] {
 		frames = append(frames, tr.Recorded.Data...)
 	}
 	if !bytes.Equal(frames, a.Recorded.Data) {
-		return wants(
-			"render the state after each step",
-			"the frames recorded in a chunk differ from those of single actions",
-		)
+		return wants("render the state after each step",
+			"the frames recorded in a chunk differ from those of single actions")
 	}
 	return nil
 }
@@ -497,10 +466,8 @@ func (r *envRun) expert(ctx context.Context) error {
 		return Skip("the env has no expert")
 	}
 	for _, failure := range append([]string{""}, r.spec.ExpertFailures...) {
-		tr, err := r.actExpert(
-			ctx,
-			env.Step{Expert: min(r.task.MaxSteps, 24), ExpertNoise: 0.1, ExpertFailure: failure},
-		)
+		tr, err := r.actExpert(ctx,
+			env.Step{Expert: min(r.task.MaxSteps, 24), ExpertNoise: 0.1, ExpertFailure: failure})
 		if failure == "" && noExpert(tr, err) {
 			return Skip("no expert for task " + r.task.ID)
 		}
@@ -524,13 +491,8 @@ func (r *envRun) expert(ctx context.Context) error {
 		}
 	}
 	_, err := r.actExpert(ctx, env.Step{Expert: 1, ExpertFailure: "no such failure"})
-	return refused(
-		err,
-		"a way to fail that Describe does not list",
-		plugins.Unsupported,
-		plugins.Invalid,
-		plugins.NotFound,
-	)
+	return refused(err, "a way to fail that Describe does not list", plugins.Unsupported, plugins.Invalid,
+		plugins.NotFound)
 }
 
 // actExpert begins an episode and lets the expert act.
@@ -547,8 +509,8 @@ func noExpert(tr env.Transition, err error) bool {
 	return gaveUp || plugins.KindOf(err) == plugins.Unsupported
 }
 
-// intended compares the expert with noise to the expert without. Demonstrations with imitate.noise are labelled with the
-// intended actions; without these the noise itself would be learned.
+// intended compares the expert with noise to the expert without. Demonstrations with imitate.noise are labelled
+// with the intended actions; without these the noise itself would be learned.
 func (r *envRun) intended(ctx context.Context) error {
 	if !r.spec.Expert {
 		return Skip("the env has no expert")
@@ -564,9 +526,10 @@ func (r *envRun) intended(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	const hint = "return in Intended the clipped actions that the expert chose before the noise, one per executed action"
+	const hint = "return in Intended the clipped actions that the expert chose before the noise, one per step"
 	dim := r.spec.Action.Dim()
-	if err := noisy.Actions.Check("executed actions", plugins.Float32, noisy.StepsDone, dim); err != nil || noisy.StepsDone == 0 {
+	if err := noisy.Actions.Check("executed actions", plugins.Float32, noisy.StepsDone, dim); err != nil ||
+		noisy.StepsDone == 0 {
 		return err
 	}
 	if noisy.Intended.IsZero() {
@@ -581,12 +544,8 @@ func (r *envRun) intended(ctx context.Context) error {
 	got, want := slice(noisy.Intended, 0, 1).Float32s(), calm.Actions.Float32s()
 	for d := range want {
 		if math.Abs(float64(got[d]-want[d])) > 1e-5 {
-			return wants(
-				hint,
-				"the expert's first intended action with noise is %v, its action without noise is %v",
-				got,
-				want,
-			)
+			return wants(hint, "the expert's first intended action with noise is %v, its action without noise is %v",
+				got, want)
 		}
 	}
 	return nil

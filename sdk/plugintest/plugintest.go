@@ -1,7 +1,8 @@
-// Package plugintest checks that a plugin keeps the contract, whatever language it is written in: the checks talk to it over real RPC.
+// Package plugintest checks over real RPC that a plugin keeps the contract. The plugin can be written in any language.
 //
-// A Go author calls [TestEnv], [TestPolicy] or [TestEncoder] from a test; anybody else runs `srpo plugin test FOLDER`, which starts the plugin as the
-// host does and runs the same checks. Each check that fails says in a sentence what was expected, and what to do.
+// The author of a Go plugin calls [TestEnv], [TestPolicy] or [TestEncoder] from a test. For other languages,
+// `srpo plugin test FOLDER` starts the plugin as the host does and runs the same checks. The error of a failed check
+// states what was expected, and its hint what to do.
 package plugintest
 
 import (
@@ -24,35 +25,35 @@ import (
 	"github.com/srpo-dev/srpo/plugins/serve"
 )
 
-// Check is one promise of the contract.
+// Check checks one rule of the contract.
 type Check struct {
-	// Name says what is promised, e.g. "the same seed gives the same episode".
+	// Name states the rule, e.g. "the same seed gives the same episode".
 	Name string
 	// Run returns nil, an error, or a [Skip].
 	Run func(ctx context.Context) error
 }
 
-// Skip is returned by a check that does not apply, with the reason.
+// Skip is the error of a check that does not apply. It states the reason.
 type Skip string
 
 func (s Skip) Error() string { return string(s) }
 
-// Result is what came of a check.
+// Result is the result of a check.
 type Result struct {
 	Name string
-	// Err is nil when the check passed, a [Skip] when it did not apply.
+	// Err is nil if the check passed, and a [Skip] if it does not apply.
 	Err  error
 	Took time.Duration
 }
 
-// Skipped says whether the check did not apply.
+// Skipped reports whether the check does not apply.
 func (r Result) Skipped() bool {
 	var s Skip
 	return errors.As(r.Err, &s)
 }
 
-// Run runs checks in order, each within deadline, and reports each result as it comes. It returns the number that failed. After a failure that leaves
-// no plugin to talk to, the rest is not run.
+// Run runs checks in order, each within the deadline, and reports each result. It returns the number of failed checks.
+// It stops when the plugin has become unavailable.
 func Run(ctx context.Context, checks []Check, deadline time.Duration, report func(Result)) (failed int) {
 	for _, c := range checks {
 		start := time.Now()
@@ -74,7 +75,8 @@ func Run(ctx context.Context, checks []Check, deadline time.Duration, report fun
 	return failed
 }
 
-// TestEnv runs every check on an env that is not configured yet, over gRPC within this process, with the arena and without.
+// TestEnv runs every check on an env that is not configured yet. It calls the env over gRPC within this process, once
+// with the arena and once without.
 func TestEnv(t *testing.T, impl func() env.Env, settings map[string]any) {
 	both(t, func(t *testing.T, a *arena.Arena) []Check {
 		c := env.NewClient(connect(t, func(s grpc.ServiceRegistrar) { env.Register(s, impl()) }), a)
@@ -83,7 +85,7 @@ func TestEnv(t *testing.T, impl func() env.Env, settings map[string]any) {
 	})
 }
 
-// TestPolicy runs every check on a policy that is not configured yet. spec describes the env that it is to act in.
+// TestPolicy runs every check on a policy that is not configured yet. spec describes the env in which it acts.
 func TestPolicy(t *testing.T, impl func() policy.Policy, settings map[string]any, spec plugins.EnvSpec) {
 	both(t, func(t *testing.T, a *arena.Arena) []Check {
 		c := policy.NewClient(connect(t, func(s grpc.ServiceRegistrar) { policy.Register(s, impl()) }), a)
@@ -139,15 +141,17 @@ func both(t *testing.T, checks func(t *testing.T, a *arena.Arena) []Check) {
 	}
 }
 
-// connect serves what register registers, over gRPC through memory.
+// connect serves a plugin over gRPC in memory and returns a connection to it.
 func connect(t *testing.T, register func(grpc.ServiceRegistrar)) *grpc.ClientConn {
 	t.Helper()
 	l := bufconn.Listen(1 << 20)
 	s := grpc.NewServer(serve.Options()...)
 	register(s)
 	go func() { _ = s.Serve(l) }()
-	cc, err := grpc.NewClient("passthrough:///plugin", append(serve.DialOptions(), grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) { return l.Dial() }))...)
+	cc, err := grpc.NewClient(
+		"passthrough:///plugin",
+		append(serve.DialOptions(), grpc.WithTransportCredentials(insecure.NewCredentials()),
+			grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) { return l.Dial() }))...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,15 +159,15 @@ func connect(t *testing.T, register func(grpc.ServiceRegistrar)) *grpc.ClientCon
 	return cc
 }
 
-// wants is a failed promise: what was expected, and what to do about it.
+// wants returns the error of a failed check, with a hint for the author of the plugin.
 func wants(hint, format string, args ...any) error {
 	return plugins.Errorf(plugins.Corrupt, format, args...).WithHint("%s", hint)
 }
 
-// refused returns nil when err is a refusal by the plugin in the given kind, and says what is wrong otherwise.
+// refused returns nil if err is a refusal of one of the given kinds, and the error of a failed check otherwise.
 func refused(err error, what string, kinds ...plugins.ErrorKind) error {
 	if err == nil {
-		return wants("return an error instead", "%s was accepted", what)
+		return wants("return an error", "%s was accepted", what)
 	}
 	k := plugins.KindOf(err)
 	for _, want := range kinds {
@@ -171,10 +175,11 @@ func refused(err error, what string, kinds ...plugins.ErrorKind) error {
 			return nil
 		}
 	}
-	return wants(fmt.Sprintf("raise an error of kind %q", kinds[0]), "%s was answered with an error of kind %q (%v), want %q", what, k, err, kinds[0])
+	return wants(fmt.Sprintf("raise an error of kind %q", kinds[0]),
+		"%s gives an error of kind %q (%v), want %q", what, k, err, kinds[0])
 }
 
-// info checks what all kinds share.
+// info checks the Info of any kind of plugin.
 func info(p plugins.Plugin, kind plugins.Kind) Check {
 	return Check{"Info names the plugin and documents its settings", func(ctx context.Context) error {
 		i, err := p.Info(ctx)
@@ -182,20 +187,22 @@ func info(p plugins.Plugin, kind plugins.Kind) Check {
 			return err
 		}
 		if i.Kind != kind {
-			return wants("serve it with the function of its kind", "Info says kind %q, served as %q", i.Kind, kind)
+			return wants("serve the plugin with the function of its kind", "Info has kind %q, the plugin is served as %q", i.Kind, kind)
 		}
 		if i.Version == "" || i.Doc == "" {
 			return wants("fill in version and doc", "Info has version %q and doc %q", i.Version, i.Doc)
 		}
 		if i.Protocol != plugins.Protocol {
-			return wants("build it against this version of the SDK", "the plugin speaks revision %d of the contract, the host %d", i.Protocol, plugins.Protocol)
+			return wants("build it against this version of the SDK",
+				"the plugin has revision %d of the contract, the host %d", i.Protocol, plugins.Protocol)
 		}
 		for _, s := range i.Settings {
 			if s.Doc == "" {
-				return wants("say what it means, and in which unit", "setting %q has no doc", s.Name)
+				return wants("state the meaning and the unit", "setting %q has no doc", s.Name)
 			}
 			if _, err := s.Check(s.Default); err != nil {
-				return wants("give a default that the setting itself allows", "setting %q: its own default: %v", s.Name, err)
+				return wants("give a default that the setting allows", "the default of setting %q is not allowed: %v",
+					s.Name, err)
 			}
 		}
 		return nil

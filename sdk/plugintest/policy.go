@@ -13,6 +13,7 @@ import (
 	"github.com/srpo-dev/srpo/plugins/policy"
 )
 
+// policyRun is the state that the policy checks share.
 type policyRun struct {
 	policy   policy.Policy
 	settings map[string]any
@@ -23,8 +24,8 @@ type policyRun struct {
 	updates  uint64
 }
 
-// Policy lists the checks of a policy that is not configured yet; the second of them configures it. spec describes an env that it can act in; folder is an
-// existing folder in which it may save. Run them in order.
+// Policy returns the checks of a policy that is not configured yet. The second check configures it. spec describes an
+// env in which the policy can act, and folder is an existing folder into which it saves. Run the checks in order.
 func Policy(p policy.Policy, settings map[string]any, spec plugins.EnvSpec, folder string) []Check {
 	r := &policyRun{policy: p, settings: settings, env: spec, folder: folder}
 	ready := func(run func(ctx context.Context) error) func(context.Context) error {
@@ -38,12 +39,12 @@ func Policy(p policy.Policy, settings map[string]any, spec plugins.EnvSpec, fold
 	return []Check{
 		info(p, plugins.Policy),
 		{"Describe fits the env", r.configure},
-		{"Act gives chunks of finite actions within their range, with log-probabilities", ready(r.act)},
+		{"Act returns chunks of finite actions within their range, with log-probabilities", ready(r.act)},
 		{"a result depends on observation and seed, not on the batch", ready(r.batch)},
 		{"Imitate lowers its loss", ready(r.imitate)},
 		{"an update starts at ratio 1 and is applied once", ready(r.update)},
-		{"what was saved acts the same after Load", ready(r.save)},
-		{"a new run begins with what was saved", ready(r.fresh)},
+		{"the policy acts the same after Save and Load", ready(r.save)},
+		{"BeginRun keeps the weights and resets the optimiser", ready(r.beginRun)},
 	}
 }
 
@@ -52,7 +53,8 @@ func (r *policyRun) configure(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := r.policy.Configure(ctx, plugins.Config{Settings: s, Seed: 1, WorldSize: 1, Env: &r.env, Scratch: r.folder}); err != nil {
+	c := plugins.Config{Settings: s, Seed: 1, WorldSize: 1, Env: &r.env, Scratch: r.folder}
+	if err := r.policy.Configure(ctx, c); err != nil {
 		return err
 	}
 	spec, err := r.policy.Describe(ctx)
@@ -68,7 +70,7 @@ func (r *policyRun) configure(ctx context.Context) error {
 	return nil
 }
 
-// item makes the i-th observation.
+// item makes the i-th trajectory's observation at a step.
 func (r *policyRun) item(i int, step int) policy.Item {
 	o := env.Observation{Images: map[string]plugins.Tensor{}, Instruction: fmt.Sprintf("pick up block %d", i%2)}
 	for _, c := range r.spec.Cameras {
@@ -91,7 +93,12 @@ func (r *policyRun) item(i int, step int) policy.Item {
 		}
 		o.Proprio = plugins.Floats(v)
 	}
-	return policy.Item{Trajectory: fmt.Sprintf("0/task/%d/0", i), Step: step, Observation: o, Seed: uint64(1000*i + step)}
+	return policy.Item{
+		Trajectory:  fmt.Sprintf("0/task/%d/0", i),
+		Step:        step,
+		Observation: o,
+		Seed:        uint64(1000*i + step),
+	}
 }
 
 func (r *policyRun) ask(ctx context.Context, a policy.Act) ([]policy.Result, error) {
@@ -103,7 +110,7 @@ func (r *policyRun) ask(ctx context.Context, a policy.Act) ([]policy.Result, err
 		return nil, err
 	}
 	if len(out) != len(a.Items) {
-		return nil, wants("one result an item", "%d results for %d items", len(out), len(a.Items))
+		return nil, wants("return one result per item", "%d results for %d items", len(out), len(a.Items))
 	}
 	dim := r.action.Dim()
 	for i, res := range out {
@@ -111,16 +118,19 @@ func (r *policyRun) ask(ctx context.Context, a policy.Act) ([]policy.Result, err
 			return nil, err
 		}
 		if len(res.LogProbs) != r.spec.Chunk && (r.spec.Trainable || len(res.LogProbs) > 0) {
-			return nil, wants("one a chunk position", "item %d has %d log-probabilities for a chunk of %d", i, len(res.LogProbs), r.spec.Chunk)
+			return nil, wants("return one log-probability per chunk position", "item %d has %d log-probabilities for a chunk of %d", i,
+				len(res.LogProbs), r.spec.Chunk)
 		}
 		for j, x := range res.Actions.Float32s() {
 			if !(x >= r.action.Low[j%dim]-1e-6 && x <= r.action.High[j%dim]+1e-6) {
-				return nil, wants("clip to the action space", "item %d: action %q is %v, the range is [%g, %g]", i, r.action.Names[j%dim], x, r.action.Low[j%dim], r.action.High[j%dim])
+				return nil, wants("clip to the action space", "item %d: action %q is %v, the range is [%g, %g]", i,
+					r.action.Names[j%dim], x, r.action.Low[j%dim], r.action.High[j%dim])
 			}
 		}
 		for _, x := range res.LogProbs {
 			if math.IsNaN(float64(x)) || math.IsInf(float64(x), 0) {
-				return nil, wants("compute it from the logits, not from the clipped action", "item %d has log-probability %v", i, x)
+				return nil, wants("compute it from the logits, not from the clipped action",
+					"item %d has log-probability %v", i, x)
 			}
 		}
 	}
@@ -138,12 +148,14 @@ func (r *policyRun) batch(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		mixed, err := r.ask(ctx, policy.Act{Items: []policy.Item{r.item(2, 8), r.item(0, 0), r.item(1, 0)}, Greedy: greedy})
+		mixed, err := r.ask(ctx,
+			policy.Act{Items: []policy.Item{r.item(2, 8), r.item(0, 0), r.item(1, 0)}, Greedy: greedy})
 		if err != nil {
 			return err
 		}
 		if !reflect.DeepEqual(alone[0], mixed[1]) {
-			return wants("compute each item by itself, and seed its sampling from its own seed", "an item's result changes with the batch (greedy %t)", greedy)
+			return wants("compute each item by itself, and seed its sampling from its own seed",
+				"an item's result changes with the batch (greedy %t)", greedy)
 		}
 		other := r.item(0, 0)
 		other.Seed++
@@ -166,7 +178,12 @@ func (r *policyRun) imitate(ctx context.Context) error {
 		return Skip("the policy does not imitate")
 	}
 	const steps = 16
-	d := policy.Demonstration{ID: "demo", Instruction: "pick up block 0", Success: true, Images: map[string]plugins.Tensor{}}
+	d := policy.Demonstration{
+		ID:          "demo",
+		Instruction: "pick up block 0",
+		Success:     true,
+		Images:      map[string]plugins.Tensor{},
+	}
 	first := r.item(0, 0)
 	for name, img := range first.Observation.Images {
 		c := clip(5, steps, img.Shape[0], img.Shape[1])
@@ -178,7 +195,11 @@ func (r *policyRun) imitate(ctx context.Context) error {
 			proprio = append(proprio, float32(math.Sin(float64(t+j))))
 		}
 		for j := range r.action.Names {
-			actions = append(actions, (r.action.Low[j]+r.action.High[j])/2+0.3*(r.action.High[j]-r.action.Low[j])*float32(math.Cos(float64(t+j))))
+			actions = append(
+				actions,
+				(r.action.Low[j]+r.action.High[j])/2+0.3*(r.action.High[j]-r.action.Low[j])*float32(
+					math.Cos(float64(t+j))),
+			)
 		}
 	}
 	if r.spec.Proprio {
@@ -187,31 +208,45 @@ func (r *policyRun) imitate(ctx context.Context) error {
 	d.Actions = plugins.Floats(actions, steps, r.action.Dim())
 	var losses []float64
 	r.updates++
-	err := im.Imitate(ctx, policy.Imitate{ID: r.updates, Seed: 1, Steps: 60}, func(yield func(policy.Demonstration, error) bool) { yield(d, nil) },
+	err := im.Imitate(ctx, policy.Imitate{ID: r.updates, Seed: 1, Steps: 60},
+		func(yield func(policy.Demonstration, error) bool) { yield(d, nil) },
 		func(_, loss float64) { losses = append(losses, loss) })
 	if err != nil {
 		return err
 	}
 	if len(losses) < 2 {
-		return wants("report the loss as it goes", "Imitate reported its loss %d times", len(losses))
+		return wants("report the loss several times", "Imitate reported its loss %d times", len(losses))
 	}
 	if first, last := losses[0], losses[len(losses)-1]; !(last < first) {
-		return wants("check the sign and the learning rate", "the loss went from %g to %g in 60 steps on one demonstration", first, last)
+		return wants("check the sign and the learning rate",
+			"the loss went from %g to %g in 60 steps on one demonstration", first, last)
 	}
 	return nil
 }
 
-// recorded acts in four trajectories and returns an update from them, without an id.
+// recorded acts in four trajectories and returns an update from them, without an ID.
 func (r *policyRun) recorded(ctx context.Context) (policy.Update, error) {
-	u := policy.Update{Temperature: 1, Seed: 1, Hyperparameters: policy.Hyperparameters{ClipLow: 0.2, ClipHigh: 0.28, Epochs: 1}}
+	u := policy.Update{
+		Temperature:     1,
+		Seed:            1,
+		Hyperparameters: policy.Hyperparameters{ClipLow: 0.2, ClipHigh: 0.28, Epochs: 1},
+	}
 	if err := r.policy.Forget(ctx, nil); err != nil {
 		return u, err
 	}
 	for i := range 4 {
-		if _, err := r.ask(ctx, policy.Act{Items: []policy.Item{r.item(i, 0), r.item(i, r.spec.Chunk)}, Record: true}); err != nil {
+		items := []policy.Item{r.item(i, 0), r.item(i, r.spec.Chunk)}
+		if _, err := r.ask(ctx, policy.Act{Items: items, Record: true}); err != nil {
 			return u, err
 		}
-		u.Trajectories = append(u.Trajectories, policy.Advantage{Trajectory: r.item(i, 0).Trajectory, Values: []float64{float64(2*(i%2) - 1)}, Steps: r.spec.Chunk + 1})
+		u.Trajectories = append(
+			u.Trajectories,
+			policy.Advantage{
+				Trajectory: r.item(i, 0).Trajectory,
+				Values:     []float64{float64(2*(i%2) - 1)},
+				Steps:      r.spec.Chunk + 1,
+			},
+		)
 	}
 	return u, nil
 }
@@ -233,7 +268,8 @@ func (r *policyRun) update(ctx context.Context) error {
 	}
 	bad.Trajectories[0] = policy.Advantage{Trajectory: "never/seen/0/0", Values: []float64{1}, Steps: 1}
 	if _, err := r.policy.Update(ctx, bad, nil); err == nil {
-		return wants("an update from nothing teaches nothing: return an error", "an update from a trajectory that was never recorded was accepted")
+		return wants("return an error for a trajectory that was not recorded",
+			"an update from a trajectory that was never recorded was accepted")
 	}
 	r.updates++
 	u.ID = r.updates
@@ -242,7 +278,8 @@ func (r *policyRun) update(ctx context.Context) error {
 		return err
 	}
 	if math.Abs(st.FirstRatio-1) > 1e-5 {
-		return wants("compute log-probabilities in Act and Update in one way", "the ratio on the first mini-batch is %v, want 1 to 1e-5", st.FirstRatio)
+		return wants("compute log-probabilities in Act and in Update in the same way",
+			"the ratio on the first mini-batch is %v, want 1 to 1e-5", st.FirstRatio)
 	}
 	before, err := r.ask(ctx, policy.Act{Items: []policy.Item{r.item(0, 0)}, Greedy: true})
 	if err != nil {
@@ -257,7 +294,7 @@ func (r *policyRun) update(ctx context.Context) error {
 		return err
 	}
 	if !again.AlreadyApplied || !reflect.DeepEqual(before, after) {
-		return wants("remember the ids of applied updates", "update id %d was applied a second time", u.ID)
+		return wants("keep the IDs of applied updates", "update id %d was applied a second time", u.ID)
 	}
 	return nil
 }
@@ -277,7 +314,7 @@ func (r *policyRun) save(ctx context.Context) error {
 		return err
 	}
 	if r.spec.CanImitate {
-		if err := r.imitate(ctx); err != nil { // moves the weights away
+		if err := r.imitate(ctx); err != nil { // changes the weights
 			return err
 		}
 	}
@@ -286,7 +323,7 @@ func (r *policyRun) save(ctx context.Context) error {
 		return err
 	}
 	if r.spec.Trainable && id > r.updates {
-		return wants("save the ids of applied updates", "Load says update %d, %d were made", id, r.updates)
+		return wants("save the IDs of applied updates", "Load returned update %d, %d were made", id, r.updates)
 	}
 	after, err := r.ask(ctx, act)
 	if err != nil {
@@ -295,37 +332,41 @@ func (r *policyRun) save(ctx context.Context) error {
 	if !reflect.DeepEqual(before, after) {
 		return wants("save all weights in full precision", "the policy acts differently after Save and Load")
 	}
-	if _, err := r.policy.Load(ctx, filepath.Join(r.folder, "nothing here")); err == nil {
+	if _, err := r.policy.Load(ctx, filepath.Join(r.folder, "does not exist")); err == nil {
 		return wants("return an error", "Load accepted a folder that does not exist")
 	}
 	return nil
 }
 
-// fresh cannot ask for a KL of 0: a policy that knows nothing of fresh loads goes on from the start that was saved, and may.
-func (r *policyRun) fresh(ctx context.Context) error {
+// learn applies one update with a KL penalty.
+func (r *policyRun) learn(ctx context.Context) error {
+	u, err := r.recorded(ctx)
+	if err != nil {
+		return err
+	}
+	r.updates++
+	u.ID, u.Hyperparameters.KLBeta = r.updates, 0.01
+	st, err := r.policy.Update(ctx, u, nil)
+	if err != nil {
+		return err
+	}
+	if st.AlreadyApplied {
+		return wants("keep the IDs of the updates in the folder and no others",
+			"update %d was taken for one that was applied before", u.ID)
+	}
+	if math.Abs(st.FirstRatio-1) > 1e-5 || math.IsNaN(st.KL) || math.IsInf(st.KL, 0) {
+		return wants("make the loaded weights the reference policy, and reset the optimiser",
+			"the first ratio of an update is %v, its KL %v", st.FirstRatio, st.KL)
+	}
+	return nil
+}
+
+// beginRun does not require a KL of 0: a policy that is not a RunBeginner continues with the saved reference policy.
+func (r *policyRun) beginRun(ctx context.Context) error {
 	if !r.spec.Trainable {
 		return Skip("the policy is not trainable")
 	}
-	learn := func() error {
-		u, err := r.recorded(ctx)
-		if err != nil {
-			return err
-		}
-		r.updates++
-		u.ID, u.Hyperparameters.KLBeta = r.updates, 0.01
-		st, err := r.policy.Update(ctx, u, nil)
-		if err != nil {
-			return err
-		}
-		if st.AlreadyApplied {
-			return wants("keep the ids of updates that the folder contains, and no others", "update %d was taken for one that was applied", u.ID)
-		}
-		if math.Abs(st.FirstRatio-1) > 1e-5 || math.IsNaN(st.KL) || math.IsInf(st.KL, 0) {
-			return wants("the starting policy is what was loaded, and the optimiser is new", "an update's first ratio is %v, its KL %v", st.FirstRatio, st.KL)
-		}
-		return nil
-	}
-	if err := learn(); err != nil { // moments, and a starting policy that is not the present one
+	if err := r.learn(ctx); err != nil { // so that the optimiser has moments and the reference differs from the weights
 		return err
 	}
 	folder := filepath.Join(r.folder, "begin")
@@ -345,7 +386,7 @@ func (r *policyRun) fresh(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := learn(); err != nil { // moves the weights away
+	if err := r.learn(ctx); err != nil { // changes the weights
 		return err
 	}
 	id, err := policy.BeginRun(ctx, r.policy, folder)
@@ -353,14 +394,14 @@ func (r *policyRun) fresh(ctx context.Context) error {
 		return err
 	}
 	if id != whole {
-		return wants("the ids of updates stay, whatever is new", "Load says update %d, and with fresh %d", whole, id)
+		return wants("keep the IDs of updates in BeginRun", "Load returned update %d, BeginRun %d", whole, id)
 	}
 	after, err := r.ask(ctx, act)
 	if err != nil {
 		return err
 	}
 	if !reflect.DeepEqual(before, after) {
-		return wants("load all weights and statistics", "the policy acts differently after Load with fresh")
+		return wants("load all weights and statistics", "the policy acts differently after BeginRun")
 	}
-	return learn()
+	return r.learn(ctx)
 }

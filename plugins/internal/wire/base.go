@@ -15,12 +15,13 @@ import (
 	pb "github.com/srpo-dev/srpo/plugins/proto/srpov1"
 )
 
-// Client is the part of a plugin's client that all kinds share.
+// Client is the part of a client that all kinds of plugin share.
 type Client struct {
 	rpc pb.PluginClient
-	// Arena is the process's shared memory; nil: bytes in messages.
+	// Arena is the shared memory of the process. If it is nil, the messages carry the tensors.
 	Arena *arena.Arena
-	// ArenaFD is the arena's descriptor in the plugin's process: [plugins.ArenaFD], unless both sides run in one process, as in tests.
+	// ArenaFD is the arena's descriptor in the plugin's process: [plugins.ArenaFD], except in tests, where both
+	// sides run in one process.
 	ArenaFD int
 }
 
@@ -29,13 +30,21 @@ func NewClient(cc grpc.ClientConnInterface, a *arena.Arena) Client {
 	return Client{rpc: pb.NewPluginClient(cc), Arena: a, ArenaFD: plugins.ArenaFD}
 }
 
-// Info asks the plugin who it is.
+// Info returns the plugin's description of itself.
 func (c *Client) Info(ctx context.Context) (plugins.Info, error) {
 	m, err := Do(ctx, c.rpc.Info, &pb.InfoRequest{})
 	if err != nil {
 		return plugins.Info{}, err
 	}
-	info := plugins.Info{Name: Text(m.Name), Version: Text(m.Version), Protocol: int(m.Protocol), Doc: Text(m.Doc), MaxLanes: int(m.MaxLanes), Distributed: m.Distributed, Versions: map[string]string{}}
+	info := plugins.Info{
+		Name:        Text(m.Name),
+		Version:     Text(m.Version),
+		Protocol:    int(m.Protocol),
+		Doc:         Text(m.Doc),
+		MaxLanes:    int(m.MaxLanes),
+		Distributed: m.Distributed,
+		Versions:    map[string]string{},
+	}
 	switch m.Kind {
 	case pb.Kind_KIND_ENV:
 		info.Kind = plugins.Env
@@ -44,13 +53,14 @@ func (c *Client) Info(ctx context.Context) (plugins.Info, error) {
 	case pb.Kind_KIND_ENCODER:
 		info.Kind = plugins.Encoder
 	default:
-		return info, plugins.Errorf(plugins.Corrupt, "plugin %q says it is of kind %d", info.Name, m.Kind)
+		return info, plugins.Errorf(plugins.Corrupt, "plugin %q reports the unknown kind %d", info.Name, m.Kind)
 	}
 	if info.Name == "" {
 		return info, plugins.Errorf(plugins.Corrupt, "the plugin's Info has no name")
 	}
 	if m.MaxLanes > 1<<16 || len(m.Settings) > 4096 || len(m.Versions) > 4096 {
-		return info, plugins.Errorf(plugins.Corrupt, "plugin %q: Info names %d lanes, %d settings, %d versions", info.Name, m.MaxLanes, len(m.Settings), len(m.Versions))
+		return info, plugins.Errorf(plugins.Corrupt, "plugin %q: Info names %d lanes, %d settings, %d versions",
+			info.Name, m.MaxLanes, len(m.Settings), len(m.Versions))
 	}
 	for k, v := range m.Versions {
 		info.Versions[Text(k)] = Text(v)
@@ -58,17 +68,29 @@ func (c *Client) Info(ctx context.Context) (plugins.Info, error) {
 	for _, s := range m.Settings {
 		d, err := value(s.GetDefault())
 		if err != nil {
-			return info, plugins.Errorf(plugins.Corrupt, "plugin %q: setting %q has no default", info.Name, s.GetName())
+			return info, plugins.Errorf(plugins.Corrupt, "plugin %q: setting %q has no default", info.Name,
+				s.GetName())
 		}
-		info.Settings = append(info.Settings, plugins.Setting{Name: Text(s.Name), Default: d, Doc: Text(s.Doc), Choices: s.Choices, Min: s.Min, Max: s.Max})
+		info.Settings = append(
+			info.Settings,
+			plugins.Setting{
+				Name:    Text(s.Name),
+				Default: d,
+				Doc:     Text(s.Doc),
+				Choices: s.Choices,
+				Min:     s.Min,
+				Max:     s.Max,
+			},
+		)
 	}
 	return info, nil
 }
 
-// Configure hands over the configuration, and the arena where there is one.
+// Configure sends the configuration, and the arena if there is one.
 func (c *Client) Configure(ctx context.Context, cfg plugins.Config) error {
 	m := &pb.ConfigureRequest{
-		Settings: map[string]*pb.Value{}, Seed: cfg.Seed, Rank: uint32(cfg.Rank), WorldSize: uint32(max(cfg.WorldSize, 1)), Rendezvous: cfg.Rendezvous,
+		Settings: map[string]*pb.Value{}, Seed: cfg.Seed,
+		Rank: uint32(cfg.Rank), WorldSize: uint32(max(cfg.WorldSize, 1)), Rendezvous: cfg.Rendezvous,
 		Lanes: uint32(cfg.Lanes), Scratch: cfg.Scratch,
 	}
 	for k, v := range cfg.Settings {
@@ -91,16 +113,16 @@ func (c *Client) Configure(ctx context.Context, cfg plugins.Config) error {
 	return err
 }
 
-// Health is the plugin's account of what it is doing.
+// Health is a plugin's report of what it is doing.
 type Health struct {
 	Ready bool
 	// Busy names the calls in progress.
 	Busy []string
-	// SinceProgress is how long ago any of them last made headway.
+	// SinceProgress is the time since one of them last made progress.
 	SinceProgress time.Duration
 }
 
-// Health asks the plugin how it is; it answers also while another call runs.
+// Health returns what the plugin is doing. It answers while other calls run.
 func (c *Client) Health(ctx context.Context) (Health, error) {
 	m, err := Do(ctx, c.rpc.Health, &pb.HealthRequest{})
 	if err != nil {
@@ -110,10 +132,15 @@ func (c *Client) Health(ctx context.Context) (Health, error) {
 	for i := range busy {
 		busy[i] = Text(busy[i])
 	}
-	return Health{Ready: m.Ready, Busy: busy, SinceProgress: time.Duration(min(m.SinceProgressMs, 1<<40)) * time.Millisecond}, nil
+	return Health{
+		Ready:         m.Ready,
+		Busy:          busy,
+		SinceProgress: time.Duration(min(m.SinceProgressMs, 1<<40)) * time.Millisecond,
+	}, nil
 }
 
-// Server is the part of a plugin's server that all kinds share: the Plugin service, the arena, and the list of running calls.
+// Server is the part of a server that all kinds of plugin share: the Plugin service, the arena and the list of
+// running calls.
 type Server struct {
 	pb.UnimplementedPluginServer
 	impl plugins.Plugin
@@ -126,12 +153,12 @@ type Server struct {
 	busy map[*Running]struct{}
 }
 
-// NewServer makes the shared part for an implementation of a kind.
+// NewServer makes the shared part of the server of a plugin.
 func NewServer(impl plugins.Plugin, kind plugins.Kind) *Server {
 	return &Server{impl: impl, kind: kind, busy: map[*Running]struct{}{}}
 }
 
-// Arena is the arena that Configure handed over; nil without one.
+// Arena returns the arena that Configure received, or nil.
 func (s *Server) Arena() *arena.Arena { return s.arena.Load() }
 
 // Running is a call in progress.
@@ -141,15 +168,15 @@ type Running struct {
 	since time.Time
 }
 
-// Enter notes a call in progress for Health, and refuses it before Configure.
+// Enter adds a call to the list of running calls. It refuses calls before Configure.
 func (s *Server) Enter(format string, args ...any) (*Running, error) {
 	if !s.configured.Load() {
 		return nil, plugins.Errorf(plugins.Invalid, "%s before Configure", fmt.Sprintf(format, args...))
 	}
-	return s.note(fmt.Sprintf(format, args...)), nil
+	return s.begin(fmt.Sprintf(format, args...)), nil
 }
 
-func (s *Server) note(name string) *Running {
+func (s *Server) begin(name string) *Running {
 	r := &Running{s: s, name: name, since: time.Now()}
 	s.mu.Lock()
 	s.busy[r] = struct{}{}
@@ -157,14 +184,14 @@ func (s *Server) note(name string) *Running {
 	return r
 }
 
-// Progress notes that the call made headway.
+// Progress records that the call made progress.
 func (r *Running) Progress() {
 	r.s.mu.Lock()
 	r.since = time.Now()
 	r.s.mu.Unlock()
 }
 
-// Leave ends the note.
+// Leave removes the call from the list of running calls.
 func (r *Running) Leave() {
 	r.s.mu.Lock()
 	delete(r.s.busy, r)
@@ -177,7 +204,15 @@ func (s *Server) Info(ctx context.Context, _ *pb.InfoRequest) (*pb.InfoReply, er
 	if err != nil {
 		return nil, err
 	}
-	m := &pb.InfoReply{Name: info.Name, Version: info.Version, Protocol: plugins.Protocol, Doc: info.Doc, MaxLanes: uint32(info.MaxLanes), Distributed: info.Distributed, Versions: info.Versions}
+	m := &pb.InfoReply{
+		Name:        info.Name,
+		Version:     info.Version,
+		Protocol:    plugins.Protocol,
+		Doc:         info.Doc,
+		MaxLanes:    uint32(info.MaxLanes),
+		Distributed: info.Distributed,
+		Versions:    info.Versions,
+	}
 	switch s.kind {
 	case plugins.Env:
 		m.Kind = pb.Kind_KIND_ENV
@@ -191,7 +226,8 @@ func (s *Server) Info(ctx context.Context, _ *pb.InfoRequest) (*pb.InfoReply, er
 		if err != nil {
 			return nil, err
 		}
-		m.Settings = append(m.Settings, &pb.Setting{Name: d.Name, Default: v, Doc: d.Doc, Choices: d.Choices, Min: d.Min, Max: d.Max})
+		m.Settings = append(m.Settings,
+			&pb.Setting{Name: d.Name, Default: v, Doc: d.Doc, Choices: d.Choices, Min: d.Min, Max: d.Max})
 	}
 	return m, nil
 }
@@ -208,7 +244,14 @@ func (s *Server) Configure(ctx context.Context, m *pb.ConfigureRequest) (*pb.Con
 			return nil, plugins.Errorf(plugins.Invalid, "setting %q has no value", k)
 		}
 	}
-	cfg := plugins.Config{Seed: m.Seed, Rank: int(m.Rank), WorldSize: int(m.WorldSize), Rendezvous: m.Rendezvous, Lanes: int(m.Lanes), Scratch: m.Scratch}
+	cfg := plugins.Config{
+		Seed:       m.Seed,
+		Rank:       int(m.Rank),
+		WorldSize:  int(m.WorldSize),
+		Rendezvous: m.Rendezvous,
+		Lanes:      int(m.Lanes),
+		Scratch:    m.Scratch,
+	}
 	if cfg.Settings, err = plugins.Resolve(info.Settings, given); err != nil {
 		return nil, err
 	}
@@ -220,7 +263,8 @@ func (s *Server) Configure(ctx context.Context, m *pb.ConfigureRequest) (*pb.Con
 		cfg.Cameras = append(cfg.Cameras, toCameraRequest(r))
 	}
 	if s.kind == plugins.Env && (cfg.Lanes < 1 || cfg.Lanes > max(info.MaxLanes, 1)) {
-		return nil, plugins.Errorf(plugins.Invalid, "%d lanes asked for, one process of %s holds 1 to %d", cfg.Lanes, info.Name, max(info.MaxLanes, 1))
+		return nil, plugins.Errorf(plugins.Invalid, "%d lanes were requested, one process of %s has 1 to %d",
+			cfg.Lanes, info.Name, max(info.MaxLanes, 1))
 	}
 	if m.Arena != nil && s.arena.Load() == nil {
 		a, err := arena.Map(int(m.Arena.Fd), int(m.Arena.Size))
@@ -229,7 +273,7 @@ func (s *Server) Configure(ctx context.Context, m *pb.ConfigureRequest) (*pb.Con
 		}
 		s.arena.Store(a)
 	}
-	r := s.note("Configure")
+	r := s.begin("Configure")
 	defer r.Leave()
 	if err := s.impl.Configure(ctx, cfg); err != nil {
 		return nil, err
@@ -287,32 +331,68 @@ func fromValue(v any) (*pb.Value, error) {
 	return nil, plugins.Errorf(plugins.Internal, "a setting cannot be of type %T", v)
 }
 
-// FromEnvSpec turns an env's description into its message, ToEnvSpec back.
+// FromEnvSpec converts an env's description to a message.
 func FromEnvSpec(s plugins.EnvSpec) *pb.EnvSpec {
-	m := &pb.EnvSpec{Action: FromActionSpace(s.Action), Proprio: s.Proprio, Expert: s.Expert, ExpertFailures: s.ExpertFailures, RecordCamera: s.RecordCamera}
+	m := &pb.EnvSpec{
+		Action:         FromActionSpace(s.Action),
+		Proprio:        s.Proprio,
+		Expert:         s.Expert,
+		ExpertFailures: s.ExpertFailures,
+		RecordCamera:   s.RecordCamera,
+	}
 	for _, c := range s.Cameras {
-		m.Cameras = append(m.Cameras, &pb.Camera{Name: c.Name, Height: uint32(c.Height), Width: uint32(c.Width), View: c.View, AnySize: c.AnySize})
+		m.Cameras = append(
+			m.Cameras,
+			&pb.Camera{
+				Name:    c.Name,
+				Height:  uint32(c.Height),
+				Width:   uint32(c.Width),
+				View:    c.View,
+				AnySize: c.AnySize,
+			},
+		)
 	}
 	return m
 }
 
-// ToEnvSpec turns a message into an env's description, without judging it.
+// ToEnvSpec converts a message to an env's description. It does not check it.
 func ToEnvSpec(m *pb.EnvSpec) plugins.EnvSpec {
-	s := plugins.EnvSpec{Action: ToActionSpace(m.GetAction()), Proprio: m.GetProprio(), Expert: m.GetExpert(), ExpertFailures: m.GetExpertFailures(), RecordCamera: m.GetRecordCamera()}
+	s := plugins.EnvSpec{
+		Action:         ToActionSpace(m.GetAction()),
+		Proprio:        m.GetProprio(),
+		Expert:         m.GetExpert(),
+		ExpertFailures: m.GetExpertFailures(),
+		RecordCamera:   m.GetRecordCamera(),
+	}
 	for _, c := range m.GetCameras() {
-		s.Cameras = append(s.Cameras, plugins.Camera{Name: c.GetName(), Height: int(c.GetHeight()), Width: int(c.GetWidth()), View: c.GetView(), AnySize: c.GetAnySize()})
+		s.Cameras = append(
+			s.Cameras,
+			plugins.Camera{
+				Name:    c.GetName(),
+				Height:  int(c.GetHeight()),
+				Width:   int(c.GetWidth()),
+				View:    c.GetView(),
+				AnySize: c.GetAnySize(),
+			},
+		)
 	}
 	return s
 }
 
-// FromActionSpace turns an action space into its message, ToActionSpace back.
+// FromActionSpace converts an action space to a message.
 func FromActionSpace(a plugins.ActionSpace) *pb.ActionSpace {
 	return &pb.ActionSpace{Names: a.Names, Low: a.Low, High: a.High, Meaning: a.Meaning, RateHz: a.RateHz}
 }
 
-// ToActionSpace turns a message into an action space, without judging it.
+// ToActionSpace converts a message to an action space. It does not check it.
 func ToActionSpace(m *pb.ActionSpace) plugins.ActionSpace {
-	return plugins.ActionSpace{Names: m.GetNames(), Low: m.GetLow(), High: m.GetHigh(), Meaning: m.GetMeaning(), RateHz: m.GetRateHz()}
+	return plugins.ActionSpace{
+		Names:   m.GetNames(),
+		Low:     m.GetLow(),
+		High:    m.GetHigh(),
+		Meaning: m.GetMeaning(),
+		RateHz:  m.GetRateHz(),
+	}
 }
 
 func fromCameraRequest(r plugins.CameraRequest) *pb.CameraRequest {
@@ -323,7 +403,7 @@ func toCameraRequest(m *pb.CameraRequest) plugins.CameraRequest {
 	return plugins.CameraRequest{Name: m.GetName(), Height: int(m.GetHeight()), Width: int(m.GetWidth())}
 }
 
-// FromCameraRequests turns requests into messages, ToCameraRequests back.
+// FromCameraRequests converts requests to messages.
 func FromCameraRequests(rs []plugins.CameraRequest) []*pb.CameraRequest {
 	var ms []*pb.CameraRequest
 	for _, r := range rs {
@@ -332,7 +412,7 @@ func FromCameraRequests(rs []plugins.CameraRequest) []*pb.CameraRequest {
 	return ms
 }
 
-// ToCameraRequests turns messages into requests.
+// ToCameraRequests converts messages to requests.
 func ToCameraRequests(ms []*pb.CameraRequest) []plugins.CameraRequest {
 	var rs []plugins.CameraRequest
 	for _, m := range ms {

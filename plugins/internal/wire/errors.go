@@ -1,4 +1,5 @@
-// Package wire turns the contract's Go types into srpo.v1 messages and back; the clients and servers of the three kinds share it.
+// Package wire converts the Go types of the contract to srpo.v1 messages and back. The clients and servers of the
+// three kinds share it.
 package wire
 
 import (
@@ -19,23 +20,25 @@ import (
 	pb "github.com/srpo-dev/srpo/plugins/proto/srpov1"
 )
 
-// errorTrailer carries the serialised srpo.v1.Error of a failed call.
+// errorTrailer is the trailer with the serialised srpo.v1.Error of a failed call.
 const errorTrailer = "srpo-error-bin"
 
-// maxText bounds each text of an error that comes from a plugin: it is meant for a person.
+// maxText bounds each text of an error that a plugin sends, in bytes.
 const maxText = 16 << 10
 
-// unreadable begins gRPC's error about bytes that are not the message that was to come.
+// unreadable is the start of gRPC's error about bytes that are not the expected message.
 const unreadable = "grpc: failed to unmarshal the received message"
 
 var codeOf = map[plugins.ErrorKind]codes.Code{
 	plugins.Invalid: codes.InvalidArgument, plugins.NotFound: codes.NotFound, plugins.Unsupported: codes.Unimplemented,
-	plugins.Mismatch: codes.FailedPrecondition, plugins.Exhausted: codes.ResourceExhausted, plugins.Deadline: codes.DeadlineExceeded,
-	plugins.Canceled: codes.Canceled, plugins.Unavailable: codes.Unavailable, plugins.Corrupt: codes.DataLoss, plugins.Internal: codes.Internal,
+	plugins.Mismatch: codes.FailedPrecondition, plugins.Exhausted: codes.ResourceExhausted,
+	plugins.Deadline: codes.DeadlineExceeded,
+	plugins.Canceled: codes.Canceled, plugins.Unavailable: codes.Unavailable,
+	plugins.Corrupt: codes.DataLoss, plugins.Internal: codes.Internal,
 	plugins.Diverged: codes.OutOfRange,
 }
 
-// Status turns an error into what a handler returns, with the whole of it in the trailer that set sends.
+// Status converts an error to the status that a handler returns. set sends the trailer with all parts of the error.
 func Status(err error, set func(metadata.MD) error) error {
 	if err == nil {
 		return nil
@@ -44,7 +47,15 @@ func Status(err error, set func(metadata.MD) error) error {
 		return status.Error(codes.Canceled, err.Error())
 	}
 	e := plugins.AsError(err)
-	raw, _ := proto.Marshal(&pb.Error{Kind: pb.ErrorKind(e.Kind), Message: Text(e.Message), Place: Text(e.Place), Hint: Text(e.Hint), Detail: Text(e.Detail)})
+	raw, _ := proto.Marshal(
+		&pb.Error{
+			Kind:    pb.ErrorKind(e.Kind),
+			Message: Text(e.Message),
+			Place:   Text(e.Place),
+			Hint:    Text(e.Hint),
+			Detail:  Text(e.Detail),
+		},
+	)
 	_ = set(metadata.Pairs(errorTrailer, string(raw)))
 	code, ok := codeOf[e.Kind]
 	if !ok {
@@ -53,7 +64,7 @@ func Status(err error, set func(metadata.MD) error) error {
 	return status.Error(code, Text(e.Message))
 }
 
-// FromStatus turns the error of a call into a *plugins.Error.
+// FromStatus converts the error of a call to a *plugins.Error.
 func FromStatus(err error, trailer metadata.MD) error {
 	if err == nil {
 		return nil
@@ -61,11 +72,17 @@ func FromStatus(err error, trailer metadata.MD) error {
 	if raw := trailer.Get(errorTrailer); len(raw) == 1 {
 		var m pb.Error
 		if proto.Unmarshal([]byte(raw[0]), &m) == nil && m.Kind > 0 && m.Kind <= pb.ErrorKind_ERROR_KIND_DIVERGED {
-			return &plugins.Error{Kind: plugins.ErrorKind(m.Kind), Message: words(m.Message), Place: Text(m.Place), Hint: Text(m.Hint), Detail: Text(m.Detail)}
+			return &plugins.Error{
+				Kind:    plugins.ErrorKind(m.Kind),
+				Message: messageText(m.Message),
+				Place:   Text(m.Place),
+				Hint:    Text(m.Hint),
+				Detail:  Text(m.Detail),
+			}
 		}
 	}
 	st := status.Convert(err)
-	e := &plugins.Error{Message: words(st.Message()), Err: err}
+	e := &plugins.Error{Message: messageText(st.Message()), Err: err}
 	switch st.Code() {
 	case codes.Unavailable:
 		e.Kind, e.Message = plugins.Unavailable, "the plugin's process is gone or closed its connection"
@@ -80,32 +97,34 @@ func FromStatus(err error, trailer metadata.MD) error {
 		e.Kind = plugins.Unsupported
 	case codes.ResourceExhausted:
 		e.Kind = plugins.Corrupt
-		e.Hint = fmt.Sprintf("a message may have %d MB at most", plugins.MaxMessage>>20)
+		e.Hint = fmt.Sprintf("send messages of at most %d MB", plugins.MaxMessage>>20)
 	case codes.InvalidArgument:
 		e.Kind = plugins.Invalid
 	case codes.NotFound:
 		e.Kind = plugins.NotFound
 	default:
 		e.Kind = plugins.Internal
-		if why, ok := strings.CutPrefix(e.Message, unreadable); ok { // gRPC's words on this side, not the plugin's
-			e.Kind, e.Message = plugins.Corrupt, "the reply is no message of the contract: "+strings.TrimPrefix(why, ": ")
-			e.Hint = "the plugin's generated code may be of another protocol version, or its SDK is not srpo's"
+		if why, ok := strings.CutPrefix(e.Message, unreadable); ok { // gRPC reports this, not the plugin
+			e.Kind, e.Message = plugins.Corrupt, "the reply is not a message of the contract: "+strings.TrimPrefix(
+				why, ": ")
+			e.Hint = "generate the plugin's code from this version of srpo.v1, or use srpo's SDK"
 		}
 	}
 	return e
 }
 
-// words is Text for the message of an error: there is always something to read.
-func words(message string) string {
+// messageText is Text for the message of an error, which it replaces if it is empty.
+func messageText(message string) string {
 	if strings.TrimSpace(message) == "" {
-		return "the plugin reported an error without words"
+		return "the plugin reported an error without a message"
 	}
 	return Text(message)
 }
 
-// Text makes a string something for a terminal: valid UTF-8 of bounded length, without control characters but ends of lines and tabs.
+// Text makes a string safe for a terminal: valid UTF-8 of bounded length, without control characters other than
+// newline and tab.
 func Text(s string) string {
-	if len(s) > 4*maxText { // most of it would be cut off below
+	if len(s) > 4*maxText { // limits the work below
 		s = s[:4*maxText]
 	}
 	s = strings.Map(func(r rune) rune {
@@ -120,7 +139,7 @@ func Text(s string) string {
 	return s
 }
 
-// recovered turns a panic of an implementation into an error, so that one bad call costs itself and not the process.
+// recovered converts a panic of an implementation to an error, so that the process survives it.
 func recovered(r any) error {
 	stack := strings.Split(strings.TrimSpace(string(debug.Stack())), "\n")
 	if len(stack) > 24 {
@@ -129,7 +148,7 @@ func recovered(r any) error {
 	return plugins.Errorf(plugins.Internal, "panic: %v", r).WithDetail(strings.Join(stack, "\n"))
 }
 
-// Unary is the server interceptor that gives errors their trailer and survives panics.
+// Unary is the server interceptor that adds the trailer to errors and recovers from panics.
 func Unary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (resp any, err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -153,8 +172,9 @@ func Stream(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, handler grp
 	return handler(srv, ss)
 }
 
-// Do makes a unary call and turns its error.
-func Do[Q, R any](ctx context.Context, method func(context.Context, Q, ...grpc.CallOption) (R, error), req Q) (R, error) {
+// Do makes a unary call and converts its error.
+func Do[Q, R any](ctx context.Context, method func(context.Context, Q, ...grpc.CallOption) (R, error),
+	req Q) (R, error) {
 	var trailer metadata.MD
 	r, err := method(ctx, req, grpc.Trailer(&trailer))
 	return r, FromStatus(err, trailer)

@@ -6,23 +6,22 @@ import (
 	pb "github.com/srpo-dev/srpo/plugins/proto/srpov1"
 )
 
-// inlineBelow is the size under which a tensor travels inside its message even when there is an arena, bytes.
+// inlineBelow is the size in bytes below which the message carries a tensor even if there is an arena.
 const inlineBelow = 4096
 
-// Call is the host's side of one call's tensors: a slot of its own for each tensor that goes out, and one grant for the tensors that come back.
-// Without an arena, or without room in it, everything travels inside the messages.
+// Call manages the tensors of one call on the host's side: one slot per tensor of the request, and one grant for the
+// tensors of the reply. Without an arena, or without room in it, the messages carry the tensors.
 type Call struct {
-	arena *arena.Arena
-	slots []*arena.Slot
-	grant *arena.Slot
-	// copied counts the bytes of the grant that were read.
-	copied uint64
+	arena  *arena.Arena
+	slots  []*arena.Slot
+	grant  *arena.Slot
+	copied uint64 // bytes of the grant that were read
 }
 
-// Begin starts a call; a may be nil.
+// Begin starts a call. The arena may be nil.
 func Begin(a *arena.Arena) *Call { return &Call{arena: a} }
 
-// Release takes all slots back.
+// Release releases all slots.
 func (c *Call) Release() {
 	for _, s := range c.slots {
 		s.Release()
@@ -30,7 +29,8 @@ func (c *Call) Release() {
 	c.grant.Release()
 }
 
-// Expect grants room for a reply whose tensors have the given sizes in bytes and returns it as a message; nil without an arena or room.
+// Expect grants room for a reply whose tensors have the given sizes in bytes. It returns nil without an arena or
+// room.
 func (c *Call) Expect(sizes ...int) *pb.Slot {
 	if c.arena == nil {
 		return nil
@@ -45,14 +45,14 @@ func (c *Call) Expect(sizes ...int) *pb.Slot {
 		return nil
 	}
 	slot, err := c.arena.Grant(total)
-	if err != nil { // full: the reply carries the bytes
+	if err != nil { // the arena is full, so the reply carries the tensors
 		return nil
 	}
 	c.grant = slot
 	return &pb.Slot{Offset: uint64(slot.Offset), Length: uint64(slot.Length), Generation: slot.Generation}
 }
 
-// Put turns a tensor of the request into its message.
+// Put converts a tensor of the request to a message.
 func (c *Call) Put(t plugins.Tensor) (*pb.Tensor, error) {
 	m, err := describe(t)
 	if m == nil || err != nil {
@@ -64,7 +64,9 @@ func (c *Call) Put(t plugins.Tensor) (*pb.Tensor, error) {
 			if err := slot.Write(0, t.Data); err != nil {
 				return nil, err
 			}
-			m.Data = &pb.Tensor_Slot{Slot: &pb.Slot{Offset: uint64(slot.Offset), Length: uint64(slot.Length), Generation: slot.Generation}}
+			m.Data = &pb.Tensor_Slot{
+				Slot: &pb.Slot{Offset: uint64(slot.Offset), Length: uint64(slot.Length), Generation: slot.Generation},
+			}
 			return m, nil
 		}
 	}
@@ -72,32 +74,36 @@ func (c *Call) Put(t plugins.Tensor) (*pb.Tensor, error) {
 	return m, nil
 }
 
-// Read turns a reply's tensor back, with a copy of the bytes.
+// Read converts a message of the reply to a tensor with its own data.
 func (c *Call) Read(m *pb.Tensor) (plugins.Tensor, error) {
 	return read(m, func(s *pb.Slot) ([]byte, error) {
 		if c.grant == nil {
 			return nil, plugins.Errorf(plugins.Corrupt, "the reply refers to an arena slot that was not granted")
 		}
-		// Each tensor has bytes of its own: a reply that names the same frame a thousand times must not make a thousand copies.
+		// The tensors do not overlap: a reply that refers to one frame a thousand times must not cause a thousand
+		// copies.
 		if s.Length > uint64(c.grant.Length)-c.copied {
-			return nil, plugins.Errorf(plugins.Corrupt, "the reply's tensors have more bytes than the %d that were granted", c.grant.Length)
+			return nil, plugins.Errorf(plugins.Corrupt,
+				"the reply's tensors have more bytes than the %d that were granted", c.grant.Length)
 		}
 		c.copied += s.Length
 		return c.grant.Copy(s.Offset, s.Length, s.Generation)
 	})
 }
 
-// View turns a request's tensor back, on the plugin's side; it aliases the arena during the call.
+// View converts a message of the request to a tensor, on the plugin's side. The tensor aliases the arena during
+// the call.
 func View(a *arena.Arena, m *pb.Tensor) (plugins.Tensor, error) {
 	return read(m, func(s *pb.Slot) ([]byte, error) {
 		if a == nil {
-			return nil, plugins.Errorf(plugins.Corrupt, "the request refers to an arena, but none was handed over")
+			return nil, plugins.Errorf(plugins.Corrupt, "the request refers to an arena, but Configure received none")
 		}
 		return a.View(s.Offset, s.Length, s.Generation)
 	})
 }
 
-// Reply is the plugin's side of a reply's tensors: they go into the granted slot one after another while there is room, else into the message.
+// Reply manages the tensors of a reply on the plugin's side. It puts them into the granted slot one after another
+// while there is room, and the others into the message.
 type Reply struct {
 	mem  []byte
 	base uint64
@@ -105,7 +111,7 @@ type Reply struct {
 	used int
 }
 
-// Answer begins a reply; a and grant may be nil.
+// Answer begins a reply. The arena and the grant may be nil.
 func Answer(a *arena.Arena, grant *pb.Slot) (*Reply, error) {
 	if a == nil || grant == nil {
 		return &Reply{}, nil
@@ -117,7 +123,7 @@ func Answer(a *arena.Arena, grant *pb.Slot) (*Reply, error) {
 	return &Reply{mem: mem, base: grant.Offset, gen: grant.Generation}, nil
 }
 
-// Put turns a tensor of the reply into its message.
+// Put converts a tensor of the reply to a message.
 func (r *Reply) Put(t plugins.Tensor) (*pb.Tensor, error) {
 	m, err := describe(t)
 	if m == nil || err != nil {
@@ -128,12 +134,14 @@ func (r *Reply) Put(t plugins.Tensor) (*pb.Tensor, error) {
 		return m, nil
 	}
 	copy(r.mem[r.used:], t.Data)
-	m.Data = &pb.Tensor_Slot{Slot: &pb.Slot{Offset: r.base + uint64(r.used), Length: uint64(len(t.Data)), Generation: r.gen}}
+	m.Data = &pb.Tensor_Slot{
+		Slot: &pb.Slot{Offset: r.base + uint64(r.used), Length: uint64(len(t.Data)), Generation: r.gen},
+	}
 	r.used += round(len(t.Data))
 	return m, nil
 }
 
-// describe makes the message without its data; nil for no tensor.
+// describe makes the message without its data. It returns nil for the zero tensor.
 func describe(t plugins.Tensor) (*pb.Tensor, error) {
 	if t.IsZero() {
 		return nil, nil

@@ -1,140 +1,155 @@
-"""AdamW over what learns, a copy to go back to, and the starting policy: nothing here knows a network's kind, and other
-policies are made of this module, too.
+"""AdamW over the trainable parameters, snapshots of them, and the frozen reference for the KL term. Independent of the
+kind of network.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import nn
 
 from vla import sharding
-from vla.ranks import Group
+from vla.ranks import ProcessGroup
 
 
-class Misfit(ValueError):
-    """A saved state that does not belong to what learns."""
+class StateMismatchError(ValueError):
+    """A saved state does not fit the trainable parameters."""
 
 
 class Optimiser:
-    """AdamW over the parameters that learn, in float32 whatever the network's type.
+    """AdamW over the trainable parameters, in float32 whatever the dtype of the network.
 
-    Where a parameter is not float32, or `offload` asks for it, a float32 copy (on the CPU with `offload`) is what the
-    optimiser moves, and the parameter follows it: steps of 5e-6 are lost in bfloat16.
+    If a parameter is not float32, or with `offload`, the optimiser updates a float32 master copy (on the CPU with
+    `offload`), which is then copied into the parameter: steps of 5e-6 would be lost in bfloat16.
 
-    Of several processes each moves a part of the parameters: the gradients are summed where that is, and the moved
-    parameters spread from there (ZeRO's first stage, arXiv 1910.02054). So the moments and the float32 copies are
-    divided among them, and no two can come to differ in a parameter.
+    With several processes, each process updates some of the parameters. Gradients are summed on the process that owns
+    the parameter, which then broadcasts the new value (stage 1 of ZeRO, arXiv 1910.02054). So moments and master copies
+    are divided among the processes, and the parameters of all processes are always equal.
 
-    Where the parameters are divided themselves (`sharding.Shards`), gradients are, too: each process moves its part of
-    every parameter.
+    If the parameters themselves are sharded (`sharding.ShardedModel`), so are the gradients, and each process updates
+    its shard of every parameter.
+
+    Args:
+        model: parameters with requires_grad are trained.
+        settings: adam_beta1, adam_beta2, weight_decay, grad_clip (0: no clipping).
+        offload: keep moments and master copies on the CPU.
+        processes: default: one process.
     """
 
-    def __init__(self, model: nn.Module, settings: dict, offload: bool, group: Group | None = None):
+    def __init__(self, model: nn.Module, settings: dict, offload: bool, processes: ProcessGroup | None = None):
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        self.settings, self.offload, self.group = settings, offload, group or Group()
-        self.divided = any(map(sharding.is_divided, self.parameters.values()))
+        self.settings, self.offload, self.processes = settings, offload, processes or ProcessGroup()
+        self.sharded = any(map(sharding.is_sharded, self.parameters.values()))
         self.local = {n: sharding.local(p) for n, p in self.parameters.items()}
-        self.owners = _owners({n: p.numel() for n, p in self.parameters.items()}, self.group.size)
-        if self.divided:  # parts without a row have nothing to move
+        self.owners = _owners({n: p.numel() for n, p in self.parameters.items()}, self.processes.size)
+        if self.sharded:  # an empty shard has nothing to update
             self.own = [n for n, p in self.local.items() if p.numel()]
         else:
-            self.own = [n for n, owner in self.owners.items() if owner == self.group.rank]
+            self.own = [n for n, owner in self.owners.items() if owner == self.processes.rank]
         self.masters = {}
         for n in self.own:
             p = self.local[n]
-            if self._copied(p):
+            if self._needs_master(p):
                 self.masters[n] = p.detach().to("cpu" if offload else p.device, torch.float32, copy=True)
         self.adam = torch.optim.AdamW(
-            [{"params": self._moved()}] if self.own else [{"params": [nn.Parameter(torch.zeros(()))]}],
+            [{"params": self._updated()}] if self.own else [{"params": [nn.Parameter(torch.zeros(()))]}],
             lr=1.0,
             betas=(settings["adam_beta1"], settings["adam_beta2"]),
             weight_decay=settings["weight_decay"],
-            fused=True,  # one pass over the memory: 8 to 11 ms in place of 53 for the tiny preset on one core
+            fused=True,  # one pass over the memory: 8 to 11 ms instead of 53 for openvla's tiny preset on one core
         )
 
-    def _copied(self, p: nn.Parameter) -> bool:
+    def _needs_master(self, p: nn.Parameter) -> bool:
         return self.offload or p.dtype != torch.float32
 
-    def _moved(self) -> list[torch.Tensor]:
+    def _updated(self) -> list[torch.Tensor]:
+        """The tensors that AdamW updates on this process: master copies, or the parameters themselves."""
         return [self.masters.get(n, self.local[n]) for n in self.own]
 
-    def fresh(self) -> None:
-        """Forgets the gradients' moments."""
+    def reset(self) -> None:
+        """Drops the moments of all gradients."""
         self.adam.state.clear()
 
-    def zero(self) -> None:
+    def zero_grad(self) -> None:
         for n, p in self.parameters.items():
             p.grad = self.local[n].grad = None
 
     def step(self, lr: float) -> float:
-        """Sums the gradients of all processes, clips, makes a step, and returns the norm that they had; no step if that
-        is not finite.
+        """Sums the gradients of all processes, clips their norm and makes one step. All processes call it.
+
+        Returns:
+            The norm before clipping. If it is not finite, no step is made.
         """
-        with self.group.together():
-            self._sum()
+        with self.processes.collective():
+            self._reduce_gradients()
             norm = self._clip()
             if math.isfinite(norm):
                 for group in self.adam.param_groups:
                     group["lr"] = lr
                 self.adam.step()
-                self._follow()
+                self._publish()
         for master in self.masters.values():
             master.grad = None
         return norm
 
-    def _sum(self) -> None:
-        """Brings each gradient, in float32, to the process that moves the parameter."""
-        if self.divided:
-            return self._take()
+    def _reduce_gradients(self) -> None:
+        """Sums each gradient, in float32, on the process that updates the parameter."""
+        if self.sharded:
+            return self._take_sharded_gradients()
         device = next(iter(self.parameters.values())).device
-        there = self.group.any([p.grad is not None for p in self.parameters.values()], device)
-        for (n, p), some in zip(self.parameters.items(), there):
-            if not some:
+        present = self.processes.any([p.grad is not None for p in self.parameters.values()], device)
+        for (n, p), has_gradient in zip(self.parameters.items(), present):
+            if not has_gradient:
                 continue
             grad = p.grad
-            if self.group.size > 1:
+            if self.processes.size > 1:
                 grad = torch.zeros_like(p, dtype=torch.float32) if grad is None else grad.float().contiguous()
-                self.group.reduce(grad, self.owners[n])
+                self.processes.reduce(grad, self.owners[n])
                 p.grad = grad if p.dtype == torch.float32 else None
             if n in self.masters:
                 master = self.masters[n]
                 master.grad = grad.to(master.device, torch.float32)
                 p.grad = None
 
-    def _take(self) -> None:
-        """The same where the backward pass has summed and divided the gradients."""
+    def _take_sharded_gradients(self) -> None:
+        """Assigns the shards of gradients, which the backward pass has summed already."""
         for n, p in self.parameters.items():
             if p.grad is not None and n in self.own:
-                moved, grad = self.masters.get(n, self.local[n]), sharding.local(p.grad)
-                moved.grad = grad.to(moved.device, torch.float32)
+                updated, grad = self.masters.get(n, self.local[n]), sharding.local(p.grad)
+                updated.grad = grad.to(updated.device, torch.float32)
             p.grad = None
 
     def _clip(self) -> float:
-        most = self.settings["grad_clip"] or math.inf
-        grads = [m.grad for m in self._moved() if m.grad is not None]
-        if self.group.size == 1:
-            return float(nn.utils.clip_grad_norm_([m for m in self._moved() if m.grad is not None], most))
+        max_norm = self.settings["grad_clip"] or math.inf
+        grads = [m.grad for m in self._updated() if m.grad is not None]
+        if self.processes.size == 1:
+            return float(nn.utils.clip_grad_norm_([m for m in self._updated() if m.grad is not None], max_norm))
         device = next(iter(self.parameters.values())).device
         squares = torch.zeros((), dtype=torch.float64, device=device)
         for g in grads:
             squares += torch.linalg.vector_norm(g).double().to(device) ** 2
-        norm = float(self.group.total(squares).sqrt())
+        norm = float(self.processes.all_reduce(squares).sqrt())
         for g in grads:
-            g.mul_(min(1.0, most / (norm + 1e-6)))  # as torch's clip_grad_norm_
+            g.mul_(min(1.0, max_norm / (norm + 1e-6)))  # as torch's clip_grad_norm_
         return norm
 
     @torch.no_grad()
-    def _follow(self) -> None:
+    def _publish(self) -> None:
+        """Copies master copies into the parameters, and broadcasts the parameters."""
         for n, master in self.masters.items():
             self.local[n].copy_(master)
-        if not self.divided:
-            self.group.spread([p.data for p in self.parameters.values()], list(self.owners.values()))
+        if not self.sharded:
+            self.processes.broadcast([p.data for p in self.parameters.values()], list(self.owners.values()))
 
     def state(self) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
-        """(tensors by name, steps made by parameter) of the parameters that this process moves: with those of the
-        others all that `restore` needs.
+        """The state of the parameters that this process updates; those of all processes together are what `load_state`
+        needs.
+
+        Returns:
+            (tensors, steps): "master.NAME", "m.NAME" and "v.NAME"; number of steps by parameter name.
         """
         tensors, steps = {}, {}
         for n in self.own:
@@ -147,103 +162,105 @@ class Optimiser:
         return tensors, steps
 
     @torch.no_grad()
-    def gathered(self, steps: dict[str, float]) -> dict[str, torch.Tensor]:
-        """The tensors of all processes' states, on rank 0's CPU; empty elsewhere. Every process calls it.
+    def gather_state(self, steps: dict[str, float]) -> dict[str, torch.Tensor]:
+        """Returns the tensors of all processes' states on rank 0's CPU, and {} on other ranks. All processes call it.
 
         Args:
-            steps: of all of them.
+            steps: of all processes.
         """
         own, _ = self.state()
-        if self.group.size == 1:
+        if self.processes.size == 1:
             return own
         out = {}
-        with self.group.together():
+        with self.processes.collective():
             for n, p in self.parameters.items():
-                for kind in ["master"] * self._copied(p) + ["m", "v"] * (n in steps):
+                for kind in ["master"] * self._needs_master(p) + ["m", "v"] * (n in steps):
                     name = f"{kind}.{n}"
-                    tensor = self._brought(n, own.get(name), torch.float32)
+                    tensor = self._gather(n, own.get(name), torch.float32)
                     if tensor is not None:
                         out[name] = tensor
         return out
 
-    def parts(self, values: dict[str, torch.Tensor] | None) -> dict[str, torch.Tensor] | None:
-        """Of whole values of the parameters, what is this process's."""
-        if values is None or not self.divided:
+    def shard(self, values: dict[str, torch.Tensor] | None) -> dict[str, torch.Tensor] | None:
+        """Returns this process's shards of values that have the full shapes of the parameters."""
+        if values is None or not self.sharded:
             return values
-        return {n: sharding.cut(self.parameters[n], t).clone() for n, t in values.items()}
+        return {n: sharding.shard_of(self.parameters[n], t).clone() for n, t in values.items()}
 
     @torch.no_grad()
-    def joined(self, values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Values of the parameters, whole on rank 0, of those that each process has. Every process calls it."""
-        if not self.divided:
+    def unshard(self, values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Returns values of the parameters in full on rank 0, from the shards of all processes, which all call it."""
+        if not self.sharded:
             return values
-        with self.group.together():
-            brought = {n: self._brought(n, t, t.dtype) for n, t in values.items()}
-        return {n: t for n, t in brought.items() if t is not None}
+        with self.processes.collective():
+            gathered = {n: self._gather(n, t, t.dtype) for n, t in values.items()}
+        return {n: t for n, t in gathered.items() if t is not None}
 
-    def _brought(self, n: str, tensor: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
-        """What is kept of a parameter, on rank 0's CPU: from the one that has it, or in parts from all; None elsewhere.
+    def _gather(self, n: str, tensor: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
+        """Returns a tensor that belongs to a parameter on rank 0's CPU, from its owner or from the shards of all ranks.
+        None on other ranks.
 
         Args:
-            tensor: as far as it is here; where it is offloaded, all of it is on the CPU.
+            n: the parameter's name.
+            tensor: what this process has of it. With `offload` it is on the CPU.
         """
-        p, rank = self.parameters[n], self.group.rank
-        if rank == 0 and (tensor is None or self.divided):
-            whole = torch.empty(p.shape, dtype=dtype, device="cpu" if self.offload else p.device)
+        p, rank = self.parameters[n], self.processes.rank
+        if rank == 0 and (tensor is None or self.sharded):
+            full = torch.empty(p.shape, dtype=dtype, device="cpu" if self.offload else p.device)
         else:
-            whole = tensor
-        if self.divided:
-            for r in range(self.group.size):
-                some = sharding.rows(p, r, self.group.size)
-                if some.start == some.stop:
+            full = tensor
+        if self.sharded:
+            for r in range(self.processes.size):
+                rows = sharding.shard_rows(p, r, self.processes.size)
+                if rows.start == rows.stop:
                     continue
                 if rank == r == 0:
-                    whole[some].copy_(tensor)
+                    full[rows].copy_(tensor)
                 elif rank in (0, r):
-                    self.group.bring(whole[some] if rank == 0 else tensor, r)
-        elif whole is not None:
-            self.group.bring(whole, self.owners[n])
-        return whole.cpu() if rank == 0 else None
+                    self.processes.send_to_rank_zero(full[rows] if rank == 0 else tensor, r)
+        elif full is not None:
+            self.processes.send_to_rank_zero(full, self.owners[n])
+        return full.cpu() if rank == 0 else None
 
     @torch.no_grad()
-    def restore(self, tensors: dict[str, torch.Tensor], steps: dict[str, float], own: bool = False) -> None:
-        """Takes over this process's part of a state. Where float32 copies are kept now and were not then, they are made
-        from the weights.
+    def load_state(self, tensors: dict[str, torch.Tensor], steps: dict[str, float], local: bool = False) -> None:
+        """Restores this process's part of a state. Master copies that the state lacks are made from the parameters.
 
         Args:
-            own: the tensors are this process's parts, as `state` gives them; else they are whole.
+            tensors, steps: as in `state`.
+            local: the tensors are this process's shards, as `state` returns them; else they have their full shapes.
 
         Raises:
-            Misfit: a tensor is missing or has another shape; nothing has changed then.
+            StateMismatchError: a tensor is missing or has another shape. Nothing has changed then.
         """
         for n in self.own:
             for kind in ["m", "v"] * (n in steps) + ["master"] * (f"master.{n}" in tensors):
-                shape = (self.local if own else self.parameters)[n].shape
+                shape = (self.local if local else self.parameters)[n].shape
                 if f"{kind}.{n}" not in tensors:
-                    raise Misfit(f"{kind}.{n} is missing")
+                    raise StateMismatchError(f"{kind}.{n} is missing")
                 if tensors[f"{kind}.{n}"].shape != shape:
-                    raise Misfit(f"{kind}.{n} is {list(tensors[f'{kind}.{n}'].shape)}, want {list(shape)}")
+                    raise StateMismatchError(f"{kind}.{n} is {list(tensors[f'{kind}.{n}'].shape)}, want {list(shape)}")
 
-        def part(kind: str, n: str) -> torch.Tensor:
+        def shard(kind: str, n: str) -> torch.Tensor:
             t = tensors[f"{kind}.{n}"]
-            return t if own else sharding.cut(self.parameters[n], t)
+            return t if local else sharding.shard_of(self.parameters[n], t)
 
         for n in self.own:
             p = self.local[n]
             master = self.masters.get(n, p)
             if n in self.masters:
-                master.copy_(part("master", n) if f"master.{n}" in tensors else p)
+                master.copy_(shard("master", n) if f"master.{n}" in tensors else p)
             self.adam.state.pop(master, None)
             if n in steps:
                 self.adam.state[master] = {
                     "step": torch.tensor(steps[n], device=master.device),
-                    "exp_avg": part("m", n).to(master.device, torch.float32, copy=True),
-                    "exp_avg_sq": part("v", n).to(master.device, torch.float32, copy=True),
+                    "exp_avg": shard("m", n).to(master.device, torch.float32, copy=True),
+                    "exp_avg_sq": shard("v", n).to(master.device, torch.float32, copy=True),
                 }
 
 
 def _owners(sizes: dict[str, int], processes: int) -> dict[str, int]:
-    """The process that moves each parameter: in their order, who has the least so far."""
+    """The rank that updates each parameter. In the order of sizes, each goes to the rank with the least so far."""
     load = [0] * processes
     owners = {}
     for n, size in sizes.items():
@@ -252,60 +269,55 @@ def _owners(sizes: dict[str, int], processes: int) -> dict[str, int]:
     return owners
 
 
-class Keep:
-    """A copy of the weights and the optimiser on the CPU, as far as this process has them, to go back to when an update
-    fails.
+class Snapshot:
+    """A copy on the CPU of this process's trainable parameters and optimiser state, to undo an update.
 
     Args:
-        most: bytes; a larger state is not copied, and `back` then says False.
+        max_bytes: a larger state is not copied, and `restore` returns False.
     """
 
-    def __init__(self, optimiser: Optimiser, most: int):
+    def __init__(self, optimiser: Optimiser, max_bytes: int):
         tensors, self.steps = optimiser.state()
         tensors.update({f"w.{n}": p.detach() for n, p in optimiser.local.items()})
         self.optimiser = optimiser
-        fits = sum(t.numel() * t.element_size() for t in tensors.values()) <= most
+        fits = sum(t.numel() * t.element_size() for t in tensors.values()) <= max_bytes
         self.tensors = {n: t.to("cpu", copy=True) for n, t in tensors.items()} if fits else None
 
     @torch.no_grad()
-    def back(self) -> bool:
-        """Restores what was kept; False when it was too much to be kept."""
-        self.optimiser.zero()
+    def restore(self) -> bool:
+        """Restores the copy. Returns False if the state was too large to be copied."""
+        self.optimiser.zero_grad()
         if self.tensors is None:
             return False
         for n, p in self.optimiser.local.items():
             p.copy_(self.tensors[f"w.{n}"])
-        self.optimiser.restore(self.tensors, self.steps, own=True)
+        self.optimiser.load_state(self.tensors, self.steps, local=True)
         return True
 
 
-class swapped:
-    """Within it, parameters hold other values: `starting`'s."""
-
-    def __init__(self, parameters: dict[str, nn.Parameter], values: dict[str, torch.Tensor]):
-        self.parameters, self.values = parameters, values
-
-    def __enter__(self) -> None:
-        self.own = {}
-        for n, p in self.parameters.items():
-            if sharding.is_divided(p):  # others read its memory: it has to stay where it is
-                self.own[n] = sharding.local(p).clone()
-                sharding.local(p).copy_(self.values[n])
-            else:
-                self.own[n] = p.data
-                p.data = self.values[n].to(p.device, p.dtype)
-
-    def __exit__(self, *_) -> None:
-        for n, p in self.parameters.items():
-            if sharding.is_divided(p):
-                sharding.local(p).copy_(self.own[n])
-            else:
-                p.data = self.own[n]
-
-
-def starting(parameters: dict[str, nn.Parameter], offload: bool) -> dict[str, torch.Tensor]:
-    """A frozen copy of the parameters, as far as this process has them, for the KL term; for an adapter it is the
-    adapter alone.
-    """
+def copy_parameters(parameters: dict[str, nn.Parameter], offload: bool) -> dict[str, torch.Tensor]:
+    """A frozen copy of this process's parameters, the reference of the KL term. With LoRA: of the adapters only."""
     own = {n: sharding.local(p).detach() for n, p in parameters.items()}
     return {n: p.to("cpu" if offload else p.device, copy=True) for n, p in own.items()}
+
+
+@contextlib.contextmanager
+def swapped(parameters: dict[str, nn.Parameter], values: dict[str, torch.Tensor]) -> Iterator[None]:
+    """Within it, the parameters have other values, which `copy_parameters` returned."""
+    own = {}
+    try:
+        for n, p in parameters.items():
+            if sharding.is_sharded(p):  # FSDP reads its memory, so the values are copied in place
+                own[n] = sharding.local(p).clone()
+                sharding.local(p).copy_(values[n])
+            else:
+                own[n] = p.data
+                p.data = values[n].to(p.device, p.dtype)
+        yield
+    finally:
+        for n, value in own.items():
+            p = parameters[n]
+            if sharding.is_sharded(p):
+                sharding.local(p).copy_(value)
+            else:
+                p.data = value

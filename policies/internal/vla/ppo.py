@@ -1,4 +1,4 @@
-"""PPO on recorded chunks, whatever a chunk's log-probability is made of."""
+"""PPO (Schulman et al., 2017) on recorded chunks of actions, for any kind of action distribution."""
 
 from __future__ import annotations
 
@@ -12,80 +12,90 @@ import srpo_sdk as srpo
 import torch
 
 from vla.optimiser import swapped
-from vla.ranks import Crew
+from vla.ranks import RankGroup
 
 
 class Sample(Protocol):
-    """What was seen and chosen; a network's own affair but for its size."""
+    """An observation with the chunk that was chosen for it. Only the network knows its fields."""
 
     @property
-    def bytes(self) -> int: ...
+    def nbytes(self) -> int: ...
 
 
-class Judgement(Protocol):
-    """What a policy says of chosen chunks, term by term, float32 [B, T]. A term is the finest part of a chunk that has
-    a log-probability: a token, or a number of an action.
+class ActionDistribution(Protocol):
+    """The distribution of a policy at chosen chunks, by term, float32 [B, T].
+
+    A term is the smallest part of a chunk that has a log-probability: a token, or one number of an action.
     """
 
     log_probs: torch.Tensor
 
     def entropy(self) -> torch.Tensor: ...
 
-    def kl(self, start: Any) -> torch.Tensor:
-        """KL(self || start)."""
+    def kl(self, reference: Any) -> torch.Tensor:
+        """KL(self || reference)."""
 
 
 class Network(Protocol):
     """What an update needs of a network.
 
     Args:
-        chunk: actions in a chunk.
+        chunk: number of actions in a chunk.
     """
 
     chunk: int
 
     def batches(self, samples: Sequence[Any]) -> Iterator[list[int]]:
-        """Indices of samples that share a forward pass and have as many terms."""
+        """Yields the indices of samples that share a forward pass. All samples of a batch have the same T."""
 
-    def judge(self, samples: Sequence[Any], temperature: float) -> Judgement:
-        """Judges the samples of one batch, as acting did."""
+    def evaluate_actions(self, samples: Sequence[Any], temperature: float) -> ActionDistribution:
+        """Returns the distribution at the chosen chunks of one batch, computed in the same way as when acting."""
 
-    def learnable(self, sample: Any) -> bool:
-        """Whether the sample was chosen at random."""
+    def was_drawn(self, sample: Any) -> bool:
+        """Whether the chunk was drawn at random, so that it has a log-probability."""
 
-    def lesson(self, sample: Any, valid: int, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(mask, advantage), float32 [T] each, when the first valid actions were executed; values: [1] or [valid]."""
+    def mask_and_advantage(self, sample: Any, executed: int, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (mask, advantage), float32 [T] each, when the first `executed` actions of the chunk were executed.
 
-    def per_unit(self, terms: int) -> int:
-        """Terms, of so many, that one ratio is made of."""
+        Args:
+            values: advantages, [1] for the trajectory or [executed] for the actions.
+        """
+
+    def terms_per_ratio(self, terms: int) -> int:
+        """How many consecutive terms, of T terms, share one ratio."""
 
 
 @dataclass
 class Categorical:
-    """Distributions over tokens, log-probabilities [B, T, V], at those that were chosen, int64 [B, T]."""
+    """Distributions over tokens.
 
-    scores: torch.Tensor
+    Args:
+        all_log_probs: float32 [B, T, V].
+        chosen: the chosen tokens, int64 [B, T].
+    """
+
+    all_log_probs: torch.Tensor
     chosen: torch.Tensor
 
     @property
     def log_probs(self) -> torch.Tensor:
-        return self.scores.gather(-1, self.chosen[..., None])[..., 0]
+        return self.all_log_probs.gather(-1, self.chosen[..., None])[..., 0]
 
     def entropy(self) -> torch.Tensor:
-        return -(self.scores.exp() * self.scores).sum(-1)
+        return -(self.all_log_probs.exp() * self.all_log_probs).sum(-1)
 
-    def kl(self, start: Any) -> torch.Tensor:
-        """Exact, over all tokens that can be drawn."""
-        return (self.scores.exp() * (self.scores - start.scores)).sum(-1)
+    def kl(self, reference: Categorical) -> torch.Tensor:
+        """KL(self || reference), exact: over all tokens that can be drawn."""
+        return (self.all_log_probs.exp() * (self.all_log_probs - reference.all_log_probs)).sum(-1)
 
 
 @dataclass
-class Record:
-    """A chunk that was acted: what an update needs of it.
+class RecordedChunk:
+    """A chunk that was acted, as an update needs it.
 
     Args:
         step: env steps executed before it.
-        sample: what was seen and chosen.
+        sample: the observation and the chosen chunk.
         log_probs: float32 [T], of its terms at the temperature of the call.
     """
 
@@ -94,39 +104,41 @@ class Record:
     log_probs: np.ndarray
 
     @property
-    def bytes(self) -> int:
-        return self.sample.bytes + self.log_probs.nbytes + 400
+    def nbytes(self) -> int:
+        return self.sample.nbytes + self.log_probs.nbytes + 400
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """A record with what an update says of it.
+class TrainingChunk:
+    """A recorded chunk with its part in an update.
 
     Args:
-        mask, advantage: float32 [T], see `Network.lesson`.
-        units: ratios that it has.
+        mask, advantage: float32 [T], see `Network.mask_and_advantage`.
+        ratios: number of ratios that it has.
         weight: of each ratio in the loss.
     """
 
-    record: Record
+    record: RecordedChunk
     mask: np.ndarray
     advantage: np.ndarray
-    units: int
+    ratios: int
     weight: float
 
 
-def lessons(
-    update: srpo.Update, records: dict[str, list[Record]], network: Network, by_trajectory: bool
-) -> list[Lesson]:
-    """The recorded chunks of which at least one action was executed, in the order of trajectories and steps.
+def training_chunks(
+    update: srpo.Update, records: dict[str, list[RecordedChunk]], network: Network, by_trajectory: bool
+) -> list[TrainingChunk]:
+    """Returns the recorded chunks of which at least one action was executed, ordered by trajectory and step.
 
-    by_trajectory: every trajectory weighs the same, else every ratio does.
+    Args:
+        records: by trajectory.
+        by_trajectory: all trajectories have the same weight in the loss; else all ratios have.
 
     Raises:
-        srpo.Error: "not found" for a trajectory that was not recorded, "invalid" when nothing was executed or a chunk
+        srpo.Error: "not found" for a trajectory that was not recorded, "invalid" if nothing was executed or a chunk
             was chosen greedily.
     """
-    out: list[Lesson] = []
+    out: list[TrainingChunk] = []
     for t in update.trajectories:
         place = f"episode {t.trajectory}"
         if not records.get(t.trajectory):
@@ -138,20 +150,20 @@ def lessons(
             )
         part = []
         for r in records[t.trajectory]:
-            valid = min(network.chunk, t.steps - r.step)
-            if valid <= 0:
+            executed = min(network.chunk, t.steps - r.step)
+            if executed <= 0:
                 continue
-            if not network.learnable(r.sample):
+            if not network.was_drawn(r.sample):
                 raise srpo.Error(
                     "invalid", "was acted greedily, which has no log-probability to learn from", place=place,
                     hint="sample with a temperature",
                 )  # fmt: skip
-            values = t.values if len(t.values) == 1 else t.values[r.step : r.step + valid]
-            mask, advantage = network.lesson(r.sample, valid, values)
-            units = int(mask.reshape(-1, network.per_unit(len(mask))).any(1).sum())
-            part.append((r, mask, advantage, units))
-        total = sum(units for *_, units in part)
-        out += [Lesson(*x, 1 / total if by_trajectory else 1.0) for x in part]
+            values = t.values if len(t.values) == 1 else t.values[r.step : r.step + executed]
+            mask, advantage = network.mask_and_advantage(r.sample, executed, values)
+            ratios = int(mask.reshape(-1, network.terms_per_ratio(len(mask))).any(1).sum())
+            part.append((r, mask, advantage, ratios))
+        total = sum(ratios for *_, ratios in part)
+        out += [TrainingChunk(*x, 1 / total if by_trajectory else 1.0) for x in part]
     if not out:
         raise srpo.Error(
             "invalid",
@@ -162,12 +174,12 @@ def lessons(
 
 
 @dataclass
-class Sums:
-    """Totals over ratios and chunks."""
+class Totals:
+    """Sums over ratios and chunks; ratio_max is a maximum."""
 
-    units: float = 0.0
-    ratio: float = 0.0
-    most: float = 0.0
+    ratios: float = 0.0
+    ratio_sum: float = 0.0
+    ratio_max: float = 0.0
     clipped: float = 0.0
     chunks: float = 0.0
     kl: float = 0.0
@@ -175,148 +187,171 @@ class Sums:
     entropy: float = 0.0
     loss: float = 0.0
 
-    def add(self, other: Sums) -> None:
+    def add(self, other: Totals) -> None:
         for f in fields(self):
-            mine, theirs = getattr(self, f.name), getattr(other, f.name)
-            setattr(self, f.name, max(mine, theirs) if f.name == "most" else mine + theirs)
+            a, b = getattr(self, f.name), getattr(other, f.name)
+            setattr(self, f.name, max(a, b) if f.name == "ratio_max" else a + b)
 
 
 @dataclass(frozen=True)
-class Ppo:
-    """One update: PPO (Schulman et al., 2017). See `gradient` for what is minimised.
+class PPO:
+    """One update. `Objective` defines what is minimised.
 
     Args:
-        crew: the processes that share each mini-batch; their policies' method `ppo` calls `gradient`.
+        ranks: the processes that share each mini-batch. Their policies' method `ppo_gradient` uses `Objective`.
+        lr: learning rate.
+        mini_batch: chunks per optimiser step if the update does not set it.
         name: of the plugin, for hints.
     """
 
     network: Network
-    crew: Crew
+    ranks: RankGroup
     lr: float
     mini_batch: int
     name: str
 
-    def run(self, update: srpo.Update, todo: list[Lesson], progress: Callable[[float], None]) -> srpo.Statistics:
+    def run(
+        self, update: srpo.Update, chunks: list[TrainingChunk], progress: Callable[[float], None]
+    ) -> srpo.Statistics:
+        """Makes all steps of the update.
+
+        Args:
+            progress: called with the share of the work that is done, up to 1.
+
+        Raises:
+            srpo.Error: "diverged" when the loss or gradient is not finite. The weights may have changed by then.
+        """
         h = update.hyperparameters
-        size = min(h.mini_batch or self.mini_batch, len(todo))
-        whole = sum(x.weight * x.units for x in todo)
+        size = min(h.mini_batch or self.mini_batch, len(chunks))
+        total_weight = sum(x.weight * x.ratios for x in chunks)
         steps, done, losses, norms = 0, 0, [], []
-        every, last = Sums(), Sums()
-        statistics = srpo.Statistics(samples=len(todo))
+        all_epochs, last_epoch = Totals(), Totals()
+        statistics = srpo.Statistics(samples=len(chunks))
         for epoch in range(h.epochs):
-            order = np.random.Generator(np.random.Philox(key=update.seed + (epoch << 64))).permutation(len(todo))
-            last = Sums()
+            rng = np.random.Generator(np.random.Philox(key=update.seed + (epoch << 64)))
+            order = rng.permutation(len(chunks))
+            last_epoch = Totals()
             for at in range(0, len(order), size):
-                part = [todo[i] for i in order[at : at + size]]
+                part = [chunks[i] for i in order[at : at + size]]
                 batches = [[part[i] for i in b] for b in self.network.batches([x.record.sample for x in part])]
-                ends = [done, *(done + np.cumsum([len(b) for b in batches]))]
+                done_after = [done, *(done + np.cumsum([len(b) for b in batches]))]
 
-                def tick(n: int, ends: list[int] = ends) -> None:
-                    progress(float(ends[n] / (h.epochs * len(todo))))
+                def tick(n: int, done_after: list[int] = done_after) -> None:
+                    progress(float(done_after[n] / (h.epochs * len(chunks))))
 
-                share = whole * len(part) / len(todo)
-                sums = Sums()
-                for some in self.crew.share("ppo", batches, h, update.temperature, share, tick=tick):
-                    sums.add(some)
+                weight_sum = total_weight * len(part) / len(chunks)
+                totals = Totals()
+                for rank in self.ranks.call_split(
+                    "ppo_gradient", batches, h, update.temperature, weight_sum, tick=tick
+                ):
+                    totals.add(rank)
                 done += len(part)
                 if steps == 0:
-                    statistics.first_ratio = sums.ratio / sums.units
+                    statistics.first_ratio = totals.ratio_sum / totals.ratios
                     if h.kl_beta:
-                        statistics.extra["first_kl"] = sums.kl / sums.chunks
-                norm = self.crew.all("step", self.lr)[0]
-                if not math.isfinite(norm + sums.loss):
+                        statistics.extra["first_kl"] = totals.kl / totals.chunks
+                norm = self.ranks.call_all("optimiser_step", self.lr)[0]
+                if not math.isfinite(norm + totals.loss):
                     raise srpo.Error(
                         "diverged",
                         f"loss or gradient is not finite at step {steps}",
                         hint=f"lower policy.{self.name}.lr, or set update.clip_dual",
                     )
                 steps += 1
-                losses.append(sums.loss)
+                losses.append(totals.loss)
                 norms.append(norm)
-                every.add(sums)
-                last.add(sums)
-        self.crew.all("zero")
+                all_epochs.add(totals)
+                last_epoch.add(totals)
+        self.ranks.call_all("zero_grad")
         if steps:
             statistics.loss, statistics.grad_norm = float(np.mean(losses)), float(np.mean(norms))
-            statistics.clip_fraction = every.clipped / every.units
-            statistics.entropy, kl_old = every.entropy / every.units, last.kl_old / last.chunks
-            statistics.kl = last.kl / last.chunks if h.kl_beta else kl_old
-            statistics.extra |= {"ratio": every.ratio / every.units, "ratio_max": every.most, "kl_old": kl_old}
+            statistics.clip_fraction = all_epochs.clipped / all_epochs.ratios
+            statistics.entropy = all_epochs.entropy / all_epochs.ratios
+            kl_old = last_epoch.kl_old / last_epoch.chunks
+            statistics.kl = last_epoch.kl / last_epoch.chunks if h.kl_beta else kl_old
+            statistics.extra |= {
+                "ratio": all_epochs.ratio_sum / all_epochs.ratios,
+                "ratio_max": all_epochs.ratio_max,
+                "kl_old": kl_old,
+            }
         statistics.extra |= {"steps": float(steps), "lr": self.lr}
         return statistics
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What an update minimises, over ratios with the weights of `lessons`:
+    """What an update minimises: the weighted mean over ratios r, with the weights of `training_chunks`, of
 
         max(-r A, -clip(r, 1 - clip_low, 1 + clip_high) A), at most -clip_dual A where A < 0
-        + kl_beta KL(pi || pi_start)
+        + kl_beta KL(pi || pi_reference)
 
-    r = exp(log pi - log pi_old), summed over the unit's terms that were executed; A is their mean advantage. KL is
-    exact, of the unit's distributions, at the update's temperature; pi_start is the policy before the first update that
-    asks for it. Where nothing asks for it, what is reported is the estimate r - 1 - log r of KL(pi_old || pi), pi_old
-    being the policy that acted (Schulman's k3: not biased, never negative); it is `kl_old` in the statistics in any
-    case. Both are sums over a chunk's ratios, means over the chunks of the last epoch.
+    where r = exp(log pi - log pi_old), summed over those terms of the ratio that were executed, and A is their mean
+    advantage. KL is exact, at the temperature of the update; pi_reference is the policy before the first update with
+    kl_beta above 0.
+
+    The statistic `kl_old` estimates KL(pi_old || pi) by the mean of r - 1 - log r, where pi_old is the policy that
+    acted. The estimate is unbiased and never negative. With kl_beta = 0 it is also the statistic `kl`. Both are sums
+    over the ratios of a chunk, averaged over the chunks of the last epoch.
 
     Args:
-        parameters: those that learn, by name.
-        start: the starting policy's values of them; None: kl_beta is 0.
-        share: the sum of weights that the gradient is divided by.
+        parameters: the trainable ones, by name.
+        reference: the reference policy's values of the parameters; None if kl_beta is 0.
+        weight_sum: the sum of weights that the loss is divided by.
     """
 
     network: Network
     parameters: dict[str, torch.nn.Parameter]
-    start: dict[str, torch.Tensor] | None
+    reference: dict[str, torch.Tensor] | None
     hyperparameters: srpo.Hyperparameters
     temperature: float
-    share: float
+    weight_sum: float
 
-    def gradient(self, part: Sequence[Lesson], sums: Sums) -> None:
-        """Adds the gradient of some chunks, which share a forward pass, and what they count."""
+    def accumulate_gradient(self, part: Sequence[TrainingChunk], totals: Totals) -> None:
+        """Adds the gradient of some chunks, which share a forward pass, to the parameters' gradients; and to totals."""
         h, t = self.hyperparameters, self.temperature
         samples = [x.record.sample for x in part]
-        start = None if self.start is None else self._starting(samples)
-        now = self.network.judge(samples, t)
-        scores = now.log_probs
+        reference = None if self.reference is None else self._evaluate_reference(samples)
+        current = self.network.evaluate_actions(samples, t)
+        log_probs = current.log_probs
         old, mask, advantage = (
-            torch.from_numpy(np.stack(rows)).to(scores.device)
+            torch.from_numpy(np.stack(rows)).to(log_probs.device)
             for rows in zip(*[(x.record.log_probs, x.mask, x.advantage) for x in part])
         )
-        weight = torch.tensor([[x.weight] for x in part], device=scores.device)
-        per = self.network.per_unit(mask.shape[1])
+        weight = torch.tensor([[x.weight] for x in part], device=log_probs.device)
+        terms = self.network.terms_per_ratio(mask.shape[1])
 
-        def units(x: torch.Tensor) -> torch.Tensor:
-            return (x * mask).reshape(len(part), -1, per).sum(-1)
+        def by_ratio(x: torch.Tensor) -> torch.Tensor:
+            """Sums [B, T] over the executed terms of each ratio: [B, ratios]."""
+            return (x * mask).reshape(len(part), -1, terms).sum(-1)
 
-        count = units(torch.ones_like(mask))
+        count = by_ratio(torch.ones_like(mask))
         executed = (count > 0).float()
-        gain = units(advantage) / count.clamp(min=1)
-        log_ratio = units(scores - old).clamp(-20, 20)
+        gain = by_ratio(advantage) / count.clamp(min=1)
+        log_ratio = by_ratio(log_probs - old).clamp(-20, 20)
         ratio = torch.exp(log_ratio)
-        plain, bounded = -ratio * gain, -ratio.clamp(1 - h.clip_low, 1 + h.clip_high) * gain
-        loss = torch.maximum(plain, bounded)
-        cut = bounded > plain
+        unclipped, clipped = -ratio * gain, -ratio.clamp(1 - h.clip_low, 1 + h.clip_high) * gain
+        loss = torch.maximum(unclipped, clipped)
+        is_clipped = clipped > unclipped
         if h.clip_dual:
-            worst = -h.clip_dual * gain
-            cut = cut | ((gain < 0) & (loss > worst))
-            loss = torch.where(gain < 0, torch.minimum(loss, worst), loss)
-        if start is not None:
-            kl = units(now.kl(start))
+            bound = -h.clip_dual * gain
+            is_clipped = is_clipped | ((gain < 0) & (loss > bound))
+            loss = torch.where(gain < 0, torch.minimum(loss, bound), loss)
+        if reference is not None:
+            kl = by_ratio(current.kl(reference))
             loss = loss + h.kl_beta * kl
-            sums.kl += float(kl.detach().sum())
-        loss = (loss * executed * weight).sum() / self.share
+            totals.kl += float(kl.detach().sum())
+        loss = (loss * executed * weight).sum() / self.weight_sum
         loss.backward()
-        sums.loss += float(loss.detach())
-        sums.units += float(executed.sum())
-        sums.ratio += float((ratio.detach() * executed).sum())
-        sums.most = max(sums.most, float((ratio.detach() * executed).max()))
-        sums.clipped += float((cut * executed).sum())
-        sums.kl_old += float(((ratio - 1 - log_ratio).detach() * executed).sum())
-        sums.entropy += float(units(now.entropy().detach()).sum())
-        sums.chunks += len(part)
+        totals.loss += float(loss.detach())
+        totals.ratios += float(executed.sum())
+        totals.ratio_sum += float((ratio.detach() * executed).sum())
+        totals.ratio_max = max(totals.ratio_max, float((ratio.detach() * executed).max()))
+        totals.clipped += float((is_clipped * executed).sum())
+        totals.kl_old += float(((ratio - 1 - log_ratio).detach() * executed).sum())
+        totals.entropy += float(by_ratio(current.entropy().detach()).sum())
+        totals.chunks += len(part)
 
     @torch.no_grad()
-    def _starting(self, samples: list[Sample]) -> Judgement:
-        with swapped(self.parameters, self.start):
-            return self.network.judge(samples, self.temperature)
+    def _evaluate_reference(self, samples: list[Sample]) -> ActionDistribution:
+        with swapped(self.parameters, self.reference):
+            return self.network.evaluate_actions(samples, self.temperature)

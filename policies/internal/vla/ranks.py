@@ -1,13 +1,15 @@
-"""Several processes that share a policy's work, one a device; each has the whole network, or a part (`sharding`).
+"""Several processes that share the work of one policy, one process per device.
 
-The host starts them, says which rank of how many each is, and configures them at the same time. It then calls rank 0
-alone, which keeps what was recorded and writes checkpoints. Rank 0 tells the others, over a socket in the folder where
-they meet, which of the policy's methods to run on what; it runs the same method itself. So an update is written once,
-for any number of processes. Tensors that all need go through torch.distributed: NCCL between GPUs, gloo on a CPU.
+The host starts the processes, gives each its rank, and configures all of them at the same time. Afterwards it calls
+rank 0 only, which keeps the recorded chunks and writes checkpoints. Rank 0 sends commands to the other ranks over a
+socket in a private folder (the rendezvous): which method of the policy to run, and on which micro-batches. It runs the
+same method itself, so that an update is written once for any number of processes. Tensors that all ranks need go
+through torch.distributed: NCCL between GPUs, gloo on a CPU. Each process has the whole network, or a shard of it (see
+`vla.sharding`).
 
-To the host they are one thing, started, ended and started again together. A process that fails in the middle of a
-collective operation, in which the others would wait for it for ever, ends, the host ends the others, and the run goes
-on from the last commit.
+The host treats the processes as one unit: it starts, stops and restarts them together. A process that fails within a
+collective operation, where the others would wait for it without end, exits. The host then stops the others, and the run
+continues from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import os
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from multiprocessing import connection
@@ -27,48 +30,50 @@ import srpo_sdk as srpo
 import torch
 from torch import distributed
 
-ENDED = 70  # exit status of a process that cannot go on without another
-WAIT = timedelta(minutes=30)  # for the others in a collective operation
-_SOCKET, _STORE = "orders", "store"  # in the folder where they meet
+EXIT_STATUS = 70  # of a process that fails while other ranks wait for it
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+_SOCKET, _STORE = "orders", "store"  # files in the rendezvous folder
 
 
-def end(why: str) -> None:
-    """Ends this process at once; its last words are what the host shows."""
-    print(why, file=sys.stderr, flush=True)
-    os._exit(ENDED)
+def exit_process(message: str) -> None:
+    """Prints the message, which the host shows to the user, and ends this process at once."""
+    print(message, file=sys.stderr, flush=True)
+    os._exit(EXIT_STATUS)
 
 
 @dataclasses.dataclass(frozen=True)
-class Idle:
-    """A part given to a process so that all have as many; what comes of it does not count."""
+class Padding:
+    """A part that a rank gets only so that all ranks run the same number of passes. Its result is not counted."""
 
     part: Any
 
 
-class Group:
-    """The processes that learn together, and this one's place among them. Alone, there is nothing to do.
+class ProcessGroup:
+    """This process's rank, and collective operations over all ranks. With one process they do nothing.
 
     Args:
-        meeting: the folder where they meet.
+        rank: 0 to size - 1.
+        size: number of processes.
+        rendezvous: the private folder where the processes meet.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1, meeting: str = ""):
-        self.rank, self.size, self.meeting = rank, size, meeting
+    def __init__(self, rank: int = 0, size: int = 1, rendezvous: str = ""):
+        self.rank, self.size, self.rendezvous = rank, size, rendezvous
 
     def join(self, device: torch.device) -> None:
-        """Waits until all have come."""
+        """Initialises torch.distributed. It returns when all ranks have called it."""
         if self.size == 1:
             return
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # they are on one machine
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all ranks are on one machine
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        store = distributed.FileStore(os.path.join(self.meeting, _STORE), self.size)
+        store = distributed.FileStore(os.path.join(self.rendezvous, _STORE), self.size)
         distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
             store=store,
             rank=self.rank,
             world_size=self.size,
-            timeout=WAIT,
+            timeout=COLLECTIVE_TIMEOUT,
         )
 
     def leave(self) -> None:
@@ -76,140 +81,153 @@ class Group:
             distributed.destroy_process_group()
 
     @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
-        """Around collective operations: whoever fails within ends, since the others wait for it."""
+    def collective(self) -> Iterator[None]:
+        """Wraps collective operations. An exception within ends the process, since the other ranks wait for it."""
         try:
             yield
         except BaseException as e:
             if self.size > 1:
                 if self.rank == 0:
-                    time.sleep(2)  # where another process is at fault, the host says so and ends this one meanwhile
-                end(f"process {self.rank} of {self.size} failed while the others waited: {type(e).__name__}: {e}")
+                    time.sleep(2)  # if another rank is the cause, the host reports that rank and ends this one first
+                message = f"process {self.rank} of {self.size} failed while the others waited"
+                exit_process(f"{message}: {type(e).__name__}: {e}")
             raise
 
     def any(self, flags: list[bool], device: torch.device) -> list[bool]:
-        """Of each flag, whether it is set anywhere."""
+        """Returns, for each flag, whether it is set on any rank."""
         if self.size == 1:
             return flags
         found = torch.tensor(flags, dtype=torch.uint8, device=device)
         distributed.all_reduce(found, distributed.ReduceOp.MAX)
         return found.bool().tolist()
 
-    def total(self, value: torch.Tensor) -> torch.Tensor:
-        """The sum over all, for all."""
+    def all_reduce(self, value: torch.Tensor) -> torch.Tensor:
+        """Replaces the tensor by its sum over all ranks, on every rank, and returns it."""
         if self.size > 1:
             distributed.all_reduce(value)
         return value
 
     def reduce(self, tensor: torch.Tensor, to: int) -> None:
-        """Makes the tensor, of the process `to`, the sum over all; others' are worth nothing then."""
+        """Replaces the tensor of rank `to` by the sum over all ranks. On other ranks its content becomes undefined."""
         if self.size > 1:
             distributed.reduce(tensor, to)
 
-    def spread(self, tensors: Sequence[torch.Tensor], owners: Sequence[int]) -> None:
-        """Gives everybody the tensors of their owners."""
+    def broadcast(self, tensors: Sequence[torch.Tensor], owners: Sequence[int]) -> None:
+        """Copies each tensor from the rank that owns it to all others."""
         if self.size > 1:
-            waiting = [distributed.broadcast(t, owner, async_op=True) for t, owner in zip(tensors, owners)]
-            for w in waiting:
-                w.wait()
+            pending = [distributed.broadcast(t, owner, async_op=True) for t, owner in zip(tensors, owners)]
+            for p in pending:
+                p.wait()
 
-    def bring(self, tensor: torch.Tensor, owner: int) -> None:
-        """Gives rank 0 the tensor of its owner."""
+    def send_to_rank_zero(self, tensor: torch.Tensor, owner: int) -> None:
+        """Copies the tensor of rank `owner` into that of rank 0. Both ranks call it; on others it does nothing."""
         if self.rank == owner != 0:
             distributed.send(tensor, 0)
         elif self.rank == 0 != owner:
             distributed.recv(tensor, owner)
 
 
-class Crew:
-    """Rank 0's hold on the others; without others it runs everything itself.
+class RankGroup:
+    """Rank 0's connection to the other ranks. With one process it runs everything itself.
 
     Args:
-        policy: rank 0's own.
+        policy: the policy of rank 0, whose methods are called by name.
     """
 
     def __init__(self, policy: Any):
         self.policy = policy
         self.pipes: list[connection.Connection] = []
-        self.lockstep: tuple[str, ...] = ()  # methods whose parts `share` has to make as many everywhere
+        self.lockstep: tuple[str, ...] = ()  # methods for which `call_split` gives every rank the same number of parts
 
     @property
     def size(self) -> int:
         return 1 + len(self.pipes)
 
-    def meet(self, group: Group) -> None:
-        """Waits for the others, who come when they have loaded their networks. One that fails never does: the host,
-        which hears why, then ends all of them.
+    def accept(self, processes: ProcessGroup) -> None:
+        """Waits until all other ranks have connected, which they do after they have loaded their networks. If one fails
+        before that, the host ends all of them.
         """
-        with connection.Listener(os.path.join(group.meeting, _SOCKET), "AF_UNIX", group.size) as door:
-            came = {}
-            for _ in range(1, group.size):
-                pipe = door.accept()
-                came[pipe.recv()] = pipe
-        self.pipes = [came[rank] for rank in range(1, group.size)]
+        address = os.path.join(processes.rendezvous, _SOCKET)
+        with connection.Listener(address, "AF_UNIX", processes.size) as listener:
+            connected = {}
+            for _ in range(1, processes.size):
+                pipe = listener.accept()
+                connected[pipe.recv()] = pipe
+        self.pipes = [connected[rank] for rank in range(1, processes.size)]
 
-    def all(self, method: str, *args: Any) -> list[Any]:
-        """Runs a method of the policy everywhere, with the same arguments; results by rank."""
-        return self._run(method, [args] * self.size)
+    def call_all(self, method: str, *args: Any) -> list[Any]:
+        """Runs a method of the policy on every rank with the same arguments. Returns the results by rank.
 
-    def share(self, method: str, parts: Sequence[Any], *args: Any, tick: Callable[[int], None] | None = None) -> list:
-        """Runs method(some of the parts, *args) everywhere, each part somewhere; results by rank. Rank r has every
-        size-th part from the r-th on; in lockstep, those with one less than others get an `Idle` one more.
+        Raises:
+            srpo.Error: the first error of any rank. All ranks have finished the call by then.
+        """
+        return self._call(method, [args] * self.size)
+
+    def call_split(
+        self, method: str, parts: Sequence[Any], *args: Any, tick: Callable[[int], None] | None = None
+    ) -> list[Any]:
+        """Runs method(some of the parts, *args) on every rank. Returns the results by rank.
+
+        Rank r gets every size-th part, starting with part r. For methods in `lockstep`, ranks with one part less than
+        others get a `Padding` as well.
 
         Args:
-            tick: is called here with n, after every part of one's own: about as many parts are done everywhere.
+            tick: called on rank 0 after each of its parts, with the number of parts done on all ranks (an estimate).
+
+        Raises:
+            srpo.Error: as in `call_all`.
         """
-        fill = [Idle(parts[0])] * (-len(parts) % self.size) if method in self.lockstep else []
-        given = [([*parts, *fill][rank :: self.size], *args) for rank in range(self.size)]
+        padding = [Padding(parts[0])] * (-len(parts) % self.size) if method in self.lockstep else []
+        arguments = [([*parts, *padding][rank :: self.size], *args) for rank in range(self.size)]
         if tick is not None:
-            given[0] = (*given[0], lambda n: tick(min(n * self.size, len(parts))))
-        return self._run(method, given)
+            arguments[0] = (*arguments[0], lambda n: tick(min(n * self.size, len(parts))))
+        return self._call(method, arguments)
 
     def close(self) -> None:
         for pipe in self.pipes:
             pipe.close()
         self.pipes = []
 
-    def _run(self, method: str, given: list[tuple]) -> list[Any]:
-        problems: list[BaseException] = []
+    def _call(self, method: str, arguments: list[tuple]) -> list[Any]:
+        errors: list[BaseException] = []
         own = None
         try:
-            for pipe, args in zip(self.pipes, given[1:]):
+            for pipe, args in zip(self.pipes, arguments[1:]):
                 pipe.send((method, args))
         except OSError as e:
-            raise self._gone() from e
+            raise self._lost_rank() from e
         try:
-            own = getattr(self.policy, method)(*given[0])
+            own = getattr(self.policy, method)(*arguments[0])
         except BaseException as e:
-            problems.append(e)
-        # Whatever happened here, the others finish what they were told, so that their replies are to the next call.
-        return [own, *self._replies(problems)]
+            errors.append(e)
+        # Even if rank 0 fails, the replies of the others are read, so that the next call does not receive them.
+        return [own, *self._replies(errors)]
 
-    def _replies(self, problems: list[BaseException]) -> list[Any]:
+    def _replies(self, errors: list[BaseException]) -> list[Any]:
         results = []
         for rank, pipe in enumerate(self.pipes, 1):
             try:
-                problem, result = pipe.recv()
+                error, result = pipe.recv()
             except (EOFError, OSError) as e:
-                raise self._gone() from e
+                raise self._lost_rank() from e
             results.append(result)
-            if problem:
-                kind, message, place, hint, detail = problem
-                problems.append(srpo.Error(kind, message, place=place, hint=hint, detail=detail).at(f"process {rank}"))
-        if problems:
-            raise problems[0]
+            if error:
+                kind, message, place, hint, detail = error
+                errors.append(srpo.Error(kind, message, place=place, hint=hint, detail=detail).at(f"process {rank}"))
+        if errors:
+            raise errors[0]
         return results
 
-    def _gone(self) -> srpo.Error:
-        """What there is to say when a pipe is broken; the host, which knows more, ends this process before."""
+    def _lost_rank(self) -> srpo.Error:
+        """The error for a broken pipe. The host knows the cause, and usually ends this process during the wait."""
         time.sleep(10)
         return srpo.Error("unavailable", "a process of the policy has ended", place=f"policy {self.policy.name}")
 
 
-def follow(policy: Any, group: Group) -> None:
-    """The work of a process other than rank 0: a thread of its own does what rank 0 says until that ends."""
-    pipe = _knock(os.path.join(group.meeting, _SOCKET))
-    pipe.send(group.rank)
+def follow(policy: Any, processes: ProcessGroup) -> None:
+    """Connects to rank 0 and starts a thread that runs its commands until rank 0 ends. For ranks other than 0."""
+    pipe = _connect(os.path.join(processes.rendezvous, _SOCKET))
+    pipe.send(processes.rank)
 
     def work() -> None:
         while True:
@@ -218,16 +236,16 @@ def follow(policy: Any, group: Group) -> None:
             except (EOFError, OSError):
                 return
             try:
-                reply = None, policy.obey(method, args)
+                reply = None, policy.run_command(method, args)
             except BaseException as e:
-                reply = _told(e), None
+                reply = _error_fields(e), None
             pipe.send(reply)
 
-    threading.Thread(target=work, name="orders", daemon=True).start()
+    threading.Thread(target=work, name="commands", daemon=True).start()
 
 
-def _knock(path: str) -> connection.Connection:
-    """Rank 0 may still be loading its network; the host bounds the time."""
+def _connect(path: str) -> connection.Connection:
+    """Connects to rank 0, which may still be loading its network. The host limits the time."""
     while True:
         try:
             return connection.Client(path, "AF_UNIX")
@@ -235,11 +253,10 @@ def _knock(path: str) -> connection.Connection:
             time.sleep(0.05)
 
 
-def _told(e: BaseException) -> tuple[str, ...]:
+def _error_fields(e: BaseException) -> tuple[str, ...]:
+    """An exception as the fields of a `srpo.Error`, which can be sent to rank 0."""
     if isinstance(e, srpo.Error):
         return e.kind, e.message, e.place, e.hint, e.detail
-    import traceback
-
     lines = "".join(traceback.format_exception(e)).rstrip()
     print(lines, file=sys.stderr, flush=True)
-    return "internal", f"{type(e).__name__}: {e}", "", "a fault in the plugin; its log has the whole traceback", lines
+    return "internal", f"{type(e).__name__}: {e}", "", "a bug in the plugin; its log has the whole traceback", lines

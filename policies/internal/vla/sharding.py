@@ -1,5 +1,6 @@
-"""A network whose weights are divided among the processes (torch's FSDP2), and what an optimiser needs to know of that.
-A network that is not divided passes through all of it.
+"""A network whose parameters are sharded among the processes (torch's FSDP2), and what an optimiser needs for it.
+
+The functions accept parameters that are not sharded, too, and return them unchanged.
 """
 
 from __future__ import annotations
@@ -9,26 +10,26 @@ from collections.abc import Iterable
 import torch
 from torch import distributed, nn
 
-# torch.distributed.fsdp and .tensor are imported where they are needed: they take a second, and most runs do without.
+# torch.distributed.fsdp and .tensor are imported where they are used: that takes a second, and most runs do not shard.
+
+# FSDP records every forward pass, and only resharding clears the record. A long evaluation never reshards, so `gather`
+# does it after this many calls. All processes call it equally often, and hence reshard at the same time.
+_RESHARD_EVERY = 1000
 
 
-# Every pass is noted in FSDP's books, which only dividing clears: in a long evaluation nothing else does. All processes
-# are asked as often, so they do it at the same time.
-_CLEAR_EVERY = 1000
+class ShardedModel:
+    """A model of which each process keeps one shard of every parameter: some rows of its first dimension, by rank.
 
-
-class Shards:
-    """A model of which each process keeps a part of every parameter: of its first dimension, in the order of ranks.
-
-    While it is divided, a forward pass brings the weights of one part of the model after the other together, a backward
-    pass does so again and leaves each process its part of the summed gradient. So all processes have to make the same
-    passes. While it is whole, passes are each process's own affair, and what changes a parameter's part is not seen.
+    The model is in one of two states. While it is *sharded*, a forward pass gathers the weights of one block after the
+    other; a backward pass does so again, and leaves each process its shard of the summed gradient. All processes must
+    therefore make the same passes. While it is *gathered*, each process makes its passes alone, and a change of a
+    parameter's shard has no effect on them.
 
     Args:
-        model: every pass goes through its `forward`, which calls what it is given.
-        blocks: parts of it that are brought together one at a time; the rest is one more. Only what a part's own
-            `forward` does may use its parameters.
-        device: where it is.
+        model: all passes go through its `forward`, which calls the function that it is given.
+        blocks: the submodules that are gathered one at a time; the rest of the model is one more. Only the `forward`
+            of a block may use its parameters.
+        device: where the model is.
     """
 
     def __init__(self, model: nn.Module, blocks: Iterable[nn.Module], device: torch.device):
@@ -36,63 +37,63 @@ class Shards:
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
         mesh = DeviceMesh.from_group(distributed.group.WORLD, device.type)
-        self.model, self.is_whole, self.asked = model, False, 0
+        self.model, self.gathered, self.gather_calls = model, False, 0
         self.parts = [*blocks, model]
         for part in self.parts:
             fully_shard(
                 part, mesh=mesh, reshard_after_forward=True, mp_policy=MixedPrecisionPolicy(reduce_dtype=torch.float32)
             )
-            # Losses are parts of one sum, not means; and gloo can only add.
+            # The losses of the processes are summands, not means; and gloo supports sums only.
             part.set_gradient_divide_factor(1.0)
             part.set_force_sum_reduction_for_comms(True)
 
-    def whole(self) -> None:
-        """Brings all weights together, for acting and saving."""
-        self.asked += 1
-        if self.asked % _CLEAR_EVERY == 0:
-            self.divided()
-        if self.is_whole:
+    def gather(self) -> None:
+        """Gives every process all weights, for acting and saving."""
+        self.gather_calls += 1
+        if self.gather_calls % _RESHARD_EVERY == 0:
+            self.shard()
+        if self.gathered:
             return
         for part in self.parts:
             part.unshard()
         self.model.set_reshard_after_forward(False)
         with torch.no_grad():
-            self.model(lambda: None)  # its books are opened in the first pass
-        self.is_whole = True
+            self.model(lambda: None)  # FSDP initialises its state in the first pass
+        self.gathered = True
 
-    def divided(self) -> None:
-        """Leaves each process its part, for learning; gradients are forgotten."""
-        if not self.is_whole:
+    def shard(self) -> None:
+        """Leaves each process its shard only, for learning. Gradients are dropped."""
+        if not self.gathered:
             return
         for part in self.parts:
             part.reshard()
-        # Passes made meanwhile are in its books, by which it fetches weights ahead; they are others in each process.
+        # FSDP prefetches weights in the recorded order of passes, which may differ between processes by now.
         self.model.reset_iter_state()
         self.model.set_reshard_after_forward(True)
-        self.is_whole = False
+        self.gathered = False
 
 
-def is_divided(p: torch.Tensor) -> bool:
+def is_sharded(p: torch.Tensor) -> bool:
     return hasattr(p, "to_local")  # a DTensor
 
 
 def local(p: torch.Tensor) -> torch.Tensor:
-    """This process's part of a parameter, in the same memory; the parameter itself where it is not divided."""
-    return p.detach().to_local() if is_divided(p) else p
+    """This process's shard of a parameter, in the same memory. Without sharding, the parameter itself."""
+    return p.detach().to_local() if is_sharded(p) else p
 
 
-def rows(p: torch.Tensor, rank: int, size: int) -> slice:
-    """The part of a divided parameter's first dimension that a rank has, as torch.chunk cuts it; it may be empty."""
-    each = -(-p.shape[0] // size)
-    return slice(min(rank * each, p.shape[0]), min((rank + 1) * each, p.shape[0]))
+def shard_rows(p: torch.Tensor, rank: int, size: int) -> slice:
+    """The rows of a sharded parameter's first dimension that a rank has, as torch.chunk splits it. It may be empty."""
+    per_rank = -(-p.shape[0] // size)
+    return slice(min(rank * per_rank, p.shape[0]), min((rank + 1) * per_rank, p.shape[0]))
 
 
-def cut(p: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
-    """This process's part of a tensor of the parameter's whole shape."""
-    return tensor[rows(p, distributed.get_rank(), distributed.get_world_size())] if is_divided(p) else tensor
+def shard_of(p: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    """This process's shard of a tensor that has the full shape of parameter p."""
+    return tensor[shard_rows(p, distributed.get_rank(), distributed.get_world_size())] if is_sharded(p) else tensor
 
 
 @torch.no_grad()
-def fill(p: torch.Tensor, tensor: torch.Tensor) -> None:
-    """Copies a tensor of the whole shape into a parameter, as far as this process has it."""
-    local(p).copy_(cut(p, tensor))
+def copy_into(p: torch.Tensor, tensor: torch.Tensor) -> None:
+    """Copies a tensor of the full shape into a parameter, or this process's shard of it."""
+    local(p).copy_(shard_of(p, tensor))

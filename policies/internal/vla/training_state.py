@@ -1,4 +1,4 @@
-"""`srpo_state`, the folder beside published files that holds what training goes on with: optimiser, starting policy."""
+"""`srpo_state`, the folder in a saved checkpoint with what continues training: optimiser state and KL reference."""
 
 from __future__ import annotations
 
@@ -11,47 +11,49 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from vla.optimiser import Misfit
+from vla.optimiser import StateMismatchError
 
-STATE = "srpo_state"
-ADAPTER = "lora_adapter"
+STATE_FOLDER = "srpo_state"
+ADAPTER_FOLDER = "lora_adapter"
 _TENSORS, _REST = "state.safetensors", "state.json"
-_MOST = 5 << 30  # bytes of one file: writing it takes as much memory again, and of a whole model there are 100 GB
+# Bytes per file. Writing a file takes as much memory again, and the state of a whole model has 100 GB.
+_MAX_FILE_BYTES = 5 << 30
 _KEYS = {"rank", "alpha", "base", "steps", "names", "start"}
 
 
-def write(
+def save(
     folder: str,
     tensors: dict[str, torch.Tensor],
     steps: dict[str, float],
     names: list[str],
-    start: dict[str, torch.Tensor] | None,
+    reference: dict[str, torch.Tensor] | None,
     adapter: tuple[int, float, str],
 ) -> None:
-    """Writes the folder.
+    """Writes `srpo_state` into a checkpoint folder.
 
     Args:
-        tensors, steps: the optimiser's, see `optimiser.Optimiser.state`.
-        names: of the parameters that learn.
-        start: the starting policy's values of them; None: there is none yet.
-        adapter: rank and alpha of LoRA, and the fingerprint of the weights that it belongs to; (0, alpha, "") without.
+        tensors, steps: of the optimiser, see `optimiser.Optimiser.state`.
+        names: of the trainable parameters.
+        reference: the KL reference's values of these parameters; None: there is none yet.
+        adapter: LoRA's rank and alpha, and the fingerprint of the weights that it belongs to; without LoRA
+            (0, alpha, "").
     """
     tensors = dict(tensors)
-    if start is not None:
-        tensors.update({f"start.{n}": t for n, t in start.items()})
-    place = os.path.join(folder, STATE)
+    if reference is not None:
+        tensors.update({f"start.{n}": t for n, t in reference.items()})
+    place = os.path.join(folder, STATE_FOLDER)
     os.mkdir(place)
-    parts, room = [[]], _MOST
+    parts, room = [[]], _MAX_FILE_BYTES
     for n, t in tensors.items():
         size = t.numel() * t.element_size()
         if parts[-1] and size > room:
             parts.append([])
-            room = _MOST
+            room = _MAX_FILE_BYTES
         parts[-1].append(n)
         room -= size
     files = [_TENSORS] if len(parts) == 1 else [f"state-{i:05d}.safetensors" for i in range(1, len(parts) + 1)]
     for file, part in zip(files, parts):
-        srpo.heartbeat()
+        srpo.report_progress()
         save_file({n: tensors[n].detach().contiguous().cpu() for n in part}, os.path.join(place, file))
     rank, alpha, base = adapter
     state = {
@@ -62,22 +64,25 @@ def write(
         "alpha": alpha,
         "steps": steps,
         "names": names,
-        "start": start is not None,
+        "start": reference is not None,
     }
     with open(os.path.join(place, _REST), "w", encoding="utf-8") as f:
         json.dump(state, f)
 
 
-def read(folder: str, name: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """(what `write` was given but the tensors, tensors).
+def load(folder: str, name: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Reads `srpo_state` of a checkpoint folder.
 
     Args:
         name: of the plugin, for hints.
 
+    Returns:
+        (state, tensors): the content of state.json, and all tensors by name.
+
     Raises:
         srpo.Error: "not found" or "corrupt".
     """
-    place = os.path.join(folder, STATE)
+    place = os.path.join(folder, STATE_FOLDER)
     try:
         with open(os.path.join(place, _REST), encoding="utf-8") as f:
             state = json.load(f)
@@ -91,35 +96,39 @@ def read(folder: str, name: str) -> tuple[dict[str, Any], dict[str, torch.Tensor
             hint=f"a published checkpoint is given as policy.{name}.checkpoint instead, with imitate.demos = 0",
         ) from e
     except (ValueError, KeyError, TypeError) as e:
-        raise srpo.Error("corrupt", f"cannot be read: {e}", place=place, hint="go back to an earlier checkpoint") from e
+        raise srpo.Error("corrupt", f"cannot be read: {e}", place=place, hint="use an earlier checkpoint") from e
     tensors: dict[str, torch.Tensor] = {}
     for file in state.get("files", [_TENSORS]):
-        srpo.heartbeat()
+        srpo.report_progress()
         path = os.path.join(place, file)
         try:
             tensors.update(load_file(path))
         except (SafetensorError, OSError) as e:
-            hint = "go back to an earlier checkpoint"
-            raise srpo.Error("corrupt", f"cannot be read: {e}", place=path, hint=hint) from e
+            raise srpo.Error("corrupt", f"cannot be read: {e}", place=path, hint="use an earlier checkpoint") from e
     return state, tensors
 
 
-def start(
+def reference(
     state: dict[str, Any], tensors: dict[str, torch.Tensor], parameters: dict[str, torch.nn.Parameter]
 ) -> dict[str, torch.Tensor] | None:
-    """The starting policy in what `read` gave, for parameters of the same names. Raises `Misfit`."""
+    """Returns the KL reference from what `load` returned, by the names of the parameters; None if there is none.
+
+    Raises:
+        StateMismatchError: a tensor is missing or has another shape.
+    """
     if not state["start"]:
         return None
     for n, p in parameters.items():
         if f"start.{n}" not in tensors:
-            raise Misfit(f"start.{n} is missing")
+            raise StateMismatchError(f"start.{n} is missing")
         if tensors[f"start.{n}"].shape != p.shape:
-            raise Misfit(f"start.{n} is {list(tensors[f'start.{n}'].shape)}, want {list(p.shape)}")
-    # Copies: what safetensors reads lies where the file has it, and sums over numbers that are not aligned as torch's
-    # own are can differ in their last bits.
+            raise StateMismatchError(f"start.{n} is {list(tensors[f'start.{n}'].shape)}, want {list(p.shape)}")
+    # Copies, because the alignment of tensors that safetensors reads is that of the file, and sums over numbers with
+    # another alignment than torch's own can differ in their last bits.
     return {n: tensors[f"start.{n}"].clone() for n in parameters} or None
 
 
-def misfit(folder: str, why: Exception) -> srpo.Error:
-    """The error for a folder whose parts do not belong to each other."""
-    return srpo.Error("corrupt", f"does not fit together: {why}", place=folder, hint="go back to an earlier checkpoint")
+def mismatch(folder: str, reason: Exception) -> srpo.Error:
+    """The error for a folder whose state does not fit its weights."""
+    message = f"weights and state do not fit together: {reason}"
+    return srpo.Error("corrupt", message, place=folder, hint="use an earlier checkpoint")

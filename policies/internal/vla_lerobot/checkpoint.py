@@ -1,8 +1,8 @@
-"""lerobot's policy folders: config.json, model.safetensors, the processors' files with statistics. Reading checks every
-tensor; writing gives a folder that lerobot loads.
+"""Reads and writes lerobot's policy folders: config.json, model.safetensors, and the processors' files with statistics.
+Reading checks every tensor. lerobot can load what is written.
 
-Beside lerobot's files a folder that srpo wrote holds `tokenizer/` (and `action_tokenizer/`), which lerobot fetches from
-the hub by name, and srpo.json. A folder of openpi's conversion to PyTorch is read, too.
+In addition to lerobot's files, a folder that srpo wrote contains `tokenizer/` (and `action_tokenizer/`), which lerobot
+downloads from the hub by name, and srpo.json. Folders of openpi's conversion to PyTorch can be read as well.
 """
 
 from __future__ import annotations
@@ -34,30 +34,30 @@ from vla_lerobot.sizes import Sizes
 
 CONFIG, WEIGHTS, OWN = "config.json", "model.safetensors", "srpo.json"
 PREPROCESSOR, POSTPROCESSOR = "policy_preprocessor.json", "policy_postprocessor.json"
-_NORMALISING = ((PREPROCESSOR, "normalizer_processor"), (POSTPROCESSOR, "unnormalizer_processor"))  # file, its step
+_NORMALISING = ((PREPROCESSOR, "normalizer_processor"), (POSTPROCESSOR, "unnormalizer_processor"))  # file and step
 TOKENIZER, ACTION_TOKENIZER = "tokenizer", "action_tokenizer"
 _PROCESSOR = re.compile(r"policy_(pre|post)processor.*\.(json|safetensors)")
 _TOKENIZER = re.compile(
     r"tokenizer\.(json|model)|tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json|processor_config\.json|"
     r"processing_action_tokenizer\.py"
 )
-_MOST = 64 << 20  # bytes of one such file; PaliGemma's tokenizer.json has 35 MB
+_MAX_FILE_BYTES = 64 << 20  # of each tokenizer or processor file; PaliGemma's tokenizer.json has 35 MB
 _FILES = "a lerobot checkpoint has config.json, model.safetensors, policy_preprocessor.json, policy_postprocessor.json "
 _FILES += "and the .safetensors files that these two name"
-PLUGINS = {"pi0": "pi0", "pi0_fast": "pi0-fast"}  # lerobot's types that have a plugin
+PLUGINS = {"pi0": "pi0", "pi0_fast": "pi0-fast"}  # plugins by lerobot's policy type
 
 
 @dataclass
 class Source:
-    """What a folder holds beside its weights.
+    """The content of a checkpoint folder without its weights.
 
     Args:
         folder: where it was read.
         config: lerobot's configuration, PI0Config or PI0FastConfig.
         statistics: by "action" and "observation.state", see `normalise`.
-        own: srpo.json.
+        own: content of srpo.json.
         processors: the processors' files, bytes by name.
-        tokenizer, action_tokenizer: their files, bytes by name; empty where the folder has none.
+        tokenizer, action_tokenizer: their files, bytes by name; empty if the folder has none.
     """
 
     folder: str
@@ -70,7 +70,7 @@ class Source:
 
     @property
     def sizes(self) -> Sizes | None:
-        """Of a small network; None: lerobot's own."""
+        """The sizes of a small network; None: lerobot's own sizes."""
         return Sizes(**self.own["sizes"]) if "sizes" in self.own else None
 
     @property
@@ -79,7 +79,11 @@ class Source:
 
 
 def locate(name: str) -> str:
-    """The folder of a checkpoint: a local one, or that of a hub id in the local cache. Nothing is downloaded."""
+    """Returns the folder of a checkpoint: a local one, or that of a hub id in the local cache. Nothing is downloaded.
+
+    Raises:
+        srpo.Error: "not found".
+    """
     if os.path.isdir(name):
         return name
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or os.path.exists(name):
@@ -93,25 +97,25 @@ def locate(name: str) -> str:
     except Exception as e:
         raise srpo.Error(
             "not found",
-            f"{name!r} is no folder and not in the local hub cache, and nothing is downloaded here",
+            f"{name!r} is neither a folder nor in the local hub cache; nothing is downloaded",
             place="setting checkpoint",
-            hint=f"bring its files and give their folder: {_FILES}",
+            hint=f"download its files and give their folder: {_FILES}",
         ) from e
 
 
 def read_source(folder: str, kind: str, config_class: type) -> Source:
-    """Reads what a folder holds beside weights.
+    """Reads a checkpoint folder without its weights.
 
     Args:
-        kind: lerobot's type that is wanted, "pi0" or "pi0_fast".
-        config_class: its configuration.
+        kind: the expected policy type of lerobot, "pi0" or "pi0_fast".
+        config_class: lerobot's configuration class of that type.
 
     Raises:
-        srpo.Error: "not found" for a folder that is no checkpoint, "mismatch" for another architecture, "corrupt".
+        srpo.Error: "not found" for a folder that is not a checkpoint, "mismatch" for another architecture, "corrupt".
     """
     path = os.path.join(folder, CONFIG)
     if not os.path.isfile(path):
-        raise srpo.Error("not found", "no config.json: this is no checkpoint", place=folder, hint=_FILES)
+        raise srpo.Error("not found", "not a checkpoint: there is no config.json", place=folder, hint=_FILES)
     raw = read_json(path)
     if "type" not in raw and "action_horizon" in raw and kind == "pi0":
         return _openpi(folder, raw, config_class)
@@ -121,7 +125,7 @@ def read_source(folder: str, kind: str, config_class: type) -> Source:
             "mismatch",
             f"the checkpoint's type is {raw.get('type')!r}, want {kind!r}",
             place=path,
-            hint=f"use --policy {other}" if other else "other models have plugins of their own: srpo plugin list",
+            hint=f"use --policy {other}" if other else "for other models use other plugins, see srpo plugin list",
         )
     config = decode(config_class, {k: v for k, v in raw.items() if k != "type"}, path)
     processors = _files(folder, _PROCESSOR)
@@ -138,7 +142,11 @@ def read_source(folder: str, kind: str, config_class: type) -> Source:
 
 
 def decode(config_class: type, raw: dict[str, Any], place: str) -> Any:
-    """config.json's object as lerobot's configuration; its device is "cpu" (the plugin moves what it builds)."""
+    """Decodes the content of config.json into lerobot's configuration. Its device is "cpu"; the network is moved later.
+
+    Raises:
+        srpo.Error: "corrupt".
+    """
     try:
         with draccus.config_type("json"), tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "c.json")
@@ -147,44 +155,46 @@ def decode(config_class: type, raw: dict[str, Any], place: str) -> Any:
             config = draccus.parse(config_class, path, args=[])
         config.validate_features()
         return config
-    except (Exception, SystemExit) as e:  # draccus raises what it likes
+    except (Exception, SystemExit) as e:  # draccus raises exceptions of many types
         text = str(e).strip().splitlines()
         raise srpo.Error(
             "corrupt",
             f"lerobot cannot read it: {text[0] if text else type(e).__name__}",
             place=place,
-            hint="the file was changed, or is of another version of lerobot than the plugin's",
+            hint="the file was changed, or is from another version of lerobot than the plugin uses",
         ) from e
 
 
 def read_json(path: str) -> dict[str, Any]:
+    """Reads a JSON object. Raises `srpo.Error` ("corrupt")."""
     try:
         with open(path, encoding="utf-8") as f:
             value = json.load(f)
         if not isinstance(value, dict):
-            raise ValueError(f"is a {type(value).__name__}, want an object")
+            raise ValueError(f"it is a {type(value).__name__}, want an object")
         return value
     except (ValueError, OSError) as e:
         raise srpo.Error("corrupt", f"cannot be read: {e}", place=path, hint="copy the file again") from e
 
 
 def _files(folder: str, pattern: re.Pattern[str]) -> dict[str, bytes]:
+    """The files of a folder that match the pattern, bytes by name."""
     out = {}
     for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
         path = os.path.join(folder, name)
-        if pattern.fullmatch(name) and os.path.isfile(path) and os.path.getsize(path) <= _MOST:
+        if pattern.fullmatch(name) and os.path.isfile(path) and os.path.getsize(path) <= _MAX_FILE_BYTES:
             out[name] = Path(path).read_bytes()
     return out
 
 
 def tokenizer_files(folder: str, sub: str) -> dict[str, bytes]:
-    """A tokenizer's files in a sub-folder; the text tokenizer's may lie in the folder itself."""
-    found = _files(os.path.join(folder, sub), _TOKENIZER)
-    return found or (_files(folder, _TOKENIZER) if sub == TOKENIZER else {})
+    """A tokenizer's files in a subfolder, bytes by name. Those of the text tokenizer may be in the folder itself."""
+    files = _files(os.path.join(folder, sub), _TOKENIZER)
+    return files or (_files(folder, _TOKENIZER) if sub == TOKENIZER else {})
 
 
 def text_tokenizer(files: Mapping[str, bytes], **options: Any) -> Any:
-    """A tokenizer's files as transformers loads them."""
+    """Loads a tokenizer with transformers from its files, bytes by name."""
     from transformers import AutoTokenizer
 
     with tempfile.TemporaryDirectory() as folder:
@@ -194,7 +204,7 @@ def text_tokenizer(files: Mapping[str, bytes], **options: Any) -> Any:
 
 
 def _normalisers(processors: Mapping[str, bytes], place: str) -> list[str]:
-    """Names of the state files of the normalising steps, the preprocessor's first."""
+    """Names of the state files of the normalising steps: that of the preprocessor first."""
     names = []
     for file, step in _NORMALISING:
         if file not in processors:
@@ -204,7 +214,7 @@ def _normalisers(processors: Mapping[str, bytes], place: str) -> list[str]:
                 if s.get("registry_name") == step and s.get("state_file"):
                     names.append(s["state_file"])
         except (ValueError, KeyError, TypeError, AttributeError) as e:
-            raise srpo.Error("corrupt", f"{file} cannot be read: {e!r}", place=place, hint="copy it again") from e
+            raise srpo.Error("corrupt", f"{file} cannot be read: {e!r}", place=place, hint="copy the file again") from e
     return names
 
 
@@ -213,7 +223,7 @@ def _statistics(folder: str, processors: Mapping[str, bytes]) -> dict[str, dict[
     for name in _normalisers(processors, folder):
         path = os.path.join(folder, name)
         if name not in processors:
-            raise srpo.Error("not found", "the processor names this file, and it is missing", place=path, hint=_FILES)
+            raise srpo.Error("not found", "a processor refers to this file, which is missing", place=path, hint=_FILES)
         try:
             arrays = load_arrays(path)
         except (SafetensorError, OSError, ValueError) as e:
@@ -225,24 +235,24 @@ def _statistics(folder: str, processors: Mapping[str, bytes]) -> dict[str, dict[
 
 
 def _openpi(folder: str, raw: dict[str, Any], config_class: type) -> Source:
-    """A folder that openpi's convert_jax_model_to_pytorch wrote: its config.json, weights without lerobot's prefix, and
-    assets/*/norm_stats.json, of which there must be one.
+    """Reads a folder that openpi's convert_jax_model_to_pytorch wrote: config.json, weights without lerobot's prefix,
+    and exactly one assets/*/norm_stats.json.
     """
-    found = sorted(Path(folder).glob("**/norm_stats.json"))
-    if len(found) != 1:
+    files = sorted(Path(folder).glob("**/norm_stats.json"))
+    if len(files) != 1:
         raise srpo.Error(
             "not found",
-            f"an openpi checkpoint with {len(found)} files norm_stats.json",
+            f"an openpi checkpoint with {len(files)} files norm_stats.json",
             place=folder,
-            hint="bring assets/NAME/norm_stats.json of the one data set that it was trained on",
+            hint="add assets/NAME/norm_stats.json of the data set that it was trained on",
         )
-    stats = read_json(str(found[0])).get("norm_stats", {})
+    stats = read_json(str(files[0])).get("norm_stats", {})
     statistics = {}
-    for ours, theirs in ((STATE, "state"), (ACTION, "actions")):
-        given = stats.get(theirs)
-        if not isinstance(given, dict) or "mean" not in given or "std" not in given:
-            raise srpo.Error("corrupt", f"no mean and std of {theirs}", place=str(found[0]), hint="copy it again")
-        statistics[ours] = {k: np.asarray(v, np.float32) for k, v in given.items() if v is not None}
+    for key, openpi_key in ((STATE, "state"), (ACTION, "actions")):
+        values = stats.get(openpi_key)
+        if not isinstance(values, dict) or "mean" not in values or "std" not in values:
+            raise srpo.Error("corrupt", f"no mean and std of {openpi_key}", place=str(files[0]), hint="copy it again")
+        statistics[key] = {k: np.asarray(v, np.float32) for k, v in values.items() if v is not None}
     cameras = ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")
     side = [3, 224, 224]
     config = {
@@ -259,29 +269,33 @@ def _openpi(folder: str, raw: dict[str, Any], config_class: type) -> Source:
         "output_features": {ACTION: {"type": "ACTION", "shape": [len(statistics[ACTION]["mean"])]}},
     }
     own = read_json(os.path.join(folder, OWN)) if os.path.isfile(os.path.join(folder, OWN)) else {}
-    if "image_resolution" in own:  # small ones
+    if "image_resolution" in own:  # a small network
         config["image_resolution"] = own["image_resolution"]
     decoded = decode(config_class, config, os.path.join(folder, CONFIG))
     return Source(folder, decoded, statistics, own, {}, tokenizer_files(folder, TOKENIZER))
 
 
 def load_weights(model: nn.Module, folder: str, prefix: str, unused: Callable[[str], bool] = lambda name: False) -> str:
-    """Fills a network. Returns a fingerprint of what was read.
+    """Loads the weights of a folder into a network.
+
+    The text embedding and head are one matrix in PaliGemma. If the file has only one of them, it is used for both.
 
     Args:
-        prefix: that the names of lerobot's files have and the network's do not; it may be missing (openpi).
-        unused: of a tensor's name; where true it may be missing, and becomes 0. The text's embedding and head, one
-            matrix in PaliGemma, stand in for each other.
+        prefix: of the names in lerobot's files, which the network's names do not have. openpi's files lack it.
+        unused: whether the network does not use the tensor of this name. It may be missing then, and becomes 0.
+
+    Returns:
+        A fingerprint: SHA-256 over the names, shapes and some numbers of all tensors.
 
     Raises:
-        srpo.Error: "not found" without a file; "corrupt" for one cut short, missing tensors or numbers that are not
+        srpo.Error: "not found" without a file; "corrupt" for a truncated file, missing tensors or numbers that are not
             finite; "mismatch" for tensors of another shape or name.
     """
     path = os.path.join(folder, WEIGHTS)
     if not os.path.isfile(path):
         adapter = os.path.isdir(os.path.join(folder, "lora_adapter"))
-        hint = "it was saved with save_merged = false, an adapter alone: set checkpoint to the model that it was "
-        hint += "trained on, and lora_rank as it was"
+        hint = "it was saved with save_merged = false and has only an adapter: set checkpoint to the model that it was "
+        hint += "trained on, and lora_rank to its rank"
         raise srpo.Error("not found", f"no {WEIGHTS}", place=folder, hint=hint if adapter else _FILES)
     own = model.state_dict()
     text = {
@@ -293,20 +307,20 @@ def load_weights(model: nn.Module, folder: str, prefix: str, unused: Callable[[s
     try:
         with safe_open(path, "pt") as f:
             for full in sorted(f.keys()):
-                srpo.heartbeat()
+                srpo.report_progress()
                 tensor = f.get_tensor(full)
                 name = full.removeprefix(prefix)
-                name = re.sub(r"^time_mlp_", "action_time_mlp_", name)  # as some of openpi's files call it
+                name = re.sub(r"^time_mlp_", "action_time_mlp_", name)  # the name in some of openpi's files
                 if name not in own:
-                    raise _misfit(path, f"tensor {full} belongs to another architecture")
+                    raise _mismatch(path, f"tensor {full} belongs to another architecture")
                 if tensor.shape != own[name].shape:
-                    raise _misfit(path, f"tensor {full} is {list(tensor.shape)}, want {list(own[name].shape)}")
+                    raise _mismatch(path, f"tensor {full} is {list(tensor.shape)}, want {list(own[name].shape)}")
                 if not torch.isfinite(tensor).all():
                     raise srpo.Error(
                         "corrupt",
                         f"tensor {full} has numbers that are not finite",
                         place=path,
-                        hint="the training that made it diverged: take an earlier checkpoint",
+                        hint="its training diverged: use an earlier checkpoint",
                     )
                 flat = tensor.reshape(-1)
                 digest.update(f"{name} {list(tensor.shape)}".encode())
@@ -315,12 +329,12 @@ def load_weights(model: nn.Module, folder: str, prefix: str, unused: Callable[[s
                 loaded.add(name)
     except (SafetensorError, OSError) as e:
         raise srpo.Error(
-            "corrupt", f"cannot be read: {e}", place=path, hint="the file was cut short or changed: copy it again"
+            "corrupt", f"cannot be read: {e}", place=path, hint="the file was truncated or changed: copy it again"
         ) from e
     if len(text & loaded) == 1:
-        ((there,), (other,)) = text & loaded, text - loaded
-        own[other].copy_(own[there])
-        loaded.add(other)
+        ((present,), (absent,)) = text & loaded, text - loaded
+        own[absent].copy_(own[present])
+        loaded.add(absent)
     for name in set(own) - loaded:
         if unused(name):
             own[name].zero_()
@@ -336,7 +350,7 @@ def load_weights(model: nn.Module, folder: str, prefix: str, unused: Callable[[s
     return digest.hexdigest()
 
 
-def _misfit(path: str, message: str) -> srpo.Error:
+def _mismatch(path: str, message: str) -> srpo.Error:
     return srpo.Error("mismatch", message, place=path, hint="config.json and the weights do not fit together")
 
 
@@ -350,11 +364,11 @@ def write(
     """Writes a folder that lerobot loads.
 
     Args:
-        folder: an existing one.
-        source: configuration, statistics and files to carry over.
-        weights: (name as in the file, maker of the tensor); None: none are written.
-        make_processors: lerobot's maker of the two processors, for a source that has none.
-        tokenizer: the text tokenizer, which these are made with.
+        folder: exists already.
+        source: configuration, statistics and files to copy.
+        weights: (name as in the file, function that returns the tensor); None: no weights are written.
+        make_processors: lerobot's function that creates the two processors, for a source that has none.
+        tokenizer: the text tokenizer for these processors.
     """
     source.config._save_pretrained(Path(folder))
     if weights is not None:
@@ -362,17 +376,17 @@ def write(
             {n: make().contiguous().cpu() for n, make in weights}, os.path.join(folder, WEIGHTS), {"format": "pt"}
         )
     processors = source.processors or _new_processors(source, make_processors, tokenizer)
-    own = {key: of for key in (ACTION, STATE) if (of := source.statistics.get(key))}
-    if own:
+    statistics = {key: values for key in (ACTION, STATE) if (values := source.statistics.get(key))}
+    if statistics:
         processors = _with_state_files(processors)
     for name, data in processors.items():
         Path(folder, name).write_bytes(data)
     for name in _normalisers(processors, folder):
         path = os.path.join(folder, name)
         arrays = load_arrays(path) if os.path.isfile(path) else {}
-        for key, of in own.items():
+        for key, values in statistics.items():
             arrays = {full: v for full, v in arrays.items() if not full.startswith(f"{key}.")}
-            arrays.update({f"{key}.{s}": np.asarray(v) for s, v in of.items()})
+            arrays.update({f"{key}.{s}": np.asarray(v) for s, v in values.items()})
         save_arrays(arrays, path)
     for sub, files in ((TOKENIZER, source.tokenizer), (ACTION_TOKENIZER, source.action_tokenizer)):
         if files:
@@ -384,36 +398,36 @@ def write(
 
 
 def _with_state_files(processors: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The processors with a file of statistics named in each normalising step, as lerobot calls it. lerobot leaves it
-    out of a step that has none, as in a checkpoint that is still to be fine-tuned.
+    """Returns the processors with the name of a statistics file in each normalising step, as lerobot names it. lerobot
+    omits the name in a step without statistics, as in a checkpoint that is to be fine-tuned.
     """
     out = dict(processors)
     for file, kind in _NORMALISING:
         config = json.loads(out.get(file, b'{"steps": []}'))
-        bare = [(n, s) for n, s in enumerate(config["steps"]) if s.get("registry_name") == kind]
-        bare = [(n, s) for n, s in bare if not s.get("state_file")]
-        for n, step in bare:
+        unnamed = [(n, s) for n, s in enumerate(config["steps"]) if s.get("registry_name") == kind]
+        unnamed = [(n, s) for n, s in unnamed if not s.get("state_file")]
+        for n, step in unnamed:
             step["state_file"] = f"{file.removesuffix('.json')}_step_{n}_{kind}.safetensors"
-        if bare:
+        if unnamed:
             out[file] = json.dumps(config, indent=2).encode()
     return out
 
 
 def _new_processors(source: Source, make: Callable[..., tuple[Any, Any]], tokenizer: Any) -> dict[str, bytes]:
-    """The processors' files as lerobot itself writes them for a new policy."""
+    """The processors' files as lerobot writes them for a new policy, bytes by name."""
     from lerobot.processor import tokenizer_processor as t
 
-    # The maker fetches the tokenizers from the hub, only to write their names down.
-    found = mock.Mock(from_pretrained=lambda *_, **__: tokenizer)
+    # lerobot would download the tokenizers from the hub, although the files contain only their names.
+    loader = mock.Mock(from_pretrained=lambda *_, **__: tokenizer)
     with tempfile.TemporaryDirectory() as folder:
-        with mock.patch.object(t, "AutoTokenizer", found), mock.patch.object(t, "AutoProcessor", found):
+        with mock.patch.object(t, "AutoTokenizer", loader), mock.patch.object(t, "AutoProcessor", loader):
             pre, post = make(source.config, {k: dict(v) for k, v in source.statistics.items()})
         pre.save_pretrained(folder)
         post.save_pretrained(folder)
         return _files(folder, _PROCESSOR)
 
 
-def measured(statistics: normalise.Statistics) -> bool:
-    """Whether the action's statistics come from data (and are no stand-in, nor missing)."""
-    of = statistics.get(ACTION, {})
-    return bool(of) and ("count" not in of or float(np.asarray(of["count"]).reshape(-1)[0]) > 0)
+def has_data_statistics(statistics: normalise.Statistics) -> bool:
+    """Whether the statistics of actions were computed from data; else they are missing or the env's ranges."""
+    values = statistics.get(ACTION, {})
+    return bool(values) and ("count" not in values or float(np.asarray(values["count"]).reshape(-1)[0]) > 0)

@@ -1,5 +1,5 @@
 """What pi0 and pi0-fast have in common: a checkpoint loaded into lerobot's network, with tokenizer, cameras and
-statistics; batches of fixed shape.
+statistics, and batches of fixed shape.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ from transformers.initialization import no_init_weights
 from vla import lora
 from vla_lerobot import checkpoint, normalise
 from vla_lerobot.normalise import ACTION, STATE
-from vla_lerobot.sizes import built
+from vla_lerobot.sizes import patched
 
-PREFIX = "model."  # of tensors in lerobot's files
+PREFIX = "model."  # of tensor names in lerobot's files
 IMAGES = "observation.images."
 
 
 @dataclass(frozen=True)
-class Choice:
-    """How a network is to be run; the plugin's settings that matter here.
+class NetworkOptions:
+    """How to run a network: the plugin's settings that matter here.
 
     Args:
         rank, alpha: of LoRA; rank 0: without.
-        expert: only what is not the vision-language model learns (pi0).
+        expert_only: the vision-language model is not trained (pi0).
         statistics: "auto", "keep" or "compute".
-        seed: of what is new: adapters, a noise head.
-        own: settings of the one plugin.
+        seed: of new parameters: adapters, a noise head.
+        own: the settings of only one of the plugins.
     """
 
     dtype: torch.dtype
     device: torch.device
     micro_batch: int
     compile: bool
-    checkpointing: bool
+    gradient_checkpointing: bool
     rank: int
     alpha: float
-    expert: bool
+    expert_only: bool
     statistics: str
     seed: int
     chunk: int
@@ -57,32 +57,33 @@ class Choice:
 
 @dataclass
 class Sample:
-    """One thing to look at.
+    """One observation, and the chunk that was chosen for it.
 
     Args:
-        frames: uint8 [H, W, 3], as the cameras gave them, in the order of `Network.cameras`.
+        frames: uint8 [H, W, 3] from each camera of `Network.cameras`.
         state: float32 [S], proprio in the env's units.
-        ids: the prompt, not padded.
-        acted: what was chosen, by network; None: nothing yet.
+        ids: token ids of the prompt, without padding.
+        chosen: the chosen chunk in the form that the network needs; None: not chosen yet.
     """
 
     frames: tuple[np.ndarray, ...]
     state: np.ndarray
     ids: tuple[int, ...]
-    acted: Any = None
+    chosen: Any = None
 
     @property
-    def bytes(self) -> int:
-        acted = 0 if self.acted is None else self.acted.bytes
-        return sum(f.nbytes for f in self.frames) + self.state.nbytes + 8 * len(self.ids) + acted
+    def nbytes(self) -> int:
+        chosen = 0 if self.chosen is None else self.chosen.nbytes
+        return sum(f.nbytes for f in self.frames) + self.state.nbytes + 8 * len(self.ids) + chosen
 
 
 @dataclass
 class Batch:
-    """Samples as lerobot's networks take them.
+    """Samples in the form that lerobot's networks take.
 
     Args:
-        images, image_masks: float32 [B, 3, S, S] in -1 to 1 and bool [B], by camera; cameras that are not there last.
+        images, image_masks: for each image input float32 [B, 3, S, S] in [-1, 1] and bool [B]. Inputs without a camera
+            come last and are masked.
         tokens, masks: int64 and bool [B, L].
         state: float32 [B, max_state_dim], normalised and padded.
     """
@@ -94,29 +95,30 @@ class Batch:
     state: torch.Tensor
 
     @property
-    def seen(self) -> tuple[list[torch.Tensor], list[torch.Tensor], torch.Tensor, torch.Tensor]:
+    def prefix(self) -> tuple[list[torch.Tensor], list[torch.Tensor], torch.Tensor, torch.Tensor]:
+        """The arguments of lerobot's `embed_prefix`."""
         return self.images, self.image_masks, self.tokens, self.masks
 
 
 @dataclass
-class Acted:
-    """A chunk that was chosen.
+class ChosenChunk:
+    """A chunk that the network has chosen.
 
     Args:
-        actions: float32 [chunk, D], the env's, not clipped.
-        positions: float32 [chunk], log-probabilities as the host gets them.
-        terms: float32 [T], the finest log-probabilities, which an update's ratio is made of.
-        sample: with what was chosen.
+        actions: float32 [chunk, D], in the env's units, not clipped.
+        log_probs: float32 [chunk], by action, for the host.
+        term_log_probs: float32 [T], by term, see `vla.ppo.ActionDistribution`.
+        sample: the observation with the chosen chunk.
     """
 
     actions: np.ndarray
-    positions: np.ndarray
-    terms: np.ndarray
+    log_probs: np.ndarray
+    term_log_probs: np.ndarray
     sample: Sample
 
 
 class Trunk(nn.Module):
-    """What has parameters: lerobot's network under the name that its files use, and what srpo adds."""
+    """Everything that has parameters: lerobot's network as `model`, a prefix in its files, and a noise head."""
 
     def __init__(self, model: nn.Module, noise: nn.Module | None):
         super().__init__()
@@ -125,159 +127,183 @@ class Trunk(nn.Module):
 
 
 class Network:
-    """A checkpoint, loaded. Subclasses say which network it is, how it acts and what an update needs.
+    """A loaded checkpoint. Subclasses define lerobot's network, how it acts, and what updates and imitation need.
 
     Args:
-        folder: where it lies.
-        choice: how to run it.
-        env: what it acts in.
+        folder: of the checkpoint.
+        options: how to run it.
+        env: the env that it acts in.
+
+    Raises:
+        srpo.Error: for a folder that is not a usable checkpoint, or does not fit the env.
     """
 
-    kind: str
-    module: ModuleType
+    kind: str  # lerobot's policy type
+    modelling: ModuleType  # lerobot's module with the network's classes
     config_class: type
     make_processors: Callable[..., tuple[Any, Any]]
 
-    def __init__(self, folder: str, choice: Choice, env: srpo.EnvSpec):
-        self.choice, self.env = choice, env
+    def __init__(self, folder: str, options: NetworkOptions, env: srpo.EnvSpec):
+        self.options, self.env = options, env
         self.source = checkpoint.read_source(folder, self.kind, self.config_class)
         self.config = self.source.config
-        self._fit(folder)
-        if not 0 <= choice.chunk <= self.config.chunk_size:
+        self._check_dimensions(folder)
+        if not 0 <= options.chunk <= self.config.chunk_size:
             raise srpo.Error(
                 "invalid",
-                f"chunk is {choice.chunk}, the checkpoint plans {self.config.chunk_size} actions",
+                f"chunk is {options.chunk}, the checkpoint plans {self.config.chunk_size} actions",
                 place="setting chunk",
                 hint=f"give 1 to {self.config.chunk_size}, or 0",
             )
-        self.chunk = choice.chunk or self.config.n_action_steps
-        self.cameras = self._cameras()
-        self.tokenizer = self._tokenizer()
+        self.chunk = options.chunk or self.config.n_action_steps
+        self.cameras = self._assign_cameras()
+        self.tokenizer = self._load_tokenizer()
         self.use_statistics(self.source.statistics)
-        self.config.dtype = "bfloat16" if choice.dtype == torch.bfloat16 else "float32"
-        with built(self.module, self.source.sizes, self.config.image_resolution[0]), no_init_weights():
+        self.config.dtype = "bfloat16" if options.dtype == torch.bfloat16 else "float32"
+        with patched(self.modelling, self.source.sizes, self.config.image_resolution[0]), no_init_weights():
             model = self.build(self.config, self.tokenizer)
-        self.fingerprint = checkpoint.load_weights(model, folder, PREFIX, lambda n: not self._learns(n))
-        self.trunk = Trunk(model, self._noise())
-        self._read_noise(folder)
-        self.trunk.to(choice.device)
+        self.fingerprint = checkpoint.load_weights(model, folder, PREFIX, lambda n: not self._is_used(n))
+        self.trunk = Trunk(model, self._new_noise())
+        self.load_noise(folder)
+        self.trunk.to(options.device)
         self.model = self.trunk.model
         self.parameters = sum(p.numel() for p in model.parameters())
-        self._choose_what_learns()
+        self._select_trainable()
         self.trunk.eval()
-        if choice.checkpointing:
+        if options.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
-            self.trunk.train()  # lerobot computes activations twice in training mode only; there is no dropout
-        if choice.compile:
+            self.trunk.train()  # lerobot checkpoints in training mode only; the model has no dropout
+        if options.compile:
             joined = self.model.paligemma_with_expert
             joined.forward = torch.compile(joined.forward)
 
-    # What a subclass says.
+    # For subclasses.
 
     @staticmethod
     def build(config: Any, tokenizer: Any) -> nn.Module:
-        """lerobot's network, with any weights."""
+        """Returns lerobot's network with any weights."""
         raise NotImplementedError
 
-    def _noise(self) -> nn.Module | None:
-        """A noise head of its own, where the method asks for one."""
+    def _new_noise(self) -> nn.Module | None:
+        """Returns a noise head if the network has one."""
         return None
 
-    def _noise_file(self, folder: str) -> str:
+    def noise_file(self, folder: str) -> str:
         return os.path.join(folder, "noise_head.safetensors")
 
-    def _read_noise(self, folder: str) -> None:
-        """Fills the noise head from the folder, if there is one."""
+    def load_noise(self, folder: str) -> None:
+        """Loads the noise head from the folder, if there is one."""
 
-    def _learns(self, name: str) -> bool:
-        """Whether a parameter is used at all."""
+    def _is_used(self, name: str) -> bool:
+        """Whether the network uses the parameter of this name."""
         return True
 
     def text(self, instruction: str, state: np.ndarray) -> str:
         """The prompt for an instruction and a normalised state."""
         raise NotImplementedError
 
-    # How a checkpoint and an env fit.
+    def imitation_target(
+        self, sample: Sample, actions: np.ndarray, weights: np.ndarray | None, rng: np.random.Generator
+    ) -> tuple[Any, float]:
+        """Returns (target, weight) for imitation.
+
+        Args:
+            actions: the actions after the sample, [N, D] in the env's units. If N is less than the chunk, the last one
+                is repeated, as in lerobot's data sets.
+            weights: a factor on the loss of each action, [N]; None: all 1.
+
+        Returns:
+            target: for `imitation_losses`.
+            weight: of the sample in the mean over a batch.
+        """
+        raise NotImplementedError
+
+    def imitation_losses(self, part: Sequence[tuple[Sample, Any]]) -> torch.Tensor:
+        """Returns the losses of (sample, target) pairs, float32 [B]."""
+        raise NotImplementedError
+
+    # How the checkpoint and the env fit together.
 
     @property
     def dim(self) -> int:
         """Dimensions of an action."""
         return self.env.action.dim
 
-    def _fit(self, folder: str) -> None:
+    def _check_dimensions(self, folder: str) -> None:
+        """Checks the dimensions of actions and state. With statistics = "compute" the env's dimensions are used."""
         c, place = self.config, os.path.join(folder, checkpoint.CONFIG)
-        compute = self.choice.statistics == "compute"
+        compute = self.options.statistics == "compute"
         if c.action_feature_names is None and c.use_relative_actions:
             c.action_feature_names = list(self.env.action.names)
-        for features, key, have, names in (
+        for features, key, actual, names in (
             (c.output_features, ACTION, self.env.action.dim, self.env.action.names),
             (c.input_features, STATE, len(self.env.proprio) or 1, self.env.proprio),
         ):
-            want = features[key].shape[0]
-            most = c.max_action_dim if key == ACTION else c.max_state_dim
-            if have == want or (compute and have <= most):
-                features[key] = type(features[key])(features[key].type, (have,))
+            expected = features[key].shape[0]
+            largest = c.max_action_dim if key == ACTION else c.max_state_dim
+            if actual == expected or (compute and actual <= largest):
+                features[key] = type(features[key])(features[key].type, (actual,))
                 continue
             what = "action dimensions" if key == ACTION else "numbers of state (proprio)"
             raise srpo.Error(
                 "mismatch",
-                f"the checkpoint has {want} {what}, the env has {len(names)}: {', '.join(names) or 'none'}",
+                f"the checkpoint has {expected} {what}, the env has {len(names)}: {', '.join(names) or 'none'}",
                 place=place,
                 hint="choose an env with the actions and proprio that the checkpoint was trained for"
-                + (', or fine-tune: statistics = "compute" and imitate first' if have <= most else ""),
+                + (', or fine-tune: statistics = "compute" and imitate first' if actual <= largest else ""),
             )
 
-    def _cameras(self) -> list[str]:
-        """The env's camera for each picture of the network that there is one for, in the network's order; the features
-        are rearranged likewise, those without a camera last, as lerobot does.
+    def _assign_cameras(self) -> list[str]:
+        """Returns the env's cameras for the image inputs of the network, in the network's order. Inputs without a
+        camera are left out; lerobot puts these last.
         """
         features = [k for k, f in self.config.input_features.items() if k.startswith(IMAGES)]
         if not features:
-            raise srpo.Error("mismatch", "the checkpoint names no camera", place=self.source.folder)
-        given: dict[str, str] = {}
-        if self.choice.cameras:
-            for part in self.choice.cameras.split(","):
+            raise srpo.Error("mismatch", "the checkpoint has no image input", place=self.source.folder)
+        assigned: dict[str, str] = {}
+        if self.options.cameras:
+            for part in self.options.cameras.split(","):
                 name, _, camera = (x.strip() for x in part.partition("="))
                 name = name if name.startswith(IMAGES) else IMAGES + name
                 if name not in features or not camera:
                     raise srpo.Error(
                         "invalid",
-                        f"{part.strip()!r} is none of the checkpoint's pictures with a camera",
+                        f"{part.strip()!r} does not assign a camera to an image input of the checkpoint",
                         place="setting cameras",
-                        hint=f"PICTURE=CAMERA, separated by commas; pictures: "
+                        hint=f"give IMAGE=CAMERA, separated by commas; image inputs: "
                         f"{', '.join(f.removeprefix(IMAGES) for f in features)}",
                     )
                 try:
-                    given[name] = self.env.camera(camera).name
+                    assigned[name] = self.env.camera(camera).name
                 except srpo.Error as e:
                     raise e.at("setting cameras") from e
         else:
-            given[features[0]] = self.env.camera("").name
+            assigned[features[0]] = self.env.camera("").name
             wrist = next((c.name for c in self.env.cameras if c.view == "wrist"), "")
-            second = [f for f in features[1:] if "empty_camera" not in f]
-            if wrist and second:
-                given[next((f for f in second if "wrist" in f), second[0])] = wrist
-        self.pictures = len(features)
-        return [given[f] for f in features if f in given]
+            others = [f for f in features[1:] if "empty_camera" not in f]
+            if wrist and others:
+                assigned[next((f for f in others if "wrist" in f), others[0])] = wrist
+        self.image_inputs = len(features)
+        return [assigned[f] for f in features if f in assigned]
 
-    def _tokenizer(self) -> Any:
-        name = self.choice.tokenizer
-        files = checkpoint.tokenizer_files(name, checkpoint.TOKENIZER) if name else self.source.tokenizer
-        if not files and not name:
+    def _load_tokenizer(self) -> Any:
+        folder = self.options.tokenizer
+        files = checkpoint.tokenizer_files(folder, checkpoint.TOKENIZER) if folder else self.source.tokenizer
+        if not files and not folder:
             files = self._cached_tokenizer()
         if not files:
             raise srpo.Error(
                 "not found",
-                "PaliGemma's tokenizer is not there",
-                place=name or self.source.folder,
-                hint="bring tokenizer.json, tokenizer_config.json and special_tokens_map.json of "
-                "google/paligemma-3b-pt-224 into a folder tokenizer/ of the checkpoint, or set tokenizer to theirs",
+                "PaliGemma's tokenizer is missing",
+                place=folder or self.source.folder,
+                hint="copy tokenizer.json, tokenizer_config.json and special_tokens_map.json of "
+                "google/paligemma-3b-pt-224 into tokenizer/ of the checkpoint, or set tokenizer to their folder",
             )
         self.source.tokenizer = files
         try:
             return checkpoint.text_tokenizer(files)
-        except Exception as e:  # transformers raises what it likes
-            raise srpo.Error("corrupt", f"the tokenizer cannot be read: {e}", place=name or self.source.folder) from e
+        except Exception as e:  # transformers raises exceptions of many types
+            raise srpo.Error("corrupt", f"the tokenizer cannot be read: {e}", place=folder or self.source.folder) from e
 
     def _cached_tokenizer(self) -> dict[str, bytes]:
         from huggingface_hub import snapshot_download
@@ -290,10 +316,13 @@ class Network:
             return {}
 
     def use_statistics(self, statistics: dict) -> None:
-        """Takes over statistics; missing ones are an error, but stand in for the env's range where imitation is to
-        compute them.
+        """Replaces the statistics. Missing ones are an error, unless imitation is to compute them: until then the env's
+        ranges are used.
+
+        Raises:
+            srpo.Error: see `normalise.make_normaliser`.
         """
-        of = {k: dict(v) for k, v in statistics.items()}
+        used = {k: dict(v) for k, v in statistics.items()}
         mode = {str(getattr(k, "value", k)): v.value for k, v in self.config.normalization_mapping.items()}
         state_dim = self.config.input_features[STATE].shape[0]
         for key, dim, low, high in (
@@ -301,21 +330,21 @@ class Network:
             (STATE, state_dim, [-1.0] * state_dim, [1.0] * state_dim),
         ):
             kind = mode["ACTION" if key == ACTION else "STATE"]
-            have = of.get(key, {})
-            fits = all(n in have and np.asarray(have[n]).size == dim for n in normalise.NEEDED.get(kind, ()))
-            if self.choice.statistics == "compute" and not fits:
-                of[key] = normalise.ranges(np.array(low), np.array(high))
-        self.actions = normalise.normaliser(of, ACTION, mode["ACTION"], self.dim, self.source.place)
-        self.states = normalise.normaliser(of, STATE, mode["STATE"], state_dim, self.source.place)
-        self.source.statistics = of
-        self.relative = self._relative()
+            values = used.get(key, {})
+            fits = all(n in values and np.asarray(values[n]).size == dim for n in normalise.NEEDED.get(kind, ()))
+            if self.options.statistics == "compute" and not fits:
+                used[key] = normalise.range_statistics(np.array(low), np.array(high))
+        self.actions = normalise.make_normaliser(used, ACTION, mode["ACTION"], self.dim, self.source.place)
+        self.states = normalise.make_normaliser(used, STATE, mode["STATE"], state_dim, self.source.place)
+        self.source.statistics = used
+        self.relative = self._relative_dimensions()
 
-    def _relative(self) -> np.ndarray:
-        """bool [D]: dimensions whose action is counted from the state."""
-        way, dim = self.choice.relative, self.dim
-        if way == "all-but-last":
+    def _relative_dimensions(self) -> np.ndarray:
+        """bool [D]: which dimensions of an action are relative to the state."""
+        setting, dim = self.options.relative, self.dim
+        if setting == "all-but-last":
             return np.arange(dim) < dim - 1
-        if way == "none" or not self.config.use_relative_actions:
+        if setting == "none" or not self.config.use_relative_actions:
             return np.zeros(dim, bool)
         from lerobot.processor import RelativeActionsProcessorStep
 
@@ -327,99 +356,120 @@ class Network:
         return np.array(step._build_mask(dim), bool)
 
     @property
-    def measured(self) -> bool:
-        return checkpoint.measured(self.source.statistics)
+    def has_data_statistics(self) -> bool:
+        """Whether the statistics were computed from data; else they are the env's ranges."""
+        return checkpoint.has_data_statistics(self.source.statistics)
 
-    def to_env(self, normal: np.ndarray, state: np.ndarray) -> np.ndarray:
-        """Normalised actions [N, D] at a state (the env's) to the env's, float32."""
-        out = self.actions.data(normal)
+    def to_env(self, normalised: np.ndarray, state: np.ndarray) -> np.ndarray:
+        """Normalised actions [N, D] at a state (in the env's units) to float32 [N, D] in the env's units."""
+        out = self.actions.unnormalise(normalised)
         if self.relative.any():
-            out = out + np.where(self.relative, self._base(state), 0)
+            out = out + np.where(self.relative, self._offset(state), 0)
         return out.astype(np.float32)
 
-    def data(self, actions: np.ndarray, state: np.ndarray) -> np.ndarray:
-        """The env's actions [N, D] at a state as the data set holds them."""
-        return np.asarray(actions - np.where(self.relative, self._base(state), 0), np.float32)
+    def to_data(self, actions: np.ndarray, state: np.ndarray) -> np.ndarray:
+        """The env's actions [N, D] at a state as the data set stores them, float32 [N, D]."""
+        return np.asarray(actions - np.where(self.relative, self._offset(state), 0), np.float32)
 
-    def _base(self, state: np.ndarray) -> np.ndarray:
+    def _offset(self, state: np.ndarray) -> np.ndarray:
+        """What relative dimensions are relative to, [D]."""
         n = int(np.flatnonzero(self.relative).max(initial=-1)) + 1
         if n > len(state):
             raise srpo.Error(
                 "mismatch",
-                f"{n} actions are counted from the state, which has {len(state)} numbers",
+                f"{n} action dimensions are relative to the state, which has {len(state)} numbers",
                 place="setting relative",
                 hint='set relative = "none"',
             )
         return np.concatenate([state[:n], np.zeros(self.dim - n, np.float32)])
 
-    # What learns.
+    # Parameters.
 
-    def _choose_what_learns(self) -> None:
-        c = self.choice
+    def _select_trainable(self) -> None:
+        options = self.options
         vlm = "model.paligemma_with_expert.paligemma."
 
-        def among(name: str) -> bool:
-            return self._learns(name) and not (c.expert and name.startswith(vlm))
+        def trainable(name: str) -> bool:
+            return self._is_used(name) and not (options.expert_only and name.startswith(vlm))
 
-        if c.rank:
-            lora.adapt(self.trunk, c.rank, c.alpha, c.seed, lambda name: name.startswith(PREFIX) and among(name))
+        if options.rank:
+            lora.add_adapters(
+                self.trunk,
+                options.rank,
+                options.alpha,
+                options.seed,
+                lambda name: name.startswith(PREFIX) and trainable(name),
+            )
             if self.trunk.noise is not None:
                 self.trunk.noise.requires_grad_(True)
         else:
             for name, p in self.trunk.named_parameters():
-                p.requires_grad_(among(name))
+                p.requires_grad_(trainable(name))
 
     def weights(self) -> Iterator[tuple[str, Callable[[], torch.Tensor]]]:
-        """(name as in lerobot's file, maker of the tensor), adapters merged."""
-        return ((n, make) for n, _, make in lora.whole(self.trunk) if n.startswith(PREFIX))
+        """Yields (name as in lerobot's file, function that returns the tensor), adapters merged."""
+        return ((n, make) for n, _, make in lora.merged_parameters(self.trunk) if n.startswith(PREFIX))
 
     # Samples.
 
     def sample(self, frames: Sequence[np.ndarray], state: np.ndarray | None, instruction: str) -> Sample:
-        """Raises `srpo.Error` for pictures or proprio that cannot be used, or tokens beyond the vocabulary."""
-        want = self.config.input_features[STATE].shape[0]
+        """Makes a sample of an observation.
+
+        Args:
+            frames: see `Sample`.
+            state: proprio; None: the env has none.
+
+        Raises:
+            srpo.Error: "invalid" for proprio that cannot be used, "corrupt" for a token outside the vocabulary.
+        """
+        expected = self.config.input_features[STATE].shape[0]
         if state is None or not len(self.env.proprio):
-            state = np.zeros(want, np.float32)
+            state = np.zeros(expected, np.float32)
         state = np.array(state, np.float32)
-        if state.shape != (want,) or not np.isfinite(state).all():
-            raise srpo.Error("invalid", f"proprio is {list(state.shape)}, want {want} finite numbers")
-        ids = self.ids(self.text(instruction, self.states.normal(state)))
+        if state.shape != (expected,) or not np.isfinite(state).all():
+            raise srpo.Error("invalid", f"proprio is {list(state.shape)}, want {expected} finite numbers")
+        ids = self._encode(self.text(instruction, self.states.normalise(state)))
         return Sample(tuple(np.array(f) for f in frames), state, ids)
 
-    def ids(self, text: str) -> tuple[int, ...]:
-        found = self.tokenizer(text, max_length=self.config.tokenizer_max_length, truncation=True)["input_ids"]
+    def _encode(self, text: str) -> tuple[int, ...]:
+        ids = self.tokenizer(text, max_length=self.config.tokenizer_max_length, truncation=True)["input_ids"]
         rows = self.model.paligemma_with_expert.paligemma.get_input_embeddings().num_embeddings
-        if not found or max(found) >= rows:
+        if not ids or max(ids) >= rows:
             raise srpo.Error(
                 "corrupt",
-                f"the tokenizer gives token {max(found, default=-1)}, the model knows {rows}",
+                f"the tokenizer returns token {max(ids, default=-1)}, but the model has {rows}",
                 place=self.source.folder,
-                hint="the tokenizer belongs to another model: take PaliGemma's",
+                hint="the tokenizer belongs to another model: use PaliGemma's",
             )
-        return tuple(found)
+        return tuple(ids)
 
-    def slices(self, count: int, most: int = 0) -> Iterator[list[int]]:
-        """Indices of samples that share a forward pass, at most micro_batch of them, or most."""
-        size = most or self.choice.micro_batch
-        return (list(range(at, min(at + size, count))) for at in range(0, count, size))
+    def slices(self, count: int, size: int = 0) -> Iterator[list[int]]:
+        """Yields 0 to count - 1 in lists of at most size, or micro_batch if size is 0."""
+        step = size or self.options.micro_batch
+        return (list(range(at, min(at + step, count))) for at in range(0, count, step))
 
-    def passes(self, samples: Sequence[Sample]) -> Iterator[list[int]]:
-        """Indices of samples that acting takes in one forward pass."""
+    def act_batches(self, samples: Sequence[Sample]) -> Iterator[list[int]]:
+        """Yields the indices of samples that share a forward pass in acting."""
         return self.slices(len(samples))
 
-    def batches(self, samples: Sequence[Sample], most: int = 0) -> Iterator[list[int]]:
-        """Indices of chosen samples that share a forward pass. All shapes are fixed by the checkpoint and what the
-        sample itself chose, and `tensors` fills incomplete batches up, so no sample depends on its batch.
+    def batches(self, samples: Sequence[Sample], size: int = 0) -> Iterator[list[int]]:
+        """Yields the indices of samples with chosen chunks that share a forward pass.
+
+        The shape of a batch depends only on the checkpoint and on what its samples have chosen, and incomplete batches
+        are padded (`pad`). So the result for a sample does not depend on its batch.
+
+        Args:
+            size: maximum number of samples in a batch; 0: micro_batch.
         """
-        return self.slices(len(samples), most)
+        return self.slices(len(samples), size)
 
-    def full(self, samples: Sequence[Any]) -> list[Any]:
-        """Filled up to micro_batch by copies of the first."""
-        return [*samples, *[samples[0]] * (self.choice.micro_batch - len(samples))]
+    def pad(self, samples: Sequence[Any]) -> list[Any]:
+        """Appends copies of the first sample up to micro_batch."""
+        return [*samples, *[samples[0]] * (self.options.micro_batch - len(samples))]
 
-    def tensors(self, samples: Sequence[Sample]) -> Batch:
-        """Samples, as they are, on the device."""
-        device, side = self.choice.device, self.config.image_resolution
+    def batch_tensors(self, samples: Sequence[Sample]) -> Batch:
+        """The samples on the device, without padding of the batch."""
+        device, side = self.options.device, self.config.image_resolution
         images = []
         for n in range(len(self.cameras)):
             rows = []
@@ -429,16 +479,16 @@ class Network:
                     x = resize_with_pad_torch(x, *side)
                 rows.append((x * 2.0 - 1.0).permute(0, 3, 1, 2))
             images.append(torch.cat(rows).contiguous().to(device))
-        masks = [torch.ones(len(samples), dtype=torch.bool, device=device) for _ in images]
-        for _ in range(self.pictures - len(self.cameras)):
+        image_masks = [torch.ones(len(samples), dtype=torch.bool, device=device) for _ in images]
+        for _ in range(self.image_inputs - len(self.cameras)):
             images.append(torch.full_like(images[0], -1))
-            masks.append(torch.zeros_like(masks[0]))
+            image_masks.append(torch.zeros_like(image_masks[0]))
         length = self.config.tokenizer_max_length
         tokens = torch.full((len(samples), length), self.tokenizer.pad_token_id or 0)
         for row, s in zip(tokens, samples):
             row[: len(s.ids)] = torch.tensor(s.ids)
-        known = torch.arange(length)[None] < torch.tensor([len(s.ids) for s in samples])[:, None]
+        masks = torch.arange(length)[None] < torch.tensor([len(s.ids) for s in samples])[:, None]
         state = torch.zeros(len(samples), self.config.max_state_dim)
         for row, s in zip(state, samples):
-            row[: len(s.state)] = torch.from_numpy(self.states.normal(s.state))
-        return Batch(images, masks, tokens.to(device), known.to(device), state.to(device))
+            row[: len(s.state)] = torch.from_numpy(self.states.normalise(s.state))
+        return Batch(images, image_masks, tokens.to(device), masks.to(device), state.to(device))

@@ -1,7 +1,7 @@
-"""Data-set statistics as lerobot keeps them: from the env's numbers to the network's and back.
+"""Normalisation by lerobot's data-set statistics, of actions and state.
 
-Statistics are {"action": {"mean": [D], ...}, "observation.state": {...}}; which of them are used, the config's
-normalization_mapping says. The arithmetic is that of lerobot's NormalizerProcessorStep.
+Statistics are {"action": {"mean": [D], ...}, "observation.state": {...}}. The config's normalization_mapping determines
+which of them are used. The arithmetic is that of lerobot's NormalizerProcessorStep.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ Statistics = Mapping[str, Mapping[str, np.ndarray]]
 
 @dataclass(frozen=True)
 class Normaliser:
-    """One vector's normalisation.
+    """Normalises one kind of vector.
 
     Args:
         mode: a key of `NEEDED`.
-        a, b: float32 [D], the two statistics in its order; empty for IDENTITY.
+        a, b: the two statistics that the mode needs, float32 [D]; empty for IDENTITY.
     """
 
     mode: str
@@ -41,8 +41,8 @@ class Normaliser:
         span = self.b - self.a
         return np.where(span == 0, np.float32(self.eps), span)
 
-    def normal(self, x: np.ndarray) -> np.ndarray:
-        """float32 [..., D] in the data's units to the network's."""
+    def normalise(self, x: np.ndarray) -> np.ndarray:
+        """[..., D] in the data set's units to float32 [..., D] in the network's."""
         x = np.asarray(x, np.float32)
         if self.mode == "IDENTITY":
             return x
@@ -50,8 +50,8 @@ class Normaliser:
             return (x - self.a) / (self.b + np.float32(self.eps))
         return np.float32(2) * (x - self.a) / self._span() - np.float32(1)
 
-    def data(self, x: np.ndarray) -> np.ndarray:
-        """float32 [..., D] of the network in the data's units."""
+    def unnormalise(self, x: np.ndarray) -> np.ndarray:
+        """[..., D] in the network's units to float32 [..., D] in the data set's."""
         x = np.asarray(x, np.float32)
         if self.mode == "IDENTITY":
             return x
@@ -60,30 +60,36 @@ class Normaliser:
         return (x + np.float32(1)) / np.float32(2) * self._span() + self.a
 
 
-def normaliser(statistics: Statistics, key: str, mode: str, dim: int, place: str) -> Normaliser:
-    """The normaliser of "action" or "observation.state".
+def make_normaliser(statistics: Statistics, key: str, mode: str, dim: int, place: str) -> Normaliser:
+    """Returns the normaliser of "action" or "observation.state".
+
+    Args:
+        key: which of the two.
+        mode: a key of `NEEDED`.
+        dim: expected number of dimensions.
+        place: for errors.
 
     Raises:
-        srpo.Error: "not found" where the statistics lack what the mode needs, "corrupt" for numbers that cannot be
-            used, "mismatch" for another number of dimensions.
+        srpo.Error: "not found" if statistics that the mode needs are missing, "corrupt" for numbers that cannot be
+            used, "mismatch" for another number of dimensions, "unsupported" for an unknown mode.
     """
     if mode not in NEEDED:
         raise srpo.Error("unsupported", f"normalisation {mode!r} of {key}", place=place, hint=f"known: {[*NEEDED]}")
     if mode == "IDENTITY":
         return Normaliser(mode, np.zeros(0, np.float32), np.zeros(0, np.float32))
-    have = statistics.get(key, {})
-    missing = [n for n in NEEDED[mode] if n not in have]
+    values = statistics.get(key, {})
+    missing = [n for n in NEEDED[mode] if n not in values]
     if missing:
         raise srpo.Error(
             "not found",
             f"no statistics {', '.join(f'{key}.{n}' for n in missing)}, which normalisation {mode} needs",
             place=place,
-            hint="bring policy_preprocessor.json with its .safetensors of the training run, or set "
+            hint="add policy_preprocessor.json with its .safetensors of the training run, or set "
             'statistics = "compute" and imitate first',
         )
-    a, b = (np.asarray(have[n], np.float32).reshape(-1) for n in NEEDED[mode])
+    a, b = (np.asarray(values[n], np.float32).reshape(-1) for n in NEEDED[mode])
     if a.shape != b.shape or not np.isfinite(a + b).all():
-        raise srpo.Error("corrupt", f"statistics of {key} are not finite lists of one length", place=place)
+        raise srpo.Error("corrupt", f"statistics of {key} are not finite lists of the same length", place=place)
     if len(a) != dim:
         raise srpo.Error(
             "mismatch",
@@ -94,16 +100,16 @@ def normaliser(statistics: Statistics, key: str, mode: str, dim: int, place: str
     return Normaliser(mode, a, b)
 
 
-def measure(x: np.ndarray) -> dict[str, np.ndarray]:
-    """Statistics of data [N, D] by lerobot's names, float32 [D] each and a count."""
+def compute_statistics(x: np.ndarray) -> dict[str, np.ndarray]:
+    """Statistics of data [N, D] under lerobot's names: float32 [D] each, and "count" [1]."""
     x = np.asarray(x, np.float64)
     quantiles = {f"q{q:02d}": np.quantile(x, q / 100, axis=0) for q in (1, 10, 50, 90, 99)}
-    of = {"min": x.min(0), "max": x.max(0), "mean": x.mean(0), "std": x.std(0), **quantiles}
-    return {**{n: v.astype(np.float32) for n, v in of.items()}, "count": np.array([len(x)], np.float32)}
+    values = {"min": x.min(0), "max": x.max(0), "mean": x.mean(0), "std": x.std(0), **quantiles}
+    return {**{n: v.astype(np.float32) for n, v in values.items()}, "count": np.array([len(x)], np.float32)}
 
 
-def ranges(low: np.ndarray, high: np.ndarray) -> dict[str, np.ndarray]:
-    """Statistics that stand for a whole range [low, high], for a policy that saw no data yet: count is 0."""
+def range_statistics(low: np.ndarray, high: np.ndarray) -> dict[str, np.ndarray]:
+    """Statistics that cover the range [low, high], for a policy that has seen no data; count is 0."""
     low, high = np.asarray(low, np.float32), np.asarray(high, np.float32)
     middle, half = (low + high) / 2, (high - low) / 2
     return {

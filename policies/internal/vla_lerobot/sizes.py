@@ -1,7 +1,7 @@
-"""Networks of other sizes than lerobot's code names, made of lerobot's own classes.
+"""Builds small networks of lerobot's own classes.
 
-Its modelling files know gemma_2b and gemma_300m, a vocabulary of 257152 and one vision tower. For trying things out on
-a CPU these are swapped, while a network is built, for small ones; nothing else of lerobot's code is touched.
+lerobot's modelling files support gemma_2b and gemma_300m, a vocabulary of 257152 and one vision tower only. For trial
+runs on a CPU, these are replaced by small ones while a network is built. Nothing else of lerobot's code is patched.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Sizes:
-    """What fixes a small network. Attention always has 8 heads (lerobot's code counts on it) and one of keys.
+    """The sizes of a small network. Attention has 8 heads, as lerobot's code requires, and one key-value head.
 
     Args:
         width, mlp: of the language model.
         expert_width, expert_mlp: of the action expert; unused in pi0-fast.
-        depth: layers of both.
-        head: numbers a head.
-        vocabulary: tokens.
+        depth: number of layers of both.
+        head: size of an attention head.
+        vocabulary: number of tokens.
         vision_width, vision_mlp, vision_depth, vision_heads, patch: of the vision tower.
     """
 
@@ -44,18 +44,22 @@ class Sizes:
 
 
 @contextlib.contextmanager
-def built(module: ModuleType, sizes: Sizes | None, side: int) -> Iterator[None]:
-    """Within it, lerobot's modelling module builds networks of these sizes for pictures of side x side pixels; of its
-    own ones where sizes is None.
+def patched(modelling: ModuleType, sizes: Sizes | None, side: int) -> Iterator[None]:
+    """Within it, lerobot's modelling module builds networks of these sizes, for images of side x side pixels.
+
+    Args:
+        modelling: such as lerobot.policies.pi0.modeling_pi0.
+        sizes: None: lerobot's own sizes.
     """
     if sizes is None:
         yield
         return
-    pali, causal = module.PaliGemmaForConditionalGenerationWithPiGemma, getattr(module, "PiGemmaForCausalLM", None)
+    paligemma = modelling.PaliGemmaForConditionalGenerationWithPiGemma
+    gemma = getattr(modelling, "PiGemmaForCausalLM", None)  # pi0's expert
 
-    def config(variant: str) -> Any:
+    def gemma_config(variant: str) -> Any:
         expert = variant == "gemma_300m"
-        return module.GemmaConfig(
+        return modelling.GemmaConfig(
             width=sizes.expert_width if expert else sizes.width,
             depth=sizes.depth,
             mlp_dim=sizes.expert_mlp if expert else sizes.mlp,
@@ -64,7 +68,7 @@ def built(module: ModuleType, sizes: Sizes | None, side: int) -> Iterator[None]:
             head_dim=sizes.head,
         )
 
-    def seeing(config: Any) -> Any:
+    def build_paligemma(config: Any) -> Any:
         v = config.vision_config
         v.hidden_size, v.intermediate_size = sizes.vision_width, sizes.vision_mlp
         v.num_hidden_layers, v.num_attention_heads = sizes.vision_depth, sizes.vision_heads
@@ -72,20 +76,20 @@ def built(module: ModuleType, sizes: Sizes | None, side: int) -> Iterator[None]:
         v.projection_dim = config.projection_dim = config.hidden_size = config.text_config.hidden_size
         config.text_config.vocab_size = config._vocab_size = sizes.vocabulary
         config.image_token_index = sizes.vocabulary - 1
-        return pali(config=config)
+        return paligemma(config=config)
 
-    def acting(config: Any) -> Any:
+    def build_gemma(config: Any) -> Any:
         config.vocab_size = sizes.vocabulary
-        return causal(config=config)
+        return gemma(config=config)
 
-    swaps = {"get_gemma_config": config, "PaliGemmaForConditionalGenerationWithPiGemma": seeing}
-    if causal is not None:
-        swaps["PiGemmaForCausalLM"] = acting
-    kept = {name: getattr(module, name) for name in swaps}
+    replacements = {"get_gemma_config": gemma_config, "PaliGemmaForConditionalGenerationWithPiGemma": build_paligemma}
+    if gemma is not None:
+        replacements["PiGemmaForCausalLM"] = build_gemma
+    originals = {name: getattr(modelling, name) for name in replacements}
     try:
-        for name, value in swaps.items():
-            setattr(module, name, value)
+        for name, value in replacements.items():
+            setattr(modelling, name, value)
         yield
     finally:
-        for name, value in kept.items():
-            setattr(module, name, value)
+        for name, value in originals.items():
+            setattr(modelling, name, value)

@@ -1,4 +1,4 @@
-"""Writes a network of under a million random weights in lerobot's format: for tests, and to try a run on a CPU."""
+"""Writes a checkpoint with under a million random weights in lerobot's format, for tests and trial runs on a CPU."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import srpo_sdk as srpo
 import torch
 from torch import nn
 
-from vla_lerobot import checkpoint, normalise, tokenizer_stand_in
+from vla_lerobot import checkpoint, normalise, small_tokenizer
 from vla_lerobot.normalise import ACTION, STATE
-from vla_lerobot.sizes import Sizes, built
+from vla_lerobot.sizes import Sizes, patched
 
-SIDE = 112  # pixels that the network sees
+SIDE = 112  # input size of the network in pixels
 
 
 def features(env: srpo.EnvSpec) -> dict:
-    """config.json's input and output features for an env: one picture, proprio, action."""
+    """The input and output features of config.json for an env: one image, proprio, action."""
     return {
         "input_features": {
             "observation.images.image": {"type": "VISUAL", "shape": [3, SIDE, SIDE]},
@@ -30,22 +30,22 @@ def features(env: srpo.EnvSpec) -> dict:
 
 
 def statistics(env: srpo.EnvSpec) -> dict:
-    """Stand-ins: the range of the env's actions, -1 to 1 for its proprio."""
+    """Stand-in statistics: the range of the env's actions, and -1 to 1 for its proprio."""
     one = np.ones(len(env.proprio) or 1, np.float32)
     return {
-        ACTION: normalise.ranges(np.array(env.action.low), np.array(env.action.high)),
-        STATE: normalise.ranges(-one, one),
+        ACTION: normalise.range_statistics(np.array(env.action.low), np.array(env.action.high)),
+        STATE: normalise.range_statistics(-one, one),
     }
 
 
 def weight(name: str, shape: torch.Size, seed: int) -> torch.Tensor:
-    """Random values of one parameter, float32, by its name and the seed alone."""
+    """Random values of one parameter, float32. They depend only on its name, the shape and the seed."""
     rng = np.random.Generator(np.random.PCG64([seed, zlib.crc32(name.encode())]))
     x = rng.standard_normal(tuple(shape)).astype(np.float32)
     if len(shape) == 1:
-        # Gemma's norms multiply by 1 + weight, the vision tower's by weight.
-        middle = 1.0 if "layer_norm" in name or "post_layernorm.weight" in name else 0.0
-        return torch.from_numpy((middle if name.endswith("weight") else 0.0) + 0.02 * x)
+        # Gemma's norms multiply by 1 + weight, and those of the vision tower by weight.
+        mean = 1.0 if "layer_norm" in name or "post_layernorm.weight" in name else 0.0
+        return torch.from_numpy((mean if name.endswith("weight") else 0.0) + 0.02 * x)
     if "position_embedding" in name:
         return torch.from_numpy(0.1 * x)
     if "embed_tokens" in name or "lm_head" in name:
@@ -55,25 +55,27 @@ def weight(name: str, shape: torch.Size, seed: int) -> torch.Tensor:
 
 @torch.no_grad()
 def fill(model: nn.Module, seed: int) -> None:
+    """Gives all parameters random values."""
     for name, p in model.named_parameters():
         p.copy_(weight(name, p.shape, seed))
 
 
 def write(folder: str, seed: int, network: type, config: dict, env: srpo.EnvSpec, **carried) -> None:
-    """Writes a checkpoint of a network class into an existing folder; the same arguments give the same bytes.
+    """Writes a checkpoint into an existing folder. The same arguments produce the same bytes.
 
     Args:
-        config: config.json's object, what the features do not say.
-        carried: of `checkpoint.Source`.
+        network: the class, a subclass of `vla_lerobot.network.Network`.
+        config: content of config.json without the features.
+        carried: more fields of `checkpoint.Source`.
     """
     place = os.path.join(folder, checkpoint.CONFIG)
     decoded = checkpoint.decode(network.config_class, {**config, **features(env)}, place)
     sizes = Sizes()
-    with built(network.module, sizes, SIDE):
+    with patched(network.modelling, sizes, SIDE):
         model = network.build(decoded, None)
     fill(model, seed)
-    files = tokenizer_stand_in.text_tokenizer(sizes.vocabulary)
+    tokenizer = small_tokenizer.files(sizes.vocabulary)
     own = {"sizes": sizes.json()}
-    source = checkpoint.Source(folder, decoded, statistics(env), own, tokenizer=files, **carried)
+    source = checkpoint.Source(folder, decoded, statistics(env), own, tokenizer=tokenizer, **carried)
     weights = [(f"model.{n}", p.detach) for n, p in model.named_parameters()]
-    checkpoint.write(folder, source, weights, network.make_processors, checkpoint.text_tokenizer(files))
+    checkpoint.write(folder, source, weights, network.make_processors, checkpoint.text_tokenizer(tokenizer))

@@ -14,6 +14,7 @@ import srpo_sdk  # noqa: F401  before torch, as in the plugin
 import torch
 
 torch.set_num_threads(1)
+pytest.register_assert_rewrite("vla.testing")
 
 import cases
 
@@ -22,15 +23,15 @@ import tiny
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory):
-    """The folder of a case's checkpoint, by name; made once."""
-    made = {}
+    """A function that returns the folder of a case's checkpoint. Each checkpoint is made once."""
+    folders = {}
 
     def folder(name: str) -> str:
         arguments = cases.CASES[name][0]
         key = str(sorted(arguments.items()))
-        if key not in made:
-            made[key] = tmp_path_factory.mktemp("checkpoint")
-            tiny.make(str(made[key]), **arguments)
-        return str(made[key])
+        if key not in folders:
+            folders[key] = tmp_path_factory.mktemp("checkpoint")
+            tiny.write(str(folders[key]), **arguments)
+        return str(folders[key])
 
     return folder

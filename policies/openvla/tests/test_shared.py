@@ -1,3 +1,3 @@
-"""What holds for every policy that learns."""
+"""Tests that hold for every policy with torch."""
 
 from vla.testing.learner_checks import *  # noqa: F403

@@ -18,13 +18,14 @@ import srpo_sdk  # before torch, as in the plugin
 import torch
 
 torch.set_num_threads(1)
+pytest.register_assert_rewrite("vla.testing", "vla_lerobot.testing")
 
 import cases
 
 
 @pytest.fixture(scope="session")
 def checkpoint_folder(tmp_path_factory):
-    """A tiny checkpoint, made once; not to be changed."""
+    """The folder of a tiny checkpoint, made once. Tests must not change it."""
     folder = tmp_path_factory.mktemp("checkpoint")
     cases.make(str(folder))
     return folder
@@ -32,8 +33,8 @@ def checkpoint_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
-    """(a checkpoint that the policy saved after learning from a demonstration, its losses), made once; not to be
-    changed.
+    """(folder, losses): a checkpoint that the policy saved after imitating a demonstration, made once. Tests must not
+    change it.
     """
     from vla_lerobot.testing.cases import demonstration
 

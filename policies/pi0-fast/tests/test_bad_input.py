@@ -1,4 +1,4 @@
-"""Bad input that only pi0-fast can have; the rest is pi0's test_bad_input.py."""
+"""Bad input that only pi0-fast can have. For the rest see pi0's test_bad_input.py."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from vla_lerobot.testing.cases import demonstration, item
 
 @pytest.fixture
 def folder(checkpoint_folder, tmp_path):
-    """A checkpoint to spoil."""
+    """A copy of a good checkpoint that a test may damage."""
     out = tmp_path / "checkpoint"
     shutil.copytree(checkpoint_folder, out)
     return out
@@ -63,10 +63,10 @@ def test_weights_that_are_not_finite(folder):
 def test_a_demonstration_in_other_units(folder):
     p = policy(checkpoint=str(folder), statistics="keep")
     d = demonstration()
-    wild = srpo.Demonstration(**{**vars(d), "actions": 300 * np.sign(np.sin(np.arange(84.0) ** 2)).reshape(12, 7)})
+    large = srpo.Demonstration(**{**vars(d), "actions": 300 * np.sign(np.sin(np.arange(84.0) ** 2)).reshape(12, 7)})
     p.network.config.max_action_tokens = 40
     with pytest.raises(srpo.Error, match="tokens, the checkpoint takes 40") as e:
-        p.imitate(srpo.Imitate(1, 5, 2), iter([wild]), lambda *_: None)
+        p.imitate(srpo.Imitate(1, 5, 2), iter([large]), lambda *_: None)
     assert "max_action_tokens" in e.value.hint
     p.act([item(0)], srpo.Sampling())
 
@@ -76,11 +76,11 @@ def test_too_few_tokens():
 
 
 def test_one_matrix_for_embedding_and_head(folder):
-    """As PaliGemma's own files have it."""
+    """As in PaliGemma's own files."""
     weights = load_file(str(folder / "model.safetensors"))
     head = weights.pop("model.paligemma_with_expert.paligemma.lm_head.weight")
     save_file(weights, str(folder / "model.safetensors"))
     p = policy(checkpoint=str(folder))
     assert not np.array_equal(p.network.head.weight.detach().numpy(), head.numpy())
-    words = p.network.joined.paligemma.get_input_embeddings().weight
-    np.testing.assert_array_equal(p.network.head.weight.detach().numpy(), words.detach().numpy())
+    embedding = p.network.joined.paligemma.get_input_embeddings().weight
+    np.testing.assert_array_equal(p.network.head.weight.detach().numpy(), embedding.detach().numpy())

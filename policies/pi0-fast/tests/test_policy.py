@@ -1,4 +1,4 @@
-"""The policy as the kit calls it: batches, updates, imitation, checkpoints."""
+"""The policy as the SDK calls it: batches, updates, imitation, checkpoints."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from vla_lerobot.testing.cases import demonstration, equal, item, record, update
 
 @pytest.mark.parametrize("settings", [{}, {"vocabulary": "full"}, {"lora_rank": 4}], ids=str)
 @pytest.mark.parametrize("greedy", [False, True])
-def test_result_does_not_depend_on_the_batch(settings, greedy):
+def test_a_result_does_not_depend_on_its_batch(settings, greedy):
     p = policy(**settings)
     sampling = srpo.Sampling(greedy=greedy, temperature=1.2)
     alone = p.act([item(1)], sampling)[0]
@@ -23,24 +23,24 @@ def test_result_does_not_depend_on_the_batch(settings, greedy):
     assert not alone.log_probs[1:].any() and alone.log_probs[0] < 0
 
 
-def test_one_shape_a_batch_gives_one_result(trained):
-    """Also with several samples in a forward pass, where incomplete ones are filled up and strings end anywhere."""
+def test_a_result_does_not_depend_on_its_micro_batch(trained):
+    """With several samples in a forward pass, incomplete passes that are padded, and strings of different length."""
     p = policy(checkpoint=str(trained[0]), micro_batch=3, max_tokens=0)
     sampling = srpo.Sampling(temperature=1.0, record=True)
     alone = p.act([item(1)], sampling)[0]
     mixed = p.act([item(2, 8), item(0), item(3), item(1), item(4)], sampling)[3]
     np.testing.assert_array_equal(alone.log_probs, mixed.log_probs)
     np.testing.assert_array_equal(alone.actions, mixed.actions)
-    assert len({len(r.sample.acted.ids) for kept in p.records.values() for r in kept}) > 1
+    assert len({len(r.sample.chosen.ids) for chunks in p.records.values() for r in chunks}) > 1
 
 
-def test_gradient_checkpointing_leaves_acting_as_it_is():
-    """In transformers' training mode a cache is dropped, and a token would know nothing of those before."""
-    acted = [
-        policy(gradient_checkpointing=twice).act([item(i) for i in range(2)], srpo.Sampling(greedy=True))
-        for twice in (False, True)
+def test_gradient_checkpointing_does_not_change_acting():
+    """It needs training mode, in which transformers has no cache; acting without one would ignore earlier tokens."""
+    results = [
+        policy(gradient_checkpointing=on).act([item(i) for i in range(2)], srpo.Sampling(greedy=True))
+        for on in (False, True)
     ]
-    for a, b in zip(*acted):
+    for a, b in zip(*results):
         np.testing.assert_array_equal(a.actions, b.actions)
 
 
@@ -69,9 +69,9 @@ def test_first_ratio_is_one(settings):
     assert s.samples == 6
 
 
-def test_what_is_drawn(trained):
-    """The beginning is given and not scored, then FAST's tokens, and the end ends it; log-probabilities are normalised
-    over these.
+def test_strings(trained):
+    """The beginning is fixed and has no log-probability, then FAST's tokens follow, then the end. Log-probabilities are
+    normalised over the allowed tokens.
     """
     p = policy(checkpoint=str(trained[0]), max_tokens=0)
     net = p.network
@@ -79,54 +79,54 @@ def test_what_is_drawn(trained):
     allowed = set(net.allowed.tolist())
     ended = 0
     for (r,) in p.records.values():
-        string = r.sample.acted
-        assert list(string.ids[: string.given]) == net.start and string.given == len(net.start)
-        assert set(string.ids[string.given :].tolist()) <= allowed
+        string = r.sample.chosen
+        assert list(string.ids[: string.fixed]) == net.beginning and string.fixed == len(net.beginning)
+        assert set(string.ids[string.fixed :].tolist()) <= allowed
         assert net.end not in string.ids[:-1]
         ended += string.ids[-1] == net.end
-        assert (r.log_probs[: string.given] == 0).all() and (r.log_probs[string.given : len(string.ids)] < 0).all()
+        assert (r.log_probs[: string.fixed] == 0).all() and (r.log_probs[string.fixed : len(string.ids)] < 0).all()
         assert (r.log_probs[len(string.ids) :] == 0).all()
         with torch.no_grad():
-            total = net.judge([r.sample], 1.2).scores.exp().sum(-1)
+            total = net.evaluate_actions([r.sample], 1.2).all_log_probs.exp().sum(-1)
         torch.testing.assert_close(total, torch.ones_like(total), atol=1e-5, rtol=0)
     assert ended
 
 
-def test_samples_follow_the_distribution():
-    from network import pick
+def test_drawn_tokens_follow_the_distribution():
+    from network import draw_token
 
     logits = np.random.default_rng(1).standard_normal(40)
     rng = np.random.default_rng(0)
-    drawn = np.array([pick(logits, rng.random(), 0.5) for _ in range(4000)])
+    drawn = np.array([draw_token(logits, rng.random(), 0.5) for _ in range(4000)])
     p = np.exp(logits / 0.5) / np.exp(logits / 0.5).sum()
     for k in p.argsort()[-5:]:
         assert abs((drawn == k).mean() - p[k]) < 4 * np.sqrt(p[k] / len(drawn))
 
 
-def test_update_prefers_what_was_rewarded():
+def test_an_update_raises_the_probability_of_rewarded_actions():
     p = policy(lr=3e-4)
     record(p)
     before = {k: v[0].log_probs.sum() for k, v in p.records.items()}
     p.update(update(kl=0.0, epochs=4), lambda _: None)
     scores = {}
     for k, (r, *_) in p.records.items():
-        mask, _ = p.network.lesson(r.sample, 1, np.zeros(1))
+        mask, _ = p.network.mask_and_advantage(r.sample, 1, np.zeros(1))
         with torch.no_grad():
-            scores[k] = float((p.network.judge([r.sample], 1.2).log_probs.numpy() * mask).sum())
+            scores[k] = float((p.network.evaluate_actions([r.sample], 1.2).log_probs.numpy() * mask).sum())
     assert scores["0/t/0/1"] > before["0/t/0/1"]  # advantage 1
     assert scores["0/t/0/0"] < before["0/t/0/0"]  # advantage -1
 
 
 def test_chunks_that_were_not_executed_do_not_matter():
-    """And what is not scored of a string that was: given tokens and padding."""
+    """Neither do fixed tokens and padding of executed ones."""
     results = []
-    for other in (0, 9):
+    for offset in (0, 9):
         p = policy()
         record(p)
-        for kept in p.records.values():
-            kept[1].log_probs += other
-            kept[0].log_probs[: kept[0].sample.acted.given] += other
-            kept[0].log_probs[len(kept[0].sample.acted.ids) :] += other
+        for first, second in p.records.values():
+            second.log_probs += offset
+            first.log_probs[: first.sample.chosen.fixed] += offset
+            first.log_probs[len(first.sample.chosen.ids) :] += offset
         p.update(update(steps=8), lambda _: None)
         results.append(p)
     assert equal(*results)
@@ -134,13 +134,13 @@ def test_chunks_that_were_not_executed_do_not_matter():
 
 @pytest.mark.parametrize("ratio", ["token", "chunk"])
 def test_the_loss_matches_the_formula(ratio):
-    """The loss of one update in numpy, with advantages a step."""
+    """The loss of one update in numpy, with one advantage per step."""
     p = policy(ratio=ratio)
     record(p)
     shift = {}
     rng = np.random.default_rng(0)
-    for name, kept in p.records.items():
-        for r in kept:
+    for name, chunks in p.records.items():
+        for r in chunks:
             shift[name, r.step] = rng.normal(0, 0.1, r.log_probs.shape).astype(np.float32)
             r.log_probs = r.log_probs - shift[name, r.step]
     gains = {i: rng.normal(0, 1, 11) for i in range(3)}
@@ -151,7 +151,7 @@ def test_the_loss_matches_the_formula(ratio):
         losses = []
         for r in p.records[t.trajectory]:
             gain = gains[i][r.step : r.step + 8].mean()
-            drawn = shift[t.trajectory, r.step][r.sample.acted.given : len(r.sample.acted.ids)].astype(np.float64)
+            drawn = shift[t.trajectory, r.step][r.sample.chosen.fixed : len(r.sample.chosen.ids)].astype(np.float64)
             for log in drawn if ratio == "token" else [drawn.sum()]:
                 loss = max(-np.exp(log) * gain, -np.clip(np.exp(log), 0.8, 1.28) * gain)
                 losses.append(min(loss, -1.5 * gain) if gain < 0 else loss)
@@ -160,15 +160,15 @@ def test_the_loss_matches_the_formula(ratio):
 
 
 def test_imitation_learns_a_demonstration(trained):
-    """It writes strings that end, in the demonstration's units."""
+    """The policy then generates strings with an end, and its statistics are those of the demonstration."""
     folder, losses = trained
     assert losses[-1] < 0.6 * losses[0]
     p = policy(checkpoint=str(folder), max_tokens=0)
     d = demonstration()
     mean = d.actions.astype(float).mean(0)
     np.testing.assert_allclose(p.network.source.statistics["action"]["mean"], mean, atol=1e-6)
-    assert p.network.measured
-    seen = srpo.Observation({"agentview": d.images["agentview"][0]}, d.proprio[0], d.instruction)
-    p.act([srpo.ActItem("0/t/0/0", 0, seen, 1)], srpo.Sampling(greedy=True, record=True))
+    assert p.network.has_data_statistics
+    observation = srpo.Observation({"agentview": d.images["agentview"][0]}, d.proprio[0], d.instruction)
+    p.act([srpo.ActItem("0/t/0/0", 0, observation, 1)], srpo.Sampling(greedy=True, record=True))
     (r,) = p.records["0/t/0/0"]
-    assert r.sample.acted.ids[-1] == p.network.end
+    assert r.sample.chosen.ids[-1] == p.network.end

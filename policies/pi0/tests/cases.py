@@ -1,14 +1,14 @@
-"""The plugin in the tests' env."""
+"""The policy in the env of the tests."""
 
 import srpo_sdk as srpo
 
-from policy import Pi0Policy, make_tiny
+from policy import Pi0Policy, write_tiny
 from settings import SETTINGS
 from vla_lerobot.testing.cases import ENV
 
 
 def make(folder: str) -> None:
-    make_tiny(folder, 3, ENV, 8)
+    write_tiny(folder, 3, ENV, 8)
 
 
 def policy(env: srpo.EnvSpec = ENV, world: dict | None = None, **settings) -> Pi0Policy:

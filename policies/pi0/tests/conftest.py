@@ -18,13 +18,14 @@ import srpo_sdk  # noqa: F401  before torch, as in the plugin
 import torch
 
 torch.set_num_threads(1)
+pytest.register_assert_rewrite("vla.testing", "vla_lerobot.testing")
 
 import cases
 
 
 @pytest.fixture(scope="session")
 def checkpoint_folder(tmp_path_factory):
-    """A tiny checkpoint, made once; not to be changed."""
+    """The folder of a tiny checkpoint, made once. Tests must not change it."""
     folder = tmp_path_factory.mktemp("checkpoint")
     cases.make(str(folder))
     return folder

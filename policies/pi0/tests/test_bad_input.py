@@ -1,4 +1,4 @@
-"""Bad input gets one clear error with its place and a remedy, and loses nothing."""
+"""Bad input: each gives one error with its place and a hint, and changes nothing."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from vla_lerobot.testing.cases import ENV, LIBERO, demonstration, equal, item, r
 
 @pytest.fixture
 def folder(checkpoint_folder, tmp_path):
-    """A checkpoint to spoil."""
+    """A copy of a good checkpoint that a test may damage."""
     out = tmp_path / "checkpoint"
     shutil.copytree(checkpoint_folder, out)
     return out
@@ -37,28 +37,30 @@ def edit(path, change) -> None:
     path.write_text(json.dumps(value))
 
 
-def spoil(folder, change) -> None:
+def edit_weights(folder, change) -> None:
     weights = load_file(str(folder / "model.safetensors"))
     change(weights)
     save_file(weights, str(folder / "model.safetensors"))
 
 
-def test_neither_or_both():
+def test_neither_checkpoint_nor_preset_or_both():
     fails("invalid", "either checkpoint or preset", "policy.pi0.preset", preset="")
     fails("invalid", "either checkpoint or preset", preset="tiny", checkpoint="x")
 
 
 def test_no_folder(tmp_path):
     fails("not found", "no folder", "config.json, model.safetensors", checkpoint=str(tmp_path / "nothing"))
-    fails("not found", "no config.json: this is no checkpoint", "policy_preprocessor.json", checkpoint=str(tmp_path))
-    fails("not found", "not in the local hub cache", "bring its files", checkpoint="lerobot/pi0_libero")
+    fails(
+        "not found", "not a checkpoint: there is no config.json", "policy_preprocessor.json", checkpoint=str(tmp_path)
+    )
+    fails("not found", "nor in the local hub cache", "download its files", checkpoint="lerobot/pi0_libero")
 
 
 def test_another_architecture(folder):
     edit(folder / "config.json", lambda c: c.update(type="pi0_fast"))
     fails("mismatch", "type is 'pi0_fast', want 'pi0'", "--policy pi0-fast", checkpoint=str(folder))
     edit(folder / "config.json", lambda c: c.update(type="act"))
-    fails("mismatch", "type is 'act'", "plugins of their own", checkpoint=str(folder))
+    fails("mismatch", "type is 'act'", "use other plugins", checkpoint=str(folder))
     edit(folder / "config.json", lambda c: c.pop("type"))
     fails("mismatch", "type is None", checkpoint=str(folder))
 
@@ -76,9 +78,9 @@ def test_no_weights(folder):
 
 
 def test_weights_that_were_not_saved(tmp_path):
-    """With save_merged off there is an adapter alone, which another training cannot take over."""
+    """With save_merged = false there is only an adapter, which a model with another lora_rank cannot load."""
     policy(lora_rank=4, save_merged=False).save(str(tmp_path))
-    fails("not found", "no model.safetensors", "an adapter alone: set checkpoint to", checkpoint=str(tmp_path))
+    fails("not found", "no model.safetensors", "has only an adapter: set checkpoint to", checkpoint=str(tmp_path))
     p = policy(lora_rank=2)
     with pytest.raises(srpo.Error) as e:
         p.load(str(tmp_path))
@@ -89,39 +91,39 @@ def test_weights_that_were_not_saved(tmp_path):
 def test_truncated_weights(folder):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1000])
-    e = fails("corrupt", "cannot be read", "cut short", checkpoint=str(folder))
+    e = fails("corrupt", "cannot be read", "truncated", checkpoint=str(folder))
     assert e.place == str(path)
 
 
 def test_missing_tensor(folder):
-    spoil(folder, lambda w: w.pop("model.action_out_proj.weight"))
+    edit_weights(folder, lambda w: w.pop("model.action_out_proj.weight"))
     fails("corrupt", "1 tensors are missing, the first is model.action_out_proj.weight", checkpoint=str(folder))
 
 
-def test_heads_that_pi0_does_not_use_may_be_missing(folder):
+def test_unused_heads_may_be_missing(folder):
     before = policy(checkpoint=str(folder)).act([item(0)], srpo.Sampling(greedy=True))[0].actions
 
     def change(w):
         del w["model.paligemma_with_expert.paligemma.lm_head.weight"]
         del w["model.paligemma_with_expert.gemma_expert.lm_head.weight"]
 
-    spoil(folder, change)
+    edit_weights(folder, change)
     after = policy(checkpoint=str(folder)).act([item(0)], srpo.Sampling(greedy=True))[0].actions
     np.testing.assert_array_equal(before, after)
 
 
 def test_weights_of_another_shape(folder):
-    spoil(folder, lambda w: w.update({"model.action_out_proj.bias": torch.zeros(3)}))
+    edit_weights(folder, lambda w: w.update({"model.action_out_proj.bias": torch.zeros(3)}))
     fails("mismatch", "model.action_out_proj.bias is [3], want [32]", "do not fit", checkpoint=str(folder))
 
 
 def test_weights_of_another_network(folder):
-    spoil(folder, lambda w: w.update({"model.other.weight": torch.zeros(3)}))
+    edit_weights(folder, lambda w: w.update({"model.other.weight": torch.zeros(3)}))
     fails("mismatch", "model.other.weight belongs to another architecture", checkpoint=str(folder))
 
 
 def test_weights_that_are_not_finite(folder):
-    spoil(folder, lambda w: w["model.state_proj.bias"].__setitem__(0, float("nan")))
+    edit_weights(folder, lambda w: w["model.state_proj.bias"].__setitem__(0, float("nan")))
     fails(
         "corrupt", "model.state_proj.bias has numbers that are not finite", "earlier checkpoint", checkpoint=str(folder)
     )
@@ -132,13 +134,13 @@ def test_no_statistics(folder):
         f.unlink()
     fails("not found", "no statistics action.mean, action.std", "policy_preprocessor.json", checkpoint=str(folder))
     p = policy(checkpoint=str(folder), statistics="compute")
-    assert not p.network.measured
+    assert not p.network.has_data_statistics
     p.imitate(srpo.Imitate(1, 5, 1), iter([demonstration()]), lambda *_: None)
-    assert p.network.measured
+    assert p.network.has_data_statistics
 
 
-def test_statistics_of_a_checkpoint_that_is_to_be_fine_tuned(folder, tmp_path):
-    """lerobot's processors name no file where there are no statistics; those that were computed are saved even so."""
+def test_statistics_of_a_checkpoint_without_any(folder, tmp_path):
+    """lerobot's processors name no file if there are no statistics. Computed ones are saved nevertheless."""
     for file in folder.glob("policy_p*.json"):
         edit(file, lambda c: [s.pop("state_file", None) for s in c["steps"]])
     for file in folder.glob("policy_p*.safetensors"):
@@ -149,7 +151,7 @@ def test_statistics_of_a_checkpoint_that_is_to_be_fine_tuned(folder, tmp_path):
     (tmp_path / "saved").mkdir()
     p.save(str(tmp_path / "saved"))
     q = policy(checkpoint=str(tmp_path / "saved"))
-    assert q.network.measured
+    assert q.network.has_data_statistics
     a, b = (z.act([item(0)], srpo.Sampling(greedy=True))[0].actions for z in (p, q))
     np.testing.assert_allclose(a, b, atol=1e-5)
     _, post = processors(tmp_path / "saved")  # lerobot's own
@@ -157,10 +159,10 @@ def test_statistics_of_a_checkpoint_that_is_to_be_fine_tuned(folder, tmp_path):
     np.testing.assert_allclose(post(torch.zeros(1, 7))[0].numpy(), mean, atol=1e-6)
 
 
-def test_statistics_of_which_a_file_is_missing(folder):
+def test_a_missing_file_of_statistics(folder):
     (file,) = folder.glob("policy_preprocessor_step_*.safetensors")
     file.unlink()
-    assert file.name in str(fails("not found", "the processor names this file", checkpoint=str(folder)))
+    assert file.name in str(fails("not found", "a processor refers to this file", checkpoint=str(folder)))
 
 
 @pytest.mark.parametrize("value", [[0.0] * 3, [float("nan")] * 7])
@@ -187,9 +189,9 @@ def test_another_proprio(folder):
     fails("mismatch", "8 numbers of state (proprio), the env has 1: x", env=env, checkpoint=str(folder))
     p = policy()
     bad = item(0)
-    seen = srpo.Observation(bad.observation.images, np.zeros(3, np.float32), "x")
+    observation = srpo.Observation(bad.observation.images, np.zeros(3, np.float32), "x")
     with pytest.raises(srpo.Error, match=r"proprio is \[3\], want 8 finite numbers") as e:
-        p.act([srpo.ActItem("0/t/0/0", 8, seen, 0)], srpo.Sampling())
+        p.act([srpo.ActItem("0/t/0/0", 8, observation, 0)], srpo.Sampling())
     assert e.value.place.startswith("episode 0/t/0/0, step 8")
 
 
@@ -198,12 +200,12 @@ def test_cameras():
     assert e.place == "setting cameras"
     fails(
         "invalid",
-        "'front=agentview' is none of the checkpoint's pictures",
-        "pictures: image",
+        "'front=agentview' does not assign a camera to an image input",
+        "image inputs: image",
         cameras="front=agentview",
     )
     bad = srpo.ActItem("0/t/0/0", 8, srpo.Observation({}, np.zeros(8, np.float32), "x"), 0)
-    with pytest.raises(srpo.Error, match="no picture from camera 'agentview'") as e:
+    with pytest.raises(srpo.Error, match="no image from camera 'agentview'") as e:
         policy().act([bad], srpo.Sampling())
     assert e.value.place == "episode 0/t/0/0, step 8" and "policy.pi0.cameras" in e.value.hint
 
@@ -215,8 +217,8 @@ def test_chunk(folder):
 
 def test_no_tokenizer(folder):
     shutil.rmtree(folder / "tokenizer")
-    fails("not found", "PaliGemma's tokenizer is not there", "tokenizer.json", checkpoint=str(folder))
-    fails("not found", "tokenizer is not there", checkpoint=str(folder), tokenizer=str(folder))
+    fails("not found", "PaliGemma's tokenizer is missing", "tokenizer.json", checkpoint=str(folder))
+    fails("not found", "tokenizer is missing", checkpoint=str(folder), tokenizer=str(folder))
 
 
 def test_token_outside_the_vocabulary(folder):
@@ -226,44 +228,44 @@ def test_token_outside_the_vocabulary(folder):
     path.write_text(json.dumps(value))
     p = policy(checkpoint=str(folder))
     p.act([item(1)], srpo.Sampling())  # another instruction
-    with pytest.raises(srpo.Error, match="token 40000, the model knows 2048") as e:
+    with pytest.raises(srpo.Error, match="token 40000, but the model has 2048") as e:
         p.act([item(0)], srpo.Sampling())
     assert e.value.place.startswith("episode 0/t/0/0")
 
 
-def test_a_device_that_is_not_there():
+def test_a_missing_device():
     fails("unavailable", "cuda:7", "cpu works", device="cuda:7")
 
 
-def test_out_of_memory_says_what_to_lower(monkeypatch):
+def test_out_of_memory_hints_at_settings_to_lower(monkeypatch):
     p = policy()
     record(p)
 
-    def full(*_):
+    def fail(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    monkeypatch.setattr(p.network.model, "denoise_step", full)
+    monkeypatch.setattr(p.network.model, "denoise_step", fail)
     for call in (lambda: p.update(update(), lambda _: None), lambda: p.act([item(0)], srpo.Sampling())):
         with pytest.raises(srpo.Error, match="out of memory while") as e:
             call()
         assert e.value.kind == "exhausted" and "micro_batch" in e.value.hint and "--resume" in e.value.hint
     monkeypatch.undo()
-    p.update(update(), lambda _: None)  # and nothing was lost
+    p.update(update(), lambda _: None)  # nothing was lost
 
 
-def test_a_saved_folder_with_spoilt_weights(tmp_path):
+def test_a_saved_folder_with_damaged_weights(tmp_path):
     p, q = policy(), policy()
     record(q)
     q.update(update(), lambda _: None)
     q.save(str(tmp_path))
-    spoil(tmp_path, lambda w: w["model.state_proj.bias"].__setitem__(0, float("inf")))
+    edit_weights(tmp_path, lambda w: w["model.state_proj.bias"].__setitem__(0, float("inf")))
     with pytest.raises(srpo.Error, match="not finite"):
         p.load(str(tmp_path))
     assert equal(p, policy())
     p.act([item(0)], srpo.Sampling())
 
 
-def test_a_greedy_chunk_teaches_nothing():
+def test_a_greedy_chunk_cannot_be_learned_from():
     p = policy()
     p.act([item(i) for i in range(3)], srpo.Sampling(greedy=True, record=True))
     with pytest.raises(srpo.Error, match="acted greedily") as e:

@@ -1,4 +1,4 @@
-"""Against lerobot itself: the same folder through its own classes and processors, in float32."""
+"""Comparison with lerobot: its own classes and processors load the same folders, in float32."""
 
 import json
 
@@ -10,29 +10,29 @@ import torch
 from cases import policy
 from lerobot.policies.pi0 import PI0Policy, modeling_pi0
 from lerobot.processor import PolicyProcessorPipeline, policy_action_to_transition, transition_to_policy_action
+from safetensors.torch import load_file, save_file
 
 from vla.testing.parity import within
 from vla_lerobot import normalise
-from vla_lerobot.sizes import Sizes, built
+from vla_lerobot.sizes import Sizes, patched
 from vla_lerobot.testing.cases import ENV, INSTRUCTIONS, demonstration, frame, item
 
 
 def original(folder) -> PI0Policy:
-    """lerobot's own policy of a folder."""
+    """Loads a folder with lerobot's own policy class."""
     sizes = Sizes(**json.loads((folder / "srpo.json").read_text())["sizes"])
-    with built(modeling_pi0, sizes, 112):
-        made = PI0Policy.from_pretrained(folder, strict=True)
-    # lerobot goes on without weights when they do not fit, and only prints.
-    loaded = made.state_dict()
-    from safetensors.torch import load_file
+    with patched(modeling_pi0, sizes, 112):
+        policy = PI0Policy.from_pretrained(folder, strict=True)
+    # lerobot only prints a message if weights do not fit, and continues with random ones.
+    loaded = policy.state_dict()
 
     for name, tensor in load_file(str(folder / "model.safetensors")).items():
         assert torch.equal(loaded[name], tensor)
-    return made.eval()
+    return policy.eval()
 
 
 def processors(folder):
-    """lerobot's own processors of a folder; only the tokenizer's name is another."""
+    """lerobot's own processors of a folder, with the name of the local tokenizer."""
     overrides = {"tokenizer_processor": {"tokenizer_name": str(folder / "tokenizer")}}
     pre = PolicyProcessorPipeline.from_pretrained(folder, "policy_preprocessor.json", overrides=overrides)
     post = PolicyProcessorPipeline.from_pretrained(
@@ -46,18 +46,18 @@ def processors(folder):
 
 def observation(i: int) -> dict:
     seen = item(i).observation
-    picture = torch.from_numpy(np.array(seen.images["agentview"])).permute(2, 0, 1).float() / 255
+    image = torch.from_numpy(np.array(seen.images["agentview"])).permute(2, 0, 1).float() / 255
     return {
-        "observation.images.image": picture[None],
+        "observation.images.image": image[None],
         "observation.state": torch.from_numpy(seen.proprio)[None],
         "task": [seen.instruction],
     }
 
 
-@pytest.fixture(scope="module", params=["made", "saved"])
+@pytest.fixture(scope="module", params=["written", "saved"])
 def folder(request, checkpoint_folder, tmp_path_factory):
-    """A checkpoint, and one that the policy saved after learning statistics from a demonstration."""
-    if request.param == "made":
+    """A tiny checkpoint, and one that the policy saved after it computed statistics from a demonstration."""
+    if request.param == "written":
         return checkpoint_folder
     out = tmp_path_factory.mktemp("saved")
     p = policy()
@@ -66,27 +66,27 @@ def folder(request, checkpoint_folder, tmp_path_factory):
     return out
 
 
-def test_actions_are_lerobots(folder):
+def test_actions_equal_lerobots(folder):
     p = policy(checkpoint=str(folder))
     theirs = original(folder)
     pre, post = processors(folder)
     acted = p.act([item(i) for i in range(3)], srpo.Sampling(greedy=True))
     for i in range(3):
         batch = pre(observation(i))
-        noise = torch.from_numpy(p.network.still)[None]
+        noise = torch.from_numpy(p.network.greedy_noise)[None]
         chunk = theirs.predict_action_chunk(batch, noise=noise)
         want = np.clip(post(chunk)[0].numpy(), -1, 1)
         within("actions for the same noise", acted[i].actions, want, 1e-5)
 
 
-def test_inputs_are_lerobots(folder):
+def test_inputs_equal_lerobots(folder):
     p = policy(checkpoint=str(folder))
     theirs = original(folder)
     pre, _ = processors(folder)
     for i in range(2):
         batch = pre(observation(i))
         seen = item(i).observation
-        ours = p.network.tensors([p.network.sample([seen.images["agentview"]], seen.proprio, seen.instruction)])
+        ours = p.network.batch_tensors([p.network.sample([seen.images["agentview"]], seen.proprio, seen.instruction)])
         images, masks = theirs._preprocess_images(batch)
         assert torch.equal(ours.images[0], images[0]) and torch.equal(ours.image_masks[0], masks[0])
         assert torch.equal(ours.tokens, batch["observation.language.tokens"])
@@ -94,36 +94,36 @@ def test_inputs_are_lerobots(folder):
         torch.testing.assert_close(ours.state, theirs.prepare_state(batch), atol=1e-6, rtol=0)
 
 
-def test_log_probabilities_are_those_of_lerobots_velocity(checkpoint_folder):
-    """The formulas in float64, with lerobot's own denoise_step."""
+def test_log_probabilities_equal_those_of_lerobots_velocity(checkpoint_folder):
+    """Computed by the formulas in float64, with lerobot's own denoise_step."""
     p = policy(checkpoint=str(checkpoint_folder), chunk=5)
     theirs = original(checkpoint_folder)
     pre, _ = processors(checkpoint_folder)
     p.act([item(i, seed=s) for i in range(2) for s in range(4)][:1], srpo.Sampling(temperature=1.2, record=True))
-    seen = set()
+    steps_seen = set()
     for i, seed in [(0, 1), (1, 2), (0, 3), (1, 4), (0, 7), (1, 9)]:
         p.act([item(i, seed=seed)], srpo.Sampling(temperature=1.2, record=True))
         (record,) = p.records[f"0/t/0/{i}"]
-        chain = record.sample.acted
+        chain = record.sample.chosen
         batch = pre(observation(i))
         m = theirs.model
         images, masks = theirs._preprocess_images(batch)
         with torch.no_grad():
-            embedded, padding, kinds = m.embed_prefix(
+            embeddings, padding, kinds = m.embed_prefix(
                 images, masks, batch["observation.language.tokens"], batch["observation.language.attention_mask"]
             )
             m.paligemma_with_expert.paligemma.model.language_model.config._attn_implementation = "eager"
-            _, kept = m.paligemma_with_expert.forward(
+            _, cache = m.paligemma_with_expert.forward(
                 attention_mask=modeling_pi0.prepare_attention_masks_4d(modeling_pi0.make_att_2d_masks(padding, kinds)),
                 position_ids=torch.cumsum(padding, 1) - 1,
-                inputs_embeds=[embedded, None],
+                inputs_embeds=[embeddings, None],
                 use_cache=True,
             )
             k, steps = int(chain.steps[0]), 4
-            seen.add(k)
+            steps_seen.add(k)
             x = torch.from_numpy(chain.before[0])[None]
             t = torch.tensor([1 - k / steps])
-            v = m.denoise_step(theirs.prepare_state(batch), padding, kept, x, t)[0].double().numpy()
+            v = m.denoise_step(theirs.prepare_state(batch), padding, cache, x, t)[0].double().numpy()
         x, t, d = chain.before[0].astype(float), 1 - k / steps, 1 / steps
         behind = 1 - (1 - 1 / steps) if k == 0 else 1 - t
         sigma = 0.5 * 1.2 * np.sqrt(t / behind)
@@ -132,12 +132,12 @@ def test_log_probabilities_are_those_of_lerobots_velocity(checkpoint_folder):
         std = np.sqrt(d) * sigma
         want = -0.5 * ((chain.after[0] - mean) / std) ** 2 - np.log(std) - 0.5 * np.log(2 * np.pi)
         within("log-probabilities", record.log_probs.reshape(5, 7), want[:5, :7], 1e-5)
-    assert len(seen) > 1
+    assert len(steps_seen) > 1
 
 
 def test_the_marginals_of_flow_sde():
-    """For data that are a point, x at time t is Gaussian around it with std t; a stochastic step keeps that, to first
-    order in delta, where the ODE's keeps it exactly.
+    """If the data are a single point, x at time t is Gaussian with std t, and its mean is on the line to the point. A
+    step of the ODE preserves that exactly, and a stochastic step to first order in delta.
     """
     p = policy(denoise_steps=200)
     net = p.network
@@ -146,14 +146,14 @@ def test_the_marginals_of_flow_sde():
     rng = np.random.default_rng(0)
     x = torch.from_numpy(((1 - t) * point + t * rng.standard_normal((1, 4000, 1))).astype(np.float32))
     v = (x - point) / t
-    mean, std = net._step(v, None, x, torch.tensor([k]), 1.0)
+    mean, std = net._next_distribution(v, None, x, torch.tensor([k]), 1.0)
     after = (mean + std * torch.from_numpy(rng.standard_normal(x.shape).astype(np.float32))).numpy()
     later = t - 1 / 200
     assert after.mean() == pytest.approx((1 - later) * point, abs=0.03)
     assert after.std() == pytest.approx(later, rel=0.03)
 
 
-def test_the_loss_is_lerobots(checkpoint_folder):
+def test_the_loss_equals_lerobots(checkpoint_folder):
     p = policy(checkpoint=str(checkpoint_folder), learn="all")
     theirs = original(checkpoint_folder)
     pre, _ = processors(checkpoint_folder)
@@ -161,7 +161,7 @@ def test_the_loss_is_lerobots(checkpoint_folder):
     net = p.network
     rng = np.random.Generator(np.random.Philox(key=3))
     sample = net.sample([d.images["agentview"][2]], d.proprio[2], d.instruction)
-    target, share = net.target(sample, d.actions[2:10], None, rng)
+    target, weight = net.imitation_target(sample, d.actions[2:10], None, rng)
     batch = pre(
         {
             "observation.images.image": torch.from_numpy(d.images["agentview"][2]).permute(2, 0, 1).float()[None] / 255,
@@ -173,10 +173,10 @@ def test_the_loss_is_lerobots(checkpoint_folder):
     theirs.model.sample_noise = lambda *_: torch.from_numpy(target[2])[None]
     theirs.model.sample_time = lambda *_: torch.tensor([target[3]])
     want, _ = theirs.forward(batch)
-    got = net.losses([(sample, target)])
-    assert share == 1 and got.shape == (1,)
+    got = net.imitation_losses([(sample, target)])
+    assert weight == 1 and got.shape == (1,)
     within("loss", got[0], want, 1e-5)
-    half = net.losses([(sample, (target[0], np.full(8, 0.5, np.float32), *target[2:]))])
+    half = net.imitation_losses([(sample, (target[0], np.full(8, 0.5, np.float32), *target[2:]))])
     assert float(half.detach()) == pytest.approx(float(want.detach()) / 2, abs=1e-5)
 
 
@@ -187,42 +187,42 @@ def test_gradient_checkpointing_gives_the_same_velocity(checkpoint_folder):
 
 
 @pytest.mark.parametrize("mode", ["MEAN_STD", "MIN_MAX", "QUANTILES", "QUANTILE10"])
-def test_normalisation_is_lerobots(mode):
+def test_normalisation_equals_lerobots(mode):
     from lerobot.configs.types import FeatureType, NormalizationMode, PolicyFeature
     from lerobot.processor import NormalizerProcessorStep
 
     rng = np.random.default_rng(1)
     data = rng.normal(0.3, 2, (40, 5)).astype(np.float32)
     data[:, 2] = 0.7  # never moves
-    stats = normalise.measure(data)
+    stats = normalise.compute_statistics(data)
     step = NormalizerProcessorStep(
         {"action": PolicyFeature(FeatureType.ACTION, (5,))},
         {FeatureType.ACTION: NormalizationMode(mode)},
         {"action": stats},
     )
-    ours = normalise.normaliser({"action": stats}, "action", mode, 5, "here")
+    ours = normalise.make_normaliser({"action": stats}, "action", mode, 5, "here")
     x = torch.from_numpy(data)
-    there = step._normalize_action(x, inverse=False).numpy()
+    theirs = step._normalize_action(x, inverse=False).numpy()
     moving = [0, 1, 3, 4]
-    within("normalised", ours.normal(data)[:, moving], there[:, moving], 1e-5)
-    within("un-normalised", ours.data(there), step._normalize_action(torch.from_numpy(there), inverse=True), 1e-5)
+    within("normalised", ours.normalise(data)[:, moving], theirs[:, moving], 1e-5)
+    within(
+        "un-normalised", ours.unnormalise(theirs), step._normalize_action(torch.from_numpy(theirs), inverse=True), 1e-5
+    )
 
 
 def test_openpi_folder(checkpoint_folder, tmp_path):
-    """What openpi's conversion writes: other names in config.json, no prefix, norm_stats.json."""
-    from safetensors.torch import load_file, save_file
-
+    """As openpi's conversion writes it: other names in config.json, no prefix, norm_stats.json."""
     p = policy(checkpoint=str(checkpoint_folder))
     weights = load_file(str(checkpoint_folder / "model.safetensors"))
-    words = "paligemma_with_expert.paligemma.model.language_model.embed_tokens.weight"
+    embedding = "paligemma_with_expert.paligemma.model.language_model.embed_tokens.weight"
     head = "paligemma_with_expert.paligemma.lm_head.weight"
     bare = {n.removeprefix("model."): t for n, t in weights.items()}
-    bare[head] = bare.pop(words)
+    bare[head] = bare.pop(embedding)
     save_file(bare, str(tmp_path / "model.safetensors"))
     (tmp_path / "config.json").write_text(json.dumps({"action_dim": 32, "action_horizon": 8, "precision": "float32"}))
     stats = {
-        theirs: {n: v.tolist() for n, v in p.network.source.statistics[ours].items() if n in ("mean", "std")}
-        for ours, theirs in (("action", "actions"), ("observation.state", "state"))
+        openpi_key: {n: v.tolist() for n, v in p.network.source.statistics[key].items() if n in ("mean", "std")}
+        for key, openpi_key in (("action", "actions"), ("observation.state", "state"))
     }
     (tmp_path / "assets" / "data").mkdir(parents=True)
     (tmp_path / "assets" / "data" / "norm_stats.json").write_text(json.dumps({"norm_stats": stats}))
@@ -230,8 +230,8 @@ def test_openpi_folder(checkpoint_folder, tmp_path):
     (tmp_path / "srpo.json").write_text(json.dumps({**own, "image_resolution": [112, 112]}))
     (tmp_path / "tokenizer").symlink_to(checkpoint_folder / "tokenizer")
     q = policy(checkpoint=str(tmp_path), cameras="base_0_rgb=agentview", denoise_steps=4)
-    assert q.network.cameras == ["agentview"] and q.network.pictures == 3
-    # Two pictures more that are masked: the same but for rounding.
+    assert q.network.cameras == ["agentview"] and q.network.image_inputs == 3
+    # Two more image inputs, which are masked, change only rounding.
     a, b = (z.act([item(0)], srpo.Sampling(greedy=True))[0].actions for z in (p, q))
     np.testing.assert_allclose(a, b, atol=1e-5)
     (tmp_path / "saved").mkdir()
@@ -244,7 +244,7 @@ def test_openpi_folder(checkpoint_folder, tmp_path):
 
 
 def test_two_cameras(tmp_path):
-    """The second picture is the wrist camera's, and lerobot sees the same."""
+    """The second image is that of the wrist camera, as in lerobot."""
     cases.make(str(tmp_path))
     path = tmp_path / "config.json"
     config = json.loads(path.read_text())
@@ -261,7 +261,7 @@ def test_two_cameras(tmp_path):
         for n, name in ((1, "image"), (2, "image2"))
     }
     batch = pre({**batch, "observation.state": torch.zeros(1, 8), "task": [INSTRUCTIONS[0]]})
-    want = post(theirs.predict_action_chunk(batch, noise=torch.from_numpy(p.network.still)[None]))[0].numpy()
+    want = post(theirs.predict_action_chunk(batch, noise=torch.from_numpy(p.network.greedy_noise)[None]))[0].numpy()
     within("actions of two cameras", got, np.clip(want, -1, 1), 1e-5)
     q = policy(checkpoint=str(tmp_path), cameras="image2=agentview")
     assert q.network.cameras == ["agentview"] and ENV.cameras[0].name == "agentview"

@@ -1,4 +1,4 @@
-"""The policy as the kit calls it: batches, updates, imitation, checkpoints."""
+"""The policy as the SDK calls it: batches, updates, imitation, checkpoints."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from vla_lerobot.testing.cases import demonstration, equal, item, record, update
 
 @pytest.mark.parametrize("settings", [{}, {"method": "flow-noise"}, {"stochastic": "all"}, {"lora_rank": 4}], ids=str)
 @pytest.mark.parametrize("greedy", [False, True])
-def test_result_does_not_depend_on_the_batch(settings, greedy):
+def test_a_result_does_not_depend_on_its_batch(settings, greedy):
     p = policy(**settings)
     sampling = srpo.Sampling(greedy=greedy, temperature=1.2)
     alone = p.act([item(1)], sampling)[0]
@@ -22,8 +22,8 @@ def test_result_does_not_depend_on_the_batch(settings, greedy):
     assert np.array_equal(other.actions, alone.actions) == greedy
 
 
-def test_one_shape_a_batch_gives_one_result():
-    """Also with more than one sample in a forward pass, where incomplete ones are filled up."""
+def test_a_result_does_not_depend_on_its_micro_batch():
+    """With several samples in a forward pass, and incomplete passes that are padded."""
     p = policy(micro_batch=3)
     sampling = srpo.Sampling(temperature=1.0)
     alone = p.act([item(1)], sampling)[0]
@@ -57,13 +57,13 @@ def test_first_ratio_is_one(settings):
     assert s.samples == 6
 
 
-def test_what_learns():
+def test_which_parameters_are_trained():
     def moved(**settings):
         p, q = policy(**settings), policy(**settings)
         record(p)
         p.update(update(), lambda _: None)
-        theirs = dict(q.network.trunk.named_parameters())
-        return {n for n, x in p.network.trunk.named_parameters() if not torch.equal(x, theirs[n])}
+        initial = dict(q.network.trunk.named_parameters())
+        return {n for n, x in p.network.trunk.named_parameters() if not torch.equal(x, initial[n])}
 
     vlm = "model.paligemma_with_expert.paligemma."
     assert any(n.startswith(vlm) for n in moved()) and not any("lm_head" in n for n in moved())
@@ -74,27 +74,27 @@ def test_what_learns():
 
 
 @pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-5), ("bfloat16", 0.05)])
-def test_attention_is_the_same_in_both_kinds(dtype, tolerance, monkeypatch):
+def test_both_attention_implementations_give_the_same(dtype, tolerance, monkeypatch):
     eager, fused = policy(dtype=dtype), policy(dtype=dtype, attention="sdpa")
     sampling = srpo.Sampling(temperature=1.2)
     (a,) = eager.act([item(1)], sampling)
     calls, real = [], torch.nn.functional.scaled_dot_product_attention
 
-    def counted(query, *args, **more):
+    def count(query, *args, **more):
         calls.append(query.shape[-2])
         return real(query, *args, **more)
 
-    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", counted)
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", count)
     eager.act([item(1)], sampling)
-    before = len(calls)  # of the vision tower
+    in_vision_tower = len(calls)
     (b,) = fused.act([item(1)], sampling)
-    assert len(calls) > 2 * before
+    assert len(calls) > 2 * in_vision_tower
     np.testing.assert_allclose(a.actions, b.actions, atol=tolerance)
     record(fused)
     assert fused.update(update(), lambda _: None).first_ratio == pytest.approx(1, abs=1e-5)
 
 
-def test_update_prefers_what_was_rewarded():
+def test_an_update_raises_the_probability_of_rewarded_actions():
     p = policy(lr=2e-5)
     record(p)
     before = {k: v[0].log_probs.sum() for k, v in p.records.items()}
@@ -102,20 +102,19 @@ def test_update_prefers_what_was_rewarded():
     scores = {}
     for k, (r, *_) in p.records.items():
         with torch.no_grad():
-            scores[k] = float(p.network.judge([r.sample], 1.2).log_probs.sum())
+            scores[k] = float(p.network.evaluate_actions([r.sample], 1.2).log_probs.sum())
     assert scores["0/t/0/1"] > before["0/t/0/1"]  # advantage 1
     assert scores["0/t/0/0"] < before["0/t/0/0"]  # advantage -1
 
 
 @pytest.mark.parametrize("ratio", ["chunk", "action", "element"])
-def test_masked_steps_do_not_matter(ratio):
-    """Actions behind the last executed step have no part in the ratio."""
+def test_actions_that_were_not_executed_do_not_matter(ratio):
     results = []
-    for other in (0, 9):
+    for offset in (0, 9):
         p = policy(ratio=ratio)
         record(p)
-        for kept in p.records.values():  # 11 steps: 3 of the second chunk's actions were executed
-            kept[1].log_probs[3 * 7 :] += other
+        for chunks in p.records.values():  # 11 steps: 3 actions of the second chunk were executed
+            chunks[1].log_probs[3 * 7 :] += offset
         p.update(update(), lambda _: None)
         results.append(p)
     assert equal(*results)
@@ -123,13 +122,13 @@ def test_masked_steps_do_not_matter(ratio):
 
 @pytest.mark.parametrize("ratio", ["chunk", "action", "element"])
 def test_the_loss_matches_the_formula(ratio):
-    """The loss of one update in numpy, with advantages a step."""
+    """The loss of one update in numpy, with one advantage per step."""
     p = policy(ratio=ratio)
     record(p)
     shift = {}
     rng = np.random.default_rng(0)
-    for name, kept in p.records.items():
-        for r in kept:
+    for name, chunks in p.records.items():
+        for r in chunks:
             shift[name, r.step] = rng.normal(0, 0.1, r.log_probs.shape).astype(np.float32)
             r.log_probs = r.log_probs - shift[name, r.step]
     gains = {i: rng.normal(0, 1, 11) for i in range(3)}
@@ -139,14 +138,14 @@ def test_the_loss_matches_the_formula(ratio):
     for i, t in enumerate(u.trajectories):
         losses = []
         for at, valid in ((0, 8), (8, 3)):
-            moved = shift[t.trajectory, at].reshape(8, 7)[:valid].astype(np.float64)
+            log_ratios = shift[t.trajectory, at].reshape(8, 7)[:valid].astype(np.float64)
             gain = gains[i][at : at + valid]
             if ratio == "chunk":
-                units = [(moved.sum(), gain.mean())]
+                units = [(log_ratios.sum(), gain.mean())]
             elif ratio == "action":
-                units = list(zip(moved.sum(1), gain))
+                units = list(zip(log_ratios.sum(1), gain))
             else:
-                units = list(zip(moved.reshape(-1), np.repeat(gain, 7)))
+                units = list(zip(log_ratios.reshape(-1), np.repeat(gain, 7)))
             for log, a in units:
                 r = np.exp(log)
                 loss = max(-r * a, -np.clip(r, 0.8, 1.28) * a)
@@ -162,12 +161,12 @@ def test_imitation_learns_a_demonstration():
     p.imitate(srpo.Imitate(1, 5, 40), iter([demonstration(), failed]), lambda share, loss: losses.append(loss))
     assert losses[-1] < 0.8 * losses[0]
     stats = p.network.source.statistics
-    acted = demonstration().actions
-    np.testing.assert_allclose(stats["action"]["mean"], acted.astype(float).mean(0), rtol=1e-5, atol=1e-6)
+    actions = demonstration().actions
+    np.testing.assert_allclose(stats["action"]["mean"], actions.astype(float).mean(0), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(
         stats["observation.state"]["std"], demonstration().proprio.astype(float).std(0), rtol=1e-5
     )
-    assert stats["action"]["count"] == 12 and p.start is None and not p.records
-    # A dimension that never moved stays where it was.
+    assert stats["action"]["count"] == 12 and p.reference is None and not p.records
+    # A dimension that never moved keeps its value.
     result = p.act([item(0)], srpo.Sampling(greedy=True))[0]
     np.testing.assert_allclose(result.actions[:, 3], 0.25, atol=1e-6)

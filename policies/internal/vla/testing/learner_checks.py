@@ -1,5 +1,6 @@
-"""What holds for every policy that is a `Learner`, whatever its network: updates that fail, saving and loading. The
-plugin's own tests/subject.py says which it is.
+"""Tests that hold for every `Learner`, whatever its network: failing updates, saving and loading.
+
+The plugin's tests/subject.py defines which policy is tested.
 """
 
 import numpy as np
@@ -12,7 +13,7 @@ from subject import RESUMED, demonstration, equal, item, policy, record, update
 from vla import optimiser, training_state
 
 
-def test_a_failed_update_leaves_everything(monkeypatch):
+def test_a_failed_update_is_undone(monkeypatch):
     p, q = policy(), policy()
     record(p)
     calls = []
@@ -34,8 +35,8 @@ def test_a_failed_update_leaves_everything(monkeypatch):
 
 
 @pytest.mark.parametrize("settings", RESUMED, ids=str)
-def test_every_ratio_is_one_before_a_step(settings):
-    """Not only their mean: sampling and training agree about each token or number."""
+def test_every_ratio_is_one_before_the_first_step(settings):
+    """Not only their mean: acting and learning compute the same log-probability for each term."""
     p = policy(**settings)
     record(p)
     s = p.update(update(epochs=1, mini_batch=100), lambda _: None)
@@ -44,7 +45,7 @@ def test_every_ratio_is_one_before_a_step(settings):
     assert s.clip_fraction == 0
 
 
-def test_a_failed_update_that_cannot_be_undone_is_not_acted_on():
+def test_a_policy_refuses_to_act_after_a_failed_update_without_a_snapshot():
     p = policy(rollback_mb=0)
     record(p)
     with pytest.raises(ZeroDivisionError):
@@ -54,7 +55,7 @@ def test_a_failed_update_that_cannot_be_undone_is_not_acted_on():
     assert "--resume" in e.value.hint
 
 
-def test_updates_that_cannot_be():
+def test_invalid_updates():
     p = policy()
     with pytest.raises(srpo.Error, match="nothing was recorded"):
         p.update(update(), lambda _: None)
@@ -68,16 +69,16 @@ def test_updates_that_cannot_be():
 
 
 def test_imitation_is_deterministic():
-    made = []
+    trained = []
     for _ in range(2):
         p = policy()
         p.imitate(srpo.Imitate(1, 5, 2), iter([demonstration()]), lambda *_: None)
-        made.append(p)
-    assert equal(*made)
+        trained.append(p)
+    assert equal(*trained)
 
 
 @pytest.mark.parametrize("settings", RESUMED, ids=str)
-def test_next_update_after_load_is_the_same_bit_for_bit(settings, tmp_path):
+def test_the_next_update_after_load_is_identical(settings, tmp_path):
     p, q = policy(**settings), policy(**settings)
     record(p)
     p.update(update(1), lambda _: None)
@@ -94,36 +95,36 @@ def test_next_update_after_load_is_the_same_bit_for_bit(settings, tmp_path):
 
 
 @pytest.mark.parametrize("settings", RESUMED, ids=str)
-def test_a_new_run_begins_with_what_is_loaded(settings, tmp_path):
-    """KL is measured to it, and the optimiser is new; what the run itself saves then restores just that."""
+def test_begin_run_resets_the_training_state(settings, tmp_path):
+    """A new run measures KL to the loaded weights, with a new optimiser. Its own checkpoints restore exactly that."""
 
-    def learned(q, n):
+    def updated(q, n):
         record(q)
         return q.update(update(n, epochs=1, mini_batch=100), lambda _: None)
 
-    p, plain, fresh, again = (policy(**settings) for _ in range(4))
+    p, continued, begun, reloaded = (policy(**settings) for _ in range(4))
     for n in (1, 2):
         record(p)
         p.update(update(n), lambda _: None)
     (tmp_path / "one").mkdir()
     p.save(str(tmp_path / "one"))
-    plain.load(str(tmp_path / "one"))
-    fresh.load(str(tmp_path / "one"))
-    fresh.begin_run()
-    assert equal(fresh, p) and plain.steps() and not fresh.steps()
+    continued.load(str(tmp_path / "one"))
+    begun.load(str(tmp_path / "one"))
+    begun.begin_run()
+    assert equal(begun, p) and continued.optimiser_steps() and not begun.optimiser_steps()
     (tmp_path / "two").mkdir()
-    fresh.save(str(tmp_path / "two"))
-    again.load(str(tmp_path / "two"))
-    assert learned(plain, 3).kl > 0 == learned(fresh, 3).kl
-    assert set(fresh.steps().values()) == {1} and not equal(fresh, plain)
-    assert learned(again, 3).kl == 0 and equal(again, fresh)
+    begun.save(str(tmp_path / "two"))
+    reloaded.load(str(tmp_path / "two"))
+    assert updated(continued, 3).kl > 0 == updated(begun, 3).kl
+    assert set(begun.optimiser_steps().values()) == {1} and not equal(begun, continued)
+    assert updated(reloaded, 3).kl == 0 and equal(reloaded, begun)
 
 
 def test_a_state_in_several_files(tmp_path, monkeypatch):
     p, q = policy(), policy()
     record(p)
     p.update(update(1), lambda _: None)
-    monkeypatch.setattr(training_state, "_MOST", 1 << 19)
+    monkeypatch.setattr(training_state, "_MAX_FILE_BYTES", 1 << 19)
     p.save(str(tmp_path))
     files = sorted((tmp_path / "srpo_state").glob("state-*.safetensors"))
     assert len(files) > 2 and not (tmp_path / "srpo_state" / "state.safetensors").exists()
@@ -138,8 +139,8 @@ def test_a_state_in_several_files(tmp_path, monkeypatch):
     assert e.value.kind == "corrupt" and e.value.place == str(files[1])
 
 
-def test_folders_are_meant_from_where_the_user_is(tmp_path, monkeypatch):
-    """Not from the plugin's own folder, in which it works."""
+def test_relative_folders_start_at_the_users_working_folder(tmp_path, monkeypatch):
+    """Not at the plugin's own folder, in which it runs."""
     (tmp_path / "saved").mkdir()
     policy().save(str(tmp_path / "saved"))
     monkeypatch.setenv("SRPO_WORKING_FOLDER", str(tmp_path))
@@ -148,7 +149,7 @@ def test_folders_are_meant_from_where_the_user_is(tmp_path, monkeypatch):
         policy(checkpoint="elsewhere")
 
 
-def test_load_from_another_training_takes_the_weights(tmp_path):
+def test_load_with_other_trainable_parameters_takes_the_weights(tmp_path):
     p, q = policy(), policy(lora_rank=4)
     record(p)
     p.update(update(), lambda _: None)
@@ -158,43 +159,43 @@ def test_load_from_another_training_takes_the_weights(tmp_path):
     np.testing.assert_allclose(a.actions, b.actions, atol=1e-4)
 
 
-def test_a_folder_of_another_kind(tmp_path):
+def test_a_folder_without_a_training_state(tmp_path):
     with pytest.raises(srpo.Error, match="not a folder that this policy was saved in") as e:
         policy().load(str(tmp_path / "nothing"))
     assert e.value.kind == "not found" and ".checkpoint" in e.value.hint
 
 
 @pytest.mark.parametrize("settings", [{}, {"lora_rank": 4}], ids=str)
-def test_a_state_that_cannot_be_used_changes_nothing(settings, tmp_path, monkeypatch):
+def test_a_failed_load_changes_nothing(settings, tmp_path, monkeypatch):
     p, q, fresh = (policy(**settings) for _ in range(3))
     record(p)
     p.update(update(1), lambda _: None)
     p.save(str(tmp_path))
-    place = tmp_path / "srpo_state" / "state.safetensors"
-    whole, bytes_of_it = load_file(place), place.read_bytes()
+    path = tmp_path / "srpo_state" / "state.safetensors"
+    tensors, content = load_file(path), path.read_bytes()
 
     def refused(kind, message):
         with pytest.raises(srpo.Error, match=message) as e:
             q.load(str(tmp_path))
         assert e.value.kind == kind and e.value.place and e.value.hint
-        assert equal(q, fresh) and not equal(q, p) and q.start is None and not q.optimiser.adam.state
+        assert equal(q, fresh) and not equal(q, p) and q.reference is None and not q.optimiser.adam.state
         q.act([item(0)], srpo.Sampling())
 
     for prefix in ("v.", "start."):
-        name = next(n for n in whole if n.startswith(prefix))
-        save_file({n: t for n, t in whole.items() if n != name}, place)
-        refused("corrupt", f"does not fit together: {name} is missing")
-    save_file({**whole, name: torch.zeros(2)}, place)
+        name = next(n for n in tensors if n.startswith(prefix))
+        save_file({n: t for n, t in tensors.items() if n != name}, path)
+        refused("corrupt", f"do not fit together: {name} is missing")
+    save_file({**tensors, name: torch.zeros(2)}, path)
     refused("corrupt", rf"{name} is \[2\], want")
-    place.write_bytes(bytes_of_it[:-3])
+    path.write_bytes(content[:-3])
     refused("corrupt", "cannot be read")
-    place.write_bytes(bytes_of_it)
+    path.write_bytes(content)
 
-    def full(*_):
+    def out_of_memory(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     with monkeypatch.context() as m:
-        m.setattr(training_state, "start", full)
+        m.setattr(training_state, "reference", out_of_memory)
         refused("exhausted", "out of memory while loading")
     q.load(str(tmp_path))
     assert equal(q, p)

@@ -1,5 +1,7 @@
-"""How far apart an original's numbers and ours are: held within a bound, and the largest of each kind noted where
-SRPO_APART names a file, for docs/results/parity-policies.md (parity/page.py).
+"""Compares numbers with those of the original code.
+
+If SRPO_APART names a file, the largest difference of each kind is appended to it, for docs/results/parity-policies.md
+(see openvla/tests/parity/page.py).
 """
 
 import atexit
@@ -9,24 +11,25 @@ from pathlib import Path
 
 import numpy as np
 
-SEEN: dict[str, list[float]] = {}  # largest difference and bound by what was compared
+DIFFERENCES: dict[str, list[float]] = {}  # [largest difference, tolerance] by what was compared
 
 
-def within(what: str, ours, originals, most: float) -> None:
-    """Compares numbers of one shape, tensors or not; a difference above most, or one that is no number, fails."""
+def within(what: str, ours, originals, tolerance: float) -> None:
+    """Asserts that two arrays or tensors of the same shape differ by at most tolerance anywhere; NaN fails."""
     a, b = (np.asarray(x.detach() if hasattr(x, "detach") else x, np.float64) for x in (ours, originals))
     assert a.shape == b.shape, f"{what}: {a.shape} and {b.shape}"
     largest = float(np.abs(a - b).max())
-    SEEN[what] = [max(SEEN.get(what, [0.0])[0], largest), most]
-    assert largest <= most, f"{what}: {largest:.3g} apart, at most {most:.3g} is allowed"
+    DIFFERENCES[what] = [max(DIFFERENCES.get(what, [0.0])[0], largest), tolerance]
+    assert largest <= tolerance, f"{what}: they differ by {largest:.3g}, at most {tolerance:.3g} is allowed"
 
 
-def note() -> None:
-    """Adds a line for each kind to the file, under the name of the plugin in whose folder the tests run."""
-    if (file := os.environ.get("SRPO_APART")) and SEEN:
+def write_differences() -> None:
+    """Appends one JSON line per kind. The plugin's name is that of the folder in which the tests run."""
+    if (file := os.environ.get("SRPO_APART")) and DIFFERENCES:
         with open(file, "a", encoding="utf-8") as f:
-            for what, (largest, most) in SEEN.items():
-                f.write(json.dumps({"plugin": Path.cwd().name, "what": what, "apart": largest, "most": most}) + "\n")
+            for what, (largest, tolerance) in DIFFERENCES.items():
+                row = {"plugin": Path.cwd().name, "what": what, "apart": largest, "most": tolerance}
+                f.write(json.dumps(row) + "\n")
 
 
-atexit.register(note)
+atexit.register(write_differences)

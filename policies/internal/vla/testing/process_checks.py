@@ -1,4 +1,7 @@
-"""Several processes, on gloo: what they do together equals what one does alone, for any `Learner`; see subject.py."""
+"""Tests that several processes, connected by gloo, give the results of one process, for any `Learner`.
+
+The plugin's tests/subject.py defines which policy is tested.
+"""
 
 import multiprocessing
 import os
@@ -13,15 +16,17 @@ import srpo_sdk as srpo
 from safetensors.torch import load_file, save_file
 from subject import KINDS, LR, demonstration, item, parameters, policy, update
 
-# Sums of gradients in another order; where a gradient is next to nothing, AdamW's first steps make much of that.
-APART = 0.02 * LR
+from vla import ranks
+
+# Gradients are summed in another order. Where a gradient is almost 0, AdamW's first steps amplify the difference.
+TOLERANCE = 0.02 * LR
 
 
-def together(folder: Path, size: int, **settings):
-    """Rank 0 of so many processes, which meet in the folder; the others end with this one, as the host sees to."""
+def start_ranks(folder: Path, size: int, **settings):
+    """Returns rank 0 of `size` processes that meet in the folder. All processes end together, as with the host."""
     worlds = [{"rank": rank, "world_size": size, "rendezvous": str(folder)} for rank in range(size)]
     context = multiprocessing.get_context("spawn")
-    others = [context.Process(target=_another, args=(world, settings), daemon=True) for world in worlds[1:]]
+    others = [context.Process(target=_run_rank, args=(world, settings), daemon=True) for world in worlds[1:]]
     for p in others:
         p.start()
     threading.Thread(target=_end_with, args=([p.sentinel for p in others],), daemon=True).start()
@@ -30,50 +35,52 @@ def together(folder: Path, size: int, **settings):
 
 def _end_with(sentinels: list) -> None:
     connection.wait(sentinels)
-    time.sleep(5)  # for the words of this one, where it notices by itself
+    time.sleep(5)  # for the message of this process, if it notices the failure itself
     if threading.main_thread().is_alive():
-        os._exit(70)
+        os._exit(ranks.EXIT_STATUS)
 
 
-def _another(world: dict, settings: dict) -> None:
+def _run_rank(world: dict, settings: dict) -> None:
     p = policy(world=world, **settings)
     connection.wait([multiprocessing.parent_process().sentinel])
     p.close()
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def crew(request, tmp_path_factory):
-    """(settings, a policy of two processes, the folder that it was saved in at the beginning)."""
-    p = together(tmp_path_factory.mktemp("met"), 2, **KINDS[request.param])
-    first = tmp_path_factory.mktemp("first")
-    p.save(str(first))
-    yield KINDS[request.param], p, first
+def two_ranks(request, tmp_path_factory):
+    """(settings, a policy of two processes, the folder with its initial state)."""
+    p = start_ranks(tmp_path_factory.mktemp("rendezvous"), 2, **KINDS[request.param])
+    initial = tmp_path_factory.mktemp("initial")
+    p.save(str(initial))
+    yield KINDS[request.param], p, initial
     p.close()
 
 
 @pytest.fixture
-def both(crew):
-    """The policy of two processes as it was at the beginning, and one of one process."""
-    settings, two, first = crew
-    two.load(str(first))
+def both(two_ranks):
+    """A policy of two processes in its initial state, and one of one process."""
+    settings, two, initial = two_ranks
+    two.load(str(initial))
     return two, policy(**settings)
 
 
-def apart(a, b) -> float:
-    """The largest difference of a parameter. Biases of keys are left out: attention does not depend on them, so their
-    gradient is rounding alone, which AdamW makes much of as of any other. In `qkv.bias` they are the middle third.
+def largest_difference(a, b) -> float:
+    """The largest difference between the parameters of two policies, without the biases of attention keys.
+
+    Attention does not depend on these, so that their gradient is rounding error, which AdamW scales like any other
+    gradient. In `qkv.bias` they are the middle third.
     """
-    a.crew.all("whole")
-    mine, theirs = parameters(a), parameters(b)
-    most = 0.0
-    for n, x in mine.items():
+    a.ranks.call_all("gather_weights")
+    x, y = parameters(a), parameters(b)
+    largest = 0.0
+    for n in x:
         if n.endswith("k_proj.bias"):
             continue
-        d = (x - theirs[n]).detach().abs()
+        d = (x[n] - y[n]).detach().abs()
         if n.endswith("qkv.bias"):
             d = d.reshape(3, -1)[[0, 2]]
-        most = max(most, float(d.max()))
-    return most
+        largest = max(largest, float(d.max()))
+    return largest
 
 
 def files(folder) -> dict[str, bytes]:
@@ -91,12 +98,23 @@ def record(p) -> list[srpo.ActResult]:
     return [x for step in (0, 8) for x in p.act([item(i, step) for i in range(3)], sampling)]
 
 
-def learned(p, n: int) -> srpo.Statistics:
+def updated(p, n: int) -> srpo.Statistics:
     record(p)
     return p.update(update(n), lambda _: None)
 
 
-def test_two_processes_act_and_update_as_one(both):
+def with_a_wrong_argument(call):
+    """`RankGroup._call` that sends rank 1 a string as the temperature of `ppo_gradient`."""
+
+    def wrapper(method, arguments):
+        if method == "ppo_gradient":
+            arguments[1] = (*arguments[1][:2], "hot", arguments[1][3])
+        return call(method, arguments)
+
+    return wrapper
+
+
+def test_two_processes_act_and_update_like_one(both):
     two, one = both
     for x, y in zip(record(two), record(one)):
         np.testing.assert_array_equal(x.actions, y.actions)
@@ -107,25 +125,25 @@ def test_two_processes_act_and_update_as_one(both):
     for name in ("loss", "kl", "grad_norm", "entropy", "first_ratio"):
         assert getattr(a, name) == pytest.approx(getattr(b, name), rel=1e-4, abs=1e-6), name
     assert (a.samples, a.extra["steps"]) == (b.samples, b.extra["steps"])
-    assert apart(two, one) <= APART
+    assert largest_difference(two, one) <= TOLERANCE
 
 
-def test_a_saved_folder_does_not_depend_on_how_many_saved_it(both, tmp_path):
+def test_a_saved_folder_does_not_depend_on_the_number_of_processes(both, tmp_path):
     two, one = both
-    learned(two, 1)
+    updated(two, 1)
     by_two = saved(two, tmp_path / "two")
     one.load(str(tmp_path / "two"))
     by_one = saved(one, tmp_path / "one")
     assert by_one == by_two
     two.load(str(tmp_path / "one"))
     assert saved(two, tmp_path / "again") == by_two
-    learned(two, 2)
-    learned(one, 2)
-    assert apart(two, one) <= APART
+    updated(two, 2)
+    updated(one, 2)
+    assert largest_difference(two, one) <= TOLERANCE
     assert set(saved(two, tmp_path / "last")) == set(by_two)
 
 
-def test_a_cancelled_update_is_undone_in_all(both, tmp_path):
+def test_a_cancelled_update_is_undone_on_all_ranks(both, tmp_path):
     two, _ = both
     before = saved(two, tmp_path / "before")
     calls = []
@@ -139,49 +157,42 @@ def test_a_cancelled_update_is_undone_in_all(both, tmp_path):
     with pytest.raises(srpo.Error, match="enough"):
         two.update(update(kl=0.0), stop)
     assert saved(two, tmp_path / "cancelled") == before
-    assert learned(two, 1).first_ratio == pytest.approx(1, abs=1e-5)
+    assert updated(two, 1).first_ratio == pytest.approx(1, abs=1e-5)
 
 
-def test_what_fails_in_any_process_is_undone_in_all(both, tmp_path, monkeypatch):
+def test_a_failure_on_any_rank_is_undone_on_all(both, tmp_path, monkeypatch):
     two, _ = both
-    if two.crew.lockstep:
-        pytest.skip("the others wait for it, so it ends all of them")
+    if two.ranks.lockstep:
+        pytest.skip("in lockstep a failure ends all processes")
     before = saved(two, tmp_path / "before")
     record(two)
-    run = two.crew._run
-
-    def spoiled(method, given):
-        if method == "ppo":
-            given[1] = (*given[1][:2], "hot", given[1][3])
-        return run(method, given)
-
     with monkeypatch.context() as m:
-        m.setattr(two.crew, "_run", spoiled)
+        m.setattr(two.ranks, "_call", with_a_wrong_argument(two.ranks._call))
         with pytest.raises(srpo.Error, match="process 1: TypeError"):
             two.update(update(kl=0.0), lambda _: None)
     assert saved(two, tmp_path / "failed") == before
-    assert learned(two, 1).first_ratio == pytest.approx(1, abs=1e-5)
+    assert updated(two, 1).first_ratio == pytest.approx(1, abs=1e-5)
 
 
-def test_a_folder_that_no_process_can_use_changes_nothing(both, tmp_path):
+def test_a_failed_load_changes_nothing_on_any_rank(both, tmp_path):
     two, _ = both
-    learned(two, 1)
+    updated(two, 1)
     before = saved(two, tmp_path / "before")
-    place = tmp_path / "before" / "srpo_state" / "state.safetensors"
-    tensors = load_file(place)
-    save_file({n: t for n, t in tensors.items() if n != next(k for k in tensors if k.startswith("v."))}, place)
-    with pytest.raises(srpo.Error, match="does not fit together"):
+    path = tmp_path / "before" / "srpo_state" / "state.safetensors"
+    tensors = load_file(path)
+    save_file({n: t for n, t in tensors.items() if n != next(k for k in tensors if k.startswith("v."))}, path)
+    with pytest.raises(srpo.Error, match="do not fit together"):
         two.load(str(tmp_path / "before"))
     assert saved(two, tmp_path / "after") == before
 
 
-def test_imitation_by_two(both):
+def test_two_processes_imitate_like_one(both):
     results = []
     for p in both:
         p.imitate(srpo.Imitate(1, 5, 3), iter([demonstration()]), lambda *_: None)
         results.append(p.act([item(i) for i in range(2)], srpo.Sampling(greedy=True)))
-        assert p.start is None
+        assert p.reference is None
     two, one = both
-    assert apart(two, one) <= 3e-2 * p._or("imitate_lr", 5e-4, 1e-3)
+    assert largest_difference(two, one) <= 3e-2 * p._setting("imitate_lr", 5e-4, 1e-3)
     for x, y in zip(*results):
         np.testing.assert_allclose(x.log_probs, y.log_probs, atol=1e-3)

@@ -1,7 +1,8 @@
-"""What the tests of pi0 and pi0-fast act in and on."""
+"""The env and the inputs of the tests of pi0 and pi0-fast."""
 
 import numpy as np
 import srpo_sdk as srpo
+import torch
 
 from vla_lerobot.policy import PiPolicy
 
@@ -21,7 +22,7 @@ INSTRUCTIONS = ["pick up the bbq sauce and place it in the basket", "open the to
 
 
 def frame(n: int, height: int = 64, width: int = 64) -> np.ndarray:
-    """A picture with ramps and noise, uint8 [height, width, 3]."""
+    """An image with ramps and noise, uint8 [height, width, 3]."""
     rng = np.random.Generator(np.random.PCG64(n))
     y, x = np.mgrid[:height, :width].astype(np.float64)
     out = np.stack([127 + 100 * np.sin(x / (7 + n % 5)), 255 * y / height, 127 + 100 * np.cos((x + y) / 23)], -1)
@@ -30,22 +31,22 @@ def frame(n: int, height: int = 64, width: int = 64) -> np.ndarray:
 
 def item(i: int, step: int = 0, seed: int | None = None) -> srpo.ActItem:
     proprio = np.sin(np.arange(8) + i + step).astype(np.float32)
-    seen = srpo.Observation({"agentview": frame(i + step)}, proprio, INSTRUCTIONS[i % 2])
-    return srpo.ActItem(f"0/t/0/{i}", step, seen, 100 * i + step if seed is None else seed)
+    observation = srpo.Observation({"agentview": frame(i + step)}, proprio, INSTRUCTIONS[i % 2])
+    return srpo.ActItem(f"0/t/0/{i}", step, observation, 100 * i + step if seed is None else seed)
 
 
 def update(n: int = 1, kl: float = 0.1, steps: int = 11, temperature: float = 1.2, values=None, **more) -> srpo.Update:
     h = dict(clip_low=0.2, clip_high=0.28, kl_beta=kl, epochs=2, mini_batch=3, clip_dual=0.0)
     h.update(more)
-    given = [
+    trajectories = [
         srpo.Advantage(f"0/t/0/{i}", np.array([1.0 if i % 2 else -1.0]) if values is None else values(i), steps)
         for i in range(3)
     ]
-    return srpo.Update(n, given, srpo.Hyperparameters(**h), temperature, 7)
+    return srpo.Update(n, trajectories, srpo.Hyperparameters(**h), temperature, 7)
 
 
 def record(p: PiPolicy) -> None:
-    """Two chunks of three episodes."""
+    """Records two chunks of three episodes."""
     sampling = srpo.Sampling(temperature=1.2, record=True)
     p.act([item(i) for i in range(3)], sampling)
     p.act([item(i, p.describe().chunk) for i in range(3)], sampling)
@@ -53,20 +54,18 @@ def record(p: PiPolicy) -> None:
 
 def demonstration(n: int = 0, steps: int = 12, **more) -> srpo.Demonstration:
     t = np.arange(steps)[:, None]
-    acted = (0.8 * np.cos(t / 3 + np.arange(7))).astype(np.float32)
-    acted[:, 3] = 0.25  # a dimension that never moves
-    acted[:, -1] = np.where(t[:, 0] < 6, -1, 1)
+    actions = (0.8 * np.cos(t / 3 + np.arange(7))).astype(np.float32)
+    actions[:, 3] = 0.25  # a dimension that never moves
+    actions[:, -1] = np.where(t[:, 0] < 6, -1, 1)
     images = {"agentview": np.stack([frame(i + n) for i in range(steps)])}
     proprio = np.sin(t / 4 + np.arange(8)).astype(np.float32)
-    return srpo.Demonstration(f"demo{n}", INSTRUCTIONS[0], images, proprio, acted, True, **more)
+    return srpo.Demonstration(f"demo{n}", INSTRUCTIONS[0], images, proprio, actions, True, **more)
 
 
-def parameters(p: PiPolicy) -> dict:
+def parameters(p: PiPolicy) -> dict[str, torch.Tensor]:
     return dict(p.network.trunk.named_parameters())
 
 
 def equal(a: PiPolicy, b: PiPolicy) -> bool:
-    import torch
-
-    theirs = parameters(b)
-    return all(torch.equal(x, theirs[n]) for n, x in parameters(a).items())
+    other = parameters(b)
+    return all(torch.equal(x, other[n]) for n, x in parameters(a).items())

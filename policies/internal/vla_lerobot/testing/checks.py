@@ -1,6 +1,6 @@
-"""Tests that hold for pi0 and pi0-fast alike; both test_shared.py are made of them."""
+"""Tests that hold for pi0 and pi0-fast. The plugin's tests/cases.py defines which of them is tested."""
 
-from types import SimpleNamespace
+import dataclasses
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from vla_lerobot.testing.cases import demonstration, equal, item, record, update
 
 
 def test_saved_folder_is_a_checkpoint(tmp_path):
-    """What Save writes can be given as a checkpoint, adapters merged, and acts the same to rounding."""
+    """A saved folder can be given as a checkpoint. With merged adapters it acts the same up to rounding."""
     p = policy(lora_rank=4)
     record(p)
     p.update(update(), lambda _: None)
@@ -23,17 +23,17 @@ def test_saved_folder_is_a_checkpoint(tmp_path):
     assert not list(lora.adapters(q.network.trunk))
 
 
-def test_records_beyond_their_room():
+def test_more_records_than_record_mb():
     p = policy(record_mb=1)
     record(p)
-    assert p.recorded > 6 * 64 * 64 * 3
-    p.recorded += 1 << 20
+    assert p.recorded_bytes > 6 * 64 * 64 * 3
+    p.recorded_bytes += 1 << 20
     with pytest.raises(srpo.Error, match="record_mb = 1") as e:
         record(p)
     assert e.value.kind == "exhausted"
 
 
-def test_demonstrations_that_cannot_be():
+def test_invalid_demonstrations():
     p, q = policy(), policy()
     d = demonstration()
 
@@ -45,23 +45,23 @@ def test_demonstrations_that_cannot_be():
 
     refused("no successful demonstration, 1 failed", success=False)
     assert refused(r"actions are \[12, 3\]", actions=d.actions[:, :3]).place == "demonstration demo0"
-    refused("no picture from camera 'agentview'", images={})
+    refused("no image from camera 'agentview'", images={})
     refused("no proprio", proprio=None)
     p.settings["demo_mb"] = 0
     refused("more than demo_mb = 0")
     p.settings["demo_mb"] = 9
     with pytest.raises(ZeroDivisionError):
         p.imitate(srpo.Imitate(1, 5, 2), iter([d]), lambda *_: 1 / 0)
-    assert equal(p, q) and not p.network.measured
+    assert equal(p, q) and not p.network.has_data_statistics
 
 
 def test_weighted_demonstrations():
-    """Weights are a factor on the loss; a failed demonstration that has them is learned from."""
+    """Weights multiply the loss. Failed demonstrations with weights are used."""
     d = demonstration()
 
     def first_loss(factor):
         losses = []
-        weighted = SimpleNamespace(**{**vars(d), "success": False, "weights": np.full(12, factor, np.float32)})
+        weighted = dataclasses.replace(d, success=False, weights=np.full(12, factor, np.float32))
         policy().imitate(srpo.Imitate(1, 5, 1), iter([weighted]), lambda _, loss: losses.append(loss))
         return losses[0]
 

@@ -1,5 +1,6 @@
-"""In the plugin's environment: writes the checkpoints that both sides load, and of each, as NAME-saved, what the policy
-saves after it loaded it and learned. python checkpoints.py FOLDER
+"""Runs in the plugin's environment and writes the checkpoints that both sides load: python checkpoints.py FOLDER
+
+For each case there are two: NAME, and NAME-saved, which the policy saved after it had loaded NAME and been updated.
 """
 
 import os
@@ -28,10 +29,10 @@ def size(folder: str) -> str:
 for name, (arguments, causal) in cases.CASES.items():
     folder = os.path.join(sys.argv[1], name)
     os.makedirs(folder, exist_ok=True)
-    tiny.make(folder, **arguments)
+    tiny.write(folder, **arguments)
     print(size(folder))
 
-    # Learned so fast that no original could take the weights for those before.
+    # The learning rate is so high that no original could confuse the weights with those before the update.
     mask = "auto" if arguments["kind"] == "openvla" else "causal" if causal else "bidirectional"
     p = subject.policy(checkpoint=folder, kind=arguments["kind"], mask=mask, lora_rank=4 if causal else 0, lr=1e-3)
     subject.record(p)

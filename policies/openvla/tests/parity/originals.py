@@ -1,9 +1,9 @@
-"""In the originals' environment (requirements.in): loads the checkpoints with the published code and writes goldens.
+"""Runs in the originals' environment (requirements.in): loads checkpoints with the published code and writes goldens.
 
     python originals.py CHECKPOINTS GOLDENS --fork modeling_llama.py
 
 The fork is src/transformers/models/llama/modeling_llama.py of github.com/moojink/transformers-openvla-oft, commit
-bc339d9: transformers 4.40.1 with every position seeing every other, which OpenVLA-OFT is trained with.
+bc339d9: transformers 4.40.1 with bidirectional attention, which OpenVLA-OFT is trained with.
 """
 
 import argparse
@@ -34,7 +34,7 @@ SIIRL = Path(importlib.metadata.distribution("siirl").locate_file("siirl"))
 
 
 def package(folder: str):
-    """siirl's modeling and processing modules of one model; importing siirl itself would want its whole stack."""
+    """siirl's modules modeling and processing of one model. Importing siirl itself needs its whole stack."""
     name = f"original_{folder}"
     if name not in sys.modules:
         stub = types.ModuleType(name)
@@ -45,7 +45,7 @@ def package(folder: str):
 
 
 def functions(file: str, names: list[str]):
-    """Some functions of a siirl module, without importing what the module imports beside."""
+    """Some functions of a siirl module, without the module's own imports."""
     import tensorflow as tf
 
     tree = ast.parse((SIIRL / file).read_text())
@@ -56,7 +56,7 @@ def functions(file: str, names: list[str]):
 
 
 def load(folder: str, kind: str, fork: str | None):
-    """The published model class, loaded by its own from_pretrained. Only the sizes of the backbones are ours."""
+    """The published model, loaded by its own from_pretrained. Only the sizes of the backbones are changed."""
     modeling, processing = package("openvla_oft" if kind == "openvla-oft" else "openvla")
     config = modeling.OpenVLAConfig.from_pretrained(folder)
     config.image_sizes = json.loads(Path(folder, "config.json").read_text())["image_sizes"]
@@ -81,7 +81,7 @@ def load(folder: str, kind: str, fork: str | None):
         modeling.AutoModelForCausalLM = Auto
     else:
         modeling.AutoModelForCausalLM = transformers.AutoModelForCausalLM
-    # `_supports_sdpa` is a property that asks a module which __init__ has not made yet, in every release since.
+    # `_supports_sdpa` is a property that reads a module which __init__ has not created yet.
     modeling.PrismaticPreTrainedModel._supports_sdpa = True
     model, info = modeling.OpenVLAForActionPrediction.from_pretrained(
         folder, config=config, attn_implementation="sdpa", torch_dtype=torch.float32, output_loading_info=True
@@ -101,33 +101,34 @@ def main() -> None:
     parser.add_argument("checkpoints")
     parser.add_argument("goldens")
     parser.add_argument("--fork", required=True)
-    given = parser.parse_args()
+    args = parser.parse_args()
     (resize_image,) = functions("utils/embodied/libero_utils.py", ["resize_image"])
     (crop,) = functions("engine/rollout/embodied_rollout.py", ["center_crop_image"])[:1]
     (crop.__globals__["crop_and_resize"],) = functions("engine/rollout/embodied_rollout.py", ["crop_and_resize"])
     crop.__globals__["tf"] = resize_image.__globals__["tf"]
 
-    def shot(n: int) -> tuple[np.ndarray, np.ndarray]:
+    def preprocess(n: int) -> tuple[np.ndarray, np.ndarray]:
         small = resize_image(cases.frame(n), (224, 224))
         return small, np.asarray(crop(Image.fromarray(small)))
 
-    resized, shots = zip(*(shot(n) for n in range(4)))
+    resized, cropped = zip(*(preprocess(n) for n in range(4)))
     np.savez_compressed(
-        os.path.join(given.goldens, "pictures.npz"),
+        os.path.join(args.goldens, "pictures.npz"),
         resized=np.stack(resized)[:, ::5, ::3],
-        cropped=np.stack(shots)[:, ::5, ::3],
+        cropped=np.stack(cropped)[:, ::5, ::3],
     )
     np.savez_compressed(
-        os.path.join(given.checkpoints, "pictures.npz"), resized=np.stack(resized), cropped=np.stack(shots)
+        os.path.join(args.checkpoints, "pictures.npz"), resized=np.stack(resized), cropped=np.stack(cropped)
     )
 
-    # What was saved after an update was made here and now, so its goldens lie beside it and are not committed.
+    # The checkpoints saved after an update are new in each run, so their goldens are written beside them and are not
+    # committed.
     for name, (arguments, causal) in [
         (case + saved, what) for case, what in cases.CASES.items() for saved in ("", cases.SAVED)
     ]:
-        folder, kind = os.path.join(given.checkpoints, name), arguments["kind"]
-        to = os.path.join(given.checkpoints if name.endswith(cases.SAVED) else given.goldens, f"{name}.npz")
-        model, see = load(folder, kind, None if causal else given.fork)
+        folder, kind = os.path.join(args.checkpoints, name), arguments["kind"]
+        to = os.path.join(args.checkpoints if name.endswith(cases.SAVED) else args.goldens, f"{name}.npz")
+        model, processor = load(folder, kind, None if causal else args.fork)
         tokenizer = PreTrainedTokenizerFast(tokenizer_file=os.path.join(folder, "tokenizer.json"), pad_token="<PAD>")
         out: dict[str, list] = {}
         for i, instruction in enumerate(cases.INSTRUCTIONS):
@@ -137,33 +138,33 @@ def main() -> None:
             ids = text.input_ids
             if not torch.all(ids[:, -1] == 29871):  # as predict_action and process_input do it
                 ids = torch.cat((ids, torch.tensor([[29871]])), dim=1)
-            seen = see(Image.fromarray(shot(cases.FRAMES[i])[1]), return_tensors="pt")["pixel_values"]
+            pixels = processor(Image.fromarray(preprocess(cases.FRAMES[i])[1]), return_tensors="pt")["pixel_values"]
             n = 56 if kind == "openvla-oft" else 7
-            tokens = torch.from_numpy(cases.chosen(n)[i : i + 1]) + 31744
-            keep = {"ids": ids[0].numpy(), "pixels": seen[0, :, ::16, ::16].numpy()}
+            tokens = torch.from_numpy(cases.tokens(n)[i : i + 1]) + 31744
+            keep = {"ids": ids[0].numpy(), "pixels": pixels[0, :, ::16, ::16].numpy()}
             with torch.no_grad():
                 if kind == "openvla-oft":
-                    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=seen)
-                    acted, greedy = model.generate_action_verl(
+                    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=pixels)
+                    actions, greedy = model.generate_action_verl(
                         input_ids=ids,
                         attention_mask=torch.ones_like(ids),
-                        pixel_values=seen,
+                        pixel_values=pixels,
                         unnorm_key="tiny",
                         do_sample=False,
                         temperature=1.0,
                         padding_idx=32000,
                     )
-                    keep["greedy"], keep["actions"] = greedy[0].numpy(), acted[0]
+                    keep["greedy"], keep["actions"] = greedy[0].numpy(), actions[0]
                 else:
                     full = torch.cat([ids, tokens], 1)
                     logits = model(
-                        input_ids=full, attention_mask=torch.ones_like(full), pixel_values=seen, use_cache=False
+                        input_ids=full, attention_mask=torch.ones_like(full), pixel_values=pixels, use_cache=False
                     ).logits[:, -n - 1 : -1]
-                    # The original samples over the whole vocabulary, ours over the action tokens: so shall it.
+                    # The original samples from the whole vocabulary, but ours from the action tokens: restrict it.
                     keep["actions"] = model.predict_action(
                         input_ids=ids,
                         attention_mask=torch.ones_like(ids),
-                        pixel_values=seen,
+                        pixel_values=pixels,
                         unnorm_key="tiny",
                         do_sample=False,
                         prefix_allowed_tokens_fn=lambda *_: list(range(31744, 32000)),

@@ -1,5 +1,7 @@
-"""Prints docs/results/parity-policies.md from what tests/apart.py noted: python page.py NOTES COMMIT GOLDENS, where
-GOLDENS says in words how the goldens that were made are to those that are committed. Standard library only.
+"""Prints docs/results/parity-policies.md: python page.py DIFFERENCES COMMIT GOLDENS
+
+DIFFERENCES is the file that vla/testing/parity.py writes. GOLDENS is a phrase that compares the new goldens with the
+committed ones. Standard library only.
 """
 
 import json
@@ -14,8 +16,8 @@ ORIGINALS = {
 
 
 def main() -> None:
-    notes, commit, goldens = sys.argv[1:]
-    with open(notes, encoding="utf-8") as f:
+    differences, commit, goldens = sys.argv[1:]
+    with open(differences, encoding="utf-8") as f:
         rows = [json.loads(line) for line in f]
     print(
         f"# Policies against the original code\n\nMade by `make parity` at commit {commit}. Small random checkpoints "

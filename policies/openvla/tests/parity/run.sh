@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Makes the goldens with the published code and compares with them: bash run.sh PYTHON, the Python of the plugin's environment with pytest.
-# It makes an environment for the originals (about 6 GB, torch shared with the plugin's where uv links files) and fetches the fork's Llama. Both are in the folder
-# SRPO_PARITY, if that is set, and used again; a modeling_llama.py that lies there already is taken as it is (originals.py says which).
+# Writes the goldens with the published code and compares with them: bash run.sh PYTHON, where PYTHON is that of the
+# plugin's environment with pytest. It creates an environment for the originals (about 6 GB; uv links torch from the
+# plugin's where it can) and downloads the fork's Llama. If SRPO_PARITY names a folder, both are kept there and reused; a
+# modeling_llama.py that exists there is used as it is (originals.py names the version).
 set -euo pipefail
 python=$1
 here=$(cd "$(dirname "$0")" && pwd)

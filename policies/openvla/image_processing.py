@@ -1,8 +1,8 @@
-"""From a camera's frame to what the network sees, as the published evaluation code does it with TensorFlow and PIL.
+"""From a camera's frame to the network's input, as the published evaluation code does it with TensorFlow and PIL.
 
-1. JPEG, quality 95, there and back (the training data were stored so), 2. Lanczos to 224 x 224, 3. the middle 0.9 of
-the area, bilinear, back to 224 x 224, 4. bicubic to each backbone's size, 5. each backbone's mean and std. Steps 1 to 3
-end in uint8, which is what the policy records.
+1. Encode and decode as JPEG, quality 95, as the training data were stored. 2. Lanczos to 224 x 224. 3. Crop the middle
+0.9 of the area, and resize it to 224 x 224, bilinear. 4. Bicubic to the size of each backbone. 5. Normalise by the mean
+and std of each backbone. Steps 1 to 3 return uint8, which is what the policy records.
 """
 
 from __future__ import annotations
@@ -29,34 +29,43 @@ IMAGENET = [[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]
 HALF = [[0.5, 0.5, 0.5], [0.5, 0.5, 0.5]]
 
 
-def frame(picture: np.ndarray, jpeg: bool, cut: bool) -> np.ndarray:
-    """Steps 1 to 3: uint8 [H, W, 3] to uint8 [224, 224, 3]; cut: whether there is step 3."""
-    return crop(uncropped(picture, jpeg), cut)
+def preprocess(image: np.ndarray, jpeg: bool, crop: bool) -> np.ndarray:
+    """Steps 1 to 3: uint8 [H, W, 3] to uint8 [224, 224, 3].
+
+    Args:
+        jpeg: whether to do step 1.
+        crop: whether to do step 3.
+    """
+    return center_crop(resize(image, jpeg), crop)
 
 
-def uncropped(picture: np.ndarray, jpeg: bool) -> np.ndarray:
-    """Steps 1 and 2: what training keeps of a demonstration, uint8 [224, 224, 3]."""
-    return _lanczos(_jpeg(picture) if jpeg else picture)
+def resize(image: np.ndarray, jpeg: bool) -> np.ndarray:
+    """Steps 1 and 2, uint8 [H, W, 3] to uint8 [224, 224, 3]: what imitation keeps of a demonstration."""
+    return _lanczos(_jpeg(image) if jpeg else image)
 
 
-def crop(picture: np.ndarray, cut: bool = True) -> np.ndarray:
-    """Step 3, uint8 [224, 224, 3] to the same; without cut the picture itself."""
+def center_crop(image: np.ndarray, crop: bool = True) -> np.ndarray:
+    """Step 3, uint8 [224, 224, 3] to the same shape. With crop=False it returns the image itself."""
     side = np.sqrt(np.float32(AREA))
     start = (np.float32(1) - side) / 2
-    return quantised(window(picture, start, start, side)) if cut else picture
+    return to_uint8(crop_window(image, start, start, side)) if crop else image
 
 
-def _jpeg(picture: np.ndarray) -> np.ndarray:
+def _jpeg(image: np.ndarray) -> np.ndarray:
     data = io.BytesIO()
-    Image.fromarray(picture).save(data, "JPEG", quality=95, subsampling="4:2:0")
-    # TensorFlow decodes with libjpeg's fast cosine transform, up to 17 in 255 off the accurate one that PIL uses.
+    Image.fromarray(image).save(data, "JPEG", quality=95, subsampling="4:2:0")
+    # TensorFlow decodes with libjpeg's fast cosine transform, which differs from PIL's accurate one by up to 17 of 255.
     return simplejpeg.decode_jpeg(data.getvalue(), fastdct=True, fastupsample=False)
 
 
 @functools.lru_cache(8)
 def _lanczos_taps(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """(index of the source, its weight), each [taps, 224], of tf.image.resize with lanczos3 and antialiasing from size
-    to 224: in float32 and in its order, so that roundings are the same.
+    """The filter of tf.image.resize with lanczos3 and antialiasing, from size to 224 pixels.
+
+    All operations are in float32 and in TensorFlow's order, so that rounding is the same.
+
+    Returns:
+        (source index, weight), each [taps, 224].
     """
     step = np.float32(1) / (np.float32(SIDE) / np.float32(size))
     width = max(step, np.float32(1))
@@ -76,8 +85,8 @@ def _lanczos_taps(size: int) -> tuple[np.ndarray, np.ndarray]:
     return np.minimum(source, size - 1), w * (np.float32(1) / total)
 
 
-def _lanczos(picture: np.ndarray) -> np.ndarray:
-    x = picture.astype(np.float32)
+def _lanczos(image: np.ndarray) -> np.ndarray:
+    x = image.astype(np.float32)
     for axis in (0, 1):
         out = np.zeros((*x.shape[:axis], SIDE, *x.shape[axis + 1 :]), np.float32)
         for source, w in zip(*_lanczos_taps(x.shape[axis])):
@@ -86,11 +95,17 @@ def _lanczos(picture: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(x), 0, 255).astype(np.uint8)
 
 
-def window(picture: np.ndarray, top: float, left: float, side: float) -> np.ndarray:
-    """The square window [top, top + side] x [left, left + side] (shares of the picture), bilinear, not antialiased, as
-    tf.image.crop_and_resize: uint8 [H, W, 3] to float32 [224, 224, 3] in 0 to 1.
+def crop_window(image: np.ndarray, top: float, left: float, side: float) -> np.ndarray:
+    """Crops a square window and resizes it, bilinear and without antialiasing, as tf.image.crop_and_resize.
+
+    Args:
+        image: uint8 [H, W, 3].
+        top, left, side: of the window, as fractions of the image.
+
+    Returns:
+        float32 [224, 224, 3] in [0, 1].
     """
-    x = picture.astype(np.float32) / np.float32(255)
+    x = image.astype(np.float32) / np.float32(255)
     for axis, start in ((0, top), (1, left)):
         last = x.shape[axis] - 1
         at = np.float32(start) * last + np.arange(SIDE, dtype=np.float32) * (np.float32(side) * last / (SIDE - 1))
@@ -100,27 +115,27 @@ def window(picture: np.ndarray, top: float, left: float, side: float) -> np.ndar
     return x
 
 
-def quantised(x: np.ndarray) -> np.ndarray:
-    """float32 in 0 to 1 to uint8, as tf.image.convert_image_dtype does."""
+def to_uint8(x: np.ndarray) -> np.ndarray:
+    """float32 in [0, 1] to uint8, as tf.image.convert_image_dtype."""
     return (np.clip(x, 0, 1) * np.float32(255.5)).astype(np.uint8)
 
 
-def augmented(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A picture before the crop, uint8 [224, 224, 3], as training sees it: a random window of 0.9 of the area, then
-    brightness +-0.2, contrast and saturation 0.8 to 1.2 and hue +-0.05 (the published fine-tuning's `image_aug`).
+def augment(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Augments a resized image, uint8 [224, 224, 3], as `image_aug` of the published fine-tuning does: a random window
+    of 0.9 of the area, then brightness +-0.2, contrast and saturation 0.8 to 1.2, and hue +-0.05.
     """
     side = np.sqrt(np.float32(AREA))
-    x = window(picture, rng.uniform(0, 1 - side), rng.uniform(0, 1 - side), side)
+    x = crop_window(image, rng.uniform(0, 1 - side), rng.uniform(0, 1 - side), side)
     x = x + np.float32(rng.uniform(-0.2, 0.2))
     mean = x.mean((0, 1), keepdims=True)
     x = (x - mean) * np.float32(rng.uniform(0.8, 1.2)) + mean
     grey = x @ np.array([0.299, 0.587, 0.114], np.float32)
     x = grey[..., None] + (x - grey[..., None]) * np.float32(rng.uniform(0.8, 1.2))
-    return quantised(_turn_hue(x, rng.uniform(-0.05, 0.05)))
+    return to_uint8(_rotate_hue(x, rng.uniform(-0.05, 0.05)))
 
 
-def _turn_hue(x: np.ndarray, turns: float) -> np.ndarray:
-    """Turns colours about the grey axis by a share of a full turn (in the YIQ plane)."""
+def _rotate_hue(x: np.ndarray, turns: float) -> np.ndarray:
+    """Rotates the hue of float32 [H, W, 3] about the grey axis of the YIQ space, by a fraction of a full turn."""
     to = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
     c, s = np.cos(2 * np.pi * turns), np.sin(2 * np.pi * turns)
     turn = np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
@@ -128,12 +143,15 @@ def _turn_hue(x: np.ndarray, turns: float) -> np.ndarray:
 
 
 class Processor:
-    """Steps 4 and 5, by preprocessor_config.json.
+    """Steps 4 and 5, as preprocessor_config.json describes them.
 
     Args:
-        sizes: of the network's backbones, pixels a side.
-        config: preprocessor_config.json; empty: the published one of two fused backbones (DINOv2, SigLIP).
+        sizes: height and width in pixels, one per backbone.
+        config: content of preprocessor_config.json; empty: the published one of two fused backbones (DINOv2, SigLIP).
         place: for errors.
+
+    Raises:
+        srpo.Error: "mismatch" for a config that does not fit the backbones.
     """
 
     def __init__(self, sizes: tuple[int, ...], config: dict[str, Any], place: str):
@@ -149,7 +167,7 @@ class Processor:
                 raise ValueError(f"input_sizes {inputs} with {len(means)} means for backbones of {list(sizes)} pixels")
             if strategy not in ("resize-naive", "resize-crop", "letterbox"):
                 raise ValueError(f"image_resize_strategy {strategy!r}")
-            # All three strategies are one for a square picture, and step 3 makes it square.
+            # All three strategies are the same for a square image, which steps 2 and 3 produce.
             self.kinds = [_RESAMPLE[k] for k in kinds]
             self.means = [torch.tensor(m, dtype=torch.float32)[:, None, None] for m in means]
             self.stds = [torch.tensor(s, dtype=torch.float32)[:, None, None] for s in stds]
@@ -158,11 +176,11 @@ class Processor:
                 "mismatch",
                 f"preprocessor_config.json does not fit the model: {e}",
                 place=place,
-                hint="take the file from the model that the checkpoint was trained from",
+                hint="use the file of the model that the checkpoint was trained from",
             ) from e
 
     def __call__(self, frames: list[np.ndarray]) -> list[torch.Tensor]:
-        """uint8 [224, 224, 3] each to float32 [B, 3, S, S], one a backbone."""
+        """B frames, uint8 [224, 224, 3] each, to float32 [B, 3, S, S], one tensor per backbone."""
         out = []
         for size, kind, mean, std in zip(self.sizes, self.kinds, self.means, self.stds):
             batch = []
@@ -175,10 +193,10 @@ class Processor:
         return out
 
 
-def processor(sizes: tuple[int, ...], carried: dict[str, bytes], place: str) -> Processor:
-    """The processor of a checkpoint's files."""
+def read_processor(sizes: tuple[int, ...], files: dict[str, bytes], place: str) -> Processor:
+    """Reads the processor from a checkpoint's files, bytes by name. Raises `srpo.Error` ("corrupt", "mismatch")."""
     try:
-        config = json.loads(carried.get("preprocessor_config.json", b"{}"))
+        config = json.loads(files.get("preprocessor_config.json", b"{}"))
     except ValueError as e:
         raise srpo.Error("corrupt", f"preprocessor_config.json cannot be read: {e}", place=place) from e
     return Processor(sizes, config, place)

@@ -1,6 +1,4 @@
-"""Stand-ins for what cannot be downloaded: a small text tokenizer with PaliGemma's special tokens and habits, made of
-the words at hand. For tests and for trying things out.
-"""
+"""A small text tokenizer for tests and trial runs, with PaliGemma's special tokens and the words of LIBERO's tasks."""
 
 from __future__ import annotations
 
@@ -18,27 +16,32 @@ second side slot soup stack stove table then third to tomato top touch towards t
 with wooden yellow cake cloth juice knob one pair sticky two the Task State Action""".split()
 
 
-def text_tokenizer(vocabulary: int) -> dict[str, bytes]:
-    """Files of a tokenizer with as many tokens: words with a space before them and numbers 0 to 255 whole, others by
-    character, <locNNNN> as a filler whose end pi0-fast uses for actions.
+def files(vocabulary: int) -> dict[str, bytes]:
+    """The files of the tokenizer, bytes by name.
+
+    Known words with a space before them, and the numbers 0 to 255, are one token each. Other words are split into
+    characters. Tokens <locNNNN> fill the vocabulary; pi0-fast uses the last ones for actions.
+
+    Args:
+        vocabulary: number of tokens.
     """
     v = {piece: i for i, piece in enumerate(SPECIAL)}
     merges: list[tuple[str, str]] = []
     for c in ["▁", "\n", *map(chr, range(33, 127))]:
         v.setdefault(c, len(v))
 
-    def learn(word: str) -> None:
-        made = word[0]
+    def add(word: str) -> None:
+        prefix = word[0]
         for c in word[1:]:
-            if made + c not in v:
-                v[made + c] = len(v)
-                merges.append((made, c))
-            made += c
+            if prefix + c not in v:
+                v[prefix + c] = len(v)
+                merges.append((prefix, c))
+            prefix += c
 
     for word in ["Action", *(f"▁{w}" for w in sorted(_WORDS)), *(f"▁{n}" for n in range(256))]:
-        learn(word)
+        add(word)
     if len(v) > vocabulary:
-        raise ValueError(f"{len(v)} tokens are needed, {vocabulary} is the vocabulary")
+        raise ValueError(f"the vocabulary has {vocabulary} tokens, but {len(v)} are needed")
     for i in range(len(v), vocabulary):
         v[f"<loc{i:04d}>"] = i
     t = Tokenizer(models.BPE(v, merges, unk_token="<unk>"))
