@@ -80,11 +80,8 @@ func Advantages(rollouts []Scored, opt AdvantageOptions) ([]Advantage, []GroupSu
 			continue
 		}
 		if math.IsNaN(r.Reward) || math.IsInf(r.Reward, 0) {
-			return nil, nil, fmt.Errorf(
-				"srpo: the reward of %q is %g; drop the rollout or give it a number",
-				r.ID,
-				r.Reward,
-			)
+			return nil, nil, fmt.Errorf("srpo: the reward of %q is %g; drop the rollout or give it a number",
+				r.ID, r.Reward)
 		}
 		k := key{r.Task, r.Group}
 		if groups[k] == nil {

@@ -77,14 +77,8 @@ func TestDBSCANGoldens(t *testing.T) {
 		for _, recipe := range c.Recipes {
 			points = append(points, sumOf(recipe, c.Dim))
 		}
-		assert.Equal(
-			t,
-			c.Labels,
-			DBSCAN(points, c.Eps, c.MinPoints),
-			"%d points of %d dimensions",
-			len(points),
-			c.Dim,
-		)
+		assert.Equal(t, c.Labels, DBSCAN(points, c.Eps, c.MinPoints), "%d points of %d dimensions", len(points),
+			c.Dim)
 	}
 }
 
@@ -125,14 +119,8 @@ func TestReferenceGoldens(t *testing.T) {
 				worst = math.Max(worst, math.Abs(want.Score-s.Reward))
 				compared++
 				if want.Distance != nil {
-					assert.InDelta(
-						t,
-						*want.Distance,
-						s.Distance,
-						tolerance*math.Max(1, *want.Distance),
-						"distance of %d",
-						i,
-					)
+					assert.InDelta(t, *want.Distance, s.Distance, tolerance*math.Max(1, *want.Distance),
+						"distance of %d", i)
 				}
 			}
 		})

@@ -142,9 +142,7 @@ func (m *Memory) UnmarshalBinary(data []byte) error {
 	case r.at != len(data):
 		return fmt.Errorf(
 			"srpo: %d bytes follow the memory's end at byte %d; the checkpoint is damaged, use the previous one",
-			len(data)-r.at,
-			r.at,
-		)
+			len(data)-r.at, r.at)
 	case perTask < 1:
 		return fmt.Errorf(
 			"srpo: the memory has a bound of %d successes per task; the checkpoint is damaged, use the previous one",

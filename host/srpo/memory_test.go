@@ -116,11 +116,8 @@ func TestDamagedMemoryIsRefused(t *testing.T) {
 	}
 	assert.Equal(t, 7, back.perTask, "an error leaves the memory unchanged")
 	assert.ErrorContains(t, back.UnmarshalBinary(append(append([]byte(nil), data...), 0)), "1 bytes follow")
-	assert.ErrorContains(
-		t,
-		back.UnmarshalBinary([]byte("something else entirely")),
-		"not a memory that this version can read",
-	)
+	assert.ErrorContains(t, back.UnmarshalBinary([]byte("something else entirely")),
+		"not a memory that this version can read")
 	empty := append([]byte(memoryMagic), make([]byte, 8)...)
 	assert.ErrorContains(t, back.UnmarshalBinary(empty), "bound of 0 successes")
 	rng := rand.New(rand.NewPCG(21, 1))

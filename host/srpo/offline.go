@@ -38,11 +38,7 @@ func ProgressAdvantages(curves []Curve, eps float64) ([][]float64, error) {
 		for t, r := range c.Progress {
 			if math.IsNaN(r) || math.IsInf(r, 0) {
 				return nil, fmt.Errorf(
-					"srpo: the progress curve of %q is %g at step %d; leave the trajectory out",
-					c.ID,
-					r,
-					t,
-				)
+					"srpo: the progress curve of %q is %g at step %d; leave the trajectory out", c.ID, r, t)
 			}
 			if t > 0 {
 				d[t-1] = r - c.Progress[t-1]

@@ -126,13 +126,8 @@ func (o RewardOptions) Validate() error {
 		within("the steepness of minmax", o.MinMaxSteepness, 0, 1e6, "siiRL uses 10"),
 		within("the offset of minmax", o.MinMaxOffset, -1e6, 1e6, "siiRL uses 0.5"),
 		within("the share of anchored", o.AnchorShare, 1e-6, 0.999, "0.1 gives a tenth of alpha for doing nothing"),
-		within(
-			"the embedding size",
-			float64(o.Dim),
-			0,
-			1e9,
-			"use the encoder's dimension, or 0 to take it from the batch",
-		),
+		within("the embedding size", float64(o.Dim), 0, 1e9,
+			"use the encoder's dimension, or 0 to take it from the batch"),
 	)
 }
 
@@ -169,12 +164,10 @@ func DefaultClusterOptions() ClusterOptions {
 // Validate returns an error that names the first invalid setting and its range.
 func (o ClusterOptions) Validate() error {
 	const fewest = "the minimum points of "
-	return cmp.Or(
-		oneOf("cluster", string(o.Kind), ClusterKinds()),
+	return cmp.Or(oneOf("cluster", string(o.Kind), ClusterKinds()),
 		within(fewest+"auto", float64(o.MinPoints), 0, 1e9, "use 0 to derive it from the number of references"),
 		within("the slack of auto", o.Slack, 1, 1e3, "1.2 is the default"),
 		within("the outlier ratio of auto", o.OutlierRatio, 1, 1e6, "2 is the default"),
 		within("the eps of the reference clustering", o.ReferenceEps, 1e-12, 1e12, "siiRL uses 0.5"),
-		within(fewest+"the reference clustering", float64(o.ReferenceMinPoints), 1, 1e9, "siiRL uses 2"),
-	)
+		within(fewest+"the reference clustering", float64(o.ReferenceMinPoints), 1, 1e9, "siiRL uses 2"))
 }

@@ -126,9 +126,7 @@ func checkKnown(known Known, opt RewardOptions) error {
 	case opt.Kind == Anchored && len(known.Anchors) == 0 && len(known.ReferenceDistances) == 0:
 		return fmt.Errorf(
 			"srpo: the reward %q needs an anchor; encode the first frame held still for each task, or use %q",
-			Anchored,
-			ZScore,
-		)
+			Anchored, ZScore)
 	case opt.References == ReferencesMemory && known.Memory == nil:
 		return fmt.Errorf("srpo: references are %q and there is no memory; "+
 			"create one with NewMemory and call Remember after each iteration", ReferencesMemory)
@@ -211,11 +209,7 @@ func (t *taskScorer) classify(r *Scored) error {
 		if r.Progress == nil || math.IsNaN(*r.Progress) {
 			return fmt.Errorf(
 				"rollout %q has no progress, which the reward %q needs; this environment reports none, use %q or %q",
-				r.ID,
-				Progress,
-				ZScore,
-				Binary,
-			)
+				r.ID, Progress, ZScore, Binary)
 		}
 		r.Reward = math.Min(t.opt.Alpha*min(max(*r.Progress, 0), 1), largestFailure)
 	}

@@ -30,11 +30,8 @@ func randomBatch(rng *rand.Rand) []Rollout {
 			}
 			progress := rng.Float64()
 			out = append(out, Rollout{
-				ID: fmt.Sprintf(
-					"t%d/e%03d",
-					task,
-					i,
-				), Task: fmt.Sprint("task ", task), Group: fmt.Sprint("group ", i%2),
+				ID: fmt.Sprintf("t%d/e%03d", task,
+					i), Task: fmt.Sprint("task ", task), Group: fmt.Sprint("group ", i%2),
 				Success: success, Embedding: h, Progress: &progress,
 			})
 		}
@@ -51,11 +48,8 @@ func gauss(rng *rand.Rand, n int, scale float64) []float64 {
 }
 
 // everyOption runs f for each kind of reward, clustering and references.
-func everyOption(
-	t *testing.T,
-	rng *rand.Rand,
-	f func(t *testing.T, rollouts []Rollout, known Known, opt RewardOptions),
-) {
+func everyOption(t *testing.T, rng *rand.Rand,
+	f func(t *testing.T, rollouts []Rollout, known Known, opt RewardOptions)) {
 	for _, kind := range RewardKinds() {
 		for _, cluster := range ClusterKinds() {
 			for _, references := range ReferenceKinds() {
@@ -187,11 +181,8 @@ func TestOrderOfRolloutsChangesNoBit(t *testing.T) {
 
 		for to, from := range order {
 			require.Equal(t, scored.Rollouts[from], again.Rollouts[to])
-			require.Equal(
-				t,
-				math.Float64bits(scored.Rollouts[from].Reward),
-				math.Float64bits(again.Rollouts[to].Reward),
-			)
+			require.Equal(t, math.Float64bits(scored.Rollouts[from].Reward),
+				math.Float64bits(again.Rollouts[to].Reward))
 			require.Equal(t, advantages[from], advantagesAgain[to])
 		}
 		require.Equal(t, scored.Tasks, again.Tasks)
@@ -318,12 +309,8 @@ func TestZScoreRewards(t *testing.T) {
 	assert.InDelta(t, 0.8/(1+math.Exp(1)), g[1], 1e-15)
 	assert.Greater(t, g[0], g[1], "the printed formula, without the minus, gives the farther one more")
 	assert.Equal(t, []float64{0.4}, ZScoreRewards([]float64{7}, 0.8), "one failure")
-	assert.Equal(
-		t,
-		[]float64{0.4, 0.4, 0.4},
-		ZScoreRewards([]float64{math.Nextafter(0.3, 1), 0.3, 0.3}, 0.8),
-		"equal up to rounding",
-	)
+	assert.Equal(t, []float64{0.4, 0.4, 0.4}, ZScoreRewards([]float64{math.Nextafter(0.3, 1), 0.3, 0.3}, 0.8),
+		"equal up to rounding")
 	assert.Equal(t, []float64{0.4, 0.4}, ZScoreRewards([]float64{0, 0}, 0.8))
 	assert.Empty(t, ZScoreRewards(nil, 0.8))
 }
@@ -432,11 +419,8 @@ func TestNoSuccessInTheBatch(t *testing.T) {
 	require.NoError(t, err)
 	assert.Less(t, scored.Rollouts[0].Reward, scored.Rollouts[1].Reward)
 	assert.Equal(t, 1, scored.Tasks[0].References)
-	assert.Contains(
-		t,
-		scored.Tasks[0].Notes[0],
-		"demonstration 1 is left out: its embedding has the wrong size: 3 numbers, want 2",
-	)
+	assert.Contains(t, scored.Tasks[0].Notes[0],
+		"demonstration 1 is left out: its embedding has the wrong size: 3 numbers, want 2")
 }
 
 func TestMemoryDoesNotCountARolloutTwice(t *testing.T) {
@@ -459,10 +443,7 @@ func TestBinaryReadsNoEmbedding(t *testing.T) {
 	opt := DefaultRewardOptions()
 	opt.Kind = Binary
 	scored, err := ScoreBatch(
-		[]Rollout{{ID: "a", Success: true}, {ID: "b"}, {ID: "c", Embedding: []float64{math.NaN()}}},
-		Known{},
-		opt,
-	)
+		[]Rollout{{ID: "a", Success: true}, {ID: "b"}, {ID: "c", Embedding: []float64{math.NaN()}}}, Known{}, opt)
 	require.NoError(t, err)
 	for i, want := range []float64{1, 0, 0} {
 		assert.Equal(t, want, scored.Rollouts[i].Reward)
