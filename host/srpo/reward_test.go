@@ -456,7 +456,8 @@ func TestProgressReward(t *testing.T) {
 	opt.Kind = Progress
 	at := func(v float64) *float64 { return &v }
 	rollouts := []Rollout{
-		{ID: "a", Success: true}, {ID: "b", Progress: at(0.5)}, {ID: "c", Progress: at(1.7), Embedding: []float64{math.NaN()}},
+		{ID: "a", Success: true}, {ID: "b", Progress: at(0.5)},
+		{ID: "c", Progress: at(1.7), Embedding: []float64{math.NaN()}},
 		{ID: "d", Progress: at(-1)},
 		{ID: "e", Success: true, Embedding: []float64{1, 2}}, {ID: "f", Progress: at(0.25), Embedding: []float64{2, 2}},
 	}
@@ -572,7 +573,8 @@ func TestUnlabelledAreRewardedLikeFailures(t *testing.T) {
 		opt.Kind = RewardKind(kind)
 		known := Known{ReferenceDistances: map[string]float64{"": 4}}
 		scored, err := ScoreBatch([]Rollout{
-			{ID: "s", Success: true, Embedding: []float64{0, 1}}, {ID: "f", Embedding: []float64{3, 1}}, {ID: "g", Embedding: []float64{1, 1}},
+			{ID: "s", Success: true, Embedding: []float64{0, 1}}, {ID: "f", Embedding: []float64{3, 1}},
+			{ID: "g", Embedding: []float64{1, 1}},
 			{ID: "u", Unlabelled: true, Embedding: []float64{0, 4}}}, known, opt)
 		require.NoError(t, err)
 		require.Equal(t, scored.Rollouts[1].Reward, scored.Rollouts[3].Reward, kind)
