@@ -137,8 +137,9 @@ func suspicious(err error) bool {
 	return false
 }
 
-// lastFailure is the last attempt in a process, if it failed. Without it a broken process could stay for long: where
-// another lane is idle, that lane takes the episode that failed here, and this process fails the next one.
+// lastFailure is the last attempt in a process, if it failed with a suspicious error. Without it a broken process
+// could stay for long: where another lane is idle, that lane takes the episode that failed here, and this process
+// fails the next one.
 type lastFailure struct {
 	mu          sync.Mutex
 	incarnation uint64
