@@ -23,8 +23,8 @@ import (
 // magic begins every entry and identifies the format.
 const magic = "srpo-e1\n"
 
-// Cache is a folder of entries that are named by what they were computed from. A damaged entry counts as missing and is
-// computed again. The methods are safe for concurrent use, also by several processes.
+// Cache is a folder of entries that are named by what they were computed from. A damaged entry counts as
+// missing and is computed again. The methods are safe for concurrent use, also by several processes.
 type Cache struct {
 	// Dir is created when the first entry is put.
 	Dir string
@@ -62,7 +62,8 @@ func (c *Cache) path(k Key) string {
 	return filepath.Join(c.Dir, name[:2], name[2:])
 }
 
-// Get returns the bytes of an entry. ok is false when the entry does not exist or is damaged. A damaged entry is removed.
+// Get returns the bytes of an entry. ok is false when the entry does not exist or is damaged. A damaged entry
+// is removed.
 func (c *Cache) Get(k Key) (data []byte, ok bool) {
 	file, err := os.ReadFile(c.path(k))
 	if err != nil {
@@ -85,8 +86,8 @@ func checksum(k Key, body []byte) Key {
 	return Key(h.Sum(nil))
 }
 
-// Put stores an entry. Its file is renamed into place once it is complete. The error is Exhausted when the entry cannot
-// be written. The caller may continue without it.
+// Put stores an entry. Its file is renamed into place once it is complete. The error is Exhausted when the
+// entry cannot be written. The caller may continue without it.
 func (c *Cache) Put(k Key, data []byte) error {
 	path := c.path(k)
 	body := append([]byte(magic), data...)
@@ -109,7 +110,9 @@ func (c *Cache) Put(k Key, data []byte) error {
 		}
 	}
 	if err != nil {
-		return plugins.Errorf(plugins.Exhausted, "an embedding cannot be cached: %w", err).WithPlace("%s", c.Dir).WithHint("set SRPO_CACHE to a folder that can be written to and has room")
+		return plugins.Errorf(plugins.Exhausted, "an embedding cannot be cached: %w", err).
+			WithPlace("%s", c.Dir).
+			WithHint("set SRPO_CACHE to a folder that can be written to and has room")
 	}
 	return nil
 }
@@ -120,8 +123,8 @@ func (c *Cache) Counts() (hits, misses, damaged int) {
 	return int(c.hits.Load()), int(c.misses.Load()), int(c.damaged.Load())
 }
 
-// Vectors returns the rows of an entry that [Cache.PutVectors] stored. ok is false as in [Cache.Get], and when the entry
-// has another form.
+// Vectors returns the rows of an entry that [Cache.PutVectors] stored. ok is false as in [Cache.Get], and when
+// the entry has another form.
 func (c *Cache) Vectors(k Key) (rows [][]float32, ok bool) {
 	defer func() {
 		if ok {
@@ -148,8 +151,8 @@ func (c *Cache) Vectors(k Key) (rows [][]float32, ok bool) {
 	return rows, true
 }
 
-// PutVectors stores rows of equal length. Rows with a number that is not finite are not stored, because another attempt
-// may succeed.
+// PutVectors stores rows of equal length. Rows with a number that is not finite are not stored, because another
+// attempt may succeed.
 func (c *Cache) PutVectors(k Key, rows [][]float32) error {
 	var b bytes.Buffer
 	dim := 0

@@ -154,7 +154,11 @@ func (e *Embedder) embedClips(ctx context.Context, i int, depth Depth, cut int) 
 		jobs = append(jobs, clipJob{fmt.Sprintf("first %d", cut), first, &v.Cut.Clip})
 	}
 	if depth == WithControls && a.Success != nil && *a.Success && frames > 1 {
-		jobs = append(jobs, clipJob{"reversed", reversed, &v.Whole.Reversed}, clipJob{"stalled", stalled, &v.Whole.Stalled})
+		jobs = append(
+			jobs,
+			clipJob{"reversed", reversed, &v.Whole.Reversed},
+			clipJob{"stalled", stalled, &v.Whole.Stalled},
+		)
 		if cut > 1 && cut < frames {
 			cutReversed := func(f plugins.Tensor) plugins.Tensor { return reversed(first(f, cut)) }
 			cutStalled := func(f plugins.Tensor) plugins.Tensor { return stalled(first(f, cut)) }
@@ -222,8 +226,8 @@ func (e *Embedder) key(i int, op string) Key {
 	return KeyOf("vectors", e.identity, e.Clips.Info[i].Hash, op)
 }
 
-// encode returns one embedding per clip of attempt i. It decodes no frame when all of them are in the cache. A clip that
-// the encoder refuses has an embedding of NaN.
+// encode returns one embedding per clip of attempt i. It decodes no frame when all of them are in the cache. A
+// clip that the encoder refuses has an embedding of NaN.
 func (e *Embedder) encode(ctx context.Context, i int, jobs []clipJob) ([][]float32, error) {
 	out := make([][]float32, len(jobs))
 	var missing []int
@@ -253,7 +257,11 @@ func (e *Embedder) encode(ctx context.Context, i int, jobs []clipJob) ([][]float
 			}
 			clips = append(clips, clip)
 		}
-		rows, err := e.call(ctx, len(clips), func(c encoder.Encoder) ([][]float32, error) { return c.Encode(ctx, clips) })
+		rows, err := e.call(
+			ctx,
+			len(clips),
+			func(c encoder.Encoder) ([][]float32, error) { return c.Encode(ctx, clips) },
+		)
 		if err != nil {
 			return nil, err
 		}
@@ -267,9 +275,9 @@ func (e *Embedder) encode(ctx context.Context, i int, jobs []clipJob) ([][]float
 	return out, nil
 }
 
-// windows embeds growing windows of attempt i. When each window costs as much as a clip, one call has as many windows as
-// the encoder's batch, and the embeddings of each call are cached. A world model on a CPU needs minutes per window, so
-// that stopping it then loses one call only.
+// windows embeds growing windows of attempt i. When each window costs as much as a clip, one call has as many
+// windows as the encoder's batch, and the embeddings of each call are cached. A world model on a CPU needs
+// minutes per window, so that stopping it then loses one call only.
 func (e *Embedder) windows(ctx context.Context, i int, ends []int) ([][]float32, error) {
 	size := len(ends)
 	if !e.Spec.FrameWise && e.Spec.Batch > 0 {
@@ -309,7 +317,11 @@ func (e *Embedder) windowsOfCall(ctx context.Context, i int, ends []int) ([][]fl
 }
 
 // call makes a call that returns n embeddings, and repeats it once when the encoder's process was lost.
-func (e *Embedder) call(ctx context.Context, n int, encode func(encoder.Encoder) ([][]float32, error)) ([][]float32, error) {
+func (e *Embedder) call(
+	ctx context.Context,
+	n int,
+	encode func(encoder.Encoder) ([][]float32, error),
+) ([][]float32, error) {
 	warn := func(err error) { e.Clips.Terminal.Warn("%v; trying once more", err) }
 	return session.CallWithRetry(ctx, e.Worker, callTries, warn, func(c encoder.Encoder) ([][]float32, error) {
 		rows, err := encode(c)

@@ -99,8 +99,11 @@ func (s *scripted) Encode(_ context.Context, clips []plugins.Tensor) ([][]float3
 func embedderOf(t *testing.T, s *scripted, spec encoder.Spec) *Embedder {
 	video := filepath.Join(t.TempDir(), "a.npy")
 	writeNpy(t, video, 7)
-	c := &Clips{List: &attempts.List{Attempts: []attempts.Attempt{{ID: "a", Task: "t", Video: video}}}, Cache: &Cache{Dir: t.TempDir()},
-		Terminal: report.NewTerminal(io.Discard)}
+	c := &Clips{
+		List:     &attempts.List{Attempts: []attempts.Attempt{{ID: "a", Task: "t", Video: video}}},
+		Cache:    &Cache{Dir: t.TempDir()},
+		Terminal: report.NewTerminal(io.Discard),
+	}
 	require.NoError(t, c.Scan(t.Context()))
 	require.Empty(t, c.List.Attempts[0].Problem)
 	return New(&session.Encoder{Worker: s, Label: "encoder scripted", Spec: spec}, c)
@@ -118,7 +121,8 @@ func writeNpy(t *testing.T, path string, n int) {
 	require.NoError(t, os.WriteFile(path, data, 0o644))
 }
 
-// Windows that share no work are embedded in calls of the encoder's batch size, and the calls made before a stop are not repeated.
+// Windows that share no work are embedded in calls of the encoder's batch size, and the calls made before a
+// stop are not repeated.
 func TestWindowsGoInBatches(t *testing.T) {
 	stop := plugins.Errorf(plugins.Canceled, "stopped")
 	s := &scripted{fail: func(call int) error {
@@ -139,14 +143,20 @@ func TestWindowsGoInBatches(t *testing.T) {
 		s := &scripted{}
 		_, err = embedderOf(t, s, spec).windows(t.Context(), 0, []int{1, 3, 7})
 		require.NoError(t, err)
-		require.Equal(t, []string{"[1 3 7]"}, s.calls, "all windows share the work of the clip, or the encoder has no batch size")
+		require.Equal(
+			t,
+			[]string{"[1 3 7]"},
+			s.calls,
+			"all windows share the work of the clip, or the encoder has no batch size",
+		)
 	}
 }
 
 // When the encoder's process is lost twice on one clip, the error contains the cause and the remedy.
 func TestEncoderLostTwice(t *testing.T) {
 	s := &scripted{fail: func(call int) error {
-		return plugins.Errorf(plugins.Deadline, "EncodeWindows did not answer within 10m0s, time %d", call).WithHint("raise [host] encode_timeout_s")
+		return plugins.Errorf(plugins.Deadline, "EncodeWindows did not answer within 10m0s, time %d", call).
+			WithHint("raise [host] encode_timeout_s")
 	}}
 	_, err := embedderOf(t, s, encoder.Spec{Dimension: 1}).windows(t.Context(), 0, []int{7})
 	require.ErrorContains(t, err, "did not answer within 10m0s, time 2")
@@ -172,7 +182,8 @@ func TestAnchorOfTheNextAttempt(t *testing.T) {
 	require.Equal(t, map[string][]float64{"t": {16}}, anchors)
 }
 
-// A video that changes between two reads is refused each time, so that no embedding of the new frames is cached as one of the old frames.
+// A video that changes between two reads is refused each time, so that no embedding of the new frames is cached
+// as one of the old frames.
 func TestChangedVideoIsRefused(t *testing.T) {
 	e := embedderOf(t, &scripted{}, encoder.Spec{Dimension: 1})
 	c := e.Clips

@@ -6,8 +6,8 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// windowEnds returns the ends of at most n growing windows over a number of frames. They are evenly spaced, and the last
-// one is the number of frames.
+// windowEnds returns the ends of at most n growing windows over a number of frames. They are evenly spaced, and
+// the last one is the number of frames.
 func windowEnds(frames, n int) []int {
 	n = min(n, frames)
 	ends := make([]int, n)
@@ -52,5 +52,7 @@ const stillFrames = 16
 // FirstFrameStill repeats the first frame: a clip in which nothing happens.
 func FirstFrameStill(clip plugins.Tensor) plugins.Tensor {
 	size := len(clip.Data) / clip.Shape[0]
-	return plugins.Bytes(bytes.Repeat(clip.Data[:size], stillFrames), append([]int{stillFrames}, clip.Shape[1:]...)...)
+	return plugins.Bytes(
+		bytes.Repeat(clip.Data[:size], stillFrames),
+		append([]int{stillFrames}, clip.Shape[1:]...)...)
 }

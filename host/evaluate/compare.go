@@ -46,12 +46,16 @@ type Comparison struct {
 	PlainMean *Paired `json:"plain_mean,omitempty"`
 }
 
-const method = "paired by episode (same task, start state and seed): Newcombe's interval for paired proportions (1998, method 10) and McNemar's exact test; the plain mean " +
-	"combines the groups' intervals by squaring and adding (MOVER). Episodes of one task count as independent; policies of several training seeds need several runs"
+const method = "paired by episode (same task, start state and seed): Newcombe's interval for paired proportions " +
+	"(1998, method 10) and McNemar's exact test; the plain mean " +
+	"combines the groups' intervals by squaring and adding (MOVER). Episodes of one task count as independent; " +
+	"policies of several training seeds need several runs"
 
-// ofPolicy reports whether compared evaluations may differ in this part of their identities: the policy and how it acts.
+// ofPolicy reports whether compared evaluations may differ in this part of their identities: the policy and how
+// it acts.
 func ofPolicy(name string) bool {
-	return name == "checkpoint" || name == "policy" || name == "policy plugin" || name == "actions" || strings.HasPrefix(name, "policy.")
+	return name == "checkpoint" || name == "policy" || name == "policy plugin" || name == "actions" ||
+		strings.HasPrefix(name, "policy.")
 }
 
 // CompareFolders reads two evaluations and compares them, see [Compare].
@@ -67,8 +71,8 @@ func CompareFolders(a, b string) (*Comparison, error) {
 	return Compare(fa, fb)
 }
 
-// Compare returns the paired difference of two evaluations. The error is Mismatch, with the first difference, unless they
-// are of the same episodes.
+// Compare returns the paired difference of two evaluations. The error is Mismatch, with the first difference,
+// unless they are of the same episodes.
 func Compare(a, b *Folder) (*Comparison, error) {
 	if err := checkSameEpisodes(a, b); err != nil {
 		return nil, err
@@ -117,7 +121,8 @@ func meanOf(name string, groups []Paired) *Paired {
 		mean.RateA, mean.RateB, mean.Diff = mean.RateA+g.RateA, mean.RateB+g.RateB, mean.Diff+g.Diff
 		below += (g.Diff - g.Low) * (g.Diff - g.Low)
 		above += (g.High - g.Diff) * (g.High - g.Diff)
-		mean.Both, mean.OnlyA, mean.OnlyB, mean.Neither = mean.Both+g.Both, mean.OnlyA+g.OnlyA, mean.OnlyB+g.OnlyB, mean.Neither+g.Neither
+		mean.Both, mean.OnlyA = mean.Both+g.Both, mean.OnlyA+g.OnlyA
+		mean.OnlyB, mean.Neither = mean.OnlyB+g.OnlyB, mean.Neither+g.Neither
 	}
 	k := float64(len(groups))
 	mean.RateA, mean.RateB, mean.Diff = mean.RateA/k, mean.RateB/k, mean.Diff/k
@@ -128,7 +133,8 @@ func meanOf(name string, groups []Paired) *Paired {
 // checkSameEpisodes returns an error unless both evaluations are complete and of the same episodes.
 func checkSameEpisodes(a, b *Folder) error {
 	differ := func(format string, args ...any) error {
-		return plugins.Errorf(plugins.Mismatch, "the two evaluations are not of the same episodes: "+format, args...).WithPlace("%s and %s", a.Dir, b.Dir).
+		return plugins.Errorf(plugins.Mismatch, "the two evaluations are not of the same episodes: "+format, args...).
+			WithPlace("%s and %s", a.Dir, b.Dir).
 			WithHint("evaluate both policies with the same env, tasks, seed and settings")
 	}
 	for _, f := range []*Folder{a, b} {
@@ -168,7 +174,20 @@ func (c *Comparison) Table(w io.Writer) error {
 		if p.P != nil {
 			prob = fmt.Sprintf("%.2g", *p.P)
 		}
-		fmt.Fprintf(t, "%s\t%.1f %%\t%.1f %%\t%+.1f\t%+.1f to %+.1f\t%d\t%d\t%d\t%s\n", p.Name, 100*p.RateA, 100*p.RateB, 100*p.Diff, 100*p.Low, 100*p.High, p.OnlyA, p.OnlyB, p.N(), prob)
+		fmt.Fprintf(
+			t,
+			"%s\t%.1f %%\t%.1f %%\t%+.1f\t%+.1f to %+.1f\t%d\t%d\t%d\t%s\n",
+			p.Name,
+			100*p.RateA,
+			100*p.RateB,
+			100*p.Diff,
+			100*p.Low,
+			100*p.High,
+			p.OnlyA,
+			p.OnlyB,
+			p.N(),
+			prob,
+		)
 	}
 	for _, g := range c.Groups {
 		row(g)
@@ -191,7 +210,17 @@ func (c *Comparison) Verdict() string {
 	case d.Low > 0:
 		return fmt.Sprintf("B is ahead of A by %.1f points (95 %%: %.1f to %.1f).", 100*d.Diff, 100*d.Low, 100*d.High)
 	case d.High < 0:
-		return fmt.Sprintf("A is ahead of B by %.1f points (95 %%: %.1f to %.1f).", -100*d.Diff, -100*d.High, -100*d.Low)
+		return fmt.Sprintf(
+			"A is ahead of B by %.1f points (95 %%: %.1f to %.1f).",
+			-100*d.Diff,
+			-100*d.High,
+			-100*d.Low,
+		)
 	}
-	return fmt.Sprintf("No difference shown: B - A is %+.1f points (95 %%: %+.1f to %+.1f).", 100*d.Diff, 100*d.Low, 100*d.High)
+	return fmt.Sprintf(
+		"No difference shown: B - A is %+.1f points (95 %%: %+.1f to %+.1f).",
+		100*d.Diff,
+		100*d.Low,
+		100*d.High,
+	)
 }

@@ -1,5 +1,6 @@
-// Package evaluate measures a policy: it rolls out the trials of an evaluation, sums the episodes up by suite, dimension,
-// level and task, joins the shards of one evaluation, and compares two evaluations of the same episodes.
+// Package evaluate measures a policy: it rolls out the trials of an evaluation, sums the episodes up by suite,
+// dimension, level and task, joins the shards of one evaluation, and compares two evaluations of the same
+// episodes.
 //
 // [Run] starts plugins. Everything else reads the folders that it wrote.
 package evaluate
@@ -23,8 +24,8 @@ import (
 
 // Options configure [Run].
 type Options struct {
-	// Config names the env, the policy, the tasks, their settings, the seed of the split, and in Run.Checkpoint what to
-	// evaluate. Run.Out is not read. Run.KeepClips keeps frames for srpo reward.
+	// Config names the env, the policy, the tasks, their settings, the seed of the split, and in Run.Checkpoint
+	// what to evaluate. Run.Out is not read. Run.KeepClips keeps frames for srpo reward.
 	Config *config.Config
 	Launch session.Launcher
 	// Terminal shows progress.
@@ -53,7 +54,8 @@ func (o *Options) check() error {
 	case o.States == "":
 		o.States = "all"
 	case o.States != "all" && o.States != "train" && o.States != "test":
-		return plugins.Errorf(plugins.Invalid, "there is no side %q of the start states", o.States).WithPlace("--states").
+		return plugins.Errorf(plugins.Invalid, "there is no side %q of the start states", o.States).
+			WithPlace("--states").
 			WithHint("use all, train or test")
 	}
 	if o.Episodes < 0 || o.Videos < 0 {
@@ -91,9 +93,9 @@ type evaluation struct {
 	videos *videos
 }
 
-// Run rolls out every trial once with the policy of a checkpoint, which learns nothing from it. If it is stopped, it
-// continues when it is called again with the same folder. A folder with an evaluation of something else is refused and
-// left unchanged.
+// Run rolls out every trial once with the policy of a checkpoint, which learns nothing from it. If it is
+// stopped, it continues when it is called again with the same folder. A folder with an evaluation of something
+// else is refused and left unchanged.
 func Run(ctx context.Context, o Options) (_ *Results, err error) {
 	if err := o.check(); err != nil {
 		return nil, err
@@ -177,14 +179,17 @@ func (e *evaluation) planTrials() error {
 	e.videos = &videos{dir: e.dir, max: e.Videos, byTask: byTask, byKind: map[string][]Episode{}}
 	all := len(e.plan.Trials)
 	if e.plan.Trials = e.shard(e.plan.Trials); len(e.plan.Trials) == 0 {
-		return plugins.Errorf(plugins.Invalid, "nothing is left for shard %d of %d: there are %d episodes", e.Shard, e.Shards, all).
-			WithPlace("--shard").WithHint("use fewer shards")
+		return plugins.Errorf(plugins.Invalid,
+			"nothing is left for shard %d of %d: there are %d episodes", e.Shard, e.Shards, all).
+			WithPlace("--shard").
+			WithHint("use fewer shards")
 	}
 	e.record.Trials, e.record.Mine = all, len(e.plan.Trials)
 	return nil
 }
 
-// shard returns the trials of this shard. Trials alternate between the tasks, so that each shard gets a fair share of all.
+// shard returns the trials of this shard. Trials alternate between the tasks, so that each shard gets a fair
+// share of all.
 func (e *evaluation) shard(trials []rollout.Trial) []rollout.Trial {
 	if e.Shards == 0 {
 		return trials
@@ -260,9 +265,20 @@ func (e *evaluation) rollOut(ctx context.Context) error {
 
 // line returns the line of episodes.jsonl of an episode.
 func (e *evaluation) line(ep rollout.Episode) Episode {
-	return Episode{ID: ep.ID, Index: e.index[ep.ID], Task: ep.Task, StartState: ep.StartState, Repeat: e.repeat[ep.ID],
-		Seed: ep.Seed, Side: e.side[ep.ID], Success: ep.Success, Terminated: ep.Terminated, Truncated: ep.Truncated,
-		Steps: ep.Steps, Progress: ep.Progress}
+	return Episode{
+		ID:         ep.ID,
+		Index:      e.index[ep.ID],
+		Task:       ep.Task,
+		StartState: ep.StartState,
+		Repeat:     e.repeat[ep.ID],
+		Seed:       ep.Seed,
+		Side:       e.side[ep.ID],
+		Success:    ep.Success,
+		Terminated: ep.Terminated,
+		Truncated:  ep.Truncated,
+		Steps:      ep.Steps,
+		Progress:   ep.Progress,
+	}
 }
 
 // finish writes results.json and report.html.

@@ -38,8 +38,8 @@ func (f *folder) close() {
 	}
 }
 
-// DefaultDir returns the default folder of an evaluation: runs/NAME-eval. NAME is the run's name and the iteration. The
-// side of the split, "sampled" and the shard are added when they are not the default.
+// DefaultDir returns the default folder of an evaluation: runs/NAME-eval. NAME is the run's name and the
+// iteration. The side of the split, "sampled" and the shard are added when they are not the default.
 func DefaultDir(checkpoint, states string, sample bool, shard, shards int) string {
 	name := filepath.Base(filepath.Clean(checkpoint))
 	if run, ok := session.RunOf(checkpoint); ok {
@@ -141,8 +141,8 @@ func checkVacant(dir, shown string) error {
 	return nil
 }
 
-// claim completes the identity, writes the record or compares it with that of the folder, and reads the episodes that the
-// folder contains.
+// claim completes the identity, writes the record or compares it with that of the folder, and reads the
+// episodes that the folder contains.
 func (e *evaluation) claim() error {
 	e.identifyPlugins()
 	old, err := e.readRecord()
@@ -175,8 +175,8 @@ func (e *evaluation) writeRecord() error {
 	return writeRecord(e.dir, e.record, text.Bytes(), e.tasks, nil)
 }
 
-// writeRecord writes eval.json after the other files: without it the folder is not an evaluation. episodes nil: no file
-// of episodes is written.
+// writeRecord writes eval.json after the other files: without it the folder is not an evaluation. episodes nil:
+// no file of episodes is written.
 func writeRecord(dir string, rec Record, config []byte, tasks []Task, episodes []Episode) error {
 	taskLines, err := JSONLines(tasks)
 	if err != nil {
@@ -216,11 +216,14 @@ func (e *evaluation) readEpisodes() (err error) {
 	}
 	for n, ep := range lines {
 		if _, twice := e.have[ep.ID]; twice || !trials[ep.ID] {
-			return plugins.Errorf(plugins.Corrupt, "episode %q is listed twice, or belongs to another evaluation", ep.ID).
-				WithPlace("%s:%d", e.folder.log.path, n+1).WithHint("give another --out")
+			return plugins.Errorf(plugins.Corrupt,
+				"episode %q is listed twice, or belongs to another evaluation", ep.ID).
+				WithPlace("%s:%d", e.folder.log.path, n+1).
+				WithHint("give another --out")
 		}
 		e.have[ep.ID] = rollout.Episode{ID: ep.ID, Task: ep.Task, StartState: ep.StartState, Seed: ep.Seed,
-			Success: ep.Success, Terminated: ep.Terminated, Truncated: ep.Truncated, Steps: ep.Steps, Progress: ep.Progress}
+			Success: ep.Success, Terminated: ep.Terminated, Truncated: ep.Truncated, Steps: ep.Steps,
+			Progress: ep.Progress}
 		e.lines[ep.ID] = ep
 		if _, err := os.Stat(filepath.Join(e.dir, filepath.FromSlash(VideoName(ep)))); err == nil {
 			e.videos.have(ep)

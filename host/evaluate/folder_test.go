@@ -12,7 +12,14 @@ import (
 
 // A folder of another evaluation is refused with what differs and with a remedy that depends on it.
 func TestFolderOfAnotherEvaluation(t *testing.T) {
-	now := map[string]string{"checkpoint": "abc", "seed": "0", "states": "all", "max_steps": "0", "env plugin": "libero 0.1.0 f00", "policy.tiny.std": "0.035"}
+	now := map[string]string{
+		"checkpoint":      "abc",
+		"seed":            "0",
+		"states":          "all",
+		"max_steps":       "0",
+		"env plugin":      "libero 0.1.0 f00",
+		"policy.tiny.std": "0.035",
+	}
 	old := func(name, value string) map[string]string {
 		m := maps.Clone(now)
 		if m[name] = value; value == "" {
@@ -27,13 +34,17 @@ func TestFolderOfAnotherEvaluation(t *testing.T) {
 		detail string
 		hint   string
 	}{
-		{old("policy.tiny.std", "0.018"), "policy.tiny.std: 0.018 in the folder, 0.035 now", "give another --out, or continue with the settings that it was begun with: --config e/srpo.toml"},
-		{old("seed", "7"), "seed: 7 in the folder, 0 now", "give another --out, or continue with the settings that it was begun with: --config e/srpo.toml"},
+		{old("policy.tiny.std", "0.018"), "policy.tiny.std: 0.018 in the folder, 0.035 now", "give another " +
+			"--out, or continue with the settings that it was begun with: --config e/srpo.toml"},
+		{old("seed", "7"), "seed: 7 in the folder, 0 now", "give another --out, or continue with the settings " +
+			"that it was begun with: --config e/srpo.toml"},
 		{old("states", "test"), "states: test in the folder, all now", "give another --out"},
 		{old("checkpoint", "def"), "checkpoint: def in the folder, abc now", "give another --out"},
 		{old("env plugin", "libero 0.1.0 bad"), "env plugin: libero 0.1.0 bad in the folder, libero 0.1.0 f00 now",
-			"a plugin has changed since: give another --out, or continue with the version of srpo that began it, see e/eval.json"},
-		{old("policy.tiny.std", ""), "policy.tiny.std: nothing in the folder, 0.035 now", "a plugin has changed since: give another --out, or continue with the version of srpo that began it, see e/eval.json"},
+			"a plugin has changed since: give another --out, or continue with the version of srpo that began it, " +
+				"see e/eval.json"},
+		{old("policy.tiny.std", ""), "policy.tiny.std: nothing in the folder, 0.035 now", "a plugin has changed " +
+			"since: give another --out, or continue with the version of srpo that began it, see e/eval.json"},
 	} {
 		err := plugins.AsError(e.checkSame(c.old, true))
 		require.Equal(t, plugins.Mismatch, err.Kind)

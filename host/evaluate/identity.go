@@ -18,7 +18,8 @@ import (
 // The identity of an evaluation is a map of everything that an outcome depends on. Resuming, merging and comparing
 // evaluations compare identities.
 
-// identify computes the part of the identity that is known before the plugins are started. It hashes the policy's folder.
+// identify computes the part of the identity that is known before the plugins are started. It hashes the
+// policy's folder.
 func (e *evaluation) identify() (err error) {
 	weights := "none: the policy holds its own weights"
 	if e.cfg.Run.Checkpoint != "" {
@@ -64,8 +65,8 @@ func (e *evaluation) identifyPlugins() {
 	e.identity["tasks"] = fmt.Sprintf("%d (%s)", len(e.session.Tasks), hex.EncodeToString(tasks.Sum(nil))[:12])
 }
 
-// checkSame compares the identity with that of the folder: what is known before the plugins are started or, with all, the
-// whole of it.
+// checkSame compares the identity with that of the folder: what is known before the plugins are started or,
+// with all, the whole of it.
 func (e *evaluation) checkSame(folder map[string]string, all bool) error {
 	var names []string
 	for name, value := range e.identity {
@@ -86,7 +87,10 @@ func (e *evaluation) checkSame(folder map[string]string, all bool) error {
 	sort.Strings(names)
 	var detail []string
 	for _, name := range names {
-		detail = append(detail, fmt.Sprintf("%s: %s in the folder, %s now", name, orNothing(folder[name]), orNothing(e.identity[name])))
+		detail = append(
+			detail,
+			fmt.Sprintf("%s: %s in the folder, %s now", name, orNothing(folder[name]), orNothing(e.identity[name])),
+		)
 	}
 	return plugins.Errorf(plugins.Mismatch, "the folder contains another evaluation: %s differs; nothing was changed",
 		strings.Join(names, ", ")).WithPlace("--out %s", e.Dir).WithHint("%s", e.remedy(folder, names)).
@@ -100,8 +104,12 @@ func (e *evaluation) remedy(folder map[string]string, names []string) string {
 		switch _, known := folder[name]; {
 		case strings.HasSuffix(name, " plugin"), !known && strings.Contains(name, "."):
 			// Old and new episodes would come from different programs.
-			return "a plugin has changed since: give another --out, or continue with the version of srpo that began it, see " +
-				filepath.Join(e.Dir, RecordFile)
+			return "a plugin has changed since: give another --out, or continue with the version of srpo that " +
+				"began it, see " +
+				filepath.Join(
+					e.Dir,
+					RecordFile,
+				)
 		case !strings.Contains(name, ".") && name != "seed" && name != "max_steps":
 			onlySettings = false
 		}
@@ -120,8 +128,8 @@ func orNothing(s string) string {
 	return s
 }
 
-// firstDifference returns the first name, in alphabetical order, in which two identities differ; empty: they do not. Names
-// for which skip returns true are not compared.
+// firstDifference returns the first name, in alphabetical order, in which two identities differ; empty: they do
+// not. Names for which skip returns true are not compared.
 func firstDifference(a, b map[string]string, skip func(string) bool) string {
 	var names []string
 	for _, m := range []map[string]string{a, b} {
@@ -138,8 +146,8 @@ func firstDifference(a, b map[string]string, skip func(string) bool) string {
 	return ""
 }
 
-// trainedOn returns the side of this split that the checkpoint's run trained on. It is empty when the checkpoint belongs
-// to no run, or to one with other tasks or another split.
+// trainedOn returns the side of this split that the checkpoint's run trained on. It is empty when the
+// checkpoint belongs to no run, or to one with other tasks or another split.
 func (e *evaluation) trainedOn() string {
 	run, ok := session.RunOf(e.cfg.Run.Checkpoint)
 	if !ok {

@@ -14,7 +14,8 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// MergeFolders joins the shards of one evaluation into a new folder, see [Merge]. version and command are for the record.
+// MergeFolders joins the shards of one evaluation into a new folder, see [Merge]. version and command are for
+// the record.
 func MergeFolders(folders []string, out, version string, command []string) (*Results, error) {
 	if out == "" {
 		return nil, plugins.Errorf(plugins.Invalid, "no folder to merge into").WithPlace("--out").
@@ -60,8 +61,8 @@ func MergeFolders(folders []string, out, version string, command []string) (*Res
 	return r, writeResults(dir, merged.Record, r)
 }
 
-// mergeVideos copies as many videos of each kind of outcome as the shard with the most of them has: the first ones in the
-// order of trials, as without shards. It returns their names by the ids of the episodes.
+// mergeVideos copies as many videos of each kind of outcome as the shard with the most of them has: the first
+// ones in the order of trials, as without shards. It returns their names by the ids of the episodes.
 func mergeVideos(merged *Folder, shards []*Folder) (map[string]string, error) {
 	byID := map[string]Task{}
 	for _, t := range merged.Tasks {
@@ -97,8 +98,8 @@ func mergeVideos(merged *Folder, shards []*Folder) (map[string]string, error) {
 	return names, nil
 }
 
-// Merge joins the shards of one evaluation. Every episode must be in exactly one of them, and their identities must agree
-// except for the shard. The result equals the evaluation without shards.
+// Merge joins the shards of one evaluation. Every episode must be in exactly one of them, and their identities
+// must agree except for the shard. The result equals the evaluation without shards.
 func Merge(shards []*Folder) (*Folder, error) {
 	if len(shards) == 0 {
 		return nil, plugins.Errorf(plugins.Invalid, "no folders to merge").
@@ -133,15 +134,17 @@ func Merge(shards []*Folder) (*Folder, error) {
 			names = append(names, orNothing(s.Identity["shard"]))
 		}
 		slices.Sort(names)
-		return nil, plugins.Errorf(plugins.Invalid, "%d of %d episodes are in none of the folders, which are the shards %s",
-			missing, out.Trials, strings.Join(names, ", ")).WithHint("name all shards")
+		return nil, plugins.Errorf(plugins.Invalid,
+			"%d of %d episodes are in none of the folders, which are the shards %s",
+			missing, out.Trials, strings.Join(names, ", ")).
+			WithHint("name all shards")
 	}
 	sort.Slice(out.Episodes, func(a, b int) bool { return out.Episodes[a].Index < out.Episodes[b].Index })
 	return out, nil
 }
 
-// checkSameEvaluation returns an error unless s is a complete shard of the evaluation that first is a shard of. The same
-// plugins on another machine have the same identity.
+// checkSameEvaluation returns an error unless s is a complete shard of the evaluation that first is a shard of.
+// The same plugins on another machine have the same identity.
 func checkSameEvaluation(first, s *Folder) error {
 	const hint = "evaluate all shards with the same command except for --shard and --out"
 	if d := firstDifference(first.Identity, s.Identity, func(name string) bool { return name == "shard" }); d != "" {
@@ -149,7 +152,8 @@ func checkSameEvaluation(first, s *Folder) error {
 			orNothing(first.Identity[d]), first.Dir, orNothing(s.Identity[d]), s.Dir).WithHint(hint)
 	}
 	if s.Trials != first.Trials {
-		return plugins.Errorf(plugins.Mismatch, "%s is of %d episodes, %s of %d", first.Dir, first.Trials, s.Dir, s.Trials).
+		return plugins.Errorf(plugins.Mismatch,
+			"%s is of %d episodes, %s of %d", first.Dir, first.Trials, s.Dir, s.Trials).
 			WithHint(hint)
 	}
 	return s.Whole()

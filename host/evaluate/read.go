@@ -43,7 +43,8 @@ type Record struct {
 	// Identity contains everything that an outcome depends on, by name.
 	Identity map[string]string `json:"identity"`
 	Plugins  []store.Plugin    `json:"plugins"`
-	// Trials is the number of episodes of the whole evaluation, Mine that of this folder, which is smaller in a shard.
+	// Trials is the number of episodes of the whole evaluation, Mine that of this folder, which is smaller in a
+	// shard.
 	Trials int `json:"trials"`
 	Mine   int `json:"mine"`
 	// Split has no scores here.
@@ -53,23 +54,31 @@ type Record struct {
 	MergedFrom []string `json:"merged_from,omitempty"`
 }
 
-// ReadRecord reads the record of a folder. Errors: NotFound for a folder without an evaluation, Corrupt, and Mismatch for
-// another format.
+// ReadRecord reads the record of a folder. Errors: NotFound for a folder without an evaluation, Corrupt, and
+// Mismatch for another format.
 func ReadRecord(dir string) (*Record, error) {
 	path := filepath.Join(dir, RecordFile)
 	data, err := bounded.ReadFile(path, bounded.Small)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, plugins.Errorf(plugins.NotFound, "the folder contains no evaluation: %s is missing", RecordFile).WithPlace("%s", dir).WithHint("give a folder that `srpo eval` wrote")
+		return nil, plugins.Errorf(plugins.NotFound, "the folder contains no evaluation: %s is missing", RecordFile).
+			WithPlace("%s", dir).
+			WithHint("give a folder that `srpo eval` wrote")
 	}
 	if err != nil {
-		return nil, plugins.Errorf(plugins.Invalid, "cannot read the file: %w", err).WithPlace("%s", path).WithHint("check the folder's permissions")
+		return nil, plugins.Errorf(plugins.Invalid, "cannot read the file: %w", err).
+			WithPlace("%s", path).
+			WithHint("check the folder's permissions")
 	}
 	rec := &Record{}
 	if err := json.Unmarshal(data, rec); err != nil {
-		return nil, plugins.Errorf(plugins.Corrupt, "%w", err).WithPlace("%s", path).WithHint("evaluate again with another --out")
+		return nil, plugins.Errorf(plugins.Corrupt, "%w", err).
+			WithPlace("%s", path).
+			WithHint("evaluate again with another --out")
 	}
 	if rec.Format != Format {
-		return nil, plugins.Errorf(plugins.Mismatch, "the folder has format %d, this version of srpo reads %d", rec.Format, Format).WithPlace("%s", path).
+		return nil, plugins.Errorf(plugins.Mismatch,
+			"the folder has format %d, this version of srpo reads %d", rec.Format, Format).
+			WithPlace("%s", path).
 			WithHint("use the version of srpo that made it, or evaluate again with another --out")
 	}
 	return rec, nil
@@ -100,7 +109,8 @@ func OpenFolder(dir string) (*Folder, error) {
 	seen := map[string]int{}
 	for i, e := range f.Episodes {
 		if at, twice := seen[e.ID]; twice {
-			return nil, plugins.Errorf(plugins.Corrupt, "episode %q is listed twice, also in line %d", e.ID, at+1).WithPlace("%s:%d", filepath.Join(dir, EpisodesFile), i+1).
+			return nil, plugins.Errorf(plugins.Corrupt, "episode %q is listed twice, also in line %d", e.ID, at+1).
+				WithPlace("%s:%d", filepath.Join(dir, EpisodesFile), i+1).
 				WithHint("evaluate again with another --out")
 		}
 		seen[e.ID] = i
@@ -114,7 +124,8 @@ func (f *Folder) Whole() error {
 	if len(f.Episodes) == f.Mine {
 		return nil
 	}
-	return plugins.Errorf(plugins.Invalid, "the evaluation has %d of its %d episodes", len(f.Episodes), f.Mine).WithPlace("%s", f.Dir).
+	return plugins.Errorf(plugins.Invalid, "the evaluation has %d of its %d episodes", len(f.Episodes), f.Mine).
+		WithPlace("%s", f.Dir).
 		WithHint("finish it with the command that began it: %s", strings.Join(f.Command, " "))
 }
 
@@ -142,7 +153,14 @@ func VideoName(e Episode) string {
 	if e.Success {
 		outcome = "success"
 	}
-	return fmt.Sprintf("%s/%06d-%s-%d-%s.gif", VideosDir, e.Index, clean[:min(len(clean), 100)], e.StartState, outcome)
+	return fmt.Sprintf(
+		"%s/%06d-%s-%d-%s.gif",
+		VideosDir,
+		e.Index,
+		clean[:min(len(clean), 100)],
+		e.StartState,
+		outcome,
+	)
 }
 
 // readLines reads a file of JSON lines. A file that does not exist has none.
@@ -152,14 +170,17 @@ func readLines[T any](path string) ([]T, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, plugins.Errorf(plugins.Invalid, "cannot read the file: %w", err).WithPlace("%s", path).WithHint("check the folder's permissions")
+		return nil, plugins.Errorf(plugins.Invalid, "cannot read the file: %w", err).
+			WithPlace("%s", path).
+			WithHint("check the folder's permissions")
 	}
 	defer file.Close()
 	list, _, err := Lines[T](file, path)
 	return list, err
 }
 
-// Lines reads JSON lines up to the last complete one, and returns the number of bytes of these lines. path is for errors.
+// Lines reads JSON lines up to the last complete one, and returns the number of bytes of these lines. path is
+// for errors.
 func Lines[T any](from io.Reader, path string) (list []T, whole int64, err error) {
 	for r := bufio.NewReader(from); ; {
 		line, err := r.ReadBytes('\n')
@@ -167,7 +188,9 @@ func Lines[T any](from io.Reader, path string) (list []T, whole int64, err error
 			return list, whole, nil
 		}
 		if err != nil {
-			return nil, 0, plugins.Errorf(plugins.Invalid, "cannot read the file: %w", err).WithPlace("%s", path).WithHint("check the disk")
+			return nil, 0, plugins.Errorf(plugins.Invalid, "cannot read the file: %w", err).
+				WithPlace("%s", path).
+				WithHint("check the disk")
 		}
 		var v T
 		if err := json.Unmarshal(line, &v); err != nil {

@@ -38,8 +38,8 @@ func (v *videos) have(e Episode) {
 	v.byKind[v.kind(e)] = slices.Insert(list, at, e)
 }
 
-// add saves an episode's video if it is among the first of its kind in the order of trials, and removes a later one. So
-// the videos that remain do not depend on the order in which episodes end.
+// add saves an episode's video if it is among the first of its kind in the order of trials, and removes a later
+// one. So the videos that remain do not depend on the order in which episodes end.
 func (v *videos) add(e Episode, frames plugins.Tensor) error {
 	kind := v.kind(e)
 	list := v.byKind[kind]

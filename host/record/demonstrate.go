@@ -15,7 +15,8 @@ import (
 
 // DemonstrateOptions configure [Demonstrate].
 type DemonstrateOptions struct {
-	// Config names env, tasks, their settings, seed, [imitate] demos and noise, and rollout.start_states and max_steps.
+	// Config names env, tasks, their settings, seed, [imitate] demos and noise, and rollout.start_states and
+	// max_steps.
 	Config   *config.Config
 	Launch   session.Launcher
 	Terminal *report.Terminal
@@ -28,8 +29,9 @@ type DemonstrateOptions struct {
 // DemonstrateResult counts the demonstrations. Steps are env steps of those that were written.
 type DemonstrateResult struct{ Episodes, Failed, Steps int }
 
-// Demonstrate writes the demonstrations that `srpo imitate` would train on as a folder of trajectories with every camera:
-// the env's expert with the same start states, seeds and noise. Failed ones are left out. It is an error when all fail.
+// Demonstrate writes the demonstrations that `srpo imitate` would train on as a folder of trajectories with
+// every camera: the env's expert with the same start states, seeds and noise. Failed ones are left out. It is
+// an error when all fail.
 func Demonstrate(ctx context.Context, o DemonstrateOptions) (DemonstrateResult, error) {
 	var out DemonstrateResult
 	var needs session.Needs
@@ -44,7 +46,8 @@ func Demonstrate(ctx context.Context, o DemonstrateOptions) (DemonstrateResult, 
 	defer s.Close()
 	if !s.Sched.EnvSpec.Expert {
 		return out, plugins.Errorf(plugins.Invalid, "%s has no expert to demonstrate", s.Sched.EnvName).
-			WithHint("record a policy with srpo record --actor policy --trajectories, and write it with srpo data export")
+			WithHint("record a policy with srpo record --actor policy --trajectories, and write it with srpo " +
+				"data export")
 	}
 	if o.Config.Imitate.Demos == 0 {
 		return out, plugins.Errorf(plugins.Invalid, "no demonstrations are asked for").
@@ -82,8 +85,10 @@ func Demonstrate(ctx context.Context, o DemonstrateOptions) (DemonstrateResult, 
 			out.Failed++
 		}
 		n++
-		o.Terminal.Update(report.Status{Phase: "demonstrate", Done: n, Total: len(plan.Trials), EnvSteps: int64(out.Steps),
-			Successes: out.Episodes, Episodes: n})
+		o.Terminal.Update(
+			report.Status{Phase: "demonstrate", Done: n, Total: len(plan.Trials), EnvSteps: int64(out.Steps),
+				Successes: out.Episodes, Episodes: n},
+		)
 	}
 	if out.Episodes == 0 {
 		return out, plugins.Errorf(plugins.Invalid, "the env's expert failed in all %d demonstrations", out.Failed).
@@ -92,8 +97,8 @@ func Demonstrate(ctx context.Context, o DemonstrateOptions) (DemonstrateResult, 
 	return out, nil
 }
 
-// DemonstrationsFolder creates a folder for [Demonstrate] next to the future data set out. The caller removes it when the
-// data set is written.
+// DemonstrationsFolder creates a folder for [Demonstrate] next to the future data set out. The caller removes
+// it when the data set is written.
 func DemonstrationsFolder(out string) (string, error) {
 	parent := filepath.Dir(filepath.Clean(out))
 	if err := os.MkdirAll(parent, 0o755); err != nil {

@@ -1,5 +1,5 @@
-// Package record rolls out episodes and writes them as clips with labels, and as trajectories. The actors are a policy,
-// the env's expert, and random actions.
+// Package record rolls out episodes and writes them as clips with labels, and as trajectories. The actors are a
+// policy, the env's expert, and random actions.
 package record
 
 import (
@@ -22,15 +22,16 @@ import (
 
 // Options configure [Run].
 type Options struct {
-	// Config names env, tasks, their settings, seed, rollout.start_states, rollout.record_every and rollout.max_steps.
+	// Config names env, tasks, their settings, seed, rollout.start_states, rollout.record_every and
+	// rollout.max_steps.
 	Config   *config.Config
 	Launch   session.Launcher
 	Terminal *report.Terminal
 	Version  string
 	// Dir is the folder of clips/*.npz and labels.jsonl.
 	Dir string
-	// Actors act in turn: expert, noise:SIGMA, fail:WAY, fail:WAY+noise:SIGMA, random, and policy or policy:greedy, for
-	// which Config names the policy and its checkpoint.
+	// Actors act in turn: expert, noise:SIGMA, fail:WAY, fail:WAY+noise:SIGMA, random, and policy or
+	// policy:greedy, for which Config names the policy and its checkpoint.
 	Actors []string
 	// Episodes is the number of episodes per actor, spread over tasks and start states.
 	Episodes int
@@ -70,8 +71,9 @@ type recording struct {
 	steps   int64 // rolled out
 }
 
-// Run rolls out episodes and writes their frames as clips with labels, the form that `srpo reward` and the training of a
-// world model read. If it is stopped, it continues when it is called again. A folder with another recording is refused.
+// Run rolls out episodes and writes their frames as clips with labels, the form that `srpo reward` and the
+// training of a world model read. If it is stopped, it continues when it is called again. A folder with another
+// recording is refused.
 func Run(ctx context.Context, o Options) (_ *Result, err error) {
 	r := &recording{Options: o, began: time.Now(), result: Result{Dir: o.Dir}}
 	if err := r.parseActors(); err != nil {
@@ -216,7 +218,12 @@ func (r *recording) rollOut(ctx context.Context) error {
 
 // recordPolicy records episodes of the policy.
 func (r *recording) recordPolicy(ctx context.Context, a rollout.Actor, trials []rollout.Trial) error {
-	e := rollout.Evaluation{Rules: r.session.Rules(false, true), Name: a.String(), Seed: r.Config.Run.Seed, Trials: trials}
+	e := rollout.Evaluation{
+		Rules:  r.session.Rules(false, true),
+		Name:   a.String(),
+		Seed:   r.Config.Run.Seed,
+		Trials: trials,
+	}
 	e.Greedy, e.KeepTrajectory, e.AlsoObserve = a.Greedy, r.Trajectories, r.cameras
 	takes := map[string]rollout.Take{}
 	for _, t := range trials {

@@ -14,17 +14,17 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// maxFooled is how many failures that score like successes are shown.
-const maxFooled = 4
+// maxFalseSuccesses is how many failures that score like successes are shown.
+const maxFalseSuccesses = 4
 
-// write writes the folder of the result: results.json, index.html and, for each encoder, its curves as SVG and a GIF of
-// the failures that score like successes. curves.gif shows frames with curves.
+// write writes the folder of the result: results.json, index.html and, for each encoder, its curves as SVG and
+// a GIF of the failures that score like successes. curves.gif shows frames with curves.
 func (s *scoring) write(ctx context.Context) error {
 	if err := os.MkdirAll(s.Out, 0o755); err != nil {
 		return plugins.Errorf(plugins.Invalid, "%w", err).WithPlace("--out %s", s.Out).WithHint("give another folder")
 	}
 	if s.clips.Scanned() {
-		if err := s.findFooled(ctx); err != nil {
+		if err := s.findFalseSuccesses(ctx); err != nil {
 			return err
 		}
 	}
@@ -37,7 +37,7 @@ func (s *scoring) write(ctx context.Context) error {
 	}
 	r := s.result
 	page := report.RewardPage{Title: filepath.Base(filepath.Clean(s.Source)), Reward: r.Reward, Cluster: r.Cluster,
-		References: r.References, Encoders: s.scored, Fooled: r.Fooled, Warnings: r.Warnings,
+		References: r.References, Encoders: s.scored, FalseSuccesses: r.FalseSuccesses, Warnings: r.Warnings,
 		Command: strings.Join(s.Command, " "), Version: s.Version, Now: time.Now()}
 	if page.Clips, err = s.writeCurves(ctx); err != nil {
 		return err
@@ -78,25 +78,25 @@ func (s *scoring) writeCurves(ctx context.Context) ([]report.RewardClip, error) 
 	return s.writeFilms(ctx, chosen, 4, "curves.gif")
 }
 
-// findFooled finds, for each encoder, the failures that score like successes, and films the first of them.
-func (s *scoring) findFooled(ctx context.Context) error {
+// findFalseSuccesses finds, for each encoder, the failures that score like successes, and films the first of them.
+func (s *scoring) findFalseSuccesses(ctx context.Context) error {
 	for _, x := range s.scored {
-		f := report.WhoFools(x)
+		f := report.FindFalseSuccesses(x)
 		var chosen []report.Chosen
-		for _, i := range f.Indices[:min(maxFooled, len(f.Indices))] {
+		for _, i := range f.Indices[:min(maxFalseSuccesses, len(f.Indices))] {
 			chosen = append(chosen, report.Chosen{Index: i})
 		}
 		var err error
-		if f.Clips, err = s.writeFilms(ctx, chosen, maxFooled, "fooled-"+fileName(x.Encoder)+".gif"); err != nil {
+		if f.Clips, err = s.writeFilms(ctx, chosen, maxFalseSuccesses, "fooled-"+fileName(x.Encoder)+".gif"); err != nil {
 			return err
 		}
-		s.result.Fooled = append(s.result.Fooled, f)
+		s.result.FalseSuccesses = append(s.result.FalseSuccesses, f)
 	}
 	return nil
 }
 
-// writeFilms writes one GIF of all chosen attempts with their curves, columns of them side by side, and returns one GIF
-// per attempt for the page. Attempts without frames are left out.
+// writeFilms writes one GIF of all chosen attempts with their curves, columns of them side by side, and returns
+// one GIF per attempt for the page. Attempts without frames are left out.
 func (s *scoring) writeFilms(ctx context.Context, chosen []report.Chosen, columns int, name string) (
 	clips []report.RewardClip, err error) {
 	var films []report.Film

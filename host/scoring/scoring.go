@@ -32,12 +32,13 @@ type Options struct {
 	Source string
 	// Compare lists the encoders to score with; empty: Run.Encoder.
 	Compare []Contender
-	// Metrics also measures the reward on growing windows and controls. Curves draws progress curves. Both embed windows.
-	// Out implies both.
+	// Metrics also measures the reward on growing windows and controls. Curves draws progress curves. Both
+	// embed windows. Out implies both.
 	Metrics, Curves bool
 	// Out is the folder of results.json, the page and the drawings; empty: nothing is written.
 	Out string
-	// Windows is the number of growing windows of a curve; 0: 32 for encoders that embed frame by frame, 8 for others.
+	// Windows is the number of growing windows of a curve; 0: 32 for encoders that embed frame by frame, 8 for
+	// others.
 	Windows int
 	// Cache is the folder of the cache of embeddings; empty: a temporary one.
 	Cache string
@@ -80,14 +81,14 @@ type Result struct {
 	audit.Scored
 	// Encoders are the scores by all encoders when there are several.
 	Encoders []audit.Scored `json:"encoders,omitempty"`
-	// Fooled lists, for each encoder, the failures that score like successes. It is set when Out is.
-	Fooled   []report.Fooled `json:"fooled,omitempty"`
-	Warnings []string        `json:"warnings,omitempty"`
+	// FalseSuccesses lists, for each encoder, the failures that score like successes. It is set when Out is.
+	FalseSuccesses []report.FalseSuccesses `json:"fooled,omitempty"`
+	Warnings       []string                `json:"warnings,omitempty"`
 	// Out is the folder that was written; empty: none.
 	Out     string  `json:"out,omitempty"`
 	Seconds float64 `json:"seconds"`
-	// Cached and Embedded count the lists of embeddings that were found in the cache and those that were computed. A list
-	// is the embedding of one clip, or those of the windows of one call.
+	// Cached and Embedded count the lists of embeddings that were found in the cache and those that were
+	// computed. A list is the embedding of one clip, or those of the windows of one call.
 	Cached   int `json:"cached"`
 	Embedded int `json:"embedded"`
 }
@@ -155,8 +156,12 @@ func (s *scoring) scoreAll(ctx context.Context) error {
 	}
 	switch {
 	case given > 0 && videos > 0:
-		return plugins.Errorf(plugins.Invalid,
-			"%d attempts have embeddings and %d have videos, which cannot be compared with each other", given, videos).
+		return plugins.Errorf(
+			plugins.Invalid,
+			"%d attempts have embeddings and %d have videos, which cannot be compared with each other",
+			given,
+			videos,
+		).
 			WithPlace("%s", s.Source).WithHint("give either embeddings or videos for all attempts")
 	case videos == 0:
 		return s.scoreGiven()
@@ -213,7 +218,8 @@ func (s *scoring) scoreVideos(ctx context.Context) error {
 	return nil
 }
 
-// checkEncoders finds mistakes in the settings, and encoders that cannot be installed, before the first encoder starts.
+// checkEncoders finds mistakes in the settings, and encoders that cannot be installed, before the first encoder
+// starts.
 func (s *scoring) checkEncoders(ctx context.Context, contenders []Contender) error {
 	var names []string
 	for _, c := range contenders {
@@ -259,7 +265,8 @@ func (s *scoring) contenders() (all []Contender, err error) {
 			if before == c && c.Config == nil {
 				continue
 			}
-			return nil, plugins.Errorf(plugins.Invalid, "two encoders are called %q", c.label()).WithPlace("--compare").
+			return nil, plugins.Errorf(plugins.Invalid, "two encoders are called %q", c.label()).
+				WithPlace("--compare").
 				WithHint("give each a name of its own: --compare world=vjepa2:model=A.onnx,other=vjepa2:model=B.onnx")
 		}
 		seen[c.label()] = c
@@ -374,8 +381,8 @@ func checkReferences(list *attempts.List, opt srpo.RewardOptions, cfg *config.Co
 		return plugins.Errorf(plugins.Invalid,
 			"the reward %q measures against \"nothing happened\", and the list has no anchors", opt.Kind).
 			WithPlace("%s", cfg.Origin("reward.kind")).
-			WithHint(`give videos, whose first frames become the anchors, or {"anchors": {"TASK": [...]}, "attempts": ` +
-				`[...]}, or use --reward zscore`)
+			WithHint(`give videos, whose first frames become the anchors, or {"anchors": {"TASK": [...]}, ` +
+				`"attempts": [...]}, or use --reward zscore`)
 	}
 	isDemo := func(a attempts.Attempt) bool { return a.Demo }
 	if opt.References == srpo.ReferencesDemos && !slices.ContainsFunc(list.Attempts, isDemo) {

@@ -30,25 +30,30 @@ func (s *Session) CurrentPolicy(ctx context.Context) (policy.Policy, error) {
 	return p, nil
 }
 
-// LoadWeights loads a policy folder that run.checkpoint named, and makes later incarnations load it too. Nothing is loaded
-// when folder is empty, or when the policy got a published checkpoint as its setting.
+// LoadWeights loads a policy folder that run.checkpoint named, and makes later incarnations load it too.
+// Nothing is loaded when folder is empty, or when the policy got a published checkpoint as its setting.
 func (s *Session) LoadWeights(ctx context.Context, folder string) error {
 	p, err := s.CurrentPolicy(ctx)
 	if err != nil || folder == "" || s.Published != "" {
 		return err
 	}
 	if _, err := p.Load(ctx, folder); err != nil {
-		return plugins.AsError(err).WithPlace("%s, checkpoint %s", s.Config.Origin("run.checkpoint"), s.Config.Run.Checkpoint)
+		return plugins.AsError(err).
+			WithPlace("%s, checkpoint %s", s.Config.Origin("run.checkpoint"), s.Config.Run.Checkpoint)
 	}
 	return s.UseWeights(ctx, folder)
 }
 
-// EvaluateAll rolls out the trials that e.Have does not contain. When the policy's process is lost, it continues with a
-// new one, which has the same weights: warn gets the error, and the episodes that were running are repeated. onFrames
-// gets each episode while its frames are present, onEpisode afterwards. Their errors end the evaluation. Either may be
-// nil.
-func (s *Session) EvaluateAll(ctx context.Context, e rollout.Evaluation, onFrames, onEpisode func(rollout.Episode) error,
-	warn func(error)) error {
+// EvaluateAll rolls out the trials that e.Have does not contain. When the policy's process is lost, it
+// continues with a new one, which has the same weights: warn gets the error, and the episodes that were running
+// are repeated. onFrames gets each episode while its frames are present, onEpisode afterwards. Their errors end
+// the evaluation. Either may be nil.
+func (s *Session) EvaluateAll(
+	ctx context.Context,
+	e rollout.Evaluation,
+	onFrames, onEpisode func(rollout.Episode) error,
+	warn func(error),
+) error {
 	running, stop := context.WithCancel(ctx)
 	defer stop()
 	var failed error

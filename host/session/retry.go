@@ -6,8 +6,8 @@ import (
 	"github.com/srpo-dev/srpo/host/rollout"
 )
 
-// CallWithRetry calls a plugin and repeats a call that cost the plugin its process, up to tries calls in all. onRetry,
-// if not nil, gets the error before each repetition.
+// CallWithRetry calls a plugin and repeats a call that cost the plugin its process, up to tries calls in all.
+// onRetry, if not nil, gets the error before each repetition.
 func CallWithRetry[T, R any](ctx context.Context, w rollout.Worker[T], tries int, onRetry func(error),
 	call func(T) (R, error)) (R, error) {
 	for try := 1; ; try++ {

@@ -13,8 +13,8 @@ import (
 const (
 	// auditBootstrap is the number of resamples of a run's audit.
 	auditBootstrap = 300
-	// minOutcomesForWarning is the smallest number of successes and of failures, in tasks that have both, for which a run
-	// warns about its reward.
+	// minOutcomesForWarning is the smallest number of successes and of failures, in tasks that have both, for
+	// which a run warns about its reward.
 	minOutcomesForWarning = 5
 )
 

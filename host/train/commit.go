@@ -50,8 +50,15 @@ func (r *run) evaluate(ctx context.Context, m *store.Metrics) error {
 	m.Extra["eval_success_rate"], m.Extra["eval_episodes"] = ev.SuccessRate, float64(len(episodes))
 	r.event(store.Event{Type: store.Evaluated, Iteration: i, Evaluation: &ev})
 	low, high := stats.Wilson(ev.SuccessRate, len(episodes))
-	r.Terminal.Line("evaluation after iteration %d: %.0f %% of %d greedy episodes on %s start states (95 %%: %.0f to %.0f)",
-		i, 100*ev.SuccessRate, len(episodes), side, 100*low, 100*high)
+	r.Terminal.Line(
+		"evaluation after iteration %d: %.0f %% of %d greedy episodes on %s start states (95 %%: %.0f to %.0f)",
+		i,
+		100*ev.SuccessRate,
+		len(episodes),
+		side,
+		100*low,
+		100*high,
+	)
 	return nil
 }
 

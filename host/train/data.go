@@ -58,8 +58,10 @@ func (r *run) checkActions(set dataset.Set, dir string) error {
 			WithHint("name the env in which they were recorded: --env NAME")
 	}
 	if space.Env != "" && !slices.Equal(space.Action.Names, have.Names) {
-		return plugins.Errorf(plugins.Mismatch, "its actions are %s, those of %s are %s", names(space.Action.Names), name,
-			names(have.Names)).WithPlace("%s", dir).
+		return plugins.Errorf(plugins.Mismatch,
+			"its actions are %s, those of %s are %s", names(space.Action.Names), name,
+			names(have.Names)).
+			WithPlace("%s", dir).
 			WithHint("name the env in which they were recorded: --env %s", space.Env)
 	}
 	return nil
@@ -127,7 +129,12 @@ func (r *run) successesIn(set dataset.Set, episodes []int) ([]int, error) {
 func isSuccess(e dataset.Episode) bool { return e.Success != nil && *e.Success }
 
 // recorded yields episodes of a set as demonstrations with the policy's cameras. weights are by episode; nil: none.
-func (r *run) recorded(ctx context.Context, set dataset.Set, episodes []int, weights map[int][]float32) iter.Seq2[policy.Demonstration, error] {
+func (r *run) recorded(
+	ctx context.Context,
+	set dataset.Set,
+	episodes []int,
+	weights map[int][]float32,
+) iter.Seq2[policy.Demonstration, error] {
 	return func(yield func(policy.Demonstration, error) bool) {
 		for _, i := range episodes {
 			d, err := set.Demonstration(ctx, i, r.session.PolicyCameras)
@@ -151,8 +158,10 @@ func (r *run) recorded(ctx context.Context, set dataset.Set, episodes []int, wei
 func (r *run) checkDemonstration(d policy.Demonstration) error {
 	s := r.session.Sched
 	if dim := s.EnvSpec.Action.Dim(); len(d.Actions.Shape) != 2 || d.Actions.Shape[1] != dim {
-		return plugins.Errorf(plugins.Mismatch, "actions are %v, those of %s have %d numbers", d.Actions.Shape, s.EnvName, dim).
-			WithPlace("episode %s", d.ID).WithHint("name the env in which they were recorded: --env NAME")
+		return plugins.Errorf(plugins.Mismatch,
+			"actions are %v, those of %s have %d numbers", d.Actions.Shape, s.EnvName, dim).
+			WithPlace("episode %s", d.ID).
+			WithHint("name the env in which they were recorded: --env NAME")
 	}
 	want, have := len(s.EnvSpec.Proprio), 0
 	if !d.Proprio.IsZero() {
@@ -161,7 +170,9 @@ func (r *run) checkDemonstration(d policy.Demonstration) error {
 	if !s.PolicySpec.Proprio || have == want {
 		return nil
 	}
-	return plugins.Errorf(plugins.Mismatch, "its proprio has %d numbers, that of %s has %d (%s)", have, s.EnvName, want,
-		strings.Join(s.EnvSpec.Proprio, ", ")).WithPlace("episode %s", d.ID).
+	return plugins.Errorf(plugins.Mismatch,
+		"its proprio has %d numbers, that of %s has %d (%s)", have, s.EnvName, want,
+		strings.Join(s.EnvSpec.Proprio, ", ")).
+		WithPlace("episode %s", d.ID).
 		WithHint("record with this env; for a LeRobot data set name the feature: --set data.state=FEATURE")
 }

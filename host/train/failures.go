@@ -10,8 +10,8 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// divergedUpdate is the error of an update whose statistics are not finite. The weights cannot be trusted after it, so
-// the policy's process has been ended.
+// divergedUpdate is the error of an update whose statistics are not finite. The weights cannot be trusted after
+// it, so the policy's process has been ended.
 type divergedUpdate struct {
 	cause error
 	// group is left out when the update is tried again.
@@ -31,8 +31,8 @@ func (e excludedGroup) contains(iteration int, group string) bool {
 	return e.group != "" && e.iteration == iteration && e.group == group
 }
 
-// withRecovery does the work of an iteration, and repeats it from the last commit when the policy's process is lost, and
-// with it everything that the policy recorded. The same seeds then give the same episodes.
+// withRecovery does the work of an iteration, and repeats it from the last commit when the policy's process is
+// lost, and with it everything that the policy recorded. The same seeds then give the same episodes.
 func (r *run) withRecovery(ctx context.Context, i int, work func() error) error {
 	for {
 		repeat, err := r.shouldRepeat(ctx, i, work())
@@ -42,8 +42,9 @@ func (r *run) withRecovery(ctx context.Context, i int, work func() error) error 
 	}
 }
 
-// shouldRepeat decides whether iteration i, which ended with err, is repeated: when the policy's process was lost, and once
-// without the excluded group when the update diverged. It then restores the state of the last commit and a live policy.
+// shouldRepeat decides whether iteration i, which ended with err, is repeated: when the policy's process was
+// lost, and once without the excluded group when the update diverged. It then restores the state of the last
+// commit and a live policy.
 func (r *run) shouldRepeat(ctx context.Context, i int, err error) (repeat bool, _ error) {
 	var diverged *divergedUpdate
 	switch {

@@ -96,8 +96,9 @@ func (r *run) createFolder() (err error) {
 		return err
 	}
 	m := store.Manifest{Name: filepath.Base(dir), Created: time.Now(), Host: r.Version, Go: runtime.Version(),
-		Platform: runtime.GOOS + "/" + runtime.GOARCH, Machine: map[string]string{"cores": strconv.Itoa(runtime.NumCPU())},
-		Command: r.Command, Seed: r.cfg.Run.Seed}
+		Platform: runtime.GOOS + "/" + runtime.GOARCH,
+		Machine:  map[string]string{"cores": strconv.Itoa(runtime.NumCPU())},
+		Command:  r.Command, Seed: r.cfg.Run.Seed}
 	if r.folder, err = store.Create(dir, m, text.Bytes()); err != nil {
 		return err
 	}
@@ -111,12 +112,17 @@ func (r *run) name() string {
 	if r.cfg.Run.Name != "" {
 		return r.cfg.Run.Name
 	}
-	return fmt.Sprintf("%s-%s-%s-%s", filepath.Base(r.cfg.Run.Env), filepath.Base(r.cfg.Run.Policy), r.cfg.Reward.Kind,
-		time.Now().Format("0102-150405"))
+	return fmt.Sprintf(
+		"%s-%s-%s-%s",
+		filepath.Base(r.cfg.Run.Env),
+		filepath.Base(r.cfg.Run.Policy),
+		r.cfg.Reward.Kind,
+		time.Now().Format("0102-150405"),
+	)
 }
 
-// completeManifest adds what only the running plugins report, and writes the resolved configuration with their settings.
-// It does so for a resumed run too, whose changed settings also count for the next one.
+// completeManifest adds what only the running plugins report, and writes the resolved configuration with their
+// settings. It does so for a resumed run too, whose changed settings also count for the next one.
 func (r *run) completeManifest() error {
 	s := r.session
 	var text bytes.Buffer
@@ -135,7 +141,13 @@ func (r *run) completeManifest() error {
 	if r.Resume != "" {
 		for _, change := range append(settings, changed...) {
 			r.Terminal.Warn("%s: earlier iterations used the other one", change)
-			r.event(store.Event{Type: store.Warning, Iteration: r.iterationsDone(), Message: change + " since the run began"})
+			r.event(
+				store.Event{
+					Type:      store.Warning,
+					Iteration: r.iterationsDone(),
+					Message:   change + " since the run began",
+				},
+			)
 		}
 	}
 	return r.folder.UpdateManifest(func(m *store.Manifest) {
@@ -153,8 +165,8 @@ func (r *run) completeManifest() error {
 	})
 }
 
-// changedSettings describes which settings of the plugins in use differ from those in an earlier srpo.toml. A resumed run
-// may change them, for example to use less memory or a smaller learning rate.
+// changedSettings describes which settings of the plugins in use differ from those in an earlier srpo.toml. A
+// resumed run may change them, for example to use less memory or a smaller learning rate.
 func changedSettings(cfg *config.Config, s *session.Session, old []byte) []string {
 	before, err := config.Parse(configFile, old)
 	if err != nil {
@@ -167,7 +179,8 @@ func changedSettings(cfg *config.Config, s *session.Session, old []byte) []strin
 		if p.Name == "" {
 			continue
 		}
-		// An error means that the plugin has other settings now. Then it is another plugin, which changedPlugins reports.
+		// An error means that the plugin has other settings now. Then it is another plugin, which
+		// changedPlugins reports.
 		_, _ = before.ResolvePlugin(p.kind, p.Name, p.Settings)
 	}
 	values := map[string]any{}
@@ -193,9 +206,15 @@ func changedPlugins(before, now []store.Plugin) []string {
 			switch {
 			case old.Kind != p.Kind:
 			case old.Name != p.Name || old.Version != p.Version:
-				changes = append(changes, fmt.Sprintf("%s %s %s is now %s %s", p.Kind, old.Name, old.Version, p.Name, p.Version))
+				changes = append(
+					changes,
+					fmt.Sprintf("%s %s %s is now %s %s", p.Kind, old.Name, old.Version, p.Name, p.Version),
+				)
 			case old.Hash != p.Hash:
-				changes = append(changes, fmt.Sprintf("the package of %s %s %s has changed", p.Kind, p.Name, p.Version))
+				changes = append(
+					changes,
+					fmt.Sprintf("the package of %s %s %s has changed", p.Kind, p.Name, p.Version),
+				)
 			}
 		}
 	}
@@ -218,7 +237,12 @@ func (r *run) end(ctx context.Context, err error) error {
 		r.event(store.Event{Type: store.Finished, Iteration: at})
 	case ctx.Err() != nil:
 		r.event(store.Event{Type: store.Interrupted, Iteration: at})
-		e := plugins.Errorf(plugins.Canceled, "stopped after iteration %d of %d, which is committed", at, r.cfg.Run.Iterations)
+		e := plugins.Errorf(
+			plugins.Canceled,
+			"stopped after iteration %d of %d, which is committed",
+			at,
+			r.cfg.Run.Iterations,
+		)
 		if r.last == nil {
 			e = plugins.Errorf(plugins.Canceled, "stopped before anything was committed")
 		}
@@ -247,8 +271,8 @@ func (r *run) end(ctx context.Context, err error) error {
 	return err
 }
 
-// discardUnused removes the folder of a run that never began because of a mistake of the user, such as a misspelt task. A
-// folder that existed before stays, and so does one that the error refers to.
+// discardUnused removes the folder of a run that never began because of a mistake of the user, such as a
+// misspelt task. A folder that existed before stays, and so does one that the error refers to.
 func (r *run) discardUnused(ctx context.Context, err error) {
 	if ctx.Err() != nil || r.began || r.last != nil || r.Resume != "" || !session.IsUserError(err, r.folder.Dir()) {
 		return

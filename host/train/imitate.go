@@ -21,8 +21,8 @@ type teacher struct {
 	total          int
 	close          func()
 
-	// What was seen so far: demonstrations, those that failed, those that failed without an action, and the env steps of
-	// the others.
+	// What was seen so far: demonstrations, those that failed, those that failed without an action, and the env
+	// steps of the others.
 	seen, failed, idle, steps int
 }
 
@@ -41,7 +41,11 @@ func (r *run) imitate(ctx context.Context) error {
 	r.status = report.Status{Iterations: r.cfg.Run.Iterations, Phase: "imitate"}
 	var lastLoss float64
 	r.state.UpdateID++
-	request := policy.Imitate{ID: r.state.UpdateID, Seed: rollout.Seed(r.cfg.Run.Seed, "imitate"), Steps: r.cfg.Imitate.Steps}
+	request := policy.Imitate{
+		ID:    r.state.UpdateID,
+		Seed:  rollout.Seed(r.cfg.Run.Seed, "imitate"),
+		Steps: r.cfg.Imitate.Steps,
+	}
 	err = client.Imitate(ctx, request, r.successesOf(t), func(done, loss float64) {
 		lastLoss = loss
 		r.status.Done, r.status.Total = int(1000*done), 1000
@@ -75,8 +79,10 @@ func (r *run) imitator(ctx context.Context) (policy.Imitator, error) {
 			s.PolicyName).WithHint("give a trained policy: --checkpoint FOLDER")
 	}
 	if !s.EnvSpec.Expert && r.cfg.Imitate.Data == "" {
-		return nil, plugins.Errorf(plugins.Invalid, "%s has no expert to demonstrate, and no checkpoint is given", s.EnvName).
-			WithHint("give a trained policy, --checkpoint FOLDER, or recorded demonstrations, --data FOLDER, or start from " +
+		return nil, plugins.Errorf(plugins.Invalid,
+			"%s has no expert to demonstrate, and no checkpoint is given", s.EnvName).
+			WithHint("give a trained policy, --checkpoint FOLDER, or recorded demonstrations, --data FOLDER, or " +
+				"start from " +
 				"fresh weights: --set imitate.demos=0")
 	}
 	client, _, err := s.Policy.Client(ctx)
@@ -153,14 +159,16 @@ func (r *run) noSuccess(t *teacher) error {
 	if t.failed == 1 {
 		in, tasks = "the only demonstration", r.tasks[0].ID
 	}
-	return plugins.Errorf(plugins.Invalid, "%s gave up before its first action in %s: it does not know %s", t.name, in, tasks).
+	return plugins.Errorf(plugins.Invalid,
+		"%s gave up before its first action in %s: it does not know %s", t.name, in, tasks).
 		WithPlace("%s", r.session.Sched.EnvName).
-		WithHint("choose tasks that it knows, --task PATTERN (`srpo plugin list %s` lists them), or give a trained policy, "+
+		WithHint("choose tasks that it knows, --task PATTERN (`srpo plugin list %s` lists them), or give a "+
+			"trained policy, "+
 			"--checkpoint FOLDER, or recorded demonstrations, --data FOLDER", r.cfg.Run.Env)
 }
 
-// expertDemonstrations yields the demonstrations of the env's expert for every task, with the policy's cameras and the
-// recording camera.
+// expertDemonstrations yields the demonstrations of the env's expert for every task, with the policy's cameras
+// and the recording camera.
 func (r *run) expertDemonstrations(ctx context.Context) iter.Seq2[policy.Demonstration, error] {
 	s := r.session
 	cameras := s.PolicyCameras

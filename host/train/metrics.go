@@ -100,8 +100,12 @@ func (r *run) logIteration(it *result) {
 			log(store.Warning, t.Task+": "+n)
 		}
 		if t.Repeated > 0 && !r.sparse {
-			msg := fmt.Sprintf("%s: %d rollouts have the same embedding as another one; rollouts that share a video share "+
-				"a reward, and SRPO becomes GRPO", t.Task, t.Repeated)
+			msg := fmt.Sprintf(
+				"%s: %d rollouts have the same embedding as another one; rollouts that share a video share "+
+					"a reward, and SRPO becomes GRPO",
+				t.Task,
+				t.Repeated,
+			)
 			log(store.Warning, msg)
 			r.Terminal.Warn("%s", msg)
 		}

@@ -50,10 +50,10 @@ func (w *weightedSet) add(episode int, weights []float32) {
 	w.weights[episode] = weights
 }
 
-// learnOffline is an offline run (arXiv 2511.15605, the recipe for the real arm). The progress curves of all episodes
-// give differences D_t = R_t - R_(t-1), standardised over all of them to advantages A_t. The policy then imitates the
-// recorded actions with the weights exp(A_t/temperature). An iteration is one such regression of imitate.steps gradient
-// steps. The weights are the same in each.
+// learnOffline is an offline run (arXiv 2511.15605, the recipe for the real arm). The progress curves of all
+// episodes give differences D_t = R_t - R_(t-1), standardised over all of them to advantages A_t. The policy
+// then imitates the recorded actions with the weights exp(A_t/temperature). An iteration is one such regression
+// of imitate.steps gradient steps. The weights are the same in each.
 func (r *run) learnOffline(ctx context.Context) error {
 	if r.last.Iteration >= r.cfg.Run.Iterations {
 		return nil
@@ -61,7 +61,8 @@ func (r *run) learnOffline(ctx context.Context) error {
 	if s := r.session.Sched; !s.PolicySpec.WeighsSteps {
 		return plugins.Errorf(plugins.Unsupported, "%s does not learn from weighted demonstrations", s.PolicyName).
 			WithPlace("%s", r.cfg.Origin("offline.data")).
-			WithHint("use tiny, openvla, pi0 or pi0-fast; a policy of your own sets weighs_steps in its PolicySpec, see " +
+			WithHint("use tiny, openvla, pi0 or pi0-fast; a policy of your own sets weighs_steps in its " +
+				"PolicySpec, see " +
 				"docs/plugin-authors.md")
 	}
 	set, episodes, err := r.openData(ctx, r.cfg.Offline.Data, r.cfg.Origin("offline.data"))
@@ -74,9 +75,16 @@ func (r *run) learnOffline(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.Terminal.Line("weights %s: %s of %d with %d successes, as much as %.0f %% of the %d steps at equal weight, largest %.3g",
-		r.cfg.Offline.Weights, report.Count(len(w.episodes), "episode"), len(episodes), w.successes, 100*w.effective,
-		w.steps, w.largest)
+	r.Terminal.Line(
+		"weights %s: %s of %d with %d successes, as much as %.0f %% of the %d steps at equal weight, largest %.3g",
+		r.cfg.Offline.Weights,
+		report.Count(len(w.episodes), "episode"),
+		len(episodes),
+		w.successes,
+		100*w.effective,
+		w.steps,
+		w.largest,
+	)
 	for i := r.last.Iteration + 1; i <= r.cfg.Run.Iterations; i++ {
 		if err := r.offlineIteration(ctx, i, w); err != nil {
 			return err
@@ -88,7 +96,12 @@ func (r *run) learnOffline(ctx context.Context) error {
 // offlineIteration makes one regression and commits it.
 func (r *run) offlineIteration(ctx context.Context, i int, w *weightedSet) error {
 	start := time.Now()
-	r.status = report.Status{Iteration: i, Iterations: r.cfg.Run.Iterations, Phase: "update", EnvSteps: r.state.EnvSteps}
+	r.status = report.Status{
+		Iteration:  i,
+		Iterations: r.cfg.Run.Iterations,
+		Phase:      "update",
+		EnvSteps:   r.state.EnvSteps,
+	}
 	next := *r.state
 	next.UpdateID++
 	loss, err := r.regress(ctx, i, next.UpdateID, w)
@@ -134,7 +147,8 @@ func (r *run) regress(ctx context.Context, i int, id uint64, w *weightedSet) (lo
 	}
 	if !trained { // a policy that takes the call for one that it has answered before
 		return 0, plugins.Errorf(plugins.Corrupt, "Imitate ended without a step of training").WithPlace("%s", name).
-			WithHint("a fault in the policy plugin: Load must return the last id that the weights contain, including those of " +
+			WithHint("a fault in the policy plugin: Load must return the last id that the weights contain, " +
+				"including those of " +
 				"imitations")
 	}
 	return loss, checkLoss(loss, name)
@@ -176,7 +190,8 @@ func (r *run) normalise(w *weightedSet) error {
 	}
 	if sum == 0 {
 		return plugins.Errorf(plugins.Invalid, "no step of %d episodes has a weight above 0", len(w.episodes)).
-			WithPlace("%s", r.cfg.Offline.Data).WithHint("record some successes, or use --set offline.weights=uniform")
+			WithPlace("%s", r.cfg.Offline.Data).
+			WithHint("record some successes, or use --set offline.weights=uniform")
 	}
 	mean := sum / float64(w.steps)
 	w.effective = sum * sum / (squares * float64(w.steps))
@@ -212,12 +227,16 @@ func (r *run) weighByProgress(ctx context.Context, w *weightedSet, episodes []in
 	if len(from) == 0 {
 		return plugins.Errorf(plugins.Invalid, "none of the %d episodes has a progress curve", len(episodes)).
 			WithPlace("%s", c.Data).
-			WithHint("curves of failures need at least one success of the same task, and every clip two frames; record " +
+			WithHint("curves of failures need at least one success of the same task, and every clip two frames; " +
+				"record " +
 				"more, or use --set offline.weights=uniform")
 	}
 	if w.dropped = len(episodes) - len(from); w.dropped > 0 {
-		r.Terminal.Warn("%s without a progress curve are left out: clips that cannot be embedded, or failures of a task "+
-			"without a success", report.Count(w.dropped, "episode"))
+		r.Terminal.Warn(
+			"%s without a progress curve are left out: clips that cannot be embedded, or failures of a task "+
+				"without a success",
+			report.Count(w.dropped, "episode"),
+		)
 	}
 	advantages, err := srpo.ProgressAdvantages(stepwise, srpo.DefaultAdvantageOptions().Eps)
 	if err != nil {
@@ -255,7 +274,10 @@ func (r *run) progressCurves(ctx context.Context, set dataset.Set, episodes []in
 	list, index := &attempts.List{Source: r.cfg.Offline.Data}, map[string]int{}
 	for k, i := range episodes {
 		e := all[i]
-		list.Attempts = append(list.Attempts, attempts.Attempt{ID: e.ID, Task: e.Task, Success: e.Success, Video: e.ID})
+		list.Attempts = append(
+			list.Attempts,
+			attempts.Attempt{ID: e.ID, Task: e.Task, Success: e.Success, Video: e.ID},
+		)
 		index[e.ID] = k
 	}
 	cache, removeCache, err := embed.OpenCache(r.Cache)
@@ -277,7 +299,12 @@ func (r *run) progressCurves(ctx context.Context, set dataset.Set, episodes []in
 	for k, a := range list.Attempts {
 		v := vectors[k].Whole
 		if a.Problem != "" || vectors[k].Problem != "" || len(v.Clip) == 0 {
-			r.event(store.Event{Type: store.Dropped, Message: fmt.Sprintf("%s: %s%s", a.ID, a.Problem, vectors[k].Problem)})
+			r.event(
+				store.Event{
+					Type:    store.Dropped,
+					Message: fmt.Sprintf("%s: %s%s", a.ID, a.Problem, vectors[k].Problem),
+				},
+			)
 			continue
 		}
 		items = append(items, audit.Item{ID: a.ID, Task: a.Task, Success: a.Success, Frames: clips.Info[k].Frames,
@@ -295,8 +322,8 @@ func (r *run) progressCurves(ctx context.Context, set dataset.Set, episodes []in
 	return curves, nil
 }
 
-// endSteps converts the ends of windows from frames to env steps: frame k was recorded after k*every steps. The frames of
-// a clip that was reduced because it is long are spread evenly.
+// endSteps converts the ends of windows from frames to env steps: frame k was recorded after k*every steps. The
+// frames of a clip that was reduced because it is long are spread evenly.
 func endSteps(ends []int, frames, every, steps int) []int {
 	out := make([]int, len(ends))
 	for j, end := range ends {
@@ -307,8 +334,8 @@ func endSteps(ends []int, frames, every, steps int) []int {
 	return out
 }
 
-// atSteps returns the progress after every env step, R_0 to R_T. It interpolates linearly between the windows of a curve,
-// whose ends are env steps, and is constant before the first window and after the last.
+// atSteps returns the progress after every env step, R_0 to R_T. It interpolates linearly between the windows
+// of a curve, whose ends are env steps, and is constant before the first window and after the last.
 func atSteps(c audit.Curve, steps int) []float64 {
 	out := make([]float64, steps+1)
 	k := 0

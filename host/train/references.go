@@ -13,8 +13,8 @@ import (
 	"github.com/srpo-dev/srpo/plugins/env"
 )
 
-// referenceTries is how often a call for a reference is made that costs a plugin its process. References are needed once,
-// perhaps after hours of imitation, and before anything is committed.
+// referenceTries is how often a call for a reference is made that costs a plugin its process. References are
+// needed once, perhaps after hours of imitation, and before anything is committed.
 const referenceTries = 3
 
 // references embeds what some rewards measure against.
@@ -53,7 +53,8 @@ func (r *references) embedAnchors(ctx context.Context) error {
 			return plugins.AsError(err).WithPlace("%s, task %s", s.EnvName, t.ID)
 		}
 		if tr.Recorded.IsZero() {
-			return plugins.Errorf(plugins.Corrupt, "Reset recorded no frame").WithPlace("%s, task %s", s.EnvName, t.ID)
+			return plugins.Errorf(plugins.Corrupt, "Reset recorded no frame").
+				WithPlace("%s, task %s", s.EnvName, t.ID)
 		}
 		v, err := r.embed(ctx, "the repeated first frame of "+t.ID, embed.FirstFrameStill(tr.Recorded))
 		if err != nil {
@@ -64,8 +65,10 @@ func (r *references) embedAnchors(ctx context.Context) error {
 		}
 	}
 	if len(r.state.Anchors) == 0 {
-		return r.unusable.WithHint("a fault of the encoder plugin or its input: use another encoder, or a reward without an " +
-			"anchor: --set reward.kind=zscore")
+		return r.unusable.WithHint(
+			"a fault of the encoder plugin or its input: use another encoder, or a reward without an " +
+				"anchor: --set reward.kind=zscore",
+		)
 	}
 	return nil
 }
@@ -74,8 +77,10 @@ func (r *references) embedAnchors(ctx context.Context) error {
 func (r *references) embedDemonstrations(ctx context.Context) error {
 	s := r.session.Sched
 	if !s.EnvSpec.Expert {
-		return plugins.Errorf(plugins.Invalid, "%s has no expert, so there are no demonstrations to use as references", s.EnvName).
-			WithPlace("%s", r.cfg.Origin("reward.references")).WithHint(`use references = "batch" or "memory"`)
+		return plugins.Errorf(plugins.Invalid,
+			"%s has no expert, so there are no demonstrations to use as references", s.EnvName).
+			WithPlace("%s", r.cfg.Origin("reward.references")).
+			WithHint(`use references = "batch" or "memory"`)
 	}
 	rules := r.session.Rules(true, true)
 	r.state.Demos = map[string][][]float64{}
@@ -98,8 +103,10 @@ func (r *references) embedDemonstrations(ctx context.Context) error {
 		}
 	}
 	if len(r.state.Demos) == 0 && r.unusable != nil {
-		return r.unusable.WithHint("a fault of the encoder plugin or its input: use another encoder, or other references: " +
-			"--set reward.references=batch")
+		return r.unusable.WithHint(
+			"a fault of the encoder plugin or its input: use another encoder, or other references: " +
+				"--set reward.references=batch",
+		)
 	}
 	return nil
 }
@@ -125,7 +132,8 @@ func (r *references) embed(ctx context.Context, what string, clip plugins.Tensor
 		return nil, err
 	}
 	if why := srpo.CheckEmbedding(rows[0], s.EncoderSpec.Dimension); why != "" {
-		r.unusable = plugins.Errorf(plugins.Corrupt, "the embedding of %s %s", what, why).WithPlace("%s", s.EncoderName)
+		r.unusable = plugins.Errorf(plugins.Corrupt, "the embedding of %s %s", what, why).
+			WithPlace("%s", s.EncoderName)
 		r.event(store.Event{Type: store.Dropped, Message: r.unusable.Error()})
 		r.Terminal.Warn("%v; it is left out", r.unusable)
 		return nil, nil

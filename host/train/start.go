@@ -10,8 +10,8 @@ import (
 	"github.com/srpo-dev/srpo/plugins/policy"
 )
 
-// startingPolicy loads run.checkpoint, or trains the policy on demonstrations, embeds what the reward measures against,
-// and commits the result as iteration 0.
+// startingPolicy loads run.checkpoint, or trains the policy on demonstrations, embeds what the reward measures
+// against, and commits the result as iteration 0.
 func (r *run) startingPolicy(ctx context.Context) (err error) {
 	if r.state, err = newState(); err != nil {
 		return err

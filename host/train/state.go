@@ -66,7 +66,8 @@ func readState(c *store.Checkpoint) (*state, error) {
 	}
 	damaged := func(file string, err error) error {
 		return plugins.Errorf(plugins.Corrupt, "%s: %w", file, err).WithPlace("%s", c.Dir).
-			WithHint("this version of srpo cannot read the file: use the version that made the run, or move this folder away " +
+			WithHint("this version of srpo cannot read the file: use the version that made the run, or move this " +
+				"folder away " +
 				"to continue from the previous checkpoint")
 	}
 	if err := json.Unmarshal(data, s); err != nil {

@@ -11,7 +11,8 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// FuzzState reads any host.json and memory.bin with correct checksums. They are read, or refused with the folder's name.
+// FuzzState reads any host.json and memory.bin with correct checksums. They are read, or refused with the
+// folder's name.
 func FuzzState(f *testing.F) {
 	s, err := newState()
 	require.NoError(f, err)
@@ -29,7 +30,11 @@ func FuzzState(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text, memory []byte) {
 		require.NoError(t, os.WriteFile(dir+"/"+stateFile, text, 0o644))
 		require.NoError(t, os.WriteFile(dir+"/"+memoryFile, memory, 0o644))
-		c.Files[stateFile], c.Files[memoryFile] = store.File{Size: int64(len(text))}, store.File{Size: int64(len(memory))}
+		c.Files[stateFile], c.Files[memoryFile] = store.File{
+			Size: int64(len(text)),
+		}, store.File{
+			Size: int64(len(memory)),
+		}
 		s, err := readState(c)
 		if err != nil {
 			if e := plugins.AsError(err); e.Kind != plugins.Corrupt || e.Place != dir || e.Hint == "" {

@@ -1,8 +1,9 @@
-// Package train runs the SRPO loop over plugins. It contains nothing heavy: no simulator, no model, no CUDA context.
+// Package train runs the SRPO loop over plugins. It contains nothing heavy: no simulator, no model, no CUDA
+// context.
 //
-// [Run] starts the plugins and makes the starting policy. Each iteration then rolls out groups of episodes, embeds them,
-// rewards them by their distance to the policy's own successes, turns rewards into advantages, updates the policy, and
-// commits.
+// [Run] starts the plugins and makes the starting policy. Each iteration then rolls out groups of episodes,
+// embeds them, rewards them by their distance to the policy's own successes, turns rewards into advantages,
+// updates the policy, and commits.
 package train
 
 import (
@@ -59,8 +60,8 @@ type run struct {
 	last    *store.Checkpoint // the last commit
 	metrics []store.Metrics
 	sparse  bool // the reward reads no embeddings
-	// tasks are the tasks with start states on the side of the split that is trained on. weights are theirs; nil: groups
-	// get the tasks in turn.
+	// tasks are the tasks with start states on the side of the split that is trained on. weights are theirs;
+	// nil: groups get the tasks in turn.
 	tasks   []env.Task
 	weights map[string]float64
 	status  report.Status
@@ -131,7 +132,8 @@ func (r *run) openSession(ctx context.Context, needs session.Needs) (err error) 
 	}
 	s := r.session
 	if !s.Sched.PolicySpec.Trainable && !r.ImitateOnly && !r.offline() {
-		return plugins.Errorf(plugins.Unsupported, "the policy cannot be trained").WithPlace("%s", s.Sched.PolicyName).
+		return plugins.Errorf(plugins.Unsupported, "the policy cannot be trained").
+			WithPlace("%s", s.Sched.PolicyName).
 			WithHint("measure it with srpo eval, or train another one: --policy NAME")
 	}
 	s.Sched.OnFault = r.onFault
@@ -147,9 +149,20 @@ func (r *run) openSession(ctx context.Context, needs session.Needs) (err error) 
 	if r.weights, err = s.TaskWeights(r.tasks); err != nil {
 		return err
 	}
-	r.Terminal.Line("%s: %s, %d lanes · policy %s (%s parameters) · reward %s%s · ready in %.1f s", s.Sched.EnvName,
-		report.Count(len(s.Tasks), "task"), s.Lanes, r.cfg.Run.Policy, report.Thousands(s.Sched.PolicySpec.Parameters),
-		r.cfg.Reward.Kind, r.encoderNote(), time.Since(started).Seconds())
+	r.Terminal.Line(
+		"%s: %s, %d lanes · policy %s (%s parameters) · reward %s%s · ready in %.1f s",
+		s.Sched.EnvName,
+		report.Count(
+			len(s.Tasks),
+			"task",
+		),
+		s.Lanes,
+		r.cfg.Run.Policy,
+		report.Thousands(s.Sched.PolicySpec.Parameters),
+		r.cfg.Reward.Kind,
+		r.encoderNote(),
+		time.Since(started).Seconds(),
+	)
 	return nil
 }
 
@@ -194,13 +207,22 @@ func (r *run) evaluateStart(ctx context.Context) error {
 func (r *run) iterate(ctx context.Context) error {
 	total := r.cfg.Run.Iterations
 	if r.Resume != "" && r.last.Iteration >= total {
-		r.Terminal.Line("all %d iterations are done; for more: srpo run --resume %s --iterations %d", total, r.folder.Dir(),
-			r.last.Iteration+total)
+		r.Terminal.Line(
+			"all %d iterations are done; for more: srpo run --resume %s --iterations %d",
+			total,
+			r.folder.Dir(),
+			r.last.Iteration+total,
+		)
 	}
 	for i := r.last.Iteration + 1; i <= total; i++ {
 		if r.solved() {
-			msg := fmt.Sprintf("solved: in %s in a row every group succeeded above keep_high (%g); %d more would not "+
-				"change the policy", report.Count(r.state.Solved, "iteration"), r.cfg.Rollout.KeepHigh, total-i+1)
+			msg := fmt.Sprintf(
+				"solved: in %s in a row every group succeeded above keep_high (%g); %d more would not "+
+					"change the policy",
+				report.Count(r.state.Solved, "iteration"),
+				r.cfg.Rollout.KeepHigh,
+				total-i+1,
+			)
 			r.event(store.Event{Type: store.Solved, Iteration: i - 1, Message: msg})
 			r.Terminal.Line("%s (run.solved_after = 0 continues)", msg)
 			break

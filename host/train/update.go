@@ -10,17 +10,23 @@ import (
 	"github.com/srpo-dev/srpo/plugins/policy"
 )
 
-// update passes the advantages to the policy. Without any signal (all groups dropped, or all rewards equal) there is no
-// update.
+// update passes the advantages to the policy. Without any signal (all groups dropped, or all rewards equal)
+// there is no update.
 func (r *run) update(ctx context.Context, it *result) error {
 	c := r.cfg.Update
-	u := policy.Update{Temperature: r.cfg.Rollout.Temperature, Seed: rollout.Seed(r.cfg.Run.Seed, "update", it.iteration),
+	u := policy.Update{
+		Temperature: r.cfg.Rollout.Temperature,
+		Seed:        rollout.Seed(r.cfg.Run.Seed, "update", it.iteration),
 		Hyperparameters: policy.Hyperparameters{ClipLow: c.ClipLow, ClipHigh: c.ClipHigh, ClipDual: c.ClipDual,
-			KLBeta: c.KLBeta, Epochs: c.Epochs, MiniBatch: c.MiniBatch}}
+			KLBeta: c.KLBeta, Epochs: c.Epochs, MiniBatch: c.MiniBatch},
+	}
 	for _, s := range it.samples {
 		a := s.Advantage
 		if !a.Masked && a.Value != 0 && !r.excluded.contains(it.iteration, strconv.Itoa(s.Group)) {
-			u.Trajectories = append(u.Trajectories, policy.Advantage{Trajectory: s.ID, Values: []float64{a.Value}, Steps: s.Steps})
+			u.Trajectories = append(
+				u.Trajectories,
+				policy.Advantage{Trajectory: s.ID, Values: []float64{a.Value}, Steps: s.Steps},
+			)
 		}
 	}
 	sched := r.session.Sched
@@ -61,9 +67,9 @@ func (r *run) orPolicyLost(err error) error {
 	return err
 }
 
-// groupToExclude returns the group with the episode whose actions were the least likely per step: there the ratio of the
-// new to the old probability is the most extreme, and an update overflows first. For a policy without log-probabilities
-// it is the group with the largest advantage. Empty: no episode has an advantage.
+// groupToExclude returns the group with the episode whose actions were the least likely per step: there the
+// ratio of the new to the old probability is the most extreme, and an update overflows first. For a policy
+// without log-probabilities it is the group with the largest advantage. Empty: no episode has an advantage.
 func groupToExclude(it *result) string {
 	unlikeliness := func(s sample) float64 {
 		if s.LogProb == 0 || s.Steps == 0 {

@@ -28,7 +28,8 @@ func (r *run) saveVideos(it *result) error {
 	for _, e := range chooseVideos(failures, successes, r.cfg.Run.Videos) {
 		meta := store.Episode{ID: e.ID, Iteration: it.iteration, Task: e.Task, Instruction: instruction[e.Task],
 			Group: e.Group, Index: e.Index, StartState: e.StartState, Seed: e.Seed, Success: e.Success,
-			Reward: e.Scored.Reward, Advantage: e.Advantage.Value, Steps: e.Steps, RecordEvery: r.cfg.Rollout.RecordEvery}
+			Reward: e.Scored.Reward, Advantage: e.Advantage.Value, Steps: e.Steps,
+			RecordEvery: r.cfg.Rollout.RecordEvery}
 		if e.Scored.Centre >= 0 {
 			meta.Distance = &e.Scored.Distance
 		}
@@ -39,8 +40,8 @@ func (r *run) saveVideos(it *result) error {
 	return nil
 }
 
-// chooseVideos returns at most n episodes. About a third of them are successes. The failures are spread evenly from the
-// largest to the smallest reward, to show what the reward distinguishes.
+// chooseVideos returns at most n episodes. About a third of them are successes. The failures are spread evenly
+// from the largest to the smallest reward, to show what the reward distinguishes.
 func chooseVideos(failures, successes []sample, n int) []sample {
 	nSuccesses := min(len(successes), max((n+2)/3, n-len(failures)))
 	nFailures := min(len(failures), n-nSuccesses)

@@ -28,8 +28,8 @@ type envRun struct {
 // Env returns the checks of an env that is not configured yet. The second check configures it. Run them in order.
 func Env(e env.Env, settings map[string]any) []Check { return EnvTask(e, settings, "") }
 
-// EnvTask is [Env] with the first available task whose ID matches a pattern, in which * stands for any characters. An
-// empty pattern matches every ID.
+// EnvTask is [Env] with the first available task whose ID matches a pattern, in which * stands for any characters.
+// An empty pattern matches every ID.
 func EnvTask(e env.Env, settings map[string]any, pattern string) []Check {
 	r := &envRun{env: e, settings: settings, pattern: pattern}
 	ready := func(run func(ctx context.Context) error) func(context.Context) error {
