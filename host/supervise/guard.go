@@ -396,11 +396,8 @@ func (g *guardedEnv) Step(ctx context.Context, s env.Step) (t env.Transition, er
 }
 
 func (g *guardedEnv) StepExpert(ctx context.Context, s env.ExpertStep) (t env.Transition, err error) {
-	what := fmt.Sprintf("Step of lane %d", s.Lane)
-	err = g.call(ctx, what, "step_timeout_s", g.limits.Step, false, func(ctx context.Context) error {
-		t, err = env.StepExpert(ctx, g.e, s)
-		return err
-	})
+	d := deadline{call: fmt.Sprintf("Step of lane %d", s.Lane), setting: "step_timeout_s", limit: g.limits.Step}
+	err = g.call(ctx, d, func(ctx context.Context) error { t, err = env.StepExpert(ctx, g.e, s); return err })
 	return t, err
 }
 
