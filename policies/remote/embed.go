@@ -1,4 +1,5 @@
-// Package remote carries the plugin of policies that are served elsewhere, a Python package, so that the srpo binary can unpack it into the user's cache.
+// Package remote carries the plugin for policies on a server, a Python package, so that the srpo binary can unpack it
+// into the user's cache.
 package remote
 
 import "embed"

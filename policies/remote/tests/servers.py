@@ -1,4 +1,4 @@
-"""Servers to test against, each in a thread of its own, on a port of its own."""
+"""Policy servers for tests, each in its own thread and on its own port."""
 
 import asyncio
 import contextlib
@@ -16,8 +16,14 @@ METADATA = {"name": "test", "action_horizon": 8}
 
 @contextlib.contextmanager
 def serve(infer, metadata=METADATA, health=http.HTTPStatus.OK, answer=None, tls=None):
-    """A server that speaks as openpi's does. ``infer`` gets the observation and gives the answer; what it raises is
-    sent as text before the connection is closed. ``answer``, if given, is sent as it is instead. Yields the port.
+    """A server with openpi's protocol. Yields its port.
+
+    Args:
+        infer: returns the reply to an observation. The traceback of an exception is sent as text, and the connection is
+            closed.
+        health: status of /healthz, or a function that returns it.
+        answer: bytes that are sent instead of the reply.
+        tls: an SSLContext.
     """
 
     async def handle(socket):
@@ -44,13 +50,13 @@ def serve(infer, metadata=METADATA, health=http.HTTPStatus.OK, answer=None, tls=
             ready.set_result(server.sockets[0].getsockname()[1])
             await stop.wait()
 
-    with _looping(run) as port:
+    with _run_in_thread(run) as port:
         yield port
 
 
 @contextlib.contextmanager
-def openpis_own(policy, metadata=METADATA):
-    """The server of the package openpi-server, unmodified but for the port, which it would not tell."""
+def openpi_server(policy, metadata=METADATA):
+    """The server of the package openpi-server, on a free port. Yields the port."""
     import socket
 
     from openpi_server.websocket_policy_server import WebsocketPolicyServer
@@ -67,12 +73,12 @@ def openpis_own(policy, metadata=METADATA):
         serving.cancel()
         await asyncio.gather(serving, return_exceptions=True)
 
-    with _looping(run) as port:
+    with _run_in_thread(run) as port:
         yield port
 
 
 @contextlib.contextmanager
-def _looping(run):
+def _run_in_thread(run):
     import concurrent.futures
 
     ready: concurrent.futures.Future = concurrent.futures.Future()
@@ -86,7 +92,7 @@ def _looping(run):
     def work():
         try:
             loop.run_until_complete(main())
-        except BaseException as error:  # noqa: BLE001  the test is told
+        except BaseException as error:  # noqa: BLE001  the test raises it
             if not ready.done():
                 ready.set_exception(error)
 
