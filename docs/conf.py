@@ -1,4 +1,4 @@
-"""Settings of the documentation site: `make docs` builds docs/_build/html from the same Markdown that the repository shows."""
+"""Settings of the documentation site. `make docs` builds it from the Markdown that the repository shows."""
 
 import re
 from pathlib import Path

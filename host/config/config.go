@@ -94,7 +94,7 @@ type Rollout struct {
 	EqualLength, GroupBy string
 }
 
-// Reward says how episodes are paid (algorithm.md 1.2 to 1.4).
+// Reward are the settings of the reward (arXiv 2511.15605, section 3; host/srpo has the formulas).
 type Reward struct {
 	// Kind is "zscore", "minmax", "anchored", "binary" or "progress".
 	Kind  string
@@ -108,7 +108,7 @@ type Reward struct {
 	Eps float64
 }
 
-// Update holds the policy update's hyperparameters (algorithm.md 1.5).
+// Update are the hyperparameters of the policy update (arXiv 2511.15605, section 3).
 type Update struct {
 	ClipLow, ClipHigh, ClipDual, KLBeta float64
 	Epochs, MiniBatch                   int
@@ -123,7 +123,7 @@ type Imitate struct {
 	Data string
 }
 
-// Offline says how a policy learns from recorded episodes (algorithm.md 1.5, the paper's real-arm recipe).
+// Offline are the settings of learning from recorded episodes, the recipe of arXiv 2511.15605 for real arms.
 type Offline struct {
 	// Data is a run folder, a recording or a LeRobot data set; empty: the run is online.
 	Data string

@@ -5,10 +5,23 @@ import (
 	"sort"
 )
 
-// Summarize makes the results of an evaluation's tasks and episodes, which may be in any order; videos names those that there are, by episode.
+// Summarize computes the results of an evaluation. The episodes may be in any order. videos are the names of
+// the videos by the ids of their episodes.
 func Summarize(rec Record, tasks []Task, episodes []Episode, videos map[string]string) *Results {
-	r := &Results{Checkpoint: rec.Checkpoint, Env: rec.Identity["env"], Policy: rec.Identity["policy"], States: rec.Identity["states"], Mode: rec.Identity["actions"],
-		Shard: rec.Identity["shard"], Seed: rec.Seed, Split: rec.Split, LeftOut: rec.LeftOut, Suites: []Score{}, Tasks: []Score{}, Kinds: []Kind{}}
+	r := &Results{
+		Checkpoint: rec.Checkpoint,
+		Env:        rec.Identity["env"],
+		Policy:     rec.Identity["policy"],
+		States:     rec.Identity["states"],
+		Mode:       rec.Identity["actions"],
+		Shard:      rec.Identity["shard"],
+		Seed:       rec.Seed,
+		Split:      rec.Split,
+		LeftOut:    rec.LeftOut,
+		Suites:     []Score{},
+		Tasks:      []Score{},
+		Kinds:      []Kind{},
+	}
 	episodes = append([]Episode(nil), episodes...)
 	sort.Slice(episodes, func(a, b int) bool { return episodes[a].Index < episodes[b].Index })
 	byID := map[string]Task{}
@@ -98,11 +111,11 @@ func Summarize(rec Record, tasks []Task, episodes []Episode, videos map[string]s
 		})
 		r.Kinds = append(r.Kinds, of...)
 	}
-	r.Published = publishedBeside(r)
+	r.Published = publishedFor(r)
 	return r
 }
 
-// GroupOf is what kinds of failure are told apart by: a task's dimension, otherwise its suite.
+// GroupOf returns the group of a task in comparisons and reports: its dimension, or its suite when it has none.
 func GroupOf(t Task) string {
 	if d := t.Dimension(); d != "" {
 		return d
@@ -110,7 +123,7 @@ func GroupOf(t Task) string {
 	return t.Suite
 }
 
-// before puts L2 before L10, and what has no level last.
+// before orders levels: L2 before L10, and tasks without a level last.
 func before(a, b string) bool {
 	switch {
 	case a == "" || b == "":
@@ -128,7 +141,7 @@ func at[K comparable](m map[K]*Score, key K, name string) *Score {
 	return m[key]
 }
 
-// take moves a score from the map to the list, once.
+// take moves a score from the map to the list, if it is still there.
 func take(from map[string]*Score, name string, to *[]Score) {
 	if s := from[name]; s != nil {
 		s.close()

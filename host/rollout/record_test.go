@@ -229,7 +229,7 @@ type quitterClient struct {
 	done int
 }
 
-func (q quitterClient) Step(context.Context, env.Step) (env.Transition, error) {
+func (q quitterClient) StepExpert(context.Context, env.ExpertStep) (env.Transition, error) {
 	t := env.Transition{
 		StepsDone:    q.done,
 		EpisodeSteps: q.done,

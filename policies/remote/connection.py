@@ -1,4 +1,4 @@
-"""A connection to a policy server: health check, metadata, then a chunk of actions for each observation."""
+"""A connection to a policy server: a health check, its metadata, then one chunk of actions per observation."""
 
 from __future__ import annotations
 
@@ -16,20 +16,12 @@ from websockets.sync.client import connect
 import wire
 
 MAX_MESSAGE_BYTES = 256 << 20
-_RETRY_S = 0.5  # between health checks of a server that is starting
+_RETRY_S = 0.5  # between two attempts to reach a server that is starting
 
 
 class Connection:
-    """A connection, opened on construction. All failures are `srpo.Error` with the server as place.
-
-    Args:
-        host, port: address of the server; host may begin with ws:// or wss://.
-        api_key: sent when connecting; empty: none.
-        start_s: how long to wait for a server that is starting.
-        reply_s: how long to wait for a reply.
-
-    Attributes:
-        metadata: the server's first message.
+    """A connection whose ``metadata`` is the server's first message. Every failure is an `srpo.Error` that names the
+    server: "unavailable", "deadline", "corrupt" or "internal".
     """
 
     def __init__(self, host: str, port: int, api_key: str, start_s: float, reply_s: float):
@@ -37,7 +29,7 @@ class Connection:
         self._api_key, self._reply_s = api_key, reply_s
         self._wait_until_healthy(start_s)
         self._socket = None
-        self._stack = contextlib.ExitStack()  # closes the connection
+        self._resources = contextlib.ExitStack()  # closes the connection
         self.metadata: dict = {}
         self._open()
 
@@ -45,89 +37,90 @@ class Connection:
     def place(self) -> str:
         return f"policy server {self.host}:{self.port}"
 
-    def _unreachable(self, reason: Any) -> srpo.Error:
+    def _unreachable(self, why: Any) -> srpo.Error:
         return srpo.Error(
             "unavailable",
-            f"cannot reach the policy server: {reason}",
+            f"no policy server answers: {why}",
             place=self.place,
-            hint="start the server, or set host and port in [policy.remote]",
+            hint="start it, or set host and port in [policy.remote]",
         )
 
     def _wait_until_healthy(self, seconds: float) -> None:
-        """Requests /healthz until the server replies with a status below 500. Servers listen only after they have
-        loaded weights, and some have no /healthz.
+        """Requests /healthz until the server answers: one that still loads its weights does not listen yet.
+
+        Any status below 500 will do, because some servers have no /healthz.
         """
-        started = time.monotonic()
+        began = time.monotonic()
         while True:
             srpo.report_progress()
-            connection_class = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
-            client = connection_class(self.host, self.port, timeout=10)
+            kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
+            connection = kind(self.host, self.port, timeout=10)
             try:
-                client.request("GET", "/healthz")
-                status = client.getresponse().status
+                connection.request("GET", "/healthz")
+                status = connection.getresponse().status
             except (OSError, http.client.HTTPException) as error:
-                reason: Any = error
+                why: Any = error
             else:
                 if status < 500:
                     return
-                reason = f"/healthz returns status {status}"
+                why = f"/healthz returns {status}"
             finally:
-                client.close()
-            if time.monotonic() - started + _RETRY_S > seconds:
-                raise self._unreachable(reason)
+                connection.close()
+            if time.monotonic() - began + _RETRY_S > seconds:
+                raise self._unreachable(why)
             time.sleep(_RETRY_S)
 
     def _open(self) -> None:
         headers = {"Authorization": f"Api-Key {self._api_key}"} if self._api_key else None
         try:
-            opened = connect(
-                f"{'wss' if self._secure else 'ws'}://{_url_host(self.host)}:{self.port}",
+            opening = connect(
+                f"{'wss' if self._secure else 'ws'}://{_bracketed(self.host)}:{self.port}",
                 compression=None,
                 max_size=MAX_MESSAGE_BYTES,
                 additional_headers=headers,
                 proxy=None,
                 open_timeout=30,
-                ping_interval=None,  # a server does not answer pings while it computes
+                ping_interval=None,  # a server that computes does not answer pings
             )
-            self._socket = self._stack.enter_context(opened)
+            self._socket = self._resources.enter_context(opening)
             metadata = self._receive()
         except (OSError, TimeoutError, socket.gaierror, websockets.exceptions.WebSocketException) as error:
             raise self._unreachable(error) from error
         if not isinstance(metadata, dict):
-            raise self._bad_message(f"the first message is a {type(metadata).__name__}, want a map of metadata")
+            raise self._broken(f"its first message is {type(metadata).__name__}, not its metadata")
         self.metadata = metadata
 
     def infer(self, observation: dict) -> dict:
-        """Returns the server's reply to an observation. If the connection is lost, it reconnects once."""
+        """Returns the server's answer to an observation. A lost connection is opened again once."""
         message = wire.pack(observation)
         for last in (False, True):
             try:
                 if self._socket is None:
                     self._open()
                 self._socket.send(message)
-                reply = self._receive()
+                answer = self._receive()
                 break
             except TimeoutError as error:
                 self.close()
                 raise srpo.Error(
                     "deadline",
-                    f"the policy server did not reply within {self._reply_s:g} s",
+                    f"the policy server did not answer within {self._reply_s:g} s",
                     place=self.place,
-                    hint="raise reply_s in [policy.remote], or check the server's log",
+                    hint="raise reply_s in [policy.remote], or read the server's log",
                 ) from error
             except (OSError, websockets.exceptions.WebSocketException) as error:
                 self.close()
                 if last:
                     raise self._unreachable(error) from error
-        if not isinstance(reply, dict):
-            raise self._bad_message(f"the reply is a {type(reply).__name__}, want a map")
-        return reply
+        if not isinstance(answer, dict):
+            raise self._broken(f"its answer is {type(answer).__name__}, not a map")
+        return answer
 
     def _receive(self) -> Any:
         data = self._socket.recv(timeout=self._reply_s)
-        if isinstance(data, str):  # the traceback of a policy that failed
+        if isinstance(data, str):  # the policy on the server failed, and this is the traceback
             self.close()
-            lines = data.strip().splitlines() or ["it sent an empty message"]
+            lines = data.strip().splitlines() or ["without a message"]
             raise srpo.Error(
                 "internal",
                 f"the policy server failed: {lines[-1]}",
@@ -137,39 +130,38 @@ class Connection:
             )
         try:
             return wire.unpack(data)
-        except wire.MessageError as error:
-            raise self._bad_message(str(error)) from error
+        except wire.Refused as error:
+            raise self._broken(str(error)) from error
 
-    def _bad_message(self, what: str) -> srpo.Error:
+    def _broken(self, what: str) -> srpo.Error:
         return srpo.Error(
-            "corrupt", f"the policy server sent a bad message: {what}", place=self.place,
-            hint="it must use openpi's websocket protocol",
+            "corrupt", f"the policy server sent an unusable message: {what}", place=self.place,
+            hint="use a server of openpi's websocket protocol",
         )  # fmt: skip
 
     def close(self) -> None:
         self._socket = None
         try:
-            self._stack.close()
+            self._resources.close()
         except (OSError, websockets.exceptions.WebSocketException):
-            pass  # closed already
+            pass  # it is closed already
 
 
 def _address(host: str, port: int) -> tuple[str, int]:
-    """Name and port of the setting host, which may include a scheme, as in openpi's clients, and a port."""
+    """Returns name and port. The setting host may contain a scheme, as in openpi's clients, and a port."""
     scheme, _, rest = host.rpartition("://")
-    name, _, own_port = rest.rpartition(":") if rest.count(":") == 1 else (rest, "", "")
+    name, _, own = rest.rpartition(":") if rest.count(":") == 1 else (rest, "", "")
     name = name[1:-1] if name.startswith("[") and name.endswith("]") else name
-    valid = scheme in ("", "ws", "wss") and name and not set(name) & set("/?#@ []")
-    if not valid or (own_port and not own_port.isdecimal()):
+    if scheme not in ("", "ws", "wss") or not name or set(name) & set("/?#@ []") or (own and not own.isdecimal()):
         raise srpo.Error(
             "invalid", f"{host!r} is not the address of a policy server", place="policy.remote.host",
-            hint="give a name such as localhost, or wss://NAME for a server behind TLS; set the port with port",
+            hint="give a name such as localhost, or wss://NAME for TLS; the port is another setting",
         )  # fmt: skip
-    return name, int(own_port or port)
+    return name, int(own or port)
 
 
-def _url_host(name: str) -> str:
-    """The name as in a URL, with IPv6 addresses in brackets."""
+def _bracketed(name: str) -> str:
+    """Returns the name as in a URL: an IPv6 address in brackets."""
     try:
         return f"[{name}]" if ipaddress.ip_address(name).version == 6 else name
     except ValueError:

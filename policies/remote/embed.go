@@ -1,5 +1,5 @@
-// Package remote carries the plugin for policies on a server, a Python package, so that the srpo binary can unpack it
-// into the user's cache.
+// Package remote contains the Python package of the plugin remote, a client of policy servers, so that the srpo
+// binary can unpack it into the user's cache.
 package remote
 
 import "embed"

@@ -1,4 +1,4 @@
-"""Test set-up: the plugin's folder and the SDK are on the path."""
+"""Test set-up: the plugin's folder and the SDK on the path."""
 
 import sys
 from pathlib import Path

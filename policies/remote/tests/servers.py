@@ -1,4 +1,4 @@
-"""Policy servers for tests, each in its own thread and on its own port."""
+"""Servers for the tests, each in a thread and on a port of its own."""
 
 import asyncio
 import contextlib
@@ -16,14 +16,8 @@ METADATA = {"name": "test", "action_horizon": 8}
 
 @contextlib.contextmanager
 def serve(infer, metadata=METADATA, health=http.HTTPStatus.OK, answer=None, tls=None):
-    """A server with openpi's protocol. Yields its port.
-
-    Args:
-        infer: returns the reply to an observation. The traceback of an exception is sent as text, and the connection is
-            closed.
-        health: status of /healthz, or a function that returns it.
-        answer: bytes that are sent instead of the reply.
-        tls: an SSLContext.
+    """Runs a server of openpi's protocol and yields its port. ``infer`` returns the answer to an observation; an
+    exception is sent as text before the connection is closed. ``answer``, if given, is sent instead, unchanged.
     """
 
     async def handle(socket):
@@ -50,13 +44,13 @@ def serve(infer, metadata=METADATA, health=http.HTTPStatus.OK, answer=None, tls=
             ready.set_result(server.sockets[0].getsockname()[1])
             await stop.wait()
 
-    with _run_in_thread(run) as port:
+    with _looping(run) as port:
         yield port
 
 
 @contextlib.contextmanager
 def openpi_server(policy, metadata=METADATA):
-    """The server of the package openpi-server, on a free port. Yields the port."""
+    """Runs the server of the package openpi-server and yields its port."""
     import socket
 
     from openpi_server.websocket_policy_server import WebsocketPolicyServer
@@ -73,12 +67,12 @@ def openpi_server(policy, metadata=METADATA):
         serving.cancel()
         await asyncio.gather(serving, return_exceptions=True)
 
-    with _run_in_thread(run) as port:
+    with _looping(run) as port:
         yield port
 
 
 @contextlib.contextmanager
-def _run_in_thread(run):
+def _looping(run):
     import concurrent.futures
 
     ready: concurrent.futures.Future = concurrent.futures.Future()
