@@ -27,10 +27,10 @@ import (
 	pb "github.com/srpo-dev/srpo/plugins/proto/srpov1"
 )
 
-// answers is a connection to a plugin that answers each call with bytes of its own; a stream has them as messages,
-// one after the other.
+// answers is a connection to a plugin that replies to each call with the given bytes. A stream sends them as
+// messages, one after the other.
 type answers struct {
-	unary  map[string][]byte // by method, "" for any other
+	unary  map[string][]byte // by method, "" for all others
 	stream [][]byte
 	fail   metadata.MD // trailer of calls that fail
 }
@@ -51,7 +51,7 @@ func (a *answers) Invoke(_ context.Context, method string, _, reply any, opts ..
 	return decode(data, reply)
 }
 
-// decode is what gRPC does with a message's bytes.
+// decode unmarshals a message as gRPC does.
 func decode(data []byte, reply any) error {
 	if err := proto.Unmarshal(data, reply.(proto.Message)); err != nil {
 		return status.Errorf(codes.Internal, "grpc: failed to unmarshal the received message: %v", err)
@@ -83,7 +83,7 @@ func (s *answerStream) RecvMsg(m any) error {
 	return decode(s.a.stream[s.n-1], m)
 }
 
-// packed joins messages to the input of a fuzz target that takes a stream; split undoes it.
+// packed joins messages to the input of a fuzz target that takes a stream. split reverses it.
 func packed(t testing.TB, messages ...proto.Message) []byte {
 	var out []byte
 	for _, m := range messages {
@@ -108,12 +108,12 @@ func encoded(t testing.TB, m proto.Message) []byte {
 	return b
 }
 
-// perByte bounds what a reply may make the host allocate for each of its bytes, beside a constant and the frames
-// that were granted: protobuf's smallest message inside a list has two bytes, and becomes a structure of some 200.
+// perByte bounds how much the host allocates per byte of a reply, besides a constant and the granted frames. The
+// smallest protobuf message inside a list has two bytes and becomes a structure of about 200.
 const perByte = 200
 
-// bounded runs f on a reply of n bytes: it must not allocate more than its share, and what it returns must be an
-// error that says something, of a kind that the host knows what to do with, or none.
+// bounded runs f on a reply of n bytes. f must not allocate more than allowed, and an error must have a message
+// and a known kind.
 func bounded(t *testing.T, n, granted int, f func() error) {
 	t.Helper()
 	var before, after runtime.MemStats
@@ -189,7 +189,7 @@ func FuzzInfo(f *testing.F) {
 	})
 }
 
-// FuzzPlain is what answers the calls whose replies say little or nothing.
+// FuzzPlain replies to the calls whose replies are almost empty.
 func FuzzPlain(f *testing.F) {
 	f.Add(
 		encoded(f,
@@ -215,8 +215,8 @@ func FuzzPlain(f *testing.F) {
 	})
 }
 
-// Bytes that are no message cost the process, as any other reply that breaks the contract.
-func TestReplyThatIsNoMessage(t *testing.T) {
+// Bytes that are not a message are an error of kind Corrupt, like any other reply that breaks the contract.
+func TestReplyIsNotAMessage(t *testing.T) {
 	_, err := env.NewClient(&answers{unary: map[string][]byte{"": {0x0a, 0xff}}}, nil).Describe(t.Context())
 	require.Equal(t, plugins.Corrupt, plugins.KindOf(err))
 	require.ErrorContains(t, err, "the reply is not a message of the contract")
@@ -277,7 +277,7 @@ func TestHugeCounts(t *testing.T) {
 	}
 }
 
-// fuzzRender asks for everything that a transition may carry.
+// fuzzRender requests everything that a transition can contain.
 var fuzzRender = env.Render{Observe: []string{"main"}, Record: "main", RecordEvery: 1}
 
 func FuzzTransition(f *testing.F) {
@@ -344,7 +344,7 @@ func FuzzTransition(f *testing.F) {
 				return c.Reset(t.Context(), env.Reset{Task: "a", Render: fuzzRender})
 			},
 			func() (env.Transition, error) {
-				return c.Step(t.Context(), env.Step{Expert: 2, Render: fuzzRender})
+				return env.StepExpert(t.Context(), c, env.ExpertStep{Steps: 2, Render: fuzzRender})
 			},
 		} {
 			bounded(t, len(data), 3*4864, func() error {
@@ -360,7 +360,7 @@ func FuzzTransition(f *testing.F) {
 	})
 }
 
-// A reply that names the same granted bytes many times does not make the host copy them as often.
+// A reply that refers to the same granted bytes many times does not make the host copy them many times.
 func TestSameBytesTwice(t *testing.T) {
 	a, err := arena.New(1 << 16)
 	require.NoError(t, err)
@@ -386,7 +386,7 @@ func TestSameBytesTwice(t *testing.T) {
 		a,
 	)
 	require.NoError(t, c.Configure(t.Context(), plugins.Config{Lanes: 1}))
-	_, err = c.Step(t.Context(), env.Step{Expert: 2, Render: fuzzRender})
+	_, err = env.StepExpert(t.Context(), c, env.ExpertStep{Steps: 2, Render: fuzzRender})
 	require.ErrorContains(t, err, "more bytes than the")
 	require.Equal(t, plugins.Corrupt, plugins.KindOf(err))
 }
@@ -522,7 +522,7 @@ func FuzzEmbeddings(f *testing.F) {
 	})
 }
 
-// FuzzFailure is a call that fails with whatever a plugin puts into the error that travels with it.
+// FuzzFailure fails a call with an arbitrary error in its trailer.
 func FuzzFailure(f *testing.F) {
 	f.Add(
 		encoded(

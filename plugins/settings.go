@@ -253,8 +253,8 @@ func fieldHolds(t reflect.Type, setting reflect.Kind) bool {
 //	min:"X", max:"X"    inclusive bounds of a number
 //	choices:"A,B"       the allowed strings
 //
-// [Settings.Decode] fills a struct of the same type. DeclareSettings panics if a field has another type or a bound is
-// not a number: both are mistakes in the source of the plugin.
+// [Settings.Decode] fills a struct of the same type. DeclareSettings panics if a field has another type or a bound
+// is not a number: both are mistakes in the source of the plugin.
 func DeclareSettings(defaults any) []Setting {
 	v := reflect.Indirect(reflect.ValueOf(defaults))
 	var out []Setting

@@ -51,8 +51,8 @@ type Tensor struct {
 	Data  []byte
 }
 
-// MaxElements bounds the number of elements of a tensor that a plugin sends, so that a bad shape cannot make the host
-// allocate without limit.
+// MaxElements bounds the number of elements of a tensor that a plugin sends, so that a bad shape cannot make the
+// host allocate without limit.
 const MaxElements = 1 << 30
 
 // Elements returns the product of the shape, or -1 if a dimension is negative or the product is above [MaxElements].

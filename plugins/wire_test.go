@@ -21,7 +21,7 @@ import (
 	"github.com/srpo-dev/srpo/plugins/serve"
 )
 
-// connect serves what register registers over an in-memory connection.
+// connect serves a plugin over an in-memory connection.
 func connect(t *testing.T, register func(grpc.ServiceRegistrar)) *grpc.ClientConn {
 	t.Helper()
 	l := bufconn.Listen(1 << 20)
@@ -37,7 +37,7 @@ func connect(t *testing.T, register func(grpc.ServiceRegistrar)) *grpc.ClientCon
 	return cc
 }
 
-// still is an env of one 64x64 camera whose every answer can be replaced.
+// still is an env with one 64 x 64 camera. Each of its replies can be replaced.
 type still struct {
 	settings []plugins.Setting
 	step     func(env.Step) (env.Transition, error)
@@ -235,7 +235,7 @@ func TestSettingsAreChecked(t *testing.T) {
 		"more lanes than the process holds")
 }
 
-// meanEncoder gives the mean byte, and NaN for a black clip.
+// meanEncoder returns the mean byte, or NaN for a black clip.
 type meanEncoder struct{ plugins.Plugin }
 
 func (meanEncoder) Info(context.Context) (plugins.Info, error) {
@@ -281,7 +281,7 @@ func TestEncoderRoundTripAndWindows(t *testing.T) {
 	require.Equal(t, plugins.Invalid, plugins.KindOf(err))
 }
 
-// slowEncoder notes headway when the test says so, and ends then.
+// slowEncoder reports progress when the test signals it, and then returns.
 type slowEncoder struct {
 	meanEncoder
 	begun, on, came chan struct{}
@@ -296,9 +296,9 @@ func (s slowEncoder) Encode(ctx context.Context, clips []plugins.Tensor) ([][]fl
 	return s.meanEncoder.Encode(ctx, clips)
 }
 
-// An encoder's own account of its headway reaches the host, whose deadline goes by it.
+// The progress that an encoder reports reaches the host, which restarts its deadline.
 func TestEncoderReportProgress(t *testing.T) {
-	encoder.ReportProgress(t.Context()) // of no call: nothing
+	encoder.ReportProgress(t.Context()) // outside a call it does nothing
 	ctx := t.Context()
 	e := slowEncoder{begun: make(chan struct{}), on: make(chan struct{}), came: make(chan struct{})}
 	c := encoder.NewClient(connect(t, func(s grpc.ServiceRegistrar) { encoder.Register(s, e) }), nil)
@@ -326,7 +326,7 @@ func TestEncoderReportProgress(t *testing.T) {
 	require.NoError(t, <-ended)
 }
 
-// echoPolicy answers with the proprio and learns the number of demonstrations.
+// echoPolicy returns the proprio as actions and counts the demonstrations.
 type echoPolicy struct {
 	demos   int
 	weights []float32

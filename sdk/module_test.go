@@ -12,8 +12,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestThirdPartyModule builds a plugin in a module of its own, outside the checkout, as its author does: `go get` and
-// `go build`, with no replace directive. A module proxy in a folder serves the working tree as a release of srpo.
+// TestThirdPartyModule builds a plugin in a module of its own, outside the checkout, as its author does: `go get`
+// and `go build`, with no replace directive. A module proxy in a folder serves the working tree as a release of
+// srpo.
 func TestThirdPartyModule(t *testing.T) {
 	if testing.Short() {
 		t.Skip("compiles gRPC in a new module cache")

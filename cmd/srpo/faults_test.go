@@ -180,7 +180,7 @@ func TestHangs(t *testing.T) {
 			if err != nil || !p.fired {
 				t.Errorf("SRPO_FAULT='%s': fired %v: %v", p.spec, p.fired, err)
 			}
-			if !strings.Contains(p.said, "no sign of life") { // and not the deadline, minutes later
+			if !strings.Contains(p.said, "sent no heartbeat") { // and not the deadline, minutes later
 				t.Errorf("SRPO_FAULT='%s': the words do not speak of the silence: %s", p.spec, lastLines(p.said, 12))
 			}
 		}()

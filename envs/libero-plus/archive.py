@@ -1,4 +1,4 @@
-"""LIBERO-Plus's archive of assets: finding it in the folder that a user names, and what of it a variant needs."""
+"""LIBERO-Plus's archive of assets: its location in a user's folder, and the files that a variant needs from it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import srpo_sdk as srpo
 
 import variants
 
-# What the archive holds at its top, with an entry of each part that the packages do not have.
+# Top-level entries of the archive, including one of each part that the packages lack.
 PARTS = ("articulated_objects", "new_objects", "scenes", "scenes/lights", "stable_hope_objects", "textures",
          "stable_scanned_objects", "turbosquid_objects", "serving_region.xml", "wall.xml",
          "wall_frames.stl")  # fmt: skip
-_LOOKED_AT = 500  # folders, in the search for where the archive's own begin
+_MAX_FOLDERS = 500  # limit of the search for the archive's top level
 
 _CLASS = re.compile(r"^class (\w+)\(", re.MULTILINE)
 _SETTING = re.compile(r'"(scene_xml|floor_style|wall_style)": "([^"]+)"')
@@ -24,7 +24,11 @@ _OBJECT_NAME = re.compile(r'name="(\w+)"')
 
 
 class Archive:
-    """The unpacked archive in ``folder``, which may be some folders further down: it was packed with its author's."""
+    """The unpacked archive in ``folder`` or some levels below it, because it was packed with parent folders.
+
+    Raises:
+        srpo.Error: "invalid" if the folder does not exist or a part is missing.
+    """
 
     def __init__(self, folder: str):
         self.root = _find(Path(srpo.path(folder)))
@@ -35,18 +39,18 @@ class Archive:
                 f"the archive of LIBERO-Plus's assets lacks {missing[0]}"
                 + (f" and {len(missing) - 1} more" if len(missing) > 1 else ""),
                 place=f"env.libero-plus.assets, {self.root}",
-                hint="unpack all of assets.zip, and name the folder that holds new_objects, scenes and textures",
+                hint="unpack all of assets.zip, and give the folder that contains new_objects, scenes and textures",
             )
 
     def missing(self, variant: variants.Variant) -> str:
-        """The first file that the variant needs and the archive lacks, from its top; empty when none is."""
+        """Return the first file that the variant needs and the archive lacks, relative to its top; empty if none."""
         for name in self.needs(variant):
             if not (self.root / name).is_file():
                 return name
         return ""
 
     def needs(self, variant: variants.Variant) -> list[str]:
-        """Files that a variant needs beside LIBERO's own."""
+        """Return the files that a variant needs in addition to LIBERO's."""
         text = variant.bddl.read_text()
         if variant.dimension == "layout":
             return [
@@ -62,7 +66,7 @@ class Archive:
 
     @cached_property
     def _problems(self) -> dict[str, dict[str, str]]:
-        """What each class of problem sets, by its name in lower case, read from the source: running it takes long."""
+        """The settings of each problem class by lower-case name, read from the source because importing it is slow."""
         found: dict[str, dict[str, str]] = {}
         for source in sorted((variants.package_root() / "envs" / "problems").glob("libero_*.py")):
             text = source.read_text()
@@ -74,7 +78,7 @@ class Archive:
 
     @cached_property
     def _textures(self) -> dict[str, dict[str, str]]:
-        """Files of the styles of floors and walls."""
+        """The files of floor and wall styles."""
         namespace: dict = {}
         source = variants.package_root() / "envs" / "arenas" / "style.py"
         exec(compile(source.read_text(), str(source), "exec"), namespace)  # two dictionaries
@@ -82,7 +86,7 @@ class Archive:
 
     @cached_property
     def _objects(self) -> dict[str, str]:
-        """The file of each added object, by the category's name."""
+        """The file of each added object by category name."""
         text = (variants.package_root() / "envs" / "objects" / "custom_objects.py").read_text()
         found = {}
         starts = list(_CLASS.finditer(text))
@@ -95,19 +99,19 @@ class Archive:
 
 
 def _find(folder: Path) -> Path:
-    """The folder itself or the first below it, by depth, that holds new_objects."""
+    """Return the first folder, in breadth-first order from ``folder``, that contains new_objects, else ``folder``."""
     if not folder.is_dir():
         raise srpo.Error(
             "invalid",
             f"there is no folder {folder}",
             place="env.libero-plus.assets",
-            hint="the folder into which LIBERO-Plus's assets.zip was unpacked",
+            hint="give the folder into which LIBERO-Plus's assets.zip was unpacked",
         )
-    level, looked_at = [folder], 0
-    while level and looked_at < _LOOKED_AT:
+    level, visited = [folder], 0
+    while level and visited < _MAX_FOLDERS:
         below = []
         for place in level:
-            looked_at += 1
+            visited += 1
             if (place / "new_objects").is_dir():
                 return place
             try:

@@ -1,11 +1,11 @@
-"""The sensor noise of LIBERO-Plus: five kinds, ten strengths each, with the benchmark's numbers.
+"""The sensor noise of LIBERO-Plus: five kinds with ten strengths each, with the benchmark's parameters.
 
-The benchmark draws from NumPy's global generator, so that its noise depends on whatever ran before. Here every frame
-has a generator of its own, from the episode's seed and the step: the same frame is the same for everybody who reads it,
-and nothing else in the process matters. With that generator's numbers in the global one, the benchmark's functions give
-the same pixels (tests/test_noise.py).
+The benchmark draws from NumPy's global generator, so its noise depends on earlier draws. Here every frame has a
+separate generator that is seeded with the episode's seed and the step. The noise of a frame is therefore the same for
+every reader. If the global generator has the same state, the benchmark's functions give the same pixels
+(tests/test_noise.py).
 
-Frames are uint8 [size, size, 3], in the simulator's own orientation (rows from the bottom), as the benchmark's are.
+Frames are uint8 [size, size, 3] in the simulator's orientation (rows from the bottom), as in the benchmark.
 """
 
 from __future__ import annotations
@@ -19,31 +19,35 @@ MOTION = ((5, 2), (8, 3), (10, 4), (12, 5), (15, 6), (18, 8), (20, 10), (25, 12)
 ZOOM = ((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03), (1.36, 0.01), (1.41, 0.01), (1.46, 0.02),
         (1.51, 0.02), (1.56, 0.03))  # end, step  # fmt: skip
 FOG = ((0.5, 3), (1.0, 2.8), (1.5, 2.5), (2.0, 2.2), (2.5, 2.0), (3.0, 1.8), (3.5, 1.6), (4.0, 1.5), (4.5, 1.4),
-       (5.0, 1.3))  # density, how fast detail fades  # fmt: skip
+       (5.0, 1.3))  # density, decay of detail  # fmt: skip
 GLASS = ((0.5, 1, 3), (0.7, 1, 3), (0.9, 2, 3), (1.0, 2, 2), (1.1, 3, 2), (1.3, 3, 2), (1.5, 4, 2), (1.8, 4, 2),
          (2.2, 5, 1), (2.5, 5, 1))  # sigma, reach, rounds  # fmt: skip
 FOG_FIELD = 256  # pixels; larger frames get the next power of two
 
 
 def generator(seed: int, step: int) -> np.random.RandomState:
-    """For the frame after so many steps of the episode with that seed (0 to 2^64 - 1)."""
-    return np.random.RandomState(number(seed, step))
+    """Return the generator for the frame after ``step`` steps of the episode with this seed (0 to 2^64 - 1)."""
+    return np.random.RandomState(frame_seed(seed, step))
 
 
-def number(seed: int, step: int) -> int:
-    """The seed of ``generator``, 0 to 2^32 - 1."""
+def frame_seed(seed: int, step: int) -> int:
+    """Return the seed of ``generator``, 0 to 2^32 - 1."""
     return int(np.random.SeedSequence([seed & 0xFFFFFFFF, seed >> 32, step]).generate_state(1)[0])
 
 
-def apply(frame: np.ndarray, noise: int, draw: np.random.RandomState) -> np.ndarray:
-    """The frame with noise number 1 to 50, uint8 [size, size, 3]; ValueError for one that is not square."""
+def apply(frame: np.ndarray, noise: int, rng: np.random.RandomState) -> np.ndarray:
+    """Return the frame with noise number 1 to 50, uint8 [size, size, 3].
+
+    Raises:
+        ValueError: the frame is not square.
+    """
     if frame.shape[0] != frame.shape[1]:
-        raise ValueError(f"noise is made for square frames, not for {frame.shape[1]} x {frame.shape[0]} pixels")
+        raise ValueError(f"noise needs square frames, not {frame.shape[1]} x {frame.shape[0]} pixels")
     kind, strength = divmod(noise - 1, 10)
-    return (_motion, _gaussian, _zoom, _fog, _glass)[kind](frame, strength, draw)
+    return (_motion, _gaussian, _zoom, _fog, _glass)[kind](frame, strength, rng)
 
 
-def _motion(frame: np.ndarray, strength: int, draw: np.random.RandomState) -> np.ndarray:
+def _motion(frame: np.ndarray, strength: int, rng: np.random.RandomState) -> np.ndarray:
     import cv2
     from PIL import Image as Picture
     from wand.image import Image
@@ -52,7 +56,7 @@ def _motion(frame: np.ndarray, strength: int, draw: np.random.RandomState) -> np
     png = io.BytesIO()
     Picture.fromarray(frame).save(png, format="PNG")
     with Image(blob=png.getvalue()) as image:
-        image.motion_blur(radius=radius, sigma=sigma, angle=draw.uniform(-45, 45))
+        image.motion_blur(radius=radius, sigma=sigma, angle=rng.uniform(-45, 45))
         blurred = cv2.imdecode(np.frombuffer(image.make_blob(), np.uint8), cv2.IMREAD_COLOR)
     return np.ascontiguousarray(blurred[..., ::-1])
 
@@ -67,11 +71,11 @@ def _to_bytes(image: np.ndarray) -> np.ndarray:
     return (np.clip(image, 0, 1) * 255).astype(np.uint8)
 
 
-def _gaussian(frame: np.ndarray, strength: int, draw: np.random.RandomState) -> np.ndarray:
+def _gaussian(frame: np.ndarray, strength: int, rng: np.random.RandomState) -> np.ndarray:
     return _to_bytes(_blurred(frame / 255.0, strength + 1))
 
 
-def _zoom(frame: np.ndarray, strength: int, draw: np.random.RandomState) -> np.ndarray:
+def _zoom(frame: np.ndarray, strength: int, rng: np.random.RandomState) -> np.ndarray:
     from scipy.ndimage import zoom
 
     end, step = ZOOM[strength]
@@ -88,24 +92,24 @@ def _zoom(frame: np.ndarray, strength: int, draw: np.random.RandomState) -> np.n
     return _to_bytes((image + total) / (len(factors) + 1))
 
 
-def _fog(frame: np.ndarray, strength: int, draw: np.random.RandomState) -> np.ndarray:
+def _fog(frame: np.ndarray, strength: int, rng: np.random.RandomState) -> np.ndarray:
     density, fade = FOG[strength]
     image = frame / 255.0
     size = FOG_FIELD
     while size < len(image):
         size *= 2
     brightest = image.max()
-    image = image + density * _clouds(size, fade, draw)[: len(image), : len(image), None]
+    image = image + density * _clouds(size, fade, rng)[: len(image), : len(image), None]
     return _to_bytes(image * brightest / (brightest + density))
 
 
-def _clouds(size: int, fade: float, draw: np.random.RandomState) -> np.ndarray:
-    """float64 [size, size] in 0 to 1: a height map by the diamond-square algorithm on a torus."""
+def _clouds(size: int, fade: float, rng: np.random.RandomState) -> np.ndarray:
+    """Return float64 [size, size] in 0 to 1: a height map by the diamond-square algorithm on a torus."""
     field = np.zeros((size, size))
     step, wobble = size, 100.0
 
     def centred(total):
-        return total / 4 + wobble * draw.uniform(-wobble, wobble, total.shape)
+        return total / 4 + wobble * rng.uniform(-wobble, wobble, total.shape)
 
     while step >= 2:
         half = step // 2
@@ -124,23 +128,23 @@ def _clouds(size: int, fade: float, draw: np.random.RandomState) -> np.ndarray:
     return field / field.max()
 
 
-def _glass(frame: np.ndarray, strength: int, draw: np.random.RandomState) -> np.ndarray:
+def _glass(frame: np.ndarray, strength: int, rng: np.random.RandomState) -> np.ndarray:
     sigma, reach, rounds = GLASS[strength]
     image = np.uint8(_blurred(frame / 255.0, sigma) * 255)
     for _ in range(rounds):
-        moves = draw.randint(-reach, reach, size=(max(0, len(image) - 2 * reach) ** 2, 2))
+        moves = rng.randint(-reach, reach, size=(max(0, len(image) - 2 * reach) ** 2, 2))
         _shuffle()(image, reach, moves)
     return _to_bytes(_blurred(image / 255.0, sigma))
 
 
 @cache
 def _shuffle():
-    """Compiled when first used: 65 thousand pixels, one after the other."""
+    """Return the shuffle of ``_glass``, compiled at the first call because it is sequential over all pixels."""
     from numba import njit
 
     @njit(cache=True)
     def shuffle(image, reach, moves):
-        """Each pixel, from the last row and column, takes the colour of one nearby; it may be one that was changed."""
+        """Give each pixel, from the last to the first, the present colour of a nearby pixel."""
         k = 0
         for row in range(len(image) - reach, reach, -1):
             for column in range(len(image) - reach, reach, -1):

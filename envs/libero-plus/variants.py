@@ -1,13 +1,13 @@
-"""The 10,030 variants of LIBERO-Plus as a table, read from the installed package without importing a simulator.
+"""The table of LIBERO-Plus's 10,030 variants, read from the installed package without importing a simulator.
 
-What a variant changes is only in its name:
+The name of a variant defines what it changes:
 
-    BASE_view_H_V_S_R_P_initstate_N            camera, when the view is not 0_0_100_0_0; robot, when N is not 0
+    BASE_view_H_V_S_R_P_initstate_N            camera if the view is not 0_0_100_0_0, robot if N is not 0
     BASE_view_0_0_100_0_0_initstate_0_noise_N  noise
     BASE_language_N_view_0_0_100_0_0_...       language
     BASE_light_N                               light
-    BASE_table_N, BASE_tb_N                    background: the table's (or floor's) texture, or that and the wall's
-    BASE_add_N, BASE[_moved]_levelX_sampleY    layout: more objects, or objects elsewhere
+    BASE_table_N, BASE_tb_N                    background: texture of the table or floor, or of it and the wall
+    BASE_add_N, BASE[_moved]_levelX_sampleY    layout: additional objects, or moved objects
 """
 
 from __future__ import annotations
@@ -25,11 +25,9 @@ from libero_sim import task_table
 
 SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
 DIMENSIONS = ("camera", "robot", "language", "light", "background", "noise", "layout")
-NOISES = ("motion", "gaussian", "zoom", "fog", "glass")  # ten strengths each, in the order of their numbers
-FRONT = (0, 0, 100, 0, 0)  # the view of LIBERO's own camera
-ARCHIVE = (
-    "it needs LIBERO-Plus's archive of assets (6.4 GB): unpack it, and name its folder in assets of [env.libero-plus]"
-)
+NOISES = ("motion", "gaussian", "zoom", "fog", "glass")  # in the order of their numbers, ten strengths each
+DEFAULT_VIEW = (0, 0, 100, 0, 0)  # the view of LIBERO's camera
+NEEDS_ARCHIVE = "needs LIBERO-Plus's archive of assets (6.4 GB): unpack it and set env.libero-plus.assets to its folder"
 
 _VIEW = re.compile(
     r"(?P<base>.+?)(?:_language_(?P<language>\d+))?_view_(?P<view>\d+_\d+_\d+_\d+_\d+)_initstate_(?P<start>\d+)"
@@ -42,11 +40,16 @@ _LANGUAGE = re.compile(r"\(:language\s+([^()]*)\)")
 
 @dataclass(frozen=True)
 class Variant:
-    """One variant. ``id`` is ``<suite>/<dimension>/<name>``, the name being the benchmark's own.
+    """One variant. ``id`` is ``<suite>/<dimension>/<name>`` with the benchmark's name.
 
-    view: horizontal and vertical angle (degrees), distance (percent), and the camera's own turn and tilt (degrees).
-    start: number of the robot's start, 0 for LIBERO's own. noise: 1 to 50, 0 for none.
-    scene: name of the BDDL file whose scene it is played in; camera, robot, language and noise change nothing in it.
+    Attributes:
+        level: 1 to 5, 0 for none.
+        scene: name of the scene's BDDL file; camera, robot, language and noise use that of the base task.
+        view: horizontal and vertical angle (degrees), distance (percent), the camera's turn and tilt (degrees).
+        start: number of the robot's start, 0 for LIBERO's.
+        noise: 1 to 50, 0 for none.
+        language: number of the rewritten instruction, 0 for none.
+        values: further tags by name.
     """
 
     suite: str
@@ -56,7 +59,7 @@ class Variant:
     dimension: str
     level: int
     scene: str
-    view: tuple[int, ...] = FRONT
+    view: tuple[int, ...] = DEFAULT_VIEW
     start: int = 0
     noise: int = 0
     language: int = 0
@@ -77,28 +80,28 @@ class Variant:
 
     @property
     def bddl(self) -> Path:
-        """The scene's file."""
+        """The path of the scene's BDDL file."""
         return package_root() / "bddl_files" / self.suite / f"{self.scene}.bddl"
 
     @property
     def needs_archive(self) -> bool:
-        """Light, background and added objects are made of files that no package holds."""
+        """Whether the variant needs files that no package contains: light, background and added objects."""
         return self.dimension in ("light", "background") or self.values.get("kind") == "added"
 
     def instruction(self, raw: bool = False) -> str:
-        """The sentence for a policy, that of the base task unless language is what the variant changes.
+        """Return the instruction: the base task's, or the rewritten one of a language variant.
 
-        ``raw`` gives what the benchmark's code gives: the file's name with its numbers, "... view 0 0 100 0 0 ...".
+        ``raw`` returns what the benchmark's code returns: the file's name with numbers, "... view 0 0 100 0 0 ...".
         """
         if self.language:
             text = (
                 package_root() / "bddl_files" / self.suite / f"{self.base}_language_{self.language}.bddl"
             ).read_text()
             return " ".join(_LANGUAGE.search(text).group(1).lower().split())
-        return task_table.sentence(self.name if raw else self.base)
+        return task_table.instruction(self.name if raw else self.base)
 
     def start_states(self) -> np.ndarray:
-        """float64 [n, 1 + nq + nv]: time (s), joint positions, joint velocities. Layouts have one, others 50."""
+        """Return float64 [n, 1 + nq + nv]: time (s), joint positions, joint velocities. n is 1 for layouts, else 50."""
         files = package_root() / "init_files"
         if self.dimension == "layout":
             return start_states.read(files / "libero_newobj" / self.suite / f"{self.name}.pruned_init")
@@ -109,7 +112,11 @@ class Variant:
 
 
 def parse(suite: str, index: int, name: str, level: int) -> Variant:
-    """What a name says; ValueError for one that says nothing."""
+    """Parse the name of a variant.
+
+    Raises:
+        ValueError: the name does not define a change.
+    """
     if found := _VIEW.fullmatch(name):
         view = tuple(int(number) for number in found["view"].split("_"))
         changes = {"view": view, "start": int(found["start"]), "noise": int(found["noise"] or 0)}
@@ -122,7 +129,7 @@ def parse(suite: str, index: int, name: str, level: int) -> Variant:
             dimension, values = "noise", {"kind": NOISES[kind], "strength": str(strength + 1)}
         elif changes["start"]:
             dimension, values = "robot", {"start": found["start"]}
-        elif view != FRONT:
+        elif view != DEFAULT_VIEW:
             names = ("horizontal", "vertical", "distance", "turn", "tilt")
             dimension, values = "camera", {key: str(number) for key, number in zip(names, view)}
         else:
@@ -140,18 +147,18 @@ def parse(suite: str, index: int, name: str, level: int) -> Variant:
             "add": ("layout", {"kind": "added", "number": number}),
         }[kind]
         return Variant(suite, index, name, found["base"], dimension, level, scene=name, values=values)
-    raise ValueError(f"the variant's name {name!r} says not what it changes")
+    raise ValueError(f"the name {name!r} does not define a change")
 
 
 @cache
 def package_root() -> Path:
-    """Folder of ``liberoplus.liberoplus``, found without running its code."""
+    """Return the folder of ``liberoplus.liberoplus`` without importing it."""
     return task_table.package_root("liberoplus")
 
 
 @cache
 def _levels() -> dict[str, str]:
-    """A digit for each variant, by suite."""
+    """Return the level digits of all variants, one per variant, by suite."""
     levels: dict[str, str] = {}
     for line in (Path(__file__).resolve().parent / "levels.txt").read_text().split("\n"):
         if line in SUITES:
@@ -163,12 +170,12 @@ def _levels() -> dict[str, str]:
 
 
 def entries() -> Iterator[Variant]:
-    """All variants, suite by suite, in the package's order."""
+    """Return all variants by suite, in the package's order."""
     for suite, names in task_table.names_by_suite(package_root(), SUITES).items():
         levels = _levels()[suite]
         if len(levels) != len(names):
             raise ValueError(
-                f"{suite} has {len(names)} variants, levels.txt {len(levels)}: another release of LIBERO-Plus?"
+                f"{suite} has {len(names)} variants but levels.txt has {len(levels)}: another LIBERO-Plus release?"
             )
         for index, (name, level) in enumerate(zip(names, levels)):
             yield parse(suite, index, name, int(level))
@@ -176,5 +183,5 @@ def entries() -> Iterator[Variant]:
 
 @cache
 def by_id() -> dict[str, Variant]:
-    """The same variants by id."""
+    """Return all variants by id."""
     return {variant.id: variant for variant in entries()}

@@ -1,4 +1,4 @@
-"""LIBERO's environment of a task, made without a renderer and able to restart in milliseconds."""
+"""LIBERO's environment for a task, without a renderer and with a fast reset."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from libero.libero.envs import TASK_MAPPING
 from libero.libero.envs.bddl_utils import get_problem_info
 from libero.libero.envs.env_wrapper import ControlEnv
 
-from libero_sim.soft_reset import as_if_made_twice, restarting
+from libero_sim.soft_reset import duplicate_samplers, with_soft_reset
 
 
 def load_domain(bddl: Path):
-    """LIBERO's environment for a BDDL file, with no renderer, whose ``reset`` is quick and equals a hard one."""
+    """Return LIBERO's environment for a BDDL file. It has no renderer, and its soft reset equals a hard reset."""
     problem = get_problem_info(str(bddl))["problem_name"]
     base = TASK_MAPPING[problem]
-    TASK_MAPPING[problem] = restarting(base)  # where LIBERO looks the class up
+    TASK_MAPPING[problem] = with_soft_reset(base)  # LIBERO looks the class up here
     try:
         control = ControlEnv(
             bddl_file_name=str(bddl),
@@ -26,5 +26,5 @@ def load_domain(bddl: Path):
         )
     finally:
         TASK_MAPPING[problem] = base
-    as_if_made_twice(control.env)
+    duplicate_samplers(control.env)
     return control.env

@@ -1,4 +1,4 @@
-"""The LIBERO benchmark as one lane of srpo: five suites, 130 tasks, 50 start states each."""
+"""The LIBERO benchmark as an srpo environment: five suites with 130 tasks and 50 start states each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from libero_sim.lane import SETTINGS, SceneLane
 
 
 class Libero(SceneLane):
-    """The tasks as their authors made them, one scene each."""
+    """A lane that plays LIBERO's tasks, each in its own scene."""
 
     info = srpo.Info(
         name="libero",
@@ -25,26 +25,27 @@ class Libero(SceneLane):
 
     @classmethod
     def tasks(cls, settings: dict[str, Any]) -> Iterable[srpo.Task]:
-        """Every task of the five suites in benchmark order; reads file headers only."""
-        most = settings.get("max_steps", 0)
+        """Return all tasks of the five suites in benchmark order. Only file headers are read."""
+        max_steps = settings.get("max_steps", 0)
         for entry in suites.entries():
             yield srpo.Task(
                 id=entry.id,
                 suite=entry.suite,
                 instruction=entry.instruction,
                 start_states=entry.start_state_count(),
-                max_steps=most or entry.max_steps,
+                max_steps=max_steps or entry.max_steps,
                 tags={"suite": entry.suite, "index": str(entry.index)},
             )
 
     def find(self, task: str) -> suites.TaskEntry:
         entry = suites.by_id().get(task)
         if entry is None:
-            raise srpo.Error("not found", f"LIBERO has no task {task!r}", hint="`srpo plugin list` shows the tasks")
+            hint = "list the tasks with `srpo plugin list libero --tasks`"
+            raise srpo.Error("not found", f"LIBERO has no task {task!r}", hint=hint)
         return entry
 
     def load(self, entry: suites.TaskEntry, **options):
-        # Importing these takes seconds and opens the GL libraries.
+        # These imports take seconds and load the GL libraries.
         from libero_domain import load_domain
         from libero_sim.scene import Scene
 

@@ -1,4 +1,4 @@
-"""The five LIBERO suites as a table of tasks, read from the installed package without importing a simulator."""
+"""The task table of the five LIBERO suites, read from the installed package without importing a simulator."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from libero_sim.task_table import MAX_STEPS
 
 @dataclass(frozen=True)
 class TaskEntry:
-    """One task of a suite. ``id`` is ``<suite>/<name>``; the files are the package's own."""
+    """One task of a suite. ``id`` is ``<suite>/<name>``; the files are in the package."""
 
     suite: str
     index: int
@@ -30,26 +30,26 @@ class TaskEntry:
 
     @property
     def instruction(self) -> str:
-        """The sentence that LIBERO derives from the file name; policies are trained on it, not on the BDDL's own."""
-        return task_table.sentence(self.name)
+        """The sentence that LIBERO derives from the file name. Policies are trained on it, not on the BDDL file's."""
+        return task_table.instruction(self.name)
 
     @property
     def max_steps(self) -> int:
         return MAX_STEPS[self.suite]
 
     def start_state_count(self) -> int:
-        """Rows of the start-state table, from the array's header alone."""
+        """Return the number of start states, from the array's header only."""
         return _npz_shape(self.states, "states")[0]
 
     def start_states(self) -> np.ndarray:
-        """float64 [start states, 1 + nq + nv]: time (s), joint positions, joint velocities in MuJoCo's order."""
+        """Return float64 [n, 1 + nq + nv]: time (s), joint positions and joint velocities in MuJoCo's order."""
         with np.load(self.states, allow_pickle=False) as archive:
             return archive["states"]
 
 
 @cache
 def package_root() -> Path:
-    """Folder of ``libero.libero``, found without running its code."""
+    """Return the folder of ``libero.libero`` without importing it."""
     return task_table.package_root("libero")
 
 
@@ -61,7 +61,7 @@ def _npz_shape(path: Path, member: str) -> tuple[int, ...]:
 
 
 def entries() -> Iterator[TaskEntry]:
-    """All 130 tasks, suite by suite, in benchmark order."""
+    """Return all 130 tasks by suite, in benchmark order."""
     root = package_root()
     for suite, names in task_table.names_by_suite(root, MAX_STEPS).items():
         for index, name in enumerate(names):
@@ -76,5 +76,5 @@ def entries() -> Iterator[TaskEntry]:
 
 @cache
 def by_id() -> dict[str, TaskEntry]:
-    """The same tasks by id."""
+    """Return all tasks by id."""
     return {entry.id: entry for entry in entries()}

@@ -49,7 +49,7 @@ func TestGraspTolerance(t *testing.T) {
 		{"above it", 0, 0, 0.06, false},
 		{"a finger on top of it", 0.03, 0, 0.012, false},
 		{"by its edge only", 0, 0.025, 0.012, false},
-		{"beside it", 0, 0.05, 0.012, false},
+		{"next to it", 0, 0.05, 0.012, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := table()
@@ -119,15 +119,15 @@ func TestRelease(t *testing.T) {
 	require.InDelta(t, 0.5, w.progress(), 1e-9)
 	require.True(t, over(0.04, -0.04, 0.03).placed(0), "near the edge")
 
-	beside := over(0, -0.055, 0.03)
-	require.False(t, beside.placed(0))
-	require.Zero(t, beside.blocks[0].pos[2], "the block slid off the edge")
+	off := over(0, -0.055, 0.03)
+	require.False(t, off.placed(0))
+	require.Zero(t, off.blocks[0].pos[2], "the block slid off the edge")
 
 	// A block that is dropped from high tumbles (here along y), and falls off if it is near the edge.
 	high := over(0, 0, 0.20)
 	require.InDelta(t, p[1]+scatter*(math.Sqrt(2*gravity*0.17)-calmImpact), high.blocks[0].pos[1], 0.005)
 	require.True(t, high.placed(0))
-	off := over(0, 0.03, 0.20)
+	off = over(0, 0.03, 0.20)
 	require.False(t, off.placed(0))
 	require.Zero(t, off.blocks[0].pos[2])
 

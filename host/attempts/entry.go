@@ -27,7 +27,7 @@ type entry struct {
 	Demo            bool
 	Progress        *float64
 	Embedding       *vector
-	// place is where it stands: "list.json, attempt 3" or "list.csv:4".
+	// place is the position of the row: "list.json, attempt 3" or "list.csv:4".
 	place string
 }
 
@@ -35,46 +35,42 @@ func (e entry) attempt() Attempt {
 	return Attempt{ID: e.ID, Task: e.Task, Success: e.Success, Demo: e.Demo, Progress: e.Progress}
 }
 
-// vector is an embedding as a row gives it: numbers, or the path of a .npy file.
+// vector is the embedding of a row: numbers, or the path of a .npy file.
 type vector struct {
 	numbers []float64
 	path    string
 	problem string
 }
 
-// read gives the numbers, or why there are none.
+// read returns the numbers, or the reason why there are none.
 func (v *vector) read(dir string) (numbers []float64, problem string) {
 	if v.path == "" || v.problem != "" {
 		return v.numbers, v.problem
 	}
-	path := v.path
-	if !filepath.IsAbs(path) {
-		path = filepath.Join(dir, filepath.FromSlash(path))
-	}
-	numbers, err := media.ReadVector(path)
+	numbers, err := media.ReadVector(relativeTo(filepath.Join(dir, "list"), v.path))
 	if err != nil {
 		return nil, "the embedding " + v.path + ": " + plugins.AsError(err).Message
 	}
 	return numbers, ""
 }
 
-// oneTask is the name of the task where none is named at all.
-const oneTask = "task"
+// defaultTask is the name of the task if no attempt has one.
+const defaultTask = "task"
 
-// keys are the names that a row may use; the second of a pair is another word for the first.
+// keys are the names in a row, aliases other names for them.
 var keys = []string{"id", "task", "success", "video", "embedding", "progress", "demo"}
 
-var otherWords = map[string]string{"file": "video", "path": "video", "label": "success", "name": "id"}
+var aliases = map[string]string{"file": "video", "path": "video", "label": "success", "name": "id"}
 
-// readEntries reads the rows of a .json, .jsonl or .csv file. The list holds what is not in rows: anchors
-// and warnings.
+// readEntries reads the rows of a .json, .jsonl or .csv file. The returned list has everything else:
+// anchors, encoder and warnings.
 func readEntries(path string) (*List, []entry, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return nil, nil, plugins.Errorf(plugins.Invalid, "cannot be read: %w", err).WithPlace("%s",
-			path).WithHint("check its permissions")
+		return nil, nil, plugins.Errorf(plugins.Invalid, "cannot be read: %w", err).WithPlace("%s", path).
+			WithHint("check its permissions")
 	}
-	data = bytes.TrimPrefix(data, []byte("\xef\xbb\xbf")) // as some spreadsheets write
+	data = bytes.TrimPrefix(data, []byte("\xef\xbb\xbf")) // a byte order mark, as some spreadsheets write
 	list := &List{}
 	var rows []entry
 	switch strings.ToLower(filepath.Ext(path)) {
@@ -97,11 +93,11 @@ func readEntries(path string) (*List, []entry, error) {
 	for i := range rows {
 		switch {
 		case named == 0:
-			rows[i].Task = oneTask
+			rows[i].Task = defaultTask
 		case !rows[i].hasTask:
-			return nil, nil, plugins.Errorf(plugins.Invalid,
-				"no task, while other attempts have one").WithPlace("%s",
-				rows[i].place).WithHint("name the task of each attempt, or of none when all are of one task")
+			return nil, nil, plugins.Errorf(plugins.Invalid, "no task, while other attempts have one").
+				WithPlace("%s", rows[i].place).
+				WithHint("give each attempt a task, or none if all attempts are at the same task")
 		}
 	}
 	return list, rows, nil
@@ -115,9 +111,9 @@ func (l *List) csv(path string, data []byte) ([]entry, error) {
 		r.Comma = ';'
 	}
 	bad := func(line int, err error) error {
-		return plugins.Errorf(plugins.Invalid, "%w", err).WithPlace("%s:%d", path,
-			line).WithHint("a first line of names (id, task, success, and video or embedding), then one line an " +
-			"attempt")
+		return plugins.Errorf(plugins.Invalid, "%w", err).WithPlace("%s:%d", path, line).
+			WithHint("write a first line of names (id, task, success, and video or embedding), then one line per " +
+				"attempt")
 	}
 	head, err := r.Read()
 	if errors.Is(err, io.EOF) {
@@ -130,7 +126,7 @@ func (l *List) csv(path string, data []byte) ([]entry, error) {
 	}
 	if !slices.Contains(head, "id") && !slices.Contains(head, "name") && !slices.Contains(head, "video") &&
 		!slices.Contains(head, "file") && !slices.Contains(head, "path") {
-		return nil, bad(1, fmt.Errorf("no column is called id or file; there is %s", strings.Join(head, ", ")))
+		return nil, bad(1, fmt.Errorf("no column is called id or file, only %s", strings.Join(head, ", ")))
 	}
 	var rows []entry
 	for {
@@ -155,7 +151,7 @@ func (l *List) csv(path string, data []byte) ([]entry, error) {
 				continue
 			}
 			row[name] = cell
-			switch plainKey(name) {
+			switch canonical(name) {
 			case "progress":
 				row[name] = json.Number(cell)
 			case "embedding":
@@ -172,7 +168,7 @@ func (l *List) csv(path string, data []byte) ([]entry, error) {
 	}
 }
 
-// csvError puts the line of a mistake of the format into the error's place.
+// csvError adds the line of a syntax error to the place.
 func csvError(bad func(line int, err error) error, err error) error {
 	var parse *csv.ParseError
 	if errors.As(err, &parse) {
@@ -181,15 +177,15 @@ func csvError(bad func(line int, err error) error, err error) error {
 	return bad(1, err)
 }
 
-// numbersIn reads an embedding in a cell: numbers between blanks, commas or semicolons, in brackets or not.
-// ok is false for what begins with no number: a path.
-func numbersIn(cell string) ([]any, bool) {
-	words := strings.FieldsFunc(strings.Trim(cell, "[]"), func(r rune) bool {
+// numbersIn parses an embedding in a cell: numbers separated by blanks, commas or semicolons, with or
+// without brackets. ok is false if the cell starts with anything else, for example a path.
+func numbersIn(cell string) (numbers []any, ok bool) {
+	fields := strings.FieldsFunc(strings.Trim(cell, "[]"), func(r rune) bool {
 		return strings.ContainsRune(" "+
 			",;\t\n", r)
 	})
-	out := make([]any, len(words))
-	for i, w := range words {
+	out := make([]any, len(fields))
+	for i, w := range fields {
 		if _, err := strconv.ParseFloat(w, 64); err != nil && !errors.Is(err, strconv.ErrRange) {
 			if i == 0 && !strings.HasPrefix(cell, "[") {
 				return nil, false
@@ -227,21 +223,22 @@ func (l *List) json(path string, data []byte) ([]entry, error) {
 	}
 	wrong := func(format string, args ...any) error {
 		return plugins.Errorf(plugins.Invalid, format, args...).WithPlace("%s",
-			path).WithHint(`a list [{"id": ..., "task": ..., "success": true, "embedding": [...]}, ...], or an object {"attempts": [...], "anchors": {...}}`)
+			path).WithHint(`write a list [{"id": ..., "task": ..., "success": true, "embedding": [...]}, ...], ` +
+			`or an object {"attempts": [...], "anchors": {...}}`)
 	}
-	object0, _ := whole.(map[string]any)
-	if object, ok := whole.(map[string]any); ok {
+	object, isObject := whole.(map[string]any)
+	if isObject {
 		given, has := object["anchors"]
 		anchors, ok := given.(map[string]any)
 		if has && !ok && object["attempts"] != nil {
-			return nil, wrong("the anchors are no object {TASK: [...]}")
+			return nil, wrong("the anchors are not an object {TASK: [...]}")
 		}
 		if ok {
 			l.Anchors = map[string][]float64{}
 			for task, v := range anchors {
 				numbers, ok := v.([]any)
 				if !ok {
-					return nil, wrong("the anchor of task %q is no list of numbers", task)
+					return nil, wrong("the anchor of task %q is not a list of numbers", task)
 				}
 				x := vectorOf(numbers)
 				if x.problem != "" {
@@ -252,7 +249,7 @@ func (l *List) json(path string, data []byte) ([]entry, error) {
 		}
 		l.Encoder, _ = object["encoder"].(string)
 		attempts, ok := object["attempts"]
-		if !ok { // a labels file may be {"a.mp4": true, ...} or {"a.mp4": {"task": ...}}
+		if !ok { // a labels file {"a.mp4": true, ...} or {"a.mp4": {"task": ...}}
 			return l.byName(path, object)
 		}
 		whole = attempts
@@ -261,7 +258,7 @@ func (l *List) json(path string, data []byte) ([]entry, error) {
 	if !ok {
 		return nil, wrong("there is no list of attempts")
 	}
-	matrix, err := l.matrix(path, object0, len(items))
+	matrix, err := l.matrix(path, object, len(items))
 	if err != nil {
 		return nil, err
 	}
@@ -270,8 +267,8 @@ func (l *List) json(path string, data []byte) ([]entry, error) {
 		row, ok := item.(map[string]any)
 		place := fmt.Sprintf("%s, attempt %d", path, i+1)
 		if !ok {
-			return nil, plugins.Errorf(plugins.Invalid, "not an object but %s", kindOf(item)).WithPlace("%s",
-				place).WithHint(`{"id": ..., "task": ..., "success": true, "embedding": [...]}`)
+			return nil, plugins.Errorf(plugins.Invalid, "not an object but %s", kindOf(item)).WithPlace("%s", place).
+				WithHint(`{"id": ..., "task": ..., "success": true, "embedding": [...]}`)
 		}
 		e, err := l.entry(place, row)
 		if err != nil {
@@ -285,18 +282,18 @@ func (l *List) json(path string, data []byte) ([]entry, error) {
 	return rows, nil
 }
 
-// matrix reads the rows that an object's "embeddings" names: a .npy of as many rows as there are attempts.
-// nil: there is none.
+// matrix reads the .npy file named by an object's "embeddings": a matrix with one row per attempt. It
+// returns nil if there is none.
 func (l *List) matrix(path string, object map[string]any, n int) ([][]float64, error) {
 	name, ok := object["embeddings"].(string)
 	if !ok {
 		return nil, nil
 	}
 	fail := func(format string, args ...any) error {
-		return plugins.Errorf(plugins.Invalid, format, args...).WithPlace("%s, embeddings %s", path,
-			name).WithHint("save a matrix of one row an attempt, float32 or float64, with numpy.save")
+		return plugins.Errorf(plugins.Invalid, format, args...).WithPlace("%s, embeddings %s", path, name).
+			WithHint("save a matrix with one row per attempt, float32 or float64, with numpy.save")
 	}
-	h, numbers, err := media.ReadFloats(beside(path, name))
+	h, numbers, err := media.ReadFloats(relativeTo(path, name))
 	switch {
 	case err != nil:
 		return nil, fail("%s", plugins.AsError(err).Message)
@@ -326,9 +323,9 @@ func (l *List) byName(path string, object map[string]any) ([]entry, error) {
 			row, ok = map[string]any{"success": object[name]}, true
 		}
 		if !ok {
-			return nil, plugins.Errorf(plugins.Invalid, "%s instead of a label",
-				kindOf(object[name])).WithPlace("%s", place).
-				WithHint(`a list of attempts, an object {"attempts": [...]}, or labels {"FILE": true, ...}`)
+			return nil, plugins.Errorf(plugins.Invalid, "%s instead of a label", kindOf(object[name])).
+				WithPlace("%s", place).
+				WithHint(`write a list of attempts, an object {"attempts": [...]}, or labels {"FILE": true, ...}`)
 		}
 		if row["video"] == nil && row["file"] == nil && row["path"] == nil {
 			row["video"] = name
@@ -342,15 +339,15 @@ func (l *List) byName(path string, object map[string]any) ([]entry, error) {
 	return rows, nil
 }
 
-// plainKey is a key's own name.
-func plainKey(key string) string {
-	if other, ok := otherWords[key]; ok {
+// canonical returns the name for which a key may be an alias.
+func canonical(key string) string {
+	if other, ok := aliases[key]; ok {
 		return other
 	}
 	return key
 }
 
-// entry makes a row of what a file says about one attempt.
+// entry converts the fields of one attempt.
 func (l *List) entry(place string, row map[string]any) (entry, error) {
 	e := entry{place: place}
 	bad := func(hint, format string, args ...any) error {
@@ -361,23 +358,23 @@ func (l *List) entry(place string, row map[string]any) (entry, error) {
 		if value == nil {
 			continue
 		}
-		switch plainKey(strings.ToLower(strings.TrimSpace(key))) {
+		switch canonical(strings.ToLower(strings.TrimSpace(key))) {
 		case "id":
 			if e.ID = text(value); e.ID == "" {
-				return e, bad("a word or a number that no other attempt has", "the id is %s", kindOf(value))
+				return e, bad("give a word or a number that no other attempt has", "the id is %s", kindOf(value))
 			}
 		case "task":
 			if e.Task, e.hasTask = text(value), true; e.Task == "" {
-				return e, bad("the task's name", "the task is %s", kindOf(value))
+				return e, bad("give the name of the task", "the task is %s", kindOf(value))
 			}
 		case "video":
 			if e.Video = text(value); e.Video == "" {
-				return e, bad("the video's path, relative to this file", "the video is %s", kindOf(value))
+				return e, bad("give the path of the video, relative to this file", "the video is %s", kindOf(value))
 			}
 		case "success":
 			v, known, ok := truth(value)
 			if !ok {
-				return e, bad("true, false, or null where nobody knows", "success is %v", value)
+				return e, bad("give true, false, or null if it is not known", "success is %v", value)
 			}
 			if known {
 				e.Success = &v
@@ -385,14 +382,14 @@ func (l *List) entry(place string, row map[string]any) (entry, error) {
 		case "demo":
 			v, _, ok := truth(value)
 			if !ok {
-				return e, bad("true or false", "demo is %v", value)
+				return e, bad("give true or false", "demo is %v", value)
 			}
 			e.Demo = v
 		case "progress":
 			n, ok := value.(json.Number)
 			p, err := strconv.ParseFloat(string(n), 64)
 			if !ok || err != nil || math.IsNaN(p) || math.IsInf(p, 0) {
-				return e, bad("a number from 0 to 1, higher is further", "progress is %v", value)
+				return e, bad("give a number from 0 to 1, where 1 is done", "progress is %v", value)
 			}
 			e.Progress = &p
 		case "embedding":
@@ -412,10 +409,10 @@ func (l *List) entry(place string, row map[string]any) (entry, error) {
 		e.ID = e.Video
 	}
 	if e.ID == "" {
-		return e, bad("give each attempt an id of its own", "the attempt has no id")
+		return e, bad("give each attempt a different id", "the attempt has no id")
 	}
 	if e.Demo && (e.Success == nil || !*e.Success) {
-		return e, bad("label it success = true, or not demo", "attempt %q is a demonstration and no success", e.ID)
+		return e, bad("set success = true, or remove demo", "attempt %q is a demonstration but not a success", e.ID)
 	}
 	slices.Sort(unknown)
 	for _, key := range unknown {
@@ -424,21 +421,20 @@ func (l *List) entry(place string, row map[string]any) (entry, error) {
 	return e, nil
 }
 
-// unknownKey warns of a name that means nothing here, once, when it looks like one that was meant. Others
-// are somebody's own notes.
+// unknownKey warns once about a key that looks like a misspelt one. Other unknown keys are taken for notes.
 func (l *List) unknownKey(key string) {
 	meant := ""
 	if len(key) > 3 {
 		meant = nearest.To(key, keys)
 	}
-	warning := fmt.Sprintf("%q is not read; did you mean %q?", key, meant)
+	warning := fmt.Sprintf("%q is ignored; did you mean %q?", key, meant)
 	if meant != "" && !slices.Contains(l.Warnings, warning) {
 		l.Warnings = append(l.Warnings, warning)
 	}
 }
 
-// vectorOf reads numbers; null is NaN, and what is too large is infinite: both are for the reward to
-// refuse, with the index.
+// vectorOf converts numbers. null becomes NaN, and a number that is too large becomes infinite; the reward
+// reports both with their index.
 func vectorOf(items []any) *vector {
 	v := &vector{numbers: make([]float64, len(items))}
 	for i, item := range items {
@@ -446,9 +442,9 @@ func vectorOf(items []any) *vector {
 		case nil:
 			v.numbers[i] = math.NaN()
 		case json.Number:
-			f, err := strconv.ParseFloat(string(x), 64) // out of range gives infinity, too
+			f, err := strconv.ParseFloat(string(x), 64) // a number out of range becomes infinite
 			if err != nil && !errors.Is(err, strconv.ErrRange) {
-				return &vector{problem: fmt.Sprintf("the embedding has %q at index %d, which is no number",
+				return &vector{problem: fmt.Sprintf("the embedding has %q at index %d, which is not a number",
 					string(x), i)}
 			}
 			v.numbers[i] = f
@@ -459,7 +455,7 @@ func vectorOf(items []any) *vector {
 	return v
 }
 
-// text is a name: a string that is not empty, or a number as written.
+// text returns a name: a string without surrounding space, or a number as written; "" for anything else.
 func text(v any) string {
 	switch x := v.(type) {
 	case string:
@@ -470,7 +466,7 @@ func text(v any) string {
 	return ""
 }
 
-// truth reads a label; known is false for one that says that nobody knows.
+// truth converts a label. known is false for null and its synonyms.
 func truth(v any) (value, known, ok bool) {
 	if n, is := v.(json.Number); is {
 		v = string(n)
@@ -491,6 +487,7 @@ func truth(v any) (value, known, ok bool) {
 	return false, false, false
 }
 
+// kindOf describes a JSON value in an error.
 func kindOf(v any) string {
 	switch x := v.(type) {
 	case nil:
@@ -510,15 +507,15 @@ func kindOf(v any) string {
 	return "an object"
 }
 
-// decode reads JSON, with the NaN and Infinity that Python's json module writes taken for null and numbers
-// beyond all bounds.
+// decode decodes JSON. It accepts the NaN and Infinity that Python's json module writes, as null and as
+// numbers out of range.
 func decode(place string, data []byte, v any) error {
 	d := json.NewDecoder(bytes.NewReader(plainNumbers(data)))
 	d.UseNumber()
 	err := d.Decode(v)
 	if err == nil {
 		if _, more := d.Token(); !errors.Is(more, io.EOF) {
-			err = errors.New("there is more behind its end")
+			err = errors.New("there is more text after its end")
 		}
 	}
 	if err == nil {
@@ -540,11 +537,11 @@ func decode(place string, data []byte, v any) error {
 		place = fmt.Sprintf("%s:%d:%d", place, 1+bytes.Count(before, []byte("\n")),
 			len(before)-bytes.LastIndexByte(before, '\n'))
 	}
-	return plugins.Errorf(plugins.Invalid, "this is no JSON: %w", err).WithPlace("%s",
-		place).WithHint("mend the file there, or write it again")
+	return plugins.Errorf(plugins.Invalid, "invalid JSON: %w", err).WithPlace("%s", place).
+		WithHint("fix the file there, or write it again")
 }
 
-// plainNumbers replaces NaN by null, and Infinity by a number that is read as infinite.
+// plainNumbers replaces NaN by null and Infinity by a number out of range.
 func plainNumbers(data []byte) []byte {
 	if !bytes.Contains(data, []byte("NaN")) && !bytes.Contains(data, []byte("Infinity")) {
 		return data

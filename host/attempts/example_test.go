@@ -9,7 +9,7 @@ import (
 	"github.com/srpo-dev/srpo/host/attempts"
 )
 
-// A list with embeddings of somebody's own encoder; what is wrong with one attempt is said of that one.
+// A list can contain embeddings of any encoder. A problem with an attempt is reported for that attempt.
 func ExampleRead() {
 	dir, err := os.MkdirTemp("", "")
 	if err != nil {

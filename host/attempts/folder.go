@@ -16,12 +16,12 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// ClipsDir is where a run folder keeps the frames of its episodes (run.keep_clips), each as NAME.npz with
-// NAME.json beside it.
+// ClipsDir is the subfolder of a run folder with the frames of its episodes (run.keep_clips), each in
+// NAME.npz with its label in NAME.json.
 const ClipsDir = "clips"
 
-// EmbeddingsDir is where a run folder keeps the embeddings of its episodes (run.keep_embeddings), a list
-// for each iteration.
+// EmbeddingsDir is the subfolder of a run folder with the embeddings of its episodes (run.keep_embeddings),
+// one list per iteration.
 const EmbeddingsDir = "embeddings"
 
 // labelFiles are the names of a labels file.
@@ -29,38 +29,38 @@ var labelFiles = []string{"labels.json", "labels.jsonl", "labels.csv"}
 
 // readFolder reads a folder of videos, or the run folder of `srpo run` or `srpo eval`.
 func readFolder(dir string) (*List, error) {
-	there := func(name string) bool { _, err := os.Stat(filepath.Join(dir, name)); return err == nil }
+	has := func(name string) bool { _, err := os.Stat(filepath.Join(dir, name)); return err == nil }
 	switch {
-	case there("manifest.json") && there("srpo.toml"):
+	case has("manifest.json") && has("srpo.toml"):
 		return readRun(dir, "run", "srpo run --set run.keep_clips=all (or run.keep_embeddings=true) keeps every "+
 			"episode")
-	case there("eval.json"):
+	case has("eval.json"):
 		return readRun(dir, "evaluation", "srpo eval --set run.keep_clips=all keeps every episode")
 	}
 	return readVideos(dir)
 }
 
-// readRun reads what a run folder kept: clips, else embeddings, else the few GIFs that it shows.
+// readRun reads the clips of a run folder or, without clips, the embeddings, or else the few GIFs for its page.
 func readRun(dir, form, hint string) (*List, error) {
-	holds := func(sub string) bool {
+	hasFiles := func(sub string) bool {
 		list, err := os.ReadDir(filepath.Join(dir, sub))
 		return err == nil && len(list) > 0
 	}
 	var list *List
 	var err error
 	switch {
-	case holds(ClipsDir):
+	case hasFiles(ClipsDir):
 		list, err = readVideos(filepath.Join(dir, ClipsDir))
-	case holds(EmbeddingsDir):
+	case hasFiles(EmbeddingsDir):
 		list, err = readEmbeddings(filepath.Join(dir, EmbeddingsDir))
-	case holds("episodes"):
+	case hasFiles("episodes"):
 		if list, err = readVideos(filepath.Join(dir, "episodes")); err == nil {
-			list.Warnings = append(list.Warnings, fmt.Sprintf("the folder kept no clips: the %d GIFs of at most 60 "+
-				"frames and 160 pixels that it shows are scored; %s", len(list.Attempts), hint))
+			list.Warnings = append(list.Warnings, fmt.Sprintf("the folder has no clips, so its %d GIFs of "+
+				"at most 60 frames and 160 pixels are scored; %s", len(list.Attempts), hint))
 		}
 	default:
-		return nil, plugins.Errorf(plugins.NotFound, "the %s folder kept no episode", form).WithPlace("%s",
-			dir).WithHint("%s", hint)
+		return nil, plugins.Errorf(plugins.NotFound, "the %s folder has no episodes", form).WithPlace("%s", dir).
+			WithHint("%s", hint)
 	}
 	if err == nil {
 		list.Form = form
@@ -89,7 +89,7 @@ func readEmbeddings(dir string) (*List, error) {
 	return all, nil
 }
 
-// readVideos reads a folder of videos with a labels file, or with a .json of the same name beside each.
+// readVideos reads a folder of videos with a labels file, or with a .json file of the same name per video.
 func readVideos(dir string) (*List, error) {
 	videos, err := findVideos(dir)
 	if err != nil {
@@ -107,7 +107,8 @@ func readVideos(dir string) (*List, error) {
 			what = "no video and no labels file"
 		}
 		return nil, plugins.Errorf(plugins.Invalid, "the folder has %s", what).WithPlace("%s", dir).
-			WithHint(`write labels.csv there: a first line "file,task,success", then one line a video, such as "a.mp4,stack,true"`)
+			WithHint(`write a labels.csv there: a first line "file,task,success", then one line per video, ` +
+				`such as "a.mp4,stack,true"`)
 	}
 	labelled := map[string]bool{}
 	found := 0
@@ -119,20 +120,20 @@ func readVideos(dir string) (*List, error) {
 			a.Embedding, a.Problem = r.Embedding.read(dir)
 			found++
 		case len(several) > 1:
-			a.Problem = "several videos are called so: " + few(several)
+			a.Problem = "several videos have this name: " + few(several)
 		case name == "" && r.Video == "":
-			a.Problem = "no video of the folder is called so"
+			a.Problem = "no video in the folder has this name"
 		case name == "":
-			// not among the videos of the folder: it may lie elsewhere, or be no video, which opening it says
-			a.Video = beside(filepath.Join(dir, labelFiles[0]), r.Video)
+			// The file can be elsewhere. If it is not a video, opening it fails.
+			a.Video = relativeTo(filepath.Join(dir, labelFiles[0]), r.Video)
 			if _, err := os.Stat(a.Video); err != nil {
 				a.Video, a.Problem = "", "the video does not exist: "+r.Video
 			} else {
 				found++
 			}
 		case labelled[name]:
-			return nil, plugins.Errorf(plugins.Invalid, "%s has two labels", name).WithPlace("%s",
-				r.place).WithHint("leave one of them out")
+			return nil, plugins.Errorf(plugins.Invalid, "%s has two labels", name).WithPlace("%s", r.place).
+				WithHint("remove one of them")
 		default:
 			labelled[name] = true
 			a.Video = filepath.Join(dir, filepath.FromSlash(name))
@@ -141,19 +142,19 @@ func readVideos(dir string) (*List, error) {
 		list.Attempts = append(list.Attempts, a)
 	}
 	if found == 0 && len(rows) > 0 {
-		have := "there is no video in it"
+		have := "the folder has no video"
 		if len(videos) > 0 {
 			have = fmt.Sprintf("the folder has %s", few(videos))
 		}
-		return nil, plugins.Errorf(plugins.Invalid, "none of the %d labels names a video of the folder: %s, for "+
-			"example; %s", len(rows), nameOf(rows[0]), have).WithPlace("%s", from).
-			WithHint("names are paths relative to the folder, such as a.mp4")
+		return nil, plugins.Errorf(plugins.Invalid, "none of the %d labels names a video in the folder, "+
+			"for example %s; %s", len(rows), nameOf(rows[0]), have).WithPlace("%s", from).
+			WithHint("give paths relative to the folder, such as a.mp4")
 	}
 	list.unlabelled(dir, rows, videos, labelled)
 	return list, nil
 }
 
-// unlabelled adds the videos that no label names.
+// unlabelled adds the videos without a label.
 func (l *List) unlabelled(dir string, rows []entry, videos []string, labelled map[string]bool) {
 	tasks := map[string]bool{}
 	for _, r := range rows {
@@ -169,7 +170,7 @@ func (l *List) unlabelled(dir string, rows []entry, videos []string, labelled ma
 			continue
 		}
 		names = append(names, v)
-		a := Attempt{ID: v, Task: oneTask, Video: filepath.Join(dir, filepath.FromSlash(v))}
+		a := Attempt{ID: v, Task: defaultTask, Video: filepath.Join(dir, filepath.FromSlash(v))}
 		if ids[a.ID] {
 			a.ID += " (without a label)"
 		}
@@ -177,19 +178,20 @@ func (l *List) unlabelled(dir string, rows []entry, videos []string, labelled ma
 		case len(tasks) == 1 && len(rows) > 0:
 			a.Task = rows[0].Task
 		case len(tasks) > 1:
-			a.Task, a.Problem = "", "no label says which task it is"
+			a.Task, a.Problem = "", "its task is not known, because it has no label"
 		}
 		l.Attempts = append(l.Attempts, a)
 	}
 	if len(names) > 0 {
 		what := "scored against the others"
 		if len(tasks) > 1 {
-			what = "left out, because nothing says which task it is"
+			what = "left out, because their task is not known"
 		}
-		l.Warnings = append(l.Warnings, fmt.Sprintf("without a label, and %s: %s", what, few(names)))
+		l.Warnings = append(l.Warnings, fmt.Sprintf("videos without a label are %s: %s", what, few(names)))
 	}
 }
 
+// few joins at most three names.
 func few(names []string) string {
 	if len(names) > 3 {
 		return strings.Join(names[:3], ", ") + fmt.Sprintf(" and %d more", len(names)-3)
@@ -204,8 +206,8 @@ func nameOf(r entry) string {
 	return r.ID
 }
 
-// findVideos lists the videos below a folder, as slash-separated paths: files by their extension, and
-// folders that hold pictures.
+// findVideos returns the videos below a folder as slash-separated paths: files with the extension of a
+// video, and folders of pictures.
 func findVideos(dir string) ([]string, error) {
 	var out []string
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
@@ -225,12 +227,12 @@ func findVideos(dir string) ([]string, error) {
 			if strings.Count(rel, string(filepath.Separator)) > 4 {
 				return fs.SkipDir
 			}
-			if d.Name() == "trajectories" { // of a recording: the same episodes' observations and actions
+			if d.Name() == "trajectories" { // observations and actions of the same episodes
 				if _, err := os.Stat(filepath.Join(path, "space.json")); err == nil {
 					return fs.SkipDir
 				}
 			}
-			if holdsPictures(path) {
+			if hasPictures(path) {
 				out = append(out, filepath.ToSlash(rel))
 				return fs.SkipDir
 			}
@@ -240,22 +242,21 @@ func findVideos(dir string) ([]string, error) {
 		return nil
 	})
 	if err != nil {
-		return nil, plugins.Errorf(plugins.Invalid, "the folder cannot be read: %w", err).WithPlace("%s",
-			dir).WithHint("check its permissions")
+		return nil, plugins.Errorf(plugins.Invalid, "the folder cannot be read: %w", err).WithPlace("%s", dir).
+			WithHint("check its permissions")
 	}
 	sort.Slice(out, func(a, b int) bool { return media.NaturalLess(out[a], out[b]) })
 	return out, nil
 }
 
-func holdsPictures(dir string) bool {
+func hasPictures(dir string) bool {
 	entries, err := os.ReadDir(dir)
 	return err == nil && slices.ContainsFunc(entries, func(e os.DirEntry) bool {
-		return !e.IsDir() &&
-			media.IsPicture(e.Name())
+		return !e.IsDir() && media.IsPicture(e.Name())
 	})
 }
 
-// readLabels reads a labels file, or the .json beside each video; from is where they come from, empty when
+// readLabels reads a labels file, or the .json file of each video. from is the path of the labels; "" if
 // there are none.
 func readLabels(dir string, videos []string, list *List) (rows []entry, from string, err error) {
 	var files []string
@@ -265,8 +266,8 @@ func readLabels(dir string, videos []string, list *List) (rows []entry, from str
 		}
 	}
 	if len(files) > 1 {
-		return nil, "", plugins.Errorf(plugins.Invalid, "there are %s",
-			strings.Join(files, " and ")).WithPlace("%s", dir).WithHint("leave one of them")
+		return nil, "", plugins.Errorf(plugins.Invalid, "there are %s", strings.Join(files, " and ")).
+			WithPlace("%s", dir).WithHint("keep one of them")
 	}
 	if len(files) == 1 {
 		from = filepath.Join(dir, files[0])
@@ -287,7 +288,7 @@ func readLabels(dir string, videos []string, list *List) (rows []entry, from str
 		if err := decode(path, data, &row); err != nil {
 			return nil, "", err
 		}
-		delete(row, "index") // of an episode of ours
+		delete(row, "index") // in the .json of a run folder
 		row["video"] = v
 		delete(row, "file")
 		e, err := (&List{}).entry(path, row)
@@ -295,15 +296,15 @@ func readLabels(dir string, videos []string, list *List) (rows []entry, from str
 			return nil, "", err
 		}
 		if !e.hasTask {
-			e.Task = oneTask
+			e.Task = defaultTask
 		}
 		rows, from = append(rows, e), dir
 	}
 	return rows, from, nil
 }
 
-// match finds the video that a label means: by its path, or by its id without an extension. There is none
-// where several are called so.
+// match returns the video of a label: by its path, or by its name without extension. If several have that
+// name, it returns them instead.
 func match(r entry, videos []string) (video string, several []string) {
 	name := filepath.ToSlash(filepath.Clean(nameOf(r)))
 	if slices.Contains(videos, name) {
@@ -320,13 +321,13 @@ func match(r entry, videos []string) (video string, several []string) {
 	return "", several
 }
 
-// Label is what stands beside a clip of a run folder.
+// Label is the content of the .json file of a clip in a run folder.
 type Label struct {
 	ID       string   `json:"id"`
 	Task     string   `json:"task"`
 	Success  bool     `json:"success"`
 	Progress *float64 `json:"progress,omitempty"`
-	// Iteration, Steps and RecordEvery place the clip; they are not read back.
+	// Iteration, Steps and RecordEvery are for information and are not read back.
 	Iteration   int `json:"iteration"`
 	Steps       int `json:"steps"`
 	RecordEvery int `json:"record_every,omitempty"`
@@ -341,9 +342,11 @@ func (l Label) Marshal() ([]byte, error) {
 	return append(data, '\n'), err
 }
 
-// SaveClip writes an episode's frames, uint8 [T, H, W, 3], and its label as NAME.npz and NAME.json in [ClipsDir]. save writes one file of a folder. The label is
-// written last: a clip without a label is not read.
-func SaveClip(name string, frames plugins.Tensor, label Label, save func(folder, name string, data []byte) error) error {
+// SaveClip writes an episode's frames, uint8 [T, H, W, 3], and its label to NAME.npz and NAME.json in
+// [ClipsDir]. save writes one file of a folder. The label is written last, because a clip without a label
+// is not read.
+func SaveClip(name string, frames plugins.Tensor, label Label, save func(folder, name string,
+	data []byte) error) error {
 	var npz bytes.Buffer
 	if err := media.EncodeNPZ(&npz, "frames", frames); err != nil {
 		return plugins.AsError(err).WithPlace("episode %s", label.ID)

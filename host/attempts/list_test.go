@@ -12,7 +12,7 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// write puts text into a new folder and returns its path.
+// write writes a file in a new folder and returns its path.
 func write(t *testing.T, name, text string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), name)
@@ -20,13 +20,16 @@ func write(t *testing.T, name, text string) string {
 	return path
 }
 
-func TestListsSayTheSame(t *testing.T) {
+func TestListFormatsAreEquivalent(t *testing.T) {
 	for name, text := range map[string]string{
-		"list.json": `[{"id":"a","task":"stack","success":true,"embedding":[0,1.5]},{"id":7,"task":"stack","success":false,"embedding":[2,-3e-1],"progress":0.5},
+		"list.json": `[{"id":"a","task":"stack","success":true,"embedding":[0,1.5]},
+			{"id":7,"task":"stack","success":false,"embedding":[2,-3e-1],"progress":0.5},
 			{"id":"c","task":"push","success":null,"embedding":[4,4]}]`,
-		"object.json": `{"attempts":[{"id":"a","task":"stack","success":1,"embedding":[0,1.5]},{"id":7,"task":"stack","success":0,"embedding":[2,-0.3],"progress":0.5},
+		"object.json": `{"attempts":[{"id":"a","task":"stack","success":1,"embedding":[0,1.5]},
+			{"id":7,"task":"stack","success":0,"embedding":[2,-0.3],"progress":0.5},
 			{"id":"c","task":"push","embedding":[4,4]}]}`,
-		"list.jsonl": "{\"id\":\"a\",\"task\":\"stack\",\"success\":true,\"embedding\":[0,1.5]}\n\n{\"id\":7,\"task\":\"stack\",\"success\":false,\"embedding\":[2,-0.3],\"progress\":0.5}\n" +
+		"list.jsonl": "{\"id\":\"a\",\"task\":\"stack\",\"success\":true,\"embedding\":[0,1.5]}\n\n" +
+			"{\"id\":7,\"task\":\"stack\",\"success\":false,\"embedding\":[2,-0.3],\"progress\":0.5}\n" +
 			"{\"id\":\"c\",\"task\":\"push\",\"success\":null,\"embedding\":[4,4]}",
 		"list.csv": "\xef\xbb\xbfid,task,success,progress,embedding\na,stack,true,,0 1.5\n7,stack,False,0.5,\"[2, " +
 			"-0.3]\"\nc,push,,,4;4\n",
@@ -48,11 +51,16 @@ func TestListsSayTheSame(t *testing.T) {
 	}
 }
 
-func TestBadEmbeddingCostsItsAttemptOnly(t *testing.T) {
-	list, err := Read(context.Background(), write(t, "l.json", `[{"id":"a","embedding":[1,NaN,-Infinity,null,1e999]},{"id":"b","embedding":["x"]},{"id":"c","embedding":3},
-		{"id":"d"},{"id":"e","embedding":"gone.npy"},{"id":"a \"NaN\" in a name","embedding":[]},{"id":"v","video":"gone.mp4"}]`))
+func TestBadEmbeddingIsAProblemOfItsAttempt(t *testing.T) {
+	list, err := Read(context.Background(), write(t, "l.json", `[{"id":"a","embedding":[1,NaN,-Infinity,null,1e999]},
+		{"id":"b","embedding":["x"]},
+		{"id":"c","embedding":3},
+		{"id":"d"},
+			{"id":"e","embedding":"gone.npy"},
+			{"id":"a \"NaN\" in a name","embedding":[]},
+			{"id":"v","video":"gone.mp4"}]`))
 	require.NoError(t, err)
-	require.Equal(t, oneTask, list.Attempts[0].Task)
+	require.Equal(t, defaultTask, list.Attempts[0].Task)
 	v := list.Attempts[0].Embedding
 	require.True(t, math.IsNaN(v[1]) && math.IsInf(v[2], -1) && math.IsNaN(v[3]) && math.IsInf(v[4], 1), "%v", v)
 	problems := make([]string, len(list.Attempts))
@@ -61,17 +69,17 @@ func TestBadEmbeddingCostsItsAttemptOnly(t *testing.T) {
 	}
 	require.Equal(t, []string{"", `the embedding has "x" at index 0, not a number`,
 		"the embedding is the number 3, not a list of numbers",
-		"neither an embedding nor a video is given", "the embedding gone.npy: it does not exist", "",
+		"it has neither an embedding nor a video", "the embedding gone.npy: it does not exist", "",
 		"the video does not exist: gone.mp4"}, problems)
 	require.Equal(t, `a "NaN" in a name`, list.Attempts[5].ID)
 }
 
-// One wrong path costs its attempt; when all are wrong it is the folder that is meant.
+// A missing video is a problem of its attempt. If all are missing, the list cannot be used.
 func TestListWithoutItsVideos(t *testing.T) {
 	path := write(t, "l.csv", "id,success,video\na,1,v/a.mp4\nb,0,v/b.mp4\n")
 	_, err := Read(t.Context(), path)
 	require.Equal(t, plugins.Invalid, plugins.KindOf(err))
-	require.ErrorContains(t, err, "none of its videos is there: v/b.mp4, for example")
+	require.ErrorContains(t, err, "none of its videos exists: v/b.mp4, for example")
 	require.Contains(t, plugins.AsError(err).Hint, filepath.Dir(path))
 	put(t, filepath.Join(filepath.Dir(path), "v/b.mp4"), nil)
 	list, err := Read(t.Context(), path)
@@ -105,7 +113,7 @@ func TestEmbeddingsFromFiles(t *testing.T) {
 	}
 }
 
-// Many embeddings are one matrix.
+// A list can name one file with all embeddings.
 func TestEmbeddingsAsAMatrix(t *testing.T) {
 	dir := t.TempDir()
 	head := []byte("\x93NUMPY\x01\x00\x3b\x00{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3)}  \n")
@@ -116,7 +124,7 @@ func TestEmbeddingsAsAMatrix(t *testing.T) {
 	list, err := Read(context.Background(), filepath.Join(dir, "l.json"))
 	require.NoError(t, err)
 	require.Equal(t, []float64{0, 0, 0}, list.Attempts[0].Embedding)
-	require.Equal(t, []float64{1, 2, 3}, list.Attempts[1].Embedding, "its own wins")
+	require.Equal(t, []float64{1, 2, 3}, list.Attempts[1].Embedding, "an embedding in the list has priority")
 	for text, want := range map[string]string{
 		`{"embeddings": "m.npy", "attempts": [{"id": "a"}]}`:    "shape (2 x 3) for 1 attempts",
 		`{"embeddings": "gone.npy", "attempts": [{"id": "a"}]}`: "it does not exist",
@@ -129,33 +137,33 @@ func TestEmbeddingsAsAMatrix(t *testing.T) {
 	}
 }
 
-// One clear error with its place, and what to do.
+// The error names the place and has a hint.
 func TestBadLists(t *testing.T) {
 	for _, c := range []struct{ name, text, place, want string }{
 		{"l.json", `[]`, "l.json", "no attempt"},
-		{"l.json", `[{"id":1,]`, "l.json:1:10", "no JSON"},
+		{"l.json", `[{"id":1,]`, "l.json:1:10", "invalid JSON"},
 		{"l.json", "[\n{\"id\":1}", "l.json:2:", "ends in the middle"},
-		{"l.json", `[{"id":1}] 2`, "l.json:1:", "more behind its end"},
+		{"l.json", `[{"id":1}] 2`, "l.json:1:", "more text after its end"},
 		{"l.json", `[3]`, "l.json, attempt 1", "not an object but the number 3"},
 		{"l.json", `[{"task":"x"}]`, "l.json, attempt 1", "has no id"},
 		{"l.json", `[{"id":"x","success":"perhaps"}]`, "l.json, attempt 1", "success is perhaps"},
 		{"l.json", `[{"id":"x","success":2}]`, "l.json, attempt 1", "success is 2"},
 		{"l.json", `[{"id":"x","progress":"far"}]`, "l.json, attempt 1", "progress is far"},
-		{"l.json", `[{"id":"x","demo":true}]`, "l.json, attempt 1", "demonstration and no success"},
+		{"l.json", `[{"id":"x","demo":true}]`, "l.json, attempt 1", "demonstration but not a success"},
 		{"l.json", `[{"id":"x","task":"a"},{"id":"y"}]`, "l.json, attempt 2",
 			"no task, while other attempts have one"},
-		{"l.json", `[{"id":"x"},{"id":"x"}]`, "l.json", `two attempts are called "x"`},
+		{"l.json", `[{"id":"x"},{"id":"x"}]`, "l.json", `two attempts have the id "x"`},
 		{"l.json", `[{"id":"x","video":"a.gif","embedding":[1]}]`, "l.json, attempt 1",
 			"both a video and an embedding"},
 		{"l.json", `{"attempts":3}`, "l.json", "no list of attempts"},
 		{"l.json", `{"a":3}`, `l.json, "a"`, "the number 3 instead of a label"},
 		{"l.json", `{"anchors":{"t":["x"]},"attempts":[]}`, "l.json", "anchor"},
-		{"l.json", `{"anchors":[1],"attempts":[]}`, "l.json", "the anchors are no object"},
+		{"l.json", `{"anchors":[1],"attempts":[]}`, "l.json", "the anchors are not an object"},
 		{"l.csv", "id,task\na,b,c\n", "l.csv:2", "3 values for 2 columns"},
 		{"l.csv", "id,embedding\na,\"1 2\n", "l.csv:2", `"`},
 		{"l.csv", "task,success\nx,1\n", "l.csv:1", "no column is called id"},
 		{"l.csv", "", "l.csv", "no attempt"},
-		{"l.txt", "x", "l.txt", "ends in .json"},
+		{"l.txt", "x", "l.txt", "must end in .json"},
 	} {
 		path := write(t, c.name, c.text)
 		_, err := Read(context.Background(), path)
@@ -170,11 +178,12 @@ func TestBadLists(t *testing.T) {
 	require.Equal(t, plugins.NotFound, plugins.KindOf(err))
 }
 
-func TestTyposAreNamed(t *testing.T) {
+func TestMisspeltKeys(t *testing.T) {
 	list, err := Read(context.Background(),
-		write(t, "l.json", `[{"id":"x","sucess":true,"embedding":[1],"camera":"front"},{"id":"y","sucess":true,"embedding":[1]}]`))
+		write(t, "l.json", `[{"id":"x","sucess":true,"embedding":[1],"camera":"front"},
+			{"id":"y","sucess":true,"embedding":[1]}]`))
 	require.NoError(t, err)
-	require.Equal(t, []string{`"sucess" is not read; did you mean "success"?`}, list.Warnings)
+	require.Equal(t, []string{`"sucess" is ignored; did you mean "success"?`}, list.Warnings)
 }
 
 func put(t *testing.T, path string, data []byte) string {

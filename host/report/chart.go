@@ -4,61 +4,52 @@ import (
 	"fmt"
 	"html"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 )
 
-// style holds the colours of charts and pages, for light and dark. Charts use them by class, so that one
-// drawing serves both.
-const style = `
-:root{--bg:#ffffff;--card:#ffffff;--edge:#e3e6ea;--ink:#1b2127;--soft:#5c6873;--grid:#eceff2;--s0:#2563eb;--s1:#e8590c;--s2:#0b8f6a;--s3:#8b3fd9;--s4:#b7791f;--s5:#c2255c;--good:#0b8f6a;--bad:#c92a2a;--page:#f5f6f8}
-@media (prefers-color-scheme:dark){:root{--bg:#14181d;--card:#1b2027;--edge:#2d343d;--ink:#e8ebee;--soft:#9aa5b1;--grid:#262c34;--s0:#74a7ff;--s1:#ff9a57;--s2:#4fd1a5;--s3:#c79bff;--s4:#f0c05a;--s5:#ff85ad;--good:#4fd1a5;--bad:#ff8a80;--page:#0f1216}}
-svg text{font:12px system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;fill:var(--soft)}
-svg text.t{font-size:14px;font-weight:600;fill:var(--ink)}svg text.k{fill:var(--ink)}
-.g{stroke:var(--grid);stroke-width:1}.a{stroke:var(--edge);stroke-width:1}
-.l{fill:none;stroke-width:2.2;stroke-linejoin:round;stroke-linecap:round}.b{stroke:none;opacity:.16}.h{fill:transparent}.h:hover{fill:var(--soft);opacity:.5}
-.c0{stroke:var(--s0)}.c1{stroke:var(--s1)}.c2{stroke:var(--s2)}.c3{stroke:var(--s3)}.c4{stroke:var(--s4)}.c5{stroke:var(--s5)}
-.f0{fill:var(--s0)}.f1{fill:var(--s1)}.f2{fill:var(--s2)}.f3{fill:var(--s3)}.f4{fill:var(--s4)}.f5{fill:var(--s5)}
-`
-
-// hues is the number of series colours in style.
+// hues is the number of series colours in chart.css.
 const hues = 6
 
-// series is a curve; low and high are its band, nil: none. Points that are NaN are gaps.
+// series is a curve. low and high are its band, nil without one. NaN is a gap.
 type series struct {
 	name      string
 	hue       int
 	x, y      []float64
 	low, high []float64
-	// marks draws open circles only (evaluations), without a line between.
+	// marks draws open circles without a line, for evaluations.
 	marks bool
 }
 
 // chart is a drawing of curves over one x axis.
 type chart struct {
 	title, xLabel string
-	// percent shows y as 0 to 100 %; otherwise y's range is that of the data, from zero when it is near.
+	// percent shows y from 0 to 100 %. Otherwise the range of y is that of the data, extended to zero if
+	// zero is near.
 	percent bool
-	// whole says that x counts things.
+	// whole restricts the ticks of x to integers.
 	whole bool
-	// most fixes y's range from 0 to it, so that charts can be compared; 0: it is that of the data.
-	most          float64
+	// maxY sets the range of y to [0, maxY], so that charts can be compared; 0 takes the range of the data.
+	maxY          float64
 	width, height float64
 	series        []series
 }
 
 const (
 	left, right, top, bottom = 50.0, 14.0, 42.0, 40.0
-	mostPoints               = 400
+	maxPoints                = 400
 )
 
-// standalone is a drawing as a file of its own.
+// standalone returns a drawing as an SVG file.
 func standalone(width, height float64, body string) string {
-	return fmt.Sprintf(`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %g %g" width="%g" height="%g" role="img"><style>%s</style><rect width="%g" height="%g" rx="8" style="fill:var(--bg)"/>%s</svg>`,
-		width, height, width, height, style, width, height, body)
+	return fmt.Sprintf(`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %[1]g %[2]g" `+
+		`width="%[1]g" height="%[2]g" role="img">`+
+		`<style>%[3]s</style><rect width="%[1]g" height="%[2]g" rx="8" style="fill:var(--bg)"/>%[4]s</svg>`,
+		width, height, chartStyle, body)
 }
 
-// inline is a drawing inside a page that has the style.
+// inline returns a drawing for a page that contains the style.
 func inline(width, height float64, label, body string) string {
 	return fmt.Sprintf(`<svg viewBox="0 0 %g %g" role="img" aria-label="%s">%s</svg>`, width, height,
 		html.EscapeString(label), body)
@@ -69,80 +60,120 @@ func (c chart) inline() string { return inline(c.width, c.height, c.title, c.dra
 // draw returns the chart's elements, from 0,0 to width,height.
 func (c chart) draw() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, `<text class="t" x="%g" y="20">%s</text>`, left-38, html.EscapeString(c.title))
+	drawTitle(&b, c.title)
 	x0, x1, y0, y1 := c.limits()
 	if math.IsNaN(x0) {
-		fmt.Fprintf(&b, `<text x="%g" y="%g" text-anchor="middle">no data yet</text>`, c.width/2, c.height/2)
+		drawNoData(&b, c.width, c.height)
 		return b.String()
 	}
 	px := func(x float64) float64 { return left + (x-x0)/(x1-x0)*(c.width-left-right) }
-	py := func(y float64) float64 { return c.height - bottom - (y-y0)/(y1-y0)*(c.height-top-bottom) }
+	py := func(y float64) float64 {
+		return c.height - bottom - (min(max(y, y0), y1)-y0)/(y1-y0)*(c.height-top-bottom)
+	}
 	for _, t := range ticks(y0, y1, c.rows(), false) {
 		label := short(t)
 		if c.percent {
 			label = short(math.Round(1000*t)/10) + " %"
 		}
-		fmt.Fprintf(&b, `<line class="g" x1="%g" x2="%g" y1="%.1f" y2="%.1f"/><text x="%g" y="%.1f" text-anchor="end">%s</text>`, left, c.width-right, py(t), py(t), left-7, py(t)+4, label)
+		drawGridLine(&b, c.width, py(t), label)
 	}
 	for _, t := range ticks(x0, x1, max(2, int((c.width-left-right)/75)), c.whole) {
 		fmt.Fprintf(&b, `<text x="%.1f" y="%g" text-anchor="middle">%s</text>`, px(t), c.height-bottom+18, short(t))
 	}
-	fmt.Fprintf(&b, `<line class="a" x1="%g" x2="%g" y1="%g" y2="%g"/>`, left, c.width-right, c.height-bottom,
-		c.height-bottom)
-	fmt.Fprintf(&b, `<text x="%g" y="%g" text-anchor="middle">%s</text>`, (left+c.width-right)/2, c.height-5,
-		html.EscapeString(c.xLabel))
+	drawXAxis(&b, c.width, c.height, c.xLabel)
 	for _, s := range c.series {
-		s = s.thin()
-		for _, run := range s.band() {
-			b.WriteString(`<path class="b f` + strconv.Itoa(s.hue%hues) + `" d="`)
-			for i, j := range run {
-				b.WriteString(point(i == 0, px(s.x[j]), py(min(max(s.high[j], y0), y1))))
-			}
-			for i := len(run) - 1; i >= 0; i-- {
-				b.WriteString(point(false, px(s.x[run[i]]), py(min(max(s.low[run[i]], y0), y1))))
-			}
-			b.WriteString(`Z"/>`)
-		}
+		s.thin().drawBand(&b, px, py)
 	}
 	for _, s := range c.series {
 		s = s.thin()
-		dots := s.marks || len(s.x) == 1
 		if !s.marks {
-			fmt.Fprintf(&b, `<path class="l c%d" d="`, s.hue%hues)
-			pen := false
-			for i := range s.x {
-				if math.IsNaN(s.y[i]) || math.IsInf(s.y[i], 0) {
-					pen = false
-					continue
-				}
-				b.WriteString(point(!pen, px(s.x[i]), py(min(max(s.y[i], y0), y1))))
-				pen = true
-			}
-			b.WriteString(`"/>`)
+			s.drawLine(&b, px, py)
 		}
-		for i := range s.x {
-			if math.IsNaN(s.y[i]) || math.IsInf(s.y[i], 0) {
-				continue
-			}
-			x, y := px(s.x[i]), py(min(max(s.y[i], y0), y1))
-			lone := dots || (i == 0 || math.IsNaN(s.y[i-1])) && (i == len(s.x)-1 || math.IsNaN(s.y[i+1]))
-			if lone {
-				if s.low != nil && !math.IsNaN(s.low[i]) {
-					fmt.Fprintf(&b, `<line class="l c%d" style="stroke-width:1.2" x1="%.1f" x2="%.1f" y1="%.1f" y2="%.1f"/>`, s.hue%hues, x, x, py(s.low[i]), py(s.high[i]))
-				}
-				fmt.Fprintf(&b, `<circle class="c%d" style="fill:var(--card);stroke-width:2" cx="%.1f" cy="%.1f" r="3.6"/>`, s.hue%hues, x, y)
-			}
-			if len(s.x) <= mostPoints {
-				fmt.Fprintf(&b, `<circle class="h" cx="%.1f" cy="%.1f" r="7"><title>%s</title></circle>`, x, y,
-					html.EscapeString(c.tip(s, i)))
-			}
-		}
+		c.drawPoints(&b, s, px, py)
 	}
 	c.legend(&b)
 	return b.String()
 }
 
-// tip is what is shown over a point.
+func drawTitle(b *strings.Builder, title string) {
+	fmt.Fprintf(b, `<text class="t" x="%g" y="20">%s</text>`, left-38, html.EscapeString(title))
+}
+
+func drawNoData(b *strings.Builder, width, height float64) {
+	fmt.Fprintf(b, `<text x="%g" y="%g" text-anchor="middle">no data yet</text>`, width/2, height/2)
+}
+
+func drawGridLine(b *strings.Builder, width, y float64, label string) {
+	fmt.Fprintf(b, `<line class="g" x1="%g" x2="%g" y1="%.1f" y2="%.1f"/>`, left, width-right, y, y)
+	fmt.Fprintf(b, `<text x="%g" y="%.1f" text-anchor="end">%s</text>`, left-7, y+4, label)
+}
+
+func drawXAxis(b *strings.Builder, width, height float64, label string) {
+	y := height - bottom
+	fmt.Fprintf(b, `<line class="a" x1="%g" x2="%g" y1="%g" y2="%g"/>`, left, width-right, y, y)
+	fmt.Fprintf(b, `<text x="%g" y="%g" text-anchor="middle">%s</text>`, (left+width-right)/2, height-5,
+		html.EscapeString(label))
+}
+
+func drawCircle(b *strings.Builder, hue int, x, y float64) {
+	fmt.Fprintf(b, `<circle class="c%d" style="fill:var(--card);stroke-width:2" cx="%.1f" cy="%.1f" r="3.6"/>`,
+		hue%hues, x, y)
+}
+
+// drawBand fills the area between low and high.
+func (s series) drawBand(b *strings.Builder, px, py func(float64) float64) {
+	for _, run := range s.band() {
+		fmt.Fprintf(b, `<path class="b f%d" d="`, s.hue%hues)
+		for i, j := range run {
+			b.WriteString(point(i == 0, px(s.x[j]), py(s.high[j])))
+		}
+		for _, j := range slices.Backward(run) {
+			b.WriteString(point(false, px(s.x[j]), py(s.low[j])))
+		}
+		b.WriteString(`Z"/>`)
+	}
+}
+
+// drawLine draws the curve with its gaps.
+func (s series) drawLine(b *strings.Builder, px, py func(float64) float64) {
+	fmt.Fprintf(b, `<path class="l c%d" d="`, s.hue%hues)
+	pen := false
+	for i := range s.x {
+		if !finite(s.y[i]) {
+			pen = false
+			continue
+		}
+		b.WriteString(point(!pen, px(s.x[i]), py(s.y[i])))
+		pen = true
+	}
+	b.WriteString(`"/>`)
+}
+
+// drawPoints draws a circle for each mark and each point without neighbours, and a tool tip for each point.
+func (c chart) drawPoints(b *strings.Builder, s series, px, py func(float64) float64) {
+	for i := range s.x {
+		if !finite(s.y[i]) {
+			continue
+		}
+		x, y := px(s.x[i]), py(s.y[i])
+		alone := (i == 0 || math.IsNaN(s.y[i-1])) && (i == len(s.x)-1 || math.IsNaN(s.y[i+1]))
+		if s.marks || alone {
+			if s.low != nil && !math.IsNaN(s.low[i]) {
+				fmt.Fprintf(b, `<line class="l c%d" style="stroke-width:1.2" x1="%.1f" x2="%.1f" y1="%.1f" y2="%.1f"/>`,
+					s.hue%hues, x, x, py(s.low[i]), py(s.high[i]))
+			}
+			drawCircle(b, s.hue, x, y)
+		}
+		if len(s.x) <= maxPoints {
+			fmt.Fprintf(b, `<circle class="h" cx="%.1f" cy="%.1f" r="7"><title>%s</title></circle>`, x, y,
+				html.EscapeString(c.tip(s, i)))
+		}
+	}
+}
+
+func finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
+
+// tip returns the tool tip of a point.
 func (c chart) tip(s series, i int) string {
 	value := func(v float64) string {
 		if c.percent {
@@ -160,7 +191,7 @@ func (c chart) tip(s series, i int) string {
 	return t
 }
 
-// legend stands at the right of the title, when there is more than one curve and they have names.
+// legend writes the names of the curves to the right of the title, if there is more than one curve.
 func (c chart) legend(b *strings.Builder) {
 	if len(c.series) < 2 || c.series[0].name == "" {
 		return
@@ -174,7 +205,7 @@ func (c chart) legend(b *strings.Builder) {
 		x -= 6.6 * float64(len([]rune(s.name)))
 		fmt.Fprintf(b, `<text class="k" x="%.1f" y="20">%s</text>`, x, html.EscapeString(s.name))
 		if s.marks {
-			fmt.Fprintf(b, `<circle class="c%d" style="fill:var(--card);stroke-width:2" cx="%.1f" cy="16" r="3.6"/>`, s.hue%hues, x-12)
+			drawCircle(b, s.hue, x-12, 16)
 		} else {
 			fmt.Fprintf(b, `<line class="l c%d" x1="%.1f" x2="%.1f" y1="16" y2="16"/>`, s.hue%hues, x-20, x-6)
 		}
@@ -182,13 +213,13 @@ func (c chart) legend(b *strings.Builder) {
 	}
 }
 
-// limits gives the ranges of both axes, NaN when there is nothing to draw.
+// limits returns the ranges of both axes. x0 is NaN if there is nothing to draw.
 func (c chart) limits() (x0, x1, y0, y1 float64) {
 	x0, y0 = math.Inf(1), math.Inf(1)
 	x1, y1 = math.Inf(-1), math.Inf(-1)
 	for _, s := range c.series {
 		for i := range s.x {
-			if math.IsNaN(s.y[i]) || math.IsInf(s.y[i], 0) {
+			if !finite(s.y[i]) {
 				continue
 			}
 			x0, x1 = min(x0, s.x[i]), max(x1, s.x[i])
@@ -208,8 +239,8 @@ func (c chart) limits() (x0, x1, y0, y1 float64) {
 	if c.percent {
 		return x0, x1, 0, 1
 	}
-	if c.most > 0 {
-		y0, y1 = 0, c.most
+	if c.maxY > 0 {
+		y0, y1 = 0, c.maxY
 	}
 	if y0 > 0 && y0 < 0.7*y1 || y0 == y1 && y0 > 0 {
 		y0 = 0
@@ -218,7 +249,7 @@ func (c chart) limits() (x0, x1, y0, y1 float64) {
 		y1 = 0
 	}
 	switch {
-	case y0 == 0 && y1 == 0: // A count of nothing.
+	case y0 == 0 && y1 == 0:
 		y1 = 1
 	case y0 == y1:
 		y0, y1 = y0-1, y1+1
@@ -227,12 +258,12 @@ func (c chart) limits() (x0, x1, y0, y1 float64) {
 	return x0, x1, math.Floor(y0/step+1e-9) * step, math.Ceil(y1/step-1e-9) * step
 }
 
-// rows is about how many parts the y axis has.
+// rows returns the approximate number of intervals on the y axis.
 func (c chart) rows() int { return max(2, int((c.height-top-bottom)/36)) }
 
-// thin averages neighbours until no more than mostPoints are left.
+// thin averages neighbours so that at most maxPoints are left.
 func (s series) thin() series {
-	n := (len(s.x) + mostPoints - 1) / mostPoints
+	n := (len(s.x) + maxPoints - 1) / maxPoints
 	if n <= 1 || s.marks {
 		return s
 	}
@@ -244,12 +275,12 @@ func (s series) thin() series {
 		for i := 0; i < len(v); i += n {
 			sum, k := 0.0, 0
 			for _, x := range v[i:min(i+n, len(v))] {
-				if !math.IsNaN(x) && !math.IsInf(x, 0) {
+				if finite(x) {
 					sum += x
 					k++
 				}
 			}
-			out = append(out, sum/float64(k)) // 0/0 is NaN: a gap.
+			out = append(out, sum/float64(k)) // 0/0 is NaN, a gap
 		}
 		return out
 	}
@@ -257,7 +288,7 @@ func (s series) thin() series {
 	return s
 }
 
-// band gives the stretches of indices over which the band can be filled.
+// band returns the runs of indices over which the band can be filled.
 func (s series) band() [][]int {
 	if s.low == nil || s.marks {
 		return nil
@@ -285,7 +316,7 @@ func point(move bool, x, y float64) string {
 	return fmt.Sprintf("L%.1f %.1f", x, y)
 }
 
-// tickStep is a round number that divides the range into about n parts.
+// tickStep returns a round number that divides the range into about n parts.
 func tickStep(a, b float64, n int, whole bool) float64 {
 	raw := (b - a) / float64(n)
 	unit := math.Pow(10, math.Floor(math.Log10(raw)))
@@ -306,12 +337,12 @@ func ticks(a, b float64, n int, whole bool) []float64 {
 	step := tickStep(a, b, n, whole)
 	var out []float64
 	for i := math.Ceil(a/step - 1e-9); i*step <= b+step*1e-9 && len(out) < 100; i++ {
-		out = append(out, i*step+0) // +0 turns -0 into 0.
+		out = append(out, i*step+0) // +0 turns -0 into 0
 	}
 	return out
 }
 
-// short prints a number in few characters: 12k, 1.5M, 0.004.
+// short formats a number in few characters: 12k, 1.5M, 0.004.
 func short(v float64) string {
 	if math.IsNaN(v) || math.IsInf(v, 0) {
 		return "–"
@@ -333,45 +364,24 @@ func short(v float64) string {
 	return strconv.FormatFloat(v, 'g', 2, 64)
 }
 
-// bars draws one stacked bar for each x; parts[i] are the heights of part i.
+// maxBars limits the bars of a chart. If there are more, neighbours are averaged.
+const maxBars = 60
+
+// bars draws one stacked bar per x. parts[i] are the heights of part i.
 func bars(title, xLabel string, width, height float64, x []float64, names []string, parts [][]float64) string {
 	c := chart{title: title, xLabel: xLabel, width: width, height: height, whole: true}
 	var b strings.Builder
-	fmt.Fprintf(&b, `<text class="t" x="%g" y="20">%s</text>`, left-38, html.EscapeString(title))
+	drawTitle(&b, title)
 	if len(x) == 0 || len(names) == 0 {
-		fmt.Fprintf(&b, `<text x="%g" y="%g" text-anchor="middle">no data yet</text>`, width/2, height/2)
+		drawNoData(&b, width, height)
 		return inline(width, height, title, b.String())
 	}
-	// At most 60 bars: more are averaged.
-	n := (len(x) + 59) / 60
-	total := 0.0
-	var at []float64
-	sums := make([][]float64, len(names))
-	for i := 0; i < len(x); i += n {
-		to := min(i+n, len(x))
-		at = append(at, (x[i]+x[to-1])/2)
-		whole := 0.0
-		for p := range names {
-			sum := 0.0
-			for _, v := range parts[p][i:to] {
-				if v > 0 && !math.IsInf(v, 0) {
-					sum += v
-				}
-			}
-			sum /= float64(to - i)
-			sums[p] = append(sums[p], sum)
-			whole += sum
-		}
-		total = max(total, whole)
-	}
-	if total == 0 {
-		total = 1
-	}
+	at, means, total := averageBars(x, parts)
 	step := tickStep(0, total, c.rows(), false)
 	y1 := math.Ceil(total/step-1e-9) * step
 	py := func(y float64) float64 { return height - bottom - y/y1*(height-top-bottom) }
 	for _, t := range ticks(0, y1, c.rows(), false) {
-		fmt.Fprintf(&b, `<line class="g" x1="%g" x2="%g" y1="%.1f" y2="%.1f"/><text x="%g" y="%.1f" text-anchor="end">%s</text>`, left, width-right, py(t), py(t), left-7, py(t)+4, short(t))
+		drawGridLine(&b, width, py(t), short(t))
 	}
 	slot := (width - left - right) / float64(max(len(at), 6))
 	every := max(1, int(math.Ceil(float64(len(at))*55/(width-left-right))))
@@ -379,10 +389,12 @@ func bars(title, xLabel string, width, height float64, x []float64, names []stri
 		y := 0.0
 		bx, bw := left+slot*float64(i)+slot*0.14, slot*0.72
 		for p, name := range names {
-			v := sums[p][i]
+			v := means[p][i]
 			if v > 0 {
-				fmt.Fprintf(&b, `<rect class="f%d" x="%.1f" y="%.1f" width="%.1f" height="%.2f"><title>%s %s, %s: %.4g</title></rect>`, p%hues, bx, py(y+v), bw, py(y)-py(y+v),
-					html.EscapeString(xLabel), short(at[i]), html.EscapeString(name), v)
+				fmt.Fprintf(&b, `<rect class="f%d" x="%.1f" y="%.1f" width="%.1f" height="%.2f">`+
+					`<title>%s %s, %s: %.4g</title></rect>`,
+					p%hues, bx, py(y+v), bw, py(y)-py(y+v), html.EscapeString(xLabel), short(at[i]),
+					html.EscapeString(name), v)
 			}
 			y += v
 		}
@@ -391,15 +403,37 @@ func bars(title, xLabel string, width, height float64, x []float64, names []stri
 				short(math.Floor(at[i])))
 		}
 	}
-	fmt.Fprintf(&b, `<line class="a" x1="%g" x2="%g" y1="%g" y2="%g"/>`, left, width-right, height-bottom,
-		height-bottom)
-	fmt.Fprintf(&b, `<text x="%g" y="%g" text-anchor="middle">%s</text>`, (left+width-right)/2, height-5,
-		html.EscapeString(xLabel))
+	drawXAxis(&b, width, height, xLabel)
 	for p, name := range names {
 		c.series = append(c.series, series{name: name, hue: p})
 	}
-	if len(names) > 1 {
-		c.legend(&b)
-	}
+	c.legend(&b)
 	return inline(width, height, title, b.String())
+}
+
+// averageBars returns at most maxBars bars: their x, the mean heights of their parts, and the height of the
+// highest bar (1 if all are 0).
+func averageBars(x []float64, parts [][]float64) (at []float64, means [][]float64, highest float64) {
+	n := (len(x) + maxBars - 1) / maxBars
+	means = make([][]float64, len(parts))
+	for i := 0; i < len(x); i += n {
+		to := min(i+n, len(x))
+		at = append(at, (x[i]+x[to-1])/2)
+		height := 0.0
+		for p := range parts {
+			sum := 0.0
+			for _, v := range parts[p][i:to] {
+				if v > 0 && !math.IsInf(v, 0) {
+					sum += v
+				}
+			}
+			means[p] = append(means[p], sum/float64(to-i))
+			height += sum / float64(to-i)
+		}
+		highest = max(highest, height)
+	}
+	if highest == 0 {
+		highest = 1
+	}
+	return at, means, highest
 }

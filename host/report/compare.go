@@ -14,20 +14,20 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// Group is several runs of the same settings, one a seed.
+// Group is a set of runs with the same settings and different seeds.
 type Group struct {
 	Label string
 	Runs  []*store.Record
 }
 
-// Comparison of groups by their success rates. Each run is one observation: intervals are over seeds, not
-// over episodes.
+// Comparison compares the success rates of groups. Each run is one observation, so intervals are over seeds
+// and not over episodes.
 type Comparison struct {
 	Title string
-	// Evaluated says that the rates are those of evaluations, not of the training episodes.
+	// Evaluated reports that the rates are those of evaluations instead of training episodes.
 	Evaluated bool
 	Curves    []Curve
-	// Differences compare every later group with the first.
+	// Differences compare the first group with each other group.
 	Differences []Difference
 }
 
@@ -35,19 +35,19 @@ type Comparison struct {
 type Curve struct {
 	Label string
 	Seeds int
-	// Iterations and Rates are by iteration, where at least one run has it.
+	// Rates are by iteration, for the Iterations of at least one run.
 	Iterations []float64
 	Rates      []stats.Interval
-	// EnvSteps and RatesBySteps are on a common grid over the steps that every run of the group covers,
-	// runs interpolated linearly.
+	// RatesBySteps are by EnvSteps, a grid over the steps that all runs of the group cover. The rates of
+	// each run are interpolated linearly.
 	EnvSteps     []float64
 	RatesBySteps []stats.Interval
-	// Final is the mean over the last iterations of each run (a tenth of them, or five where there are ten
-	// or more, as one of a few episodes says little; of evaluations a tenth, at least one), Mean over all
+	// Final is the mean over the last iterations of each run: a tenth of them, but at least five or half of
+	// them if there are fewer than ten. Of evaluations it is the last tenth, at least one. Mean is over all
 	// iterations.
 	Final, Mean stats.Interval
 
-	// Greedy is the mean rate of the runs' evaluations, where the curve is that of training episodes.
+	// Greedy are the mean rates of the runs' evaluations, if the curve is that of training episodes.
 	Greedy []Greedy
 
 	finals, means map[uint64]float64
@@ -55,31 +55,31 @@ type Curve struct {
 	evaluations   []points
 }
 
-// Greedy is the mean over the runs that have an evaluation after an iteration.
+// Greedy is the mean rate over the runs with an evaluation after an iteration.
 type Greedy struct{ Iteration, EnvSteps, Rate float64 }
 
-// Difference is first group minus second, in success rate from -1 to 1.
+// Difference is the success rate of the first group minus that of the second, from -1 to 1.
 type Difference struct {
 	First, Second, What string
 	stats.Interval
-	// Paired says that both groups have the same seeds and the interval is over the differences by seed;
-	// otherwise it is Welch's.
+	// Paired reports that both groups have the same seeds, and the interval is over the differences per seed.
+	// Otherwise it is Welch's.
 	Paired bool
 }
 
-// points of one run.
+// points are the success rates of one run.
 type points struct {
 	seed                   uint64
 	iteration, steps, rate []float64
 }
 
-// Compare reads the groups' curves. With evaluated, the rates of evaluations count instead of the training
-// episodes'. Error: Invalid when a group has no run with a point.
+// Compare compares groups of runs by the rates of their training episodes or, with evaluated, of their
+// evaluations. The error is Invalid if a run has no rate or a group no run.
 func Compare(title string, groups []Group, evaluated bool) (*Comparison, error) {
 	c := &Comparison{Title: title, Evaluated: evaluated}
 	if len(groups) == 0 {
-		return nil, plugins.Errorf(plugins.Invalid, "there are no runs to compare").WithHint("give at least one " +
-			"group of run folders")
+		return nil, plugins.Errorf(plugins.Invalid, "there are no runs to compare").
+			WithHint("give at least one group of run folders")
 	}
 	for _, g := range groups {
 		curve := Curve{Label: g.Label, finals: map[uint64]float64{}, means: map[uint64]float64{}}
@@ -90,8 +90,8 @@ func Compare(title string, groups []Group, evaluated bool) (*Comparison, error) 
 				if evaluated {
 					what = "evaluation"
 				}
-				return nil, plugins.Errorf(plugins.Invalid, "the run has no %s", what).WithPlace("%s",
-					rec.Dir).WithHint("leave it out, or let it run further")
+				return nil, plugins.Errorf(plugins.Invalid, "the run has no %s", what).WithPlace("%s", rec.Dir).
+					WithHint("leave it out, or continue it with --resume")
 			}
 			if rec.Manifest == nil {
 				p.seed = uint64(i)
@@ -102,8 +102,8 @@ func Compare(title string, groups []Group, evaluated bool) (*Comparison, error) 
 			}
 		}
 		if len(curve.runs) == 0 {
-			return nil, plugins.Errorf(plugins.Invalid, "group %q has no runs",
-				g.Label).WithHint("give the folders of its runs")
+			return nil, plugins.Errorf(plugins.Invalid, "group %q has no runs", g.Label).
+				WithHint("give the folders of its runs")
 		}
 		curve.fill(evaluated)
 		c.Curves = append(c.Curves, curve)
@@ -144,7 +144,7 @@ func pointsOf(rec *store.Record, evaluated bool) points {
 			return
 		}
 		if n := len(p.steps); n > 0 && (p.steps[n-1] >= float64(steps) || p.iteration[n-1] >= float64(iteration)) {
-			return // A curve goes on to the right.
+			return // x must increase
 		}
 		p.iteration, p.steps, p.rate = append(p.iteration, float64(iteration)), append(p.steps, float64(steps)),
 			append(p.rate, rate)
@@ -163,7 +163,7 @@ func pointsOf(rec *store.Record, evaluated bool) points {
 	return p
 }
 
-// fill makes the means over seeds.
+// fill computes the means over seeds.
 func (c *Curve) fill(evaluated bool) {
 	c.Seeds = len(c.runs)
 	byIteration := map[float64][]float64{}
@@ -185,7 +185,7 @@ func (c *Curve) fill(evaluated bool) {
 	sort.Slice(c.Greedy, func(i, j int) bool { return c.Greedy[i].Iteration < c.Greedy[j].Iteration })
 	for i := range c.runs {
 		p := &c.runs[i]
-		if _, taken := c.finals[p.seed]; taken { // Two runs of one seed are two observations all the same.
+		if _, ok := c.finals[p.seed]; ok { // two runs with the same seed are two observations
 			p.seed = math.MaxUint64 - uint64(i)
 		}
 		for j, it := range p.iteration {
@@ -230,7 +230,7 @@ func mean(v []float64) float64 {
 	return sum / float64(len(v))
 }
 
-// commonSteps is the range of env steps that every run covers; high < low when there is none.
+// commonSteps returns the range of env steps that every run covers; high < low if there is none.
 func commonSteps(runs []points) (low, high float64) {
 	low, high = math.Inf(-1), math.Inf(1)
 	for _, p := range runs {
@@ -239,6 +239,7 @@ func commonSteps(runs []points) (low, high float64) {
 	return low, high
 }
 
+// span returns n equally spaced numbers from a to b.
 func span(a, b float64, n int) []float64 {
 	if a == b {
 		return []float64{a}
@@ -250,7 +251,7 @@ func span(a, b float64, n int) []float64 {
 	return out
 }
 
-// interpolate gives y at x, where xs ascend; beyond the ends the end's value.
+// interpolate returns y at x, for increasing xs. Outside their range it is the value at the end.
 func interpolate(xs, ys []float64, x float64) float64 {
 	i := sort.SearchFloat64s(xs, x)
 	switch {
@@ -263,6 +264,7 @@ func interpolate(xs, ys []float64, x float64) float64 {
 	return ys[i-1] + t*(ys[i]-ys[i-1])
 }
 
+// difference compares one number per run, by seed.
 func difference(a, b Curve, what string, of func(Curve) map[uint64]float64) Difference {
 	va, vb := of(a), of(b)
 	d := Difference{First: a.Label, Second: b.Label, What: what}
@@ -295,15 +297,15 @@ func difference(a, b Curve, what string, of func(Curve) map[uint64]float64) Diff
 	return d
 }
 
-// Verdict says in one sentence who is ahead, and whether the seeds suffice to say so.
+// Verdict returns a sentence with the better group and whether the interval of the difference excludes 0.
 func (d Difference) Verdict() string {
-	ahead, behind, by, lo, hi := d.First, d.Second, d.Mean, d.Low, d.High
+	better, worse, by, lo, hi := d.First, d.Second, d.Mean, d.Low, d.High
 	if by < 0 {
-		ahead, behind, by, lo, hi = behind, ahead, -by, -hi, -lo
+		better, worse, by, lo, hi = worse, better, -by, -hi, -lo
 	}
-	s := fmt.Sprintf("%s: %s is ahead of %s by %.1f points", d.What, ahead, behind, 100*by)
+	s := fmt.Sprintf("%s: %s is better than %s by %.1f points", d.What, better, worse, 100*by)
 	if by == 0 {
-		s = fmt.Sprintf("%s: %s and %s are equal", d.What, ahead, behind)
+		s = fmt.Sprintf("%s: %s and %s are equal", d.What, better, worse)
 	}
 	if math.IsNaN(lo) {
 		return s + "; one seed gives no interval"
@@ -314,12 +316,12 @@ func (d Difference) Verdict() string {
 	}
 	s += ")"
 	if lo <= 0 && hi >= 0 {
-		s += ": not enough to tell them apart"
+		s += ": the difference is not significant"
 	}
 	return s
 }
 
-// SVG writes both curves as one picture that fits light and dark pages.
+// SVG writes both charts as one picture for light and dark pages.
 func (c *Comparison) SVG(w io.Writer) error {
 	const width, height = 1000.0, 380.0
 	var b strings.Builder
@@ -327,11 +329,9 @@ func (c *Comparison) SVG(w io.Writer) error {
 		template.HTMLEscapeString(c.Title))
 	x := 20.0
 	for i, k := range c.Curves {
-		label := fmt.Sprintf("%s, %d seeds", k.Label, k.Seeds)
-		if k.Seeds == 1 {
-			label = k.Label + ", 1 seed"
-		}
-		fmt.Fprintf(&b, `<line class="l c%d" x1="%.1f" x2="%.1f" y1="47" y2="47"/><text class="k" x="%.1f" y="51">%s</text>`, i%hues, x, x+16, x+22, template.HTMLEscapeString(label))
+		label := k.Label + ", " + Count(k.Seeds, "seed")
+		fmt.Fprintf(&b, `<line class="l c%d" x1="%.1f" x2="%.1f" y1="47" y2="47"/>`, i%hues, x, x+16)
+		fmt.Fprintf(&b, `<text class="k" x="%.1f" y="51">%s</text>`, x+22, template.HTMLEscapeString(label))
 		x += 22 + 6.8*float64(len([]rune(label))) + 26
 	}
 	fmt.Fprintf(&b, `<text x="%g" y="51" text-anchor="end">%s</text>`, width-20, c.legend())
@@ -343,19 +343,19 @@ func (c *Comparison) SVG(w io.Writer) error {
 	return err
 }
 
-// legend says what is drawn.
+// legend describes the bands and circles.
 func (c *Comparison) legend() string {
-	words := "mean and 95 % t interval over seeds"
+	text := "mean and 95 % t interval over seeds"
 	if !slices.ContainsFunc(c.Curves, func(k Curve) bool { return k.Seeds > 1 }) {
-		words = "one seed each: no interval"
+		text = "one seed each, without an interval"
 	}
 	if slices.ContainsFunc(c.Curves, func(k Curve) bool { return len(k.Greedy) > 0 }) {
-		words += "; circles: greedy evaluations"
+		text += "; circles: greedy evaluations"
 	}
-	return words
+	return text
 }
 
-// charts are the curves by iteration and by env steps, without legends.
+// charts returns the curves by iteration and by env steps, without legends.
 func (c *Comparison) charts() (byIteration, bySteps chart) {
 	byIteration = chart{title: "Success rate by iteration", xLabel: "iteration", percent: true, whole: true}
 	bySteps = chart{title: "Success rate by env steps", xLabel: "env steps", percent: true, whole: true}
@@ -373,7 +373,7 @@ func (c *Comparison) charts() (byIteration, bySteps chart) {
 			s.c.series = append(s.c.series, one)
 		}
 	}
-	for i, k := range c.Curves { // behind the curves, which stand in the order of the legend
+	for i, k := range c.Curves { // after the curves, whose order is that of the legend
 		if len(k.Greedy) == 0 {
 			continue
 		}
@@ -387,7 +387,7 @@ func (c *Comparison) charts() (byIteration, bySteps chart) {
 	return byIteration, bySteps
 }
 
-// Markdown writes the tables of levels and differences.
+// Markdown writes a table of success rates and the differences.
 func (c *Comparison) Markdown(w io.Writer) error {
 	var b strings.Builder
 	rates := "training episodes"
@@ -397,7 +397,8 @@ func (c *Comparison) Markdown(w io.Writer) error {
 	fmt.Fprintf(&b, "Success rate of %s, mean over seeds [95 %% t interval]:\n\n| | seeds | at the end | mean over "+
 		"iterations | env steps to 50 %% | 80 %% | 95 %% |\n|---|---|---|---|---|---|---|\n", rates)
 	for _, k := range c.Curves {
-		fmt.Fprintf(&b, "| %s | %d | %s | %s | %s | %s | %s |\n", k.Label, k.Seeds, rateString(k.Final), rateString(k.Mean), k.reach(0.5),
+		fmt.Fprintf(&b, "| %s | %d | %s | %s | %s | %s | %s |\n", k.Label, k.Seeds, rateString(k.Final),
+			rateString(k.Mean), k.reach(0.5),
 			k.reach(0.8), k.reach(0.95))
 	}
 	b.WriteString("\n")
@@ -416,8 +417,8 @@ func rateString(i stats.Interval) string {
 	return fmt.Sprintf("%.1f %% [%.1f, %.1f]", 100*i.Mean, 100*i.Low, 100*i.High)
 }
 
-// reach says after how many env steps a run first reached a rate: the median of those that did, and how
-// many did.
+// reach returns the env steps after which a run first reached a rate, as the median over the runs that did,
+// and how many did if not all.
 func (c Curve) reach(rate float64) string {
 	var at []float64
 	for _, p := range c.runs {
@@ -439,7 +440,7 @@ func (c Curve) reach(rate float64) string {
 	return short(median)
 }
 
-// HTML writes curves, tables and verdicts as one offline page.
+// HTML writes curves, tables and differences as one page that needs no other resource.
 func (c *Comparison) HTML(w io.Writer) error {
 	one, two := c.charts()
 	one.width, one.height, two.width, two.height = 600, 320, 600, 320
@@ -447,9 +448,9 @@ func (c *Comparison) HTML(w io.Writer) error {
 		one.series[i].name, two.series[i].name = c.Curves[i].Label, c.Curves[i].Label
 	}
 	type line struct {
-		Label, Final, Mean, Half, Most, All string
-		Seeds                               int
-		Hue                                 int
+		Label, Final, Mean, To50, To80, To95 string
+		Seeds                                int
+		Hue                                  int
 	}
 	data := struct {
 		Style    template.CSS
@@ -459,7 +460,7 @@ func (c *Comparison) HTML(w io.Writer) error {
 		Charts   []template.HTML
 		Lines    []line
 		Verdicts []string
-	}{Style: template.CSS(style + pageStyle), Title: c.Title, Rates: "training episodes", Legend: c.legend(),
+	}{Style: styles(""), Title: c.Title, Rates: "training episodes", Legend: c.legend(),
 		Charts: []template.HTML{template.HTML(one.inline()), template.HTML(two.inline())}}
 	if c.Evaluated {
 		data.Rates = "evaluations"
@@ -471,19 +472,8 @@ func (c *Comparison) HTML(w io.Writer) error {
 	for _, d := range c.Differences {
 		data.Verdicts = append(data.Verdicts, d.Verdict())
 	}
-	if err := comparePage.Execute(w, data); err != nil {
+	if err := templates.ExecuteTemplate(w, "compare.html", data); err != nil {
 		return plugins.Errorf(plugins.Internal, "the comparison cannot be written: %w", err)
 	}
 	return nil
 }
-
-var comparePage = template.Must(template.New("compare").Parse(`<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1"><title>{{.Title}} · srpo</title><style>{{.Style}}</style></head>
-<body><main><header><h1>{{.Title}}</h1><span class="sub">Success rates of {{.Rates}}; {{.Legend}}.</span></header>
-<div class="two">{{range .Charts}}<div class="card">{{.}}</div>{{end}}</div>
-<h2>Levels</h2><div class="card wide"><table><tr><th></th><th>seeds</th><th>at the end</th><th>mean over iterations</th><th>env steps to 50 %</th><th>80 %</th><th>95 %</th></tr>
-{{range .Lines}}<tr><td><svg viewBox="0 0 20 10" width="20" height="10"><line class="l c{{.Hue}}" x1="1" x2="19" y1="5" y2="5"/></svg> {{.Label}}</td><td>{{.Seeds}}</td><td class="n">{{.Final}}</td><td class="n">{{.Mean}}</td><td class="n">{{.Half}}</td><td class="n">{{.Most}}</td><td class="n">{{.All}}</td></tr>{{end}}</table></div>
-{{if .Verdicts}}<h2>Differences</h2><div class="card">{{range .Verdicts}}<p style="margin:6px 0">{{.}}</p>{{end}}</div>{{end}}
-<footer>At the end: the last tenth of each run's iterations, or five where that is more. Every run is one observation; where both groups have the same seeds the differences are paired, otherwise Welch's.</footer>
-</main></body></html>
-`))

@@ -14,7 +14,7 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// runOf makes a record with the given success rates, 100 env steps an iteration.
+// runOf returns a record with the given success rates and 100 env steps per iteration.
 func runOf(seed uint64, rates ...float64) *store.Record {
 	r := &store.Record{Dir: fmt.Sprint("run", seed), Manifest: &store.Manifest{Seed: seed}}
 	for i, p := range rates {
@@ -46,8 +46,8 @@ func TestCompareByHand(t *testing.T) {
 	require.Equal(t, 2, end.N)
 	require.InDelta(t, 0.3, end.Mean, 1e-12)
 	require.InDelta(t, 12.7062*0.1, end.High-0.3, 1e-4)
-	require.Contains(t, end.Verdict(), "zscore is ahead of binary by 30.0 points")
-	require.Contains(t, end.Verdict(), "not enough to tell them apart")
+	require.Contains(t, end.Verdict(), "zscore is better than binary by 30.0 points")
+	require.Contains(t, end.Verdict(), "the difference is not significant")
 
 	var b bytes.Buffer
 	require.NoError(t, c.Markdown(&b))
@@ -55,13 +55,13 @@ func TestCompareByHand(t *testing.T) {
 	require.Contains(t, b.String(), "| 200 | 300 | 300 (1 of 2) |")
 	require.Contains(t, b.String(), "| 300 | never | never |")
 
-	// Other seeds: not paired. The group that is behind comes second in the sentence.
+	// Groups with different seeds are not paired. The sentence names the better group first.
 	c, err = Compare("t", []Group{{"a", []*store.Record{runOf(1, 0.1), runOf(2, 0.11), runOf(3, 0.12)}},
 		{"b", []*store.Record{runOf(4, 0.9), runOf(5, 0.91)}}}, false)
 	require.NoError(t, err)
 	require.False(t, c.Differences[0].Paired)
-	require.Contains(t, c.Differences[0].Verdict(), "b is ahead of a by 79.5 points")
-	require.NotContains(t, c.Differences[0].Verdict(), "not enough")
+	require.Contains(t, c.Differences[0].Verdict(), "b is better than a by 79.5 points")
+	require.NotContains(t, c.Differences[0].Verdict(), "not significant")
 
 	c, err = Compare("t", []Group{{"a", []*store.Record{runOf(1, 0.1)}}, {"b", []*store.Record{runOf(1, 0.9)}}},
 		false)
@@ -87,7 +87,7 @@ func TestCompareEvaluations(t *testing.T) {
 	require.InDelta(t, 0.7, c.Curves[0].Final.Mean, 1e-12)
 	require.Empty(t, c.Curves[0].Greedy, "the curve itself")
 
-	// beside the training episodes they are circles, the mean over the runs that have them
+	// With training episodes they are circles: the means over the runs with evaluations.
 	other := runOf(2, 0.3, 0.4)
 	other.Events = []store.Event{{Type: store.Evaluated, Iteration: 0, Evaluation: &store.Evaluation{EnvSteps: 0,
 		SuccessRate: 0.2, Episodes: 50}},

@@ -8,19 +8,19 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// Line is a curve to be drawn beside frames.
+// Line is a curve to draw beside frames.
 type Line struct {
-	// Ends are frame counts, increasing; Values, 0 to 1, one for each.
+	// Ends are increasing numbers of frames; Values has a number from 0 to 1 for each.
 	Ends   []int
 	Values []float64
 }
 
-// filmHues are the first colours of style, as pixels.
+// filmHues are the series colours of chart.css as RGB.
 var filmHues = [hues][3]byte{{0x25, 0x63, 0xeb}, {0xe8, 0x59, 0x0c}, {0x0b, 0x8f, 0x6a}, {0x8b, 0x3f, 0xd9},
 	{0xb7, 0x79, 0x1f}, {0xc2, 0x25, 0x5c}}
 
 const (
-	cellSide   = 128 // pixels of the picture, and of the plot beside it
+	cellSide   = 128 // side of the frame, and of the plot beside it, in pixels
 	filmFrames = 48
 )
 
@@ -34,7 +34,7 @@ func newCanvas(w, h int) *canvas {
 	return &canvas{w, h, bytes.Repeat([]byte{255}, w*h*3)}
 }
 
-// mix lays a colour over a pixel.
+// mix blends a colour into a pixel; share 1 replaces it.
 func (c *canvas) mix(x, y int, colour [3]byte, share float64) {
 	if x < 0 || y < 0 || x >= c.w || y >= c.h || share <= 0 {
 		return
@@ -53,7 +53,7 @@ func (c *canvas) rect(x0, y0, x1, y1 int, colour [3]byte) {
 	}
 }
 
-// segment draws a line of some width with soft edges.
+// segment draws an antialiased line.
 func (c *canvas) segment(ax, ay, bx, by, width float64, colour [3]byte) {
 	r := width/2 + 1
 	for y := int(math.Floor(min(ay, by) - r)); y <= int(math.Ceil(max(ay, by)+r)); y++ {
@@ -69,7 +69,7 @@ func (c *canvas) segment(ax, ay, bx, by, width float64, colour [3]byte) {
 	}
 }
 
-// picture draws a frame, uint8 [h, w, 3], into a square, with its sides in proportion.
+// picture draws a frame, uint8 [h, w, 3], into a square, keeping its aspect ratio.
 func (c *canvas) picture(x0, y0, side int, frame []byte, h, w int) {
 	scale := float64(side) / float64(max(h, w))
 	ph, pw := max(1, int(float64(h)*scale)), max(1, int(float64(w)*scale))
@@ -94,7 +94,7 @@ func (c *canvas) picture(x0, y0, side int, frame []byte, h, w int) {
 	}
 }
 
-// plot draws curves up to a moment, in frames of t.
+// plot draws the curves of t frames up to frame now. frame is the colour of the border.
 func (c *canvas) plot(x0, y0, side int, lines []Line, now float64, t int, frame [3]byte) {
 	const margin = 8
 	px := func(end float64) float64 { return float64(x0+margin) + end/float64(t)*float64(side-2*margin) }
@@ -110,7 +110,7 @@ func (c *canvas) plot(x0, y0, side int, lines []Line, now float64, t int, frame 
 		for i, end := range l.Ends {
 			x, y := float64(end), l.Values[i]
 			if x > now {
-				if have { // up to the moment itself
+				if have { // interpolate at frame now
 					before := float64(l.Ends[i-1])
 					share := (now - before) / (x - before)
 					y = l.Values[i-1] + share*(y-l.Values[i-1])
@@ -135,7 +135,7 @@ func (c *canvas) plot(x0, y0, side int, lines []Line, now float64, t int, frame 
 	c.rect(x0, y0+side-2, x0+side, y0+side, frame)
 }
 
-// Film is an attempt's frames, uint8 [T, H, W, 3], with its curves, the one of encoder n in the n-th colour.
+// Film is an attempt's frames, uint8 [T, H, W, 3], and its curves. The curve of encoder n has the n-th colour.
 type Film struct {
 	Frames  plugins.Tensor
 	Lines   []Line
@@ -149,7 +149,7 @@ func (f Film) edge() [3]byte {
 	return [3]byte{0xc9, 0x2a, 0x2a}
 }
 
-// draw paints moment k of n into a canvas.
+// draw paints picture k of n.
 func (f Film) draw(c *canvas, x, y, k, n int) {
 	t, h, w := f.Frames.Shape[0], f.Frames.Shape[1], f.Frames.Shape[2]
 	at := 0
@@ -163,8 +163,8 @@ func (f Film) draw(c *canvas, x, y, k, n int) {
 	c.rect(x, y+cellSide-2, x+cellSide, y+cellSide, f.edge())
 }
 
-// FilmGIF shows films beside each other, columns in a row, each from its beginning to its end in the same
-// time: the frames, and beside them the curve as far as it has come. Error: Corrupt for frames of another
+// FilmGIF returns an animation of films in rows of the given number of columns: the frames, and beside them
+// the curve up to the frame. All films take the same time. The error is Corrupt for frames of another
 // shape.
 func FilmGIF(films []Film, columns int) ([]byte, error) {
 	n := 1

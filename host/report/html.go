@@ -2,12 +2,13 @@ package report
 
 import (
 	"bytes"
-	"encoding/base64"
 	"fmt"
 	"html/template"
 	"io"
+	"maps"
 	"math"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -20,15 +21,16 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// Page limits what a page holds; zero values take the defaults.
+// Page limits the content of a page.
 type Page struct {
-	// MaxVideos is the number of rollouts shown; 36. MaxVideoBytes bounds their size together; 12 MiB.
+	// MaxVideos is the maximum number of rollouts shown, default 36; MaxVideoBytes limits their total size,
+	// default 12 MiB.
 	MaxVideos, MaxVideoBytes int
-	// Now is written on the page; the zero time leaves it out.
+	// Now is the date on the page; the zero time omits it.
 	Now time.Time
 }
 
-// WriteRun makes report.html from a run folder that is open for writing.
+// WriteRun writes report.html into a run folder that is open for writing.
 func WriteRun(r *store.Run) error {
 	page, err := Render(r.Dir(), Page{Now: time.Now()})
 	if err != nil {
@@ -37,7 +39,7 @@ func WriteRun(r *store.Run) error {
 	return r.WriteFile("report.html", page)
 }
 
-// Render makes the page of a run folder, whole or not.
+// Render returns the page of a run folder. The run need not be finished.
 func Render(dir string, p Page) ([]byte, error) {
 	rec, err := store.Read(dir)
 	if err != nil {
@@ -48,7 +50,7 @@ func Render(dir string, p Page) ([]byte, error) {
 	return b.Bytes(), err
 }
 
-// HTML writes a run as one page without any outside resource.
+// HTML writes the page of a run as one file that needs no other resource.
 func HTML(w io.Writer, rec *store.Record, p Page) error {
 	if p.MaxVideos <= 0 {
 		p.MaxVideos = 36
@@ -56,10 +58,8 @@ func HTML(w io.Writer, rec *store.Record, p Page) error {
 	if p.MaxVideoBytes <= 0 {
 		p.MaxVideoBytes = 12 << 20
 	}
-	v := view{Style: template.CSS(style + pageStyle), Name: filepath.Base(rec.Dir), Problems: rec.Problems}
-	if !p.Now.IsZero() {
-		v.Written = p.Now.UTC().Format("2006-01-02 15:04 UTC")
-	}
+	v := view{Style: styles(""), Name: filepath.Base(rec.Dir), Problems: rec.Problems}
+	v.Written = date(p.Now)
 	settings := decodeConfig(rec.Config)
 	v.head(rec, settings)
 	v.charts(rec)
@@ -70,7 +70,7 @@ func HTML(w io.Writer, rec *store.Record, p Page) error {
 	}
 	v.manifest(rec.Manifest)
 	v.warnings(rec.Events)
-	if err := page.Execute(w, v); err != nil {
+	if err := templates.ExecuteTemplate(w, "run.html", v); err != nil {
 		return plugins.Errorf(plugins.Internal, "the report cannot be written: %w", err)
 	}
 	return nil
@@ -90,10 +90,10 @@ type rows struct {
 
 type rollout struct {
 	store.Episode
-	Source                     template.URL
-	RewardText, DistanceText   string
-	Missing                    string
-	StepsText, InstructionText string
+	Source                   template.URL
+	RewardText, DistanceText string
+	Missing                  string
+	StepsText                string
 }
 
 type iterationRollouts struct {
@@ -107,7 +107,7 @@ type warning struct {
 	Bad                                      bool
 }
 
-// view is what the page shows.
+// view is the data of the template.
 type view struct {
 	Style                 template.CSS
 	Name, Status, Summary string
@@ -117,7 +117,7 @@ type view struct {
 	Success, Small, Work  []template.HTML
 	Audit                 []template.HTML
 	Rollouts              []iterationRollouts
-	LeftOut               int
+	Omitted               int
 	Settings              []rows
 	RawConfig             string
 	Manifest              []row
@@ -135,7 +135,7 @@ func decodeConfig(text string) map[string]any {
 	return m
 }
 
-// head makes the title, the status and the tiles.
+// head sets the title, the status and the tiles.
 func (v *view) head(rec *store.Record, settings map[string]any) {
 	run, _ := settings["run"].(map[string]any)
 	reward, _ := settings["reward"].(map[string]any)
@@ -169,7 +169,7 @@ func (v *view) head(rec *store.Record, settings map[string]any) {
 		}
 	}
 	if len(rec.Metrics) == 0 {
-		v.Tiles = []tile{{"iterations", "0", "nothing was committed yet"}}
+		v.Tiles = []tile{{"iterations", "0", "no iteration was committed yet"}}
 		return
 	}
 	last := rec.Metrics[len(rec.Metrics)-1]
@@ -207,9 +207,9 @@ func (v *view) head(rec *store.Record, settings map[string]any) {
 	}
 	v.Tiles = append(v.Tiles,
 		tile{"iterations", fmt.Sprint(len(rec.Metrics)), fmt.Sprintf("%s episodes", short(float64(episodes)))},
-		tile{"env steps", short(float64(last.EnvSteps)), fmt.Sprintf("%s a second",
+		tile{"env steps", short(float64(last.EnvSteps)), fmt.Sprintf("%s per second",
 			short(math.Round(float64(last.EnvSteps)/seconds)))},
-		tile{"time", duration(seconds), fmt.Sprintf("%s an iteration", duration(seconds/float64(len(rec.Metrics))))})
+		tile{"time", duration(seconds), fmt.Sprintf("%s per iteration", duration(seconds/float64(len(rec.Metrics))))})
 }
 
 func percent(v float64) string {
@@ -219,7 +219,7 @@ func percent(v float64) string {
 	return fmt.Sprintf("%.1f %%", 100*v)
 }
 
-// duration prints seconds as 12 s, 3 min 05 s or 2 h 07 min.
+// duration formats seconds as 12 s, 3 min 05 s or 2 h 07 min.
 func duration(s float64) string {
 	switch {
 	case math.IsNaN(s) || math.IsInf(s, 0):
@@ -234,7 +234,7 @@ func duration(s float64) string {
 	return fmt.Sprintf("%d h %02d min", int(s)/3600, int(s)%3600/60)
 }
 
-// column reads one number of every iteration.
+// column returns one number per iteration.
 func column(ms []store.Metrics, get func(store.Metrics) float64) []float64 {
 	out := make([]float64, len(ms))
 	for i, m := range ms {
@@ -246,96 +246,10 @@ func column(ms []store.Metrics, get func(store.Metrics) float64) []float64 {
 func (v *view) charts(rec *store.Record) {
 	ms := rec.Metrics
 	iteration := column(ms, func(m store.Metrics) float64 { return float64(m.Iteration) })
-	steps := column(ms, func(m store.Metrics) float64 { return float64(m.EnvSteps) })
-	rate := column(ms, func(m store.Metrics) float64 { return m.SuccessRate })
-	low, high := make([]float64, len(ms)), make([]float64, len(ms))
-	for i, m := range ms {
-		low[i], high[i] = stats.Wilson(m.SuccessRate, m.Episodes)
-	}
-	eval := series{name: "evaluated", hue: 1, marks: true}
-	var evalSteps []float64
-	for _, e := range rec.Events {
-		if e.Evaluation != nil {
-			l, h := stats.Wilson(e.Evaluation.SuccessRate, e.Evaluation.Episodes)
-			eval.x, eval.y = append(eval.x, float64(e.Iteration)), append(eval.y, e.Evaluation.SuccessRate)
-			eval.low, eval.high = append(eval.low, l), append(eval.high, h)
-			evalSteps = append(evalSteps, float64(e.Evaluation.EnvSteps))
-		}
-	}
-	for _, axis := range []struct {
-		label   string
-		x, eval []float64
-		whole   bool
-	}{{"iteration", iteration, eval.x, true}, {"env steps", steps, evalSteps, true}} {
-		c := chart{title: "Success rate by " + axis.label, xLabel: axis.label, percent: true, whole: axis.whole,
-			width: 600, height: 300,
-			series: []series{{name: "training, 95 % band", x: axis.x, y: rate, low: low, high: high}}}
-		if len(eval.x) > 0 {
-			e := eval
-			e.x = axis.eval
-			c.series = append(c.series, e)
-		}
-		v.Success = append(v.Success, template.HTML(c.inline()))
-	}
-	small := func(title string, hue int, get func(store.Metrics) float64) {
-		c := chart{title: title, xLabel: "iteration", whole: true, width: 320, height: 190,
-			series: []series{{hue: hue, x: iteration, y: column(ms, get)}}}
-		v.Small = append(v.Small, template.HTML(c.inline()))
-	}
-	small("Mean reward", 2, func(m store.Metrics) float64 { return m.RewardMean })
-	small("KL to the starting policy", 3, func(m store.Metrics) float64 { return m.KL })
-	small("Clip fraction", 4, func(m store.Metrics) float64 { return m.ClipFraction })
-	small("Gradient norm", 5, func(m store.Metrics) float64 { return m.GradNorm })
-	small("Clusters of successes", 0, func(m store.Metrics) float64 { return float64(m.Clusters) })
-	small("Embeddings dropped", 1, func(m store.Metrics) float64 { return float64(m.EmbeddingsDropped) })
-	extra := map[string]bool{}
-	for _, m := range ms {
-		for k := range m.Extra {
-			extra[k] = true
-		}
-	}
-	names := make([]string, 0, len(extra))
-	for k := range extra {
-		if !strings.HasPrefix(k, "audit_") {
-			names = append(names, k)
-		}
-	}
-	sort.Strings(names)
-	v.audits(ms)
-	for _, k := range names[:min(len(names), 12)] {
-		small(k, 0, func(m store.Metrics) float64 {
-			if x, ok := m.Extra[k]; ok {
-				return x
-			}
-			return math.NaN()
-		})
-	}
-	var phases []string
-	seen := map[string]bool{}
-	for _, p := range store.Phases {
-		seen[p] = true
-	}
-	var others []string
-	used := map[string]bool{}
-	for _, m := range ms {
-		for p := range m.SecondsByPhase {
-			if !seen[p] && !used[p] {
-				others = append(others, p)
-			}
-			used[p] = true
-		}
-	}
-	sort.Strings(others)
-	for _, p := range append(append([]string{}, store.Phases...), others...) {
-		if used[p] {
-			phases = append(phases, p)
-		}
-	}
-	parts := make([][]float64, len(phases))
-	for i, p := range phases {
-		parts[i] = column(ms, func(m store.Metrics) float64 { return m.SecondsByPhase[p] })
-	}
-	v.Work = append(v.Work, template.HTML(bars("Seconds by phase", "iteration", 600, 250, iteration, phases, parts)))
+	v.successCharts(rec, iteration)
+	v.metricCharts(ms, iteration)
+	v.auditCharts(ms)
+	v.phaseChart(ms, iteration)
 	v.Work = append(v.Work, template.HTML(bars("Groups", "iteration", 600, 250, iteration,
 		[]string{"kept", "dropped"}, [][]float64{
 			column(ms, func(m store.Metrics) float64 { return float64(m.GroupsKept) }),
@@ -343,8 +257,101 @@ func (v *view) charts(rec *store.Record) {
 		})))
 }
 
-// audits draws what the run measured of its reward every few iterations.
-func (v *view) audits(ms []store.Metrics) {
+// successCharts draws the success rates of training and of evaluations, by iteration and by env steps.
+func (v *view) successCharts(rec *store.Record, iteration []float64) {
+	ms := rec.Metrics
+	training := series{name: "training, 95 % band",
+		y: column(ms, func(m store.Metrics) float64 { return m.SuccessRate })}
+	for _, m := range ms {
+		low, high := stats.Wilson(m.SuccessRate, m.Episodes)
+		training.low, training.high = append(training.low, low), append(training.high, high)
+	}
+	evaluated := series{name: "evaluated", hue: 1, marks: true}
+	var evalIterations, evalSteps []float64
+	for _, e := range rec.Events {
+		if e.Evaluation == nil {
+			continue
+		}
+		low, high := stats.Wilson(e.Evaluation.SuccessRate, e.Evaluation.Episodes)
+		evaluated.y = append(evaluated.y, e.Evaluation.SuccessRate)
+		evaluated.low, evaluated.high = append(evaluated.low, low), append(evaluated.high, high)
+		evalIterations = append(evalIterations, float64(e.Iteration))
+		evalSteps = append(evalSteps, float64(e.Evaluation.EnvSteps))
+	}
+	draw := func(axis string, x, evalX []float64) {
+		training.x, evaluated.x = x, evalX
+		c := chart{title: "Success rate by " + axis, xLabel: axis, percent: true, whole: true, width: 600,
+			height: 300,
+			series: []series{training}}
+		if len(evalX) > 0 {
+			c.series = append(c.series, evaluated)
+		}
+		v.Success = append(v.Success, template.HTML(c.inline()))
+	}
+	draw("iteration", iteration, evalIterations)
+	draw("env steps", column(ms, func(m store.Metrics) float64 { return float64(m.EnvSteps) }), evalSteps)
+}
+
+// maxExtra limits the charts of metrics that a policy or the host added.
+const maxExtra = 12
+
+// metricCharts draws one small chart per metric.
+func (v *view) metricCharts(ms []store.Metrics, iteration []float64) {
+	draw := func(title string, hue int, get func(store.Metrics) float64) {
+		c := chart{title: title, xLabel: "iteration", whole: true, width: 320, height: 190,
+			series: []series{{hue: hue, x: iteration, y: column(ms, get)}}}
+		v.Small = append(v.Small, template.HTML(c.inline()))
+	}
+	draw("Mean reward", 2, func(m store.Metrics) float64 { return m.RewardMean })
+	draw("KL to the starting policy", 3, func(m store.Metrics) float64 { return m.KL })
+	draw("Clip fraction", 4, func(m store.Metrics) float64 { return m.ClipFraction })
+	draw("Gradient norm", 5, func(m store.Metrics) float64 { return m.GradNorm })
+	draw("Clusters of successes", 0, func(m store.Metrics) float64 { return float64(m.Clusters) })
+	draw("Embeddings dropped", 1, func(m store.Metrics) float64 { return float64(m.EmbeddingsDropped) })
+	extra := map[string]bool{}
+	for _, m := range ms {
+		for k := range m.Extra {
+			if !strings.HasPrefix(k, "audit_") {
+				extra[k] = true
+			}
+		}
+	}
+	names := slices.Sorted(maps.Keys(extra))
+	for _, k := range names[:min(len(names), maxExtra)] {
+		draw(k, 0, func(m store.Metrics) float64 {
+			if x, ok := m.Extra[k]; ok {
+				return x
+			}
+			return math.NaN()
+		})
+	}
+}
+
+// phaseChart draws the seconds of each phase: first those of [store.Phases] in their order, then all others.
+func (v *view) phaseChart(ms []store.Metrics, iteration []float64) {
+	used := map[string]bool{}
+	for _, m := range ms {
+		for p := range m.SecondsByPhase {
+			used[p] = true
+		}
+	}
+	var phases []string
+	for _, p := range store.Phases {
+		if used[p] {
+			phases = append(phases, p)
+			delete(used, p)
+		}
+	}
+	phases = append(phases, slices.Sorted(maps.Keys(used))...)
+	parts := make([][]float64, len(phases))
+	for i, p := range phases {
+		parts[i] = column(ms, func(m store.Metrics) float64 { return m.SecondsByPhase[p] })
+	}
+	v.Work = append(v.Work, template.HTML(bars("Seconds by phase", "iteration", 600, 250, iteration, phases, parts)))
+}
+
+// auditCharts draws the measures of the reward that the run computes every few iterations.
+func (v *view) auditCharts(ms []store.Metrics) {
 	line := func(name, key string, hue int, band bool) series {
 		s := series{name: name, hue: hue}
 		for _, m := range ms {
@@ -372,11 +379,12 @@ func (v *view) audits(ms []store.Metrics) {
 	}
 	draw("AUROC of the reward", line("reward, 95 % band", "audit_auroc", 0, true),
 		line("length alone", "audit_length_auroc", 1, false))
-	draw("Order among failures", line("pairs as the env's progress", "audit_progress_order", 2, true))
+	draw("Order of failures: agreement with the env's progress", line("share of pairs", "audit_progress_order", 2,
+		true))
 }
 
-// rollouts picks videos: those of the last iteration, then of the first, then spread over the others, as
-// many as fit.
+// rollouts selects the videos: of the last iteration, of the first, then of iterations spread over the
+// others, until the limits are reached.
 func (v *view) rollouts(rec *store.Record, p Page) {
 	by := map[int][]store.Episode{}
 	var its []int
@@ -386,12 +394,12 @@ func (v *view) rollouts(rec *store.Record, p Page) {
 		}
 		by[e.Iteration] = append(by[e.Iteration], e)
 	}
-	left, bytes := p.MaxVideos, p.MaxVideoBytes
+	videos, bytes := p.MaxVideos, p.MaxVideoBytes
 	var shown []iterationRollouts
 	for _, i := range spread(len(its)) {
 		group := iterationRollouts{Iteration: its[i]}
 		for _, e := range by[its[i]] {
-			if left == 0 {
+			if videos == 0 {
 				break
 			}
 			data, err := rec.Video(e)
@@ -402,14 +410,14 @@ func (v *view) rollouts(rec *store.Record, p Page) {
 			}
 			switch {
 			case err != nil:
-				r.Missing = "the video is missing"
+				r.Missing = "video missing"
 			case len(data) > bytes:
 				continue
 			default:
 				bytes -= len(data)
-				r.Source = template.URL("data:image/gif;base64," + base64.StdEncoding.EncodeToString(data))
+				r.Source = gifURL(data)
 			}
-			left--
+			videos--
 			group.Rollouts = append(group.Rollouts, r)
 		}
 		if len(group.Rollouts) > 0 {
@@ -420,13 +428,13 @@ func (v *view) rollouts(rec *store.Record, p Page) {
 	for _, g := range shown {
 		total += len(g.Rollouts)
 	}
-	v.LeftOut = len(rec.Episodes) - total
+	v.Omitted = len(rec.Episodes) - total
 	sort.Slice(shown, func(i, j int) bool { return shown[i].Iteration > shown[j].Iteration })
 	v.Rollouts = shown
 }
 
-// spread orders 0 to n-1 so that every beginning of the order is spread over the range: last, first,
-// middle, quarters and so on.
+// spread returns 0 to n-1 in the order last, first, middle, quarters and so on, so that every prefix is
+// spread over the range.
 func spread(n int) []int {
 	var out []int
 	taken := make([]bool, n)
@@ -451,7 +459,7 @@ func spread(n int) []int {
 	return out
 }
 
-// settingRows lists the settings by section and marks those that are not the host's defaults.
+// settingRows returns the settings by section and marks those that differ from the host's defaults.
 func settingRows(settings map[string]any) []rows {
 	if settings == nil {
 		return nil
@@ -471,7 +479,7 @@ func settingRows(settings map[string]any) []rows {
 					Changed: text(x) != text(d.Default)})
 			}
 		}
-		for _, k := range sorted(table) {
+		for _, k := range slices.Sorted(maps.Keys(table)) {
 			if !known[k] {
 				r.Rows = append(r.Rows, row{Key: k, Value: text(table[k]), Changed: true})
 			}
@@ -480,10 +488,10 @@ func settingRows(settings map[string]any) []rows {
 	}
 	for _, kind := range plugins.Kinds {
 		byName, _ := settings[string(kind)].(map[string]any)
-		for _, name := range sorted(byName) {
+		for _, name := range slices.Sorted(maps.Keys(byName)) {
 			table, _ := byName[name].(map[string]any)
 			r := rows{Name: string(kind) + "." + name}
-			for _, k := range sorted(table) {
+			for _, k := range slices.Sorted(maps.Keys(table)) {
 				r.Rows = append(r.Rows, row{Key: k, Value: text(table[k])})
 			}
 			out = append(out, r)
@@ -492,16 +500,7 @@ func settingRows(settings map[string]any) []rows {
 	return out
 }
 
-func sorted(m map[string]any) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	sort.Strings(keys)
-	return keys
-}
-
-// text prints a setting's value.
+// text formats the value of a setting.
 func text(v any) string {
 	switch v := v.(type) {
 	case []any:
@@ -538,12 +537,12 @@ func (v *view) manifest(m *store.Manifest) {
 	add("srpo", m.Host)
 	add("go", m.Go)
 	add("platform", m.Platform)
-	for _, k := range sortedText(m.Machine) {
+	for _, k := range slices.Sorted(maps.Keys(m.Machine)) {
 		add(k, m.Machine[k])
 	}
 	add("seed", fmt.Sprint(m.Seed))
-	add("started from", m.Checkpoint)
-	add("its hash", m.CheckpointHash)
+	add("starting checkpoint", m.Checkpoint)
+	add("checkpoint hash", m.CheckpointHash)
 	if n := len(m.Tasks); n > 0 {
 		shown := strings.Join(m.Tasks[:min(n, 20)], ", ")
 		if n > 20 {
@@ -571,17 +570,8 @@ func (v *view) manifest(m *store.Manifest) {
 	v.Plugins = m.Plugins
 }
 
-func sortedText(m map[string]string) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	sort.Strings(keys)
-	return keys
-}
-
-// mostWarnings bounds the list on the page.
-const mostWarnings = 200
+// maxWarnings limits the list on the page.
+const maxWarnings = 200
 
 func (v *view) warnings(events []store.Event) {
 	for _, e := range events {
@@ -590,7 +580,7 @@ func (v *view) warnings(events []store.Event) {
 			e.Type != store.EpisodeDropped {
 			continue
 		}
-		if len(v.Warnings) == mostWarnings {
+		if len(v.Warnings) == maxWarnings {
 			v.MoreWarnings++
 			continue
 		}

@@ -111,7 +111,7 @@ func madeUp(t *testing.T, dir string, seed uint64, n int, pace float64, videos b
 	return dir
 }
 
-// memoryDir is a temporary folder in memory where there is one: thousands of fsyncs prove nothing here.
+// memoryDir returns a temporary folder in memory if possible, because the tests call fsync thousands of times.
 func memoryDir(t *testing.T) string {
 	dir, err := os.MkdirTemp("/dev/shm", "srpo-report")
 	if err != nil {
@@ -152,7 +152,8 @@ var (
 	badNum  = regexp.MustCompile(`="[^"]*(NaN|Inf)[^"]*"`)
 )
 
-// checkPage holds every page to: nothing from outside, well-formed drawings, no NaN in a coordinate.
+// checkPage requires that a page refers to no other resource and that its drawings are well formed and
+// without NaN.
 func checkPage(t *testing.T, page string) {
 	t.Helper()
 	require.Empty(t, outside.FindString(page))
@@ -171,7 +172,7 @@ func checkPage(t *testing.T, page string) {
 	}
 }
 
-func TestPageOfARun(t *testing.T) {
+func TestRunPage(t *testing.T) {
 	dir := madeUp(t, filepath.Join(memoryDir(t), "run"), 3, 30, 1, true)
 	page, err := Render(dir, Page{Now: time.Date(2026, 1, 2, 4, 0, 0, 0, time.UTC)})
 	require.NoError(t, err)
@@ -204,20 +205,20 @@ func TestPageOfARun(t *testing.T) {
 	require.NotContains(t, string(small), "data:image/gif")
 }
 
-func TestPagesOfPoorRuns(t *testing.T) {
+func TestPagesOfIncompleteRuns(t *testing.T) {
 	one := madeUp(t, filepath.Join(memoryDir(t), "one"), 1, 1, 1, true)
 	page, err := Render(one, Page{})
 	require.NoError(t, err)
 	leave(t, "one.html", page)
 	checkPage(t, string(page))
-	require.Contains(t, string(page), "<circle", "one point is drawn as a point")
+	require.Contains(t, string(page), "<circle", "a single point is drawn as a circle")
 
 	none := madeUp(t, filepath.Join(memoryDir(t), "none"), 1, 0, 1, true)
 	page, err = Render(none, Page{})
 	require.NoError(t, err)
 	leave(t, "none.html", page)
 	checkPage(t, string(page))
-	require.Contains(t, string(page), "nothing was committed yet")
+	require.Contains(t, string(page), "no iteration was committed yet")
 	require.Contains(t, string(page), "no data yet")
 
 	empty := t.TempDir()
@@ -238,7 +239,7 @@ func TestPagesOfPoorRuns(t *testing.T) {
 	require.NoError(t, err)
 	leave(t, "broken.html", page)
 	checkPage(t, string(page))
-	require.Contains(t, string(page), "the video is missing")
+	require.Contains(t, string(page), "video missing")
 	require.Contains(t, string(page), "not toml &lt;b&gt;")
 	require.Contains(t, string(page), "manifest.json:")
 

@@ -55,40 +55,43 @@ func TestChooseCurves(t *testing.T) {
 	var marks []string
 	for _, c := range chosen {
 		marks = append(marks, c.Mark)
-		require.Equal(t, "stack & pile", s.Attempts[c.Index].Task, "the task with enough of both")
+		require.Equal(t, "stack & pile", s.Attempts[c.Index].Task, "the task has enough of both")
 		require.Equal(t, c.Success, *s.Attempts[c.Index].Success)
 	}
 	require.Equal(t, []string{"S1", "S2", "S3", "F1", "F2", "F3", "F4", "F5"}, marks)
-	require.Equal(t, "stack & pile/6", s.Attempts[chosen[3].Index].ID, "the best paid failure first")
-	require.Equal(t, "stack & pile/12", s.Attempts[chosen[7].Index].ID, "the worst paid last")
+	require.Equal(t, "stack & pile/6", s.Attempts[chosen[3].Index].ID, "the failure with the highest reward first")
+	require.Equal(t, "stack & pile/12", s.Attempts[chosen[7].Index].ID, "the one with the lowest reward last")
 	s.Curves = s.Curves[:4]
-	require.Len(t, ChooseCurves(s), 3, "successes alone")
+	require.Len(t, ChooseCurves(s), 3, "only successes")
 	require.Empty(t, ChooseCurves(audit.Scored{}))
 }
 
-func TestWhoFools(t *testing.T) {
+func TestFindFalseSuccesses(t *testing.T) {
 	s := scoredBy("pixel")
-	require.Equal(t, Fooled{Encoder: "pixel", Failures: 14, IDs: []string{}}, WhoFools(s))
+	require.Equal(t, FalseSuccesses{Encoder: "pixel", Failures: 14, IDs: []string{}}, FindFalseSuccesses(s))
 	near, nearer := 2.4, 0.1
 	s.Attempts[9].Distance, s.Attempts[14+7].Distance = &near, &nearer // the farthest success has 2.5
-	require.Equal(t, []int{21, 9}, WhoFools(s).Indices)
-	require.Equal(t, 2, WhoFools(s).Count)
-	require.Equal(t, []string{"stack & pile/7", "<push>/9"}, WhoFools(s).IDs)
+	require.Equal(t, []int{21, 9}, FindFalseSuccesses(s).Indices)
+	require.Equal(t, 2, FindFalseSuccesses(s).Count)
+	require.Equal(t, []string{"stack & pile/7", "<push>/9"}, FindFalseSuccesses(s).IDs)
 }
 
 func TestRewardPage(t *testing.T) {
 	p := RewardPage{Title: "<videos>", Reward: "zscore", Cluster: "auto", References: "batch",
 		Encoders: []audit.Scored{scoredBy("pixel"), scoredBy("other")},
-		Clips:    []RewardClip{{Mark: "S1", ID: "stack & pile/0", GIF: []byte("GIF89a")}}, Warnings: []string{"3 < 4"},
-		Fooled: []Fooled{{Encoder: "pixel", Count: 1, Failures: 9, Clips: []RewardClip{{ID: "<push>/7",
-			GIF: []byte("GIF89a")}}}, {Encoder: "other", Failures: 9}}, Now: time.Unix(0, 0)}
+		Clips:    []RewardClip{{Mark: "S1", ID: "stack & pile/0", GIF: []byte("GIF89a")}},
+		Warnings: []string{"3 < 4"},
+		FalseSuccesses: []FalseSuccesses{{Encoder: "pixel", Count: 1, Failures: 9,
+			Clips: []RewardClip{{ID: "<push>/7",
+				GIF: []byte("GIF89a")}}}, {Encoder: "other", Failures: 9}}, Now: time.Unix(0, 0)}
 	var b bytes.Buffer
 	require.NoError(t, RewardHTML(&b, p))
 	page := b.String()
 	for _, want := range []string{"&lt;videos&gt;", "3 &lt; 4", "&lt;push&gt;", "it does not decode: &lt;eof&gt;",
 		"pixel, equal length", "frames: &lt;push&gt; 12", "other: progress of successes",
 		`<b class="good">0.900</b>`, `<b class="bad">0.100</b>`, `<b class="bad">1.000</b>`, "a note", "2 of 4, 2",
-		"Failures that fool pixel: 1 of 9", "attempt &lt;push&gt;/7", "Failures that fool other: 0 of 9",
+		"Failures that pixel scores like successes: 1 of 9", "attempt &lt;push&gt;/7",
+		"Failures that other scores like successes: 0 of 9",
 		"1970-01-01",
 		"<summary>stack &amp; pile</summary>", `<b class="good">0.987</b>`, `<b class="bad">0.813</b>`} {
 		require.Contains(t, page, want)
@@ -111,7 +114,7 @@ func TestRewardPage(t *testing.T) {
 	require.NotContains(t, svg, "NaN")
 }
 
-// The curve runs beside the frames: what is drawn grows, and the last picture is that of the last frame.
+// The drawn part of the curve grows with the frames.
 func TestFilm(t *testing.T) {
 	data := make([]byte, 0, 6*8*8*3)
 	for n := range 6 {

@@ -17,24 +17,23 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// TensorBoard writes scalars into an event file that TensorBoard reads: TFRecord frames (length, masked
-// CRC-32C of the length, data, masked CRC-32C of the data) around Event messages of tensorflow's
-// event.proto.
+// TensorBoard writes scalars into an event file of TensorBoard: TFRecord frames (length, masked CRC-32C of
+// the length, data, masked CRC-32C of the data) around Event messages of TensorFlow's event.proto.
 type TensorBoard struct {
 	file *os.File
 	w    *bufio.Writer
 }
 
-// tensorBoardPrefix begins the names of the files that [OpenTensorBoard] writes and replaces.
+// tensorBoardPrefix is the prefix of the files that [OpenTensorBoard] writes and replaces.
 const tensorBoardPrefix = "events.out.tfevents."
 
-// OpenTensorBoard makes an event file in folder dir, in place of those that an earlier start of the same
-// run left there, and writes the past iterations, so that a run that was resumed shows each of them once.
-// created is when the run began; past iterations get times counted on from it.
+// OpenTensorBoard creates an event file in folder dir with the past iterations of a run. It replaces the
+// event files of earlier starts of the run, so that each iteration is shown once. The times of past
+// iterations are counted from created, when the run began.
 func OpenTensorBoard(dir string, created time.Time, past []store.Metrics) (*TensorBoard, error) {
 	fail := func(path string, err error) (*TensorBoard, error) {
 		return nil, plugins.Errorf(plugins.Invalid, "the TensorBoard file cannot be written: %w",
-			err).WithPlace("%s", path).WithHint("check the folder, or leave --tensorboard out")
+			err).WithPlace("%s", path).WithHint("check the folder, or run without --tensorboard")
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fail(dir, err)
@@ -76,7 +75,7 @@ func OpenTensorBoard(dir string, created time.Time, past []store.Metrics) (*Tens
 	return t, nil
 }
 
-// Add writes one iteration's numbers at step m.Iteration; NaN ones are left out.
+// Add writes the metrics of one iteration at step m.Iteration, without those that are NaN.
 func (t *TensorBoard) Add(m store.Metrics, at time.Time) error {
 	values := map[string]float64{
 		"rollout/success_rate": m.SuccessRate, "rollout/reward_mean": m.RewardMean,
@@ -92,11 +91,11 @@ func (t *TensorBoard) Add(m store.Metrics, at time.Time) error {
 	for k, v := range m.Extra {
 		values["extra/"+k] = v
 	}
-	return t.Scalars(int64(m.Iteration), at, values)
+	return t.scalars(int64(m.Iteration), at, values)
 }
 
-// Scalars writes values by tag at a step.
-func (t *TensorBoard) Scalars(step int64, at time.Time, values map[string]float64) error {
+// scalars writes values by tag at a step.
+func (t *TensorBoard) scalars(step int64, at time.Time, values map[string]float64) error {
 	tags := make([]string, 0, len(values))
 	for k := range values {
 		tags = append(tags, k)
@@ -116,25 +115,26 @@ func (t *TensorBoard) Scalars(step int64, at time.Time, values map[string]float6
 		summary = protowire.AppendTag(summary, 1, protowire.BytesType)
 		summary = protowire.AppendBytes(summary, value)
 	}
-	what := protowire.AppendTag(nil, 5, protowire.BytesType) // Event.summary
-	what = protowire.AppendBytes(what, summary)
-	if err := t.record(event(at, step, what)); err != nil {
+	field := protowire.AppendTag(nil, 5, protowire.BytesType) // Event.summary
+	field = protowire.AppendBytes(field, summary)
+	if err := t.record(event(at, step, field)); err != nil {
 		return err
 	}
 	return t.flush()
 }
 
-func event(at time.Time, step int64, what []byte) []byte {
+// event encodes an Event with one more field.
+func event(at time.Time, step int64, field []byte) []byte {
 	b := protowire.AppendTag(nil, 1, protowire.Fixed64Type) // wall_time
 	b = protowire.AppendFixed64(b, math.Float64bits(float64(at.UnixNano())/1e9))
 	b = protowire.AppendTag(b, 2, protowire.VarintType) // step
 	b = protowire.AppendVarint(b, uint64(step))
-	return append(b, what...)
+	return append(b, field...)
 }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// masked is the CRC-32C as TFRecord stores it.
+// masked returns the CRC-32C of data as TFRecord stores it.
 func masked(data []byte) uint32 {
 	c := crc32.Checksum(data, castagnoli)
 	return (c>>15 | c<<17) + 0xa282ead8
@@ -164,10 +164,10 @@ func (t *TensorBoard) flush() error {
 func (t *TensorBoard) fail(err error) error {
 	return plugins.Errorf(plugins.Exhausted, "the TensorBoard file cannot be written: %w", err).WithPlace("%s",
 		t.file.Name()).
-		WithHint("make room on the disk, or leave --tensorboard out")
+		WithHint("free space on the disk, or run without --tensorboard")
 }
 
-// Close ends the file.
+// Close closes the file.
 func (t *TensorBoard) Close() error {
 	err := t.flush()
 	if e := t.file.Close(); err == nil && e != nil {

@@ -16,24 +16,23 @@ import (
 	"github.com/srpo-dev/srpo/host/store"
 )
 
-// Status is where a run stands.
+// Status is the state of a run.
 type Status struct {
-	// Iteration counts from 1 to Iterations; 0 before the first, while the starting policy is trained.
+	// Iteration counts from 1 to Iterations. It is 0 while the starting policy is trained.
 	Iteration, Iterations int
-	// Phase is one of store.Phases, or a word such as "imitate" or "eval".
+	// Phase is one of store.Phases, or for example "imitate" or "eval".
 	Phase string
-	// Done of Total units of the phase: episodes in a rollout, whatever else counts otherwise. Total 0:
-	// unknown.
+	// Done of Total units of the phase are done, for example episodes. Total is 0 if it is not known.
 	Done, Total int
-	// EnvSteps counts all steps of the run so far.
+	// EnvSteps is the number of steps of the run so far.
 	EnvSteps int64
-	// Successes of Episodes finished in this iteration.
+	// Successes and Episodes count the finished episodes of this iteration.
 	Successes, Episodes int
 }
 
-// Terminal shows a run's progress on a writer. On a terminal it keeps one status line up to date; elsewhere
-// it writes plain lines, one an iteration and one every half minute between. Its methods may be called from
-// several goroutines.
+// Terminal shows a run's progress. On a terminal it updates one status line. Otherwise it writes plain
+// lines, one per iteration and one every 30 seconds in between. Its methods may be called from several
+// goroutines.
 type Terminal struct {
 	mu    sync.Mutex
 	w     io.Writer
@@ -48,8 +47,8 @@ type Terminal struct {
 	began     time.Time // of the run
 	iterBegan time.Time
 	iterSteps int64
-	took      []float64 // seconds of whole iterations
-	rates     []float64 // success rates of whole iterations
+	took      []float64 // seconds of each committed iteration
+	rates     []float64 // success rate of each committed iteration
 	past      []sample
 }
 
@@ -58,8 +57,8 @@ type sample struct {
 	steps int64
 }
 
-// NewTerminal writes to w. A status line is drawn when w is a terminal and TERM is not "dumb"; colours
-// unless NO_COLOR is set.
+// NewTerminal returns a Terminal that writes to w. It draws a status line if w is a terminal and TERM is
+// not "dumb", with colours unless NO_COLOR is set.
 func NewTerminal(w io.Writer) *Terminal {
 	t := &Terminal{w: w, now: time.Now, width: func() int { return 80 }}
 	if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb" {
@@ -79,11 +78,11 @@ func NewTerminal(w io.Writer) *Terminal {
 const (
 	redraw = 100 * time.Millisecond
 	plain  = 30 * time.Second
-	// window is how far back the rate of env steps looks.
+	// window is the time over which the rate of env steps is averaged.
 	window = 10 * time.Second
 )
 
-// Update takes the present state. It may be called as often as anything changes.
+// Update shows a new state. It may be called at every change.
 func (t *Terminal) Update(s Status) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -116,7 +115,7 @@ func (t *Terminal) Update(s Status) {
 	}
 }
 
-// Line writes a line of its own, above the status line.
+// Line writes a line above the status line.
 func (t *Terminal) Line(format string, args ...any) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -132,13 +131,13 @@ func (t *Terminal) Warn(format string, args ...any) {
 	t.Line("%s", t.paint("33", "warning: ")+fmt.Sprintf(format, args...))
 }
 
-// Committed reports a whole iteration.
+// Committed writes the result of an iteration.
 func (t *Terminal) Committed(m store.Metrics, iterations int) {
 	low, high := stats.Wilson(m.SuccessRate, m.Episodes)
 	t.mu.Lock()
 	t.took = append(t.took, m.Seconds)
 	t.rates = append(t.rates, m.SuccessRate)
-	left := t.left(0)
+	mean := t.iterationSeconds()
 	t.mu.Unlock()
 	note := ""
 	if n := m.GroupsKept + m.GroupsDropped; n > 0 {
@@ -147,13 +146,13 @@ func (t *Terminal) Committed(m store.Metrics, iterations int) {
 	if m.EmbeddingsDropped > 0 {
 		note += fmt.Sprintf("  %d embeddings dropped", m.EmbeddingsDropped)
 	}
-	if m.Iteration < iterations && left > 0 {
-		note += "  left " + duration(float64(iterations-m.Iteration)*left)
+	if m.Iteration < iterations && mean > 0 {
+		note += "  " + duration(float64(iterations-m.Iteration)*mean) + " left"
 	}
+	success := t.paint("1", fmt.Sprintf("%5.1f %%", 100*m.SuccessRate))
 	t.Line("iteration %*d/%d  success %s  (95 %%: %s to %s)  reward %s  KL %s%s  %s", len(fmt.Sprint(iterations)),
-		m.Iteration, iterations,
-		t.paint("1", fmt.Sprintf("%5.1f %%", 100*m.SuccessRate)), percent(low), percent(high), fixed(m.RewardMean),
-		fixed(m.KL), note, duration(m.Seconds))
+		m.Iteration, iterations, success, percent(low), percent(high), fixed(m.RewardMean), fixed(m.KL), note,
+		duration(m.Seconds))
 }
 
 func fixed(v float64) string {
@@ -163,7 +162,7 @@ func fixed(v float64) string {
 	return fmt.Sprintf("%.3f", v)
 }
 
-// Close takes the status line away.
+// Close removes the status line.
 func (t *Terminal) Close() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -186,8 +185,8 @@ func (t *Terminal) draw(now time.Time) {
 	fmt.Fprint(t.w, "\r\x1b[K"+string(line))
 }
 
-// left is the mean time of an iteration, seconds; 0: unknown.
-func (t *Terminal) left(elapsed float64) float64 {
+// iterationSeconds returns the mean time of the last five iterations in seconds; 0 before the first.
+func (t *Terminal) iterationSeconds() float64 {
 	if len(t.took) == 0 {
 		return 0
 	}
@@ -196,10 +195,10 @@ func (t *Terminal) left(elapsed float64) float64 {
 	for _, s := range recent {
 		sum += s
 	}
-	return max(0, sum/float64(len(recent))-elapsed)
+	return sum / float64(len(recent))
 }
 
-// line is the status in words.
+// line returns the status line.
 func (t *Terminal) line(now time.Time) string {
 	s := t.last
 	var parts []string
@@ -221,12 +220,12 @@ func (t *Terminal) line(now time.Time) string {
 		parts = append(parts, short(math.Round(r))+" steps/s")
 	}
 	if eta := t.eta(now); eta > 0 {
-		parts = append(parts, "left "+duration(eta))
+		parts = append(parts, duration(eta)+" left")
 	}
 	return strings.Join(parts, "  ")
 }
 
-// rate is env steps a second over the window.
+// rate returns the env steps per second over the window.
 func (t *Terminal) rate(now time.Time) float64 {
 	if len(t.past) < 2 {
 		return 0
@@ -238,8 +237,8 @@ func (t *Terminal) rate(now time.Time) float64 {
 	return float64(t.last.EnvSteps-t.past[0].steps) / d
 }
 
-// eta is the time left, seconds: by the last iterations' mean; before there is one, by the share of the
-// rollout that is done. 0: unknown.
+// eta returns the remaining time in seconds, from the mean of the last iterations or, during the first one,
+// from the finished share of its rollout. It is 0 if it is not known.
 func (t *Terminal) eta(now time.Time) float64 {
 	s := t.last
 	if s.Iteration < 1 || s.Iterations < s.Iteration {
@@ -247,7 +246,7 @@ func (t *Terminal) eta(now time.Time) float64 {
 	}
 	elapsed := now.Sub(t.iterBegan).Seconds()
 	after := float64(s.Iterations - s.Iteration)
-	if mean := t.left(0); mean > 0 {
+	if mean := t.iterationSeconds(); mean > 0 {
 		return max(0, mean-elapsed) + after*mean
 	}
 	if s.Phase == "rollout" && s.Total > 0 && s.Done > 0 && s.Done*10 >= s.Total {
@@ -277,8 +276,8 @@ func (t *Terminal) paint(code, s string) string {
 	return "\x1b[" + code + "m" + s + "\x1b[0m"
 }
 
-// Summary writes what a run came to: its sampled episodes, and the evaluations among events. next are lines
-// such as where the report lies.
+// Summary writes the result of a run: the success rates of training and of the evaluations among events,
+// then the lines next, for example the path of the report.
 func (t *Terminal) Summary(metrics []store.Metrics, events []store.Event, next ...string) {
 	t.Close()
 	t.mu.Lock()
@@ -292,27 +291,22 @@ func (t *Terminal) Summary(metrics []store.Metrics, events []store.Event, next .
 			seconds += max(0, m.Seconds)
 		}
 		low, high := stats.Wilson(last.SuccessRate, last.Episodes)
-		iterations := "iterations"
-		if n == 1 {
-			iterations = "iteration"
-		}
-		fmt.Fprintf(t.w, "success %s → %s (95 %%: %s to %s)  %s  in %d %s, %s env steps, %s\n",
-			percent(first.SuccessRate), t.paint("1", percent(last.SuccessRate)),
-			percent(low), percent(high), Sparkline(rates, 40), n, iterations, short(float64(last.EnvSteps)),
-			duration(seconds))
+		fmt.Fprintf(t.w, "success %s → %s (95 %%: %s to %s)  %s  in %s, %s env steps, %s\n",
+			percent(first.SuccessRate), t.paint("1", percent(last.SuccessRate)), percent(low), percent(high),
+			Sparkline(rates, 40), Count(n, "iteration"), short(float64(last.EnvSteps)), duration(seconds))
 	} else {
 		fmt.Fprintln(t.w, "no iteration was committed")
 	}
-	if words := evaluationWords(events); words != "" {
-		fmt.Fprintln(t.w, words)
+	if line := evaluationLine(events); line != "" {
+		fmt.Fprintln(t.w, line)
 	}
 	for _, l := range next {
 		fmt.Fprintln(t.w, l)
 	}
 }
 
-// evaluationWords compares the first evaluation with the last one; empty: there are no two.
-func evaluationWords(events []store.Event) string {
+// evaluationLine compares the first evaluation with the last one. It is empty if there are not two.
+func evaluationLine(events []store.Event) string {
 	var first, last *store.Event
 	for i, e := range events {
 		if e.Evaluation == nil {
@@ -322,7 +316,7 @@ func evaluationWords(events []store.Event) string {
 			first = last
 		}
 	}
-	if first == last || first.Iteration == last.Iteration { // the second is an iteration that was rolled again
+	if first == last || first.Iteration == last.Iteration { // also if an iteration was executed twice
 		return ""
 	}
 	before := "before"
@@ -338,7 +332,7 @@ func evaluationWords(events []store.Event) string {
 		percent(last.Evaluation.SuccessRate), interval(last.Evaluation), last.Iteration, last.Evaluation.Episodes)
 }
 
-// Sparkline draws rates from 0 to 1 as a line of at most width blocks; a NaN is a space.
+// Sparkline draws rates from 0 to 1 as at most width blocks. NaN is a space.
 func Sparkline(rates []float64, width int) string {
 	const blocks = "▁▂▃▄▅▆▇█"
 	n := len(rates)

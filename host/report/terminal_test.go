@@ -17,7 +17,7 @@ import (
 	"github.com/srpo-dev/srpo/host/store"
 )
 
-// clock is a time that tests move.
+// clock is a time that tests set.
 type clock struct{ at time.Time }
 
 func (c *clock) now() time.Time { return c.at }
@@ -30,7 +30,7 @@ func fake(live bool, width int) (*Terminal, *bytes.Buffer, *clock) {
 	return t, &b, c
 }
 
-// screen plays carriage returns and erasures and returns the lines that a person sees.
+// screen applies carriage returns and line erasures and returns the visible lines.
 func screen(s string) []string {
 	var lines []string
 	for _, l := range strings.Split(s, "\n") {
@@ -52,7 +52,7 @@ func TestStatusLine(t *testing.T) {
 	}
 	seen := screen(b.String())
 	require.Len(t, seen, 1)
-	require.Equal(t, "1/10  rollout 32/64 ▕██████      ▏  success 50 %  2000 steps/s  left 2 min 01 s", seen[0])
+	require.Equal(t, "1/10  rollout 32/64 ▕██████      ▏  success 50 %  2000 steps/s  2 min 01 s left", seen[0])
 
 	term.Committed(store.Metrics{Iteration: 1, SuccessRate: 0.5, Episodes: 64, RewardMean: 0.61, KL: 0.004,
 		Seconds: 12, GroupsKept: 8}, 10)
@@ -63,7 +63,7 @@ func TestStatusLine(t *testing.T) {
 	seen = screen(b.String())
 	require.Len(t, seen, 3)
 	require.Equal(t, "iteration  1/10  success  50.0 %  (95 %: 38.1 % to 61.9 %)  reward 0.610  KL 0.004  groups "+
-		"8/8  left 1 min 48 s  12 s", seen[0])
+		"8/8  1 min 48 s left  12 s", seen[0])
 	require.Equal(t, "saved x", seen[1])
 	require.Empty(t, seen[2], "the status line is gone")
 
@@ -95,7 +95,7 @@ func TestPlainLines(t *testing.T) {
 	require.NotContains(t, out, "\x1b", "no colours where there is no terminal")
 	lines := strings.Split(strings.TrimSpace(out), "\n")
 	require.Len(t, lines, 3+1+1+3, "one line every half minute")
-	require.Equal(t, "1/2  rollout 600/1000  100 steps/s  left 2 min 20 s", lines[1])
+	require.Equal(t, "1/2  rollout 600/1000  100 steps/s  2 min 20 s left", lines[1])
 	require.Equal(t, "warning: env tabletop died", lines[3])
 	require.Contains(t, lines[4], "2 embeddings dropped")
 	require.Equal(t, "success 10.0 % → 90.0 % (95 %: 80.2 % to 95.2 %)  ▂▇  in 2 iterations, 120k env steps, 10 s",
@@ -151,7 +151,7 @@ func TestSparkline(t *testing.T) {
 	require.Empty(t, Sparkline(nil, 40))
 }
 
-// scalarsOf decodes an event file by the format's own description and checks every checksum.
+// scalarsOf decodes an event file and checks its checksums.
 func scalarsOf(t *testing.T, data []byte) (versions int, values map[int64]map[string]float32) {
 	t.Helper()
 	values = map[int64]map[string]float32{}

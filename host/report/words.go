@@ -1,5 +1,6 @@
-// Package report shows what a run did: a status line while it runs, an offline HTML page and TensorBoard files of its
-// metrics, and a comparison of several runs with confidence bands. It reads run folders and starts nothing.
+// Package report shows what a run did: a status line while it runs, an offline HTML page and TensorBoard
+// files of its metrics, and a comparison of several runs with confidence bands. It reads run folders and
+// starts nothing.
 package report
 
 import (

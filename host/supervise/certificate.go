@@ -12,8 +12,9 @@ import (
 	"time"
 )
 
-// newCertificate makes the host's self-signed client certificate for one plugin process, and its PEM form for PLUGIN_CLIENT_CERT. The curve is P-256:
-// go-plugin's own AutoMTLS takes P-521, which Python's grpcio refuses.
+// newCertificate makes a self-signed client certificate of the host for one plugin process, and its PEM
+// form for PLUGIN_CLIENT_CERT. The curve is P-256: AutoMTLS of go-plugin uses P-521, which Python's grpcio
+// refuses.
 func newCertificate() (tls.Certificate, string, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -28,12 +29,12 @@ func newCertificate() (tls.Certificate, string, error) {
 		SerialNumber:          serial,
 		Subject:               pkix.Name{CommonName: "localhost", Organization: []string{"srpo host"}},
 		DNSNames:              []string{"localhost"},
-		NotBefore:             now.Add(-5 * time.Minute), // clocks differ between machines
+		NotBefore:             now.Add(-5 * time.Minute), // the clock may be set back
 		NotAfter:              now.AddDate(1, 0, 0),
 		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
 		BasicConstraintsValid: true,
-		IsCA:                  true, // the plugin has no other root to check it against
+		IsCA:                  true, // the plugin checks it against this certificate alone
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {

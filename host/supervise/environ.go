@@ -6,13 +6,16 @@ import (
 	"strings"
 )
 
-// EnvAllow lists the host's environment variables that a plugin gets; a star at the end matches any rest. Nothing else reaches a plugin: tokens, proxies
-// with passwords, and variables that would change a run without being in its settings stay with the host.
+// EnvAllow lists the environment variables of the host that a plugin gets; a star at the end matches any
+// rest. Nothing else reaches a plugin: tokens, proxies with passwords, and variables that would change a
+// run without being in its settings stay in the host.
 //
-//   - PATH, HOME, USER, LOGNAME, LANG, LANGUAGE, LC_*, TZ, TMPDIR: what any program expects.
-//   - LD_LIBRARY_PATH: where CUDA and driver libraries lie on many clusters; without it a plugin that works in the user's shell fails here.
-//   - CUDA_VISIBLE_DEVICES, CUDA_DEVICE_ORDER, NVIDIA_*, ROCR_VISIBLE_DEVICES, HIP_VISIBLE_DEVICES: which GPUs the user, Slurm or a container gave.
-//   - SSL_CERT_FILE, SSL_CERT_DIR: names of public certificate files, needed by plugins that fetch weights.
+//   - PATH, HOME, USER, LOGNAME, LANG, LANGUAGE, LC_*, TZ, TMPDIR: every program expects them.
+//   - LD_LIBRARY_PATH: the folder of CUDA and driver libraries on many clusters. Without it, a plugin that works in the
+//     user's shell fails here.
+//   - CUDA_VISIBLE_DEVICES, CUDA_DEVICE_ORDER, NVIDIA_*, ROCR_VISIBLE_DEVICES, HIP_VISIBLE_DEVICES: the GPUs that the user,
+//     Slurm or a container assigned.
+//   - SSL_CERT_FILE, SSL_CERT_DIR: names of public certificate files, for plugins that download weights.
 //
 // [host] env_allow in srpo.toml adds names, for all plugins or, as PLUGIN:NAME, for one.
 var EnvAllow = []string{
@@ -20,11 +23,12 @@ var EnvAllow = []string{
 	"CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_*", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "SSL_CERT_FILE", "SSL_CERT_DIR",
 }
 
-// allowedFor is the part of a user's list that is for the plugin: what names it, without the name, and what names none.
+// allowedFor returns the entries of a user's list that apply to the plugin, without its name: PLUGIN:NAME
+// and NAME.
 func allowedFor(plugin string, list []string) []string {
 	var out []string
 	for _, a := range list {
-		if who, name, ok := strings.Cut(a, ":"); !ok || who == plugin {
+		if owner, name, ok := strings.Cut(a, ":"); !ok || owner == plugin {
 			if !ok {
 				name = a
 			}
@@ -34,7 +38,8 @@ func allowedFor(plugin string, list []string) []string {
 	return out
 }
 
-// environ filters the host's environment by the allow-list and puts the plugin's own variables over it.
+// environ filters the host's environment by the allow-lists and adds the plugin's variables, which take
+// precedence.
 func environ(host, allow []string, own map[string]string) []string {
 	vars := map[string]string{}
 	for _, kv := range host {
@@ -63,5 +68,5 @@ func allowed(name string, list []string) bool {
 	return false
 }
 
-// hostEnviron is the host's environment; a variable so that tests can give their own.
+// hostEnviron returns the host's environment. Tests replace it.
 var hostEnviron = os.Environ

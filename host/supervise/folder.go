@@ -20,14 +20,17 @@ import (
 const (
 	folderPrefix = "srpo-run-"
 	ownerFile    = "host.json"
-	// maxFolder bounds the length of the folder's path: a Unix socket's path has at most 107 bytes, and go-plugin appends two random names to it.
+	// maxFolder is the longest path of the folder. The path of a Unix socket has at most 104 bytes on macOS
+	// and 107 on Linux, and go-plugin appends two random names.
 	maxFolder = 60
-	// orphanAge is when a folder without an owner file counts as left behind by a host that died while making it.
+	// orphanAge is the age from which a folder without an owner file is an orphan of a host that died while
+	// it made it.
 	orphanAge = time.Hour
 )
 
-// runFolder is a run's private folder (mode 0700) for sockets. Its owner file is locked for as long as the host lives, which tells other hosts that it is
-// not left over; a lock goes away with the process, however that ends, and means the same in every PID namespace that shares the folder.
+// runFolder is a run's private folder (mode 0700) for sockets. Its owner file is locked while the host
+// lives, so other hosts can tell it from an orphan. The lock ends with the process, however that ends, and
+// works across PID namespaces.
 type runFolder struct {
 	path  string
 	tag   string
@@ -42,7 +45,8 @@ type owner struct {
 	Started time.Time `json:"started"`
 }
 
-// newRunFolder makes the folder under $XDG_RUNTIME_DIR, the temporary folder or /tmp, whichever comes first and is short and writable.
+// newRunFolder makes the folder in the first of $XDG_RUNTIME_DIR, the temporary folder and /tmp that is
+// short enough and writable.
 func newRunFolder() (*runFolder, error) {
 	var tried []string
 	for _, base := range runFolderBases() {
@@ -67,7 +71,8 @@ func runFolderBases() []string {
 	return out
 }
 
-// Sweep removes what hosts that are gone left behind, as every [New] does, and says which folders and how many plugin processes that was.
+// Sweep removes what earlier hosts left, as every [New] does. It returns the removed folders and the number
+// of killed plugin processes.
 func Sweep() (folders []string, processes int) {
 	for _, base := range runFolderBases() {
 		f, n := sweep(base)
@@ -88,7 +93,7 @@ func makeRunFolder(base string) (*runFolder, error) {
 		_ = os.RemoveAll(dir)
 		return nil, err
 	}
-	// Locked before it gets its name, so that nobody finds it unlocked.
+	// It is locked before it gets its name, so that no other host finds it unlocked.
 	tmp := filepath.Join(dir, ".owner")
 	f.owner = flock.New(tmp, flock.SetFlag(os.O_CREATE|os.O_EXCL|os.O_RDWR), flock.SetPermissions(0o600))
 	if _, err = f.owner.TryLock(); err != nil {
@@ -113,7 +118,7 @@ func (f *runFolder) remove() {
 	_ = f.owner.Close()
 }
 
-// sweep removes what hosts that are gone left in base: their folders, and their plugins where some live on.
+// sweep removes what earlier hosts left in base: their folders, and those of their plugins that still run.
 func sweep(base string) (folders []string, processes int) {
 	dirs, _ := filepath.Glob(filepath.Join(base, folderPrefix+"*"))
 	for _, dir := range dirs {

@@ -34,7 +34,7 @@ func FuzzHandshake(f *testing.F) {
 		require.NotEmpty(t, e.Hint)
 		require.True(t, utf8.ValidString(e.Error()))
 		require.NotContains(t, e.Error(), "\x1b")
-		require.Less(t, len(e.Error()), 4*ringWidth)
+		require.Less(t, len(e.Error()), 4*recentWidth)
 	})
 }
 
@@ -56,9 +56,9 @@ func FuzzPrinted(f *testing.F) {
 			rest = rest[n:]
 		}
 		w.flush()
-		last := o.last(lastWords)
-		require.LessOrEqual(t, strings.Count(last, "\n"), lastWords-1)
-		require.LessOrEqual(t, len(last), lastWords*(3*ringWidth))
+		last := o.last(errorLines)
+		require.LessOrEqual(t, strings.Count(last, "\n"), errorLines-1)
+		require.LessOrEqual(t, len(last), errorLines*(3*recentWidth))
 		require.True(t, utf8.ValidString(last))
 		require.NotContains(t, last, "\x1b")
 	})

@@ -5,16 +5,18 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/srpo-dev/srpo/host/supervise/manifest"
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// loaderConfig is the dynamic loader's list of folders; a variable for tests.
+// loaderConfig is the file with the folders of the dynamic loader. Tests replace it.
 var loaderConfig = "/etc/ld.so.conf"
 
-// libraryFolders lists where the dynamic loader looks: LD_LIBRARY_PATH, the loader's configuration, and the folders that need no configuration.
+// libraryFolders returns the folders of the dynamic loader: LD_LIBRARY_PATH, its configuration and its
+// defaults.
 func libraryFolders() []string {
 	dirs := filepath.SplitList(os.Getenv("LD_LIBRARY_PATH"))
 	dirs = append(dirs, readLoaderConfig(loaderConfig, 0)...)
@@ -57,37 +59,35 @@ func readLoaderConfig(path string, depth int) []string {
 	return dirs
 }
 
-// CheckLibraries makes sure that the shared libraries of a package are there, before anything is downloaded. Nothing is loaded for that.
+// CheckLibraries checks that the shared libraries of a package are installed, without loading them. The
+// error, of kind NotFound, names the missing ones. Outside Linux it checks nothing, as the names are those
+// of Linux libraries.
 func CheckLibraries(list []manifest.System) error {
-	if runtime.GOOS != "linux" { // the names are those of Linux libraries
+	if runtime.GOOS != "linux" || len(list) == 0 {
 		return nil
 	}
+	dirs := libraryFolders()
 	var missing, packages []string
-	var dirs []string
 	for _, s := range list {
-		if dirs == nil {
-			dirs = libraryFolders()
+		found := slices.ContainsFunc(dirs, func(dir string) bool {
+			_, err := os.Stat(filepath.Join(dir, s.Library))
+			return err == nil
+		})
+		if found {
+			continue
 		}
-		found := false
-		for _, d := range dirs {
-			if _, err := os.Stat(filepath.Join(d, s.Library)); err == nil {
-				found = true
-				break
-			}
-		}
-		if !found {
-			missing = append(missing, s.Library)
-			if s.Apt != "" {
-				packages = append(packages, s.Apt)
-			}
+		missing = append(missing, s.Library)
+		if s.Apt != "" {
+			packages = append(packages, s.Apt)
 		}
 	}
 	if len(missing) == 0 {
 		return nil
 	}
 	e := plugins.Errorf(plugins.NotFound, "needs %s, which this machine does not have", strings.Join(missing, " and "))
+	const elsewhere = "if it is in another folder, add that to LD_LIBRARY_PATH"
 	if len(packages) > 0 {
-		return e.WithHint("on Debian and Ubuntu: sudo apt-get install %s; if it lies in a folder of its own, name that in LD_LIBRARY_PATH", strings.Join(packages, " "))
+		return e.WithHint("on Debian and Ubuntu: sudo apt-get install %s; %s", strings.Join(packages, " "), elsewhere)
 	}
-	return e.WithHint("install it; if it lies in a folder of its own, name that in LD_LIBRARY_PATH")
+	return e.WithHint("install it; %s", elsewhere)
 }

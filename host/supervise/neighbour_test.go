@@ -49,7 +49,7 @@ func neighbour(rest string) {
 	try("connect with a certificate of its own", dial(own))
 	try("put a socket there", os.WriteFile(filepath.Join(filepath.Dir(socket), "mine"), nil, 0o600))
 	_, err = os.ReadDir(filepath.Dir(socket))
-	try("look into the folder", err)
+	try("read the folder", err)
 	for who, pid := range map[string]string{"host": host, "plugin": plugin} {
 		for _, what := range []string{"fd", "mem", "environ", "map_files"} { // the arena is a memory file without a name: it is reached through these alone
 			path := "/proc/" + pid + "/" + what

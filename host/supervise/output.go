@@ -14,30 +14,35 @@ import (
 )
 
 const (
-	// ringLines is how many of a plugin's last lines are kept for errors.
-	ringLines = 40
-	// ringWidth is how much of each is kept, bytes.
-	ringWidth = 2000
-	// maxLine is where a line without an end is cut, bytes.
+	// recentLines is the number of a plugin's last lines that are kept for errors.
+	recentLines = 40
+	// recentWidth is the number of bytes of each that are kept.
+	recentWidth = 2000
+	// maxLine is the number of bytes at which a line without an end is cut.
 	maxLine = 64 << 10
-	// crashLines is how much is kept of what a Go program says when it dies: the reason, and where.
+	// crashLines is the number of lines that are kept of the crash report of a Go program: the reason and
+	// the place.
 	crashLines = 12
-	// maxLog is the size at which a log file is rotated; one older file is kept, so a plugin's logs take at most twice as much.
+	// maxLog is the size at which a log file is rotated. One older file is kept, so logs take at most twice
+	// as much.
 	maxLog = 8 << 20
 )
 
-// output keeps what a plugin prints: all of it in a log file, the last lines in memory.
+// output stores what a plugin prints: everything in a log file, the last lines in memory.
 type output struct {
 	mu   sync.Mutex
 	path string
 	file *os.File
 	size int64
-	ring []string
-	// crash is what a Go program said of its own death. The stacks of all its goroutines come behind it, and push it out of the ring.
+	// recent are the last lines.
+	recent []string
+	// crash is the start of the crash report of a Go program. The stacks of all goroutines follow it, and
+	// would push it out of the recent lines.
 	crash []string
 }
 
-// newOutput appends to the log file at path. A log that cannot be written does not stop a run: the last lines are kept all the same.
+// newOutput appends to the log file at path. A log that cannot be written does not stop a run: the last
+// lines are still kept.
 func newOutput(path string) *output {
 	o := &output{path: path}
 	o.open()
@@ -64,10 +69,10 @@ func (o *output) close() {
 	}
 }
 
-// line keeps one line; source says where it is from ("err", "out", "srpo").
+// line stores one line. source is its origin: "err", "out" or "srpo".
 func (o *output) line(source, text string) {
 	if i := strings.LastIndexByte(strings.TrimRight(text, "\r"), '\r'); i >= 0 {
-		text = text[i+1:] // a progress bar: only what it showed last
+		text = text[i+1:] // a progress bar: only its last state
 	}
 	text = strings.TrimRight(text, "\r\n")
 	o.mu.Lock()
@@ -87,36 +92,40 @@ func (o *output) line(source, text string) {
 	if source == "srpo" {
 		return
 	}
-	if word, ok := readable(text); ok {
-		if o.ring = append(o.ring, word); len(o.ring) > ringLines {
-			o.ring = o.ring[len(o.ring)-ringLines:]
+	if shown, ok := readable(text); ok {
+		if o.recent = append(o.recent, shown); len(o.recent) > recentLines {
+			o.recent = o.recent[len(o.recent)-recentLines:]
 		}
-		if len(o.crash) == 0 && dies(word) || len(o.crash) > 0 && len(o.crash) < crashLines {
-			o.crash = append(o.crash, word)
+		if len(o.crash) == 0 && startsCrash(shown) || len(o.crash) > 0 && len(o.crash) < crashLines {
+			o.crash = append(o.crash, shown)
 		}
 	}
 }
 
-// dies says whether a line is the one with which Go's runtime begins to tell why it ends the program.
-func dies(line string) bool {
-	return strings.HasPrefix(line, "panic: ") || strings.HasPrefix(line, "fatal error: ") || strings.HasPrefix(line, "runtime: out of memory")
+// startsCrash reports whether a line is the first of a crash report of Go's runtime.
+func startsCrash(line string) bool {
+	return strings.HasPrefix(line, "panic: ") || strings.HasPrefix(line, "fatal error: ") ||
+		strings.HasPrefix(line, "runtime: out of memory")
 }
 
-// stack says whether a line is of a stack that Go's runtime prints: where a function stands.
-func stack(line string) bool { return strings.HasPrefix(line, "\t") && strings.Contains(line, ".go:") }
+// isStackLine reports whether a line is the position of a function in a stack that Go's runtime prints.
+func isStackLine(line string) bool {
+	return strings.HasPrefix(line, "\t") && strings.Contains(line, ".go:")
+}
 
-// last returns the last n lines, joined; of a Go program that died the first ones of what it said of that, which tell why.
+// last returns the last n lines, joined. For a Go program that crashed it returns the start of the crash
+// report instead.
 func (o *output) last(n int) string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	lines := o.ring[max(0, len(o.ring)-n):]
-	if len(o.crash) > 0 && slices.ContainsFunc(o.ring, stack) && !slices.Contains(lines, o.crash[0]) {
+	lines := o.recent[max(0, len(o.recent)-n):]
+	if len(o.crash) > 0 && slices.ContainsFunc(o.recent, isStackLine) && !slices.Contains(lines, o.crash[0]) {
 		lines = o.crash[:min(n, len(o.crash))]
 	}
 	return strings.Join(lines, "\n")
 }
 
-// outOfMemory says whether a Go program died because it got no memory.
+// outOfMemory reports whether a Go program crashed for lack of memory.
 func (o *output) outOfMemory() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -125,8 +134,9 @@ func (o *output) outOfMemory() bool {
 	})
 }
 
-// readable turns a line into one for a person, without control characters; go-plugin's own log lines (JSON) are unpacked, and dropped below "info".
-func readable(text string) (string, bool) {
+// readable makes a line fit for an error: without control characters, and shortened. It unpacks the JSON
+// log lines of go-plugin. ok is false for an empty line and for debug lines.
+func readable(text string) (shown string, ok bool) {
 	if strings.HasPrefix(text, "{") {
 		var entry map[string]any
 		if json.Unmarshal([]byte(text), &entry) == nil {
@@ -142,8 +152,8 @@ func readable(text string) (string, bool) {
 			}
 		}
 	}
-	if len(text) > ringWidth {
-		text = text[:ringWidth] + "..."
+	if len(text) > recentWidth {
+		text = text[:recentWidth] + "..."
 	}
 	text = strings.Map(func(r rune) rune {
 		if r == '\t' || unicode.IsPrint(r) {
@@ -165,7 +175,8 @@ type lines struct {
 func (l *lines) Write(b []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	// Only what is new is searched, and what is left is moved once: a plugin may print byte by byte, or nothing but line ends.
+	// Only new bytes are searched, and the rest is moved once: a plugin may print single bytes, or only
+	// line ends.
 	searched := len(l.rest)
 	l.rest = append(l.rest, b...)
 	rest := l.rest
@@ -189,7 +200,7 @@ func (l *lines) Write(b []byte) (int, error) {
 	}
 }
 
-// flush keeps what came without a line end.
+// flush stores a last line without a line end.
 func (l *lines) flush() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -199,7 +210,7 @@ func (l *lines) flush() {
 	}
 }
 
-// fileName makes a name that is safe as a file's.
+// fileName makes a safe file name of s.
 func fileName(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r == '-' || r == '_' || r == '.' || r < 128 && (unicode.IsLetter(r) || unicode.IsDigit(r)) {

@@ -22,7 +22,7 @@ func TestOutput(t *testing.T) {
 	o.line("err", `{"@level":"debug","@message":"plugin address"}`)
 	o.line("err", `{"@level":"error","@message":"serving","error":"no socket"}`)
 	o.line("err", `{"not": "a log line"}`)
-	require.Equal(t, "half a line\n100% done\n[31mred[0m\nno end\nserving: no socket\n{\"not\": \"a log line\"}", o.last(ringLines))
+	require.Equal(t, "half a line\n100% done\n[31mred[0m\nno end\nserving: no socket\n{\"not\": \"a log line\"}", o.last(recentLines))
 	require.Equal(t, "{\"not\": \"a log line\"}", o.last(1))
 
 	long := strings.Repeat("x", 3*maxLine+10) // a line without end is cut, and nothing is lost
@@ -31,7 +31,7 @@ func TestOutput(t *testing.T) {
 	data, err := os.ReadFile(path)
 	require.NoError(t, err)
 	require.Equal(t, len(long), strings.Count(string(data), "x"))
-	require.LessOrEqual(t, len(o.last(1)), ringWidth+3)
+	require.LessOrEqual(t, len(o.last(1)), recentWidth+3)
 
 	for range 2*maxLog/maxLine + 10 {
 		o.line("err", long[:maxLine])

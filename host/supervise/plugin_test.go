@@ -43,7 +43,7 @@ func play(mode, rest string) {
 		neighbour(rest)
 	case "good":
 		serveEnv(&toy{})
-	case "heartless": // of an SDK that knows no heartbeat
+	case "no heartbeat": // of an SDK that knows no heartbeat
 		_ = os.Unsetenv(plugins.HeartbeatEnv)
 		serveEnv(&toy{})
 	case "prints":

@@ -269,5 +269,5 @@ func TestPrepareServed(t *testing.T) {
 	}
 	pkg.Origin = catalog.Folder
 	_, err = p.Prepare(background, pkg)
-	require.ErrorContains(t, err, "only packages inside of srpo")
+	require.ErrorContains(t, err, "only packages inside srpo")
 }

@@ -16,12 +16,13 @@ func awaitExit(pid int) {
 	}
 }
 
-// killTagged kills every process of this user whose tag equals tag, or starts with tag and a slash. It returns their number.
+// killTagged kills every process of this user whose tag equals tag, or starts with tag and a slash. It
+// returns their number.
 func killTagged(tag string) int {
 	n := 0
 	for _, pid := range findTagged(tag) {
-		// The id may have passed to another process meanwhile. The descriptor pins the process; the second check makes sure
-		// that it is the right one.
+		// The id may have passed to another process meanwhile. The descriptor pins the process; the second
+		// check makes sure that it is the right one.
 		fd, err := unix.PidfdOpen(pid, 0)
 		if err != nil {
 			continue

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// awaitExit returns when the child process has ended, and leaves it a zombie. It uses kqueue: waitid of macOS also returns
-// for a process that is only stopped.
+// awaitExit returns when the child process has ended, and leaves it a zombie. It uses kqueue: waitid of
+// macOS also returns for a process that is only stopped.
 func awaitExit(pid int) {
 	for !exitNotice(pid) {
 		time.Sleep(100 * time.Millisecond) // no descriptor or no memory for a queue right now
@@ -43,8 +43,8 @@ func exitNotice(pid int) bool {
 	}
 }
 
-// killTagged does nothing: without /proc and pidfd there is no safe way to find a process by its environment. Process groups
-// and the lifeline remain.
+// killTagged does nothing: without /proc and pidfd there is no safe way to find a process by its
+// environment. Process groups and the lifeline remain.
 func killTagged(string) int { return 0 }
 
 // findTagged returns nothing; see killTagged.

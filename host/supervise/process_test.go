@@ -112,9 +112,9 @@ func TestStartFailures(t *testing.T) {
 		{"ends", plugins.Unavailable, "env toy: exited with status 0 before its handshake", ""},
 		{"dies", plugins.Unavailable, "env toy: exited with status 7 before its handshake", "libEGL.so.1: cannot open shared object file"},
 		{"hangs", plugins.Deadline, "did not finish its handshake within 700ms", "loading a large model"},
-		{"newer", plugins.Mismatch, "speaks protocol version 9, this srpo speaks 1", ""},
-		{"no certificate", plugins.Corrupt, "gave no TLS certificate in its handshake", ""},
-		{"liar", plugins.Unavailable, "shook hands, but could not be reached", ""},
+		{"newer", plugins.Mismatch, "uses protocol version 9, this srpo uses 1", ""},
+		{"no certificate", plugins.Corrupt, "sent no TLS certificate in its handshake", ""},
+		{"liar", plugins.Unavailable, "finished its handshake, but could not be reached", ""},
 	} {
 		t.Run(c.mode, func(t *testing.T) {
 			t.Parallel()
@@ -136,13 +136,13 @@ func TestStartFailures(t *testing.T) {
 	}
 	t.Run("ends", func(t *testing.T) {
 		_, err := supervisor(t, Options{}).Start(context.Background(), launch(t, "ends"))
-		require.Equal(t, "does its program reach srpo.serve(...) in Python, sdk.ServeSim or its like in Go? it printed nothing", plugins.AsError(err).Hint)
+		require.Equal(t, "check that the program calls srpo.serve(...) in Python, or sdk.ServeSim or a similar function in Go; it printed nothing", plugins.AsError(err).Hint)
 	})
 	t.Run("prints without end", func(t *testing.T) {
 		_, err := supervisor(t, Options{}).Start(context.Background(), launch(t, "prints without end"))
 		require.ErrorContains(t, err, `printed on stdout before the handshake: "`+strings.Repeat("0123456789", 8)+`..."`)
 		for _, line := range strings.Split(plugins.AsError(err).Detail, "\n") {
-			require.LessOrEqual(t, len(line), quotedDetail+len("..."))
+			require.LessOrEqual(t, len(line), maxQuotedDetail+len("..."))
 		}
 	})
 	t.Run("no such program", func(t *testing.T) {
@@ -258,7 +258,7 @@ func TestLogAndLastWords(t *testing.T) {
 	require.NoError(t, err)
 	p.Stop()
 	require.Equal(t, "line 58\nline 59", p.LastLines(2))
-	require.Len(t, strings.Split(p.LastLines(1000), "\n"), ringLines)
+	require.Len(t, strings.Split(p.LastLines(1000), "\n"), recentLines)
 	log, err := os.ReadFile(filepath.Join(dir, "env-toy.log"))
 	require.NoError(t, err)
 	for i := range 60 {

@@ -44,10 +44,10 @@ func TestProgramFailures(t *testing.T) {
 	}{
 		"an error of its own": {`echo '{"error":{"kind":"not found","message":"no weights","place":"folder","hint":"bring them"}}' >&4; exit 1`, "folder: no weights", "bring them", "", plugins.NotFound},
 		"an unknown kind":     {`echo '{"error":{"kind":"odd","message":"hm","place":"","hint":"look"}}' >&4; exit 1`, "hm", "look", "", plugins.Internal},
-		"a crash":             {`echo 'ImportError: torch' >&2; exit 3`, "encoder toy: it exited with status 3", "all that it said is in ", "ImportError: torch", plugins.Unavailable},
+		"a crash":             {`echo 'ImportError: torch' >&2; exit 3`, "encoder toy: it exited with status 3", "its output is in ", "ImportError: torch", plugins.Unavailable},
 		"killed":              {`kill -9 $$`, "was killed by signal 9", "out of memory", "", plugins.Unavailable},
-		"nothing said":        {`echo bye >&2`, "it ended and said nothing", "all that it said is in ", "bye", plugins.Corrupt},
-		"no JSON":             {`echo '{"result"' >&4`, "it ended and said nothing", "", `a report that is none: {"result"`, plugins.Corrupt},
+		"nothing said":        {`echo bye >&2`, "it ended without a result", "its output is in ", "bye", plugins.Corrupt},
+		"no JSON":             {`echo '{"result"' >&4`, "it ended without a result", "", `not a report: {"result"`, plugins.Corrupt},
 		"a result, then dead": {`echo '{"result":{}}' >&4; exit 9`, "exited with status 9", "", "", plugins.Unavailable},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -13,14 +13,14 @@ import (
 	"github.com/srpo-dev/srpo/plugins/env"
 )
 
-// worldOf is a plugin of so many processes, whatever its kind; seeds are those that they are configured with.
-func worldOf(t *testing.T, n int, o Options, seeds ...uint64) (*ProcessWorker[env.Env], *events) {
+// ranksOf is a plugin of so many processes, whatever its kind; seeds are those that they are configured with.
+func ranksOf(t *testing.T, n int, o Options, seeds ...uint64) (*ProcessWorker[env.Env], *events) {
 	t.Helper()
 	var ev events
 	o.OnEvent, o.Backoff = ev.add, time.Millisecond
 	s := supervisor(t, o)
 	one := NewEnv(s, launch(t, "good"), nil)
-	return newProc(s, launch(t, "good"), n, one.dial, func(ctx context.Context, ranks []env.Env) error {
+	return newWorker(s, launch(t, "good"), n, one.dial, func(ctx context.Context, ranks []env.Env) error {
 		for rank, e := range ranks {
 			c := plugins.Config{Lanes: 4}
 			if rank < len(seeds) {
@@ -36,7 +36,7 @@ func worldOf(t *testing.T, n int, o Options, seeds ...uint64) (*ProcessWorker[en
 
 func TestRanksEndTogether(t *testing.T) {
 	t.Parallel()
-	w, ev := worldOf(t, 3, Options{Restarts: 4})
+	w, ev := ranksOf(t, 3, Options{Restarts: 4})
 	c, first, err := w.Client(background)
 	require.NoError(t, err)
 	_, err = c.Reset(background, env.Reset{Task: "a"})
@@ -47,7 +47,7 @@ func TestRanksEndTogether(t *testing.T) {
 	// in a call to rank 0
 	failed := make(chan error, 1)
 	go func() { _, err := c.Reset(background, env.Reset{Task: "hang"}); failed <- err }()
-	require.Eventually(t, func() bool { return ranks[1].pulse.calls.Load() == 1 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return ranks[1].heartbeat.calls.Load() == 1 }, 10*time.Second, time.Millisecond)
 	require.NoError(t, syscall.Kill(ranks[1].PID(), syscall.SIGKILL))
 	err = <-failed
 	require.ErrorContains(t, err, "env toy: it was stopped by srpo, as env toy #1 was killed by signal 9 (killed) during Reset")
@@ -84,21 +84,21 @@ func TestRanksEndTogether(t *testing.T) {
 
 func TestRankThatIsStopped(t *testing.T) {
 	t.Parallel()
-	w, _ := worldOf(t, 2, Options{Restarts: 1, Silence: 3 * time.Second})
+	w, _ := ranksOf(t, 2, Options{Restarts: 1, Silence: 3 * time.Second})
 	c, _, err := w.Client(background)
 	require.NoError(t, err)
 	ranks := w.Process().Ranks()
 	require.NoError(t, syscall.Kill(ranks[1].PID(), syscall.SIGSTOP))
 	_, err = c.Reset(background, env.Reset{Task: "hang"})
-	require.ErrorContains(t, err, "env toy #1: the process gave no sign of life for 3s in Reset of lane 0")
-	require.Contains(t, plugins.AsError(err).Hint, "env-toy-1.log; if it may be still for so long, raise [host] silence_timeout_s")
+	require.ErrorContains(t, err, "env toy #1: the process sent no heartbeat for 3s in Reset of lane 0")
+	require.Contains(t, plugins.AsError(err).Hint, "env-toy-1.log; if such a silence is normal, raise [host] silence_timeout_s")
 	_, _, err = w.Client(background)
 	require.NoError(t, err)
 }
 
 func TestRankThatRefuses(t *testing.T) {
 	t.Parallel()
-	w, _ := worldOf(t, 2, Options{Restarts: 1}, 0, 13)
+	w, _ := ranksOf(t, 2, Options{Restarts: 1}, 0, 13)
 	_, _, err := w.Client(background)
 	require.ErrorContains(t, err, "env toy #1: 13 is not a seed")
 	for _, p := range w.Process().Ranks() {

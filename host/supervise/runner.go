@@ -16,25 +16,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tagEnv is a variable in the environment of every plugin process. A child that moved to another session or process group
-// still has it.
+// tagEnv is a variable in the environment of every plugin process. A child that moved to another session or
+// process group still has it.
 const tagEnv = "SRPO_PLUGIN_TAG"
 
-// drain is how long a dead plugin's output is read on, for its last words; a child that moved out of the group may hold the pipes for ever.
+// drain is how long the output of a dead plugin is read, for its last lines. A child that left the process
+// group may hold the pipes forever.
 const drain = 300 * time.Millisecond
 
-// leader runs a plugin's process, the leader of a process group, for go-plugin (it implements runner.Runner). go-plugin's own runner gives the host's
-// stdin to the plugin, kills the leader only, and waits for ever for children that hold stdout or stderr.
+// leader runs the process of a plugin, the leader of a process group. It implements runner.Runner for
+// go-plugin, whose own runner gives the host's stdin to the plugin, kills the leader only, and waits
+// forever for children that hold stdout or stderr.
 type leader struct {
 	cmd      *exec.Cmd
 	tag      string
 	out      *output
-	inherits []*os.File // descriptors 3, 4, ... of the plugin; the first is the lifeline's read end, closed here after the start
-	lifeline *os.File   // write end: held open as long as the plugin may live
+	inherits []*os.File // descriptors 3, 4, ... of the plugin; the first is the read end of the lifeline, closed after the start
+	lifeline *os.File   // write end, open while the plugin may live
 
 	stdout     *os.File
 	stderr     *os.File
-	helloR     *io.PipeReader // what go-plugin sees of stdout: the first line
+	helloR     *io.PipeReader // what go-plugin reads of stdout: the first line
 	helloW     *io.PipeWriter
 	copiers    sync.WaitGroup
 	firstLine  chan string // the first line of stdout, at most one
@@ -42,17 +44,26 @@ type leader struct {
 	startError error
 	end        sync.Once
 
-	mu     sync.Mutex // guards the fields below, and that no signal is sent after the process id was given back
+	mu     sync.Mutex // guards the fields below, and prevents signals to a process id that was given back
 	pid    int
 	reaped bool
-	killed bool   // by us
-	why    string // in words, where there is something to say
+	killed bool   // by srpo
+	why    string // the reason that exitReason adds, with a leading comma; empty: none
 	state  *os.ProcessState
 }
 
-func newLeader(cmd *exec.Cmd, tag string, out *output, lifelineR, lifelineW *os.File, inherits ...*os.File) *leader {
-	l := &leader{cmd: cmd, tag: tag, out: out, lifeline: lifelineW, inherits: append([]*os.File{lifelineR}, inherits...),
-		firstLine: make(chan string, 1), exited: make(chan struct{})}
+func newLeader(
+	cmd *exec.Cmd, tag string, out *output, lifelineR, lifelineW *os.File, inherits ...*os.File,
+) *leader {
+	l := &leader{
+		cmd:       cmd,
+		tag:       tag,
+		out:       out,
+		lifeline:  lifelineW,
+		inherits:  append([]*os.File{lifelineR}, inherits...),
+		firstLine: make(chan string, 1),
+		exited:    make(chan struct{}),
+	}
 	l.helloR, l.helloW = io.Pipe()
 	return l
 }
@@ -66,7 +77,7 @@ func (l *leader) Start(context.Context) error {
 	return err
 }
 
-// abandon ends a leader that has no process.
+// abandon ends a leader that has no process. It does nothing when there is one.
 func (l *leader) abandon(cause error) {
 	if l.ID() != "" {
 		return
@@ -79,15 +90,16 @@ func (l *leader) abandon(cause error) {
 	})
 }
 
-// alsoDied adds how a plugin ended to what it did before, when it ended by itself.
-func (l *leader) alsoDied() string {
+// alsoExited describes the end of a plugin that ended by itself, for an error about something else; empty:
+// it did not.
+func (l *leader) alsoExited() string {
 	l.mu.Lock()
 	ended := l.state != nil && !l.killed
 	l.mu.Unlock()
 	if !ended {
 		return ""
 	}
-	return "; then it " + l.fate()
+	return "; then it " + l.exitReason()
 }
 
 func (l *leader) start() error {
@@ -113,10 +125,10 @@ func (l *leader) start() error {
 	l.stdout, l.stderr = outR, errR
 	l.mu.Lock()
 	l.pid = l.cmd.Process.Pid
-	late := l.killed
+	killed := l.killed
 	l.mu.Unlock()
-	if late {
-		l.signal()
+	if killed { // while it was started
+		l.killGroup()
 	}
 	l.out.line("srpo", fmt.Sprintf("--- started process %d: %s", l.pid, strings.Join(l.cmd.Args, " ")))
 	l.copiers.Add(2)
@@ -133,7 +145,7 @@ func (l *leader) copyStderr() {
 	w.flush()
 }
 
-// copyStdout hands the first line to go-plugin, which takes it for the handshake, and keeps the rest in the log.
+// copyStdout passes the first line to go-plugin, as the handshake, and the rest to the log.
 func (l *leader) copyStdout() {
 	defer l.copiers.Done()
 	r := bufio.NewReaderSize(l.stdout, maxLine)
@@ -154,10 +166,10 @@ func (l *leader) copyStdout() {
 	_ = l.helloW.Close()
 }
 
-// watch ends the whole group when its leader ends.
+// watch kills the whole group when its leader ends.
 func (l *leader) watch() {
 	awaitExit(l.pid) // leaves a zombie, so the id of the process group stays reserved until cmd.Wait below
-	l.signal()
+	l.killGroup()
 	killTagged(l.tag)
 	done := make(chan struct{})
 	go func() { l.copiers.Wait(); close(done) }()
@@ -175,46 +187,49 @@ func (l *leader) watch() {
 	l.state = l.cmd.ProcessState
 	l.mu.Unlock()
 	_ = l.lifeline.Close()
-	l.out.line("srpo", fmt.Sprintf("--- process %d %s", l.pid, l.fate()))
+	l.out.line("srpo", fmt.Sprintf("--- process %d %s", l.pid, l.exitReason()))
 	l.end.Do(func() { close(l.exited) })
 }
 
-// signal kills the group, unless its id was given back already.
-func (l *leader) signal() {
+// signalGroup sends a signal to the group, unless its id was given back.
+func (l *leader) signalGroup(signal syscall.Signal) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.pid > 0 && !l.reaped {
-		_ = unix.Kill(-l.pid, unix.SIGKILL)
+		_ = unix.Kill(-l.pid, signal)
 	}
 }
 
-// kill kills the group and remembers that it was us.
+func (l *leader) killGroup() { l.signalGroup(unix.SIGKILL) }
+
+// kill kills the group and records that srpo did it.
 func (l *leader) kill() {
 	l.mu.Lock()
 	l.killed = true
 	l.mu.Unlock()
-	l.signal()
+	l.killGroup()
 }
 
-// killFor is kill, with a reason for [leader.fate].
-func (l *leader) killFor(why string) {
+// killBecause is kill with a reason for [leader.exitReason].
+func (l *leader) killBecause(why string) {
 	l.mu.Lock()
 	l.why = ", " + why
 	l.mu.Unlock()
 	l.kill()
 }
 
-// strike sends a signal to the leader alone, as the system does when memory runs out. For fault plans.
-func (l *leader) strike(s syscall.Signal) {
+// signalLeader sends a signal to the leader alone, as the system does when memory runs out. For fault plans.
+func (l *leader) signalLeader(signal syscall.Signal) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.pid > 0 && !l.reaped {
-		_ = unix.Kill(l.pid, s)
+		_ = unix.Kill(l.pid, signal)
 	}
 }
 
-// fate says in words how the process ended. ProcessState.Exited is false after a signal, so that alone decides nothing.
-func (l *leader) fate() string {
+// exitReason describes how the process ended, e.g. "exited with status 3". ProcessState.Exited is false
+// after a signal, so it is not enough.
+func (l *leader) exitReason() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.state == nil {
@@ -232,35 +247,36 @@ func (l *leader) fate() string {
 	return "exited with status " + strconv.Itoa(l.state.ExitCode())
 }
 
-// advice is a remedy for the way the process ended.
-func (l *leader) advice() string {
+// hint returns a remedy for the way the process ended.
+func (l *leader) hint() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	hint := "all that it said is in " + l.out.path
-	if l.out.last(1) == "" { // a log that holds nothing helps nobody
-		hint = "it printed nothing"
+	log := "its output is in " + l.out.path
+	if l.out.last(1) == "" {
+		log = "it printed nothing"
 	}
 	if l.state == nil || l.killed {
-		return hint
+		return log
 	}
 	status, ok := l.state.Sys().(syscall.WaitStatus)
 	switch {
 	case ok && status.Signaled() && status.Signal() == syscall.SIGKILL:
-		return "the system may have run out of memory (see dmesg): use fewer lanes or a smaller model; " + hint
+		return "the system may have run out of memory (see dmesg): use fewer lanes or a smaller model; " + log
 	case l.out.outOfMemory():
-		return "it ran out of memory: use a smaller batch, fewer lanes or a smaller model; " + hint
+		return "it ran out of memory: use a smaller batch, fewer lanes or a smaller model; " + log
 	}
-	return hint
+	return log
 }
 
-// The rest of runner.Runner.
+// The methods below complete runner.Runner.
 
 func (l *leader) Wait(context.Context) error {
 	<-l.exited
 	return l.startError
 }
 
-// Kill does nothing: when to kill is the Process's decision, which gives one that is ending the time to say how.
+// Kill does nothing: the Process decides when to kill, and gives a plugin that is ending the time to report
+// why.
 func (l *leader) Kill(context.Context) error { return nil }
 func (l *leader) Stdout() io.ReadCloser      { return l.helloR }
 
@@ -286,7 +302,8 @@ func (l *leader) HostToPlugin(network, address string) (string, string, error) {
 	return network, address, nil
 }
 
-// parseHandshake reads go-plugin's handshake line, CORE|VERSION|NETWORK|ADDRESS|PROTOCOL|CERTIFICATE[|MUX]. The error says what is wrong with it.
+// parseHandshake parses the handshake line of go-plugin,
+// CORE|VERSION|NETWORK|ADDRESS|PROTOCOL|CERTIFICATE[|MUX].
 func parseHandshake(line string) (version int, certificate bool, err error) {
 	parts := strings.Split(strings.TrimSpace(line), "|")
 	if len(parts) < 4 {

@@ -1,6 +1,7 @@
 package supervise
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -13,16 +14,18 @@ import (
 	"github.com/srpo-dev/srpo/plugins/policy"
 )
 
-// longLife is how long a process must live for the back-off to begin anew.
-const longLife = time.Minute
+// stableAfter is the time that a process must live for the back-off to start again.
+const stableAfter = time.Minute
 
-// Worker is one plugin that is kept alive.
+// Worker is a plugin that is kept alive.
 type Worker[T any] interface {
-	// Client returns the live, configured plugin and its incarnation, which grows with every restart. It starts or restarts the plugin where needed,
-	// within the restart budget and with back-off; when the budget is spent it gives an error with the plugin's last words.
+	// Client returns the live, configured plugin and its incarnation, a number that grows with every
+	// restart. It starts or restarts the plugin as needed, within the restart budget and with back-off.
+	// When the budget is spent it returns an error with the plugin's last lines.
 	Client(ctx context.Context) (client T, incarnation uint64, err error)
-	// Failed says that a call failed in a way that the process must be replaced. Only the first word on an incarnation counts. Clients from a [Proc] say
-	// so themselves for dead processes, passed deadlines and corrupt replies.
+	// Failed reports that the process of an incarnation must be replaced after a failed call. Only the
+	// first report on an incarnation has an effect. Clients of a [ProcessWorker] call it themselves for
+	// dead processes, passed deadlines and corrupt replies.
 	Failed(incarnation uint64, cause error)
 }
 
@@ -30,75 +33,85 @@ type Worker[T any] interface {
 type ProcessWorker[T any] struct {
 	s         *Supervisor
 	launch    Launch
-	ranks     int // processes that the plugin is; calls go to the first
+	ranks     int // number of processes; calls go to the first
 	dial      func(g guard) T
 	configure func(ctx context.Context, ranks []T) error
 	ctx       context.Context // ends with Close
 	cancel    context.CancelFunc
 
-	mu       sync.Mutex
-	proc     *Process
-	client   T
-	inc      uint64
-	ready    bool // proc is configured, and nobody said that it failed
-	since    time.Time
-	starting chan struct{}
-	started  bool // it was ready at least once
-	final    error
-	cause    error       // why the last incarnation ended
-	restarts []time.Time // those that count against the budget
-	streak   int         // restarts since the last long life
+	mu          sync.Mutex
+	proc        *Process
+	client      T
+	incarnation uint64
+	ready       bool // proc is configured and has not failed
+	readySince  time.Time
+	starting    chan struct{}
+	started     bool // it was ready at least once
+	final       error
+	cause       error       // why the last incarnation ended
+	restarts    []time.Time // those that count against the budget
+	streak      int         // restarts since the last incarnation that lived for stableAfter
 }
 
 var _ Worker[env.Env] = (*ProcessWorker[env.Env])(nil)
 
-// NewEnv keeps an env alive. configure is called for every incarnation before anybody gets it; nil: nothing is done. Nothing is started yet.
+// NewEnv keeps an env alive. Nothing is started yet. configure is called for every incarnation before a
+// caller gets it; it may be nil.
 func NewEnv(s *Supervisor, l Launch, configure func(context.Context, env.Env) error) *ProcessWorker[env.Env] {
-	return newProc(s, l, 1, func(g guard) env.Env {
+	return newWorker(s, l, 1, func(g guard) env.Env {
 		c := env.NewClient(g.proc.Conn(), g.proc.Arena())
-		g.account = func(ctx context.Context) (account, error) {
+		g.activity = func(ctx context.Context) (activity, error) {
 			h, err := c.Health(ctx)
-			return account{h.Busy, h.SinceProgress}, err
+			return activity{h.Busy, h.SinceProgress}, err
 		}
 		return &guardedEnv{g, c}
-	}, alone(configure))
+	}, single(configure))
 }
 
-// NewPolicy keeps a policy alive that is so many processes, at least 1, which live and die together; configure gets one client for each, by rank, and see
-// [Supervisor.ConfigureRanks]. Calls go to rank 0. The client is a policy.Imitator too. What configure does is what a restart goes on from; weights are not part of it
-// unless configure loads them, so whoever needs certain weights looks at the incarnation.
-func NewPolicy(s *Supervisor, l Launch, ranks int, configure func(ctx context.Context, ranks []policy.Policy) error) *ProcessWorker[policy.Policy] {
-	return newProc(s, l, ranks, func(g guard) policy.Policy {
+// NewPolicy keeps a policy alive that consists of ranks processes, at least 1, which live and die together.
+// configure gets one client per rank; see [Supervisor.ConfigureRanks]. Calls go to rank 0. The client is a
+// policy.Imitator too.
+//
+// A restart begins from what configure does. It includes the weights only if configure loads them, so a
+// caller that needs certain weights must check the incarnation.
+func NewPolicy(
+	s *Supervisor, l Launch, ranks int, configure func(ctx context.Context, ranks []policy.Policy) error,
+) *ProcessWorker[policy.Policy] {
+	return newWorker(s, l, ranks, func(g guard) policy.Policy {
 		c := policy.NewClient(g.proc.Conn(), g.proc.Arena())
-		g.account = func(ctx context.Context) (account, error) {
+		g.activity = func(ctx context.Context) (activity, error) {
 			h, err := c.Health(ctx)
-			return account{h.Busy, h.SinceProgress}, err
+			return activity{h.Busy, h.SinceProgress}, err
 		}
 		return &guardedPolicy{g, c}
 	}, configure)
 }
 
 // NewEncoder keeps an encoder alive. The client is an encoder.Windower too.
-func NewEncoder(s *Supervisor, l Launch, configure func(context.Context, encoder.Encoder) error) *ProcessWorker[encoder.Encoder] {
-	return newProc(s, l, 1, func(g guard) encoder.Encoder {
+func NewEncoder(
+	s *Supervisor, l Launch, configure func(context.Context, encoder.Encoder) error,
+) *ProcessWorker[encoder.Encoder] {
+	return newWorker(s, l, 1, func(g guard) encoder.Encoder {
 		c := encoder.NewClient(g.proc.Conn(), g.proc.Arena())
-		g.account = func(ctx context.Context) (account, error) {
+		g.activity = func(ctx context.Context) (activity, error) {
 			h, err := c.Health(ctx)
-			return account{h.Busy, h.SinceProgress}, err
+			return activity{h.Busy, h.SinceProgress}, err
 		}
 		return &guardedEncoder{g, c}
-	}, alone(configure))
+	}, single(configure))
 }
 
-// alone is a configure of one process.
-func alone[T any](configure func(context.Context, T) error) func(context.Context, []T) error {
+// single adapts the configure function of a plugin that is one process.
+func single[T any](configure func(context.Context, T) error) func(context.Context, []T) error {
 	if configure == nil {
 		return nil
 	}
 	return func(ctx context.Context, ranks []T) error { return configure(ctx, ranks[0]) }
 }
 
-func newProc[T any](s *Supervisor, l Launch, ranks int, dial func(guard) T, configure func(context.Context, []T) error) *ProcessWorker[T] {
+func newWorker[T any](
+	s *Supervisor, l Launch, ranks int, dial func(guard) T, configure func(context.Context, []T) error,
+) *ProcessWorker[T] {
 	w := &ProcessWorker[T]{s: s, launch: l, ranks: max(1, ranks), dial: dial, configure: configure}
 	w.ctx, w.cancel = context.WithCancel(context.Background())
 	s.mu.Lock()
@@ -118,11 +131,11 @@ func (w *ProcessWorker[T]) Client(ctx context.Context) (T, uint64, error) {
 		w.mu.Lock()
 		if w.final != nil {
 			defer w.mu.Unlock()
-			return none, w.inc, w.final
+			return none, w.incarnation, w.final
 		}
 		if w.ready && !w.ended() {
 			defer w.mu.Unlock()
-			return w.client, w.inc, nil
+			return w.client, w.incarnation, nil
 		}
 		if w.starting == nil {
 			w.starting = make(chan struct{})
@@ -137,12 +150,13 @@ func (w *ProcessWorker[T]) Client(ctx context.Context) (T, uint64, error) {
 			if ctx.Err() == context.DeadlineExceeded {
 				kind = plugins.Deadline
 			}
-			return none, 0, plugins.Errorf(kind, "waiting for its start: %w", ctx.Err()).WithPlace("%s", w.launch.Label())
+			return none, 0, plugins.Errorf(kind, "waiting for its start: %w", ctx.Err()).
+				WithPlace("%s", w.launch.Label())
 		}
 	}
 }
 
-// ended notices a process that died between calls. w.mu is held.
+// ended reports whether the process died between calls. The caller holds w.mu.
 func (w *ProcessWorker[T]) ended() bool {
 	select {
 	case <-w.proc.Exited():
@@ -152,25 +166,25 @@ func (w *ProcessWorker[T]) ended() bool {
 	}
 }
 
-// start brings the plugin up, once or as often as the budget allows. A plugin that was never ready gets one try: what keeps it from starting (a wrong
-// setting, a missing library) will do so again.
+// start starts the plugin, or restarts it as often as the budget allows. A plugin that was never ready gets
+// one attempt: a wrong setting or a missing library will fail again.
 func (w *ProcessWorker[T]) start(done chan struct{}) {
 	var err error
 	for {
 		w.mu.Lock()
-		again := w.started
+		restart := w.started
 		w.mu.Unlock()
-		if again {
+		if restart {
 			if w.launch.VerifyPackage != nil {
-				if err = w.launch.VerifyPackage(); err != nil { // a run that goes on with other code than it began with would not be the same run
+				if err = w.launch.VerifyPackage(); err != nil { // a run must not continue with other code
 					break
 				}
 			}
-			if err = w.spend(); err != nil {
+			if err = w.takeRestart(); err != nil {
 				break
 			}
 		}
-		if err = w.startOnce(); err == nil || !again || w.ctx.Err() != nil || !retry(err) {
+		if err = w.startOnce(); err == nil || !restart || w.ctx.Err() != nil || !retryable(err) {
 			break
 		}
 		w.mu.Lock()
@@ -193,8 +207,9 @@ func stopped(l Launch) error {
 	return plugins.Errorf(plugins.Canceled, "the plugin was stopped").WithPlace("%s", l.Label())
 }
 
-// retry says whether a failed restart may be tried again: not when the plugin itself refuses its configuration.
-func retry(err error) bool {
+// retryable reports whether a failed restart may succeed later: not when the plugin refuses its
+// configuration.
+func retryable(err error) bool {
 	switch plugins.KindOf(err) {
 	case plugins.Invalid, plugins.NotFound, plugins.Unsupported, plugins.Mismatch, plugins.Canceled:
 		return false
@@ -202,8 +217,9 @@ func retry(err error) bool {
 	return true
 }
 
-// spend takes one restart off the budget and waits for the back-off.
-func (w *ProcessWorker[T]) spend() error {
+// takeRestart takes one restart off the budget and waits for the back-off. It returns an error when the
+// budget is spent.
+func (w *ProcessWorker[T]) takeRestart() error {
 	o := w.s.o
 	w.mu.Lock()
 	now := time.Now()
@@ -212,39 +228,27 @@ func (w *ProcessWorker[T]) spend() error {
 			w.restarts = w.restarts[1:]
 		}
 	}
-	cause, words, log := w.cause, "", ""
-	if w.proc != nil {
-		words, log = w.proc.FirstFailed().LastLines(lastWords), w.proc.FirstFailed().LogFile()
-	}
+	cause := w.cause
 	if cause == nil {
 		cause = fmt.Errorf("%s", w.proc.ExitReason())
 	}
-	if len(w.restarts) >= o.Restarts {
-		n := len(w.restarts)
+	if n := len(w.restarts); n >= o.Restarts {
+		proc := w.proc
 		w.mu.Unlock()
 		w.s.event(Event{Plugin: w.launch.Label(), What: "gave up", Cause: cause.Error()})
-		span := "in this run"
-		if o.Window > 0 {
-			span = fmt.Sprintf("within %v", o.Window)
-		}
-		e := plugins.AsError(cause)
-		detail := e.Detail
-		if detail == "" {
-			detail = words
-		}
-		final := plugins.Errorf(plugins.Unavailable, "gave up after %d restarts %s; the last failure: %w", n, span, cause).
-			WithPlace("%s", w.launch.Label()).WithDetail(detail)
-		return final.WithHint("read %s; if such failures are rare and harmless, raise [host] restarts", log)
+		return w.budgetError(n, proc, cause)
 	}
-	if !w.since.IsZero() && now.Sub(w.since) > longLife {
+	if !w.readySince.IsZero() && now.Sub(w.readySince) > stableAfter {
 		w.streak = 0
 	}
-	w.since = time.Time{}
+	w.readySince = time.Time{}
 	wait := o.backoff(w.streak)
 	w.streak++
 	w.restarts = append(w.restarts, now)
 	w.mu.Unlock()
-	w.s.event(Event{Plugin: w.launch.Label(), What: "restarting", Seconds: wait.Seconds(), Cause: w.told(cause)})
+	w.s.event(
+		Event{Plugin: w.launch.Label(), What: "restarting", Seconds: wait.Seconds(), Cause: w.withoutLabel(cause)},
+	)
 	t := time.NewTimer(wait)
 	defer t.Stop()
 	select {
@@ -254,7 +258,23 @@ func (w *ProcessWorker[T]) spend() error {
 	return nil
 }
 
-// backoff is the wait before a restart that follows n others.
+// budgetError is the error after n restarts. proc is the last process, or nil.
+func (w *ProcessWorker[T]) budgetError(n int, proc *Process, cause error) error {
+	span := "in this run"
+	if w.s.o.Window > 0 {
+		span = fmt.Sprintf("within %v", w.s.o.Window)
+	}
+	detail, log := plugins.AsError(cause).Detail, ""
+	if proc != nil {
+		first := proc.FirstFailed()
+		detail, log = cmp.Or(detail, first.LastLines(errorLines)), first.LogFile()
+	}
+	return plugins.Errorf(plugins.Unavailable, "gave up after %d restarts %s; the last failure: %w", n, span, cause).
+		WithPlace("%s", w.launch.Label()).WithDetail(detail).
+		WithHint("read %s; if such failures are rare and harmless, raise [host] restarts", log)
+}
+
+// backoff returns the wait before a restart that follows n others.
 func (o Options) backoff(n int) time.Duration {
 	wait := o.Backoff
 	for i := 0; i < n && wait < o.MaxBackoff; i++ {
@@ -263,12 +283,13 @@ func (o Options) backoff(n int) time.Duration {
 	return min(wait, o.MaxBackoff)
 }
 
+// startOnce starts and configures one incarnation.
 func (w *ProcessWorker[T]) startOnce() error {
 	began := time.Now()
 	w.mu.Lock()
 	old := w.proc
 	w.mu.Unlock()
-	if old != nil { // its memory is to be free before the next one asks for it
+	if old != nil { // its memory must be free before the next incarnation needs it
 		old.Kill()
 		for _, q := range old.Ranks() {
 			<-q.Exited()
@@ -280,55 +301,69 @@ func (w *ProcessWorker[T]) startOnce() error {
 		return err
 	}
 	w.mu.Lock()
-	w.inc++
-	inc := w.inc
+	w.incarnation++
+	incarnation := w.incarnation
 	w.proc = p
+	w.mu.Unlock()
+	o := w.s.o
 	clients := make([]T, w.ranks)
 	for rank, q := range p.Ranks() {
-		clients[rank] = w.dial(guard{proc: q, limits: w.s.o.Deadlines, patience: w.s.o.Patience, failed: func(cause error) { w.Failed(inc, cause) }})
+		clients[rank] = w.dial(guard{proc: q, limits: o.Deadlines, patience: o.Patience,
+			failed: func(cause error) { w.Failed(incarnation, cause) }})
 	}
-	w.mu.Unlock()
-	if w.configure != nil {
-		// Each of its calls has its own deadline, which may be drawn out; this one is for all of them together.
-		ctx, cancel := context.WithTimeout(w.ctx, time.Duration(w.s.o.Patience*float64(w.s.o.Deadlines.Configure)))
-		err := w.configure(ctx, clients)
-		if err != nil && ctx.Err() == context.DeadlineExceeded {
-			err = plugins.Errorf(plugins.Deadline, "was not configured within %v: %w", time.Duration(w.s.o.Patience*float64(w.s.o.Deadlines.Configure)), err).WithPlace("%s", p.Label()).
-				WithDetail(p.LastLines(lastWords)).WithHint("look into %s; if it only needs longer, raise [host] start_timeout_s", p.LogFile())
-		}
-		cancel()
-		if err != nil {
-			p.Stop()
-			return err
-		}
+	if err := w.configureAll(p, clients); err != nil {
+		p.Stop()
+		return err
 	}
 	w.mu.Lock()
-	w.client, w.ready, w.started, w.since, w.cause = clients[0], true, true, time.Now(), nil
+	w.client, w.ready, w.started, w.readySince, w.cause = clients[0], true, true, time.Now(), nil
 	w.mu.Unlock()
-	w.s.event(Event{Plugin: p.Label(), What: "ready", PID: p.PID(), Incarnation: inc, Seconds: time.Since(began).Seconds()})
-	go w.notice(p, inc)
+	w.s.event(Event{Plugin: p.Label(), What: "ready", PID: p.PID(), Incarnation: incarnation,
+		Seconds: time.Since(began).Seconds()})
+	go w.watchExit(p, incarnation)
 	return nil
 }
 
-// notice tells of a process that dies, also between calls.
-func (w *ProcessWorker[T]) notice(p *Process, inc uint64) {
+// configureAll calls the configure function. Each of its calls has a deadline, which may be extended; this
+// bounds all calls together.
+func (w *ProcessWorker[T]) configureAll(p *Process, clients []T) error {
+	if w.configure == nil {
+		return nil
+	}
+	limit := time.Duration(w.s.o.Patience * float64(w.s.o.Deadlines.Configure))
+	ctx, cancel := context.WithTimeout(w.ctx, limit)
+	defer cancel()
+	err := w.configure(ctx, clients)
+	if err != nil && ctx.Err() == context.DeadlineExceeded {
+		return plugins.Errorf(plugins.Deadline, "was not configured within %v: %w", limit, err).
+			WithPlace("%s", p.Label()).WithDetail(p.LastLines(errorLines)).
+			WithHint("read %s; if it only needs longer, raise [host] start_timeout_s", p.LogFile())
+	}
+	return err
+}
+
+// watchExit reports a process that dies, also between calls.
+func (w *ProcessWorker[T]) watchExit(p *Process, incarnation uint64) {
 	<-p.Exited()
 	w.mu.Lock()
-	news := w.inc == inc && w.ready && w.ctx.Err() == nil
-	if news {
+	died := w.incarnation == incarnation && w.ready && w.ctx.Err() == nil
+	if died {
 		w.ready = false
-		w.cause = plugins.Errorf(plugins.Unavailable, "%s", p.ExitReason()).WithPlace("%s", p.Label()).WithDetail(p.FirstFailed().LastLines(lastWords))
+		w.cause = plugins.Errorf(plugins.Unavailable, "%s", p.ExitReason()).
+			WithPlace("%s", p.Label()).WithDetail(p.FirstFailed().LastLines(errorLines))
 	}
 	w.mu.Unlock()
-	if news {
-		w.s.event(Event{Plugin: p.Label(), What: "died", PID: p.PID(), Incarnation: inc, Cause: p.ExitReason()})
+	if died {
+		w.s.event(
+			Event{Plugin: p.Label(), What: "died", PID: p.PID(), Incarnation: incarnation, Cause: p.ExitReason()},
+		)
 	}
 }
 
-// Failed implements [Worker]: the process group is killed at once, and the next Client starts another.
+// Failed implements [Worker]. It kills the process group; the next Client starts another one.
 func (w *ProcessWorker[T]) Failed(incarnation uint64, cause error) {
 	w.mu.Lock()
-	if incarnation != w.inc || !w.ready {
+	if incarnation != w.incarnation || !w.ready {
 		w.mu.Unlock()
 		return
 	}
@@ -341,31 +376,31 @@ func (w *ProcessWorker[T]) Failed(incarnation uint64, cause error) {
 		what = "died"
 	default:
 	}
-	words := "it failed"
+	reason := "it failed"
 	if cause != nil {
-		words = w.told(cause)
+		reason = w.withoutLabel(cause)
 	}
-	w.s.event(Event{Plugin: p.Label(), What: what, PID: p.PID(), Incarnation: incarnation, Cause: words})
+	w.s.event(Event{Plugin: p.Label(), What: what, PID: p.PID(), Incarnation: incarnation, Cause: reason})
 	p.Kill()
 }
 
-// told is a cause without the plugin's name, which events give beside it.
-func (w *ProcessWorker[T]) told(cause error) string {
-	words := cause.Error()
-	if rest, ok := strings.CutPrefix(words, w.launch.Label()); ok {
+// withoutLabel returns the text of a cause without the plugin's label, which events contain separately.
+func (w *ProcessWorker[T]) withoutLabel(cause error) string {
+	text := cause.Error()
+	if rest, ok := strings.CutPrefix(text, w.launch.Label()); ok {
 		return strings.TrimLeft(rest, ":, ")
 	}
-	return words
+	return text
 }
 
-// Process is the present process, nil before the first start; for reports and tests.
+// Process returns the current process, or nil before the first start. For reports and tests.
 func (w *ProcessWorker[T]) Process() *Process {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.proc
 }
 
-// Close stops the plugin for good; calls then give errors of kind Canceled.
+// Close stops the plugin. Later calls return errors of kind Canceled.
 func (w *ProcessWorker[T]) Close() {
 	w.cancel()
 	w.mu.Lock()
@@ -386,8 +421,8 @@ func (w *ProcessWorker[T]) Close() {
 	}
 }
 
-// SplitLanes divides lanes over as few env processes as hold them, as evenly as it goes: ceil(lanes/maxLanes) entries with the number of lanes of each.
-// maxLanes is Info.MaxLanes, where 0 means 1.
+// SplitLanes divides lanes evenly over as few env processes as can have them. It returns the number of
+// lanes of each of ceil(lanes/maxLanes) processes. maxLanes is Info.MaxLanes, where 0 means 1.
 func SplitLanes(lanes, maxLanes int) []int {
 	maxLanes = max(1, maxLanes)
 	n := (max(0, lanes) + maxLanes - 1) / maxLanes

@@ -162,7 +162,7 @@ func TestDeadlineReplacesTheProcess(t *testing.T) {
 	pid := w.Process().PID()
 	_, err = c.Reset(background, env.Reset{Lane: 2, Task: "hang"})
 	require.Equal(t, plugins.Deadline, plugins.KindOf(err), err)
-	require.ErrorContains(t, err, "env toy: Reset of lane 2 did not answer within 3s (it says it is busy with")
+	require.ErrorContains(t, err, "env toy: Reset of lane 2 did not answer within 3s (it reports that it is busy with")
 	require.Contains(t, plugins.AsError(err).Hint, "[host] reset_timeout_s")
 	requireGone(t, pid)
 	_, inc, err := w.Client(background)

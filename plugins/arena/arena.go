@@ -1,12 +1,13 @@
-// Package arena is the shared memory through which frames pass between the host and a plugin on one machine.
+// Package arena is the shared memory in which the host and a plugin on one machine exchange tensors.
 //
-// The host makes one arena for each plugin process: an anonymous memory file that is sealed against growing and shrinking, so that neither side can
-// pull the memory from under the other. The plugin inherits its descriptor and maps it. All bookkeeping is the host's: it grants a [Slot], names it in a
-// message, and takes it back when the call ends. A plugin that dies takes nothing along: the host drops the arena with the process.
+// The host makes one arena per plugin process. It is an anonymous memory file that is sealed against growing and
+// shrinking, so that neither side can remove memory that the other uses. The plugin inherits its descriptor and
+// maps it. The host does all bookkeeping: it grants a [Slot], names it in a message, and releases it when the call
+// ends. When the process of the plugin ends, the host drops the arena.
 //
-// 64 bytes before each slot hold a header, little-endian: generation uint64, length uint64. The host writes a new generation with every grant and zero
-// with every release; a side that finds another generation than the message names holds a stale reference, and gets an error instead of somebody
-// else's frames.
+// The 64 bytes before each slot are a header, little-endian: generation uint64, length uint64. The host writes a
+// new generation with every grant, and zero with every release. If the generation in the header differs from that
+// in a message, the reference is stale, and the reader returns an error instead of the frames of another call.
 package arena
 
 import (
@@ -27,9 +28,9 @@ const (
 	Align = 64
 )
 
-// Arena is a mapped shared-memory file. The zero value is not usable; hosts call [New], plugins [Map].
+// Arena is a mapped shared-memory file. Hosts make it with [New], and plugins with [Map].
 type Arena struct {
-	mu   sync.RWMutex // guards mem against Close while somebody copies
+	mu   sync.RWMutex // guards mem against Close during a copy
 	mem  []byte
 	file *os.File // host side only
 
@@ -40,8 +41,8 @@ type Arena struct {
 
 type span struct{ off, len int }
 
-// New makes an arena of at least size bytes, on the host's side. Errors: Unsupported where the system has no sealed memory
-// files (every system but Linux), Exhausted where there is not enough memory.
+// New makes an arena of at least size bytes, on the host's side. Errors: Unsupported where the system has no
+// sealed memory files (every system but Linux), Exhausted where there is not enough memory.
 func New(size int) (*Arena, error) {
 	if size < 4096 {
 		size = 4096
@@ -65,14 +66,15 @@ func noMemory(size int, step string, err error) error {
 		WithHint(`lower [host] arena_mb, or set [host] arena = "off"`)
 }
 
-// Map maps an inherited arena, on the plugin's side. It refuses a descriptor that is smaller than size, or not sealed.
+// Map maps an inherited arena, on the plugin's side. It refuses a descriptor that is smaller than size, or not
+// sealed.
 func Map(fd int, size int) (*Arena, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return nil, plugins.Errorf(plugins.Corrupt, "arena descriptor %d: %w", fd, err)
 	}
 	if size <= 0 || st.Size < int64(size) {
-		return nil, plugins.Errorf(plugins.Corrupt, "arena has %d bytes, said to have %d", st.Size, size)
+		return nil, plugins.Errorf(plugins.Corrupt, "arena has %d bytes, the host reports %d", st.Size, size)
 	}
 	if !sealed(fd) {
 		return nil, plugins.Errorf(plugins.Corrupt, "arena descriptor %d is not sealed against shrinking", fd)
@@ -84,17 +86,17 @@ func Map(fd int, size int) (*Arena, error) {
 	return &Arena{mem: mem}, nil
 }
 
-// File is the descriptor to hand to the plugin's process.
+// File returns the file that the plugin's process must inherit.
 func (a *Arena) File() *os.File { return a.file }
 
-// Size is the number of bytes.
+// Size returns the number of bytes.
 func (a *Arena) Size() int {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
 	return len(a.mem)
 }
 
-// Close unmaps the arena, once nobody copies from it any more. Later calls give an error of kind Unavailable.
+// Close unmaps the arena after running copies have ended. Later calls return an error of kind Unavailable.
 func (a *Arena) Close() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -109,14 +111,15 @@ func (a *Arena) Close() error {
 	return err
 }
 
-// Slot is a region granted by the host for the length of one call.
+// Slot is a region that the host grants for one call.
 type Slot struct {
 	Offset, Length int
 	Generation     uint64
 	arena          *Arena
 }
 
-// Grant reserves n bytes. It fails with kind Exhausted when there is no room; the caller then sends bytes instead.
+// Grant reserves n bytes. It returns an error of kind Exhausted if there is no room; the message then carries the
+// tensor.
 func (a *Arena) Grant(n int) (*Slot, error) {
 	if n <= 0 {
 		return nil, plugins.Errorf(plugins.Invalid, "arena slot of %d bytes", n)
@@ -154,7 +157,7 @@ func (a *Arena) stamp(s *Slot, generation uint64) error {
 	return nil
 }
 
-// Release takes the slot back; references to it are stale from now on. Releasing twice, or nil, does nothing.
+// Release makes all references to the slot stale and its memory free. A second call, or a call on nil, does nothing.
 func (s *Slot) Release() {
 	if s == nil || s.arena == nil {
 		return
@@ -182,7 +185,7 @@ func (s *Slot) Release() {
 	}
 }
 
-// Available is the number of free bytes, headers included, on the host's side.
+// Available returns the number of free bytes, including headers, on the host's side.
 func (a *Arena) Available() int {
 	a.alloc.Lock()
 	defer a.alloc.Unlock()
@@ -193,7 +196,8 @@ func (a *Arena) Available() int {
 	return n
 }
 
-// View returns the bytes of a slot that a message names, without a copy. Only plugins use it: their mapping lives as long as the process.
+// View returns the bytes of a slot that a message names, without a copy. Only plugins use it, because their
+// mapping exists as long as the process.
 func (a *Arena) View(offset, length, generation uint64) ([]byte, error) {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
@@ -206,7 +210,8 @@ func (a *Arena) view(offset, length, generation uint64) ([]byte, error) {
 	}
 	size := uint64(len(a.mem))
 	if offset < header || offset > size || length > size-offset || offset%Align != 0 {
-		return nil, plugins.Errorf(plugins.Corrupt, "arena reference [%d, +%d) outside of %d bytes, or not aligned", offset, length, size)
+		return nil, plugins.Errorf(plugins.Corrupt, "arena reference [%d, +%d) outside of %d bytes, or not aligned",
+			offset, length, size)
 	}
 	if generation == 0 {
 		return nil, plugins.Errorf(plugins.Corrupt, "arena reference without a generation")
@@ -222,30 +227,32 @@ func (a *Arena) view(offset, length, generation uint64) ([]byte, error) {
 	return a.mem[offset : offset+length : offset+length], nil
 }
 
-// Write copies data into the slot at the given offset inside of it.
+// Write copies data to an offset within the slot.
 func (s *Slot) Write(at int, data []byte) error {
 	a := s.arena
 	if a == nil {
 		return plugins.Errorf(plugins.Internal, "write to a released arena slot")
 	}
 	if at < 0 || at+len(data) > s.Length {
-		return plugins.Errorf(plugins.Internal, "write of %d bytes at %d into an arena slot of %d", len(data), at, s.Length)
+		return plugins.Errorf(plugins.Internal, "write of %d bytes at %d into an arena slot of %d", len(data), at,
+			s.Length)
 	}
 	a.mu.RLock()
 	defer a.mu.RUnlock()
 	if a.mem == nil {
 		return closed()
 	}
-	spread(a.mem[s.Offset+at:s.Offset+at+len(data)], data)
+	parallelCopy(a.mem[s.Offset+at:s.Offset+at+len(data)], data)
 	return nil
 }
 
-// wide is what one processor copies alone, 2 MiB: a frame. Of a clip each one copies a part, for a single one does not use what the memory can do.
-const wide = 2 << 20
+// bytesPerCopier is the size of a frame, which one processor copies. Several processors copy a clip, because one
+// does not use the full bandwidth of the memory.
+const bytesPerCopier = 2 << 20
 
-// spread copies src to dst, of the same length, on several processors where it is long.
-func spread(dst, src []byte) {
-	parts := min(len(src)/wide, runtime.GOMAXPROCS(0), 4)
+// parallelCopy copies src to dst, which has the same length. It uses several processors if the data is long.
+func parallelCopy(dst, src []byte) {
+	parts := min(len(src)/bytesPerCopier, runtime.GOMAXPROCS(0), 4)
 	if parts < 2 {
 		copy(dst, src)
 		return
@@ -260,8 +267,8 @@ func spread(dst, src []byte) {
 	others.Wait()
 }
 
-// Copy returns a copy of a region inside the slot that the plugin's reply names by absolute offset. The host copies rather than aliases: a plugin could
-// go on writing after its reply, and the memory goes away with the plugin.
+// Copy returns a copy of the region of the slot that the plugin's reply names by absolute offset. The host copies,
+// because a plugin could write to the region after its reply, and because the memory is dropped with the plugin.
 func (s *Slot) Copy(offset, length, generation uint64) ([]byte, error) {
 	a := s.arena
 	if a == nil {
@@ -269,8 +276,9 @@ func (s *Slot) Copy(offset, length, generation uint64) ([]byte, error) {
 	}
 	lo, hi := uint64(s.Offset), uint64(s.Offset+s.Length)
 	if generation != s.Generation || offset < lo || offset > hi || length > hi-offset {
-		return nil, plugins.Errorf(plugins.Corrupt, "the reply names arena bytes [%d, +%d) generation %d, granted were [%d, %d) generation %d",
-			offset, length, generation, lo, hi, s.Generation)
+		return nil, plugins.Errorf(plugins.Corrupt,
+			"the reply names arena bytes [%d, +%d) generation %d, granted were [%d, %d) generation %d", offset,
+			length, generation, lo, hi, s.Generation)
 	}
 	a.mu.RLock()
 	defer a.mu.RUnlock()
@@ -284,5 +292,5 @@ func closed() error {
 	return plugins.Errorf(plugins.Unavailable, "the arena is closed")
 }
 
-// String describes the arena for logs.
+// String returns a description for logs.
 func (a *Arena) String() string { return fmt.Sprintf("arena of %d MB", a.Size()>>20) }

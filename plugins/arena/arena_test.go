@@ -38,12 +38,13 @@ func TestBothSidesSeeTheSameBytes(t *testing.T) {
 	require.Equal(t, "reply", string(got))
 }
 
-// A clip is copied by several processors in parts; none may be missing or lie elsewhere, whatever the length.
+// Several processors copy a clip in parts. Every part is at its place, for any length.
 func TestLongWritesArriveWhole(t *testing.T) {
 	host, err := New(64 << 20)
 	require.NoError(t, err)
 	defer host.Close()
-	for _, n := range []int{wide - 1, 2*wide - 1, 2 * wide, 3*wide + 1, 9*wide + 13} {
+	for _, n := range []int{bytesPerCopier - 1, 2*bytesPerCopier - 1, 2 * bytesPerCopier,
+		3*bytesPerCopier + 1, 9*bytesPerCopier + 13} {
 		data := make([]byte, n)
 		for i := range data {
 			data[i] = byte(i*7 + i>>11)
@@ -66,8 +67,10 @@ func TestStaleAndForeignReferencesAreRefused(t *testing.T) {
 	require.NoError(t, err)
 	off, gen := uint64(s.Offset), s.Generation
 	for name, ref := range map[string][3]uint64{
-		"outside": {1 << 20, 8, gen}, "overflow": {off, ^uint64(0), gen}, "longer than granted": {off, 129, gen}, "other generation": {off, 8, gen + 1},
-		"no generation": {off, 8, 0}, "into the header": {off - 64, 8, gen}, "not aligned": {off + 1, 8, gen}, "at zero": {0, 8, gen},
+		"outside": {1 << 20, 8, gen}, "overflow": {off, ^uint64(0), gen}, "longer than granted": {off, 129, gen},
+		"other generation": {off, 8, gen + 1},
+		"no generation":    {off, 8, 0}, "into the header": {off - 64, 8, gen},
+		"not aligned": {off + 1, 8, gen}, "at zero": {0, 8, gen},
 	} {
 		_, err := plug.View(ref[0], ref[1], ref[2])
 		require.Equal(t, plugins.Corrupt, plugins.KindOf(err), name)
@@ -85,7 +88,8 @@ func TestStaleAndForeignReferencesAreRefused(t *testing.T) {
 	require.Equal(t, plugins.Corrupt, plugins.KindOf(err), "granted to somebody else")
 }
 
-// TestGrantsNeverOverlap grants and releases at random; live slots keep their bytes, and in the end all room is back.
+// TestGrantsNeverOverlap grants and releases at random. Live slots keep their bytes, and in the end all memory is
+// free.
 func TestGrantsNeverOverlap(t *testing.T) {
 	host, _ := pair(t, 1<<18)
 	all := host.Available()

@@ -8,7 +8,7 @@ import (
 	"github.com/srpo-dev/srpo/plugins/arena"
 )
 
-// The host grants a slot for one call and names it in the message; after the call a reference to it is stale.
+// The host grants a slot for one call and names it in the message. After the call, references to it are stale.
 func ExampleArena_Grant() {
 	host, err := arena.New(1 << 20)
 	if err != nil {
@@ -25,7 +25,8 @@ func ExampleArena_Grant() {
 		fmt.Println(err)
 		return
 	}
-	seen, err := host.View(uint64(slot.Offset), uint64(slot.Length), slot.Generation) // as the plugin does with its own mapping
+	seen, err := host.View(uint64(slot.Offset), uint64(slot.Length),
+		slot.Generation) // as the plugin does in its mapping
 	fmt.Printf("%s %v\n", seen, err)
 	offset, length, generation := uint64(slot.Offset), uint64(slot.Length), slot.Generation
 	slot.Release()

@@ -17,8 +17,8 @@ type Encoder interface {
 	Encode(ctx context.Context, clips []plugins.Tensor) ([][]float32, error)
 }
 
-// Windower is an encoder that embeds clip[:end] for several ends at less cost than one by one. For other encoders the
-// server calls Encode.
+// Windower is an encoder that embeds clip[:end] for several ends at less cost than one by one. For other encoders
+// the server calls Encode.
 type Windower interface {
 	// EncodeWindows returns one vector per end, where 1 <= end <= T.
 	EncodeWindows(ctx context.Context, clip plugins.Tensor, ends []int) ([][]float32, error)

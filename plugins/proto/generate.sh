@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
-# Regenerates the committed code of srpo.v1, Go and Python; with --check, fails and names each file that differs from what would be generated.
+# Generates the committed Go and Python code of srpo.v1. With --check, it fails and names each file that differs from the
+# generated one.
 #
-# Everything that it runs is pinned: protoc comes with the wheels of requirements.txt (by hash; PROTOC names another 3.21 instead), protoc-gen-go with the
-# version of google.golang.org/protobuf in go.mod, protoc-gen-go-grpc below. It needs Go, and uv or a Python 3.10 or 3.11 (PYTHON names one).
+# All tools are pinned: protoc comes with the wheels of requirements.txt by hash (set PROTOC to use another 3.21),
+# protoc-gen-go has the version of google.golang.org/protobuf in go.mod, and the version of protoc-gen-go-grpc is below.
+# It needs Go, and uv or a Python 3.10 or 3.11 (set PYTHON to choose one).
 #
-# The Python stubs carry messages only: sdk/python wires the services itself. They are made package-relative, so that no top-level package `srpo` is needed.
+# The Python code has messages only, as sdk/python implements the services itself. Its imports are relative, so that no
+# top-level package `srpo` is needed.
 set -euo pipefail
 GRPC_PLUGIN=v1.6.2
 
@@ -19,7 +22,7 @@ esac
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# The tools, kept in the cache folder by the hash of what pins them.
+# The tools are in the cache folder, by the hash of their pins.
 pins=$( (cat "$here/requirements.txt"; echo "$GRPC_PLUGIN"; grep google.golang.org/protobuf "$root/go.mod") | sha256sum | cut -c1-16)
 tools=${XDG_CACHE_HOME:-$HOME/.cache}/srpo/protoc-$pins
 if [ ! -e "$tools/complete" ]; then
@@ -30,7 +33,7 @@ if [ ! -e "$tools/complete" ]; then
   if [ -z "${PROTOC:-}" ]; then
     python=${PYTHON:-}
     for candidate in python3.11 python3.10 python3; do
-      # A name on PATH may be a pyenv shim of a version that is not selected: only running it tells.
+      # A name on PATH can be a pyenv shim of a version that is not selected, which only shows when it runs.
       [ -n "$python" ] || ! "$candidate" -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 10), (3, 11)))' 2>/dev/null || python=$candidate
     done
     if command -v uv >/dev/null; then
@@ -44,7 +47,7 @@ if [ ! -e "$tools/complete" ]; then
       exit 1
     fi
   fi
-  # A PROTOC from outside is no part of the tools: the next run without it makes them anew.
+  # The tools are incomplete if PROTOC was set, so that the next run without it installs them.
   [ -n "${PROTOC:-}" ] || touch "$tools/complete"
 fi
 run_protoc() {
@@ -58,13 +61,13 @@ run_protoc -I . --plugin="$tools/bin/protoc-gen-go" --go_out="$work/go" --go_opt
 run_protoc -I . --python_out="$work/python" --pyi_out="$work/python" srpo/v1/*.proto
 sed -i 's/^from srpo\.v1 import /from . import /' "$work"/python/srpo/v1/*_pb2.py*
 
-# Compared without the comment lines that name the tools' versions.
+# Prints a file without the comments that name the versions of the tools.
 bare() { grep -Ev '^//[[:space:]-]*(protoc|protoc-gen-go|protoc-gen-go-grpc)[[:space:]]+v[0-9(]' "$1" || true; }
 status=0
-settle() { # settle MADE COMMITTED
+update() { # update GENERATED COMMITTED
   if [ -e "$2" ] && [ "$(bare "$1")" = "$(bare "$2")" ]; then return; fi
   if [ -n "$check" ]; then
-    echo "${2#"$root"/} is not what plugins/proto/generate.sh makes of the .proto files" >&2
+    echo "${2#"$root"/} differs from the code of the .proto files: run make proto" >&2
     status=1
   else
     cp "$1" "$2"
@@ -72,9 +75,9 @@ settle() { # settle MADE COMMITTED
     echo "wrote ${2#"$root"/}"
   fi
 }
-for made in "$work"/go/*.go; do settle "$made" "$here/srpov1/$(basename "$made")"; done
-for made in "$work"/python/srpo/v1/*_pb2.py*; do settle "$made" "$root/sdk/python/srpo_sdk/_proto/$(basename "$made")"; done
-# Code of a .proto file that is no more.
+for made in "$work"/go/*.go; do update "$made" "$here/srpov1/$(basename "$made")"; done
+for made in "$work"/python/srpo/v1/*_pb2.py*; do update "$made" "$root/sdk/python/srpo_sdk/_proto/$(basename "$made")"; done
+# Code of a .proto file that was removed.
 for old in "$here"/srpov1/*.pb.go "$root"/sdk/python/srpo_sdk/_proto/*_pb2.py*; do
   name=$(basename "$old")
   [ -e "$work/go/$name" ] || [ -e "$work/python/srpo/v1/$name" ] || { echo "${old#"$root"/} belongs to no .proto file: remove it" >&2; status=1; }

@@ -167,6 +167,7 @@ func (p *Policy) storeRecords(items []policy.Item, records []*record) error {
 	return nil
 }
 
+// dropRecords drops the records of a trajectory.
 func (p *Policy) dropRecords(id string) {
 	for _, r := range p.records[id] {
 		p.recorded -= r.bytes()

@@ -148,6 +148,7 @@ type part struct {
 	data *[]float32
 }
 
+// parts returns the vectors of the state in the order of a file.
 func (s *state) parts() []part {
 	return []part{{"weights", &s.weights}, {"adam.m", &s.adam.m}, {"adam.v", &s.adam.v}, {"proprio.mean", &s.mean},
 		{"proprio.scale", &s.scale}, {"action.units", &s.units}, {"reference", &s.reference}}
@@ -177,6 +178,7 @@ func (p *Policy) BeginRun(_ context.Context, folder string) (uint64, error) {
 	return last, nil
 }
 
+// load implements Load; the caller holds the lock.
 func (p *Policy) load(folder string) (uint64, error) {
 	if err := p.ready(); err != nil {
 		return 0, err
@@ -355,6 +357,7 @@ func (p *Policy) checkCompatible(h header) *plugins.Error {
 	return nil
 }
 
+// describe returns the shape as JSON, for error messages.
 func describe(s shape) string {
 	b, err := json.Marshal(s)
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 // rows.
 const maxRows = 64
 
+// matrix returns a view of data as a row-major matrix.
 func matrix(data []float32, rows, cols int) blas32.General {
 	return blas32.General{Rows: rows, Cols: cols, Stride: cols, Data: data[:rows*cols]}
 }
@@ -85,6 +86,7 @@ func (c conv) outW() int { return (c.w + c.stride - 1) / c.stride }
 func (c conv) positions() int { return c.outH() * c.outW() }
 func (c conv) fan() int       { return c.kernel * c.kernel * c.in }
 
+// padding returns the rows (or columns) of zeros before the input.
 func padding(size, out, kernel, stride int) int { return max((out-1)*stride+kernel-size, 0) / 2 }
 
 // rows calls f for every run of consecutive inputs under a kernel row: n values at input index x belong
@@ -162,7 +164,7 @@ func (c conv) backward(p, g, x, dy, dx, cols, dcols []float32) {
 	})
 }
 
-// relu clamps y at 0 in place; reluBackward clears dy where the clamped y is 0.
+// relu clamps y at 0 in place.
 func relu(y []float32) {
 	for i, v := range y {
 		if v < 0 {
@@ -171,6 +173,7 @@ func relu(y []float32) {
 	}
 }
 
+// reluBackward clears dy where the clamped y is 0.
 func reluBackward(y, dy []float32) {
 	for i, v := range y {
 		if v <= 0 {

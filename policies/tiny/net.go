@@ -149,12 +149,13 @@ func newPass(n *net, frames, samples int) *pass {
 	f := func(size int) []float32 { return make([]float32, size) }
 	h, w, c := n.lastSize()
 	visual, in := n.visualFeatures(), n.hidden[0].in
-	ps := &pass{net: n, frame: make([]int, samples), image: f(frames * side * side * 3), prob: f(frames * h * w * c),
-		visual: f(frames * visual), flat: f(frames * n.Vision), in: f(samples * in), h0: f(samples * n.Hidden),
-		h1: f(samples * n.Hidden), out: f(samples * n.outputs), dout: f(samples * n.outputs), dh1: f(samples *
-			n.Hidden),
-		dh0: f(samples * n.Hidden), din: f(samples * in), dvisual: f(frames * visual), dflat: f(frames * n.Vision),
-		dlast: f(frames * h * w * c)}
+	ps := &pass{
+		net: n, frame: make([]int, samples), image: f(frames * side * side * 3), prob: f(frames * h * w * c),
+		visual: f(frames * visual), flat: f(frames * n.Vision), in: f(samples * in),
+		h0: f(samples * n.Hidden), h1: f(samples * n.Hidden), out: f(samples * n.outputs),
+		dout: f(samples * n.outputs), dh1: f(samples * n.Hidden), dh0: f(samples * n.Hidden), din: f(samples * in),
+		dvisual: f(frames * visual), dflat: f(frames * n.Vision), dlast: f(frames * h * w * c),
+	}
 	var cols, act int
 	for _, v := range n.convs {
 		ps.acts = append(ps.acts, f(frames*v.positions()*v.out))

@@ -22,19 +22,21 @@ var ctx = context.Background()
 
 // smallPolicy returns a policy that is small enough for fast tests; more overrides settings.
 func smallPolicy(t testing.TB, seed uint64, more map[string]any) *Policy {
-	given := map[string]any{"conv": []string{"3,8,8", "4,3,2"}, "vision": 6, "hidden": 12, "chunk": 3,
-		"clock_bases": 4, "shift_steps": 2,
-		"imitate_steps": 150, "imitate_batch": 8, "imitate_copies": 4, "image_shift": 1, "noise": "step", "std": 0.05}
+	given := map[string]any{
+		"conv": []string{"3,8,8", "4,3,2"}, "vision": 6, "hidden": 12, "chunk": 3, "clock_bases": 4, "shift_steps": 2,
+		"imitate_steps": 150, "imitate_batch": 8, "imitate_copies": 4, "image_shift": 1, "noise": "step", "std": 0.05,
+	}
 	for k, v := range more {
 		given[k] = v
 	}
 	s, err := plugins.Resolve(settings(), given)
 	require.NoError(t, err)
 	p := New()
-	require.NoError(t, p.Configure(ctx, plugins.Config{Settings: s, Seed: seed,
-		Env: &plugins.EnvSpec{RecordCamera: "front",
-			Proprio: []string{"eef_x [m]", "gap"}, Action: plugins.ActionSpace{Names: []string{"dx", "grip"},
-				Low: []float32{-1, 0}, High: []float32{1, 4}}}}))
+	spec := &plugins.EnvSpec{
+		RecordCamera: "front", Proprio: []string{"eef_x [m]", "gap"},
+		Action: plugins.ActionSpace{Names: []string{"dx", "grip"}, Low: []float32{-1, 0}, High: []float32{1, 4}},
+	}
+	require.NoError(t, p.Configure(ctx, plugins.Config{Settings: s, Seed: seed, Env: spec}))
 	return p
 }
 
@@ -45,9 +47,11 @@ func fakeObservation(seed uint64) env.Observation {
 	for i := range b {
 		b[i] = byte(r.IntN(256))
 	}
-	return env.Observation{Images: map[string]plugins.Tensor{"front": plugins.Bytes(b, side, side, 3)},
-		Proprio: plugins.Floats([]float32{float32(r.NormFloat64()),
-			float32(r.Float64())}), Instruction: "put it there"}
+	proprio := []float32{float32(r.NormFloat64()), float32(r.Float64())}
+	return env.Observation{
+		Images:  map[string]plugins.Tensor{"front": plugins.Bytes(b, side, side, 3)},
+		Proprio: plugins.Floats(proprio), Instruction: "put it there",
+	}
 }
 
 // actRecorded samples and records the given number of chunks on each of n trajectories t0, t1, ...
@@ -55,8 +59,10 @@ func actRecorded(t testing.TB, p *Policy, n, chunks int, temperature float64) []
 	var a policy.Act
 	for i := range n {
 		for c := range chunks {
-			a.Items = append(a.Items, policy.Item{Trajectory: fmt.Sprint("t", i), Step: c * p.net.Chunk,
-				Observation: fakeObservation(uint64(100*i + c)), Seed: uint64(1000*i + c)})
+			a.Items = append(a.Items, policy.Item{
+				Trajectory: fmt.Sprint("t", i), Step: c * p.net.Chunk,
+				Observation: fakeObservation(uint64(100*i + c)), Seed: uint64(1000*i + c),
+			})
 		}
 	}
 	a.Temperature, a.Record = temperature, true
@@ -67,11 +73,12 @@ func actRecorded(t testing.TB, p *Policy, n, chunks int, temperature float64) []
 
 // newUpdate returns an update of trajectories t0, t1, ... with advantages 1, -1, 1, ...
 func newUpdate(id uint64, n, steps, epochs int) policy.Update {
-	u := policy.Update{ID: id, Temperature: 1, Seed: 5, Hyperparameters: policy.Hyperparameters{ClipLow: 0.2,
-		ClipHigh: 0.28, ClipDual: 3, KLBeta: 0.05, Epochs: epochs}}
+	h := policy.Hyperparameters{ClipLow: 0.2, ClipHigh: 0.28, ClipDual: 3, KLBeta: 0.05, Epochs: epochs}
+	u := policy.Update{ID: id, Temperature: 1, Seed: 5, Hyperparameters: h}
 	for i := range n {
-		u.Trajectories = append(u.Trajectories, policy.Advantage{Trajectory: fmt.Sprint("t", i),
-			Values: []float64{1 - 2*float64(i%2)}, Steps: steps})
+		u.Trajectories = append(u.Trajectories, policy.Advantage{
+			Trajectory: fmt.Sprint("t", i), Values: []float64{1 - 2*float64(i%2)}, Steps: steps,
+		})
 	}
 	return u
 }
@@ -180,8 +187,8 @@ func TestClipped(t *testing.T) {
 		// Positive advantage: clipped above.
 		{1, 2, -2, -2, false}, {1.2, 2, -2.4, -2, false}, {1.5, 2, -2.56, 0, true}, {0.5, 2, -1, -2, false},
 		// Negative advantage: clipped below, and the dual clip.
-		{1, -1, 1, 1, false}, {0.9, -1, 0.9, 1, false}, {0.5, -1, 0.8, 0, true}, {2, -1, 2, 1, false}, {4, -1, 3, 0,
-			true},
+		{1, -1, 1, 1, false}, {0.9, -1, 0.9, 1, false}, {0.5, -1, 0.8, 0, true}, {2, -1, 2, 1, false},
+		{4, -1, 3, 0, true},
 		{1, 0, 0, 0, false},
 	} {
 		loss, slope, cut := clippedLoss(c.r, c.a, h)
@@ -643,10 +650,11 @@ func fakeDemonstration(n int) policy.Demonstration {
 // itemAt returns the item that a policy would receive at step t of a demonstration.
 func itemAt(d policy.Demonstration, t int) policy.Item {
 	size := side * side * 3
-	return policy.Item{Trajectory: "x", Step: t, Observation: env.Observation{Instruction: d.Instruction,
-		Proprio: plugins.Floats(d.Proprio.Float32s()[2*t : 2*t+2]),
-		Images: map[string]plugins.Tensor{"front": plugins.Bytes(d.Images["front"].Data[t*size:(t+1)*size], side,
-			side, 3)}}}
+	image := d.Images["front"].Data[t*size : (t+1)*size]
+	return policy.Item{Trajectory: "x", Step: t, Observation: env.Observation{
+		Instruction: d.Instruction, Proprio: plugins.Floats(d.Proprio.Float32s()[2*t : 2*t+2]),
+		Images: map[string]plugins.Tensor{"front": plugins.Bytes(image, side, side, 3)},
+	}}
 }
 
 func TestImitateOverfits(t *testing.T) {
@@ -779,8 +787,8 @@ func TestImitateRefuses(t *testing.T) {
 	nan.Actions = plugins.Floats([]float32{float32(math.NaN()), 0}, 1, 2)
 	still := fakeDemonstration(5)
 	still.Actions = plugins.Floats(make([]float32, 10), 5, 2)
-	for name, d := range map[string]policy.Demonstration{"failed": failed, "short": short, "nan": nan,
-		"still": still} {
+	demos := map[string]policy.Demonstration{"failed": failed, "short": short, "nan": nan, "still": still}
+	for name, d := range demos {
 		require.Error(t, p.Imitate(ctx, policy.Imitate{}, sequence(d), nil), name)
 		require.Equal(t, before, p.state.weights, name)
 		require.Nil(t, p.state.reference, name)
@@ -823,8 +831,10 @@ func TestImageOff(t *testing.T) {
 // TestWeights checks that of two contradicting demonstrations the one with weight is learned, even if it
 // failed, and that weights of 1 change nothing.
 func TestWeights(t *testing.T) {
-	settings := map[string]any{"conv": []string{"3,16,16"}, "hidden": 32, "shift": 0, "image_shift": 0,
-		"brightness": 0, "imitate_steps": 200, "imitate_copies": 1, "imitate_lr": 1e-2}
+	settings := map[string]any{
+		"conv": []string{"3,16,16"}, "hidden": 32, "shift": 0, "image_shift": 0, "brightness": 0,
+		"imitate_steps": 200, "imitate_copies": 1, "imitate_lr": 1e-2,
+	}
 	weighed := func(d policy.Demonstration, w float32) policy.Demonstration {
 		d.Weights = slices.Repeat([]float32{w}, d.Actions.Shape[0])
 		return d

@@ -386,6 +386,7 @@ func (p *Policy) image(images map[string]plugins.Tensor, dims int) (plugins.Tens
 	return t, nil
 }
 
+// ones returns n ones.
 func ones(n int) []float32 {
 	v := make([]float32, n)
 	for i := range v {
@@ -394,6 +395,7 @@ func ones(n int) []float32 {
 	return v
 }
 
+// finite reports whether all elements of v are finite.
 func finite(v []float32) bool {
 	for _, x := range v {
 		if math.IsNaN(float64(x)) || math.IsInf(float64(x), 0) {

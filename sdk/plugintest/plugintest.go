@@ -1,7 +1,8 @@
-// Package plugintest checks over real RPC that a plugin keeps the contract. The plugin can be written in any language.
+// Package plugintest checks over real RPC that a plugin keeps the contract. The plugin can be written in any
+// language.
 //
-// The author of a Go plugin calls [TestEnv], [TestPolicy] or [TestEncoder] from a test. For other languages,
-// `srpo plugin test FOLDER` starts the plugin as the host does and runs the same checks. The error of a failed check
+// The author of a Go plugin calls [TestEnv], [TestPolicy] or [TestEncoder] from a test. For other languages, `srpo
+// plugin test FOLDER` starts the plugin as the host does and runs the same checks. The error of a failed check
 // states what was expected, and its hint what to do.
 package plugintest
 
@@ -52,8 +53,8 @@ func (r Result) Skipped() bool {
 	return errors.As(r.Err, &s)
 }
 
-// Run runs checks in order, each within the deadline, and reports each result. It returns the number of failed checks.
-// It stops when the plugin has become unavailable.
+// Run runs checks in order, each within the deadline, and reports each result. It returns the number of failed
+// checks. It stops when the plugin has become unavailable.
 func Run(ctx context.Context, checks []Check, deadline time.Duration, report func(Result)) (failed int) {
 	for _, c := range checks {
 		start := time.Now()
@@ -75,8 +76,8 @@ func Run(ctx context.Context, checks []Check, deadline time.Duration, report fun
 	return failed
 }
 
-// TestEnv runs every check on an env that is not configured yet. It calls the env over gRPC within this process, once
-// with the arena and once without.
+// TestEnv runs every check on an env that is not configured yet. It calls the env over gRPC within this process,
+// once with the arena and once without.
 func TestEnv(t *testing.T, impl func() env.Env, settings map[string]any) {
 	both(t, func(t *testing.T, a *arena.Arena) []Check {
 		c := env.NewClient(connect(t, func(s grpc.ServiceRegistrar) { env.Register(s, impl()) }), a)
@@ -187,7 +188,8 @@ func info(p plugins.Plugin, kind plugins.Kind) Check {
 			return err
 		}
 		if i.Kind != kind {
-			return wants("serve the plugin with the function of its kind", "Info has kind %q, the plugin is served as %q", i.Kind, kind)
+			return wants("serve the plugin with the function of its kind",
+				"Info has kind %q, the plugin is served as %q", i.Kind, kind)
 		}
 		if i.Version == "" || i.Doc == "" {
 			return wants("fill in version and doc", "Info has version %q and doc %q", i.Version, i.Doc)

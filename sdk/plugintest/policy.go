@@ -24,8 +24,9 @@ type policyRun struct {
 	updates  uint64
 }
 
-// Policy returns the checks of a policy that is not configured yet. The second check configures it. spec describes an
-// env in which the policy can act, and folder is an existing folder into which it saves. Run the checks in order.
+// Policy returns the checks of a policy that is not configured yet. The second check configures it. spec describes
+// an env in which the policy can act, and folder is an existing folder into which it saves. Run the checks in
+// order.
 func Policy(p policy.Policy, settings map[string]any, spec plugins.EnvSpec, folder string) []Check {
 	r := &policyRun{policy: p, settings: settings, env: spec, folder: folder}
 	ready := func(run func(ctx context.Context) error) func(context.Context) error {
@@ -118,7 +119,8 @@ func (r *policyRun) ask(ctx context.Context, a policy.Act) ([]policy.Result, err
 			return nil, err
 		}
 		if len(res.LogProbs) != r.spec.Chunk && (r.spec.Trainable || len(res.LogProbs) > 0) {
-			return nil, wants("return one log-probability per chunk position", "item %d has %d log-probabilities for a chunk of %d", i,
+			return nil, wants("return one log-probability per chunk position",
+				"item %d has %d log-probabilities for a chunk of %d", i,
 				len(res.LogProbs), r.spec.Chunk)
 		}
 		for j, x := range res.Actions.Float32s() {

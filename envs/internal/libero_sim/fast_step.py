@@ -1,7 +1,7 @@
-"""An environment step for LIBERO that gives the same bits as robosuite's in about a third of the time.
+"""An environment step for LIBERO that is bit-identical to robosuite's and takes about a third of the time.
 
-``FastStep`` takes the place of ``BDDLBaseDomain.step``. The physics and the controller run in ``osc_kernel``; goals,
-observables, reward and the task's predicates stay robosuite's and LIBERO's own code.
+``FastStep`` replaces ``BDDLBaseDomain.step``. The physics and the controller run in ``osc_kernel``. Goals, observables,
+reward and the task's predicates remain the code of robosuite and LIBERO.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ import numpy as np
 
 
 class Unsupported(RuntimeError):
-    """The environment is not the kind that the compiled kernel reproduces."""
+    """The compiled kernel does not support this environment."""
 
 
-def attach(domain, tick: Callable[[], None]) -> bool:
-    """Replace ``domain.step`` by the fast one; False, with a warning on stderr, if that is not possible.
+def attach(domain, heartbeat: Callable[[], None]) -> bool:
+    """Replace ``domain.step`` by the fast step. Return False, with a warning on stderr, if that is not possible.
 
-    The first time on a machine this compiles for half a minute; ``tick`` is called every few seconds of it.
+    The first call on a machine compiles for half a minute and calls ``heartbeat`` every few seconds.
     """
     try:
         fast = FastStep(domain)
-        fast.compile(tick)
+        fast.compile(heartbeat)
         domain.step = fast
-    except Exception as error:  # noqa: BLE001  a broken binding must cost speed, never the run
+    except Exception as error:  # noqa: BLE001  a broken binding must not end a run: the slow step works
         print(f"libero: the fast step is off, the slow one gives the same results: {error!r}", file=sys.stderr)
         return False
     return True
@@ -39,7 +39,7 @@ class FastStep:
         self._bind()
 
     def _bind(self) -> None:
-        """Take addresses and views of the current simulation; they stay valid through soft resets."""
+        """Store addresses and views of the current simulation, which stay valid over soft resets."""
         from libero_sim import osc_kernel
 
         self.kernel = osc_kernel
@@ -85,10 +85,10 @@ class FastStep:
         self.substeps = int(domain.control_timestep / domain.model_timestep)
         self.sim = sim
 
-    def compile(self, tick: Callable[[], None]) -> None:
-        """Compile now what the first step would, or load it from the cache, so that a failure shows here."""
+    def compile(self, heartbeat: Callable[[], None]) -> None:
+        """Compile the step, or load it from the cache, so that errors occur here and not in the first step."""
         command = self._command(self.domain.robots[0], 1.0)
-        self.kernel.compile_ahead(self.plant, self.arm, command, tick)
+        self.kernel.compile_ahead(self.plant, self.arm, command, heartbeat)
 
     def __call__(self, action: np.ndarray):
         domain = self.domain
@@ -101,20 +101,20 @@ class FastStep:
         domain.timestep += 1
         robot = domain.robots[0]
         controller = robot.controller
-        self._open_action(controller, action)
+        self._begin_action(controller, action)
         command = self._command(robot, float(np.sign(action[6])))
         self._run(command)
         self._write_back(robot, command)
         domain.cur_time += domain.control_timestep
         reward, _, info = domain._post_action(action)
-        # The state has not changed since the reward was computed, so the task's predicates need not be asked again.
+        # The reward is 1 for success, so the task's predicates need not be evaluated again.
         return domain._get_observations(), reward, bool(reward), info
 
-    def _open_action(self, controller, action: np.ndarray) -> None:
-        """The first forwards, and the goals of this action.
+    def _begin_action(self, controller, action: np.ndarray) -> None:
+        """Run the first forwards and set the goals of this action.
 
-        In the first step after a reset the controller still holds what it read when it was made, before the start
-        state was set, and robosuite computes the first torques from that: so does this.
+        In the first step after a reset the controller still contains the readings from its creation, before the start
+        state was set. robosuite computes the first torques from them, and so does this.
         """
         if controller.new_update:
             self.kernel.observe_arm(self.plant, self.arm)
@@ -124,7 +124,7 @@ class FastStep:
         else:
             for ours, theirs in zip(self.arm, _readings(controller), strict=False):
                 ours[:] = theirs
-            self.kernel.settle_once(self.plant)
+            self.kernel.forward_once(self.plant)
         controller.set_goal(action[:6])
 
     def _command(self, robot, grip_sign: float):
@@ -142,7 +142,7 @@ class FastStep:
         )
 
     def _run(self, command) -> None:
-        """All substeps, interrupted where an observable takes its sample."""
+        """Run all substeps, interrupted where the observables sample."""
         domain = self.domain
         observables = list(domain._observables.values())
         clock = next((o for o in observables if o.is_enabled()), None)
@@ -151,13 +151,13 @@ class FastStep:
             wait = _substeps_to_sample(clock, domain.model_timestep, self.substeps - done)
             end = done + wait
             self.kernel.run_substeps(done, end, self.substeps - 1, done == 0, self.plant, self.arm, command)
-            for _ in range(wait):  # the sample falls on the last of these calls
+            for _ in range(wait):  # the observables sample in the last of these calls
                 for observable in observables:
                     observable.update(timestep=domain.model_timestep, obs_cache=domain._obs_cache)
             done = end
 
     def _write_back(self, robot, command) -> None:
-        """Leave robosuite's objects as its own step would."""
+        """Update robosuite's objects as its own step does."""
         controller = robot.controller
         arm = self.arm
         controller.ee_pos, controller.ee_ori_mat = arm.position.copy(), arm.rotation.copy()
@@ -190,9 +190,9 @@ def _require_supported(domain) -> None:
         "a reward scale of one": domain.reward_scale == 1.0,
         "seven action values": domain.action_dim == 7,
     }
-    missing = [name for name, holds in facts.items() if not holds]
+    missing = [name for name, true in facts.items() if not true]
     if missing:
-        raise Unsupported("it needs " + ", ".join(missing))
+        raise Unsupported("the fast step needs " + ", ".join(missing))
 
 
 def _indices(values) -> np.ndarray:
@@ -200,7 +200,7 @@ def _indices(values) -> np.ndarray:
 
 
 def _empty_arm(kind, nv: int):
-    """``kind`` is ``osc_kernel.ArmState``; ``nv`` the simulation's degrees of freedom."""
+    """Return an ``osc_kernel.ArmState`` (``kind``) of zeros; ``nv`` is the simulation's degrees of freedom."""
     return kind(
         position=np.zeros(3),
         rotation=np.zeros((3, 3)),
@@ -219,7 +219,7 @@ def _empty_arm(kind, nv: int):
 
 
 def _readings(controller) -> tuple[np.ndarray, ...]:
-    """The controller's readings in the order of ``ArmState``'s fields."""
+    """Return the controller's readings in the order of ``ArmState``'s fields."""
     return (
         controller.ee_pos,
         controller.ee_ori_mat,
@@ -234,19 +234,19 @@ def _readings(controller) -> tuple[np.ndarray, ...]:
     )
 
 
-def _substeps_to_sample(clock, timestep: float, most: int) -> int:
-    """Substeps until robosuite's observables sample (1 or more), or ``most`` if they will not before.
+def _substeps_to_sample(clock, timestep: float, limit: int) -> int:
+    """Return the number of substeps (1 or more) until robosuite's observables sample, at most ``limit``.
 
-    The same additions in the same order as ``Observable.update``, so that rounding puts the sample where it puts it.
+    It makes the same additions in the same order as ``Observable.update``, so that rounding gives the same substep.
     """
     if clock is None:
-        return most
+        return limit
     elapsed, sampled, period = clock._time_since_last_sample, clock._sampled, clock._sampling_timestep
-    for count in range(1, most + 1):
+    for count in range(1, limit + 1):
         elapsed += timestep
         if not sampled and (period - clock._current_delay >= elapsed or elapsed >= period):
             return count
         if elapsed >= period:
             elapsed %= period
             sampled = False
-    return most
+    return limit

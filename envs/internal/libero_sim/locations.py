@@ -1,7 +1,7 @@
-"""Where this plugin may write: one cache folder, never the home folder and never the installed packages.
+"""The only folder that the plugin writes to: a cache, and never the home folder or the installed packages.
 
-Several of LIBERO's libraries write when they are imported (numba beside the source, matplotlib and Mesa in the home
-folder, robosuite a log in the temporary folder). ``redirect_writes`` moves all of that and must run before them.
+Several of LIBERO's libraries write when they are imported: numba next to the source, matplotlib and Mesa to the home
+folder, robosuite a log to the temporary folder. ``redirect_writes`` redirects them and must run before their import.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """The folder for compiled code and library caches: under $SRPO_CACHE, $XDG_CACHE_HOME or the temporary folder."""
+    """Return the folder for compiled code and library caches.
+
+    It is in $SRPO_CACHE, $XDG_CACHE_HOME or the temporary folder, and is created if necessary.
+    """
     for variable in ("SRPO_CACHE", "XDG_CACHE_HOME"):
         root = os.environ.get(variable)
         if root:
@@ -26,19 +29,23 @@ def cache_folder() -> Path:
 
 
 def _private_temporary_folder(name: str) -> Path:
-    """``name`` in the temporary folder if it is ours alone (numba loads pickles from it), else a fresh one."""
+    """Return folder ``name`` in the temporary folder if only this user can access it, else a new folder.
+
+    numba loads pickles from this folder, so other users must not be able to write to it.
+    """
     folder = Path(tempfile.gettempdir()) / name
     folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.lstat()
-    if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077:
+    status = folder.lstat()
+    if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077:
         return folder
     return Path(tempfile.mkdtemp(prefix=name + "-"))
 
 
 def redirect_writes(package: str = "libero") -> Path:
-    """Point every library's files at the cache folder; returns it. Variables that are set already are kept.
+    """Redirect the files of all libraries to the cache folder and return it. Variables that are set are kept.
 
-    ``package`` is the one whose list of folders LIBERO_CONFIG_PATH holds: each benchmark has its own.
+    Args:
+        package: the benchmark's package; each has a separate folder for its configuration (LIBERO_CONFIG_PATH).
     """
     cache = cache_folder()
     for variable, name in (
@@ -50,8 +57,8 @@ def redirect_writes(package: str = "libero") -> Path:
         if variable not in os.environ:
             (cache / name).mkdir(parents=True, exist_ok=True)
             os.environ[variable] = str(cache / name)
-    # robosuite opens a log file in the temporary folder unless its private macros say otherwise; the file is shared
-    # by all users of a machine and belongs to the first. It imports this module by name, so it need not exist on disk.
+    # Without a module of private macros, robosuite opens a log file in the temporary folder that all users of a machine
+    # share and that belongs to the first. An empty module is enough.
     if "robosuite" not in sys.modules:
         sys.modules.setdefault("robosuite.macros_private", types.ModuleType("robosuite.macros_private"))
     return cache

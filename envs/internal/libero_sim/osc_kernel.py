@@ -1,24 +1,24 @@
 """Compiled substeps: MuJoCo's C functions and the arm's operational-space controller in one numba function.
 
-What must be reproduced, bit for bit. In every 2 ms substep robosuite 1.4 calls
+The kernel reproduces robosuite 1.4 bit for bit. In every substep of 2 ms robosuite calls
 
-    mj_forward            once from the environment,
-    mj_forward            once more from the controller, which then reads the arm's state and computes torques,
-    mj_step               which is a third forward with the new torques, then the integration.
+    mj_forward            from the environment,
+    mj_forward            from the controller, which then reads the arm's state and computes torques,
+    mj_step               which is a third forward with the new torques, followed by the integration.
 
-The three forwards see the same positions and velocities, so kinematics, collisions and the velocity terms are computed
-three times over. They differ in two things only:
+The three forwards have the same positions and velocities, so kinematics, collisions and velocity terms are computed
+three times. The forwards differ in two respects only:
 
-* the constraint solver starts each time from where it stopped (``qacc_warmstart``), so it must run three times;
-* kinematics rescales every quaternion in ``qpos`` in place, and rescaling a rescaled quaternion can move its last bit.
-  ``rescaling_moves`` tells whether it would; then, and only then, positions are computed again.
+* The constraint solver starts from its last result (``qacc_warmstart``), so it must run three times.
+* Kinematics normalizes every quaternion in ``qpos`` in place, and normalizing it again can change its last bit.
+  ``normalization_changes`` checks whether it would. Only then are positions computed again.
 
-The torques come from robosuite's own functions (inverses, pseudo-inverses, null space), compiled into this kernel with
-the memory order that its arrays have, because BLAS and LAPACK round differently for the two orders. The few products
-that robosuite leaves to NumPy go through NumPy's own BLAS (``gemv``) for the same reason.
+The torques come from robosuite's own functions (inverses, pseudo-inverses, null space). They are compiled into this
+kernel with the memory order of robosuite's arrays, because BLAS and LAPACK round differently for the two orders. For
+the same reason, the few products that robosuite leaves to NumPy use NumPy's BLAS (``gemv``).
 
-Not reproduced: the automatic reset after a NaN (it would come one forward earlier), and the buffers of recent torques
-and forces that no LIBERO observation reads.
+Two things are not reproduced: the automatic reset after a NaN (it would happen one forward earlier), and the buffers of
+recent torques and forces, which no LIBERO observation reads.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ def _load(pattern: str) -> ctypes.CDLL:
     found = glob.glob(pattern)
     if len(found) != 1:
         raise ImportError(f"expected one library {os.path.basename(pattern)}, found {len(found)}")
-    return ctypes.CDLL(found[0])  # already loaded by its package: this is the same copy
+    return ctypes.CDLL(found[0])  # its package has loaded it already, so this is the same copy
 
 
 def _publish(library: ctypes.CDLL, names: tuple[str, ...]) -> None:
-    """Make C functions known by name to numba's linker, so that compiled code can be cached on disk."""
+    """Register C functions by name with numba's linker, so that compiled code can be cached on disk."""
     for name in names:
         llvm.add_symbol(name, ctypes.cast(getattr(library, name), ctypes.c_void_p).value)
 
@@ -93,7 +93,7 @@ _ROW_MAJOR, _COLUMN_MAJOR, _NO_TRANSPOSE = 101, 102, 111
 
 
 def _python_of(function):
-    """The Python function inside robosuite's jit wrapper."""
+    """Return the Python function inside robosuite's jit wrapper."""
     return getattr(function, "py_func", function)
 
 
@@ -103,7 +103,7 @@ _orientation_error = njit(cache=True)(_python_of(control_utils.orientation_error
 
 
 class Plant(NamedTuple):
-    """The simulation: addresses of its C structures, views of its arrays, and where the arm sits in them."""
+    """The simulation: addresses of its C structures, views of its arrays, and the arm's indices in them."""
 
     model: int  # mjModel*
     data: int  # mjData*
@@ -123,7 +123,7 @@ class Plant(NamedTuple):
 
 
 class ArmState(NamedTuple):
-    """What the controller has read of the arm; the order of the two-dimensional arrays is robosuite's (Fortran)."""
+    """The controller's readings of the arm. Two-dimensional arrays have robosuite's memory order (mostly Fortran)."""
 
     position: np.ndarray  # float64 [3], m
     rotation: np.ndarray  # float64 [3, 3], C order
@@ -147,15 +147,15 @@ class Command(NamedTuple):
     goal_rotation: np.ndarray  # float64 [3, 3], C order
     kp: np.ndarray  # float64 [6]
     kd: np.ndarray  # float64 [6]
-    rest: np.ndarray  # float64 [7], rad, the null space's posture
+    rest: np.ndarray  # float64 [7], rad, posture of the null space
     torque_low: np.ndarray  # float64 [7], N m
     torque_high: np.ndarray  # float64 [7], N m
-    torque: np.ndarray  # float64 [7], N m, out: before clipping
-    grip: np.ndarray  # float64 [2] in [-1, 1], in and out: where the fingers are told to be
-    grip_rate: np.ndarray  # float64 [2], change a substep when closing
+    torque: np.ndarray  # float64 [7], N m, output, before clipping
+    grip: np.ndarray  # float64 [2] in [-1, 1], input and output, target of the fingers
+    grip_rate: np.ndarray  # float64 [2], change per substep when closing
     grip_bias: np.ndarray  # float64 [2], m
     grip_weight: np.ndarray  # float64 [2], m
-    grip_sign: float  # -1 opens, 0 holds, +1 closes
+    grip_sign: float  # -1 opens, 0 keeps, +1 closes
 
 
 @njit(inline="always")
@@ -175,11 +175,11 @@ def _columns_times(matrix, vector, out):
 
 
 @njit(cache=True)
-def rescaling_moves(qpos, quaternions):
-    """Whether MuJoCo's normalisation would change any bit of the quaternions in ``qpos``."""
+def normalization_changes(qpos, quaternions):
+    """Return whether MuJoCo's normalization would change any bit of the quaternions in ``qpos``."""
     copy = np.empty(4)
     for address in quaternions:
-        for i in range(4):  # not a slice: numba takes seconds to compile its error message
+        for i in range(4):  # a slice would take numba seconds to compile, because of its error message
             copy[i] = qpos[address + i]
         _normalize4(copy.ctypes.data)
         for i in range(4):
@@ -189,8 +189,8 @@ def rescaling_moves(qpos, quaternions):
 
 
 @njit(cache=True)
-def settle_once(plant):
-    """The environment's own forward, before the torques."""
+def forward_once(plant):
+    """Run the environment's forward, before the torques."""
     _step1(plant.model, plant.data)
     _actuation(plant.model, plant.data)
     _acceleration(plant.model, plant.data)
@@ -198,10 +198,10 @@ def settle_once(plant):
 
 
 @njit(cache=True)
-def settle_twice(plant):
-    """The environment's forward and the controller's, which is going to read the arm."""
-    settle_once(plant)
-    if rescaling_moves(plant.qpos, plant.quaternions):
+def forward_twice(plant):
+    """Run the environment's forward and the controller's, before the controller reads the arm."""
+    forward_once(plant)
+    if normalization_changes(plant.qpos, plant.quaternions):
         _forward(plant.model, plant.data)
     else:
         _constraint(plant.model, plant.data)
@@ -237,8 +237,8 @@ def read_arm(plant, arm):
 
 @njit(cache=True)
 def observe_arm(plant, arm):
-    """The opening of an action: both forwards, then the arm's state, on which the goals will be set."""
-    settle_twice(plant)
+    """Start an action: run both forwards and read the arm's state, from which the goals are computed."""
+    forward_twice(plant)
     read_arm(plant, arm)
 
 
@@ -276,21 +276,21 @@ def _move_fingers(plant, command):
 
 
 @njit(cache=True, nogil=True)
-def run_substeps(first, end, last, settled, plant, arm, command):
-    """Substeps ``first`` to ``end`` (exclusive) of an action whose final substep is ``last``.
+def run_substeps(first, end, last, forwarded, plant, arm, command):
+    """Run substeps ``first`` to ``end`` (exclusive) of an action whose final substep is ``last``.
 
-    ``settled``: ``observe_arm`` or ``settle_once`` has been run for the first of them already.
+    ``forwarded``: whether the forwards of the first substep have been run (``observe_arm`` or ``forward_once``).
     """
     for k in range(first, end):
-        if k > first or not settled:
-            settle_twice(plant)
+        if k > first or not forwarded:
+            forward_twice(plant)
             read_arm(plant, arm)
         _apply_torques(plant, arm, command)
         _move_fingers(plant, command)
-        if rescaling_moves(plant.qpos, plant.quaternions):
+        if normalization_changes(plant.qpos, plant.quaternions):
             _step1(plant.model, plant.data)
         if k == last:
-            _step2(plant.model, plant.data)  # with the acceleration sensors, so that they are current after a step
+            _step2(plant.model, plant.data)  # updates the acceleration sensors too
         else:
             _actuation(plant.model, plant.data)
             _acceleration(plant.model, plant.data)
@@ -299,12 +299,12 @@ def run_substeps(first, end, last, settled, plant, arm, command):
             _euler(plant.model, plant.data)
 
 
-def compile_ahead(plant: Plant, arm: ArmState, command: Command, tick: Callable[[], None]) -> None:
-    """Compile all that a step calls, inner functions first, without running any; ``tick`` is called between them."""
+def compile_ahead(plant: Plant, arm: ArmState, command: Command, heartbeat: Callable[[], None]) -> None:
+    """Compile all functions of a step, inner functions first, without running them; call ``heartbeat`` in between."""
     calls = (
-        (rescaling_moves, (plant.qpos, plant.quaternions)),
-        (settle_once, (plant,)),
-        (settle_twice, (plant,)),
+        (normalization_changes, (plant.qpos, plant.quaternions)),
+        (forward_once, (plant,)),
+        (forward_twice, (plant,)),
         (read_arm, (plant, arm)),
         (observe_arm, (plant, arm)),
         (_orientation_error, (command.goal_rotation, arm.rotation)),
@@ -316,4 +316,4 @@ def compile_ahead(plant: Plant, arm: ArmState, command: Command, tick: Callable[
     compiled = run_substeps.signatures
     for function, arguments in () if compiled else calls:
         function.compile(tuple(typeof(argument) for argument in arguments))
-        tick()
+        heartbeat()

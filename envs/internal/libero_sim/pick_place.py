@@ -1,19 +1,19 @@
-"""Pick an object up and place it in the basket (libero_object), seen with the simulator's own knowledge.
+"""The state of a libero_object task: pick up an object and place it in the basket.
 
-``PickPlace.progress`` says how far an episode has come; ``Expert`` is a scripted policy. Both read positions and
-contacts that no camera shows, and neither uses random numbers.
+``PickPlace`` reads positions and contacts from the simulator, for the progress of an episode and for the scripted
+policies. It uses no random numbers.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-REACH_M = 0.04  # gripper this near to the object's centre: reached
-LIFT_M = 0.04  # the object this much above where it started: lifted
-BASKET_RADIUS_M = 0.07  # the object's centre within this of the basket's, seen from above: over the basket
-FAR_M = 0.5  # distances are counted up to this
+REACH_M = 0.04  # maximum distance between gripper and object centre: reached
+LIFT_M = 0.04  # minimum height above the object's start position: lifted
+BASKET_RADIUS_M = 0.07  # maximum horizontal distance between the centres of object and basket: over the basket
+FAR_M = 0.5  # larger distances count as this
 
-# progress at which each phase begins; within a phase it grows as the distance to the next one shrinks
+# Progress at the start of each phase. Within a phase it increases as the distance to the next phase decreases.
 NOT_REACHED, REACHED, GRASPED, LIFTED, OVER_BASKET = 0.0, 0.25, 0.4, 0.5, 0.9
 
 
@@ -21,7 +21,7 @@ class PickPlace:
     """The object, the basket and the gripper of one scene. Positions are float64 [3] in metres, world frame.
 
     Args:
-        item: the object's name; None: the one that the task is about.
+        item: the object's name; None: the task's object.
     """
 
     def __init__(self, scene, item: str | None = None):
@@ -43,7 +43,7 @@ class PickPlace:
         self.item_start = self.item_position()
 
     def neighbour(self) -> str:
-        """The name of the object that lies nearest to this one, the basket apart."""
+        """Return the name of the nearest other object, except for the basket."""
         domain = self.scene.domain
         places = {
             name: self.scene.data.xpos[domain.obj_body_id[name]]
@@ -57,7 +57,7 @@ class PickPlace:
         return self.scene.data.site_xpos[self._grip_site].copy()
 
     def finger_axis(self) -> np.ndarray:
-        """Horizontal unit vector, float64 [3], from one finger pad to the other: the way they close."""
+        """Return the horizontal unit vector, float64 [3], from one finger pad to the other."""
         left, right = (self.scene.data.geom_xpos[np.argmax(pad)] for pad in self._pads)
         axis = (left - right) * [1.0, 1.0, 0.0]
         return axis / np.linalg.norm(axis)
@@ -66,7 +66,7 @@ class PickPlace:
         return self.scene.data.xpos[self._item_body].copy()
 
     def item_half_width(self, direction: np.ndarray) -> float:
-        """Half of the object's size along a unit direction (float64 [3]), in metres, from its collision boxes."""
+        """Return half of the object's size in m along a unit vector (float64 [3]), from its collision boxes."""
         geoms = np.nonzero(self._item_geoms)[0]
         data = self.scene.data
         axes = np.einsum("gij,i->gj", data.geom_xmat[geoms].reshape(-1, 3, 3), direction)
@@ -77,7 +77,7 @@ class PickPlace:
         return self.scene.data.xpos[self._basket_body].copy()
 
     def grasped(self) -> bool:
-        """Both finger pads touch the object."""
+        """Return whether both finger pads touch the object."""
         contact = self.scene.data.contact
         first, second = np.asarray(contact.geom1), np.asarray(contact.geom2)
         return all(
@@ -86,10 +86,10 @@ class PickPlace:
         )
 
     def progress(self, success: bool) -> float:
-        """How far the state is, in [0, 1]: 1 for success, else the phase's start and a share of the way to the next.
+        """Return the state's progress in [0, 1]: 1 for success, else by phase and distance to the next phase.
 
-        The phases: not reached, reached, grasped, lifted, over the basket. It is a property of the state, so it falls
-        again when the object is dropped.
+        The phases are not reached, reached, grasped, lifted and over the basket. Progress depends on the state only, so
+        it decreases when the object is dropped.
         """
         if success:
             return 1.0

@@ -1,10 +1,10 @@
-"""Frames on demand: one GL context for the life of the process, one MuJoCo drawing context for each loaded task.
+"""Rendering on demand: one GL context per process, one MuJoCo rendering context per loaded scene.
 
-robosuite makes a GL context for every simulation and leaves it current. When a second simulation is loaded and the
-first one is freed, the first one's textures and meshes are deleted by number inside the second one's context, and its
-frames come out empty. Here all drawing contexts live in one GL context, where their numbers cannot meet.
+robosuite creates a GL context for every simulation and leaves it current. When a second simulation is loaded and the
+first one is freed, the first one's textures and meshes are deleted by number in the second one's context, whose frames
+are then empty. Here all rendering contexts share one GL context, where their numbers are distinct.
 
-A GL context belongs to the thread that uses it: all of this must be called from one thread, as srpo_sdk does.
+A GL context belongs to one thread, so all functions must be called from the same thread, as srpo_sdk does.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ import functools
 import mujoco
 import numpy as np
 
-DEFAULT_MULTISAMPLE = 4  # MuJoCo's and LIBERO's own; another number gives other pixels
+DEFAULT_MULTISAMPLE = 4  # as in MuJoCo and LIBERO; other values give other pixels
 
 
 @functools.cache
 def gl_context():
-    """The process's GL context, made at the first call; raises what the driver says."""
+    """Return the process's GL context, created at the first call. Errors are those of the GL library."""
     from robosuite.utils.binding_utils import GLContext
 
     context = GLContext(max_width=640, max_height=480, device_id=-1)
-    atexit.register(context.free)  # before the driver's own exit, which would make freeing it an error
+    atexit.register(context.free)  # it must be freed before the driver's own exit handler runs
     return context
 
 
-def coarse(model: mujoco.MjModel, cell: float) -> mujoco.MjModel:
-    """A copy of the model to be drawn from, not simulated: vertices of a mesh within a cube of ``cell`` m are one.
+def simplify(model: mujoco.MjModel, cell: float) -> mujoco.MjModel:
+    """Return a copy of the model for rendering in which a mesh's vertices within a cube of ``cell`` m are merged.
 
-    Triangles that this leaves without an area, or twice, are gone; the others keep their normals and texture places.
-    A driver without a GPU takes its time by triangles, not by pixels (LIBERO's scenes have 0.3 million).
-    The method is Rossignac and Borrel's vertex clustering ("Multi-resolution 3D approximations", 1993).
+    Triangles without an area and duplicates are removed; the others keep their normals and texture coordinates. Without
+    a GPU, rendering time depends on triangles rather than pixels (LIBERO's scenes have 0.3 million triangles). The
+    method is vertex clustering (Rossignac and Borrel, "Multi-resolution 3D approximations", 1993).
     """
     model = copy.deepcopy(model)
     for mesh in range(model.nmesh):
@@ -50,15 +50,18 @@ def coarse(model: mujoco.MjModel, cell: float) -> mujoco.MjModel:
         model.mesh_facenum[mesh] = len(kept)
         end = begin + len(kept)
         model.mesh_face[begin:end] = faces[kept]
-        for of_faces in (model.mesh_facenormal, model.mesh_facetexcoord):
-            of_faces[begin:end] = of_faces[begin : begin + count][kept]
+        for per_face in (model.mesh_facenormal, model.mesh_facetexcoord):
+            per_face[begin:end] = per_face[begin : begin + count][kept]
     return model
 
 
-class Drawing:
-    """One model's textures and meshes on the GL side.
+class Renderer:
+    """Renders one model; owns its textures and meshes in GL.
 
-    ``multisample``: samples a pixel. ``cell``: see ``coarse``, in m; 0 draws every triangle.
+    Args:
+        model: its ``vis`` settings are changed.
+        multisample: samples per pixel.
+        cell: cell size of ``simplify`` in m; 0 renders every triangle.
     """
 
     def __init__(self, model: mujoco.MjModel, multisample: int = DEFAULT_MULTISAMPLE, cell: float = 0.0):
@@ -68,31 +71,31 @@ class Drawing:
         self.scene = mujoco.MjvScene(model, maxgeom=1000)
         self.perturbation = mujoco.MjvPerturb()
         self.options = mujoco.MjvOption()
-        self.options.geomgroup[0] = 0  # collision shapes
-        self.options.geomgroup[1] = 1  # what LIBERO shows
+        self.options.geomgroup[0] = 0  # collision geometry, hidden
+        self.options.geomgroup[1] = 1  # visual geometry
         self.context = None
         gl_context().make_current()
-        self._open(0, 0)
+        self._create_context(0, 0)
 
-    def _open(self, height: int, width: int) -> None:
-        """(Re)make the drawing context with a buffer of at least this size in pixels; textures are uploaded again."""
+    def _create_context(self, height: int, width: int) -> None:
+        """Create the rendering context with a buffer of at least this size in pixels and upload textures and meshes."""
         if self.context is not None:
             self.context.free()
         size = self.model.vis.global_
         size.offwidth, size.offheight = max(width, size.offwidth), max(height, size.offheight)
-        meshes = coarse(self.model, self.cell) if self.cell > 0 else self.model
+        meshes = simplify(self.model, self.cell) if self.cell > 0 else self.model
         self.context = mujoco.MjrContext(meshes, mujoco.mjtFontScale.mjFONTSCALE_150)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self.context)
 
     def frame(self, data: mujoco.MjData, camera: int, height: int, width: int) -> np.ndarray:
-        """uint8 [height, width, 3] of the state in ``data``, seen by the model's camera ``camera``.
+        """Return uint8 [height, width, 3]: the state in ``data`` seen by the camera with this index.
 
-        Turned by half a turn against MuJoCo's bottom-up rows, ``[::-1, ::-1]``, as all work on LIBERO with
-        vision-language-action models does (upright, but mirrored left to right).
+        The image is MuJoCo's (rows from the bottom) rotated by 180 degrees, ``[::-1, ::-1]``, as is usual for
+        vision-language-action models on LIBERO. It is upright and mirrored left to right.
         """
         gl_context().make_current()
         if width > self.context.offWidth or height > self.context.offHeight:
-            self._open(height, width)
+            self._create_context(height, width)
         view = mujoco.MjvCamera()
         view.type = mujoco.mjtCamera.mjCAMERA_FIXED
         view.fixedcamid = camera
@@ -107,7 +110,7 @@ class Drawing:
         return np.ascontiguousarray(pixels[::-1, ::-1])
 
     def close(self) -> None:
-        """Give the textures and meshes back to GL."""
+        """Free the textures and meshes in GL."""
         if self.context is not None:
             gl_context().make_current()
             self.context.free()

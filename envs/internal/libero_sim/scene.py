@@ -1,10 +1,10 @@
-"""One LIBERO task, loaded once and started many times.
+"""One LIBERO task that is loaded once and started many times.
 
-``Scene.start`` gives, bit for bit, what a freshly made and reset ``OffScreenRenderEnv`` gives after
-``set_init_state``, at the cost of a soft reset (milliseconds instead of seconds). Observations are LIBERO's own, too:
-robosuite samples its observables once in 50 ms of simulated time, and by the arithmetic of its clock that is one
-substep (2 ms) before the end of a step. ``Scene`` copies the simulation at that very substep and draws frames and reads
-the arm from the copy, so frames equal the reference's ``obs["agentview_image"]``, and nobody who does not look pays.
+``Scene.start`` gives the same state, bit for bit, as a new ``OffScreenRenderEnv`` after ``reset`` and
+``set_init_state``, but takes milliseconds instead of seconds. Observations equal LIBERO's, too. robosuite samples its
+observables once per 50 ms of simulated time, which by the arithmetic of its clock is one substep (2 ms) before the end
+of a step. ``Scene`` copies the simulation at that substep. It renders frames and reads the arm from the copy, so frames
+equal the reference's ``obs["agentview_image"]``, and a step without rendering is fast.
 """
 
 from __future__ import annotations
@@ -32,9 +32,14 @@ _copy_data.restype = ctypes.c_void_p
 
 
 class Scene:
-    """A loaded task. ``domain`` is LIBERO's environment, ``seen`` the mjData of the last observation.
+    """A loaded task. ``domain`` is LIBERO's environment, ``observed`` the mjData of the last observation.
 
-    ``load`` makes the domain, one whose ``reset`` is quick (``soft_reset.restarting``).
+    Args:
+        load: returns the domain, whose class has a soft reset (``soft_reset.with_soft_reset``).
+        fast: whether to use compiled steps.
+        multisample: samples per pixel.
+        mesh_cell_mm: cell size of simplified meshes in mm; 0 renders every triangle.
+        heartbeat: called every few seconds while loading takes long.
     """
 
     def __init__(
@@ -43,37 +48,39 @@ class Scene:
         fast: bool = True,
         multisample: int = render.DEFAULT_MULTISAMPLE,
         mesh_cell_mm: float = 0.0,
-        tick: Callable[[], None] = lambda: None,  # called every few seconds while this takes long
+        heartbeat: Callable[[], None] = lambda: None,
     ):
         self.domain = load()
-        tick()
+        heartbeat()
         self.model = self.domain.sim.model._model
         self.data = self.domain.sim.data._data
-        self.seen = mujoco.MjData(self.model)
-        self.seen_site_rgba = self.model.site_rgba.copy()
+        self.observed = mujoco.MjData(self.model)
+        self.observed_site_rgba = self.model.site_rgba.copy()
         self._observe_by_copy()
-        self.fast = fast and fast_step.attach(self.domain, tick)
-        self._look = {"multisample": multisample, "cell": mesh_cell_mm / 1000}
-        self._drawing: render.Drawing | None = None
+        self.fast = fast and fast_step.attach(self.domain, heartbeat)
+        self._render_options = {"multisample": multisample, "cell": mesh_cell_mm / 1000}
+        self._renderer: render.Renderer | None = None
 
     def _observe_by_copy(self) -> None:
-        """Switch the domain's observables off but for one of ours, which samples when they would have."""
+        """Disable the domain's observables and add one that copies the simulation when they would sample."""
         for observable in self.domain._observables.values():
             observable.set_enabled(False)
             observable.set_active(False)
 
         @sensor(modality="srpo")
         def copied(_cache):
-            _copy_data(self.seen._address, self.model._address, self.data._address)
-            self.seen_site_rgba[:] = self.model.site_rgba
+            _copy_data(self.observed._address, self.model._address, self.data._address)
+            self.observed_site_rgba[:] = self.model.site_rgba
             return np.zeros(1)
 
         self.domain.add_observable(Observable("srpo_seen", copied, sampling_rate=self.domain.control_freq))
 
     def start(self, state: np.ndarray, fixture_seed: int, wait_steps: int) -> None:
-        """Begin an episode. ``state``: float64 [1 + nq + nv], a row of the task's start states.
+        """Start an episode and execute ``wait_steps`` steps of ``WAIT_ACTION``.
 
-        Start states do not hold the poses of fixtures (cabinet, stove): those are drawn anew, from ``fixture_seed``.
+        Args:
+            state: float64 [1 + nq + nv], one of the task's start states.
+            fixture_seed: seed of the poses of fixtures (cabinet, stove), which start states do not contain.
         """
         expected = 1 + self.model.nq + self.model.nv
         if state.shape != (expected,):
@@ -81,7 +88,7 @@ class Scene:
         domain = self.domain
         domain.seed(fixture_seed)
         self._reset()
-        domain.sim.set_state_from_flattened(self.placed(state))
+        domain.sim.set_state_from_flattened(self.initial_state(state))
         domain.sim.forward()
         domain._check_success()
         domain._post_process()
@@ -89,50 +96,50 @@ class Scene:
         for _ in range(wait_steps):
             self.step(WAIT_ACTION)
 
-    def placed(self, state: np.ndarray) -> np.ndarray:
-        """The state to begin with, asked for after the reset; a subclass may change it."""
+    def initial_state(self, state: np.ndarray) -> np.ndarray:
+        """Return the initial state, float64 [1 + nq + nv]. It is called after the reset; a subclass may override it."""
         return state
 
     def _reset(self) -> None:
-        """``domain.reset``, with an end to its tries; LIBERO's wrapper retries for ever, whatever went wrong."""
+        """Reset the domain with a limited number of tries. LIBERO's wrapper retries for ever after any error."""
         for _ in range(PLACEMENT_TRIES):
             try:
                 self.domain.reset()
                 return
-            except RandomizationError:  # two objects could not be placed apart
+            except RandomizationError:  # no placement without collisions was found
                 continue
         raise RuntimeError(f"no collision-free placement of the fixtures in {PLACEMENT_TRIES} tries")
 
     def step(self, action: np.ndarray) -> bool:
-        """One action, float [7], 50 ms of simulated time; True if the task's goal holds afterwards."""
+        """Execute one action, float [7]: 50 ms of simulated time. Return whether the task's goal is reached."""
         _, _, success, _ = self.domain.step(np.asarray(action, np.float64))
         return bool(success)
 
     def frame(self, camera: str, height: int, width: int) -> np.ndarray:
-        """uint8 [height, width, 3] of the last observation; ``camera`` is MuJoCo's name of it."""
-        if self._drawing is None:
-            self._drawing = render.Drawing(self.model, **self._look)
-        now = self.model.site_rgba.copy()  # a stove's flame is shown by a site's colour
-        self.model.site_rgba[:] = self.seen_site_rgba
+        """Return uint8 [height, width, 3] of the last observation; ``camera`` is MuJoCo's camera name."""
+        if self._renderer is None:
+            self._renderer = render.Renderer(self.model, **self._render_options)
+        now = self.model.site_rgba.copy()  # the colour of a site shows a stove's flame
+        self.model.site_rgba[:] = self.observed_site_rgba
         try:
-            return self._drawing.frame(self.seen, self.domain.sim.model.camera_name2id(camera), height, width)
+            return self._renderer.frame(self.observed, self.domain.sim.model.camera_name2id(camera), height, width)
         finally:
             self.model.site_rgba[:] = now
 
     def proprio(self) -> np.ndarray:
-        """float32 [8] of the last observation: gripper position (m), its axis-angle (rad), both fingers (m)."""
+        """Return float32 [8] of the last observation: gripper position (m), axis-angle (rad), finger positions (m)."""
         robot = self.domain.robots[0]
-        position = self.seen.site_xpos[robot.eef_site_id]
+        position = self.observed.site_xpos[robot.eef_site_id]
         body = self.domain.sim.model.body_name2id(robot.robot_model.eef_name)
-        quaternion = transform_utils.convert_quat(np.array(self.seen.xquat[body]), to="xyzw")
-        fingers = self.seen.qpos[robot._ref_gripper_joint_pos_indexes]
+        quaternion = transform_utils.convert_quat(np.array(self.observed.xquat[body]), to="xyzw")
+        fingers = self.observed.qpos[robot._ref_gripper_joint_pos_indexes]
         return np.concatenate([position, transform_utils.quat2axisangle(quaternion), fingers]).astype(np.float32)
 
     def close(self) -> None:
-        """Free the simulation and what it holds in GL."""
-        if self._drawing is not None:
-            self._drawing.close()
-            self._drawing = None
+        """Free the simulation and its resources in GL."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
         self.domain.step = None  # breaks the cycle domain -> FastStep -> domain
         self.domain.close()
-        self.model = self.data = self.seen = self.domain = None
+        self.model = self.data = self.observed = self.domain = None

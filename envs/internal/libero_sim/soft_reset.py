@@ -1,13 +1,14 @@
-"""A soft reset that leaves what a hard one leaves, to the last bit.
+"""A soft reset with the same result as a hard one, bit for bit.
 
-A hard reset of robosuite reads the task's XML, meshes and textures again (seconds). A soft one clears the simulation's
-data (milliseconds), but forgets some things that a hard one renews; each of them moves later steps by a bit or more:
+A hard reset of robosuite reads the task's XML, meshes and textures again (seconds). A soft reset clears the
+simulation's data (milliseconds) but does not restore some things that a hard reset does. Each of them would change
+later steps:
 
-* the model: fixtures stay where the last episode placed them, and lights and flames as it left them;
-* the solver's warm start: a hard reset has run two forwards on the unplaced scene before anything is set (one when the
-  simulation is made, one when its renderer is), and the solver starts the next time from where they stopped;
-* the gripper, with how far it was told to close;
-* the samplers of drawers and knobs: loading a task twice, as making and resetting an environment does, lists them
+* The model: fixtures keep the poses of the last episode, and lights and flames their state.
+* The solver's warm start: a hard reset runs two forwards on the scene before it is set up (one at the creation of the
+  simulation and one at that of its renderer), and the solver starts from their result.
+* The gripper's target.
+* The samplers of drawers and knobs: creating and then resetting an environment loads the task twice and lists them
   twice, and each of them draws random numbers before the fixtures are placed.
 """
 
@@ -16,38 +17,38 @@ from __future__ import annotations
 import mujoco
 import numpy as np
 
-_RENEWED = ("body_pos", "body_quat", "site_rgba")  # the fields of mjModel that an episode writes
-_FORWARDS_WHEN_MADE = 2
+_RESTORED = ("body_pos", "body_quat", "site_rgba")  # the fields of mjModel that an episode changes
+_FORWARDS_AT_CREATION = 2
 
 
-class RestartsAsNew:
+class SoftReset:
     """Mixin for LIBERO's domains (``BDDLBaseDomain``) made with ``hard_reset=False``."""
 
     def _initialize_sim(self, xml_string=None):
         super()._initialize_sim(xml_string)
         model = self.sim.model._model
-        self._as_loaded = {name: getattr(model, name).copy() for name in _RENEWED}
-        self.sim.reset = self._renew_sim
+        self._loaded = {name: getattr(model, name).copy() for name in _RESTORED}
+        self.sim.reset = self._reset_sim
 
-    def _renew_sim(self):
+    def _reset_sim(self):
         model, data = self.sim.model._model, self.sim.data._data
-        for name, value in self._as_loaded.items():
+        for name, value in self._loaded.items():
             getattr(model, name)[:] = value
         mujoco.mj_resetData(model, data)
-        for _ in range(_FORWARDS_WHEN_MADE):
+        for _ in range(_FORWARDS_AT_CREATION):
             self.sim.forward()
         gripper = self.robots[0].gripper
         gripper.current_action = np.zeros(gripper.dof)
 
 
-def restarting(base: type) -> type:
-    """``base``, a class of LIBERO's domains, with a ``reset`` that is quick and equals a hard one.
+def with_soft_reset(base: type) -> type:
+    """Return a subclass of ``base``, one of LIBERO's domains, with a fast ``reset`` that equals a hard reset.
 
-    LIBERO asserts that a class is called as the problem that it solves, so the name stays.
+    It has the name of ``base``, because LIBERO asserts that the class has the name of the problem.
     """
-    return type(base.__name__, (RestartsAsNew, base), {})
+    return type(base.__name__, (SoftReset, base), {})
 
 
-def as_if_made_twice(domain) -> None:
-    """What making an environment and then resetting it hard does to the samplers of drawers and knobs."""
+def duplicate_samplers(domain) -> None:
+    """List the samplers of drawers and knobs twice, as creating and then resetting an environment does."""
     domain.object_property_initializers *= 2

@@ -1,13 +1,13 @@
-"""A few variants of one task: this plugin's lane against the benchmark's own environment, as JSON.
+"""Print the time of some variants in this plugin's lane and in the benchmark's environment, as JSON.
 
     python tests/bench.py [--variants 5] [--processes 1,2] [--chunk 8] [--steps 96]
 
-The lane plays one variant of each dimension after the other and renders the third-person camera at the end of each
-chunk, as the policy and a recording with ``record_every = chunk`` want it. The benchmark's environment is made anew for
-each variant, as its evaluations do, in a process of its own (a second one in a process draws empty frames), and renders
-that camera at every step, as it always does. Seconds are of loading, resets, waiting, steps and frames; imports and
-compiling are not counted. All of it once for each number of processes, which play the same at the same time, and the
-slowest counts. ratio: the benchmark's seconds to the lane's. Progress is on stderr.
+The lane plays one variant of each dimension and renders the third-person camera at the end of each chunk, as for a
+policy and a recording with ``record_every = chunk``. The benchmark's environment is created for each variant, as in its
+evaluations, in a separate process (a second environment in a process renders empty frames), and renders that camera at
+every step. The time includes loading, resets, waiting, steps and frames, but not imports and compilation. The
+measurement is repeated for each number of processes, which run the same work at once; the slowest process counts.
+ratio: the benchmark's time divided by the lane's. Progress is printed to stderr.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PLAYED = [
 WAIT = 10
 
 
-def ours(ids: list[str], actions: np.ndarray, options, ready: Callable[[], None]) -> float:
+def time_lane(ids: list[str], actions: np.ndarray, options, ready: Callable[[], None]) -> float:
     settings, size = LiberoPlus.info.resolve({}), options.size
     lane = LiberoPlus(srpo.EnvConfig(settings=settings, cameras={"agentview": (size, size)}))
     rollout.by_lane(lane, ids[0], 0, actions[: options.chunk], ["agentview"], options.chunk)  # compile, import
@@ -58,7 +58,7 @@ def ours(ids: list[str], actions: np.ndarray, options, ready: Callable[[], None]
     return seconds
 
 
-def theirs(name: str, actions: np.ndarray, options, ready: Callable[[], None]) -> float:
+def time_benchmark(name: str, actions: np.ndarray, options, ready: Callable[[], None]) -> float:
     sys.path.insert(0, str(package_tree.make(package_tree.libero_assets())))
     from liberoplus.liberoplus.envs import OffScreenRenderEnv
 
@@ -75,8 +75,8 @@ def theirs(name: str, actions: np.ndarray, options, ready: Callable[[], None]) -
     return time.perf_counter() - began
 
 
-def together(count: int, *arguments: str) -> float:
-    """Seconds of the slowest of ``count`` children of this program, which begin at the same time."""
+def run_together(count: int, *arguments: str) -> float:
+    """Run ``count`` copies of this program that start at the same time; return the seconds of the slowest."""
     children = []
     for _ in range(count):
         inner, outer = os.pipe()
@@ -91,24 +91,24 @@ def together(count: int, *arguments: str) -> float:
             if not line:
                 raise SystemExit(f"{' '.join(arguments)} ended with status {child.wait()}")
     for _, outer in children:
-        os.close(outer)  # the end of the pipe is the word to begin
+        os.close(outer)  # the end of the pipe is the signal to start
     seconds = [float(child.communicate()[0].strip().splitlines()[-1]) for child, _ in children]
     return max(seconds)
 
 
-def say(text: str) -> None:
+def report(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--variants", type=int, default=len(PLAYED))
-    parser.add_argument("--processes", default="1,2", help="at once; a row each")
+    parser.add_argument("--processes", default="1,2", help="numbers of concurrent processes, one row each")
     parser.add_argument("--chunk", type=int, default=8)
     parser.add_argument("--steps", type=int, default=96)
     parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--play", help="ours, or a variant in the benchmark's environment: how it is run as a child")
-    parser.add_argument("--go", type=int, help="descriptor whose end of file is the word to begin")
+    parser.add_argument("--play", help="child: 'lane', or the variant to run in the benchmark's environment")
+    parser.add_argument("--go", type=int, help="child: descriptor whose end of file is the signal to start")
     options = parser.parse_args()
     ids, actions = PLAYED[: options.variants], rollout.random_actions(options.steps)
     if options.play:
@@ -117,19 +117,19 @@ def main() -> None:
             print("ready", flush=True)
             os.read(options.go, 1)
 
-        if options.play == "ours":
-            print(ours(ids, actions, options, ready))
+        if options.play == "lane":
+            print(time_lane(ids, actions, options, ready))
         else:
-            print(theirs(options.play, actions, options, ready))
+            print(time_benchmark(options.play, actions, options, ready))
         return
     result = {"load": round(os.getloadavg()[0], 1), "cores": os.cpu_count(), "rows": []}
     for count in map(int, options.processes.split(",")):
-        own = together(count, "--play", "ours")
-        say(f"{count} at once: {len(ids)} variants by this plugin in {own:.1f} s")
+        own = run_together(count, "--play", "lane")
+        report(f"{count} processes: {len(ids)} variants in the lane in {own:.1f} s")
         total = 0.0
         for index, name in enumerate(ids):
-            total += together(count, "--play", name)
-            say(f"{count} at once: {index + 1} of {len(ids)} variants by the benchmark's environment in {total:.1f} s")
+            total += run_together(count, "--play", name)
+            report(f"{count} processes: {index + 1} of {len(ids)} variants in the benchmark in {total:.1f} s")
         row = {"processes": count, "ours_s": round(own, 2), "theirs_s": round(total, 2), "ratio": round(total / own, 2)}
         row["ours_episodes_an_hour"] = round(3600 * len(ids) * count / own)
         row["theirs_episodes_an_hour"] = round(3600 * len(ids) * count / total)

@@ -1,9 +1,9 @@
-"""The process's memory over resets of mixed variants, as JSON.
+"""Print the process's memory over resets of mixed variants, as JSON.
 
     python tests/memory.py [--resets 300] [--scenes 2] [--every 25]
 
-Each reset is to a variant of another dimension, going round two base tasks and, for layout, a new scene each
-time: those are what scenes are closed and loaded for. A frame is drawn after every reset. Progress is on stderr.
+The resets cycle through the dimensions of two base tasks. Each layout variant needs a new scene, so scenes are closed
+and loaded. A frame is rendered after every reset. Progress is printed to stderr.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def main() -> None:
         if (index + 1) % options.every == 0:
             rows.append({"resets": index + 1, "scenes_loaded": loads, "mb": round(resident_mb())})
             rate = (index + 1) / (time.perf_counter() - began)
-            print(f"{index + 1} of {options.resets} resets, {rows[-1]['mb']} MB, {rate:.2f} a second, "
+            print(f"{index + 1} of {options.resets} resets, {rows[-1]['mb']} MB, {rate:.2f} per second, "
                   f"{(options.resets - index - 1) / rate:.0f} s left", file=sys.stderr, flush=True)  # fmt: skip
     seconds = time.perf_counter() - began
     result = {

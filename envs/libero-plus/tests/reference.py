@@ -2,10 +2,11 @@
 
     python reference.py JOB.json OUT.npz
 
-JOB: {"variant": id, "start_state": number, "actions": [[7 numbers], ...], "cameras": MuJoCo's names, "size": pixels,
-"wait_steps": number, "keep_arm": bool, "seed": number}. The environment is used as in the benchmark's evaluations, with
-two exceptions: NumPy's global generator is seeded with ``noise.number`` before each frame, and with keep_arm the arm
-keeps the joints of the reset. OUT: the arrays of ``libero_sim.testing.rollout.roll_out`` and the instruction.
+JOB: {"variant": id, "start_state": number, "actions": [[7 numbers], ...], "cameras": MuJoCo's names,
+"size": pixels, "wait_steps": number, "keep_arm": bool, "seed": number}. The environment is used as in the benchmark's
+evaluations, with two exceptions: NumPy's global generator is seeded with ``noise.frame_seed`` before each frame, and
+with keep_arm the arm keeps the joints of the reset. OUT: the arrays of ``libero_sim.testing.rollout.roll_out`` and the
+instruction.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def run(job: dict) -> dict[str, np.ndarray]:
         env.step([0.0] * 6 + [-1.0])
 
     def seed_noise(index: int) -> None:
-        np.random.seed(noise.number(job["seed"], index + 1))
+        np.random.seed(noise.frame_seed(job["seed"], index + 1))
 
     rows = roll_out(env, job["actions"], job["cameras"], seed_noise)
     return rows | {"instruction": np.array(env.language_instruction)}

@@ -1,8 +1,8 @@
-"""A contact sheet: what the third-person camera sees at the start of some variants of each dimension that runs.
+"""Writes a contact sheet of the third-person camera at the start of some variants of each available dimension.
 
     python tests/sheet.py OUT.jpg [--base TASK] [--columns 6] [--size 160]
 
-Pictures of language variants look the same, and should. Frames are turned for people, who see left on the left.
+Images of language variants are equal by design. Frames are mirrored so that left is on the left.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ def main() -> None:
             frame = Image.fromarray(lane.render("agentview")[:, ::-1])
             x, y = column * size, row * (size + margin)
             sheet.paste(frame.resize((size, size), Image.Resampling.LANCZOS), (x, y + margin))
-            words = " ".join(f"{v}" for v in variants.by_id()[task.id].values.values())
-            pen.text((x + 3, y + 3), f"{dimension} {task.tags.get('level', '')} {words}"[: size // 6], fill="black")
+            values = " ".join(f"{v}" for v in variants.by_id()[task.id].values.values())
+            pen.text((x + 3, y + 3), f"{dimension} {task.tags.get('level', '')} {values}"[: size // 6], fill="black")
             print(dimension, task.id, "|", task.instruction, flush=True)
     lane.close()
     sheet.save(options.out, quality=85)
 
 
 def _spread(tasks: list, count: int) -> list:
-    """``count`` of the tasks, or all of fewer, evenly over the list; of noise some of each kind."""
+    """Return up to ``count`` tasks, evenly spread over the list and over the kinds of noise."""
     kinds: dict[str, list] = {}
     for task in tasks:
         kinds.setdefault(task.tags.get("kind", ""), []).append(task)

@@ -1,5 +1,6 @@
-"""States, success, proprio and pixels of each dimension equal the benchmark's own environment to the last bit, in one
-process that plays one variant after the other.
+"""States, success, proprio and pixels of each dimension are bit-identical to the benchmark's environment.
+
+One process plays all variants.
 """
 
 import numpy as np
@@ -38,7 +39,7 @@ def by_reference(variant, actions, keep_arm):
     return rollout.in_process(TESTS / "reference.py", job)
 
 
-# In this order: every one leaves something behind that the next must not find.
+# Every case changes something that the next one must not inherit.
 CASES = {
     "camera": f"libero_object/camera/{SOUP}_view_6_15_100_0_0_initstate_0",
     "robot": f"libero_object/robot/{SOUP}_view_0_0_100_0_0_initstate_11",
@@ -62,4 +63,4 @@ def test_equal_to_the_benchmarks_own_environment(lane, case):
     if case == "language":
         task = next(t for t in LiberoPlus.tasks(lane.settings) if t.id == CASES[case])
         assert task.instruction == str(reference["instruction"])
-    rollout.by_lane(lane, CASES["robot"], 0, np.ones((4, 7), np.float32), [], 1)  # somewhere else, gripper closed
+    rollout.by_lane(lane, CASES["robot"], 0, np.ones((4, 7), np.float32), [], 1)  # move away and close the gripper

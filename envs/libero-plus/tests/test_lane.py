@@ -1,4 +1,4 @@
-"""A lane that plays one variant after the other in one scene: each is what it is alone, and noise is noise."""
+"""A lane that plays several variants in one scene: variants do not affect each other, and noise is deterministic."""
 
 import numpy as np
 import pytest
@@ -33,18 +33,18 @@ def test_variants_of_a_task_share_a_scene_and_nothing_else(lane):
     for task in (ROBOT, FOG, PLAIN, CAMERA, PLAIN):
         again = play(lane, task)
         for name in ("qpos", "qvel", "proprio", "agentview", "wrist"):
-            assert np.array_equal(again[name], first[task][name]), f"{name} of {task} is not what it was"
+            assert np.array_equal(again[name], first[task][name]), f"{name} of {task} has changed"
     plain = first[PLAIN]
-    assert np.array_equal(first[CAMERA]["qpos"], plain["qpos"]), "a camera moves nothing"
+    assert np.array_equal(first[CAMERA]["qpos"], plain["qpos"]), "a camera variant changes no state"
     assert np.array_equal(first[CAMERA]["wrist"], plain["wrist"])
     assert not np.array_equal(first[CAMERA]["agentview"], plain["agentview"])
     assert np.array_equal(first[FOG]["qpos"], plain["qpos"])
-    assert np.array_equal(first[FOG]["wrist"], plain["wrist"]), "the benchmark's noise is on one camera"
+    assert np.array_equal(first[FOG]["wrist"], plain["wrist"]), "only one camera has noise"
     assert not np.array_equal(first[FOG]["agentview"], plain["agentview"])
     assert not np.array_equal(first[ROBOT]["qpos"][0], plain["qpos"][0])
 
 
-def test_the_arm_begins_where_the_variant_says(lane):
+def test_the_arm_starts_as_the_variant_defines(lane):
     lane.reset(ROBOT, 0, seed=0)
     arm = lane._scene.data.qpos[:7].copy()
     wanted = np.array(lane._scene._robot.init_qpos)
@@ -61,7 +61,7 @@ def test_the_arm_begins_where_the_variant_says(lane):
     assert np.array_equal(lane._scene.data.qpos[:7], lane.find(PLAIN).start_states()[0][1:8])
 
 
-def test_a_noisy_frame_is_the_same_for_everybody_who_reads_it(lane):
+def test_a_noisy_frame_is_the_same_for_every_reader(lane):
     lane.reset(FOG, 0, seed=9)
     first = lane.render("agentview")
     np.random.seed(1)
@@ -74,7 +74,7 @@ def test_a_noisy_frame_is_the_same_for_everybody_who_reads_it(lane):
     assert not np.array_equal(first, lane.render("agentview"))
 
 
-def test_noise_wants_square_frames(lane):
+def test_noise_needs_square_frames(lane):
     sizes = dict(lane.config.cameras)
     lane.reset(FOG, 0, seed=9)
     lane.config.cameras["agentview"] = (64, 96)

@@ -1,4 +1,4 @@
-"""The table of variants: complete, right, quick, and without a simulator."""
+"""The table of variants is complete, correct and fast, and does not import a simulator."""
 
 import os
 import subprocess
@@ -35,7 +35,7 @@ def test_all_variants_with_dimension_and_level(tasks):
     assert Counter(t.tags.get("level") for t in tasks)[None] == 121
     assert {t.tags.get("level") for t in tasks} == {"L1", "L2", "L3", "L4", "L5", None}
     assert all(t.tags["dimension"] == "light" for t in tasks if "level" not in t.tags)
-    # as published for camera, from its authors' own list
+    # As published by the authors for the camera dimension.
     camera = Counter(t.tags["level"] for t in tasks if t.tags["dimension"] == "camera")
     assert camera == {"L1": 199, "L2": 360, "L3": 325, "L4": 228, "L5": 487}
     for task in tasks:
@@ -47,18 +47,18 @@ def test_all_variants_with_dimension_and_level(tasks):
     assert len({(t.suite, t.tags["base"]) for t in tasks}) == 40
 
 
-def test_what_runs_from_packages_and_why_the_rest_does_not(tasks):
+def test_available_variants_and_reasons_for_the_rest(tasks):
     runs = Counter(t.tags["dimension"] for t in tasks if not t.unavailable)
     assert runs == {"camera": 1599, "robot": 1550, "language": 1537, "noise": 1601, "layout": 696}
     assert sum(runs.values()) == 6983
-    assert {t.unavailable for t in tasks if t.unavailable} == {variants.ARCHIVE}
+    assert {t.unavailable for t in tasks if t.unavailable} == {variants.NEEDS_ARCHIVE}
     for task in tasks:
         variant = variants.by_id()[task.id]
         assert variant.bddl.is_file()
         assert variant.needs_archive == bool(task.unavailable)
 
 
-def test_values_say_what_changes(tasks):
+def test_values_tell_what_changes(tasks):
     by_id = {t.id: t.tags for t in tasks}
     soup = "pick_up_the_alphabet_soup_and_place_it_in_the_basket"
     camera = by_id[f"libero_object/camera/{soup}_view_0_0_100_2_4_initstate_0"]
@@ -99,7 +99,7 @@ def test_start_states(tasks):
         assert states.dtype == np.float64 and len(states) == several[task.id] == variant.start_state_count()
 
 
-def test_a_pickle_that_names_more_than_arrays_is_refused(tmp_path):
+def test_a_pickle_with_other_names_is_refused(tmp_path):
     import io
     import pickle
     import zipfile
@@ -109,15 +109,15 @@ def test_a_pickle_that_names_more_than_arrays_is_refused(tmp_path):
             return print, ("run",)
 
     path = tmp_path / "x.pruned_init"
-    for content, words in ((pickle.dumps(Evil()), "which no array needs"), (pickle.dumps([1]), "holds no array")):
+    for content, text in ((pickle.dumps(Evil()), "does not need"), (pickle.dumps([1]), "does not contain an array")):
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w") as file:
             file.writestr("archive/data.pkl", content)
         path.write_bytes(buffer.getvalue())
-        with pytest.raises((ValueError, pickle.UnpicklingError), match=words):
+        with pytest.raises((ValueError, pickle.UnpicklingError), match=text):
             start_states.read(path)
     path.write_bytes(b"no zip")
-    with pytest.raises(ValueError, match="x.pruned_init is no file of start states"):
+    with pytest.raises(ValueError, match="x.pruned_init is not a file of start states"):
         start_states.read(path)
 
 
@@ -131,12 +131,12 @@ def test_listing_imports_no_simulator():
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": PATH, "PATH": ""})
 
 
-def test_the_packages_tree_takes_the_installed_ones_place():
+def test_the_package_tree_replaces_the_installed_package():
     code = (
         "import importlib, importlib.util, os, package_tree, variants;"
         "installed = variants.package_root();"
         "root = package_tree.make(package_tree.libero_assets()); package_tree.enter(root); package_tree.enter(root);"
-        "assert importlib.util.find_spec('liberoplus') is not None;"  # another lane of the process asks
+        "assert importlib.util.find_spec('liberoplus') is not None;"  # another lane of the process calls it
         "style = importlib.import_module('liberoplus.liberoplus.envs.arenas.style');"
         "assert style.__file__.startswith(str(root)), style.__file__;"
         "assert os.path.isdir(os.path.join(root, 'liberoplus', 'liberoplus', 'assets', 'scenes'));"
@@ -149,13 +149,13 @@ def test_the_packages_tree_takes_the_installed_ones_place():
 def test_without_imagemagick_only_motion_blur_is_missing(tasks, monkeypatch):
     monkeypatch.setattr(plus_env, "_has_magick", lambda: False)
     without = list(LiberoPlus.tasks(LiberoPlus.info.resolve()))
-    lost = [t for t, before in zip(without, tasks) if t.unavailable and not before.unavailable]
-    assert lost and {t.tags["kind"] for t in lost} == {"motion"}
-    assert "apt-get install libmagickwand" in lost[0].unavailable
+    missing = [t for t, before in zip(without, tasks) if t.unavailable and not before.unavailable]
+    assert missing and {t.tags["kind"] for t in missing} == {"motion"}
+    assert "apt-get install libmagickwand" in missing[0].unavailable
 
 
-def unpacked(folder):
-    """An archive whose parts are there, and empty."""
+def make_archive(folder):
+    """Create an archive whose parts exist and are empty."""
     for part in archive.PARTS:
         path = folder / part
         if "." in part:
@@ -166,11 +166,11 @@ def unpacked(folder):
     return folder
 
 
-def test_an_archive_that_lacks_files_is_refused_by_the_first(tmp_path):
+def test_an_incomplete_archive_is_refused_with_the_first_missing_part(tmp_path):
     with pytest.raises(srpo.Error) as refused:
         list(LiberoPlus.tasks({"assets": str(tmp_path / "nowhere")}))
     assert "there is no folder" in str(refused.value) and refused.value.hint
-    folder = unpacked(tmp_path / "a" / "b" / "assets")
+    folder = make_archive(tmp_path / "a" / "b" / "assets")
     (folder / "wall.xml").unlink()
     (folder / "scenes" / "lights").rmdir()
     with pytest.raises(srpo.Error) as refused:
@@ -179,17 +179,17 @@ def test_an_archive_that_lacks_files_is_refused_by_the_first(tmp_path):
     assert refused.value.place.startswith("env.libero-plus.assets")
 
 
-def test_a_relative_path_begins_where_the_user_is(tmp_path, monkeypatch):
-    folder = unpacked(tmp_path / "assets")
+def test_a_relative_path_starts_in_the_users_folder(tmp_path, monkeypatch):
+    folder = make_archive(tmp_path / "assets")
     monkeypatch.setenv("SRPO_WORKING_FOLDER", str(tmp_path))
     assert archive.Archive("assets").root == folder
     with pytest.raises(srpo.Error) as refused:
         archive.Archive("asets")
-    assert str(tmp_path / "asets") in str(refused.value), "where it was looked for"
+    assert str(tmp_path / "asets") in str(refused.value), "the error names the full path"
 
 
-def test_with_an_archive_each_variant_is_there_with_its_files(tmp_path, tasks):
-    folder = unpacked(tmp_path / "somebody" / "else" / "assets")
+def test_with_an_archive_variants_with_their_files_are_available(tmp_path, tasks):
+    folder = make_archive(tmp_path / "somebody" / "else" / "assets")
     settings = LiberoPlus.info.resolve({"assets": str(tmp_path)})
     listed = {t.id: t for t in LiberoPlus.tasks(settings)}
     assert sum(not t.unavailable for t in listed.values()) == 6983

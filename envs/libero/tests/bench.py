@@ -1,11 +1,11 @@
-"""Steps per second of one process: this plugin's lane against the unmodified OffScreenRenderEnv, as JSON.
+"""Print steps per second of this plugin's lane and of the unmodified OffScreenRenderEnv, one process each, as JSON.
 
     python tests/bench.py [--task ID] [--chunk 8] [--steps 96] [--size 256] [--cameras agentview]
 
-Both take the same actions from the same start state. The lane renders at the end of each chunk, as the policy and a
-recording with ``record_every = chunk`` want it; the reference renders at every step, as it always does. bit_equal:
-joint positions, velocities, proprio, success and every rendered frame are equal to the last bit. cpu_ratio compares
-seconds of processor time, which other programs on the machine disturb less than seconds of the clock.
+Both execute the same actions from the same start state. The lane renders at the end of each chunk, as for a policy and
+a recording with ``record_every = chunk``. The reference always renders at every step. bit_equal: joint positions,
+velocities, proprio, success and all rendered frames are bit-identical. cpu_ratio compares processor time, which depends
+less on other programs than the wall-clock time.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main() -> None:
     cameras = options.cameras.split(",")
     actions = rollout.random_actions(options.steps)
     env = libero_rollout.lane(options.size)
-    rollout.by_lane(env, options.task, 0, actions[: options.chunk], cameras, options.chunk)  # compile, upload
+    rollout.by_lane(env, options.task, 0, actions[: options.chunk], cameras, options.chunk)  # compile, load
     before = os.getloadavg()[0]
     ours = rollout.by_lane(env, options.task, 0, actions, cameras, options.chunk)
     env.close()
@@ -47,7 +47,7 @@ def main() -> None:
         "ratio": round(speed / reference_speed, 2),
         "cpu_ratio": round(reference_cpu / cpu, 2),
         "bit_equal": not differing,
-        "unit": "env steps a second, one process",
+        "unit": "env steps per second, one process",
         "differing": differing,
         "load": [round(before, 1), round(os.getloadavg()[0], 1)],
         **vars(options),

@@ -1,4 +1,4 @@
-"""States, success and pixels equal LIBERO's own environment to the last bit, at every way that makes them faster."""
+"""States, success and pixels are bit-identical to LIBERO's environment, with and without each acceleration."""
 
 import numpy as np
 import pytest
@@ -24,14 +24,14 @@ def lane():
 
 @pytest.mark.parametrize("task", [OBJECT, GOAL, DRAWER])
 def test_equal_to_the_unmodified_environment(lane, task):
-    """Fast steps after a soft reset, twice, against a fresh environment; every task is a change of scene as well."""
+    """Compare fast steps after a soft reset with a new environment, twice. Every task also changes the scene."""
     actions = rollout.random_actions(STEPS)
     reference = libero_rollout.by_reference(task, 3, actions, CAMERAS, SIZE)
     for _ in range(2):
         ours = rollout.by_lane(lane, task, 3, actions, CAMERAS, EVERY)
         assert lane._scene.fast, "the fast step did not bind"
         assert rollout.differences(ours, reference, CAMERAS) == []
-        # somewhere else, with the gripper closed, before the second time
+        # Move away and close the gripper before the second time.
         rollout.by_lane(lane, task, 5, np.ones((12, 7), np.float32), [], 1)
 
 

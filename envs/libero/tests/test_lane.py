@@ -1,4 +1,4 @@
-"""A lane over its life: changing tasks, memory, errors, the expert, and what it may write."""
+"""A lane in use: task changes, memory, errors, the expert, and written files."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ def resident_mb() -> float:
 
 
 def test_changing_tasks_keeps_frames_right_and_memory_bounded():
-    """Scenes are closed and loaded again in one process: frames stay the same, and memory stops growing."""
+    """Frames stay the same and memory stops growing when one process closes scenes and loads them again."""
     env = libero_rollout.lane(64, keep_scenes=1, wait_steps=0)
     try:
         first, after = {}, []
@@ -93,8 +93,8 @@ def test_expert_fails_on_purpose(failure):
     env = libero_rollout.lane(64)
     try:
         env.reset(SOUP, 2, seed=0)
-        basket = env._view.basket_position()
-        neighbour = env._view.neighbour()
+        basket = env._pick_place.basket_position()
+        neighbour = env._pick_place.neighbour()
         progress = []
         for _ in range(180):
             action = env.failing_expert(failure)
@@ -110,14 +110,14 @@ def test_expert_fails_on_purpose(failure):
             "stall": progress[-1] >= 0.5 and max(progress) < 0.6,
         }
         assert reached[failure], (max(progress), progress[-1])
-        # The next episode's expert does its best again.
+        # The next episode's expert does not fail.
         env.reset(SOUP, 2, seed=0)
         assert env._failing is None
     finally:
         env.close()
 
 
-def test_no_expert_and_no_progress_elsewhere():
+def test_no_expert_and_no_progress_outside_libero_object():
     env = libero_rollout.lane(64, wait_steps=0)
     try:
         env.reset(STOVE, 0, seed=0)
@@ -129,7 +129,7 @@ def test_no_expert_and_no_progress_elsewhere():
         env.close()
 
 
-def test_stdout_stays_clean_and_nothing_is_written_at_home(tmp_path):
+def test_nothing_is_written_to_the_home_folder(tmp_path):
     code = (
         "import srpo_sdk, libero_rollout; e = libero_rollout.lane(64, wait_steps=0);"
         f"e.reset({SOUP!r}, 0, seed=0); e.render('agentview'); e.close()"
@@ -143,7 +143,7 @@ def test_stdout_stays_clean_and_nothing_is_written_at_home(tmp_path):
         "PYTHONPATH": f"{TESTS}:{PATH}",
         "PYTHONDONTWRITEBYTECODE": "1",
         "SRPO_CACHE": str(cache),
-        "NUMBA_CACHE_DIR": os.environ["NUMBA_CACHE_DIR"],  # compiling again takes long
+        "NUMBA_CACHE_DIR": os.environ["NUMBA_CACHE_DIR"],  # compilation is slow
     }
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=True
@@ -154,23 +154,23 @@ def test_stdout_stays_clean_and_nothing_is_written_at_home(tmp_path):
     assert suites.package_root().is_dir()
 
 
-def test_coarse_meshes_change_pixels_a_little_and_physics_not_at_all():
-    """mesh_cell_mm: fewer triangles, nearly the same picture, the same states; 0 draws every one."""
+def test_simplified_meshes_change_pixels_but_not_physics():
+    """mesh_cell_mm gives fewer triangles, a similar image and the same states."""
     actions = rollout.random_actions(8)
-    looks = [libero_rollout.lane(128, wait_steps=0, mesh_cell_mm=cell) for cell in (0.0, 4.0)]
+    lanes = [libero_rollout.lane(128, wait_steps=0, mesh_cell_mm=cell) for cell in (0.0, 4.0)]
     try:
-        fine, coarse = (rollout.by_lane(env, SOUP, 0, actions, ["agentview"], 8) for env in looks)
-        model = looks[0]._scene.model
-        drawn = render.coarse(model, 0.004)
+        fine, simple = (rollout.by_lane(env, SOUP, 0, actions, ["agentview"], 8) for env in lanes)
+        model = lanes[0]._scene.model
+        drawn = render.simplify(model, 0.004)
     finally:
-        for env in looks:
+        for env in lanes:
             env.close()
     for name in ("qpos", "qvel", "proprio"):
-        np.testing.assert_array_equal(fine[name], coarse[name])
-    error = np.mean((fine["agentview"].astype(float) - coarse["agentview"]) ** 2)
+        np.testing.assert_array_equal(fine[name], simple[name])
+    error = np.mean((fine["agentview"].astype(float) - simple["agentview"]) ** 2)
     assert 0 < error < 255**2 / 10**2.7, "at least 27 dB"
     assert drawn.mesh_facenum.sum() < 0.5 * model.mesh_facenum.sum()
-    for mesh in range(model.nmesh):  # corners of a triangle are three different vertices of its own mesh
+    for mesh in range(model.nmesh):  # the corners of a triangle are three different vertices of its mesh
         begin = drawn.mesh_faceadr[mesh]
         faces = drawn.mesh_face[begin : begin + drawn.mesh_facenum[mesh]]
         assert faces.min(initial=0) >= 0 and faces.max(initial=0) < model.mesh_vertnum[mesh]

@@ -1,4 +1,4 @@
-"""The plugin as the host runs it: its process, its stdout, its home folder, its end."""
+"""The plugin as the host runs it: process, stdout, home folder and termination."""
 
 import os
 import sys
@@ -11,10 +11,10 @@ import pytest
 from paths import PLUGIN, SDK
 
 sys.path.insert(0, str(SDK / "tests"))
-host = pytest.importorskip("host", reason="the SDK's small host for tests is not here")
+host = pytest.importorskip("host", reason="the SDK's host for tests is missing")
 
 TASK = "libero_object/pick_up_the_alphabet_soup_and_place_it_in_the_basket"
-LOOK = host.env_pb2.Render(observe=["agentview"], record="agentview", record_every=8)
+RENDER = host.env_pb2.Render(observe=["agentview"], record="agentview", record_every=8)
 
 
 def start(**options):
@@ -35,10 +35,10 @@ def test_an_episode_through_the_protocol():
         plugin.configure(lanes=1)
         tasks = list(plugin.stream("Env.Tasks", host.env_pb2.TasksRequest(), timeout=60))
         assert len(tasks) == 130
-        first = plugin.call("Env.Reset", timeout=300, lane=0, task=TASK, seed=1, render=LOOK)
+        first = plugin.call("Env.Reset", timeout=300, lane=0, task=TASK, seed=1, render=RENDER)
         assert first.observation.images and host.array(first.observation.proprio).shape == (8,)
         reply = plugin.call(
-            "Env.Step", timeout=120, lane=0, actions=host.tensor(np.zeros((8, 7), np.float32)), render=LOOK
+            "Env.Step", timeout=120, lane=0, actions=host.tensor(np.zeros((8, 7), np.float32)), render=RENDER
         )
         assert reply.steps_done == 8 and not reply.success
         expert = host.env_pb2.Expert(steps=4)
@@ -52,13 +52,13 @@ def test_an_episode_through_the_protocol():
         plugin.stop()
 
 
-def test_it_dies_with_its_host_while_loading():
+def test_it_ends_with_its_host_while_loading():
     plugin = start()
     try:
         plugin.configure(lanes=1)
         request = host.env_pb2.ResetRequest(lane=0, task=TASK, seed=1)
         pending = plugin.method("Env.Reset").future(request, timeout=300)
-        time.sleep(3.0)  # importing and loading take longer
+        time.sleep(3.0)  # imports and loading take longer
         assert not pending.done()
         os.close(plugin.lifeline)
         assert plugin.gone_within(2.0)

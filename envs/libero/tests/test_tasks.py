@@ -1,4 +1,4 @@
-"""The task table: complete, quick, and without a simulator."""
+"""The task table is complete and fast, and does not import a simulator."""
 
 import fnmatch
 import subprocess

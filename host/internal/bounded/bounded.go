@@ -1,5 +1,5 @@
-// Package bounded reads whole files without trusting their size: what was damaged or put there by somebody else must not
-// fill the memory of a host that runs for a week.
+// Package bounded reads whole files without trusting their size: what was damaged or put there by somebody
+// else must not fill the memory of a host that runs for a week.
 package bounded
 
 import (
@@ -26,7 +26,8 @@ func (e tooLarge) Error() string {
 }
 func (e tooLarge) Is(target error) bool { return target == ErrTooLarge }
 
-// ReadFile is [os.ReadFile] for files of at most most bytes. Errors: those of os.ReadFile, and an ErrTooLarge that says the size and the bound.
+// ReadFile is [os.ReadFile] for files of at most most bytes. Errors: those of os.ReadFile, and an
+// ErrTooLarge that says the size and the bound.
 func ReadFile(path string, most int64) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {

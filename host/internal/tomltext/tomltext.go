@@ -1,6 +1,6 @@
-// Package tomltext examines TOML text around its decoding. Before: the recursion of the decoder has no bound, and a key of
-// many parts costs it quadratic time. After: it shows the place of an error, as the decoder's own line is 0 for some texts
-// that end too early, and its excerpt then panics.
+// Package tomltext examines TOML text around its decoding. Before: the recursion of the decoder has no
+// bound, and a key of many parts costs it quadratic time. After: it shows the place of an error, as the
+// decoder's own line is 0 for some texts that end too early, and its excerpt then panics.
 package tomltext
 
 import (
@@ -10,11 +10,13 @@ import (
 	"unicode/utf8"
 )
 
-// MaxDepth is how deep brackets may nest, and how many dots a key may have. No file of srpo or a plugin comes near it.
+// MaxDepth is how deep brackets may nest, and how many dots a key may have. No file of srpo or a plugin
+// comes near it.
 const MaxDepth = 64
 
-// TooDeep reports whether brackets nest deeper than [MaxDepth], or a key has more dots. The content of comments and strings
-// does not count. The content of a string without an end does, so that a wrong guess about its end hides nothing.
+// TooDeep reports whether brackets nest deeper than [MaxDepth], or a key has more dots. The content of
+// comments and strings does not count. The content of a string without an end does, so that a wrong guess
+// about its end hides nothing.
 func TooDeep(text []byte) bool {
 	depth, dots := 0, 0
 	for i := 0; i < len(text); i++ {
@@ -43,7 +45,8 @@ func TooDeep(text []byte) bool {
 	return false
 }
 
-// stringEnd returns the index of the last byte of the string that starts at i, or i when the string has no end.
+// stringEnd returns the index of the last byte of the string that starts at i, or i when the string has no
+// end.
 func stringEnd(text []byte, i int) int {
 	quote := text[i]
 	closing, width := 0, 1
@@ -68,8 +71,8 @@ func stringEnd(text []byte, i int) int {
 	return i
 }
 
-// Locate returns the line and the column, from 1 and in runes, of a byte of text, and an [Excerpt] that points at it. An
-// offset outside of text counts as its nearest end.
+// Locate returns the line and the column, from 1 and in runes, of a byte of text, and an [Excerpt] that
+// points at it. An offset outside of text counts as its nearest end.
 func Locate(text string, offset int) (line, column int, excerpt string) {
 	offset = min(max(offset, 0), len(text))
 	from := strings.LastIndexByte(text[:offset], '\n') + 1
@@ -81,8 +84,9 @@ func Locate(text string, offset int) (line, column int, excerpt string) {
 // maxWidth is the number of runes of a line that [Excerpt] shows.
 const maxWidth = 160
 
-// Excerpt prints a line of a file, with carets below the columns start to end-1, in runes from 0. number is the line's
-// number, 0 for a text that is no line of a file. A long line is cut to the part around the carets.
+// Excerpt prints a line of a file, with carets below the columns start to end-1, in runes from 0. number is
+// the line's number, 0 for a text that is no line of a file. A long line is cut to the part around the
+// carets.
 func Excerpt(number int, line string, start, end int) string {
 	gutter, pad := "", ""
 	if number > 0 {

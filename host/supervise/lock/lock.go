@@ -1,8 +1,9 @@
-// Package lock maintains srpo.lock, which lists the files of every plugin package that is not part of srpo itself.
+// Package lock maintains srpo.lock, which lists the files of every plugin package that is not part of srpo
+// itself.
 //
-// A package is hashed file by file. Its first use adds it. After that, a package with a changed, added or removed file is
-// refused, and the error names the file, until the user confirms the change (srpo plugin lock). A package that only its user
-// can write may be locked again without that, see [Check].
+// A package is hashed file by file. Its first use adds it. After that, a package with a changed, added or
+// removed file is refused, and the error names the file, until the user confirms the change (srpo plugin
+// lock). A package that only its user can write may be locked again without that, see [Check].
 package lock
 
 import (
@@ -46,7 +47,8 @@ type Package struct {
 type Entry struct {
 	Kind          plugins.Kind
 	Name, Version string
-	// Path is the folder of the package when it was locked, relative to the folder of the lock where it is near.
+	// Path is the folder of the package when it was locked, relative to the folder of the lock where it is
+	// near.
 	Path string
 	Tree Tree
 }
@@ -160,7 +162,8 @@ func (f *File) find(kind plugins.Kind, name string) int {
 	return slices.IndexFunc(f.entries, func(e Entry) bool { return e.Kind == kind && e.Name == name })
 }
 
-// compare hashes the package and compares it with its entry, which is nil when the lock does not contain the package.
+// compare hashes the package and compares it with its entry, which is nil when the lock does not contain
+// the package.
 func (f *File) compare(p Package) (entry *Entry, tree Tree, changes []Change, err error) {
 	if tree, err = HashDir(p.Dir); err != nil {
 		return nil, tree, nil, plugins.AsError(err).WithPlace("%s %s", p.Kind, p.Name)
@@ -172,7 +175,8 @@ func (f *File) compare(p Package) (entry *Entry, tree Tree, changes []Change, er
 	return entry, tree, changes, nil
 }
 
-// Verify hashes the package and compares it with the lock. It returns an error of kind Corrupt that lists the changes.
+// Verify hashes the package and compares it with the lock. It returns an error of kind Corrupt that lists
+// the changes.
 func (f *File) Verify(p Package) error {
 	_, _, changes, err := f.compare(p)
 	if err == nil && len(changes) > 0 {
@@ -184,8 +188,8 @@ func (f *File) Verify(p Package) error {
 // maxShown is the number of changes that an error lists.
 const maxShown = 20
 
-// changedError is the error for a package that differs from the lock. reason is why it is not locked again without the user,
-// empty: nothing was tried.
+// changedError is the error for a package that differs from the lock. reason is why it is not locked again
+// without the user, empty: nothing was tried.
 func (f *File) changedError(p Package, changes []Change, reason string) error {
 	more := ""
 	if n := len(changes) - 1; n > 0 {
@@ -323,12 +327,12 @@ type Result struct {
 	Relocked []Change
 }
 
-// Check verifies a package against the lock at path, and adds it when the lock does not contain it. Concurrent calls of
-// several hosts keep each other's entries.
+// Check verifies a package against the lock at path, and adds it when the lock does not contain it.
+// Concurrent calls of several hosts keep each other's entries.
 //
-// With relock, a package that has changed is locked again when that gives away nothing: its entry is for the same path, and
-// the folder and all its files belong to the caller and can be written by nobody else. Otherwise the error, of kind Corrupt,
-// lists the changes.
+// With relock, a package that has changed is locked again when that gives away nothing: its entry is for
+// the same path, and the folder and all its files belong to the caller and can be written by nobody else.
+// Otherwise the error, of kind Corrupt, lists the changes.
 func Check(path string, p Package, relock bool) (Result, error) {
 	f, err := Load(path)
 	if err != nil {
@@ -378,8 +382,8 @@ func (f *File) notRelockable(p Package) string {
 	return notOwned(p.Dir)
 }
 
-// Relock puts the package into the lock as it is now. It returns the changes since the previous entry, nil when there was
-// none.
+// Relock puts the package into the lock as it is now. It returns the changes since the previous entry, nil
+// when there was none.
 func Relock(path string, p Package) ([]Change, error) {
 	release, err := exclusive(path)
 	if err != nil {
@@ -398,7 +402,8 @@ func Relock(path string, p Package) ([]Change, error) {
 	return changes, f.Write()
 }
 
-// exclusive excludes other hosts that write locks in the same folder. It locks the folder itself, which leaves no extra file.
+// exclusive excludes other hosts that write locks in the same folder. It locks the folder itself, which
+// leaves no extra file.
 func exclusive(path string) (release func(), err error) {
 	folder := flock.New(filepath.Dir(path), flock.SetFlag(os.O_RDONLY))
 	if err := folder.Lock(); err != nil {

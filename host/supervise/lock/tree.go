@@ -19,7 +19,8 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// maxFiles is the largest number of files in a package. A user who gives a home folder by mistake gets an error early.
+// maxFiles is the largest number of files in a package. A user who gives a home folder by mistake gets an
+// error early.
 const maxFiles = 100_000
 
 // Tree is the content of a package.
@@ -32,7 +33,8 @@ type Tree struct {
 type FileHash struct {
 	// Path is relative to the package, with slashes.
 	Path string
-	// Mode is '-' for a file, 'x' for an executable file, 'l' for a symbolic link, whose content is its target.
+	// Mode is '-' for a file, 'x' for an executable file, 'l' for a symbolic link, whose content is its
+	// target.
 	Mode byte
 	Size int64
 	// SHA256 of the content, in hexadecimal.
@@ -97,8 +99,9 @@ func (t Tree) Changes(now Tree) []Change {
 	return out
 }
 
-// notOwned returns why a folder may have been written by somebody other than the caller; empty: it was not. The caller must
-// own the folder and everything in it, and neither the group nor others may write to any of it.
+// notOwned returns why a folder may have been written by somebody other than the caller; empty: it was not.
+// The caller must own the folder and everything in it, and neither the group nor others may write to any of
+// it.
 func notOwned(dir string) (reason string) {
 	uid := os.Getuid()
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
@@ -126,9 +129,10 @@ func notOwned(dir string) (reason string) {
 	return ""
 }
 
-// HashDir hashes the package in a folder. It skips folders named __pycache__, which is safe because plugins run with
-// PYTHONPYCACHEPREFIX set and do not read them, and .git at the top. Errors: NotFound when the folder is missing or cannot be
-// read, Invalid for a link that leaves the package, and for anything that is neither a file, a folder nor a link.
+// HashDir hashes the package in a folder. It skips folders named __pycache__, which is safe because plugins
+// run with PYTHONPYCACHEPREFIX set and do not read them, and .git at the top. Errors: NotFound when the
+// folder is missing or cannot be read, Invalid for a link that leaves the package, and for anything that is
+// neither a file, a folder nor a link.
 func HashDir(dir string) (Tree, error) {
 	info, err := os.Stat(dir)
 	if err != nil {

@@ -236,7 +236,7 @@ func (c checker) check(m *Manifest, md toml.MetaData) error {
 	case !md.IsDefined("protocol"):
 		return c.at("protocol", "no protocol").WithHint("write protocol = %d", plugins.Protocol)
 	case m.Protocol != plugins.Protocol:
-		e := c.at("protocol", "%s %s speaks protocol version %d, this srpo speaks %d", m.Kind, m.Name, m.Protocol, plugins.Protocol)
+		e := c.at("protocol", "%s %s uses protocol version %d, this srpo uses %d", m.Kind, m.Name, m.Protocol, plugins.Protocol)
 		e.Kind = plugins.Mismatch
 		if m.Protocol > plugins.Protocol {
 			return e.WithHint("upgrade srpo, or use an older version of the plugin")

@@ -98,7 +98,7 @@ func TestBad(t *testing.T) {
 	}
 	_, err := load("name = \"r\"\nkind = \"env\"\nversion = \"1\"\nprotocol = 2\n" + python)
 	require.Equal(t, plugins.Mismatch, plugins.KindOf(err))
-	require.ErrorContains(t, err, "pkg/plugin.toml:4: env r speaks protocol version 2, this srpo speaks 1")
+	require.ErrorContains(t, err, "pkg/plugin.toml:4: env r uses protocol version 2, this srpo uses 1")
 	_, err = Load(fstest.MapFS{}, "pkg")
 	require.Equal(t, plugins.NotFound, plugins.KindOf(err))
 }
