@@ -181,8 +181,7 @@ func csvError(bad func(line int, err error) error, err error) error {
 // without brackets. ok is false if the cell starts with anything else, for example a path.
 func numbersIn(cell string) (numbers []any, ok bool) {
 	fields := strings.FieldsFunc(strings.Trim(cell, "[]"), func(r rune) bool {
-		return strings.ContainsRune(" "+
-			",;\t\n", r)
+		return strings.ContainsRune(" ,;\t\n", r)
 	})
 	out := make([]any, len(fields))
 	for i, w := range fields {
