@@ -319,12 +319,8 @@ func (p *fakePolicy) Act(ctx context.Context, a policy.Act) ([]policy.Result, er
 		if a.Greedy {
 			seed = 0
 		}
-		h := Seed(
-			seed,
-			string(item.Observation.Images["front"].Data),
-			string(item.Observation.Proprio.Data),
-			item.Observation.Instruction,
-		)
+		h := Seed(seed, string(item.Observation.Images["front"].Data), string(item.Observation.Proprio.Data),
+			item.Observation.Instruction)
 		v, logs := make([]float32, 2*fakeChunk), make([]float32, fakeChunk)
 		for k := range v {
 			v[k] = float32(2*unit(Seed(h, k)) - 1)
