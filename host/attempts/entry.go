@@ -222,7 +222,8 @@ func (l *List) json(path string, data []byte) ([]entry, error) {
 	}
 	wrong := func(format string, args ...any) error {
 		return plugins.Errorf(plugins.Invalid, format, args...).
-			WithPlace("%s", path).WithHint(`write a list [{"id": ..., "task": ..., "success": true, "embedding": [...]}, ...], ` +
+			WithPlace("%s", path).
+			WithHint(`write a list [{"id": ..., "task": ..., "success": true, "embedding": [...]}, ...], ` +
 			`or an object {"attempts": [...], "anchors": {...}}`)
 	}
 	object, isObject := whole.(map[string]any)
