@@ -102,8 +102,14 @@ func (h *heardEnv) Reset(ctx context.Context, r env.Reset) (env.Transition, erro
 	return tr, err
 }
 
+func (h *heardEnv) StepExpert(ctx context.Context, s env.ExpertStep) (env.Transition, error) {
+	tr, err := h.Client.StepExpert(ctx, s)
+	h.t.add("Step", newDigest().value(s).String(), transition(tr, err))
+	return tr, err
+}
+
 func (h *heardEnv) Step(ctx context.Context, s env.Step) (env.Transition, error) {
-	request := newDigest().value(s.Lane).value(s.Expert).value(s.ExpertNoise).value(s.Render).tensor(s.Actions).String()
+	request := newDigest().value(s.Lane).value(s.Render).tensor(s.Actions).String()
 	tr, err := h.Client.Step(ctx, s)
 	h.t.add("Step", request, transition(tr, err))
 	return tr, err

@@ -337,7 +337,7 @@ func TestRewardWithABadEncoder(t *testing.T) {
 	require.NoError(t, os.WriteFile("few.csv", []byte("id,success,video\na,1,videos/left-0.npz\nb,1,videos/left-4.npz\nc,0,videos/left-8.npz\nd,0,videos/left-7.npz\ne,0,videos/left-6.npz\nf,0,videos/left-5.npz\n"), 0o644))
 	r := scoreJSON(t, "few.csv", "--encoder", "./bad", "--no-cache")
 	require.Len(t, r.Attempts, 6)
-	for i, want := range []string{"", "", "", "exited with status 9 during Encode of 1 clips", "not to my taste", "a vector of 0 numbers instead of 2|not a number"} {
+	for i, want := range []string{"", "", "", "exited with status 9 during Encode of 1 clips", "not to my taste", "is missing|not a number"} {
 		a := r.Attempts[i]
 		if want == "" {
 			require.Empty(t, a.Reason, a.ID)

@@ -3,11 +3,10 @@ package evaluate
 import (
 	"fmt"
 	"io"
-	"sort"
+	"maps"
+	"slices"
 	"strings"
 	"text/tabwriter"
-
-	"github.com/srpo-dev/srpo/host/report"
 )
 
 // maxTaskRows is the largest number of tasks that a table lists. results.json contains all tasks.
@@ -90,14 +89,8 @@ func (r *Results) Table(w io.Writer) error {
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	if note := r.splitNote(); note != "" {
-		fmt.Fprintf(w, "%s.\n", note)
-	}
-	if note := r.repeatNote(); note != "" {
-		fmt.Fprintf(w, "%s.\n", note)
-	}
-	for _, reason := range sortedKeys(r.LeftOut) {
-		fmt.Fprintf(w, "%d tasks are left out: %s.\n", r.LeftOut[reason], reason)
+	for _, note := range r.notes() {
+		fmt.Fprintln(w, note)
 	}
 	return r.publishedTable(w)
 }
@@ -107,6 +100,20 @@ func (r *Results) groups() int {
 		return len(r.Dimensions)
 	}
 	return len(r.Suites)
+}
+
+// notes returns sentences that belong to the results.
+func (r *Results) notes() []string {
+	var out []string
+	for _, note := range []string{r.splitNote(), r.repeatNote()} {
+		if note != "" {
+			out = append(out, note+".")
+		}
+	}
+	for _, reason := range slices.Sorted(maps.Keys(r.LeftOut)) {
+		out = append(out, fmt.Sprintf("%d tasks are left out: %s.", r.LeftOut[reason], reason))
+	}
+	return out
 }
 
 // sideName returns the name of a side of the split with its role in the policy's training.
@@ -157,15 +164,6 @@ func (r *Results) repeatNote() string {
 		r.Repeats,
 		r.All.Episodes,
 	)
-}
-
-func sortedKeys(m map[string]int) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	sort.Strings(keys)
-	return keys
 }
 
 // publishedTable writes the row of this evaluation and published rows with the same columns.
@@ -230,107 +228,4 @@ func (r *Results) publishedLines() [][]string {
 		lines = append(lines, line)
 	}
 	return lines
-}
-
-// Page returns report.html. video reads a video by its path relative to the folder. The page notes a video that
-// cannot be read.
-func (r *Results) Page(name string, rec Record, video func(string) ([]byte, error)) report.EvalPage {
-	p := report.EvalPage{Name: name, Summary: fmt.Sprintf("%s in %s · %s · seed %d", r.Policy, r.Env, r.Mode, r.Seed)}
-	tile := func(label string, rate, low, high float64, note string) {
-		p.Tiles = append(p.Tiles, report.EvalTile{Label: label, Rate: rate, Low: low, High: high, Note: note})
-	}
-	tile(
-		"success, weighted by episodes",
-		r.All.Rate,
-		r.All.Low,
-		r.All.High,
-		fmt.Sprintf("%d of %d", r.All.Successes, r.All.Episodes),
-	)
-	if r.Totals != nil {
-		tile("plain mean of the "+r.Totals.Of, r.Totals.Mean, r.Totals.Low, r.Totals.High, "unweighted")
-	}
-	if t := r.Split.TrainedOn; t == "train" || t == "test" {
-		for _, s := range []Score{r.Split.Train, r.Split.Test} {
-			if s.Episodes > 0 {
-				tile(r.sideName(s.Name), s.Rate, s.Low, s.High, fmt.Sprintf("%d of %d", s.Successes, s.Episodes))
-			}
-		}
-	}
-	bar := func(s Score, nested bool) report.EvalRate {
-		return report.EvalRate{
-			Name:      s.Name,
-			Rate:      s.Rate,
-			Low:       s.Low,
-			High:      s.High,
-			Successes: s.Successes,
-			Episodes:  s.Episodes,
-			MeanSteps: s.MeanSteps,
-			Nested:    nested,
-		}
-	}
-	section := func(title string, list []Score) {
-		s := report.EvalSection{Title: title}
-		for _, x := range list {
-			s.Rates = append(s.Rates, bar(x, false))
-		}
-		p.Sections = append(p.Sections, s)
-	}
-	if len(r.Dimensions) > 0 {
-		s := report.EvalSection{Title: "By dimension and level"}
-		for _, d := range r.Dimensions {
-			s.Rates = append(s.Rates, bar(d.Score, false))
-			for _, l := range d.Levels {
-				if l.Name == "" {
-					l.Name = "no level"
-				}
-				s.Rates = append(s.Rates, bar(l, true))
-			}
-		}
-		p.Sections = append(p.Sections, s)
-	}
-	section("By suite", r.Suites)
-	if len(r.Tasks) <= 150 {
-		section("By task", r.Tasks)
-	}
-	if len(r.Published) > 0 {
-		p.Published, p.PublishedNote = r.publishedLines(), publishedNote(r.Published[0].Source)
-	}
-	for _, k := range r.Kinds {
-		kind := report.EvalKind{Group: k.Group, Outcome: k.Outcome, Success: k.Success, Episodes: k.Episodes}
-		for _, x := range k.Examples {
-			data, err := video(x.Video)
-			if err != nil {
-				data = nil
-			}
-			kind.Clips = append(kind.Clips, report.EvalClip{ID: x.ID, Steps: x.Steps, GIF: data})
-		}
-		p.Kinds = append(p.Kinds, kind)
-	}
-	if note := r.splitNote(); note != "" {
-		p.Notes = append(p.Notes, note+".")
-	}
-	if note := r.repeatNote(); note != "" {
-		p.Notes = append(p.Notes, note+".")
-	}
-	for _, reason := range sortedKeys(r.LeftOut) {
-		p.Notes = append(p.Notes, fmt.Sprintf("%d tasks are left out: %s.", r.LeftOut[reason], reason))
-	}
-	if r.Shard != "" {
-		p.Notes = append(p.Notes, "This is the shard "+r.Shard+" of an evaluation.")
-	}
-	p.Facts = append(
-		p.Facts,
-		[2]string{"command", strings.Join(rec.Command, " ")},
-		[2]string{"srpo", rec.Host},
-		[2]string{"checkpoint", rec.Checkpoint},
-	)
-	keys := make([]string, 0, len(rec.Identity))
-	for k := range rec.Identity {
-		keys = append(keys, k)
-	}
-	sort.Strings(keys)
-	for _, k := range keys {
-		p.Facts = append(p.Facts, [2]string{k, rec.Identity[k]})
-	}
-	return p
 }

@@ -27,9 +27,9 @@ func (r *run) audit(it *result, m *store.Metrics) error {
 	}
 	var items []audit.Item
 	for k, s := range it.samples {
-		if s.Score.Reason == "" {
+		if s.Scored.Reason == "" {
 			items = append(items, audit.Item{ID: s.ID, Task: s.Task, Success: &it.samples[k].Success,
-				Progress: finiteOrNil(s.Progress), Frames: s.FrameCount, Embedding: it.rollouts[k].Embedding})
+				Progress: finiteOrNil(s.Progress), Frames: s.FrameCount, Embedding: s.Scored.Embedding})
 		}
 	}
 	measured, err := audit.Measure(items, audit.MeasureOptions{Cluster: r.cfg.RewardOptions(0).Cluster,

@@ -16,9 +16,26 @@ import (
 // sample is an episode of an iteration with its score and its advantage.
 type sample struct {
 	rollout.Episode
-	Score srpo.Score
+	// Scored is what the reward reads of the episode, and its score.
+	Scored srpo.Scored
 	// Advantage is masked for an episode of a dropped group.
 	Advantage srpo.Advantage
+}
+
+func rolloutsOf(samples []sample) []srpo.Rollout {
+	out := make([]srpo.Rollout, len(samples))
+	for k, s := range samples {
+		out[k] = s.Scored.Rollout
+	}
+	return out
+}
+
+func scoredOf(samples []sample) []srpo.Scored {
+	out := make([]srpo.Scored, len(samples))
+	for k, s := range samples {
+		out[k] = s.Scored
+	}
+	return out
 }
 
 // result is what an iteration computes before it commits.
@@ -27,11 +44,8 @@ type result struct {
 	start     time.Time
 	seconds   map[string]float64 // by phase
 
-	rolled *rollout.Result
-	// samples are the episodes of all groups, in the order of groups and of their index. rollouts are what the reward
-	// reads of them.
-	samples   []sample
-	rollouts  []srpo.Rollout
+	rolled    *rollout.Result
+	samples   []sample // the episodes of all groups, in the order of groups and of their index
 	tasks     []srpo.TaskSummary
 	diagnosis srpo.Diagnostics
 	groups    []srpo.GroupSummary // of kept groups
@@ -100,8 +114,7 @@ func (r *run) rollOut(ctx context.Context, it *result) error {
 	it.seconds["rollout"], it.seconds["encode"] = rolled.Timing.Wall, rolled.Timing.Encode
 	for _, g := range rolled.Groups {
 		for _, e := range g.Episodes {
-			it.samples = append(it.samples, sample{Episode: e, Advantage: srpo.Advantage{ID: e.ID, Masked: true}})
-			it.rollouts = append(it.rollouts, toRollout(e))
+			it.samples = append(it.samples, sample{Episode: e, Scored: srpo.Scored{Rollout: toRollout(e, g.Kept)}})
 		}
 	}
 	return nil
@@ -134,10 +147,9 @@ func (r *run) plan(i int) rollout.Plan {
 	return p
 }
 
-// toRollout returns what the reward reads of an episode. Episodes of dropped groups count too: their successes are
-// references like any other.
-func toRollout(e rollout.Episode) srpo.Rollout {
-	x := srpo.Rollout{ID: e.ID, Task: e.Task, Group: strconv.Itoa(e.Group), Success: e.Success, Steps: e.Steps,
+// toRollout returns what the reward reads of an episode. A success of a dropped group is a reference like any other.
+func toRollout(e rollout.Episode, kept bool) srpo.Rollout {
+	x := srpo.Rollout{ID: e.ID, Task: e.Task, Group: strconv.Itoa(e.Group), ReferenceOnly: !kept, Success: e.Success,
 		Progress: e.Progress}
 	if e.Embedding != nil {
 		x.Embedding = make([]float64, len(e.Embedding))
@@ -151,45 +163,31 @@ func toRollout(e rollout.Episode) srpo.Rollout {
 // reward scores all episodes.
 func (r *run) reward(it *result) error {
 	known := srpo.Known{Memory: r.state.memory, Demos: r.state.Demos, Anchors: r.state.Anchors,
-		Yardsticks: r.state.ReferenceDistances}
+		ReferenceDistances: r.state.ReferenceDistances}
 	dimension := r.session.Sched.EncoderSpec.Dimension
-	scored, err := srpo.ScoreBatch(it.rollouts, known, r.cfg.RewardOptions(dimension))
+	batch, err := srpo.ScoreBatch(rolloutsOf(it.samples), known, r.cfg.RewardOptions(dimension))
 	if err != nil {
 		return err
 	}
-	if it.diagnosis, err = srpo.Diagnose(it.rollouts, scored.Scores); err != nil {
-		return err
+	it.tasks = batch.Tasks
+	for k, s := range batch.Rollouts {
+		it.samples[k].Scored = s
 	}
-	it.tasks = scored.Tasks
-	for k, s := range scored.Scores {
-		it.samples[k].Score = s
-	}
-	return nil
+	it.diagnosis, err = srpo.Diagnose(batch.Rollouts)
+	return err
 }
 
 // computeAdvantages compares the episodes of each kept group.
 func (r *run) computeAdvantages(it *result) error {
-	kept := map[int]bool{}
-	for _, g := range it.rolled.Groups {
-		kept[g.ID] = g.Kept
-	}
-	var rollouts []srpo.Rollout
-	var scores []srpo.Score
-	var from []int // in it.samples
-	for k, s := range it.samples {
-		if kept[s.Group] {
-			rollouts, scores, from = append(rollouts, it.rollouts[k]), append(scores, s.Score), append(from, k)
-		}
-	}
 	opt := srpo.DefaultAdvantageOptions()
 	opt.RewardWeight, opt.Eps = r.cfg.Reward.Weight, r.cfg.Reward.Eps
-	advantages, groups, err := srpo.Advantages(rollouts, scores, opt)
+	advantages, groups, err := srpo.Advantages(scoredOf(it.samples), opt)
 	if err != nil {
 		return err
 	}
 	it.groups = groups
-	for n, a := range advantages {
-		it.samples[from[n]].Advantage = a
+	for k, a := range advantages {
+		it.samples[k].Advantage = a
 	}
 	return nil
 }
@@ -200,8 +198,8 @@ func (r *run) record(ctx context.Context, it *result) error {
 	r.logIteration(it)
 	it.next.EnvSteps += int64(it.rolled.EnvSteps)
 	for _, t := range it.tasks {
-		if t.Yardstick > 0 && it.next.ReferenceDistances[t.Task] == 0 {
-			it.next.ReferenceDistances[t.Task] = t.Yardstick
+		if t.ReferenceDistance > 0 && it.next.ReferenceDistances[t.Task] == 0 {
+			it.next.ReferenceDistances[t.Task] = t.ReferenceDistance
 		}
 	}
 	m := r.metricsOf(it)
@@ -214,7 +212,7 @@ func (r *run) record(ctx context.Context, it *result) error {
 	if err := r.saveVideos(it); err != nil {
 		return err
 	}
-	it.next.memory.Remember(it.iteration, r.session.Sched.EncoderSpec.Dimension, it.rollouts)
+	it.next.memory.Remember(it.iteration, r.session.Sched.EncoderSpec.Dimension, rolloutsOf(it.samples))
 	if it.next.Solved++; it.updated || !allSolved(it.rolled, r.cfg.Rollout.KeepHigh) {
 		it.next.Solved = 0
 	}

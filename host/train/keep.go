@@ -96,7 +96,7 @@ func (r *run) saveEmbeddings(it *result) error {
 	}{Encoder: r.session.EncoderInfo.Name}
 	for _, s := range it.samples {
 		e := keptEmbedding{ID: s.ID, Task: s.Task, Success: s.Success, Progress: finiteOrNil(s.Progress),
-			Reward: s.Score.Reward, Embedding: s.Embedding}
+			Reward: s.Scored.Reward, Embedding: s.Embedding}
 		if e.Embedding == nil {
 			e.Embedding = []float32{}
 		}

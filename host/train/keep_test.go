@@ -39,17 +39,15 @@ func TestWarningAboutAnUninformativeReward(t *testing.T) {
 				h[0] += 9
 			}
 			id := fmt.Sprint(k)
-			it.samples = append(
-				it.samples,
-				sample{Episode: rollout.Episode{ID: id, Task: "t", Success: success, FrameCount: 7}},
-			)
-			it.rollouts = append(it.rollouts, srpo.Rollout{ID: id, Task: "t", Success: success, Embedding: h})
+			x := sample{Episode: rollout.Episode{ID: id, Task: "t", Success: success, FrameCount: 7}}
+			x.Scored.Rollout = srpo.Rollout{ID: id, Task: "t", Success: success, Embedding: h}
+			it.samples = append(it.samples, x)
 		}
-		it.rollouts[0].Embedding = nil
-		scored, err := srpo.ScoreBatch(it.rollouts, srpo.Known{}, cfg.RewardOptions(3))
+		it.samples[0].Scored.Embedding = nil
+		batch, err := srpo.ScoreBatch(rolloutsOf(it.samples), srpo.Known{}, cfg.RewardOptions(3))
 		require.NoError(t, err)
-		for k := range it.samples {
-			it.samples[k].Score = scored.Scores[k]
+		for k, s := range batch.Rollouts {
+			it.samples[k].Scored = s
 		}
 		m = store.Metrics{Extra: map[string]float64{}, Clusters: 1}
 		it.iteration = 1

@@ -45,8 +45,8 @@ func (r *run) metricsOf(it *result) store.Metrics {
 	m.SuccessRate = float64(successes) / float64(max(m.Episodes, 1))
 	rewards, n := 0.0, 0
 	for _, s := range it.samples {
-		if !s.Score.Dropped {
-			rewards += s.Score.Reward
+		if !s.Scored.Dropped {
+			rewards += s.Scored.Reward
 			n++
 		}
 	}

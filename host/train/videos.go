@@ -28,10 +28,10 @@ func (r *run) saveVideos(it *result) error {
 	for _, e := range chooseVideos(failures, successes, r.cfg.Run.Videos) {
 		meta := store.Episode{ID: e.ID, Iteration: it.iteration, Task: e.Task, Instruction: instruction[e.Task],
 			Group: e.Group, Index: e.Index, StartState: e.StartState, Seed: e.Seed, Success: e.Success,
-			Reward: e.Score.Reward, Advantage: e.Advantage.Value, Steps: e.Steps,
+			Reward: e.Scored.Reward, Advantage: e.Advantage.Value, Steps: e.Steps,
 			RecordEvery: r.cfg.Rollout.RecordEvery}
-		if e.Score.Centre >= 0 {
-			meta.Distance = &e.Score.Distance
+		if e.Scored.Centre >= 0 {
+			meta.Distance = &e.Scored.Distance
 		}
 		if _, err := r.folder.SaveEpisode(meta, e.Frames); err != nil {
 			return err
@@ -46,7 +46,7 @@ func chooseVideos(failures, successes []sample, n int) []sample {
 	nSuccesses := min(len(successes), max((n+2)/3, n-len(failures)))
 	nFailures := min(len(failures), n-nSuccesses)
 	out := append([]sample{}, successes[:nSuccesses]...)
-	sort.SliceStable(failures, func(a, b int) bool { return failures[a].Score.Reward > failures[b].Score.Reward })
+	sort.SliceStable(failures, func(a, b int) bool { return failures[a].Scored.Reward > failures[b].Scored.Reward })
 	for k := range nFailures {
 		at := 0
 		if nFailures > 1 {
