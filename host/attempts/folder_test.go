@@ -84,7 +84,7 @@ func TestLabelsOfOtherFiles(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, filepath.Join(dir, "out.npz"), list.Attempts[1].Video)
 	require.Empty(t, list.Attempts[1].Problem)
-	for i, want := range map[int]string{2: `".txt" is not a kind of video`, 3: "holds no png or jpeg picture"} {
+	for i, want := range map[int]string{2: `".txt" is not a kind of video`, 3: "contains no png or jpeg picture"} {
 		require.Empty(t, list.Attempts[i].Problem)
 		_, err := media.Open(t.Context(), list.Attempts[i].Video, nil)
 		require.ErrorContains(t, err, want)
