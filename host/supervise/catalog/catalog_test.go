@@ -31,10 +31,20 @@ func catalog(t *testing.T) *Catalog {
 	put(t, filepath.Join(root, "a", "tabletop"), manifestText("tabletop", "env")) // has the name of a built-in one
 	put(t, filepath.Join(root, "b", "reach"), manifestText("reach", "env"))
 	put(t, filepath.Join(root, "b", "broken"), "nmae = 1\n")
-	embedded := fstest.MapFS{"plugin.toml": {Data: []byte(manifestText("libero", "env"))}, "run.sh": {Data: []byte("#!/bin/sh\necho hi\n")}, "sub/x.py": {Data: []byte("1\n")}}
+	embedded := fstest.MapFS{
+		"plugin.toml": {Data: []byte(manifestText("libero", "env"))},
+		"run.sh":      {Data: []byte("#!/bin/sh\necho hi\n")},
+		"sub/x.py":    {Data: []byte("1\n")},
+	}
 	return &Catalog{
-		BuiltIns: []BuiltInPackage{{Kind: plugins.Env, Name: "tabletop"}, {Kind: plugins.Policy, Name: "tiny"}, {Kind: plugins.Encoder, Name: "pixel"}},
-		Embedded: []fs.FS{embedded}, Path: []string{filepath.Join(root, "a"), filepath.Join(root, "b"), filepath.Join(root, "absent")}, Cache: filepath.Join(root, "cache"),
+		BuiltIns: []BuiltInPackage{
+			{Kind: plugins.Env, Name: "tabletop"},
+			{Kind: plugins.Policy, Name: "tiny"},
+			{Kind: plugins.Encoder, Name: "pixel"},
+		},
+		Embedded: []fs.FS{
+			embedded,
+		}, Path: []string{filepath.Join(root, "a"), filepath.Join(root, "b"), filepath.Join(root, "absent")}, Cache: filepath.Join(root, "cache"),
 	}
 }
 
