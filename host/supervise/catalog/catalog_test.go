@@ -28,7 +28,7 @@ func catalog(t *testing.T) *Catalog {
 	t.Helper()
 	root := t.TempDir()
 	put(t, filepath.Join(root, "a", "reach"), manifestText("reach", "env"))
-	put(t, filepath.Join(root, "a", "tabletop"), manifestText("tabletop", "env")) // has the name of a built-in one
+	put(t, filepath.Join(root, "a", "tabletop"), manifestText("tabletop", "env")) // same name as a built-in package
 	put(t, filepath.Join(root, "b", "reach"), manifestText("reach", "env"))
 	put(t, filepath.Join(root, "b", "broken"), "nmae = 1\n")
 	embedded := fstest.MapFS{
@@ -52,10 +52,10 @@ func TestFind(t *testing.T) {
 	c := catalog(t)
 	p, err := c.Find(plugins.Env, "tabletop")
 	require.NoError(t, err)
-	require.Equal(t, BuiltIn, p.Origin, "what is part of srpo wins")
+	require.Equal(t, BuiltIn, p.Origin, "a part of srpo takes precedence")
 	p, err = c.Find(plugins.Env, filepath.Join(c.Path[0], "tabletop"))
 	require.NoError(t, err)
-	require.Equal(t, Folder, p.Origin, "unless a path is given")
+	require.Equal(t, Folder, p.Origin, "a path takes precedence")
 	p, err = c.Find(plugins.Env, filepath.Join(c.Path[0], "tabletop", "plugin.toml"))
 	require.NoError(t, err)
 	require.Equal(t, filepath.Join(c.Path[0], "tabletop"), p.Dir)

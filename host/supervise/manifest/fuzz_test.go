@@ -11,7 +11,8 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// FuzzManifest is any plugin.toml: it is refused with its file and a remedy, or nothing in it leaves the package.
+// FuzzManifest tests any plugin.toml: it is refused with its file and a remedy, or all its paths are inside
+// the package.
 func FuzzManifest(f *testing.F) {
 	f.Add(
 		head + "[python]\nversion = \">=3.10\"\nno_deps = true\n[python.gpu]\nrequirements = \"requirements.txt\"\n[[system]]\nlibrary = \"libEGL.so.1\"\n[env]\nA = \"{cache}\"\n",

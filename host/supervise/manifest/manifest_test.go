@@ -47,7 +47,7 @@ func TestCommand(t *testing.T) {
 	require.Equal(t, []string{"bin/tool"}, m.Command.Exec)
 }
 
-// A program that is no Python, with an environment beside it.
+// A program that is not Python, with a Python environment.
 func TestCommandWithEnvironment(t *testing.T) {
 	m, err := load(
 		head + "[python]\nversion = \"3.11\"\npost_install = \"plugin.py\"\n[command]\nexec = [\"{srpo}\", \"plugin\"]\n[env]\nMODEL = \"{made}/x\"\nLIB = \"{venv}\"\n",
