@@ -21,7 +21,8 @@ import (
 
 const module = "github.com/srpo-dev/srpo/"
 
-// mayImport says which rooms a room's code may import, its own beside them: cmd -> host -> plugins <- sdk <- {envs, policies, encoders}.
+// mayImport says which rooms a room's code may import, its own beside them: cmd -> host -> plugins <- sdk <-
+// {envs, policies, encoders}.
 var mayImport = map[string][]string{
 	"plugins":  {},
 	"host":     {"plugins"},
@@ -39,11 +40,13 @@ var mayTest = map[string][]string{"policies": {"envs"}}
 // apart are rooms whose folders know nothing of each other: each is a plugin of its own.
 var apart = []string{"envs", "policies", "encoders", "examples"}
 
-// breach says why a file in a folder may not import a package of this module; "" when it may. Both are paths relative to the module.
+// breach says why a file in a folder may not import a package of this module; "" when it may. Both are paths
+// relative to the module.
 func breach(folder, imported string, test bool) string {
 	from, to := room(folder), room(imported)
 	if from == to {
-		if slices.Contains(apart, from) && !strings.HasPrefix(imported+"/", plugin(folder)+"/") && !strings.HasPrefix(imported, from+"/internal/") {
+		if slices.Contains(apart, from) && !strings.HasPrefix(imported+"/", plugin(folder)+"/") &&
+			!strings.HasPrefix(imported, from+"/internal/") {
 			return "plugins do not import each other"
 		}
 		return ""
@@ -130,7 +133,10 @@ var hostLayers = [][]string{
 
 // hostLayer returns the index of a package's layer, -1 for a package without one.
 func hostLayer(folder string) int {
-	return slices.IndexFunc(hostLayers, func(layer []string) bool { return slices.Contains(layer, strings.TrimPrefix(folder, "host/")) })
+	return slices.IndexFunc(
+		hostLayers,
+		func(layer []string) bool { return slices.Contains(layer, strings.TrimPrefix(folder, "host/")) },
+	)
 }
 
 // No package of host imports upwards or sideways.
@@ -139,7 +145,12 @@ func TestHostImportsGoDown(t *testing.T) {
 	eachGoFile(t, parser.ImportsOnly, func(name string, f *ast.File) {
 		folder := path.Dir(name)
 		if room(folder) != "host" || folder == "host" {
-			require.False(t, folder == "host" && name != "host/architecture_test.go", "%s: the root of host stays empty", name)
+			require.False(
+				t,
+				folder == "host" && name != "host/architecture_test.go",
+				"%s: the root of host stays empty",
+				name,
+			)
 			return
 		}
 		require.GreaterOrEqual(t, hostLayer(folder), 0, "give %s a place in hostLayers", folder)
@@ -153,7 +164,13 @@ func TestHostImportsGoDown(t *testing.T) {
 			}
 			checked++
 			if hostLayer(local) >= hostLayer(folder) && !strings.HasSuffix(name, "_test.go") {
-				t.Errorf("%s imports %s, which is in layer %d of hostLayers; its own layer is %d", name, local, hostLayer(local), hostLayer(folder))
+				t.Errorf(
+					"%s imports %s, which is in layer %d of hostLayers; its own layer is %d",
+					name,
+					local,
+					hostLayer(local),
+					hostLayer(folder),
+				)
 			}
 		}
 	})
@@ -179,7 +196,8 @@ func TestRewardIsPure(t *testing.T) {
 			case first == "gonum.org":
 			case strings.Contains(first, "."):
 				t.Errorf("%s imports %s: host/srpo is pure functions on gonum", name, imported)
-			case slices.Contains([]string{"os", "net", "time", "io", "log", "math/rand", "math/rand/v2", "crypto/rand", "sync"}, imported):
+			case slices.Contains([]string{"os", "net", "time", "io", "log", "math/rand", "math/rand/v2", "crypto/rand",
+				"sync"}, imported):
 				t.Errorf("%s imports %s: the same input must give the same output", name, imported)
 			}
 		}
@@ -225,8 +243,24 @@ func TestNamesSayWhatIsInside(t *testing.T) {
 }
 
 func TestTopLevelIsFixed(t *testing.T) {
-	allowed := []string{"cmd", "host", "plugins", "sdk", "encoders", "envs", "policies", "examples", "docs", "findings",
-		"README.md", "LICENSE", "Makefile", "go.mod", "go.sum", "srpo.toml"}
+	allowed := []string{
+		"cmd",
+		"host",
+		"plugins",
+		"sdk",
+		"encoders",
+		"envs",
+		"policies",
+		"examples",
+		"docs",
+		"findings",
+		"README.md",
+		"LICENSE",
+		"Makefile",
+		"go.mod",
+		"go.sum",
+		"srpo.toml",
+	}
 	for _, name := range tracked(t) {
 		if top := room(name); !strings.HasPrefix(top, ".") {
 			require.Contains(t, allowed, top, "a new name at the top level")
@@ -239,8 +273,23 @@ const maxFile = 200_000
 
 func TestFilesNameNoMachineAndNoRegistry(t *testing.T) {
 	// Written in pieces, so that this file does not name them itself.
-	hosts := regexp.MustCompile(strings.Join([]string{`pypi\.` + `org`, `pythonhosted\.` + `org`, `proxy\.golang\.` + `org`, `registry\.npm` + `js`, `crates\.` + `io`,
-		`deb\.debian\.` + `org`, `archive\.ubuntu\.` + `com`, `conda\.anaconda\.` + `org`, `(?m)^--(extra-)?index` + `-url`, `(?m)^--find` + `-links`}, "|"))
+	hosts := regexp.MustCompile(
+		strings.Join(
+			[]string{
+				`pypi\.` + `org`,
+				`pythonhosted\.` + `org`,
+				`proxy\.golang\.` + `org`,
+				`registry\.npm` + `js`,
+				`crates\.` + `io`,
+				`deb\.debian\.` + `org`,
+				`archive\.ubuntu\.` + `com`,
+				`conda\.anaconda\.` + `org`,
+				`(?m)^--(extra-)?index` + `-url`,
+				`(?m)^--find` + `-links`,
+			},
+			"|",
+		),
+	)
 	machine := regexp.MustCompile(`(?m)(^|[\s"'=(:])/` + `(root|work|home/[a-z]\w*|Users/\w+)/`)
 	require.True(t, machine.MatchString("see /"+"root/x"))
 	require.False(t, machine.MatchString("docs/"+"work/x"))
@@ -310,7 +359,8 @@ var (
 	quoted = regexp.MustCompile("`((?:cmd|host|plugins|sdk|envs|policies|encoders|examples|docs|\\.ci)/[\\w./-]*)`")
 )
 
-// What the documents point at exists: links, and paths in backquotes. Pictures and results are made by runs, which take their time.
+// What the documents point at exists: links, and paths in backquotes. Pictures and results are made by runs,
+// which take their time.
 func TestDocumentsPointAtWhatExists(t *testing.T) {
 	checked := 0
 	for _, name := range tracked(t) {

@@ -344,7 +344,7 @@ func FuzzTransition(f *testing.F) {
 				return c.Reset(t.Context(), env.Reset{Task: "a", Render: fuzzRender})
 			},
 			func() (env.Transition, error) {
-				return c.Step(t.Context(), env.Step{Expert: 2, Render: fuzzRender})
+				return env.StepExpert(t.Context(), c, env.ExpertStep{Steps: 2, Render: fuzzRender})
 			},
 		} {
 			bounded(t, len(data), 3*4864, func() error {
@@ -386,7 +386,7 @@ func TestSameBytesTwice(t *testing.T) {
 		a,
 	)
 	require.NoError(t, c.Configure(t.Context(), plugins.Config{Lanes: 1}))
-	_, err = c.Step(t.Context(), env.Step{Expert: 2, Render: fuzzRender})
+	_, err = env.StepExpert(t.Context(), c, env.ExpertStep{Steps: 2, Render: fuzzRender})
 	require.ErrorContains(t, err, "more bytes than the")
 	require.Equal(t, plugins.Corrupt, plugins.KindOf(err))
 }

@@ -205,28 +205,32 @@ func (e *simEnv) Reset(_ context.Context, r env.Reset) (env.Transition, error) {
 }
 
 func (e *simEnv) Step(ctx context.Context, s env.Step) (env.Transition, error) {
+	return e.step(s.Lane, s.Render, func(l *simLane, tr *env.Transition) error { return e.stepActions(ctx, l, s, tr) })
+}
+
+func (e *simEnv) StepExpert(ctx context.Context, s env.ExpertStep) (env.Transition, error) {
+	return e.step(s.Lane, s.Render, func(l *simLane, tr *env.Transition) error { return e.stepExpert(ctx, l, s, tr) })
+}
+
+// step calls act, which executes steps, on a lane with a running episode.
+func (e *simEnv) step(lane int, r env.Render, act func(*simLane, *env.Transition) error) (env.Transition, error) {
 	var tr env.Transition
-	l, err := e.lane(s.Lane)
+	l, err := e.lane(lane)
 	if err != nil {
 		return tr, err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.running {
-		return tr, Errorf(Invalid, "step on lane %d, whose episode has ended or not begun", s.Lane)
+		return tr, Errorf(Invalid, "step on lane %d, whose episode has ended or not begun", lane)
 	}
-	if err := e.checkRender(s.Render); err != nil {
+	if err := e.checkRender(r); err != nil {
 		return tr, err
 	}
-	if s.Expert > 0 {
-		err = e.stepExpert(ctx, l, s, &tr)
-	} else {
-		err = e.stepActions(ctx, l, s, &tr)
-	}
-	if err != nil {
+	if err := act(l, &tr); err != nil {
 		return tr, err
 	}
-	return tr, e.observe(l, &tr, s.Render)
+	return tr, e.observe(l, &tr, r)
 }
 
 // stepActions executes the actions of a chunk until the episode ends.
@@ -248,18 +252,14 @@ func (e *simEnv) stepActions(ctx context.Context, l *simLane, s env.Step, tr *en
 }
 
 // stepExpert lets the expert act until it has done the requested steps, gives up, or ends the episode.
-func (e *simEnv) stepExpert(ctx context.Context, l *simLane, s env.Step, tr *env.Transition) error {
-	expert, err := expertOf(l.sim, s.ExpertFailure)
+func (e *simEnv) stepExpert(ctx context.Context, l *simLane, s env.ExpertStep, tr *env.Transition) error {
+	expert, err := expertOf(l.sim, s.Failure)
 	if err != nil {
 		return err
 	}
-	if !(s.ExpertNoise >= 0) || math.IsInf(float64(s.ExpertNoise), 0) {
-		return Errorf(Invalid, "expert noise cannot be %g", s.ExpertNoise).
-			WithHint("it is a standard deviation in action units, 0 or more")
-	}
 	space := e.spec.Env.Action
 	var executed, intended []float32
-	for tr.StepsDone < s.Expert && l.running {
+	for tr.StepsDone < s.Steps && l.running {
 		action, ok := expert()
 		if !ok {
 			break // the host sees fewer steps than it requested
@@ -267,7 +267,7 @@ func (e *simEnv) stepExpert(ctx context.Context, l *simLane, s env.Step, tr *env
 		if len(action) != space.Dim() {
 			return Errorf(Internal, "the expert returned %d numbers, an action has %d", len(action), space.Dim())
 		}
-		disturbed := addNoise(space, action, s.ExpertNoise, l.seed, l.steps)
+		disturbed := addNoise(space, action, s.Noise, l.seed, l.steps)
 		intended = append(intended, addNoise(space, action, 0, l.seed, l.steps)...)
 		executed = append(executed, disturbed...)
 		if err := e.stepOnce(ctx, l, disturbed, s.Render, tr); err != nil {
@@ -276,7 +276,7 @@ func (e *simEnv) stepExpert(ctx context.Context, l *simLane, s env.Step, tr *env
 	}
 	if tr.StepsDone > 0 {
 		tr.Actions = plugins.Floats(executed, tr.StepsDone, space.Dim())
-		if s.ExpertNoise > 0 { // the labels of demonstrations are the actions without noise
+		if s.Noise > 0 { // the labels of demonstrations are the actions without noise
 			tr.Intended = plugins.Floats(intended, tr.StepsDone, space.Dim())
 		}
 	}

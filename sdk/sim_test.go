@@ -134,8 +134,8 @@ func newSeeded(s slide) sdk.Sim { return &seeded{s} }
 // forgetful does not report what its expert intended.
 type forgetful struct{ env.Env }
 
-func (f forgetful) Step(ctx context.Context, s env.Step) (env.Transition, error) {
-	tr, err := f.Env.Step(ctx, s)
+func (f forgetful) StepExpert(ctx context.Context, s env.ExpertStep) (env.Transition, error) {
+	tr, err := env.StepExpert(ctx, f.Env, s)
 	tr.Intended = plugins.Tensor{}
 	return tr, err
 }

@@ -135,7 +135,7 @@ func TestEval(t *testing.T) {
 		code, out, stderr = evalCLI(t, "eval", "--checkpoint", run+"/checkpoints/000000", "--states", side, "--lanes", "3")
 		require.Zero(t, code, stderr)
 		require.Contains(t, out, "of 25")
-		require.Contains(t, out, map[string]string{"train": "trained on these very start states.", "test": "start states were held out from training."}[side])
+		require.Contains(t, out, map[string]string{"train": "trained on these start states.", "test": "start states were held out from training."}[side])
 		got := evalEpisodes(t, dir+"-"+side)
 		require.Len(t, got, 25)
 		for _, s := range want {
@@ -230,11 +230,11 @@ func TestEvalRefuses(t *testing.T) {
 		code int
 		says string
 	}{
-		{[]string{"--episodes", "5"}, 4, "episodes: 4 there, 5 now"},
-		{[]string{"--episodes", "4", "--seed", "6"}, 4, "seed: 5 there, 6 now"},
-		{[]string{"--episodes", "4", "--sample"}, 4, "actions: greedy there, sampled at temperature 1 now"},
-		{[]string{"--episodes", "4", "--states", "test"}, 4, "states: all there, test now"},
-		{[]string{"--episodes", "4", "--set", "policy.tiny.image=false"}, 4, "policy.tiny.image: true there, false now"},
+		{[]string{"--episodes", "5"}, 4, "episodes: 4 in the folder, 5 now"},
+		{[]string{"--episodes", "4", "--seed", "6"}, 4, "seed: 5 in the folder, 6 now"},
+		{[]string{"--episodes", "4", "--sample"}, 4, "actions: greedy in the folder, sampled at temperature 1 now"},
+		{[]string{"--episodes", "4", "--states", "test"}, 4, "states: all in the folder, test now"},
+		{[]string{"--episodes", "4", "--set", "policy.tiny.image=false"}, 4, "policy.tiny.image: true in the folder, false now"},
 		{[]string{"--episodes", "4", "--task", "*"}, 4, "tasks differs"},
 		{[]string{"--states", "left"}, 2, `no side "left"`},
 		{[]string{"--episodes", "-1"}, 2, "a count of -1"},
@@ -250,7 +250,7 @@ func TestEvalRefuses(t *testing.T) {
 	// Whoever typed nothing, and meets a default that has changed, goes on with the settings that the folder has.
 	code, _, stderr = evalCLI(t, "eval", "--checkpoint", run, "--out", "e", "--episodes", "4", "--set", "policy.tiny.std=0.5")
 	require.Equal(t, 4, code)
-	require.Contains(t, stderr, "go on with the settings that it was begun with: --config e/srpo.toml")
+	require.Contains(t, stderr, "continue with the settings that it was begun with: --config e/srpo.toml")
 	code, stdout, stderr := evalCLI(t, "eval", "--config", "e/srpo.toml", "--out", "e", "--episodes", "4", "--json")
 	require.Zero(t, code, stderr)
 	require.Contains(t, stdout, `"rolled": 0`)
@@ -269,7 +269,7 @@ func TestEvalRefuses(t *testing.T) {
 	require.NoError(t, os.WriteFile("file", []byte("mine"), 0o644))
 	code, _, stderr = evalCLI(t, "eval", "--checkpoint", run, "--out", "file")
 	require.Equal(t, 2, code)
-	require.Contains(t, stderr, "--out file: there is a file of that name")
+	require.Contains(t, stderr, "--out file: a file has this name")
 	require.Equal(t, "mine", evalRead(t, "file"))
 
 	require.NoError(t, os.MkdirAll("empty", 0o755)) // a policy's folder without a policy
@@ -378,7 +378,7 @@ func TestEvalShards(t *testing.T) {
 		{[]string{"part-1", "part-3"}, 2, "13 of 40 episodes are in none of the folders, which are the shards 1/3, 3/3"},
 		{[]string{"part-1", "part-2", "part-2"}, 2, "is in part-2 and in part-2"},
 		{[]string{"part-1", "whole"}, 2, "is in part-1 and in whole"},
-		{[]string{"part-1", "nowhere"}, 3, "there is no eval.json"},
+		{[]string{"part-1", "nowhere"}, 3, "eval.json is missing"},
 		{nil, 2, "--merge wants the shards' folders"},
 	} {
 		code, _, stderr := evalCLI(t, append([]string{"eval", "--merge", "--out", "merged"}, c.args...)...)
@@ -412,7 +412,7 @@ func TestEvalShards(t *testing.T) {
 	}
 	code, _, stderr = evalCLI(t, append(args, "--shard", "2/3", "--out", "part-1")...)
 	require.Equal(t, 4, code)
-	require.Contains(t, stderr, "shard: 1/3 there, 2/3 now")
+	require.Contains(t, stderr, "shard: 1/3 in the folder, 2/3 now")
 
 	// The paired difference, and the folders that it refuses.
 	code, _, stderr = evalCLI(t, append(args[:len(args)-1], "--out", "greedy")...)

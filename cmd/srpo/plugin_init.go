@@ -32,23 +32,27 @@ var releaseVersion = regexp.MustCompile(`^v[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]
 var pluginName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,63}$`)
 
 func (a *app) pluginInit() *cobra.Command {
-	var lang, kind, name, source string
+	var lang, kind, name, source, from string
 	c := &cobra.Command{
 		Use:   "init FOLDER --lang go|python --kind env|policy|encoder",
 		Short: "Write a small plugin that works, to start from",
 		Long: "init writes a complete plugin into an empty or new folder. It passes srpo plugin test without changes, and its\n" +
 			"README has the next commands.\n" +
 			"A Go plugin requires the module of this version of srpo. To build against a checkout instead, give its folder\n" +
-			"with --srpo-source. In a folder inside a checkout this is the default.",
-		Example: "  srpo plugin init my-env --lang python --kind env\n  srpo plugin init my-policy --lang go --kind policy --srpo-source ~/srpo",
-		Args:    oneArg("a folder"),
+			"with --srpo-source. In a folder inside a checkout this is the default.\n" +
+			"With --from gymnasium:ID the plugin is an environment of gymnasium. If a package registers it, ID is\n" +
+			"MODULE:ID, and the package must be added to requirements.in.",
+		Example: "  srpo plugin init my-env --lang python --kind env\n  srpo plugin init my-policy --lang go --kind policy --srpo-source ~/srpo\n" +
+			"  srpo plugin init fetch --from gymnasium:gymnasium_robotics:FetchReach-v4",
+		Args: oneArg("a folder"),
 		RunE: func(_ *cobra.Command, args []string) error {
-			return a.init(args[0], lang, kind, name, source)
+			return a.init(args[0], lang, kind, name, source, from)
 		},
 	}
 	c.Flags().StringVar(&lang, "lang", "python", "go or python")
 	c.Flags().StringVar(&kind, "kind", "env", "env, policy or encoder")
 	c.Flags().StringVar(&name, "name", "", "the name of the plugin; default: the name of the folder")
+	c.Flags().StringVar(&from, "from", "", "gymnasium:ID: for an env in Python, an environment of gymnasium")
 	c.Flags().StringVar(&source, "srpo-source", "", "for Go: build against this checkout of srpo")
 	return c
 }
@@ -62,9 +66,11 @@ type scaffold struct {
 	Go, Module, Require, Source string
 	// Run has the flags of `srpo run` that use the plugin.
 	Run string
+	// EnvID is the gymnasium ID that the plugin serves, and EnvModule the module in it; both may be empty.
+	EnvID, EnvModule string
 }
 
-func (a *app) init(dir, lang, kind, name, source string) error {
+func (a *app) init(dir, lang, kind, name, source, from string) error {
 	k, err := parseKind(kind)
 	if err != nil {
 		return err
@@ -102,6 +108,13 @@ func (a *app) init(dir, lang, kind, name, source string) error {
 		plugins.Policy:  "--policy " + s.Dir,
 		plugins.Encoder: "--encoder " + s.Dir,
 	}[k]
+	parts := []string{"all", kind}
+	if from != "" {
+		if err := s.fromGymnasium(from, lang, k); err != nil {
+			return err
+		}
+		parts = []string{"all", "gymnasium"}
+	}
 	files := map[string][]byte{}
 	if lang == "go" {
 		if source == "" {
@@ -114,7 +127,7 @@ func (a *app) init(dir, lang, kind, name, source string) error {
 		return plugins.Errorf(plugins.Invalid, "a Python plugin needs no source of srpo: the host provides srpo_sdk").
 			WithPlace("--srpo-source").WithHint("leave it out")
 	}
-	for _, part := range []string{"all", kind} {
+	for _, part := range parts {
 		if err := s.fill(path.Join("templates", lang, part), files); err != nil {
 			return err
 		}
@@ -135,7 +148,30 @@ func (a *app) init(dir, lang, kind, name, source string) error {
 	if lang == "go" && s.Source == "" {
 		fmt.Fprintf(a.out, "first:  cd %s && go mod tidy\n", s.Dir)
 	}
+	if s.EnvModule != "" {
+		fmt.Fprintf(a.out, "first:  add the package that has the module %s to %s/requirements.in, and lock it\n", s.EnvModule, s.Dir)
+	}
 	fmt.Fprintf(a.out, "next:   srpo plugin test %s\n", s.Dir)
+	return nil
+}
+
+// gymnasiumID matches the ID of a gymnasium environment, with the module that registers it: MODULE:NAMESPACE/NAME-v0.
+var gymnasiumID = regexp.MustCompile(`^(?:([\w.]+):)?(?:[\w.-]+/)?[\w.-]+$`)
+
+// fromGymnasium reads the flag --from.
+func (s *scaffold) fromGymnasium(from, lang string, kind plugins.Kind) error {
+	id, isGymnasium := strings.CutPrefix(from, "gymnasium:")
+	match := gymnasiumID.FindStringSubmatch(id)
+	switch {
+	case !isGymnasium || match == nil:
+		return plugins.Errorf(plugins.Invalid, "%q is not gymnasium:ID", from).WithPlace("--from").
+			WithHint("for example gymnasium:Pendulum-v1 or gymnasium:gymnasium_robotics:FetchReach-v4")
+	case lang != "python" || kind != plugins.Env:
+		return plugins.Errorf(plugins.Invalid, "an environment of gymnasium is an env in Python").WithPlace("--from").
+			WithHint("leave out --lang and --kind")
+	}
+	s.EnvID, s.EnvModule = id, match[1]
+	s.Run = "--env " + s.Dir + " --set imitate.demos=0" // it has no expert
 	return nil
 }
 

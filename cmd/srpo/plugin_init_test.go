@@ -15,7 +15,7 @@ func TestInitRequiresTheRelease(t *testing.T) {
 	version = func() string { return "v1.2.3" }
 	var out bytes.Buffer
 	dir := filepath.Join(t.TempDir(), "my-env")
-	require.NoError(t, (&app{out: &out}).init(dir, "go", "env", "", ""))
+	require.NoError(t, (&app{out: &out}).init(dir, "go", "env", "", "", ""))
 	mod, err := os.ReadFile(filepath.Join(dir, "go.mod"))
 	require.NoError(t, err)
 	require.Contains(t, string(mod), "\nrequire github.com/srpo-dev/srpo v1.2.3\n")

@@ -193,7 +193,7 @@ func TestRewardRemembers(t *testing.T) {
 	mended := scoreJSON(t, dir, "--metrics")
 	require.Equal(t, first.Embedded, mended.Embedded)
 	require.Equal(t, first.Attempts, mended.Attempts)
-	require.Equal(t, []string{fmt.Sprintf("%d remembered embeddings were damaged and are made again", len(entries))}, mended.Warnings)
+	require.Equal(t, []string{fmt.Sprintf("%d cached embeddings were damaged and are computed again", len(entries))}, mended.Warnings)
 	again := scoreJSON(t, dir)
 	require.Zero(t, again.Embedded)
 
@@ -218,7 +218,7 @@ func TestRewardComparesSettings(t *testing.T) {
 	require.Equal(t, coarse.Attempts, r.Encoders[1].Attempts)
 	require.NotEqual(t, pixel.Attempts, coarse.Attempts)
 	require.Zero(t, coarse.Embedded, "it is remembered by what it is, not by its label")
-	require.Equal(t, "coarse", r.Fooled[1].Encoder)
+	require.Equal(t, "coarse", r.FalseSuccesses[1].Encoder)
 	for _, name := range []string{"curves-coarse.svg", "curves-pixel-size-6.svg"} {
 		require.FileExists(t, filepath.Join("page", name))
 	}
@@ -337,7 +337,7 @@ func TestRewardWithABadEncoder(t *testing.T) {
 	require.NoError(t, os.WriteFile("few.csv", []byte("id,success,video\na,1,videos/left-0.npz\nb,1,videos/left-4.npz\nc,0,videos/left-8.npz\nd,0,videos/left-7.npz\ne,0,videos/left-6.npz\nf,0,videos/left-5.npz\n"), 0o644))
 	r := scoreJSON(t, "few.csv", "--encoder", "./bad", "--no-cache")
 	require.Len(t, r.Attempts, 6)
-	for i, want := range []string{"", "", "", "exited with status 9 during Encode of 1 clips", "not to my taste", "a vector of 0 numbers instead of 2|not a number"} {
+	for i, want := range []string{"", "", "", "exited with status 9 during Encode of 1 clips", "not to my taste", "is missing|not a number"} {
 		a := r.Attempts[i]
 		if want == "" {
 			require.Empty(t, a.Reason, a.ID)

@@ -33,7 +33,7 @@ func BenchmarkStep(b *testing.B) {
 						Seed: uint64(episode), Render: c.render})
 					episode++
 				}
-				tr := step(b, e, env.Step{Expert: 8, ExpertNoise: 0.1, Render: c.render})
+				tr := stepExpert(b, e, env.ExpertStep{Steps: 8, Noise: 0.1, Render: c.render})
 				steps += tr.StepsDone
 				done = tr.Done()
 			}
@@ -59,8 +59,8 @@ func BenchmarkLanes(b *testing.B) {
 					if done[lane] {
 						reset(b, e, env.Reset{Lane: lane, Task: "tabletop/two_blocks", Seed: uint64(lane)})
 					}
-					s := env.Step{Lane: lane, Expert: 8, Render: env.Render{Observe: []string{"front"}}}
-					done[lane] = step(b, e, s).Done()
+					s := env.ExpertStep{Lane: lane, Steps: 8, Render: env.Render{Observe: []string{"front"}}}
+					done[lane] = stepExpert(b, e, s).Done()
 					free <- lane
 				}
 			})

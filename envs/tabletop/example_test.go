@@ -24,7 +24,7 @@ func Example() {
 	}
 	fmt.Println(t.Observation.Instruction)
 	for !t.Done() {
-		if t, err = e.Step(ctx, env.Step{Expert: 8, Render: render}); err != nil {
+		if t, err = env.StepExpert(ctx, e, env.ExpertStep{Steps: 8, Render: render}); err != nil {
 			panic(err)
 		}
 		fmt.Printf("%2d steps, progress %.1f, %d frames, image %v\n", t.EpisodeSteps, *t.Progress,

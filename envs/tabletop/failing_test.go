@@ -21,7 +21,7 @@ func TestFailuresFail(t *testing.T) {
 					f := &e.(*Tabletop).lanes[0]
 					high := false
 					for {
-						tr := step(t, e, env.Step{Expert: 1, ExpertNoise: 0.05, ExpertFailure: mode})
+						tr := stepExpert(t, e, env.ExpertStep{Steps: 1, Noise: 0.05, Failure: mode})
 						require.False(t, tr.Success, "start state %d, step %d", i, tr.EpisodeSteps)
 						if b := f.failing.block; f.world.held == b && f.world.blocks[b].pos[2] > 0.03 {
 							high = true

@@ -33,7 +33,7 @@ func TestSheets(t *testing.T) {
 			require.NoError(t, err)
 			clip := tr.Recorded.Data
 			for !tr.Done() {
-				tr, err = e.Step(t.Context(), env.Step{Expert: 8, Render: render})
+				tr, err = env.StepExpert(t.Context(), e, env.ExpertStep{Steps: 8, Render: render})
 				require.NoError(t, err)
 				clip = append(clip, tr.Recorded.Data...)
 			}

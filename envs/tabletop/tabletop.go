@@ -225,33 +225,74 @@ func (t *Tabletop) Reset(ctx context.Context, r env.Reset) (env.Transition, erro
 
 // Step implements [env.Env]. It checks the whole chunk before it executes any action.
 func (t *Tabletop) Step(ctx context.Context, s env.Step) (env.Transition, error) {
-	l, err := t.lane(s.Lane)
+	l, err := t.runningLane(s.Lane, s.Render)
 	if err != nil {
 		return env.Transition{}, err
+	}
+	n, err := checkChunk(s.Actions)
+	if err != nil {
+		return env.Transition{}, err
+	}
+	return t.steps(ctx, l, n, s.Render, func(i int) (a [actionDim]float64) {
+		for k := range a {
+			a[k] = min(max(floatAt(s.Actions.Data, i*actionDim+k), -1), 1)
+		}
+		return a
+	})
+}
+
+// StepExpert implements [env.Expert].
+func (t *Tabletop) StepExpert(ctx context.Context, s env.ExpertStep) (env.Transition, error) {
+	l, err := t.runningLane(s.Lane, s.Render)
+	if err != nil {
+		return env.Transition{}, err
+	}
+	if s.Failure != "" && !slices.Contains(failures, s.Failure) {
+		return env.Transition{}, plugins.Errorf(plugins.Unsupported, "unknown expert failure %q", s.Failure).
+			WithHint("use one of %s", strings.Join(failures, ", "))
+	}
+	executed := make([]byte, 0, 4*actionDim*min(s.Steps, l.maxSteps-l.steps, 1024))
+	var intended []byte
+	out, err := t.steps(ctx, l, s.Steps, s.Render, func(int) [actionDim]float64 {
+		a, undisturbed := l.expert(s.Noise, s.Failure)
+		executed = appendFloats(executed, a)
+		if s.Noise > 0 {
+			intended = appendFloats(intended, undisturbed)
+		}
+		return a
+	})
+	if err != nil {
+		return out, err
+	}
+	out.Actions = plugins.Tensor{DType: plugins.Float32, Shape: []int{out.StepsDone, actionDim}, Data: executed}
+	if intended != nil {
+		out.Intended = plugins.Tensor{DType: plugins.Float32, Shape: []int{out.StepsDone, actionDim}, Data: intended}
+	}
+	return out, nil
+}
+
+// runningLane returns a lane with a running episode. It also checks what the call must render.
+func (t *Tabletop) runningLane(i int, r env.Render) (*lane, error) {
+	l, err := t.lane(i)
+	if err != nil {
+		return nil, err
 	}
 	switch l.state {
 	case idle:
-		return env.Transition{}, plugins.Errorf(plugins.Invalid, "lane %d has no episode", s.Lane).
-			WithHint("call Reset first")
+		return nil, plugins.Errorf(plugins.Invalid, "lane %d has no episode", i).WithHint("call Reset first")
 	case ended:
-		return env.Transition{}, plugins.Errorf(plugins.Invalid, "the episode on lane %d ended after %d steps",
-			s.Lane, l.steps).
+		return nil, plugins.Errorf(plugins.Invalid, "the episode on lane %d ended after %d steps", i, l.steps).
 			WithHint("call Reset after Terminated or Truncated")
 	}
-	if err := checkRender(s.Render); err != nil {
-		return env.Transition{}, err
-	}
-	n, err := checkChunk(s)
-	if err != nil {
-		return env.Transition{}, err
-	}
+	return l, checkRender(r)
+}
 
+// steps executes up to n actions, until the episode ends. next returns the action with the given index.
+func (t *Tabletop) steps(ctx context.Context, l *lane, n int, r env.Render,
+	next func(i int) [actionDim]float64) (env.Transition, error) {
 	var out env.Transition
-	var frames, executed, intended []byte
-	if s.Expert > 0 {
-		executed = make([]byte, 0, 4*actionDim*min(n, l.maxSteps-l.steps, 1024))
-	}
-	if maxFrames := s.Render.Frames(l.steps, min(n, l.maxSteps-l.steps)); maxFrames > 0 {
+	var frames []byte
+	if maxFrames := r.Frames(l.steps, min(n, l.maxSteps-l.steps)); maxFrames > 0 {
 		frames = make([]byte, 0, min(maxFrames, 64)*t.height*t.width*3)
 	}
 	recorded := 0
@@ -262,21 +303,8 @@ func (t *Tabletop) Step(ctx context.Context, s env.Step) (env.Transition, error)
 				return env.Transition{}, contextError(err)
 			}
 		}
-		var a [actionDim]float64
-		if s.Expert > 0 {
-			var undisturbed [actionDim]float64
-			a, undisturbed = l.expert(s.ExpertNoise, s.ExpertFailure)
-			executed = appendFloats(executed, a)
-			if s.ExpertNoise > 0 {
-				intended = appendFloats(intended, undisturbed)
-			}
-		} else {
-			for k := range a {
-				a[k] = min(max(floatAt(s.Actions.Data, i*actionDim+k), -1), 1)
-			}
-		}
-		l.step(a, &out)
-		if s.Render.Frames(l.steps-1, 1) == 1 {
+		l.step(next(i), &out)
+		if r.Frames(l.steps-1, 1) == 1 {
 			frames = t.render(l, frames)
 			recorded++
 		}
@@ -284,14 +312,7 @@ func (t *Tabletop) Step(ctx context.Context, s env.Step) (env.Transition, error)
 	if recorded > 0 {
 		out.Recorded = plugins.Bytes(frames, recorded, t.height, t.width, 3)
 	}
-	if s.Expert > 0 {
-		out.Actions = plugins.Tensor{DType: plugins.Float32, Shape: []int{out.StepsDone, actionDim}, Data: executed}
-		if intended != nil {
-			out.Intended = plugins.Tensor{DType: plugins.Float32, Shape: []int{out.StepsDone, actionDim},
-				Data: intended}
-		}
-	}
-	t.observe(l, s.Render, &out)
+	t.observe(l, r, &out)
 	return out, nil
 }
 
@@ -398,36 +419,19 @@ func (t *Tabletop) lane(i int) (*lane, error) {
 	return &t.lanes[i], nil
 }
 
-// checkChunk checks all actions of s and returns their number.
-func checkChunk(s env.Step) (int, error) {
-	if !(s.ExpertNoise >= 0) || math.IsInf(float64(s.ExpertNoise), 0) {
-		return 0, plugins.Errorf(plugins.Invalid, "the expert noise is %g", s.ExpertNoise).
-			WithHint("use a standard deviation in action units, 0 or more")
-	}
-	switch {
-	case s.Expert < 0:
-		return 0, plugins.Errorf(plugins.Invalid, "the expert cannot act for %d steps", s.Expert).
-			WithHint("request 1 step or more")
-	case s.ExpertFailure != "" && !slices.Contains(failures, s.ExpertFailure):
-		return 0, plugins.Errorf(plugins.Unsupported, "unknown expert failure %q", s.ExpertFailure).
-			WithHint("use one of %s", strings.Join(failures, ", "))
-	case s.Expert > 0 && !s.Actions.IsZero():
-		return 0, plugins.Errorf(plugins.Invalid, "both actions and the expert were given").
-			WithHint("give either actions or the expert")
-	case s.Expert > 0:
-		return s.Expert, nil
-	}
-	if err := s.Actions.Check("actions", plugins.Float32, -1, actionDim); err != nil {
+// checkChunk checks all actions of a chunk and returns their number.
+func checkChunk(actions plugins.Tensor) (int, error) {
+	if err := actions.Check("actions", plugins.Float32, -1, actionDim); err != nil {
 		e := plugins.AsError(err)
 		e.Kind = plugins.Invalid
 		return 0, e.WithHint("give float32 [n, %d]: dx, dy, dz, gripper", actionDim)
 	}
-	n := s.Actions.Shape[0]
+	n := actions.Shape[0]
 	if n == 0 {
 		return 0, plugins.Errorf(plugins.Invalid, "the chunk has no actions").WithHint("give at least one")
 	}
 	for i := range n * actionDim {
-		v := floatAt(s.Actions.Data, i)
+		v := floatAt(actions.Data, i)
 		if !(math.Abs(v) <= 1+actionSlack) { // also true for NaN
 			return 0, plugins.Errorf(plugins.Invalid, "action %d has %s = %g", i/actionDim,
 				actionNames[i%actionDim], v).

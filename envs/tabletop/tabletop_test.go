@@ -29,7 +29,7 @@ func TestExpertSucceeds(t *testing.T) {
 				require.Zero(t, *tr.Progress)
 				first := -1
 				for !tr.Done() {
-					tr = step(t, e, env.Step{Expert: 1, ExpertNoise: noise})
+					tr = stepExpert(t, e, env.ExpertStep{Steps: 1, Noise: noise})
 					w := &e.(*Tabletop).lanes[0].world
 					for i := range w.n {
 						if first < 0 && w.placed(i) {
@@ -64,13 +64,13 @@ func TestSameOnEveryLane(t *testing.T) {
 		wait.Go(func() {
 			// Give every lane a different history.
 			reset(t, e, env.Reset{Lane: lane, Task: "tabletop/one_block", StartState: lane, Seed: uint64(lane)})
-			step(t, e, env.Step{Lane: lane, Expert: 3 + lane, ExpertNoise: 0.4})
+			stepExpert(t, e, env.ExpertStep{Lane: lane, Steps: 3 + lane, Noise: 0.4})
 			render := env.Render{Observe: []string{"front"}, Record: "front", RecordEvery: 3}
 			tr := reset(t, e, env.Reset{Lane: lane, Task: "tabletop/two_blocks", StartState: 7, Seed: 99,
 				Render: render})
 			episodes[lane] = append(episodes[lane], tr)
 			for !tr.Done() {
-				tr = step(t, e, env.Step{Lane: lane, Expert: 8, ExpertNoise: 0.25, Render: render})
+				tr = stepExpert(t, e, env.ExpertStep{Lane: lane, Steps: 8, Noise: 0.25, Render: render})
 				episodes[lane] = append(episodes[lane], tr)
 			}
 		})
@@ -86,7 +86,7 @@ func TestReplay(t *testing.T) {
 	e := open(t, 2, 0, nil)
 	at := env.Reset{Task: "tabletop/two_blocks", StartState: 11, Seed: 5}
 	reset(t, e, at)
-	whole := step(t, e, env.Step{Expert: 500, ExpertNoise: 0.2})
+	whole := stepExpert(t, e, env.ExpertStep{Steps: 500, Noise: 0.2})
 	at.Lane = 1
 	reset(t, e, at)
 	var last env.Transition
@@ -112,14 +112,14 @@ func TestExpertIntended(t *testing.T) {
 	other.Lane = 1
 	reset(t, e, at)
 	for steps := range 20 {
-		noisy := step(t, e, env.Step{Expert: 1, ExpertNoise: 0.3})
+		noisy := stepExpert(t, e, env.ExpertStep{Steps: 1, Noise: 0.3})
 		require.NotEqual(t, noisy.Actions, noisy.Intended)
 		// Bring the other lane to the same state, where its expert acts without noise.
 		reset(t, e, other)
 		for range steps {
-			step(t, e, env.Step{Lane: 1, Expert: 1, ExpertNoise: 0.3})
+			stepExpert(t, e, env.ExpertStep{Lane: 1, Steps: 1, Noise: 0.3})
 		}
-		calm := step(t, e, env.Step{Lane: 1, Expert: 1})
+		calm := stepExpert(t, e, env.ExpertStep{Lane: 1, Steps: 1})
 		require.Equal(t, calm.Actions, noisy.Intended)
 		require.True(t, calm.Intended.IsZero())
 	}
@@ -130,7 +130,7 @@ func TestSeedsDiffer(t *testing.T) {
 	e := open(t, 1, 0, nil)
 	run := func(state int, seed uint64) env.Transition {
 		reset(t, e, env.Reset{Task: "tabletop/two_blocks", StartState: state, Seed: seed})
-		return step(t, e, env.Step{Expert: 10, ExpertNoise: 0.2})
+		return stepExpert(t, e, env.ExpertStep{Steps: 10, Noise: 0.2})
 	}
 	a, b, c := run(0, 1), run(0, 2), run(1, 1)
 	require.NotEqual(t, a.Actions, b.Actions)
@@ -150,7 +150,7 @@ func TestRecordEvery(t *testing.T) {
 			frames := 1
 			for !tr.Done() {
 				before := tr.EpisodeSteps
-				tr = step(t, e, env.Step{Expert: chunk, Render: render})
+				tr = stepExpert(t, e, env.ExpertStep{Steps: chunk, Render: render})
 				want := render.Frames(before, tr.StepsDone)
 				if want == 0 {
 					require.True(t, tr.Recorded.IsZero())
@@ -175,7 +175,7 @@ func TestRecordedIsObserved(t *testing.T) {
 	require.Equal(t, tr.Observation.Images["front"].Data, tr.Recorded.Data)
 	for range 4 {
 		before := tr.Observation.Images["front"].Clone()
-		tr = step(t, e, env.Step{Expert: 8, Render: render})
+		tr = stepExpert(t, e, env.ExpertStep{Steps: 8, Render: render})
 		now := tr.Observation.Images["front"].Data
 		require.Equal(t, now, tr.Recorded.Data[len(now):])
 		require.NotEqual(t, before.Data, now)
@@ -258,9 +258,9 @@ func TestEnds(t *testing.T) {
 	requireError(t, err, plugins.Invalid, "ended after 11 steps")
 	// A success at the step limit terminates the episode and does not truncate it.
 	reset(t, e, env.Reset{Task: "tabletop/one_block"})
-	need := step(t, e, env.Step{Expert: 500}).EpisodeSteps
+	need := stepExpert(t, e, env.ExpertStep{Steps: 500}).EpisodeSteps
 	reset(t, e, env.Reset{Task: "tabletop/one_block", MaxSteps: need})
-	tr = step(t, e, env.Step{Expert: 500})
+	tr = stepExpert(t, e, env.ExpertStep{Steps: 500})
 	require.True(t, tr.Success && tr.Terminated && !tr.Truncated)
 }
 
@@ -316,15 +316,22 @@ func TestBadInput(t *testing.T) {
 		"actions is":    {Actions: plugins.Bytes([]byte{0, 0, 0, 0}, 1, 4)},
 		"but 4 bytes": {Actions: plugins.Tensor{DType: plugins.Float32, Shape: []int{1, 4},
 			Data: []byte{0, 0, 0, 0}}},
-		"both":         {Actions: good, Expert: 1},
-		"for -3 steps": {Expert: -3},
-		"noise is NaN": {Expert: 1, ExpertNoise: nan},
-		"no camera":    {Actions: good, Render: env.Render{Record: "Front", RecordEvery: 1}},
+		"no camera": {Actions: good, Render: env.Render{Record: "Front", RecordEvery: 1}},
 	} {
 		_, err := e.Step(t.Context(), s)
 		require.ErrorContains(t, err, want)
 		require.NotEmpty(t, plugins.AsError(err).Hint, want)
 	}
+	for want, s := range map[string]env.ExpertStep{
+		"for -3 steps": {Steps: -3},
+		"noise is NaN": {Steps: 1, Noise: nan},
+		"no camera":    {Steps: 1, Render: env.Render{Record: "Front", RecordEvery: 1}},
+	} {
+		_, err := env.StepExpert(t.Context(), e, s)
+		require.ErrorContains(t, err, want)
+		require.NotEmpty(t, plugins.AsError(err).Hint)
+	}
+
 	// No action of the refused chunks was executed.
 	require.Equal(t, 1, step(t, e, env.Step{Actions: good}).EpisodeSteps)
 	// Rounding errors are accepted.
@@ -332,7 +339,7 @@ func TestBadInput(t *testing.T) {
 
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err = e.Step(ctx, env.Step{Expert: 1})
+	_, err = env.StepExpert(ctx, e, env.ExpertStep{Steps: 1})
 	requireError(t, err, plugins.Canceled, "canceled")
 }
 
@@ -346,6 +353,13 @@ func requireError(t *testing.T, err error, kind plugins.ErrorKind, text string) 
 func reset(t testing.TB, e env.Env, r env.Reset) env.Transition {
 	t.Helper()
 	tr, err := e.Reset(t.Context(), r)
+	require.NoError(t, err)
+	return tr
+}
+
+func stepExpert(t testing.TB, e env.Env, s env.ExpertStep) env.Transition {
+	t.Helper()
+	tr, err := env.StepExpert(t.Context(), e, s)
 	require.NoError(t, err)
 	return tr
 }

@@ -131,12 +131,12 @@ func Reward(list []attempts.Attempt, embeddings [][]float64, anchors map[string]
 		return Scores{}, err
 	}
 	out := Scores{Attempts: make([]Score, len(list))}
-	for i, s := range scored.Scores {
+	for i, s := range scored.Rollouts {
 		a := list[i]
 		o := Score{ID: a.ID, Task: a.Task, Success: a.Success, Reward: s.Reward, Dropped: s.Dropped,
 			Reason: s.Reason, Progress: a.Progress, Video: a.Video}
 		if s.Centre >= 0 {
-			o.Distance, o.Centre = &s.Distance, &s.Centre
+			o.Distance, o.Centre = new(s.Distance), new(s.Centre)
 		}
 		if a.Problem != "" && len(embeddings[i]) == 0 {
 			o.Reason = a.Problem

@@ -250,6 +250,13 @@ type timedEnv struct {
 	inStep *atomic.Int64
 }
 
+func (e timedEnv) StepExpert(ctx context.Context, s env.ExpertStep) (env.Transition, error) {
+	began := time.Now()
+	t, err := env.StepExpert(ctx, e.Env, s)
+	e.inStep.Add(int64(time.Since(began)))
+	return t, err
+}
+
 func (e timedEnv) Step(ctx context.Context, s env.Step) (env.Transition, error) {
 	began := time.Now()
 	t, err := e.Env.Step(ctx, s)

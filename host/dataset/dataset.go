@@ -1,5 +1,5 @@
-// Package dataset reads recorded episodes to learn from: what run.keep_trajectories and `srpo record
-// --trajectories` keep, and LeRobot data sets.
+// Package dataset reads recorded episodes to learn from: the trajectories of run.keep_trajectories and
+// `srpo record --trajectories`, and LeRobot data sets.
 package dataset
 
 import (
@@ -13,88 +13,88 @@ import (
 	"github.com/srpo-dev/srpo/plugins/policy"
 )
 
-// Set is a folder of recorded episodes. Close it.
+// Set is a folder of recorded episodes. Close must be called after use.
 type Set interface {
-	// Form is "trajectories" or "lerobot v2.1" and the like.
+	// Form is "trajectories" or, for example, "LeRobot v2.1".
 	Form() string
-	// Episodes are all of them, in the folder's order; ids are unique.
+	// Episodes returns all episodes in the order of the folder. IDs are unique.
 	Episodes() []Episode
-	// Space is what actions and proprio mean, as far as the folder says.
+	// Space describes actions and proprio, as far as the folder does.
 	Space() Space
-	// Demonstration reads episode i: actions float32 [T, A], proprio float32 [T, P], and images uint8 [T,
-	// H, W, 3] of the cameras named.
+	// Demonstration reads episode i: actions float32 [T, A], proprio float32 [T, P], and the images uint8
+	// [T, H, W, 3] of the given cameras.
 	Demonstration(ctx context.Context, i int, cameras []string) (policy.Demonstration, error)
-	// Clip reads the frames of episode i that an encoder looks at, uint8 [F, H, W, 3]. Frame k is what was
-	// seen after k times Every env steps.
+	// Clip reads the frames of episode i for an encoder, uint8 [F, H, W, 3]. Frame k was recorded after k
+	// times Every env steps.
 	Clip(ctx context.Context, i int) (media.Clip, error)
-	// Every is how many env steps lie between two frames of a clip.
+	// Every is the number of env steps between two frames of a clip.
 	Every() int
 	Close()
 }
 
-// Episode is what a set says of an episode without reading it.
+// Episode describes an episode without its arrays.
 type Episode struct {
 	ID, Task, Instruction string
-	// Success is the label; nil: there is none.
+	// Success is the label; nil if there is none.
 	Success *bool
-	// Steps are actions.
+	// Steps is the number of actions.
 	Steps int
 }
 
-// Space is what the numbers mean; empty where nobody wrote it down.
+// Space describes the arrays of episodes. Fields that are not known are empty.
 type Space struct {
 	Env     string
 	Action  plugins.ActionSpace
 	Proprio []string
-	// Cameras that trajectories hold; RecordCamera is the one of the clips.
+	// Cameras are those of the trajectories; RecordCamera is that of the clips.
 	Cameras      []string
 	RecordCamera string
 }
 
-// Options say how a LeRobot data set is read.
+// Options are the settings for LeRobot data sets.
 type Options struct {
-	// Cameras are CAMERA=FEATURE; empty: by name. Wanted are the cameras that somebody will ask for, the
-	// recording camera first.
+	// Cameras are CAMERA=FEATURE; without them, features are matched by name. Wanted are the cameras that
+	// will be requested, the recording camera first.
 	Cameras, Wanted []string
-	// Action and State are features; Success is "auto", "all", "none" or a feature.
+	// Action and State are names of features. Success is "auto", "all", "none" or the name of a feature.
 	Action, State, Success string
-	// Every is how many steps lie between two frames of a clip.
+	// Every is the number of steps between two frames of a clip.
 	Every int
-	// Reader starts the program that reads parquet and video; nil: only folders of our own can be read.
+	// Reader starts the program that reads parquet and video. If it is nil, LeRobot data sets cannot be read.
 	Reader *Reader
 }
 
-// Open finds out what a folder holds. Errors: NotFound when there is no such folder, Invalid when it holds
-// no episode with actions.
+// Open opens a folder of trajectories or a LeRobot data set. The error is NotFound if the folder does not
+// exist, and Invalid if it contains no episode with actions.
 func Open(ctx context.Context, dir string, o Options) (Set, error) {
 	info, err := os.Stat(dir)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return nil, plugins.Errorf(plugins.NotFound, "there is no such folder").WithPlace("%s", dir).WithHint(hint)
 	case err != nil:
-		return nil, plugins.Errorf(plugins.Invalid, "cannot be read: %w", err).WithPlace("%s",
-			dir).WithHint("check its permissions")
+		return nil, plugins.Errorf(plugins.Invalid, "cannot be read: %w", err).WithPlace("%s", dir).
+			WithHint("check its permissions")
 	case !info.IsDir():
 		return nil, plugins.Errorf(plugins.Invalid, "this is a file").WithPlace("%s", dir).WithHint(hint)
 	}
-	there := func(name ...string) bool {
+	has := func(name ...string) bool {
 		_, err := os.Stat(filepath.Join(append([]string{dir}, name...)...))
 		return err == nil
 	}
 	switch {
-	case there(Dir):
-		return openOwn(dir)
-	case there("meta", "info.json"):
+	case has(Dir):
+		return openTrajectories(dir)
+	case has("meta", "info.json"):
 		return openLeRobot(ctx, dir, o)
-	case there("manifest.json") && there("srpo.toml"), there("eval.json"):
-		return nil, plugins.Errorf(plugins.Invalid, "the run folder kept no trajectories").WithPlace("%s", dir).
+	case has("manifest.json") && has("srpo.toml"), has("eval.json"):
+		return nil, plugins.Errorf(plugins.Invalid, "the run folder has no trajectories").WithPlace("%s", dir).
 			WithHint("srpo run --set run.keep_trajectories=all keeps them; srpo record --actor policy --checkpoint "+
 				"%s --trajectories records new ones", dir)
-	case there("labels.jsonl"):
-		return nil, plugins.Errorf(plugins.Invalid, "the recording holds clips and no actions").WithPlace("%s",
-			dir).WithHint("record it again with --trajectories, into another folder")
+	case has("labels.jsonl"):
+		return nil, plugins.Errorf(plugins.Invalid, "the recording has clips but no actions").WithPlace("%s", dir).
+			WithHint("record it again with --trajectories, into another folder")
 	}
-	return nil, plugins.Errorf(plugins.Invalid, "the folder holds no recorded episodes").WithPlace("%s",
+	return nil, plugins.Errorf(plugins.Invalid, "the folder contains no recorded episodes").WithPlace("%s",
 		dir).WithHint(hint)
 }
 

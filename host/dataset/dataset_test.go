@@ -24,7 +24,7 @@ var space = Space{Env: "toy", Action: plugins.ActionSpace{Names: []string{"x", "
 	High: []float32{1, 1}, Meaning: "metres", RateHz: 10},
 	Proprio: []string{"a", "b", "c"}, Cameras: []string{"front", "wrist"}, RecordCamera: "front"}
 
-// toy is an episode of n steps whose pictures move slowly enough for a video.
+// toy returns an episode of n steps whose images change slowly, so that a lossy video is close to them.
 func toy(i, n int) policy.Demonstration {
 	var front, wrist []byte
 	var actions, proprio []float32
@@ -44,7 +44,7 @@ func toy(i, n int) policy.Demonstration {
 			"wrist": plugins.Bytes(wrist, n, 16, 16, 3)}}
 }
 
-// recording writes a folder of n episodes.
+// recording writes a folder with n episodes.
 func recording(t *testing.T, n int) (string, []policy.Demonstration) {
 	t.Helper()
 	dir := t.TempDir()
@@ -71,7 +71,7 @@ func recording(t *testing.T, n int) (string, []policy.Demonstration) {
 	return dir, demos
 }
 
-func TestOwnFolder(t *testing.T) {
+func TestTrajectories(t *testing.T) {
 	ctx := context.Background()
 	dir, demos := recording(t, 3)
 	s, err := Open(ctx, dir, Options{})
@@ -101,13 +101,13 @@ func TestOwnFolder(t *testing.T) {
 	require.Equal(t, path, plugins.AsError(err).Place)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, Dir, "e2.json"), []byte(`{"id": "e0"}`), 0o644))
 	_, err = Open(ctx, dir, Options{})
-	require.ErrorContains(t, err, `both called "e0"`)
+	require.ErrorContains(t, err, `have the same id "e0"`)
 }
 
-func TestFoldersOfSomethingElse(t *testing.T) {
-	for name, files := range map[string][]string{"holds no recorded episodes": {"x"},
-		"kept no trajectories": {"manifest.json", "srpo.toml"}, "clips and no actions": {"labels.jsonl"},
-		"nothing here reads LeRobot": {"meta/info.json"}} {
+func TestFoldersWithoutTrajectories(t *testing.T) {
+	for name, files := range map[string][]string{"contains no recorded episodes": {"x"},
+		"has no trajectories": {"manifest.json", "srpo.toml"}, "clips but no actions": {"labels.jsonl"},
+		"LeRobot data sets cannot be read here": {"meta/info.json"}} {
 		dir := t.TempDir()
 		for _, f := range files {
 			require.NoError(t, os.MkdirAll(filepath.Dir(filepath.Join(dir, f)), 0o755))
@@ -120,8 +120,8 @@ func TestFoldersOfSomethingElse(t *testing.T) {
 	require.Equal(t, plugins.NotFound, plugins.KindOf(err))
 }
 
-// python is the interpreter of the reader's environment, where somebody installed it already; a test
-// installs nothing.
+// python returns the interpreter of the reader's environment. It skips the test if the environment is not
+// installed.
 func python(t *testing.T) string {
 	t.Helper()
 	cache, err := pyenv.CacheDir()
@@ -136,7 +136,7 @@ func python(t *testing.T) string {
 	return ""
 }
 
-func TestLeRobotThereAndBack(t *testing.T) {
+func TestLeRobotRoundTrip(t *testing.T) {
 	ctx := context.Background()
 	interpreter := python(t)
 	dir, demos := recording(t, 3)
@@ -144,19 +144,19 @@ func TestLeRobotThereAndBack(t *testing.T) {
 	run := func(args ...string) (string, error) {
 		cmd := exec.Command(interpreter, args...)
 		cmd.Env = append(os.Environ(), "OMP_NUM_THREADS=1", "PYTHONDONTWRITEBYTECODE=1")
-		out, err := cmd.CombinedOutput()
-		return string(out), err
+		output, err := cmd.CombinedOutput()
+		return string(output), err
 	}
-	said, err := run("lerobot/write.py", "--from", dir, "--out", v3, "--fps", "10")
-	require.NoError(t, err, said)
-	said, err = run("lerobot/write.py", "--from", dir, "--out", v3, "--fps", "10")
+	out, err := run("lerobot/write.py", "--from", dir, "--out", v3, "--fps", "10")
+	require.NoError(t, err, out)
+	out, err = run("lerobot/write.py", "--from", dir, "--out", v3, "--fps", "10")
 	require.Error(t, err)
-	require.Contains(t, said, "the folder is not empty")
-	said, err = run("testdata/picture_statistics.py")
-	require.NoError(t, err, said)
+	require.Contains(t, out, "the folder is not empty")
+	out, err = run("testdata/picture_statistics.py")
+	require.NoError(t, err, out)
 	v2 := filepath.Join(t.TempDir(), "v2")
-	said, err = run("testdata/as_v21.py", v3, v2)
-	require.NoError(t, err, said)
+	out, err = run("testdata/as_v21.py", v3, v2)
+	require.NoError(t, err, out)
 
 	reader := &Reader{Command: func(context.Context) ([]string, []string, error) {
 		return []string{interpreter, "lerobot/read.py"}, []string{"PYTHONDONTWRITEBYTECODE=1"}, nil
@@ -184,7 +184,7 @@ func TestLeRobotThereAndBack(t *testing.T) {
 					sum += math.Abs(float64(v) - float64(d.Images[camera].Data[k]))
 				}
 				require.Less(t, sum/float64(len(want.Images[camera].Data)), 8.0,
-					"%s %s: mean difference of pixels", c.form, camera)
+					"%s %s: mean absolute difference of pixels", c.form, camera)
 			}
 			clip, err := s.Clip(ctx, i)
 			require.NoError(t, err)
@@ -203,11 +203,11 @@ func TestLeRobotThereAndBack(t *testing.T) {
 	require.EqualValues(t, 30, stats["action"]["count"].([]any)[0])
 
 	for wrong, change := range map[string]func(*Options){
-		`no such feature as "act"`:             func(o *Options) { o.Action = "act" },
-		`no such feature as "nowhere"`:         func(o *Options) { o.Cameras = []string{"front=nowhere"} },
-		`does not say which feature`:           func(o *Options) { o.Cameras = []string{"front"} },
-		`there is no feature 'won'`:            func(o *Options) { o.Success = "won" },
-		`nothing says which of its cameras is`: func(o *Options) { o.Wanted = []string{"top"} },
+		`no feature "act"`:               func(o *Options) { o.Action = "act" },
+		`no feature "nowhere"`:           func(o *Options) { o.Cameras = []string{"front=nowhere"} },
+		`not of the form CAMERA=FEATURE`: func(o *Options) { o.Cameras = []string{"front"} },
+		`there is no feature 'won'`:      func(o *Options) { o.Success = "won" },
+		`it is not known which camera`:   func(o *Options) { o.Wanted = []string{"top"} },
 	} {
 		bad := o
 		change(&bad)
@@ -227,5 +227,5 @@ func TestLeRobotThereAndBack(t *testing.T) {
 	_, err = s.Clip(ctx, 0)
 	require.ErrorContains(t, err, "does not decode")
 	_, err = s.Demonstration(ctx, 0, []string{"wrist"})
-	require.NoError(t, err, "what else there is can still be read")
+	require.NoError(t, err, "other cameras can still be read")
 }

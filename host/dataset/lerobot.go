@@ -29,8 +29,8 @@ import (
 //go:embed lerobot/plugin.toml lerobot/requirements.txt lerobot/read.py lerobot/write.py
 var lerobotFiles embed.FS
 
-// LeRobotFiles is the Python package that reads and writes LeRobot data sets, plugin.toml at its root;
-// write.py is the writer.
+// LeRobotFiles returns the Python package that reads and writes LeRobot data sets, with plugin.toml at its
+// root. Its entry is the reader; write.py is the writer.
 func LeRobotFiles() fs.FS {
 	sub, err := fs.Sub(lerobotFiles, "lerobot")
 	if err != nil {
@@ -39,11 +39,11 @@ func LeRobotFiles() fs.FS {
 	return sub
 }
 
-// Reader starts the program that reads parquet and video, one process for each data set.
+// Reader starts the program that reads parquet and video, one process per data set.
 type Reader struct {
-	// Command makes the program ready and says how to start it.
+	// Command installs the program if necessary and returns its command line and environment.
 	Command func(ctx context.Context) (argv, env []string, err error)
-	// Timeout bounds one episode; 0: ten minutes.
+	// Timeout limits the time to read one episode; 0 means ten minutes.
 	Timeout time.Duration
 }
 
@@ -54,7 +54,7 @@ type lerobot struct {
 	version string
 	list    []Episode
 	space   Space
-	// features by name; cameras are those with pictures.
+	// cameras are the names of the features with images.
 	features map[string]feature
 	cameras  []string
 
@@ -65,7 +65,7 @@ type lerobot struct {
 	cmd     *exec.Cmd
 	in      io.WriteCloser
 	out     *bufio.Reader
-	said    *lastWords
+	stderr  *tail
 }
 
 type feature struct {
@@ -74,9 +74,9 @@ type feature struct {
 	Names []string `json:"names"`
 }
 
-func (f feature) pictures() bool { return f.DType == "video" || f.DType == "image" }
+func (f feature) isImage() bool { return f.DType == "video" || f.DType == "image" }
 
-// reply is a line of the program.
+// reply is one line from the program.
 type reply struct {
 	Problem, Hint string
 	Version       string
@@ -93,12 +93,12 @@ type reply struct {
 	}
 }
 
-// mostReply bounds the arrays of one episode, bytes.
-const mostReply = 6 << 30
+// maxReply limits the arrays of one episode in bytes.
+const maxReply = 6 << 30
 
 func openLeRobot(ctx context.Context, dir string, o Options) (Set, error) {
 	if o.Reader == nil || o.Reader.Command == nil {
-		return nil, plugins.Errorf(plugins.Unsupported, "nothing here reads LeRobot data sets").WithPlace("%s", dir)
+		return nil, plugins.Errorf(plugins.Unsupported, "LeRobot data sets cannot be read here").WithPlace("%s", dir)
 	}
 	abs, err := filepath.Abs(dir)
 	if err != nil {
@@ -114,10 +114,10 @@ func openLeRobot(ctx context.Context, dir string, o Options) (Set, error) {
 	if o.Success == "" {
 		s.o.Success = "auto"
 	}
-	r, _, err := s.ask(ctx, map[string]any{"open": abs, "success": s.o.Success})
+	r, _, err := s.call(ctx, map[string]any{"open": abs, "success": s.o.Success})
 	if err == nil && len(r.Episodes) == 0 {
-		err = plugins.Errorf(plugins.Invalid, "the data set has no episode").WithPlace("%s",
-			dir).WithHint("give another one")
+		err = plugins.Errorf(plugins.Invalid, "the data set has no episode").WithPlace("%s", dir).
+			WithHint("give another one")
 	}
 	if err != nil {
 		s.Close()
@@ -125,7 +125,7 @@ func openLeRobot(ctx context.Context, dir string, o Options) (Set, error) {
 	}
 	s.version, s.features = r.Version, r.Features
 	for name, f := range r.Features {
-		if f.pictures() {
+		if f.isImage() {
 			s.cameras = append(s.cameras, name)
 		}
 	}
@@ -141,21 +141,21 @@ func openLeRobot(ctx context.Context, dir string, o Options) (Set, error) {
 	return s, nil
 }
 
-// check refuses a data set without the features that are to be read.
+// check requires the features of the options, and sets the space.
 func (s *lerobot) check() error {
 	a, ok := s.features[s.o.Action]
-	if !ok || a.pictures() {
+	if !ok || a.isImage() {
 		return s.noFeature("data.action", s.o.Action)
 	}
 	dim := size(a.Shape)
-	if len(a.Names) != dim { // nobody named them
+	if len(a.Names) != dim {
 		a.Names = make([]string, dim)
 		for i := range a.Names {
 			a.Names[i] = fmt.Sprintf("%s[%d]", s.o.Action, i)
 		}
 	}
 	s.space = Space{Action: plugins.ActionSpace{Names: a.Names}, Cameras: s.cameras}
-	if st, ok := s.features[s.o.State]; ok && !st.pictures() {
+	if st, ok := s.features[s.o.State]; ok && !st.isImage() {
 		s.space.Proprio = st.Names
 	} else if s.o.State != "observation.state" {
 		return s.noFeature("data.state", s.o.State)
@@ -163,8 +163,8 @@ func (s *lerobot) check() error {
 	for _, pair := range s.o.Cameras {
 		name, f, ok := strings.Cut(pair, "=")
 		if !ok || name == "" {
-			return plugins.Errorf(plugins.Invalid, "%q does not say which feature is which camera",
-				pair).WithPlace("data.cameras").WithHint("CAMERA=FEATURE, such as agentview=observation.images.image")
+			return plugins.Errorf(plugins.Invalid, "%q is not of the form CAMERA=FEATURE", pair).
+				WithPlace("data.cameras").WithHint("give for example agentview=observation.images.image")
 		}
 		if !slices.Contains(s.cameras, f) {
 			return s.noFeature("data.cameras", f)
@@ -176,12 +176,12 @@ func (s *lerobot) check() error {
 func (s *lerobot) noFeature(setting, name string) error {
 	var names []string
 	for n := range s.features {
-		if (setting == "data.cameras") == s.features[n].pictures() {
+		if (setting == "data.cameras") == s.features[n].isImage() {
 			names = append(names, n)
 		}
 	}
 	sort.Strings(names)
-	return plugins.Errorf(plugins.NotFound, "the data set has no such feature as %q; it has %s", name,
+	return plugins.Errorf(plugins.NotFound, "the data set has no feature %q, only %s", name,
 		strings.Join(names, ", ")).WithPlace("%s", s.dir).WithHint("--set %s=...", setting)
 }
 
@@ -193,8 +193,8 @@ func size(shape []int) int {
 	return n
 }
 
-// camera finds the feature of an env's camera: the one that was named, or one of the same name, or the only
-// one there is.
+// camera returns the feature of an env's camera: the one in the options, one with the same name, or the
+// only one.
 func (s *lerobot) camera(name string) (string, error) {
 	for _, pair := range s.o.Cameras {
 		if n, f, _ := strings.Cut(pair, "="); n == name {
@@ -209,12 +209,12 @@ func (s *lerobot) camera(name string) (string, error) {
 	if len(s.cameras) == 1 && len(s.o.Cameras) == 0 {
 		return s.cameras[0], nil
 	}
-	have := "none"
+	have := "no camera"
 	example := "observation.images.NAME"
 	if len(s.cameras) > 0 {
 		have, example = strings.Join(s.cameras, ", "), s.cameras[0]
 	}
-	return "", plugins.Errorf(plugins.Mismatch, "nothing says which of its cameras is %q; it has %s", name,
+	return "", plugins.Errorf(plugins.Mismatch, "it is not known which camera of the data set is %q; it has %s", name,
 		have).WithPlace("%s", s.dir).WithHint("--set 'data.cameras=[\"%s=%s\"]'", name, example)
 }
 
@@ -229,13 +229,14 @@ func (s *lerobot) Every() int { return max(1, s.o.Every) }
 func (s *lerobot) Clip(ctx context.Context, i int) (media.Clip, error) {
 	if len(s.o.Wanted) == 0 {
 		return media.Clip{}, plugins.Errorf(plugins.Mismatch,
-			"the env names no camera to look at").WithPlace("%s", s.dir)
+			"the env has no recording camera").
+			WithPlace("%s", s.dir)
 	}
 	f, err := s.camera(s.o.Wanted[0])
 	if err != nil {
 		return media.Clip{}, err
 	}
-	_, arrays, err := s.ask(ctx, map[string]any{"episode": i, "columns": []string{}, "images": []string{f},
+	_, arrays, err := s.call(ctx, map[string]any{"episode": i, "columns": []string{}, "images": []string{f},
 		"every": s.Every()})
 	if err != nil {
 		return media.Clip{}, plugins.AsError(err).WithPlace("%s, %s", s.dir, s.list[i].ID)
@@ -248,7 +249,7 @@ func (s *lerobot) Demonstration(ctx context.Context, i int, cameras []string) (p
 	d := policy.Demonstration{ID: e.ID, Instruction: e.Instruction, Images: map[string]plugins.Tensor{},
 		Success: e.Success != nil && *e.Success}
 	columns, images := []string{s.o.Action}, []string{}
-	if f, ok := s.features[s.o.State]; ok && !f.pictures() {
+	if f, ok := s.features[s.o.State]; ok && !f.isImage() {
 		columns = append(columns, s.o.State)
 	}
 	of := map[string]string{}
@@ -261,23 +262,23 @@ func (s *lerobot) Demonstration(ctx context.Context, i int, cameras []string) (p
 			images = append(images, f)
 		}
 	}
-	_, arrays, err := s.ask(ctx, map[string]any{"episode": i, "columns": columns, "images": images, "every": 1})
+	_, arrays, err := s.call(ctx, map[string]any{"episode": i, "columns": columns, "images": images, "every": 1})
 	if err != nil {
 		return d, plugins.AsError(err).WithPlace("%s, %s", s.dir, e.ID)
 	}
 	d.Actions, d.Proprio = arrays[s.o.Action], arrays[s.o.State]
 	for c, f := range of {
 		d.Images[c] = arrays[f]
-		if err := d.Images[c].Check("the pictures of "+f, plugins.Uint8, e.Steps, -1, -1, 3); err != nil {
+		if err := d.Images[c].Check("the images of "+f, plugins.Uint8, e.Steps, -1, -1, 3); err != nil {
 			return d, plugins.AsError(err).WithPlace("%s, %s", s.dir, e.ID)
 		}
 	}
 	return d, nil
 }
 
-// ask sends a request and reads the reply with its arrays. A program that dies or takes too long is started
-// again for the next request.
-func (s *lerobot) ask(ctx context.Context, request map[string]any) (r reply, arrays map[string]plugins.Tensor,
+// call sends a request and returns the reply with its arrays. If the program ended or took too long, the
+// next call starts it again.
+func (s *lerobot) call(ctx context.Context, request map[string]any) (r reply, arrays map[string]plugins.Tensor,
 	err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -293,7 +294,7 @@ func (s *lerobot) ask(ctx context.Context, request map[string]any) (r reply, arr
 			if r, _, err := s.exchange(ctx, map[string]any{"open": abs, "success": s.o.Success}); err != nil ||
 				r.Problem != "" {
 				return r, nil, plugins.Errorf(plugins.Unavailable,
-					"the reader of LeRobot data sets cannot go on: %s", r.Problem)
+					"the reader of LeRobot data sets cannot continue: %s", r.Problem)
 			}
 		}
 	}
@@ -304,14 +305,15 @@ func (s *lerobot) ask(ctx context.Context, request map[string]any) (r reply, arr
 	return r, arrays, err
 }
 
-// exchange needs s.mu and a process.
+// exchange sends a request to the running program and ends it on a failure or at the timeout. s.mu must be
+// held.
 func (s *lerobot) exchange(ctx context.Context, request map[string]any) (r reply, arrays map[string]plugins.Tensor,
 	err error) {
 	limit, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	cmd, killed := s.cmd, make(chan struct{})
 	stop := context.AfterFunc(limit, func() { _ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL); close(killed) })
-	r, arrays, err = s.talk(request)
+	r, arrays, err = s.roundTrip(request)
 	inTime := stop()
 	if !inTime {
 		<-killed
@@ -322,21 +324,21 @@ func (s *lerobot) exchange(ctx context.Context, request map[string]any) (r reply
 	s.end()
 	switch {
 	case ctx.Err() != nil:
-		return r, nil, plugins.Errorf(plugins.Canceled, "stopped while a data set was read").WithHint("the same " +
-			"command goes on")
+		return r, nil, plugins.Errorf(plugins.Canceled, "stopped while a data set was read").
+			WithHint("run the same command again to continue")
 	case limit.Err() != nil:
-		return r, nil, plugins.Errorf(plugins.Invalid, "it was not read within %s", s.timeout).WithPlace("%s",
-			s.dir).WithHint("leave the episode out")
+		return r, nil, plugins.Errorf(plugins.Invalid, "it could not be read within %s", s.timeout).
+			WithPlace("%s", s.dir).WithHint("leave the episode out")
 	}
-	words := s.said.text()
-	if words == "" {
-		words = err.Error()
+	message := s.stderr.lastLine()
+	if message == "" {
+		message = err.Error()
 	}
-	return r, nil, plugins.Errorf(plugins.Invalid, "it ended the reader of LeRobot data sets: %s",
-		words).WithPlace("%s", s.dir).WithHint("leave the episode out, or look at it with lerobot's own tools")
+	return r, nil, plugins.Errorf(plugins.Invalid, "the reader of LeRobot data sets ended: %s", message).
+		WithPlace("%s", s.dir).WithHint("leave the episode out, or inspect it with the tools of lerobot")
 }
 
-func (s *lerobot) talk(request map[string]any) (r reply, arrays map[string]plugins.Tensor, err error) {
+func (s *lerobot) roundTrip(request map[string]any) (r reply, arrays map[string]plugins.Tensor, err error) {
 	line, err := json.Marshal(request)
 	if err != nil {
 		return r, nil, err
@@ -363,7 +365,7 @@ func (s *lerobot) talk(request map[string]any) (r reply, arrays map[string]plugi
 		default:
 			return r, nil, fmt.Errorf("an array of %s", a.DType)
 		}
-		if total += n; n <= 0 || total > mostReply {
+		if total += n; n <= 0 || total > maxReply {
 			return r, nil, fmt.Errorf("an array of %v", a.Shape)
 		}
 		t.Data = make([]byte, n)
@@ -375,18 +377,18 @@ func (s *lerobot) talk(request map[string]any) (r reply, arrays map[string]plugi
 	return r, arrays, nil
 }
 
-// start needs s.mu.
+// start starts the program. s.mu must be held.
 func (s *lerobot) start() error {
 	cmd := exec.Command(s.argv[0], s.argv[1:]...)
 	cmd.Env = s.env
 	for _, name := range []string{"PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "OMP_NUM_THREADS"} {
 		if v, ok := os.LookupEnv(name); ok {
-			cmd.Env = append([]string{name + "=" + v}, cmd.Env...) // the program's own win
+			cmd.Env = append([]string{name + "=" + v}, cmd.Env...) // s.env overrides these
 		}
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	s.said = &lastWords{}
-	cmd.Stderr, cmd.WaitDelay = s.said, time.Second
+	s.stderr = &tail{}
+	cmd.Stderr, cmd.WaitDelay = s.stderr, time.Second
 	var out io.Reader
 	var err error
 	if s.in, err = cmd.StdinPipe(); err == nil {
@@ -395,14 +397,14 @@ func (s *lerobot) start() error {
 		}
 	}
 	if err != nil {
-		return plugins.Errorf(plugins.Unavailable, "the reader of LeRobot data sets does not start: %w",
-			err).WithHint("remove %s, and it is installed anew", strings.TrimSuffix(s.argv[0], "/bin/python"))
+		return plugins.Errorf(plugins.Unavailable, "the reader of LeRobot data sets does not start: %w", err).
+			WithHint("remove %s to install it again", strings.TrimSuffix(s.argv[0], "/bin/python"))
 	}
 	s.cmd, s.out = cmd, bufio.NewReaderSize(out, 1<<20)
 	return nil
 }
 
-// end kills and waits; it needs s.mu.
+// end kills the program and waits for it. s.mu must be held.
 func (s *lerobot) end() {
 	if s.cmd == nil {
 		return
@@ -419,13 +421,13 @@ func (s *lerobot) Close() {
 	s.end()
 }
 
-// lastWords keeps the end of what a process prints.
-type lastWords struct {
+// tail keeps the last 4 KiB written to it.
+type tail struct {
 	mu   sync.Mutex
 	data []byte
 }
 
-func (l *lastWords) Write(p []byte) (int, error) {
+func (l *tail) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.data = append(l.data, p...)
@@ -435,7 +437,7 @@ func (l *lastWords) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (l *lastWords) text() string {
+func (l *tail) lastLine() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	lines := strings.Split(strings.TrimSpace(string(l.data)), "\n")

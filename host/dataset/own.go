@@ -17,22 +17,22 @@ import (
 )
 
 const (
-	// Dir is the folder of trajectories within a run folder or a recording: NAME.npz with NAME.json beside
-	// it, and [SpaceFile]. The clip of the same NAME lies in attempts.ClipsDir.
+	// Dir is the folder of trajectories in a run folder or a recording: NAME.npz and NAME.json per episode, and
+	// [SpaceFile]. The clip of the same NAME is in attempts.ClipsDir.
 	Dir = "trajectories"
-	// SpaceFile says what the numbers mean.
+	// SpaceFile describes the arrays.
 	SpaceFile = "space.json"
 	format    = 1
 )
 
-// Arrays of a trajectory's .npz; images are imageArray + camera.
+// Names of the arrays in a trajectory's .npz. Images are called imageArray + camera.
 const (
 	actionsArray = "actions"
 	proprioArray = "proprio"
 	imageArray   = "image."
 )
 
-// spaceJSON is [SpaceFile].
+// spaceJSON is the content of [SpaceFile].
 type spaceJSON struct {
 	Format       int        `json:"format"`
 	Env          string     `json:"env"`
@@ -52,7 +52,7 @@ type actionJSON struct {
 	RateHz  float64   `json:"rate_hz"`
 }
 
-// episodeJSON is what lies beside a trajectory's arrays.
+// episodeJSON is the content of a trajectory's NAME.json.
 type episodeJSON struct {
 	ID          string `json:"id"`
 	Task        string `json:"task"`
@@ -61,7 +61,8 @@ type episodeJSON struct {
 	Steps       int    `json:"steps"`
 }
 
-// EncodeSpace is the text of [SpaceFile] for frames that were recorded every so many env steps.
+// EncodeSpace returns the content of [SpaceFile]. recordEvery is the number of env steps between two frames
+// of a clip.
 func EncodeSpace(s Space, recordEvery int) ([]byte, error) {
 	a := s.Action
 	data, err := json.MarshalIndent(spaceJSON{format, s.Env, actionJSON{a.Names, a.Low, a.High, a.Meaning,
@@ -72,8 +73,8 @@ func EncodeSpace(s Space, recordEvery int) ([]byte, error) {
 	return append(data, '\n'), nil
 }
 
-// Encode gives the two files of a trajectory: arrays as .npz, and the .json that makes it one, to be
-// written last.
+// Encode returns the content of a trajectory's .npz and .json. The .json must be written last, because an
+// .npz without it is not read.
 func Encode(task string, d policy.Demonstration) (npz, label []byte, err error) {
 	arrays := map[string]plugins.Tensor{actionsArray: d.Actions}
 	if !d.Proprio.IsZero() {
@@ -93,7 +94,8 @@ func Encode(task string, d policy.Demonstration) (npz, label []byte, err error) 
 	return b.Bytes(), append(label, '\n'), nil
 }
 
-// Save writes an episode's trajectory as NAME.npz and NAME.json in [Dir], NAME made from its id. save writes one file of a folder. The label is written last.
+// Save writes an episode's trajectory to NAME.npz and NAME.json in [Dir]. NAME is derived from its ID. save
+// writes one file of a folder.
 func Save(id, task string, d policy.Demonstration, save func(folder, name string, data []byte) error) error {
 	npz, label, err := Encode(task, d)
 	if err != nil {
@@ -106,16 +108,16 @@ func Save(id, task string, d policy.Demonstration, save func(folder, name string
 	return save(Dir, name+".json", label)
 }
 
-// own is a folder of trajectories of our own.
-type own struct {
+// trajectories is a folder of trajectories.
+type trajectories struct {
 	dir   string
 	space spaceJSON
 	names []string
 	list  []Episode
 }
 
-func openOwn(dir string) (Set, error) {
-	s := &own{dir: dir}
+func openTrajectories(dir string) (Set, error) {
+	s := &trajectories{dir: dir}
 	read := func(name string, to any) error {
 		path := filepath.Join(dir, Dir, name)
 		data, err := os.ReadFile(path)
@@ -123,9 +125,8 @@ func openOwn(dir string) (Set, error) {
 			err = json.Unmarshal(data, to)
 		}
 		if err != nil {
-			return plugins.Errorf(plugins.Corrupt, "cannot be read: %w", err).WithPlace("%s",
-				path).WithHint("bring the file back from a backup; an episode's .json may be removed to leave the " +
-				"episode out")
+			return plugins.Errorf(plugins.Corrupt, "cannot be read: %w", err).WithPlace("%s", path).
+				WithHint("restore the file from a backup, or remove an episode's .json to leave the episode out")
 		}
 		return nil
 	}
@@ -133,13 +134,13 @@ func openOwn(dir string) (Set, error) {
 		return nil, err
 	}
 	if s.space.Format != format {
-		return nil, plugins.Errorf(plugins.Mismatch, "the trajectories have format %d, this srpo reads %d",
+		return nil, plugins.Errorf(plugins.Mismatch, "the trajectories have format %d, but this srpo reads format %d",
 			s.space.Format, format).WithPlace("%s", filepath.Join(dir, Dir)).
-			WithHint("use the srpo that made them")
+			WithHint("use the version of srpo that wrote them")
 	}
 	if s.space.RecordEvery < 1 {
 		return nil, plugins.Errorf(plugins.Corrupt, "record_every is %d", s.space.RecordEvery).WithPlace("%s",
-			filepath.Join(dir, Dir, SpaceFile)).WithHint("it is 1 or more")
+			filepath.Join(dir, Dir, SpaceFile)).WithHint("set it to 1 or more")
 	}
 	entries, err := os.ReadDir(filepath.Join(dir, Dir))
 	if err != nil {
@@ -157,23 +158,23 @@ func openOwn(dir string) (Set, error) {
 			return nil, err
 		}
 		if other, twice := seen[j.ID]; twice {
-			return nil, plugins.Errorf(plugins.Corrupt, "%s and %s are both called %q", other, e.Name(),
-				j.ID).WithPlace("%s", filepath.Join(dir, Dir)).WithHint("remove one of them")
+			return nil, plugins.Errorf(plugins.Corrupt, "%s and %s have the same id %q", other, e.Name(), j.ID).
+				WithPlace("%s", filepath.Join(dir, Dir)).WithHint("remove one of them")
 		}
 		seen[j.ID] = e.Name()
 		s.names = append(s.names, name)
 		s.list = append(s.list, Episode(j))
 	}
 	if len(s.list) == 0 {
-		return nil, plugins.Errorf(plugins.Invalid, "there is no trajectory in it").WithPlace("%s",
-			filepath.Join(dir, Dir)).WithHint(hint)
+		return nil, plugins.Errorf(plugins.Invalid, "it contains no trajectory").
+			WithPlace("%s", filepath.Join(dir, Dir)).WithHint(hint)
 	}
 	sort.Sort(byID{s})
 	return s, nil
 }
 
 // byID sorts names and list together.
-type byID struct{ *own }
+type byID struct{ *trajectories }
 
 func (b byID) Len() int { return len(b.list) }
 
@@ -184,26 +185,26 @@ func (b byID) Swap(i, j int) {
 	b.names[i], b.names[j] = b.names[j], b.names[i]
 }
 
-func (s *own) Form() string { return "trajectories" }
+func (s *trajectories) Form() string { return "trajectories" }
 
-func (s *own) Episodes() []Episode { return s.list }
+func (s *trajectories) Episodes() []Episode { return s.list }
 
-func (s *own) Every() int { return s.space.RecordEvery }
+func (s *trajectories) Every() int { return s.space.RecordEvery }
 
-func (s *own) Close() {}
+func (s *trajectories) Close() {}
 
-func (s *own) Space() Space {
+func (s *trajectories) Space() Space {
 	a := s.space.Action
 	return Space{Env: s.space.Env, Action: plugins.ActionSpace{Names: a.Names, Low: a.Low, High: a.High,
 		Meaning: a.Meaning, RateHz: a.RateHz}, Proprio: s.space.Proprio,
 		Cameras: s.space.Cameras, RecordCamera: s.space.RecordCamera}
 }
 
-func (s *own) Clip(ctx context.Context, i int) (media.Clip, error) {
+func (s *trajectories) Clip(ctx context.Context, i int) (media.Clip, error) {
 	return media.Open(ctx, filepath.Join(s.dir, attempts.ClipsDir, s.names[i]+".npz"), nil)
 }
 
-func (s *own) Demonstration(_ context.Context, i int, cameras []string) (policy.Demonstration, error) {
+func (s *trajectories) Demonstration(_ context.Context, i int, cameras []string) (policy.Demonstration, error) {
 	e, path := s.list[i], filepath.Join(s.dir, Dir, s.names[i]+".npz")
 	d := policy.Demonstration{ID: e.ID, Instruction: e.Instruction, Images: map[string]plugins.Tensor{},
 		Success: e.Success != nil && *e.Success}
@@ -219,8 +220,8 @@ func (s *own) Demonstration(_ context.Context, i int, cameras []string) (policy.
 		return bad(err)
 	}
 	if d.Actions = arrays[actionsArray]; d.Actions.IsZero() {
-		return bad(plugins.Errorf(plugins.Corrupt, "there is no array %q",
-			actionsArray).WithHint("remove the episode's .npz and .json to leave it out"))
+		return bad(plugins.Errorf(plugins.Corrupt, "there is no array %q", actionsArray).
+			WithHint("remove the episode's .npz and .json to leave it out"))
 	}
 	if err := d.Actions.Check(actionsArray, plugins.Float32, e.Steps, -1); err != nil {
 		return bad(err)
@@ -233,7 +234,7 @@ func (s *own) Demonstration(_ context.Context, i int, cameras []string) (policy.
 	for _, c := range cameras {
 		img, ok := arrays[imageArray+c]
 		if !ok {
-			return bad(plugins.Errorf(plugins.Mismatch, "the trajectories hold no camera %q, only %s", c,
+			return bad(plugins.Errorf(plugins.Mismatch, "the trajectories have no camera %q, only %s", c,
 				strings.Join(s.space.Cameras, ", ")).
 				WithHint("record them with the same env, or set the policy's camera to one of these"))
 		}

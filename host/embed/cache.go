@@ -1,5 +1,3 @@
-// Package embeddings remembers what was computed from a video, by what it was computed from: the content of the video, and the encoder with its version,
-// package and settings. An entry that is damaged is as good as none, and is made again.
 package embed
 
 import (
@@ -22,21 +20,34 @@ import (
 	"github.com/srpo-dev/srpo/plugins/encoder"
 )
 
-// magic begins every entry; another one is another format.
+// magic begins every entry and identifies the format.
 const magic = "srpo-e1\n"
 
-// Cache is a folder of entries. Its methods may be called from several goroutines, and from several processes at the same time.
+// Cache is a folder of entries that are named by what they were computed from. A damaged entry counts as
+// missing and is computed again. The methods are safe for concurrent use, also by several processes.
 type Cache struct {
-	// Dir is made when the first entry is put.
+	// Dir is created when the first entry is put.
 	Dir string
 
 	hits, misses, damaged atomic.Int64
 }
 
-// Key names an entry: a hash over what it was computed from.
+// OpenCache returns the cache in dir; with an empty dir, one in a temporary folder, which remove removes.
+func OpenCache(dir string) (c *Cache, remove func(), err error) {
+	if dir != "" {
+		return &Cache{Dir: dir}, func() {}, nil
+	}
+	if dir, err = os.MkdirTemp("", "srpo-embeddings-"); err != nil {
+		return nil, nil, plugins.Errorf(plugins.Exhausted, "the temporary cache of embeddings: %w", err).
+			WithHint("free some space in the temporary folder")
+	}
+	return &Cache{Dir: dir}, func() { _ = os.RemoveAll(dir) }, nil
+}
+
+// Key names an entry. It is a hash of what the entry was computed from.
 type Key [sha256.Size]byte
 
-// KeyOf hashes parts, each with its length, so that no two lists of parts are taken for each other.
+// KeyOf hashes the parts with their lengths, so that different lists of parts have different keys.
 func KeyOf(parts ...string) Key {
 	h := sha256.New()
 	for _, p := range parts {
@@ -51,7 +62,8 @@ func (c *Cache) path(k Key) string {
 	return filepath.Join(c.Dir, name[:2], name[2:])
 }
 
-// Get returns an entry's bytes. ok is false when there is none, or a damaged one, which is removed.
+// Get returns the bytes of an entry. ok is false when the entry does not exist or is damaged. A damaged entry
+// is removed.
 func (c *Cache) Get(k Key) (data []byte, ok bool) {
 	file, err := os.ReadFile(c.path(k))
 	if err != nil {
@@ -66,7 +78,7 @@ func (c *Cache) Get(k Key) (data []byte, ok bool) {
 	return file[len(magic):body], true
 }
 
-// checksum is over the key too, so that an entry under another's name is no entry.
+// checksum includes the key, so that an entry under the name of another one is invalid.
 func checksum(k Key, body []byte) Key {
 	h := sha256.New()
 	h.Write(k[:])
@@ -74,7 +86,8 @@ func checksum(k Key, body []byte) Key {
 	return Key(h.Sum(nil))
 }
 
-// Put keeps an entry. Its file gets its name when it is whole. Error: Exhausted when it cannot be written; nothing is lost by going on.
+// Put stores an entry. Its file is renamed into place once it is complete. The error is Exhausted when the
+// entry cannot be written. The caller may continue without it.
 func (c *Cache) Put(k Key, data []byte) error {
 	path := c.path(k)
 	body := append([]byte(magic), data...)
@@ -97,17 +110,21 @@ func (c *Cache) Put(k Key, data []byte) error {
 		}
 	}
 	if err != nil {
-		return plugins.Errorf(plugins.Exhausted, "an embedding cannot be kept: %w", err).WithPlace("%s", c.Dir).WithHint("set SRPO_CACHE to a folder that can be written to and has room")
+		return plugins.Errorf(plugins.Exhausted, "an embedding cannot be cached: %w", err).
+			WithPlace("%s", c.Dir).
+			WithHint("set SRPO_CACHE to a folder that can be written to and has room")
 	}
 	return nil
 }
 
-// Counts says how many lists of vectors were found and not found, and how many entries of any kind were damaged.
+// Counts returns how many lists of vectors were found, how many were missing, and how many entries of any kind were
+// damaged.
 func (c *Cache) Counts() (hits, misses, damaged int) {
 	return int(c.hits.Load()), int(c.misses.Load()), int(c.damaged.Load())
 }
 
-// Vectors returns rows of float32; ok as in [Cache.Get], and false for an entry that holds no rows.
+// Vectors returns the rows of an entry that [Cache.PutVectors] stored. ok is false as in [Cache.Get], and when
+// the entry has another form.
 func (c *Cache) Vectors(k Key) (rows [][]float32, ok bool) {
 	defer func() {
 		if ok {
@@ -134,7 +151,8 @@ func (c *Cache) Vectors(k Key) (rows [][]float32, ok bool) {
 	return rows, true
 }
 
-// PutVectors keeps rows of one size. Rows with a number that is not finite are not kept: whatever went wrong may go right another time.
+// PutVectors stores rows of equal length. Rows with a number that is not finite are not stored, because another
+// attempt may succeed.
 func (c *Cache) PutVectors(k Key, rows [][]float32) error {
 	var b bytes.Buffer
 	dim := 0
@@ -161,13 +179,13 @@ func (c *Cache) PutVectors(k Key, rows [][]float32) error {
 	return c.Put(k, b.Bytes())
 }
 
-// JSON reads an entry that [Cache.PutJSON] wrote.
+// JSON reads an entry that [Cache.PutJSON] stored into v. It returns false when there is none.
 func (c *Cache) JSON(k Key, v any) bool {
 	data, ok := c.Get(k)
 	return ok && json.Unmarshal(data, v) == nil
 }
 
-// PutJSON keeps a value as JSON.
+// PutJSON stores a value as JSON.
 func (c *Cache) PutJSON(k Key, v any) error {
 	data, err := json.Marshal(v)
 	if err != nil {
@@ -176,10 +194,11 @@ func (c *Cache) PutJSON(k Key, v any) error {
 	return c.Put(k, data)
 }
 
-// Identity is an encoder in words that change whenever its vectors may: name, version, the hash of its package, its libraries' versions, its
-// settings, and the model that it says its vectors come from: a file of weights may be replaced at the same path.
+// Identity returns a text that changes whenever the embeddings of an encoder may change. It contains the name, the
+// version, the hash of the package, the versions of libraries, the settings, and the model that the encoder reports,
+// because a file of weights may be replaced at the same path.
 func Identity(info plugins.Info, hash string, settings plugins.Settings, spec encoder.Spec) string {
-	words := []string{info.Name, info.Version, hash, fmt.Sprint(spec.Dimension), fmt.Sprintf("%q", spec.Model)}
+	parts := []string{info.Name, info.Version, hash, fmt.Sprint(spec.Dimension), fmt.Sprintf("%q", spec.Model)}
 	var more []string
 	for name, v := range info.Versions {
 		more = append(more, fmt.Sprintf("%q=%q", name, v))
@@ -188,13 +207,13 @@ func Identity(info plugins.Info, hash string, settings plugins.Settings, spec en
 		more = append(more, fmt.Sprintf("set %q=%#v", name, v))
 	}
 	sort.Strings(more)
-	return strings.Join(append(words, more...), "\n")
+	return strings.Join(append(parts, more...), "\n")
 }
 
-// HashSource hashes the bytes of a video: a file, or the files of a folder with their names.
+// HashSource returns a hash of the bytes of a video: a file, or the files of a folder with their names.
 func HashSource(path string) (string, error) {
 	h := sha256.New()
-	one := func(path string) error {
+	addFile := func(path string) error {
 		f, err := os.Open(path)
 		if err != nil {
 			return err
@@ -209,7 +228,7 @@ func HashSource(path string) (string, error) {
 	}
 	if !info.IsDir() {
 		fmt.Fprintf(h, "file %s\n", strings.ToLower(filepath.Ext(path)))
-		err = one(path)
+		err = addFile(path)
 	} else {
 		err = filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {
 			if err != nil || d.IsDir() {
@@ -220,13 +239,13 @@ func HashSource(path string) (string, error) {
 				return err
 			}
 			fmt.Fprintf(h, "\n%q %d\n", d.Name(), size.Size())
-			return one(p)
+			return addFile(p)
 		})
 	}
 	return hex.EncodeToString(h.Sum(nil)), err
 }
 
-// HashFrames hashes a clip: its shape and its pixels.
+// HashFrames returns a hash of a clip: its shape and its pixels.
 func HashFrames(t plugins.Tensor) string {
 	h := sha256.New()
 	fmt.Fprintf(h, "%v\n", t.Shape)

@@ -13,7 +13,7 @@ import (
 	"github.com/srpo-dev/srpo/plugins/encoder"
 )
 
-func TestVectorsComeBack(t *testing.T) {
+func TestVectorsAreStored(t *testing.T) {
 	c := &Cache{Dir: filepath.Join(t.TempDir(), "new")}
 	k := KeyOf("a", "b")
 	_, ok := c.Vectors(k)
@@ -30,11 +30,11 @@ func TestVectorsComeBack(t *testing.T) {
 	require.True(t, c.JSON(KeyOf("json"), &s))
 	require.Equal(t, "x", s)
 	_, ok = c.Vectors(KeyOf("json"))
-	require.False(t, ok, "what is no rows is not taken for rows")
+	require.False(t, ok, "an entry of another form is not read as rows")
 }
 
-// Every byte counts: whatever is flipped, cut or put under another name is no entry, and is made anew.
-func TestDamagedEntriesAreNone(t *testing.T) {
+// An entry with a flipped bit, a missing end or another entry's content is removed.
+func TestDamagedEntriesAreRemoved(t *testing.T) {
 	c := &Cache{Dir: t.TempDir()}
 	k := KeyOf("clip")
 	require.NoError(t, c.PutVectors(k, [][]float32{{1, 2}}))
@@ -59,9 +59,9 @@ func TestDamagedEntriesAreNone(t *testing.T) {
 	}
 	other := KeyOf("another clip")
 	require.NoError(t, c.PutVectors(other, [][]float32{{1, 2}}))
-	stranger, err := os.ReadFile(c.path(other))
+	foreign, err := os.ReadFile(c.path(other))
 	require.NoError(t, err)
-	try(stranger, "another entry's file")
+	try(foreign, "another entry's file")
 	_, _, damaged := c.Counts()
 	require.Equal(t, damage, damaged)
 	require.NoError(t, c.PutVectors(k, [][]float32{{1, 2}}))
@@ -69,7 +69,7 @@ func TestDamagedEntriesAreNone(t *testing.T) {
 	require.True(t, ok)
 }
 
-func TestWhatIsNotFiniteIsNotKept(t *testing.T) {
+func TestOnlyFiniteVectorsAreStored(t *testing.T) {
 	c := &Cache{Dir: t.TempDir()}
 	for _, bad := range [][][]float32{{{float32(math.NaN())}}, {{float32(math.Inf(1))}}, {{1, 2}, {1}}} {
 		require.NoError(t, c.PutVectors(KeyOf("x"), bad))
@@ -84,14 +84,20 @@ func TestKeysDiffer(t *testing.T) {
 	require.NotEqual(t, KeyOf("1:a"), KeyOf("a"))
 	info := plugins.Info{Name: "pixel", Version: "1", Versions: map[string]string{"go": "1", "x": "2"}}
 	id := Identity(info, "hash", plugins.Settings{"size": int64(32), "gray": false}, encoder.Spec{Dimension: 3})
-	require.Equal(t, id, Identity(info, "hash", plugins.Settings{"gray": false, "size": int64(32)}, encoder.Spec{Dimension: 3}))
+	require.Equal(
+		t,
+		id,
+		Identity(info, "hash", plugins.Settings{"gray": false, "size": int64(32)}, encoder.Spec{Dimension: 3}),
+	)
 	for _, other := range []string{
 		Identity(info, "other", plugins.Settings{"size": int64(32), "gray": false}, encoder.Spec{Dimension: 3}),
 		Identity(info, "hash", plugins.Settings{"size": int64(16), "gray": false}, encoder.Spec{Dimension: 3}),
 		Identity(info, "hash", plugins.Settings{"size": "32", "gray": false}, encoder.Spec{Dimension: 3}),
 		Identity(info, "hash", plugins.Settings{"size": int64(32), "gray": false}, encoder.Spec{Dimension: 4}),
-		Identity(info, "hash", plugins.Settings{"size": int64(32), "gray": false}, encoder.Spec{Dimension: 3, Model: "other weights"}),
-		Identity(plugins.Info{Name: "pixel", Version: "2"}, "hash", plugins.Settings{"size": int64(32), "gray": false}, encoder.Spec{Dimension: 3}),
+		Identity(info, "hash", plugins.Settings{"size": int64(32), "gray": false},
+			encoder.Spec{Dimension: 3, Model: "other weights"}),
+		Identity(plugins.Info{Name: "pixel", Version: "2"}, "hash",
+			plugins.Settings{"size": int64(32), "gray": false}, encoder.Spec{Dimension: 3}),
 	} {
 		require.NotEqual(t, id, other)
 	}
@@ -123,7 +129,7 @@ func TestSourcesAndFrames(t *testing.T) {
 	require.NotEqual(t, HashFrames(plugins.Bytes(data, 1, 1, 2, 3)), HashFrames(plugins.Bytes(data, 2, 1, 1, 3)))
 }
 
-func TestManyAtOnce(t *testing.T) {
+func TestConcurrentUse(t *testing.T) {
 	c := &Cache{Dir: t.TempDir()}
 	var wait sync.WaitGroup
 	for range 8 {
@@ -143,7 +149,7 @@ func TestManyAtOnce(t *testing.T) {
 	require.Zero(t, damaged)
 }
 
-func TestCacheThatCannotBeWritten(t *testing.T) {
+func TestUnwritableCache(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "file")
 	require.NoError(t, os.WriteFile(dir, nil, 0o644))
 	err := (&Cache{Dir: dir}).Put(KeyOf("x"), nil)

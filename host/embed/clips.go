@@ -9,12 +9,13 @@ import (
 	"github.com/srpo-dev/srpo/host/audit"
 	"github.com/srpo-dev/srpo/host/media"
 	"github.com/srpo-dev/srpo/host/report"
+	"github.com/srpo-dev/srpo/host/srpo"
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// ClipInfo is what is remembered of a video, so that it need not be decoded again.
+// ClipInfo describes a decoded video. It is cached, so that the video need not be decoded again.
 type ClipInfo struct {
-	// Hash is over the frames.
+	// Hash is the hash of the frames.
 	Hash   string `json:"hash"`
 	Frames int    `json:"frames"`
 	Height int    `json:"height"`
@@ -22,36 +23,43 @@ type ClipInfo struct {
 	Note   string `json:"note,omitempty"`
 }
 
-// frameBudget bounds the decoded clips that are kept between two uses, bytes.
+func infoOf(c media.Clip) ClipInfo {
+	shape := c.Frames.Shape
+	return ClipInfo{Hash: HashFrames(c.Frames), Frames: shape[0], Height: shape[1], Width: shape[2], Note: c.Note}
+}
+
+// frameBudget bounds the decoded clips that are kept in memory, in bytes.
 const frameBudget = 1 << 30
 
-// Clips decodes the attempts' videos, when somebody needs their frames, and remembers what it saw.
+// Clips decodes the videos of attempts when their frames are needed, and keeps some of them in memory.
 type Clips struct {
 	List     *attempts.List
 	Decoder  *media.Decoder
 	Cache    *Cache
 	Terminal *report.Terminal
-
-	Info  []ClipInfo // zero: no frames
-	Kept  map[int]plugins.Tensor
-	order []int // of kept, the oldest first
-	bytes int
-	// Source gives attempt i's clip where it is no video file of its own; nil: attempts.Open of its path.
+	// Source returns the clip of attempt i when it is not a video file; nil: [media.Open] reads the attempt's path.
 	Source func(ctx context.Context, i int) (media.Clip, error)
-	// DecoderError is why videos of some kind cannot be decoded here at all; told once.
+
+	// Info describes the clip of each attempt after Scan. An attempt without frames has the zero value.
+	Info []ClipInfo
+	// DecoderError is why videos that need the decoder cannot be decoded at all.
 	DecoderError error
+
+	kept  map[int]plugins.Tensor
+	order []int // the keys of kept, the oldest first
+	bytes int   // of kept
 }
 
-// Scan learns every video's length and content. What is wrong with a video becomes its attempt's Problem.
+// Scan finds out the length and the content of every video. What is wrong with a video becomes its attempt's Problem.
 func (c *Clips) Scan(ctx context.Context) error {
-	c.Info, c.Kept = make([]ClipInfo, len(c.List.Attempts)), map[int]plugins.Tensor{}
-	todo := 0
+	c.Info, c.kept = make([]ClipInfo, len(c.List.Attempts)), map[int]plugins.Tensor{}
+	total := 0
 	for _, a := range c.List.Attempts {
 		if a.Video != "" && a.Problem == "" {
-			todo++
+			total++
 		}
 	}
-	rate := newRate(c.Terminal, "read videos", todo)
+	progress := newProgress(c.Terminal, "read videos", total)
 	for i := range c.List.Attempts {
 		a := &c.List.Attempts[i]
 		if a.Video == "" || a.Problem != "" {
@@ -59,7 +67,8 @@ func (c *Clips) Scan(ctx context.Context) error {
 		}
 		if err := c.scanOne(ctx, i); err != nil {
 			if ctx.Err() != nil || plugins.KindOf(err) == plugins.Canceled {
-				return plugins.Errorf(plugins.Canceled, "stopped while videos were read").WithHint("the same command goes on: what was done is kept")
+				return plugins.Errorf(plugins.Canceled, "stopped while videos were read").
+					WithHint("the same command continues where it stopped")
 			}
 			e := plugins.AsError(err)
 			a.Problem = e.Message
@@ -71,48 +80,45 @@ func (c *Clips) Scan(ctx context.Context) error {
 				}
 			}
 		}
-		rate.done()
+		progress.done()
 	}
 	return nil
 }
 
+// Scanned reports whether Scan was called: without it, the embeddings were given and there are no videos.
+func (c *Clips) Scanned() bool { return c.kept != nil }
+
 func (c *Clips) scanOne(ctx context.Context, i int) error {
-	if c.Source != nil {
-		clip, err := c.read(ctx, i)
-		if err == nil {
-			c.keep(i, clip.Frames)
-			shape := clip.Frames.Shape
-			c.Info[i] = ClipInfo{Hash: HashFrames(clip.Frames), Frames: shape[0], Height: shape[1], Width: shape[2], Note: clip.Note}
+	var key Key
+	if c.Source == nil {
+		source, err := HashSource(c.List.Attempts[i].Video)
+		if err != nil {
+			return plugins.Errorf(plugins.Invalid, "it cannot be read: %w", err)
 		}
-		return err
+		key = KeyOf("clip", media.ReaderVersion, source)
+		if c.Cache.JSON(key, &c.Info[i]) {
+			return nil
+		}
 	}
-	source, err := HashSource(c.List.Attempts[i].Video)
-	if err != nil {
-		return plugins.Errorf(plugins.Invalid, "it cannot be read: %w", err)
-	}
-	key := KeyOf("clip", media.ReaderVersion, source)
-	if c.Cache.JSON(key, &c.Info[i]) {
-		return nil
-	}
-	clip, err := media.Open(ctx, c.List.Attempts[i].Video, c.Decoder)
+	clip, err := c.read(ctx, i)
 	if err != nil {
 		return err
 	}
 	c.keep(i, clip.Frames)
-	shape := clip.Frames.Shape
-	c.Info[i] = ClipInfo{Hash: HashFrames(clip.Frames), Frames: shape[0], Height: shape[1], Width: shape[2], Note: clip.Note}
-	return c.warn(c.Cache.PutJSON(key, c.Info[i]))
-}
-
-// warn tells that something could not be kept, and goes on.
-func (c *Clips) warn(err error) error {
-	if err != nil {
-		c.Terminal.Warn("%v", err)
+	c.Info[i] = infoOf(clip)
+	if c.Source == nil {
+		c.warn(c.Cache.PutJSON(key, c.Info[i]))
 	}
 	return nil
 }
 
-// read gives attempt i's clip anew.
+// warn shows the error of an entry that could not be cached. Nothing else depends on it.
+func (c *Clips) warn(err error) {
+	if err != nil {
+		c.Terminal.Warn("%v", err)
+	}
+}
+
 func (c *Clips) read(ctx context.Context, i int) (media.Clip, error) {
 	if c.Source != nil {
 		return c.Source(ctx, i)
@@ -121,38 +127,40 @@ func (c *Clips) read(ctx context.Context, i int) (media.Clip, error) {
 }
 
 func (c *Clips) keep(i int, t plugins.Tensor) {
-	c.Kept[i] = t
+	c.kept[i] = t
 	c.order = append(c.order, i)
 	c.bytes += len(t.Data)
 	for c.bytes > frameBudget && len(c.order) > 1 {
 		old := c.order[0]
 		c.order = c.order[1:]
-		c.bytes -= len(c.Kept[old].Data)
-		delete(c.Kept, old)
+		c.bytes -= len(c.kept[old].Data)
+		delete(c.kept, old)
 	}
 }
 
-// Frames of attempt i, uint8 [T, H, W, 3], decoded again where they are not kept.
+// Frames returns the frames of attempt i, uint8 [T, H, W, 3]. It decodes the video again unless they are in memory.
 func (c *Clips) Frames(ctx context.Context, i int) (plugins.Tensor, error) {
-	if t, ok := c.Kept[i]; ok {
+	if t, ok := c.kept[i]; ok {
 		return t, nil
 	}
 	clip, err := c.read(ctx, i)
 	if err != nil {
 		return plugins.Tensor{}, err
 	}
-	if HashFrames(clip.Frames) != c.Info[i].Hash { // not to be kept: its vectors would be remembered as those of the old frames
-		return plugins.Tensor{}, plugins.Errorf(plugins.Invalid, "it has changed while it was looked at").WithHint("score again when nothing writes to it any more")
+	// Embeddings of the new frames must not be cached under the hash of the old ones.
+	if HashFrames(clip.Frames) != c.Info[i].Hash {
+		return plugins.Tensor{}, plugins.Errorf(plugins.Invalid, "the video changed while it was in use").
+			WithHint("score again when no other program writes to it")
 	}
 	c.keep(i, clip.Frames)
 	return clip.Frames, nil
 }
 
-// Usable says whether attempt i has frames that can be used.
+// Usable reports whether attempt i has frames.
 func (c *Clips) Usable(i int) bool { return c.Info[i].Frames > 0 && c.List.Attempts[i].Problem == "" }
 
-// ShortestByTask are the least numbers of frames by task: what clips are cut to when they are to be equally long. A single frame is no clip: cut to it, all others would
-// lose what there is to see.
+// ShortestByTask returns the number of frames of the shortest labelled clip of each task, to which clips are cut when
+// they must be equally long. Clips of a single frame do not count: the others would lose everything that happens.
 func (c *Clips) ShortestByTask() map[string]int {
 	out := map[string]int{}
 	for i, a := range c.List.Attempts {
@@ -165,48 +173,51 @@ func (c *Clips) ShortestByTask() map[string]int {
 	return out
 }
 
-// rate shows how far something has come: done of all, a second, time left.
-type rate struct {
-	term  *report.Terminal
-	what  string
-	n, of int
-	began time.Time
-}
-
-func newRate(term *report.Terminal, what string, of int) *rate {
-	r := &rate{term: term, what: what, of: of, began: time.Now()}
-	r.show()
-	return r
-}
-
-func (r *rate) done() { r.n++; r.show() }
-
-func (r *rate) show() {
-	phase := r.what
-	if s := time.Since(r.began).Seconds(); r.n > 0 && s > 0.5 {
-		per := float64(r.n) / s
-		phase = fmt.Sprintf("%s, %.3g/s, %s left,", r.what, per, time.Duration(float64(r.of-r.n)/per*float64(time.Second)).Round(time.Second))
-	}
-	r.term.Update(report.Status{Phase: phase, Done: r.n, Total: r.of})
-}
-
-// Items are what audit.Measure looks at: the labelled attempts whose embeddings could be used.
-func (c *Clips) Items(v []Variants, scores []audit.Score, cut bool) []audit.Item {
+// Items returns what [audit.Measure] measures: the attempts whose embeddings could be scored. With cut, the clips are
+// those of equal length, and attempts without one are left out.
+func (c *Clips) Items(vectors []Vectors, scores []audit.Score, cut bool) []audit.Item {
 	var out []audit.Item
-	cuts := c.ShortestByTask()
+	shortest := c.ShortestByTask()
 	for i, a := range c.List.Attempts {
 		if scores[i].Reason != "" {
 			continue
 		}
-		it := audit.Item{ID: a.ID, Task: a.Task, Success: a.Success, Progress: a.Progress, Frames: c.Info[i].Frames, Embedding: v[i].Clip, Ends: v[i].Ends,
-			Windows: v[i].Windows, Reversed: v[i].reversed, Stalled: v[i].stalled}
+		v, frames := vectors[i].Whole, c.Info[i].Frames
 		if cut {
-			if len(v[i].cutClip) == 0 || a.Success == nil || NotFinite(v[i].cutClip) || c.Info[i].Frames < cuts[a.Task] {
+			v = vectors[i].Cut
+			if a.Success == nil || srpo.CheckEmbedding(v.Clip, len(v.Clip)) != "" || frames < shortest[a.Task] {
 				continue
 			}
-			it.Frames, it.Embedding, it.Ends, it.Windows, it.Reversed, it.Stalled = cuts[a.Task], v[i].cutClip, v[i].cutEnds, v[i].cutWindows, v[i].cutBack, v[i].cutStalled
+			frames = shortest[a.Task]
 		}
-		out = append(out, it)
+		out = append(out, audit.Item{ID: a.ID, Task: a.Task, Success: a.Success, Progress: a.Progress, Frames: frames,
+			Embedding: v.Clip, Ends: v.Ends, Windows: v.Windows, Reversed: v.Reversed, Stalled: v.Stalled})
 	}
 	return out
+}
+
+// progress shows how much of a job is done, its speed and the time left.
+type progress struct {
+	term     *report.Terminal
+	what     string
+	n, total int
+	began    time.Time
+}
+
+func newProgress(term *report.Terminal, what string, total int) *progress {
+	p := &progress{term: term, what: what, total: total, began: time.Now()}
+	p.show()
+	return p
+}
+
+func (p *progress) done() { p.n++; p.show() }
+
+func (p *progress) show() {
+	phase := p.what
+	if s := time.Since(p.began).Seconds(); p.n > 0 && s > 0.5 {
+		speed := float64(p.n) / s
+		left := time.Duration(float64(p.total-p.n) / speed * float64(time.Second)).Round(time.Second)
+		phase = fmt.Sprintf("%s, %.3g/s, %s left,", p.what, speed, left)
+	}
+	p.term.Update(report.Status{Phase: phase, Done: p.n, Total: p.total})
 }

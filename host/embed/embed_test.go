@@ -17,7 +17,7 @@ import (
 	"github.com/srpo-dev/srpo/plugins/encoder"
 )
 
-// numbered is a clip of n frames of 1 x 1 pixel, frame t being t.
+// numbered returns a clip of n frames of 1 x 1 pixel. The pixel of frame t has the value t.
 func numbered(n int) plugins.Tensor {
 	var data []byte
 	for t := range n {
@@ -40,15 +40,15 @@ func TestChangedClips(t *testing.T) {
 	require.Equal(t, []int{0, 1, 2, 2, 2}, order(stalled(f)))
 	require.Equal(t, []int{0, 1, 1, 1}, order(stalled(numbered(4))))
 	require.Equal(t, []int{0, 1}, order(first(f, 2)))
-	require.Equal(t, make([]int, 16), order(still(f)))
-	require.Equal(t, []int{0, 1, 2, 3, 4}, order(f), "the clip itself is as it was")
+	require.Equal(t, make([]int, 16), order(FirstFrameStill(f)))
+	require.Equal(t, []int{0, 1, 2, 3, 4}, order(f), "the clip itself does not change")
 }
 
 func TestGrid(t *testing.T) {
-	require.Equal(t, []int{1, 2, 3}, gridOf(3, 8))
-	require.Equal(t, []int{12, 25, 37, 50, 62, 75, 87, 100}, gridOf(100, 8))
+	require.Equal(t, []int{1, 2, 3}, windowEnds(3, 8))
+	require.Equal(t, []int{12, 25, 37, 50, 62, 75, 87, 100}, windowEnds(100, 8))
 	for frames := 1; frames < 300; frames++ {
-		ends := gridOf(frames, 32)
+		ends := windowEnds(frames, 32)
 		require.Equal(t, frames, ends[len(ends)-1])
 		for k := 1; k < len(ends); k++ {
 			require.Greater(t, ends[k], ends[k-1])
@@ -56,12 +56,12 @@ func TestGrid(t *testing.T) {
 	}
 }
 
-// scripted is an encoder of one number a clip, its length, and the worker that keeps it alive; what it is asked for is noted.
+// scripted is an encoder whose embedding of a clip is its length, and its own worker. It records its calls.
 type scripted struct {
 	encoder.Encoder
-	asked []string
-	// fails says what a call fails with; nil: nothing.
-	fails func(call int) error
+	calls []string
+	// fail returns the error of the n-th call; nil: calls do not fail.
+	fail func(call int) error
 }
 
 func (s *scripted) Client(context.Context) (encoder.Encoder, uint64, error) { return s, 1, nil }
@@ -69,9 +69,9 @@ func (s *scripted) Client(context.Context) (encoder.Encoder, uint64, error) { re
 func (s *scripted) Failed(uint64, error) {}
 
 func (s *scripted) EncodeWindows(_ context.Context, _ plugins.Tensor, ends []int) ([][]float32, error) {
-	s.asked = append(s.asked, fmt.Sprint(ends))
-	if s.fails != nil {
-		if err := s.fails(len(s.asked)); err != nil {
+	s.calls = append(s.calls, fmt.Sprint(ends))
+	if s.fail != nil {
+		if err := s.fail(len(s.calls)); err != nil {
 			return nil, err
 		}
 	}
@@ -83,9 +83,9 @@ func (s *scripted) EncodeWindows(_ context.Context, _ plugins.Tensor, ends []int
 }
 
 func (s *scripted) Encode(_ context.Context, clips []plugins.Tensor) ([][]float32, error) {
-	s.asked = append(s.asked, fmt.Sprint(len(clips), " clips"))
-	if s.fails != nil {
-		if err := s.fails(len(s.asked)); err != nil {
+	s.calls = append(s.calls, fmt.Sprint(len(clips), " clips"))
+	if s.fail != nil {
+		if err := s.fail(len(s.calls)); err != nil {
 			return nil, err
 		}
 	}
@@ -99,11 +99,14 @@ func (s *scripted) Encode(_ context.Context, clips []plugins.Tensor) ([][]float3
 func embedderOf(t *testing.T, s *scripted, spec encoder.Spec) *Embedder {
 	video := filepath.Join(t.TempDir(), "a.npy")
 	writeNpy(t, video, 7)
-	c := &Clips{List: &attempts.List{Attempts: []attempts.Attempt{{ID: "a", Task: "t", Video: video}}}, Cache: &Cache{Dir: t.TempDir()},
-		Terminal: report.NewTerminal(io.Discard)}
+	c := &Clips{
+		List:     &attempts.List{Attempts: []attempts.Attempt{{ID: "a", Task: "t", Video: video}}},
+		Cache:    &Cache{Dir: t.TempDir()},
+		Terminal: report.NewTerminal(io.Discard),
+	}
 	require.NoError(t, c.Scan(t.Context()))
 	require.Empty(t, c.List.Attempts[0].Problem)
-	return &Embedder{Encoder: &session.Encoder{Worker: s, Label: "encoder scripted", Spec: spec}, Clips: c, Cache: c.Cache}
+	return New(&session.Encoder{Worker: s, Label: "encoder scripted", Spec: spec}, c)
 }
 
 // writeNpy writes a video of n frames of 1 x 2 pixels.
@@ -118,10 +121,11 @@ func writeNpy(t *testing.T, path string, n int) {
 	require.NoError(t, os.WriteFile(path, data, 0o644))
 }
 
-// Windows that share no work go in calls of the encoder's batch, and what was made before a stop is not made again.
+// Windows that share no work are embedded in calls of the encoder's batch size, and the calls made before a
+// stop are not repeated.
 func TestWindowsGoInBatches(t *testing.T) {
 	stop := plugins.Errorf(plugins.Canceled, "stopped")
-	s := &scripted{fails: func(call int) error {
+	s := &scripted{fail: func(call int) error {
 		if call == 3 {
 			return stop
 		}
@@ -133,30 +137,36 @@ func TestWindowsGoInBatches(t *testing.T) {
 	rows, err := e.windows(t.Context(), 0, []int{1, 3, 4, 6, 7})
 	require.NoError(t, err)
 	require.Equal(t, [][]float32{{1}, {3}, {4}, {6}, {7}}, rows)
-	require.Equal(t, []string{"[1 3]", "[4 6]", "[7]", "[7]"}, s.asked)
+	require.Equal(t, []string{"[1 3]", "[4 6]", "[7]", "[7]"}, s.calls)
 
 	for _, spec := range []encoder.Spec{{Dimension: 1, Batch: 2, FrameWise: true}, {Dimension: 1}} {
 		s := &scripted{}
 		_, err = embedderOf(t, s, spec).windows(t.Context(), 0, []int{1, 3, 7})
 		require.NoError(t, err)
-		require.Equal(t, []string{"[1 3 7]"}, s.asked, "all share the work of the clip, or the encoder takes any number")
+		require.Equal(
+			t,
+			[]string{"[1 3 7]"},
+			s.calls,
+			"all windows share the work of the clip, or the encoder has no batch size",
+		)
 	}
 }
 
-// An encoder that is lost twice on a clip says why, and what to do.
-func TestLostTwiceSaysWhy(t *testing.T) {
-	s := &scripted{fails: func(call int) error {
-		return plugins.Errorf(plugins.Deadline, "EncodeWindows did not answer within 10m0s, time %d", call).WithHint("raise [host] encode_timeout_s")
+// When the encoder's process is lost twice on one clip, the error contains the cause and the remedy.
+func TestEncoderLostTwice(t *testing.T) {
+	s := &scripted{fail: func(call int) error {
+		return plugins.Errorf(plugins.Deadline, "EncodeWindows did not answer within 10m0s, time %d", call).
+			WithHint("raise [host] encode_timeout_s")
 	}}
 	_, err := embedderOf(t, s, encoder.Spec{Dimension: 1}).windows(t.Context(), 0, []int{7})
 	require.ErrorContains(t, err, "did not answer within 10m0s, time 2")
 	require.Equal(t, "raise [host] encode_timeout_s", plugins.AsError(err).Hint)
-	require.Len(t, s.asked, 2)
+	require.Len(t, s.calls, 2)
 }
 
-// An attempt whose first frame cannot be embedded leaves "nothing happened" to the next one of its task.
-func TestAnchorsPassOverABadClip(t *testing.T) {
-	s := &scripted{fails: func(call int) error {
+// When the first frame of an attempt cannot be embedded, the anchor comes from the next attempt of its task.
+func TestAnchorOfTheNextAttempt(t *testing.T) {
+	s := &scripted{fail: func(call int) error {
 		if call == 1 {
 			return plugins.Errorf(plugins.Internal, "no")
 		}
@@ -172,14 +182,15 @@ func TestAnchorsPassOverABadClip(t *testing.T) {
 	require.Equal(t, map[string][]float64{"t": {16}}, anchors)
 }
 
-// A video that changes between two looks is refused as often as it is asked for, so that no vector of the new frames is remembered as one of the old.
-func TestChangedVideoIsRefusedEachTime(t *testing.T) {
+// A video that changes between two reads is refused each time, so that no embedding of the new frames is cached
+// as one of the old frames.
+func TestChangedVideoIsRefused(t *testing.T) {
 	e := embedderOf(t, &scripted{}, encoder.Spec{Dimension: 1})
 	c := e.Clips
-	c.Kept, c.order = map[int]plugins.Tensor{}, nil // as after many other videos
+	c.kept, c.order = map[int]plugins.Tensor{}, nil // as after many other videos
 	writeNpy(t, c.List.Attempts[0].Video, 9)
 	for range 2 {
 		_, err := c.Frames(t.Context(), 0)
-		require.ErrorContains(t, err, "it has changed while it was looked at")
+		require.ErrorContains(t, err, "the video changed while it was in use")
 	}
 }

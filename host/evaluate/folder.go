@@ -1,6 +1,7 @@
 package evaluate
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -8,129 +9,233 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"sort"
+	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
+	"github.com/gofrs/flock"
+
+	"github.com/srpo-dev/srpo/host/rollout"
 	"github.com/srpo-dev/srpo/host/session"
 	"github.com/srpo-dev/srpo/host/store"
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// weights finds the policy's folder that a checkpoint means, and returns a hash over its files.
-func (e *evaluation) weights(checkpoint string) (sum string, err error) {
-	e.weight, sum, err = session.FindPolicyAndHash(e.cfg, checkpoint, e.Terminal)
-	return sum, err
+const lockFile = ".lock"
+
+// folder is the open folder of an evaluation.
+type folder struct {
+	lock *flock.Flock
+	log  *episodeLog
 }
 
-// takeLock keeps a second srpo out of the folder.
+func (f *folder) close() {
+	if f.log != nil {
+		_ = f.log.close()
+	}
+	if f.lock != nil {
+		_ = f.lock.Close()
+	}
+}
+
+// DefaultDir returns the default folder of an evaluation: runs/NAME-eval. NAME is the run's name and the
+// iteration. The side of the split, "sampled" and the shard are added when they are not the default.
+func DefaultDir(checkpoint, states string, sample bool, shard, shards int) string {
+	name := filepath.Base(filepath.Clean(checkpoint))
+	if run, ok := session.RunOf(checkpoint); ok {
+		name = filepath.Base(run)
+	}
+	if c := filepath.Dir(session.PolicyFolder(checkpoint)); c != "." {
+		if n, err := strconv.Atoi(filepath.Base(c)); err == nil {
+			name += fmt.Sprintf("-%06d", n)
+		}
+	}
+	name += "-eval"
+	if states != "" && states != "all" {
+		name += "-" + states
+	}
+	if sample {
+		name += "-sampled"
+	}
+	if shards > 0 {
+		name += fmt.Sprintf("-shard-%d-of-%d", shard, shards)
+	}
+	return filepath.Join("runs", name)
+}
+
+// open creates the folder, or opens an existing one that contains the same evaluation.
+func (e *evaluation) open() (err error) {
+	if err := e.identify(); err != nil {
+		return err
+	}
+	if e.Dir == "" {
+		name := e.cfg.Run.Checkpoint
+		if name == "" {
+			name = filepath.Base(e.cfg.Run.Policy) + "-" + filepath.Base(e.cfg.Run.Env)
+		}
+		e.Dir = DefaultDir(name, e.States, e.Sample, e.Shard, e.Shards)
+	}
+	if e.dir, err = filepath.Abs(e.Dir); err != nil {
+		return plugins.Errorf(plugins.Invalid, "%w", err).WithPlace("--out %s", e.Dir)
+	}
+	old, err := e.readRecord()
+	if err != nil {
+		return err
+	}
+	if old != nil {
+		if err := e.checkSame(old.Identity, false); err != nil {
+			return err
+		}
+	}
+	if _, err := os.Stat(e.dir); errors.Is(err, fs.ErrNotExist) {
+		e.isNew = true
+	}
+	if err := os.MkdirAll(e.dir, 0o755); err != nil {
+		return store.DiskError("make", e.dir, err)
+	}
+	return e.takeLock()
+}
+
+// takeLock prevents a second srpo from writing into the folder.
 func (e *evaluation) takeLock() error {
-	path := filepath.Join(e.dir, ".lock")
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+	path := filepath.Join(e.dir, lockFile)
+	lock := flock.New(path, flock.SetFlag(os.O_CREATE|os.O_RDWR), flock.SetPermissions(0o644))
+	locked, err := lock.TryLock()
 	if err != nil {
 		return store.DiskError("open", path, err)
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		_ = f.Close()
-		return plugins.Errorf(plugins.Unavailable, "another srpo writes this evaluation").WithPlace("%s", e.dir).WithHint("wait until it has ended, or give another --out")
+	if !locked {
+		_ = lock.Close()
+		return plugins.Errorf(plugins.Unavailable, "another srpo writes this evaluation").WithPlace("%s", e.dir).
+			WithHint("wait until it has ended, or give another --out")
 	}
-	e.lock = f
+	e.folder.lock = lock
 	return nil
 }
 
-func (e *evaluation) close() {
-	if e.log != nil {
-		_ = e.log.close()
-	}
-	if e.lock != nil {
-		_ = e.lock.Close()
-	}
-}
-
-// read returns what the folder holds an evaluation of; nil for a folder that is empty or not there.
-func (e *evaluation) read() (*Record, error) {
+// readRecord returns the record of the evaluation in the folder; nil for a folder that is empty or does not exist.
+func (e *evaluation) readRecord() (*Record, error) {
 	if info, err := os.Stat(e.dir); err == nil && !info.IsDir() {
-		return nil, plugins.Errorf(plugins.Invalid, "there is a file of that name").WithPlace("--out %s", e.Dir).WithHint("give the name of a folder")
+		return nil, plugins.Errorf(plugins.Invalid, "a file has this name").WithPlace("--out %s", e.Dir).
+			WithHint("give the name of a folder")
 	}
 	if _, err := os.Stat(filepath.Join(e.dir, RecordFile)); errors.Is(err, fs.ErrNotExist) {
-		return nil, vacant(e.dir, e.Dir)
+		return nil, checkVacant(e.dir, e.Dir)
 	}
 	return ReadRecord(e.dir)
 }
 
-// vacant refuses a folder that holds something; shown is the path as the user gave it.
-func vacant(dir, shown string) error {
+// checkVacant refuses a folder that contains something. shown is the path as the user gave it.
+func checkVacant(dir, shown string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return plugins.Errorf(plugins.Invalid, "%w", err).WithPlace("--out %s", shown).WithHint("give another --out")
 	}
 	for _, f := range entries {
-		// A first try that found no plugin leaves its lock and the plugins' logs.
-		if f.Name() != ".lock" && f.Name() != "plugins" && !strings.HasPrefix(f.Name(), ".tmp-") {
-			return plugins.Errorf(plugins.Invalid, "the folder holds %s and no evaluation", f.Name()).WithPlace("--out %s", shown).
-				WithHint("give a folder that is empty or does not exist")
+		// An earlier call that could not start a plugin leaves its lock and the plugins' logs.
+		if f.Name() != lockFile && f.Name() != "plugins" && !strings.HasPrefix(f.Name(), ".tmp-") {
+			return plugins.Errorf(plugins.Invalid, "the folder contains %s and no evaluation", f.Name()).
+				WithPlace("--out %s", shown).WithHint("give a folder that is empty or does not exist")
 		}
 	}
 	return nil
 }
 
-// same compares what is asked for with what the folder holds: what is known before the plugins are started, and in the end all of it.
-func (e *evaluation) same(old map[string]string, all bool) error {
-	var names []string
-	for name, now := range e.ident {
-		if was, ok := old[name]; ok && was != now || !ok && all {
-			names = append(names, name)
-		}
-	}
-	if all {
-		for name := range old {
-			if _, ok := e.ident[name]; !ok {
-				names = append(names, name)
-			}
-		}
-	}
-	if len(names) == 0 {
-		return nil
-	}
-	sort.Strings(names)
-	var detail []string
-	for _, name := range names {
-		detail = append(detail, fmt.Sprintf("%s: %s there, %s now", name, orNothing(old[name]), orNothing(e.ident[name])))
-	}
-	return plugins.Errorf(plugins.Mismatch, "the folder holds another evaluation: %s differs; nothing was changed", strings.Join(names, ", ")).WithPlace("--out %s", e.Dir).
-		WithHint("%s", e.wayOn(old, names)).WithDetail(strings.Join(detail, "\n"))
-}
-
-// wayOn is what can be done where a folder holds another evaluation, which differs in names.
-func (e *evaluation) wayOn(old map[string]string, names []string) string {
-	settings := true
-	for _, name := range names {
-		switch _, known := old[name]; {
-		case strings.HasSuffix(name, " plugin"), !known && strings.Contains(name, "."):
-			// Its episodes and new ones would not be of the same programs.
-			return "a plugin has changed since: give another --out, or go on with the srpo that began it, see " + filepath.Join(e.Dir, RecordFile)
-		case !strings.Contains(name, ".") && name != "seed" && name != "max_steps":
-			settings = false
-		}
-	}
-	if settings { // also of somebody who changed nothing: a default that has changed, or a srpo.toml
-		return fmt.Sprintf("give another --out, or go on with the settings that it was begun with: --config %s", filepath.Join(e.Dir, "srpo.toml"))
-	}
-	return "give another --out"
-}
-
-func (e *evaluation) writeJSON(name string, v any) error {
-	data, err := json.MarshalIndent(v, "", "  ")
+// claim completes the identity, writes the record or compares it with that of the folder, and reads the
+// episodes that the folder contains.
+func (e *evaluation) claim() error {
+	e.identifyPlugins()
+	old, err := e.readRecord()
 	if err != nil {
-		return plugins.Errorf(plugins.Internal, "%s: %w", name, err)
+		return err
 	}
-	return e.write(name, append(data, '\n'))
+	if old == nil {
+		err = e.writeRecord()
+	} else if err = e.checkSame(old.Identity, true); err == nil {
+		e.record = *old
+	}
+	if err != nil {
+		return err
+	}
+	return e.readEpisodes()
 }
 
-func (e *evaluation) write(name string, data []byte) error { return store.WriteFile(e.dir, name, data) }
+// writeRecord writes the files that describe the evaluation. The record is written last.
+func (e *evaluation) writeRecord() error {
+	s := e.session
+	split := s.Split.ForManifest(nil, e.States)
+	e.record = Record{Format: Format, Created: time.Now().UTC().Truncate(time.Millisecond), Host: e.Version,
+		Command: e.Command, Seed: e.cfg.Run.Seed, Checkpoint: e.cfg.Run.Checkpoint, Identity: e.identity,
+		Plugins: s.Plugins, Trials: e.record.Trials, Mine: e.record.Mine, LeftOut: s.Unavailable,
+		Split: Split{Used: e.States, By: split.By, TrainFraction: split.TrainFraction, TrainedOn: e.trainedOn()}}
+	var text bytes.Buffer
+	if err := e.cfg.Write(&text); err != nil {
+		return err
+	}
+	return writeRecord(e.dir, e.record, text.Bytes(), e.tasks, nil)
+}
 
-// episodeLog is episodes.jsonl: a line for each episode, durable at the latest a second later.
+// writeRecord writes eval.json after the other files: without it the folder is not an evaluation. episodes nil:
+// no file of episodes is written.
+func writeRecord(dir string, rec Record, config []byte, tasks []Task, episodes []Episode) error {
+	taskLines, err := JSONLines(tasks)
+	if err != nil {
+		return err
+	}
+	data, err := json.MarshalIndent(rec, "", "  ")
+	if err != nil {
+		return plugins.Errorf(plugins.Internal, "%s: %w", RecordFile, err)
+	}
+	if err := store.WriteFile(dir, "srpo.toml", config); err != nil {
+		return err
+	}
+	if err := store.WriteFile(dir, TasksFile, taskLines); err != nil {
+		return err
+	}
+	if episodes != nil {
+		lines, err := JSONLines(episodes)
+		if err != nil {
+			return err
+		}
+		if err := store.WriteFile(dir, EpisodesFile, lines); err != nil {
+			return err
+		}
+	}
+	return store.WriteFile(dir, RecordFile, append(data, '\n'))
+}
+
+// readEpisodes opens the log of episodes and reads what it contains.
+func (e *evaluation) readEpisodes() (err error) {
+	trials := map[string]bool{}
+	for i := range e.plan.Trials {
+		trials[e.plan.ID(i)] = true
+	}
+	var lines []Episode
+	if e.folder.log, lines, err = openEpisodes(filepath.Join(e.dir, EpisodesFile)); err != nil {
+		return err
+	}
+	for n, ep := range lines {
+		if _, twice := e.have[ep.ID]; twice || !trials[ep.ID] {
+			return plugins.Errorf(plugins.Corrupt,
+				"episode %q is listed twice, or belongs to another evaluation", ep.ID).
+				WithPlace("%s:%d", e.folder.log.path, n+1).
+				WithHint("give another --out")
+		}
+		e.have[ep.ID] = rollout.Episode{ID: ep.ID, Task: ep.Task, StartState: ep.StartState, Seed: ep.Seed,
+			Success: ep.Success, Terminated: ep.Terminated, Truncated: ep.Truncated, Steps: ep.Steps,
+			Progress: ep.Progress}
+		e.lines[ep.ID] = ep
+		if _, err := os.Stat(filepath.Join(e.dir, filepath.FromSlash(VideoName(ep)))); err == nil {
+			e.videos.have(ep)
+		}
+	}
+	if len(lines) > 0 {
+		e.Terminal.Line("continuing in %s: %d of %d episodes are done", e.Dir, len(lines), len(e.plan.Trials))
+	}
+	return nil
+}
+
+// episodeLog is episodes.jsonl. It has one line per episode, which is durable at most a second later.
 type episodeLog struct {
 	path   string
 	file   *os.File
@@ -138,7 +243,7 @@ type episodeLog struct {
 	added  int
 }
 
-// openEpisodes opens the file, cuts off a last line that a crash left without its end, and returns the episodes in it.
+// openEpisodes opens the file, cuts off a last line that a crash left incomplete, and returns the episodes in it.
 func openEpisodes(path string) (*episodeLog, []Episode, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
@@ -165,7 +270,7 @@ func (l *episodeLog) append(ep Episode) error {
 		return plugins.Errorf(plugins.Internal, "episode %s: %w", ep.ID, err)
 	}
 	if _, err := l.file.Write(append(data, '\n')); err != nil {
-		return store.DiskError("write", l.path, err) // a torn line is cut off by the next one who opens the file
+		return store.DiskError("write", l.path, err) // openEpisodes cuts off an incomplete line
 	}
 	l.added++
 	if time.Since(l.synced) > time.Second {

@@ -10,9 +10,16 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// A folder of another evaluation is refused with what differs and the way on, which depends on why it differs.
+// A folder of another evaluation is refused with what differs and with a remedy that depends on it.
 func TestFolderOfAnotherEvaluation(t *testing.T) {
-	now := map[string]string{"checkpoint": "abc", "seed": "0", "states": "all", "max_steps": "0", "env plugin": "libero 0.1.0 f00", "policy.tiny.std": "0.035"}
+	now := map[string]string{
+		"checkpoint":      "abc",
+		"seed":            "0",
+		"states":          "all",
+		"max_steps":       "0",
+		"env plugin":      "libero 0.1.0 f00",
+		"policy.tiny.std": "0.035",
+	}
 	old := func(name, value string) map[string]string {
 		m := maps.Clone(now)
 		if m[name] = value; value == "" {
@@ -20,22 +27,26 @@ func TestFolderOfAnotherEvaluation(t *testing.T) {
 		}
 		return m
 	}
-	e := &evaluation{Options: Options{Dir: "e"}, ident: now}
-	require.NoError(t, e.same(maps.Clone(now), true))
+	e := &evaluation{Options: Options{Dir: "e"}, identity: now}
+	require.NoError(t, e.checkSame(maps.Clone(now), true))
 	for _, c := range []struct {
 		old    map[string]string
 		detail string
 		hint   string
 	}{
-		{old("policy.tiny.std", "0.018"), "policy.tiny.std: 0.018 there, 0.035 now", "give another --out, or go on with the settings that it was begun with: --config e/srpo.toml"},
-		{old("seed", "7"), "seed: 7 there, 0 now", "give another --out, or go on with the settings that it was begun with: --config e/srpo.toml"},
-		{old("states", "test"), "states: test there, all now", "give another --out"},
-		{old("checkpoint", "def"), "checkpoint: def there, abc now", "give another --out"},
-		{old("env plugin", "libero 0.1.0 bad"), "env plugin: libero 0.1.0 bad there, libero 0.1.0 f00 now",
-			"a plugin has changed since: give another --out, or go on with the srpo that began it, see e/eval.json"},
-		{old("policy.tiny.std", ""), "policy.tiny.std: nothing there, 0.035 now", "a plugin has changed since: give another --out, or go on with the srpo that began it, see e/eval.json"},
+		{old("policy.tiny.std", "0.018"), "policy.tiny.std: 0.018 in the folder, 0.035 now", "give another " +
+			"--out, or continue with the settings that it was begun with: --config e/srpo.toml"},
+		{old("seed", "7"), "seed: 7 in the folder, 0 now", "give another --out, or continue with the settings " +
+			"that it was begun with: --config e/srpo.toml"},
+		{old("states", "test"), "states: test in the folder, all now", "give another --out"},
+		{old("checkpoint", "def"), "checkpoint: def in the folder, abc now", "give another --out"},
+		{old("env plugin", "libero 0.1.0 bad"), "env plugin: libero 0.1.0 bad in the folder, libero 0.1.0 f00 now",
+			"a plugin has changed since: give another --out, or continue with the version of srpo that began it, " +
+				"see e/eval.json"},
+		{old("policy.tiny.std", ""), "policy.tiny.std: nothing in the folder, 0.035 now", "a plugin has changed " +
+			"since: give another --out, or continue with the version of srpo that began it, see e/eval.json"},
 	} {
-		err := plugins.AsError(e.same(c.old, true))
+		err := plugins.AsError(e.checkSame(c.old, true))
 		require.Equal(t, plugins.Mismatch, err.Kind)
 		require.Contains(t, err.Message, "nothing was changed")
 		require.Equal(t, c.detail, err.Detail)

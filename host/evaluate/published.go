@@ -4,14 +4,16 @@ import (
 	"slices"
 )
 
-// Published is a row of somebody else's table, to be read beside one's own. srpo did not measure it: another policy with its own weights, on their machines.
+// Published is a row of a published table, for comparison. It was not measured by srpo: the weights and the
+// machines are others.
 type Published struct {
-	// Name of the row, Source of the table.
+	// Name is that of the row, Source that of the table.
 	Name   string `json:"name"`
 	Source string `json:"source"`
 	// Rates by suite or dimension, 0 to 1.
 	Rates map[string]float64 `json:"rates"`
-	// Mean is the plain mean of the rates, Weighted weighs them by LIBERO-Plus's task counts; nil where the two do not differ.
+	// Mean is the unweighted mean of the rates. Weighted is weighted by the task counts of LIBERO-Plus; nil for
+	// LIBERO.
 	Mean     float64  `json:"plain_mean"`
 	Weighted *float64 `json:"weighted,omitempty"`
 }
@@ -28,7 +30,7 @@ var (
 	PlusDimensions = []string{"camera", "robot", "language", "light", "background", "noise", "layout"}
 )
 
-// plusCounts are LIBERO-Plus's numbers of variants.
+// plusCounts are the numbers of variants per dimension in LIBERO-Plus.
 var plusCounts = []float64{1599, 1550, 1537, 1142, 1076, 1601, 1525}
 
 // liberoRows and plusRows are percentages as printed, in the order of LiberoSuites and PlusDimensions.
@@ -53,8 +55,8 @@ var plusRows = []struct {
 	{"full SFT, augmented data", []float64{69.4, 49.6, 66.3, 88.2, 88.5, 78.7, 70.3}},
 }
 
-// publishedBeside gives the rows that an evaluation of LIBERO or LIBERO-Plus can be read beside; none for other envs.
-func publishedBeside(r *Results) []Published {
+// publishedFor returns the published rows for an evaluation of LIBERO or LIBERO-Plus; none for other envs.
+func publishedFor(r *Results) []Published {
 	var out []Published
 	names := make([]string, 0, len(r.Suites)+len(r.Dimensions))
 	for _, d := range r.Dimensions {
@@ -77,7 +79,7 @@ func publishedBeside(r *Results) []Published {
 	return out
 }
 
-// plusWeighted is the mean of the dimensions' rates, weighted by LIBERO-Plus's counts: its total over all of its variants.
+// plusWeighted returns the mean of the dimensions' rates, weighted by the counts of LIBERO-Plus.
 func plusWeighted(rate func(dimension string) float64) float64 {
 	var sum, n float64
 	for i, d := range PlusDimensions {
@@ -100,5 +102,6 @@ func anyOf(names, known []string) bool {
 }
 
 func allSuitesAre(suites []Score, known []string) bool {
-	return len(suites) > 0 && !slices.ContainsFunc(suites, func(s Score) bool { return !slices.Contains(known, s.Name) })
+	return len(suites) > 0 &&
+		!slices.ContainsFunc(suites, func(s Score) bool { return !slices.Contains(known, s.Name) })
 }

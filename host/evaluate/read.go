@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -28,54 +27,64 @@ const (
 	ResultsFile  = "results.json"
 	ReportFile   = "report.html"
 	VideosDir    = "videos"
-	// Format is the version of the folder's format. A folder of another one is refused.
+	// Format is the version of the folder's format. Folders of other versions are refused.
 	Format = 2
 )
 
-// Record is eval.json: what was asked for, so that nobody adds episodes of something else.
+// Record is eval.json. It describes the evaluation, so that no episodes of another one are added.
 type Record struct {
 	Format  int       `json:"format"`
 	Created time.Time `json:"created"`
 	Host    string    `json:"host"`
 	Command []string  `json:"command"`
-	// Checkpoint is where the policy came from; the identity holds a hash over its files.
+	// Checkpoint is where the policy came from. The identity contains a hash of its files.
 	Checkpoint string `json:"checkpoint"`
 	Seed       uint64 `json:"seed,string"`
-	// Identity is everything that an episode's outcome depends on, by name.
+	// Identity contains everything that an outcome depends on, by name.
 	Identity map[string]string `json:"identity"`
 	Plugins  []store.Plugin    `json:"plugins"`
-	// Trials are the episodes of the whole evaluation, Mine those of this folder: fewer in a shard.
+	// Trials is the number of episodes of the whole evaluation, Mine that of this folder, which is smaller in a
+	// shard.
 	Trials int `json:"trials"`
 	Mine   int `json:"mine"`
-	// Split without its scores.
+	// Split has no scores here.
 	Split   Split          `json:"split"`
 	LeftOut map[string]int `json:"left_out,omitempty"`
 	// MergedFrom are the folders of the shards.
 	MergedFrom []string `json:"merged_from,omitempty"`
 }
 
-// ReadRecord returns what a folder holds an evaluation of. Errors: NotFound where there is none, Corrupt, Mismatch for another format.
+// ReadRecord reads the record of a folder. Errors: NotFound for a folder without an evaluation, Corrupt, and
+// Mismatch for another format.
 func ReadRecord(dir string) (*Record, error) {
 	path := filepath.Join(dir, RecordFile)
 	data, err := bounded.ReadFile(path, bounded.Small)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, plugins.Errorf(plugins.NotFound, "the folder holds no evaluation: there is no %s", RecordFile).WithPlace("%s", dir).WithHint("give a folder that `srpo eval` wrote")
+		return nil, plugins.Errorf(plugins.NotFound, "the folder contains no evaluation: %s is missing", RecordFile).
+			WithPlace("%s", dir).
+			WithHint("give a folder that `srpo eval` wrote")
 	}
 	if err != nil {
-		return nil, plugins.Errorf(plugins.Invalid, "cannot read the file: %w", err).WithPlace("%s", path).WithHint("check the folder's permissions")
+		return nil, plugins.Errorf(plugins.Invalid, "cannot read the file: %w", err).
+			WithPlace("%s", path).
+			WithHint("check the folder's permissions")
 	}
 	rec := &Record{}
 	if err := json.Unmarshal(data, rec); err != nil {
-		return nil, plugins.Errorf(plugins.Corrupt, "%w", err).WithPlace("%s", path).WithHint("evaluate again with another --out")
+		return nil, plugins.Errorf(plugins.Corrupt, "%w", err).
+			WithPlace("%s", path).
+			WithHint("evaluate again with another --out")
 	}
 	if rec.Format != Format {
-		return nil, plugins.Errorf(plugins.Mismatch, "the folder has format %d, this srpo reads %d", rec.Format, Format).WithPlace("%s", path).
-			WithHint("use the srpo that made it, or evaluate again with another --out")
+		return nil, plugins.Errorf(plugins.Mismatch,
+			"the folder has format %d, this version of srpo reads %d", rec.Format, Format).
+			WithPlace("%s", path).
+			WithHint("use the version of srpo that made it, or evaluate again with another --out")
 	}
 	return rec, nil
 }
 
-// Folder is an evaluation as it lies on disk, also one that is still going.
+// Folder is the folder of an evaluation, which may still run.
 type Folder struct {
 	Dir string
 	Record
@@ -84,7 +93,7 @@ type Folder struct {
 	Episodes []Episode
 }
 
-// OpenFolder reads an evaluation's folder. A last line without its end is one that is just being written, and left out.
+// OpenFolder reads an evaluation's folder. It ignores an incomplete last line, which is just being written.
 func OpenFolder(dir string) (*Folder, error) {
 	rec, err := ReadRecord(dir)
 	if err != nil {
@@ -100,7 +109,8 @@ func OpenFolder(dir string) (*Folder, error) {
 	seen := map[string]int{}
 	for i, e := range f.Episodes {
 		if at, twice := seen[e.ID]; twice {
-			return nil, plugins.Errorf(plugins.Corrupt, "episode %q is there twice, in line %d too", e.ID, at+1).WithPlace("%s:%d", filepath.Join(dir, EpisodesFile), i+1).
+			return nil, plugins.Errorf(plugins.Corrupt, "episode %q is listed twice, also in line %d", e.ID, at+1).
+				WithPlace("%s:%d", filepath.Join(dir, EpisodesFile), i+1).
 				WithHint("evaluate again with another --out")
 		}
 		seen[e.ID] = i
@@ -109,16 +119,17 @@ func OpenFolder(dir string) (*Folder, error) {
 	return f, nil
 }
 
-// Whole is nil when every episode is there, otherwise an error that says how many are missing.
+// Whole returns an error unless the folder contains all of its episodes.
 func (f *Folder) Whole() error {
 	if len(f.Episodes) == f.Mine {
 		return nil
 	}
-	return plugins.Errorf(plugins.Invalid, "the evaluation has %d of its %d episodes", len(f.Episodes), f.Mine).WithPlace("%s", f.Dir).
-		WithHint("let it come to its end: the command that began it goes on (%s)", strings.Join(f.Command, " "))
+	return plugins.Errorf(plugins.Invalid, "the evaluation has %d of its %d episodes", len(f.Episodes), f.Mine).
+		WithPlace("%s", f.Dir).
+		WithHint("finish it with the command that began it: %s", strings.Join(f.Command, " "))
 }
 
-// Videos are the paths, within the folder, of the episodes' videos that are there.
+// Videos returns the paths of the videos that exist, relative to the folder, by the ids of their episodes.
 func (f *Folder) Videos() map[string]string {
 	out := map[string]string{}
 	for _, e := range f.Episodes {
@@ -130,7 +141,7 @@ func (f *Folder) Videos() map[string]string {
 	return out
 }
 
-// VideoName is the path of an episode's video within the folder, whether it is there or not.
+// VideoName returns the path of an episode's video relative to the folder. The video need not exist.
 func VideoName(e Episode) string {
 	clean := strings.Map(func(r rune) rune {
 		if r == '_' || r == '-' || r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' {
@@ -142,24 +153,34 @@ func VideoName(e Episode) string {
 	if e.Success {
 		outcome = "success"
 	}
-	return fmt.Sprintf("%s/%06d-%s-%d-%s.gif", VideosDir, e.Index, clean[:min(len(clean), 100)], e.StartState, outcome)
+	return fmt.Sprintf(
+		"%s/%06d-%s-%d-%s.gif",
+		VideosDir,
+		e.Index,
+		clean[:min(len(clean), 100)],
+		e.StartState,
+		outcome,
+	)
 }
 
-// readLines reads a file of JSON lines; a file that is not there has none.
+// readLines reads a file of JSON lines. A file that does not exist has none.
 func readLines[T any](path string) ([]T, error) {
 	file, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, plugins.Errorf(plugins.Invalid, "cannot read the file: %w", err).WithPlace("%s", path).WithHint("check the folder's permissions")
+		return nil, plugins.Errorf(plugins.Invalid, "cannot read the file: %w", err).
+			WithPlace("%s", path).
+			WithHint("check the folder's permissions")
 	}
 	defer file.Close()
 	list, _, err := Lines[T](file, path)
 	return list, err
 }
 
-// Lines reads JSON lines to the last that is whole, and says how many bytes those have. path is for errors.
+// Lines reads JSON lines up to the last complete one, and returns the number of bytes of these lines. path is
+// for errors.
 func Lines[T any](from io.Reader, path string) (list []T, whole int64, err error) {
 	for r := bufio.NewReader(from); ; {
 		line, err := r.ReadBytes('\n')
@@ -167,19 +188,21 @@ func Lines[T any](from io.Reader, path string) (list []T, whole int64, err error
 			return list, whole, nil
 		}
 		if err != nil {
-			return nil, 0, plugins.Errorf(plugins.Invalid, "cannot read the file: %w", err).WithPlace("%s", path).WithHint("check the disk")
+			return nil, 0, plugins.Errorf(plugins.Invalid, "cannot read the file: %w", err).
+				WithPlace("%s", path).
+				WithHint("check the disk")
 		}
 		var v T
 		if err := json.Unmarshal(line, &v); err != nil {
 			return nil, 0, plugins.Errorf(plugins.Corrupt, "%w", err).WithPlace("%s:%d", path, len(list)+1).
-				WithHint("remove the line to have its episode rolled again, or give another --out")
+				WithHint("remove the line to have its episode rolled out again, or give another --out")
 		}
 		list = append(list, v)
 		whole += int64(len(line))
 	}
 }
 
-// JSONLines writes one value a line.
+// JSONLines returns the values as JSON, one per line.
 func JSONLines[T any](list []T) ([]byte, error) {
 	var b bytes.Buffer
 	for _, v := range list {
@@ -190,32 +213,4 @@ func JSONLines[T any](list []T) ([]byte, error) {
 		b.Write(append(line, '\n'))
 	}
 	return b.Bytes(), nil
-}
-
-// firstDifference names an entry, the first by name, in which two identities differ; "" when there is none. Names that skip holds of are not compared.
-func firstDifference(a, b map[string]string, skip func(string) bool) string {
-	names := map[string]bool{}
-	for _, m := range []map[string]string{a, b} {
-		for name := range m {
-			names[name] = true
-		}
-	}
-	list := make([]string, 0, len(names))
-	for name := range names {
-		list = append(list, name)
-	}
-	slices.Sort(list)
-	for _, name := range list {
-		if !skip(name) && a[name] != b[name] {
-			return name
-		}
-	}
-	return ""
-}
-
-func orNothing(s string) string {
-	if s == "" {
-		return "nothing"
-	}
-	return s
 }

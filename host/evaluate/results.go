@@ -15,16 +15,16 @@ type Task struct {
 	Tags        map[string]string `json:"tags,omitempty"`
 }
 
-// Dimension is what a variant changes ("camera"), Level how hard it is ("L3"); empty where the env names none.
+// Dimension returns what a variant changes ("camera"); empty when the env names no dimension.
 func (t Task) Dimension() string { return t.Tags["dimension"] }
 
-// Level is the tag of that name.
+// Level returns how hard a variant is ("L3"); empty when the env names no level.
 func (t Task) Level() string { return t.Tags["level"] }
 
 // Episode is a line of episodes.jsonl.
 type Episode struct {
 	ID string `json:"id"`
-	// Index is the episode's place among all of the evaluation's, shards included.
+	// Index is the episode's place in the whole evaluation, including all shards.
 	Index      int    `json:"index"`
 	Task       string `json:"task"`
 	StartState int    `json:"start_state"`
@@ -35,12 +35,12 @@ type Episode struct {
 	Success    bool   `json:"success"`
 	Terminated bool   `json:"terminated"`
 	Truncated  bool   `json:"truncated"`
-	// Steps are env steps. Progress is the env's own measure at the end, 0 to 1, where it has one.
+	// Steps are env steps. Progress is the env's own measure at the end, 0 to 1; nil: it has none.
 	Steps    int      `json:"steps"`
 	Progress *float64 `json:"progress,omitempty"`
 }
 
-// Outcome puts an episode's end in words, the same for all that ended alike: the kinds of failure that a report shows.
+// Outcome returns the kind of outcome, which distinguishes the kinds of failure in a report.
 func (e Episode) Outcome() string {
 	switch {
 	case e.Success:
@@ -62,7 +62,7 @@ type Score struct {
 	Rate      float64 `json:"success_rate"`
 	Low       float64 `json:"low"`
 	High      float64 `json:"high"`
-	// MeanSteps is over all of its episodes, in env steps.
+	// MeanSteps is the mean number of env steps over all episodes.
 	MeanSteps float64 `json:"mean_steps"`
 }
 
@@ -85,50 +85,52 @@ func (s Score) String() string {
 	return fmt.Sprintf("%.1f %% [%.1f, %.1f]", 100*s.Rate, 100*s.Low, 100*s.High)
 }
 
-// Group is a dimension, or a suite, with its parts.
+// Group is a dimension with its levels.
 type Group struct {
 	Score
-	// Levels are in their own order; episodes without one are under "".
+	// Levels are in ascending order. Episodes without a level have the name "".
 	Levels []Score `json:"levels,omitempty"`
 }
 
-// Totals are the two ways to make one number of several groups. Published tables use both: say which one is compared.
+// Totals are the two means of several groups. Published tables use both.
 type Totals struct {
-	// Of what the plain mean is: "dimensions" or "suites".
+	// Of is what the groups are: "dimensions" or "suites".
 	Of string `json:"of"`
-	// Mean is the plain mean of the groups' rates, each counting the same. Its interval combines the groups' Wilson intervals by squaring and adding
-	// (MOVER, Zou and Donner 2008, https://doi.org/10.1002/sim.3095).
+	// Mean is the unweighted mean of the groups' rates. Its interval combines the groups' Wilson intervals by
+	// squaring and adding (MOVER, Zou and Donner 2008, https://doi.org/10.1002/sim.3095).
 	Mean float64 `json:"plain_mean"`
 	Low  float64 `json:"low"`
 	High float64 `json:"high"`
-	// Weighted is by the number of episodes: the success rate over all of them.
+	// Weighted is the success rate over all episodes.
 	Weighted Score `json:"weighted"`
 }
 
-// Split says how the episodes lie to what the policy was trained on.
+// Split relates the episodes to those that the policy was trained on.
 type Split struct {
-	// Used is the side that was evaluated: "all", "train" or "test". By is what was divided: "start" (each task's start states) or "task".
+	// Used is the side that was evaluated: "all", "train" or "test". By is what is divided: "start" (the start
+	// states of each task) or "task".
 	Used          string  `json:"used"`
 	By            string  `json:"by"`
 	TrainFraction float64 `json:"train_fraction"`
-	// TrainedOn is the side that the checkpoint's run trained on; empty when the checkpoint belongs to no run, or the run divided otherwise.
+	// TrainedOn is the side that the checkpoint's run trained on; empty when the checkpoint belongs to no run,
+	// or to a run with another split.
 	TrainedOn string `json:"trained_on,omitempty"`
 	// Train and Test score the episodes of each side.
 	Train Score `json:"train"`
 	Test  Score `json:"test"`
 }
 
-// Kind is a way in which episodes of a group ended.
+// Kind counts the episodes of a group with the same outcome.
 type Kind struct {
 	Group    string `json:"group"`
 	Outcome  string `json:"outcome"`
 	Success  bool   `json:"success"`
 	Episodes int    `json:"episodes"`
-	// Examples are the first ones of it in the order of the evaluation that have a video.
+	// Examples are the first episodes that have a video.
 	Examples []Example `json:"examples,omitempty"`
 }
 
-// Example is an episode with its video, a path in the evaluation's folder.
+// Example is an episode with its video, a path relative to the evaluation's folder.
 type Example struct {
 	ID    string `json:"id"`
 	Steps int    `json:"steps"`
@@ -141,13 +143,13 @@ type Results struct {
 	Checkpoint string `json:"checkpoint"`
 	Env        string `json:"env"`
 	Policy     string `json:"policy"`
-	// States is the side of the split, Mode "greedy" or how it was sampled.
+	// States is the side of the split. Mode is "greedy", or describes how actions were sampled.
 	States string `json:"states"`
 	Mode   string `json:"mode"`
 	Seed   uint64 `json:"seed,string"`
 	// Shard is "I/N" for a part of an evaluation.
 	Shard string `json:"shard,omitempty"`
-	// All sums up every episode; the others do so by suite, dimension and task, in the env's order.
+	// All is over all episodes. Suites, Dimensions and Tasks are in the env's order.
 	All        Score       `json:"all"`
 	Suites     []Score     `json:"suites"`
 	Dimensions []Group     `json:"dimensions,omitempty"`
@@ -155,18 +157,19 @@ type Results struct {
 	Split      Split       `json:"split"`
 	Kinds      []Kind      `json:"kinds"`
 	Published  []Published `json:"published,omitempty"`
-	// LeftOut counts matching tasks that cannot run here, by the reason.
+	// LeftOut counts the matching tasks that cannot run here, by the reason.
 	LeftOut map[string]int `json:"left_out,omitempty"`
 	Tasks   []Score        `json:"tasks"`
-	// Repeats are the episodes of a start state that an earlier one was of.
+	// Repeats is the number of episodes from a start state that another episode had before.
 	Repeats int `json:"repeats,omitempty"`
-	// EnvSteps of all episodes. Seconds and Rolled are of the last call alone: an evaluation that was stopped has the rest behind it.
+	// EnvSteps are those of all episodes. Seconds and Rolled are of the last call only, which continues a
+	// stopped evaluation.
 	EnvSteps int64   `json:"env_steps"`
 	Seconds  float64 `json:"seconds"`
 	Rolled   int     `json:"rolled"`
 }
 
-// plainMean is the mean of rates and its interval by squaring and adding the distances to the groups' own limits.
+// plainMean returns the unweighted mean of the groups' rates. Its interval combines theirs by squaring and adding.
 func plainMean(of string, groups []Score, all Score) *Totals {
 	t := &Totals{Of: of, Weighted: all}
 	t.Weighted.Name = "weighted"

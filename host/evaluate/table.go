@@ -3,17 +3,17 @@ package evaluate
 import (
 	"fmt"
 	"io"
-	"sort"
+	"maps"
+	"slices"
 	"strings"
 	"text/tabwriter"
-
-	"github.com/srpo-dev/srpo/host/report"
 )
 
-// mostRows is the number of tasks that a table still lists; results.json has them all.
-const mostRows = 20
+// maxTaskRows is the largest number of tasks that a table lists. results.json contains all tasks.
+const maxTaskRows = 20
 
-// columns names what published rows are compared by: dimensions where there are any, otherwise suites.
+// columns returns the names by which published rows are compared, and the scores of this evaluation: dimensions
+// if there are any, otherwise suites.
 func (r *Results) columns() (names []string, own map[string]Score) {
 	own = map[string]Score{}
 	for _, d := range r.Dimensions {
@@ -28,14 +28,24 @@ func (r *Results) columns() (names []string, own map[string]Score) {
 	return LiberoSuites, own
 }
 
-// Table writes the success rates with their intervals, and published rows beside them.
+// Table writes the success rates with their intervals, and then published ones.
 func (r *Results) Table(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(t, "\tSUCCESS\t95 %%\tEPISODES\tMEAN STEPS\n")
 	row := func(name string, s Score) {
-		fmt.Fprintf(t, "%s\t%.1f %%\t%.1f to %.1f\t%d of %d\t%.0f\n", name, 100*s.Rate, 100*s.Low, 100*s.High, s.Successes, s.Episodes, s.MeanSteps)
+		fmt.Fprintf(
+			t,
+			"%s\t%.1f %%\t%.1f to %.1f\t%d of %d\t%.0f\n",
+			name,
+			100*s.Rate,
+			100*s.Low,
+			100*s.High,
+			s.Successes,
+			s.Episodes,
+			s.MeanSteps,
+		)
 	}
-	if len(r.Tasks) <= mostRows {
+	if len(r.Tasks) <= maxTaskRows {
 		for _, s := range r.Tasks {
 			row(s.Name, s)
 		}
@@ -57,27 +67,30 @@ func (r *Results) Table(w io.Writer) error {
 		}
 	}
 	if r.Totals != nil {
-		fmt.Fprintf(t, "plain mean of %d %s\t%.1f %%\t%.1f to %.1f\t\t\n", r.groups(), r.Totals.Of, 100*r.Totals.Mean, 100*r.Totals.Low, 100*r.Totals.High)
+		fmt.Fprintf(
+			t,
+			"plain mean of %d %s\t%.1f %%\t%.1f to %.1f\t\t\n",
+			r.groups(),
+			r.Totals.Of,
+			100*r.Totals.Mean,
+			100*r.Totals.Low,
+			100*r.Totals.High,
+		)
 		row("weighted by episodes", r.Totals.Weighted)
 	} else if len(r.Tasks) > 1 {
 		row("all", r.All)
 	}
-	if r.Split.Train.Episodes > 0 && r.Split.Test.Episodes > 0 && r.Split.TrainedOn != "" && r.Split.TrainedOn != "all" {
+	if r.Split.Train.Episodes > 0 && r.Split.Test.Episodes > 0 && r.Split.TrainedOn != "" &&
+		r.Split.TrainedOn != "all" {
 		for _, s := range []Score{r.Split.Train, r.Split.Test} {
-			row(r.sideWords(s.Name), s)
+			row(r.sideName(s.Name), s)
 		}
 	}
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	if words := r.splitWords(); words != "" {
-		fmt.Fprintf(w, "%s.\n", words)
-	}
-	if words := r.repeatWords(); words != "" {
-		fmt.Fprintf(w, "%s.\n", words)
-	}
-	for _, reason := range sortedKeys(r.LeftOut) {
-		fmt.Fprintf(w, "%d tasks are left out: %s.\n", r.LeftOut[reason], reason)
+	for _, note := range r.notes() {
+		fmt.Fprintln(w, note)
 	}
 	return r.publishedTable(w)
 }
@@ -89,8 +102,22 @@ func (r *Results) groups() int {
 	return len(r.Suites)
 }
 
-// sideWords names a side of the split by what the policy's training did with it.
-func (r *Results) sideWords(side string) string {
+// notes returns sentences that belong to the results.
+func (r *Results) notes() []string {
+	var out []string
+	for _, note := range []string{r.splitNote(), r.repeatNote()} {
+		if note != "" {
+			out = append(out, note+".")
+		}
+	}
+	for _, reason := range slices.Sorted(maps.Keys(r.LeftOut)) {
+		out = append(out, fmt.Sprintf("%d tasks are left out: %s.", r.LeftOut[reason], reason))
+	}
+	return out
+}
+
+// sideName returns the name of a side of the split with its role in the policy's training.
+func (r *Results) sideName(side string) string {
 	switch {
 	case side == r.Split.TrainedOn:
 		return "side " + side + ", trained on"
@@ -100,8 +127,9 @@ func (r *Results) sideWords(side string) string {
 	return "side " + side
 }
 
-// splitWords says what the episodes have to do with the training.
-func (r *Results) splitWords() string {
+// splitNote returns a sentence about the relation of the episodes to the training, without its period; empty:
+// none is known.
+func (r *Results) splitNote() string {
 	what := "start states"
 	if r.Split.By == "task" {
 		what = "tasks"
@@ -110,38 +138,40 @@ func (r *Results) splitWords() string {
 	case r.Split.TrainedOn == "":
 		return ""
 	case r.Split.TrainedOn == "all":
-		return "The policy was trained on these very " + what + " (as the published runs were)"
+		return "The policy was trained on these " + what + " (as in the published runs)"
 	case r.Split.Used == "all":
-		return fmt.Sprintf("The policy was trained on the %s side of the %s, split by seed with train fraction %g", r.Split.TrainedOn, what, r.Split.TrainFraction)
+		return fmt.Sprintf(
+			"The policy was trained on the %s side of the %s, split by seed with train fraction %g",
+			r.Split.TrainedOn,
+			what,
+			r.Split.TrainFraction,
+		)
 	case r.Split.Used == r.Split.TrainedOn:
-		return "The policy was trained on these very " + what
+		return "The policy was trained on these " + what
 	}
 	return "These " + what + " were held out from training"
 }
 
-// repeatWords warns of episodes that count like others and show less: a policy that draws nothing does from a start state what it did from it before.
-func (r *Results) repeatWords() string {
+// repeatNote returns a warning about repeated start states, from which a greedy policy may repeat itself;
+// empty: there are none.
+func (r *Results) repeatNote() string {
 	if r.Repeats == 0 || r.Mode != "greedy" {
 		return ""
 	}
-	return fmt.Sprintf("%d of the %d episodes repeat a start state, and a greedy policy may repeat itself there: the intervals are narrower than they ought to be", r.Repeats, r.All.Episodes)
+	return fmt.Sprintf(
+		"%d of the %d episodes repeat a start state, and a greedy policy may repeat itself there: the intervals "+
+			"are too narrow",
+		r.Repeats,
+		r.All.Episodes,
+	)
 }
 
-func sortedKeys(m map[string]int) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	sort.Strings(keys)
-	return keys
-}
-
-// publishedTable writes one's own row and those of others, by the same columns.
+// publishedTable writes the row of this evaluation and published rows with the same columns.
 func (r *Results) publishedTable(w io.Writer) error {
 	if len(r.Published) == 0 {
 		return nil
 	}
-	fmt.Fprintf(w, "\n%s\n", publishedWords(r.Published[0].Source))
+	fmt.Fprintf(w, "\n%s\n", publishedNote(r.Published[0].Source))
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	for _, line := range r.publishedLines() {
 		fmt.Fprintln(t, strings.Join(line, "\t")+"\t")
@@ -149,11 +179,12 @@ func (r *Results) publishedTable(w io.Writer) error {
 	return t.Flush()
 }
 
-func publishedWords(source string) string {
-	return "Published by others (" + source + "), not measured by srpo: other weights on other machines; success in %, means over the printed columns."
+func publishedNote(source string) string {
+	return "Published by others (" + source + "), not measured by srpo: other weights on other machines; success " +
+		"in %, means over the printed columns."
 }
 
-// publishedLines is the table with its header; the first line is this evaluation's own.
+// publishedLines returns the table with its header. The row after the header is that of this evaluation.
 func (r *Results) publishedLines() [][]string {
 	names, own := r.columns()
 	weighted := r.Published[0].Weighted != nil
@@ -168,10 +199,17 @@ func (r *Results) publishedLines() [][]string {
 		}
 	}
 	head = append(head, "plain mean")
-	// A mean over some of the columns is no total to compare with theirs. Theirs are weighted by the benchmark's counts, which a sample need not have.
+	// A mean over some of the columns cannot be compared with theirs. The published means are weighted by the
+	// benchmark's counts, which a sample need not have.
 	mean, total := "–", "–"
 	if len(own) == len(names) && r.Totals != nil {
-		mean, total = fmt.Sprintf("%.1f", 100*r.Totals.Mean), fmt.Sprintf("%.1f", 100*plusWeighted(func(d string) float64 { return own[d].Rate }))
+		mean, total = fmt.Sprintf(
+			"%.1f",
+			100*r.Totals.Mean,
+		), fmt.Sprintf(
+			"%.1f",
+			100*plusWeighted(func(d string) float64 { return own[d].Rate }),
+		)
 	}
 	mine = append(mine, mean)
 	if weighted {
@@ -190,86 +228,4 @@ func (r *Results) publishedLines() [][]string {
 		lines = append(lines, line)
 	}
 	return lines
-}
-
-// Page is report.html. video reads a video by its path within the folder; one that cannot be read is left out, with a word about it.
-func (r *Results) Page(name string, rec Record, video func(string) ([]byte, error)) report.EvalPage {
-	p := report.EvalPage{Name: name, Summary: fmt.Sprintf("%s in %s · %s · seed %d", r.Policy, r.Env, r.Mode, r.Seed)}
-	tile := func(label string, rate, low, high float64, note string) {
-		p.Tiles = append(p.Tiles, report.EvalTile{Label: label, Rate: rate, Low: low, High: high, Note: note})
-	}
-	tile("success, weighted by episodes", r.All.Rate, r.All.Low, r.All.High, fmt.Sprintf("%d of %d", r.All.Successes, r.All.Episodes))
-	if r.Totals != nil {
-		tile("plain mean of the "+r.Totals.Of, r.Totals.Mean, r.Totals.Low, r.Totals.High, "each counting the same")
-	}
-	if t := r.Split.TrainedOn; t == "train" || t == "test" {
-		for _, s := range []Score{r.Split.Train, r.Split.Test} {
-			if s.Episodes > 0 {
-				tile(r.sideWords(s.Name), s.Rate, s.Low, s.High, fmt.Sprintf("%d of %d", s.Successes, s.Episodes))
-			}
-		}
-	}
-	bar := func(s Score, nested bool) report.EvalRate {
-		return report.EvalRate{Name: s.Name, Rate: s.Rate, Low: s.Low, High: s.High, Successes: s.Successes, Episodes: s.Episodes, MeanSteps: s.MeanSteps, Nested: nested}
-	}
-	section := func(title string, list []Score) {
-		s := report.EvalSection{Title: title}
-		for _, x := range list {
-			s.Rates = append(s.Rates, bar(x, false))
-		}
-		p.Sections = append(p.Sections, s)
-	}
-	if len(r.Dimensions) > 0 {
-		s := report.EvalSection{Title: "By dimension and level"}
-		for _, d := range r.Dimensions {
-			s.Rates = append(s.Rates, bar(d.Score, false))
-			for _, l := range d.Levels {
-				if l.Name == "" {
-					l.Name = "no level"
-				}
-				s.Rates = append(s.Rates, bar(l, true))
-			}
-		}
-		p.Sections = append(p.Sections, s)
-	}
-	section("By suite", r.Suites)
-	if len(r.Tasks) <= 150 {
-		section("By task", r.Tasks)
-	}
-	if len(r.Published) > 0 {
-		p.Published, p.PublishedNote = r.publishedLines(), publishedWords(r.Published[0].Source)
-	}
-	for _, k := range r.Kinds {
-		kind := report.EvalKind{Group: k.Group, Outcome: k.Outcome, Success: k.Success, Episodes: k.Episodes}
-		for _, x := range k.Examples {
-			data, err := video(x.Video)
-			if err != nil {
-				data = nil
-			}
-			kind.Clips = append(kind.Clips, report.EvalClip{ID: x.ID, Steps: x.Steps, GIF: data})
-		}
-		p.Kinds = append(p.Kinds, kind)
-	}
-	if words := r.splitWords(); words != "" {
-		p.Notes = append(p.Notes, words+".")
-	}
-	if words := r.repeatWords(); words != "" {
-		p.Notes = append(p.Notes, words+".")
-	}
-	for _, reason := range sortedKeys(r.LeftOut) {
-		p.Notes = append(p.Notes, fmt.Sprintf("%d tasks are left out: %s.", r.LeftOut[reason], reason))
-	}
-	if r.Shard != "" {
-		p.Notes = append(p.Notes, "This is the shard "+r.Shard+" of an evaluation.")
-	}
-	p.Facts = append(p.Facts, [2]string{"command", strings.Join(rec.Command, " ")}, [2]string{"srpo", rec.Host}, [2]string{"checkpoint", rec.Checkpoint})
-	keys := make([]string, 0, len(rec.Identity))
-	for k := range rec.Identity {
-		keys = append(keys, k)
-	}
-	sort.Strings(keys)
-	for _, k := range keys {
-		p.Facts = append(p.Facts, [2]string{k, rec.Identity[k]})
-	}
-	return p
 }

@@ -184,7 +184,7 @@ func TestWhatIsWrongWithAVideo(t *testing.T) {
 		require.NotEmpty(t, problem, name)
 		require.Contains(t, problem, c.want, name)
 	}
-	for name, want := range map[string]string{"sizes": "it changes size: frame 2 is 9 x 9 pixels, those before 48 x " +
+	for name, want := range map[string]string{"sizes": "its size changes: frame 2 is 9 x 9 pixels, earlier ones 48 x " +
 		"32", "broken": "1.png does not decode", "nothing": "no png or jpeg"} {
 		_, problem := open(t, filepath.Join(dir, name))
 		require.Contains(t, problem, want)

@@ -149,7 +149,7 @@ type expertActor struct {
 
 func (x expertActor) next(a *attempt, _ env.Observation) ([]move, error) {
 	n := a.stepsPerCall()
-	return []move{{step: env.Step{Expert: n, ExpertNoise: x.noise, ExpertFailure: x.failure}, n: n}}, nil
+	return []move{{expert: &env.ExpertStep{Steps: n, Noise: x.noise, Failure: x.failure}, n: n}}, nil
 }
 
 // randomActor draws uniform actions.

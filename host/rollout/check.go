@@ -52,14 +52,8 @@ func (s *shapes) check(what, camera string, shape []int) error {
 		return nil
 	}
 	if !slices.Equal(first, shape) {
-		return corrupt(
-			"a camera's size may not change in a run",
-			"%s of camera %q is %v, and was %v before",
-			what,
-			camera,
-			shape,
-			first,
-		)
+		return corrupt("a camera's size may not change in a run", "%s of camera %q is %v, and was %v before",
+			what, camera, shape, first)
 	}
 	return nil
 }
@@ -78,13 +72,9 @@ func (c *replyChecker) reset(t env.Transition) error {
 	case t.StepsDone != 0 || t.EpisodeSteps != 0:
 		return corrupt(fixEnv, "steps_done is %d and episode_steps %d, want 0 and 0", t.StepsDone, t.EpisodeSteps)
 	case t.Success || t.Done():
-		return corrupt(
-			"leave the start state out, or fix the env",
-			"the episode is done before it began (success %v, terminated %v, truncated %v)",
-			t.Success,
-			t.Terminated,
-			t.Truncated,
-		)
+		return corrupt("leave the start state out, or fix the env",
+			"the episode is done before it began (success %v, terminated %v, truncated %v)", t.Success,
+			t.Terminated, t.Truncated)
 	}
 	frames := 0
 	if c.render.Record != "" {
@@ -251,14 +241,8 @@ func checkExpertAction(action plugins.Tensor, space plugins.ActionSpace) error {
 	}
 	for d, v := range action.Float32s() {
 		if !inRange(v, space.Low[d], space.High[d]) {
-			return corrupt(
-				fixEnv,
-				"the expert's action %s is %v, want %g to %g",
-				space.Names[d],
-				v,
-				space.Low[d],
-				space.High[d],
-			)
+			return corrupt(fixEnv, "the expert's action %s is %v, want %g to %g", space.Names[d], v, space.Low[d],
+				space.High[d])
 		}
 	}
 	return nil

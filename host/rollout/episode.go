@@ -92,9 +92,10 @@ func (a *attempt) reset() (env.Transition, error) {
 
 // move is one call of Step: actions, or steps of the expert.
 type move struct {
-	step     env.Step  // its Actions, or its Expert fields
-	n        int       // steps
-	logProbs []float32 // n, or none
+	step     env.Step        // used if expert is nil
+	expert   *env.ExpertStep // steps of the expert
+	n        int             // steps
+	logProbs []float32       // n, or none
 }
 
 // step executes a move. An expert that gives up stops before its last step and leaves the episode open: this ends the
@@ -102,12 +103,17 @@ type move struct {
 func (a *attempt) step(m move, before env.Observation) (t env.Transition, gaveUp bool, err error) {
 	x, e := a.exec, &a.episode
 	a.trajectory.observe(before)
-	m.step.Lane, m.step.Render = a.number, a.render
 	began := time.Now()
-	t, err = a.env.Step(x.envCtx, m.step)
+	if m.expert != nil {
+		m.expert.Lane, m.expert.Render = a.number, a.render
+		t, err = env.StepExpert(x.envCtx, a.env, *m.expert)
+	} else {
+		m.step.Lane, m.step.Render = a.number, a.render
+		t, err = a.env.Step(x.envCtx, m.step)
+	}
 	x.envTime.Add(int64(time.Since(began)))
 	n := m.n
-	if err == nil && m.step.Expert > 0 && !t.Done() && t.StepsDone >= 0 && t.StepsDone < n {
+	if err == nil && m.expert != nil && !t.Done() && t.StepsDone >= 0 && t.StepsDone < n {
 		gaveUp, n = true, t.StepsDone
 	}
 	if err == nil && n > 0 {
@@ -132,7 +138,7 @@ func (a *attempt) checkStep(m move, t env.Transition, n int) error {
 		return err
 	}
 	action := m.step.Actions
-	if m.step.Expert > 0 {
+	if m.expert != nil {
 		space := a.exec.s.EnvSpec.Action
 		action = t.Actions
 		if err := checkExpertAction(action, space); err != nil {

@@ -17,11 +17,8 @@ func trials() []Trial {
 	var all []Trial
 	for _, task := range []string{"a/easy", "c/long"} {
 		for s := range 7 {
-			all = append(
-				all,
-				Trial{Task: fakeTask(task), StartState: s},
-				Trial{Task: fakeTask(task), StartState: s, Repeat: 1},
-			)
+			all = append(all, Trial{Task: fakeTask(task), StartState: s},
+				Trial{Task: fakeTask(task), StartState: s, Repeat: 1})
 		}
 	}
 	return all

@@ -94,14 +94,8 @@ func ExampleScheduler_Run() {
 		return
 	}
 	for _, g := range result.Groups {
-		fmt.Printf(
-			"group %d: %d of %d succeeded, kept: %v, reason %q\n",
-			g.ID,
-			g.Successes,
-			len(g.Episodes),
-			g.Kept,
-			g.Reason,
-		)
+		fmt.Printf("group %d: %d of %d succeeded, kept: %v, reason %q\n", g.ID, g.Successes, len(g.Episodes),
+			g.Kept, g.Reason)
 	}
 	fmt.Println(result.EnvSteps, "env steps, first episode", result.Groups[0].Episodes[0].ID)
 	// Output:

@@ -177,7 +177,31 @@ func (e *fakeEnv) Reset(ctx context.Context, r env.Reset) (env.Transition, error
 }
 
 func (e *fakeEnv) Step(ctx context.Context, s env.Step) (env.Transition, error) {
-	l, err := e.enter(ctx, s.Lane)
+	return e.step(ctx, s.Lane, s.Render, false, func(*fakeLane) plugins.Tensor { return s.Actions })
+}
+
+func (e *fakeEnv) StepExpert(ctx context.Context, s env.ExpertStep) (env.Transition, error) {
+	t, err := e.step(ctx, s.Lane, s.Render, true, func(l *fakeLane) plugins.Tensor {
+		v := make([]float32, 2*s.Steps)
+		for i := range v {
+			v[i] = float32(2*unit(Seed(l.id.Seed, "expert", l.steps, i))-1) * min(1, 0.5+s.Noise)
+		}
+		return plugins.Floats(v, s.Steps, 2)
+	})
+	if s.Noise > 0 && err == nil { // no intended action is above 0.1
+		v := t.Actions.Float32s()
+		for i := range v {
+			v[i] *= 0.1
+		}
+		t.Intended = plugins.Floats(v, t.StepsDone, 2)
+	}
+	return t, err
+}
+
+// step executes the actions that act returns. The reply has the actions if the expert acts.
+func (e *fakeEnv) step(ctx context.Context, lane int, r env.Render, expert bool,
+	act func(*fakeLane) plugins.Tensor) (env.Transition, error) {
+	l, err := e.enter(ctx, lane)
 	defer l.busy.Store(false)
 	if err != nil {
 		return env.Transition{}, err
@@ -185,38 +209,23 @@ func (e *fakeEnv) Step(ctx context.Context, s env.Step) (env.Transition, error) 
 	if !l.running {
 		return env.Transition{}, plugins.Errorf(plugins.Invalid, "no episode is running")
 	}
-	actions := s.Actions
-	if s.Expert > 0 {
-		v := make([]float32, 2*s.Expert)
-		for i := range v {
-			v[i] = float32(2*unit(Seed(l.id.Seed, "expert", l.steps, i))-1) * min(1, 0.5+s.ExpertNoise)
-		}
-		actions = plugins.Floats(v, s.Expert, 2)
-	}
+	actions := act(l)
 	var frames []byte
 	done := 0
 	for done < actions.Shape[0] && l.running {
 		l.roll(binary.LittleEndian.Uint64(actions.Data[8*done:]))
 		done++
 		l.steps++
-		if s.Render.Record != "" && l.steps%s.Render.RecordEvery == 0 {
+		if r.Record != "" && l.steps%r.RecordEvery == 0 {
 			frames = l.pixels(frames, e.edge()*e.edge()*3)
 		}
 		l.running = !l.succeeds() && !l.fails() && l.steps < l.max
 	}
 	var executed []byte
-	if s.Expert > 0 {
+	if expert {
 		executed = actions.Data[:8*done]
 	}
-	t, err := e.reply(l, s.Render, frames, done, executed)
-	if s.ExpertNoise > 0 && err == nil { // no intended action is above 0.1
-		v := make([]float32, 2*done)
-		for i := range v {
-			v[i] = 0.1 * actions.Float32s()[i]
-		}
-		t.Intended = plugins.Floats(v, done, 2)
-	}
-	return t, err
+	return e.reply(l, r, frames, done, executed)
 }
 
 func (e *fakeEnv) reply(l *fakeLane, r env.Render, frames []byte, done int, executed []byte) (env.Transition, error) {
@@ -310,12 +319,8 @@ func (p *fakePolicy) Act(ctx context.Context, a policy.Act) ([]policy.Result, er
 		if a.Greedy {
 			seed = 0
 		}
-		h := Seed(
-			seed,
-			string(item.Observation.Images["front"].Data),
-			string(item.Observation.Proprio.Data),
-			item.Observation.Instruction,
-		)
+		h := Seed(seed, string(item.Observation.Images["front"].Data), string(item.Observation.Proprio.Data),
+			item.Observation.Instruction)
 		v, logs := make([]float32, 2*fakeChunk), make([]float32, fakeChunk)
 		for k := range v {
 			v[k] = float32(2*unit(Seed(h, k)) - 1)

@@ -653,9 +653,6 @@ func TestEncoderFaults(t *testing.T) {
 	}
 	_, err := x.s.Run(t.Context(), x.plan)
 	require.ErrorContains(t, err, "encoder, episode "+bad+": failed 4 times, the last time with: segmentation fault")
-	require.Contains(
-		t,
-		[]int{4, 5},
-		len(x.s.Encoder.(*process[encoder.Encoder]).causes),
-	) // in a batch with others, unless it was alone in it, and then by itself
+	// The clip fails in a batch with others, unless it is alone in it, and then by itself.
+	require.Contains(t, []int{4, 5}, len(x.s.Encoder.(*process[encoder.Encoder]).causes))
 }

@@ -37,34 +37,10 @@ func corruptOnly(t *testing.T, err error) {
 // FuzzReply checks an env's reply to a chunk of 3 actions after 3 steps: a reply that passes has the properties
 // that the rest of the host relies on.
 func FuzzReply(f *testing.F) {
-	f.Add(
-		3,
-		6,
-		byte(0),
-		0.5,
-		[]byte{1, 2},
-		byte(1),
-		uint8(4),
-		uint8(4),
-		uint8(3),
-		[]byte{0, 0, 0, 0, 0, 0, 0x80, 0x3f},
-		uint8(2),
-		uint8(2),
-	)
-	f.Add(
-		2,
-		5,
-		byte(3),
-		math.NaN(),
-		[]byte{},
-		byte(2),
-		uint8(0),
-		uint8(4),
-		uint8(3),
-		[]byte{0, 0, 0xc0, 0x7f},
-		uint8(2),
-		uint8(1),
-	)
+	f.Add(3, 6, byte(0), 0.5, []byte{1, 2}, byte(1), uint8(4), uint8(4), uint8(3),
+		[]byte{0, 0, 0, 0, 0, 0, 0x80, 0x3f}, uint8(2), uint8(2))
+	f.Add(2, 5, byte(3), math.NaN(), []byte{}, byte(2), uint8(0), uint8(4), uint8(3), []byte{0, 0, 0xc0, 0x7f},
+		uint8(2), uint8(1))
 	f.Add(1, 4, byte(4), 1.0, []byte{}, byte(1), uint8(4), uint8(4), uint8(3), []byte{}, uint8(2), uint8(0))
 	f.Fuzz(
 		func(t *testing.T, done, steps int, flags byte, progress float64,
@@ -108,12 +84,8 @@ func FuzzReply(f *testing.F) {
 
 // FuzzChunk checks a policy's result: one that passes is inside of the action space.
 func FuzzChunk(f *testing.F) {
-	f.Add(
-		plugins.Floats([]float32{0, 0.5, 1, -1, 0, 1.0000005}, 6).Data,
-		uint8(3),
-		uint8(2),
-		plugins.Floats([]float32{-1, -2, -3}, 3).Data,
-	)
+	f.Add(plugins.Floats([]float32{0, 0.5, 1, -1, 0, 1.0000005}, 6).Data, uint8(3), uint8(2),
+		plugins.Floats([]float32{-1, -2, -3}, 3).Data)
 	f.Add(plugins.Floats([]float32{0, float32(math.NaN())}, 2).Data, uint8(3), uint8(2), []byte{})
 	f.Add([]byte{}, uint8(0), uint8(2), plugins.Floats([]float32{float32(math.Inf(-1))}, 1).Data)
 	f.Fuzz(func(t *testing.T, actions []byte, n, dim uint8, logProbs []byte) {

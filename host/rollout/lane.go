@@ -90,10 +90,14 @@ const (
 // episode's retries are spent.
 func (l *lane) retry(a *attempt, incarnation uint64, err error) {
 	x, j := l.exec, a.job
-	// Lanes of one process share its state, so two failures in a row on a process of several lanes prove
-	// little. There the second failure of the same episode counts instead.
-	twoInARow := x.failures[l.process].repeats(incarnation, j.episode.ID) && l.proc.Lanes == 1
-	if Replaces(err) || suspicious(err) && (twoInARow || j.faults == 1) {
+	replace := Replaces(err)
+	if !replace && suspicious(err) {
+		// Lanes of one process share its state, so two failures in a row on a process of several lanes prove
+		// little. There the second failure of the same episode counts instead.
+		twoInARow := x.failures[l.process].repeats(incarnation, j.episode.ID)
+		replace = twoInARow && l.proc.Lanes == 1 || j.faults == 1
+	}
+	if replace {
 		l.proc.Worker.Failed(incarnation, err)
 	}
 	if plugins.KindOf(err) == plugins.Unavailable {
@@ -133,8 +137,9 @@ func suspicious(err error) bool {
 	return false
 }
 
-// lastFailure is the last attempt in a process, if it failed. Without it a broken process could stay for long: where
-// another lane is idle, that lane takes the episode that failed here, and this process fails the next one.
+// lastFailure is the last attempt in a process, if it failed with a suspicious error. Without it a broken process
+// could stay for long: where another lane is idle, that lane takes the episode that failed here, and this process
+// fails the next one.
 type lastFailure struct {
 	mu          sync.Mutex
 	incarnation uint64

@@ -220,11 +220,8 @@ func (p Plan) checkTask(t PlanTask) error {
 	}
 	switch {
 	case t.States != nil && len(t.States) == 0:
-		return invalid(
-			"use another train_fraction, or all start states",
-			"task %s: no start states to draw from",
-			t.ID,
-		)
+		return invalid("use another train_fraction, or all start states", "task %s: no start states to draw from",
+			t.ID)
 	case !(t.Weight >= 0) || math.IsInf(t.Weight, 0):
 		return invalid("set it to 0 or more", "task %s has weight %v", t.ID, t.Weight)
 	case p.Order == RoundRobin && t.Weight != 0:

@@ -76,12 +76,8 @@ func TestRecord(t *testing.T) {
 	}
 	require.Equal(t, []int{20, 20}, []int{noisy, random}, "actors differ")
 	require.Equal(t, one, record(t, &world{t: t, jitter: true}, 3, 2, p), "lanes and order change nothing")
-	require.Equal(
-		t,
-		one,
-		record(t, &world{t: t, die: func(call int64) bool { return call%41 == 0 }}, 2, 2, p),
-		"a process that dies changes nothing",
-	)
+	require.Equal(t, one, record(t, &world{t: t, die: func(call int64) bool { return call%41 == 0 }}, 2, 2, p),
+		"a process that dies changes nothing")
 }
 
 func TestRecordErrors(t *testing.T) {
@@ -104,11 +100,8 @@ func TestRecordErrors(t *testing.T) {
 
 	broken := &world{t: t, alter: func(_ Episode, r *env.Transition) { r.EpisodeSteps++ }}
 	s.Envs = []*EnvProc{{Worker: broken.process(1), Lanes: 1}}
-	err = s.Record(
-		context.Background(),
-		RecordPlan{Takes: takes(1), Every: 1},
-		func(Take, Episode) error { return nil },
-	)
+	err = s.Record(context.Background(), RecordPlan{Takes: takes(1), Every: 1},
+		func(Take, Episode) error { return nil })
 	require.ErrorContains(t, err, "failed 4 times")
 	require.ErrorContains(t, err, "episode expert/a/0/0")
 }
@@ -200,11 +193,8 @@ func TestRecordOfAnExpertThatGivesUp(t *testing.T) {
 		var got []Episode
 		require.NoError(
 			t,
-			s.Record(
-				context.Background(),
-				RecordPlan{Takes: takes(1)[:1], Every: 1},
-				func(_ Take, e Episode) error { got = append(got, e); return nil },
-			),
+			s.Record(context.Background(), RecordPlan{Takes: takes(1)[:1], Every: 1},
+				func(_ Take, e Episode) error { got = append(got, e); return nil }),
 		)
 		require.Equal(t, done, got[0].Steps)
 		require.Equal(t, []int{1 + done, 4, 4, 3}, got[0].Frames.Shape)
@@ -229,7 +219,7 @@ type quitterClient struct {
 	done int
 }
 
-func (q quitterClient) Step(context.Context, env.Step) (env.Transition, error) {
+func (q quitterClient) StepExpert(context.Context, env.ExpertStep) (env.Transition, error) {
 	t := env.Transition{
 		StepsDone:    q.done,
 		EpisodeSteps: q.done,

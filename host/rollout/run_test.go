@@ -57,12 +57,8 @@ func leaks(t testing.TB) {
 			time.Sleep(5 * time.Millisecond)
 		}
 		buf := make([]byte, 1<<16)
-		t.Errorf(
-			"%d goroutines before, %d after:\n%s",
-			before,
-			runtime.NumGoroutine(),
-			buf[:runtime.Stack(buf, true)],
-		)
+		t.Errorf("%d goroutines before, %d after:\n%s", before, runtime.NumGoroutine(),
+			buf[:runtime.Stack(buf, true)])
 	})
 }
 

@@ -10,165 +10,153 @@ import (
 	"strings"
 	"time"
 
-	"github.com/srpo-dev/srpo/host/audit"
 	"github.com/srpo-dev/srpo/host/report"
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// write makes the folder: results.json, index.html, for each encoder its curves as SVG and the failures that fool it as a GIF, and a GIF of frames with curves.
+// maxFalseSuccesses is how many failures that score like successes are shown.
+const maxFalseSuccesses = 4
+
+// write writes the folder of the result: results.json, index.html and, for each encoder, its curves as SVG and
+// a GIF of the failures that score like successes. curves.gif shows frames with curves.
 func (s *scoring) write(ctx context.Context) error {
 	if err := os.MkdirAll(s.Out, 0o755); err != nil {
 		return plugins.Errorf(plugins.Invalid, "%w", err).WithPlace("--out %s", s.Out).WithHint("give another folder")
 	}
-	put := func(name string, data []byte) error {
-		path := filepath.Join(s.Out, name)
-		tmp := filepath.Join(s.Out, ".tmp-"+name)
-		err := os.WriteFile(tmp, data, 0o644)
-		if err == nil {
-			err = os.Rename(tmp, path)
-		}
-		if err != nil {
-			_ = os.Remove(tmp)
-			return plugins.Errorf(plugins.Exhausted, "cannot be written: %w", err).WithPlace("%s", path).WithHint("make room there, or give another --out")
-		}
-		return nil
-	}
-	var fooled []report.FalseSuccesses
-	if s.clips.Kept != nil { // there are videos
-		var err error
-		if fooled, err = s.fooled(ctx, put); err != nil {
+	if s.clips.Scanned() {
+		if err := s.findFalseSuccesses(ctx); err != nil {
 			return err
 		}
 	}
-	s.result.Fooled = fooled
 	data, err := json.MarshalIndent(s.result, "", "  ")
 	if err != nil {
 		return plugins.AsError(err)
 	}
-	if err := put("results.json", append(data, '\n')); err != nil {
+	if err := s.put("results.json", append(data, '\n')); err != nil {
 		return err
 	}
-	page := report.RewardPage{Title: filepath.Base(filepath.Clean(s.Source)), Reward: s.result.Reward, Cluster: s.result.Cluster, References: s.result.References, Encoders: s.scored,
-		FalseSuccesses: fooled, Warnings: s.result.Warnings, Command: strings.Join(s.Command, " "), Version: s.Version, Now: time.Now()}
-	chosen := report.ChooseCurves(s.scored[0])
-	if len(chosen) > 0 {
-		for _, x := range s.scored {
-			if err := put("curves-"+plainFile(x.Encoder)+".svg", []byte(report.CurvesSVG(x, chosen))); err != nil {
-				return err
-			}
-		}
-		films, err := s.films(ctx, chosen)
-		if err != nil {
-			return err
-		}
-		var all []report.Film
-		for i, f := range films {
-			s.Terminal.Update(report.Status{Phase: "draw", Done: i, Total: len(films)})
-			if f.Frames.IsZero() {
-				continue
-			}
-			all = append(all, f)
-			gif, err := report.FilmGIF([]report.Film{f}, 1)
-			if err != nil {
-				return err
-			}
-			page.Clips = append(page.Clips, report.RewardClip{Mark: chosen[i].Mark, ID: s.list.Attempts[chosen[i].Index].ID, GIF: gif})
-		}
-		if len(all) > 0 {
-			gif, err := report.FilmGIF(all, 4)
-			if err != nil {
-				return err
-			}
-			if err := put("curves.gif", gif); err != nil {
-				return err
-			}
-		}
+	r := s.result
+	page := report.RewardPage{Title: filepath.Base(filepath.Clean(s.Source)), Reward: r.Reward, Cluster: r.Cluster,
+		References: r.References, Encoders: s.scored, FalseSuccesses: r.FalseSuccesses, Warnings: r.Warnings,
+		Command: strings.Join(s.Command, " "), Version: s.Version, Now: time.Now()}
+	if page.Clips, err = s.writeCurves(ctx); err != nil {
+		return err
 	}
 	var b bytes.Buffer
 	if err := report.RewardHTML(&b, page); err != nil {
 		return err
 	}
-	return put("index.html", b.Bytes())
+	return s.put("index.html", b.Bytes())
 }
 
-// films are the chosen attempts' frames with the curves of all encoders; one whose frames are gone has none.
-func (s *scoring) films(ctx context.Context, chosen []report.Chosen) ([]report.Film, error) {
-	out := make([]report.Film, len(chosen))
-	for i, c := range chosen {
-		if !s.clips.Usable(c.Index) {
-			continue
-		}
-		frames, err := s.clips.Frames(ctx, c.Index)
-		if err != nil {
-			if ctx.Err() != nil {
-				return nil, err
-			}
-			s.warn(s.list.Attempts[c.Index].ID + ": " + plugins.AsError(err).Message)
-			continue
-		}
-		out[i] = report.Film{Frames: frames, Success: c.Success}
-		for _, x := range s.scored {
-			for _, curve := range x.Curves {
-				if curve.ID == s.list.Attempts[c.Index].ID {
-					out[i].Lines = append(out[i].Lines, lineOf(curve))
-				}
-			}
+// put writes a file of the folder: all of it, or the earlier one stays.
+func (s *scoring) put(name string, data []byte) error {
+	path, tmp := filepath.Join(s.Out, name), filepath.Join(s.Out, ".tmp-"+name)
+	err := os.WriteFile(tmp, data, 0o644)
+	if err == nil {
+		err = os.Rename(tmp, path)
+	}
+	if err != nil {
+		_ = os.Remove(tmp)
+		return plugins.Errorf(plugins.Exhausted, "cannot be written: %w", err).WithPlace("%s", path).
+			WithHint("free some space, or give another --out")
+	}
+	return nil
+}
+
+// writeCurves draws the progress curves of a few attempts, and returns their clips for the page.
+func (s *scoring) writeCurves(ctx context.Context) ([]report.RewardClip, error) {
+	chosen := report.ChooseCurves(s.scored[0])
+	if len(chosen) == 0 {
+		return nil, nil
+	}
+	for _, x := range s.scored {
+		if err := s.put("curves-"+fileName(x.Encoder)+".svg", []byte(report.CurvesSVG(x, chosen))); err != nil {
+			return nil, err
 		}
 	}
-	return out, nil
+	return s.writeFilms(ctx, chosen, 4, "curves.gif")
 }
 
-// maxFalseSuccesses limits the failures shown per encoder that it scores like successes.
-const maxFalseSuccesses = 4
-
-// fooled finds, for each encoder, the failures that it takes for successes, and films the first of them: each by itself for the page, and all side by side in a
-// file of their own.
-func (s *scoring) fooled(ctx context.Context, put func(name string, data []byte) error) ([]report.FalseSuccesses, error) {
-	var out []report.FalseSuccesses
+// findFalseSuccesses finds, for each encoder, the failures that score like successes, and films the first of them.
+func (s *scoring) findFalseSuccesses(ctx context.Context) error {
 	for _, x := range s.scored {
 		f := report.FindFalseSuccesses(x)
 		var chosen []report.Chosen
 		for _, i := range f.Indices[:min(maxFalseSuccesses, len(f.Indices))] {
 			chosen = append(chosen, report.Chosen{Index: i})
 		}
-		films, err := s.films(ctx, chosen)
+		var err error
+		if f.Clips, err = s.writeFilms(ctx, chosen, maxFalseSuccesses, "fooled-"+fileName(x.Encoder)+".gif"); err != nil {
+			return err
+		}
+		s.result.FalseSuccesses = append(s.result.FalseSuccesses, f)
+	}
+	return nil
+}
+
+// writeFilms writes one GIF of all chosen attempts with their curves, columns of them side by side, and returns
+// one GIF per attempt for the page. Attempts without frames are left out.
+func (s *scoring) writeFilms(ctx context.Context, chosen []report.Chosen, columns int, name string) (
+	clips []report.RewardClip, err error) {
+	var films []report.Film
+	for i, c := range chosen {
+		s.Terminal.Update(report.Status{Phase: "draw", Done: i, Total: len(chosen)})
+		film, ok, err := s.film(ctx, c)
 		if err != nil {
 			return nil, err
 		}
-		var there []report.Film
-		for k, film := range films {
-			if film.Frames.IsZero() {
-				continue
-			}
-			there = append(there, film)
-			gif, err := report.FilmGIF([]report.Film{film}, 1)
-			if err != nil {
-				return nil, err
-			}
-			f.Clips = append(f.Clips, report.RewardClip{ID: s.list.Attempts[chosen[k].Index].ID, GIF: gif})
+		if !ok {
+			continue
 		}
-		if len(there) > 0 {
-			gif, err := report.FilmGIF(there, maxFalseSuccesses)
-			if err != nil {
-				return nil, err
-			}
-			if err := put("fooled-"+plainFile(x.Encoder)+".gif", gif); err != nil {
-				return nil, err
-			}
+		films = append(films, film)
+		gif, err := report.FilmGIF([]report.Film{film}, 1)
+		if err != nil {
+			return nil, err
 		}
-		out = append(out, f)
+		clips = append(clips, report.RewardClip{Mark: c.Mark, ID: s.list.Attempts[c.Index].ID, GIF: gif})
 	}
-	return out, nil
+	if len(films) == 0 {
+		return nil, nil
+	}
+	gif, err := report.FilmGIF(films, columns)
+	if err != nil {
+		return nil, err
+	}
+	return clips, s.put(name, gif)
 }
 
-func lineOf(c audit.Curve) report.Line { return report.Line{Ends: c.Ends, Values: c.Progress} }
+// film returns the frames of a chosen attempt with the curves of all encoders. ok is false when there are no frames.
+func (s *scoring) film(ctx context.Context, c report.Chosen) (film report.Film, ok bool, err error) {
+	if !s.clips.Usable(c.Index) {
+		return film, false, nil
+	}
+	id := s.list.Attempts[c.Index].ID
+	frames, err := s.clips.Frames(ctx, c.Index)
+	if err != nil {
+		if ctx.Err() != nil {
+			return film, false, err
+		}
+		s.warn(id + ": " + plugins.AsError(err).Message)
+		return film, false, nil
+	}
+	film = report.Film{Frames: frames, Success: c.Success}
+	for _, x := range s.scored {
+		for _, curve := range x.Curves {
+			if curve.ID == id {
+				film.Lines = append(film.Lines, report.Line{Ends: curve.Ends, Values: curve.Progress})
+			}
+		}
+	}
+	return film, true, nil
+}
 
-var notPlain = regexp.MustCompile(`[^A-Za-z0-9._-]+`)
+var unsafeInFileName = regexp.MustCompile(`[^A-Za-z0-9._-]+`)
 
-// plainFile is a name that can be a file's.
-func plainFile(name string) string {
-	if name = notPlain.ReplaceAllString(name, "-"); name == "" {
+// fileName returns an encoder's name as a part of a file name.
+func fileName(encoder string) string {
+	if encoder = unsafeInFileName.ReplaceAllString(encoder, "-"); encoder == "" {
 		return "given"
 	}
-	return name
+	return encoder
 }

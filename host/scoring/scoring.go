@@ -4,7 +4,6 @@ package scoring
 import (
 	"context"
 	"fmt"
-	"os"
 	"slices"
 	"time"
 
@@ -20,9 +19,9 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// Options say what [Run] is to score, and how.
+// Options configure [Run].
 type Options struct {
-	// Config holds [reward], [encoder.NAME] and how plugins are run; Run.Encoder embeds videos.
+	// Config contains [reward], [encoder.NAME] and how plugins are run. Run.Encoder embeds videos.
 	Config *config.Config
 	Launch session.Launcher
 	// Decoder decodes mp4 and webp videos; nil: such attempts are dropped.
@@ -31,15 +30,17 @@ type Options struct {
 	Terminal *report.Terminal
 	// Source is what attempts.Read reads.
 	Source string
-	// Compare are the encoders to score with; empty: Run.Encoder.
+	// Compare lists the encoders to score with; empty: Run.Encoder.
 	Compare []Contender
-	// Metrics measures the reward by growing windows and controls, too; Curves draws. Both make windows, and Out implies both.
+	// Metrics also measures the reward on growing windows and controls. Curves draws progress curves. Both
+	// embed windows. Out implies both.
 	Metrics, Curves bool
-	// Out is a folder for results.json, the page and the drawings; empty: nothing is written.
+	// Out is the folder of results.json, the page and the drawings; empty: nothing is written.
 	Out string
-	// Windows is the number of growing windows of a curve; 0: 32 for encoders that look at frames one by one, 8 for others.
+	// Windows is the number of growing windows of a curve; 0: 32 for encoders that embed frame by frame, 8 for
+	// others.
 	Windows int
-	// Cache is the folder of embeddings; empty: nothing is remembered.
+	// Cache is the folder of the cache of embeddings; empty: a temporary one.
 	Cache string
 	// Logs is the folder of the encoders' logs, which errors name; empty: a temporary one.
 	Logs string
@@ -48,17 +49,17 @@ type Options struct {
 	Command []string
 }
 
-// Contender is one of the encoders that score the same attempts.
+// Contender is one of several encoders that score the same attempts.
 type Contender struct {
 	// Encoder is a plugin's name or folder.
 	Encoder string
-	// Label is what it is called in the answer; empty: what the plugin calls itself.
+	// Label names the contender in the result; empty: the plugin's own name.
 	Label string
-	// Config has this one's [encoder.NAME]; nil: RewardOptions.Config.
+	// Config contains the contender's [encoder.NAME]; nil: Options.Config.
 	Config *config.Config
 }
 
-// label before the plugin was started.
+// label returns a name that is known before the plugin is started.
 func (c Contender) label() string {
 	if c.Label != "" {
 		return c.Label
@@ -66,32 +67,33 @@ func (c Contender) label() string {
 	return c.Encoder
 }
 
-// Result is what `srpo reward` found: the object that --json prints, and results.json.
+// Result is the result of `srpo reward`: the object that --json prints, and results.json.
 type Result struct {
 	Source string `json:"source"`
-	// Form is what the source was taken for: list, folder, run or evaluation.
+	// Form is the form of the source: list, folder, run or evaluation.
 	Form string `json:"form"`
-	// Reward, Cluster and References are as asked for.
+	// Reward, Cluster and References are the settings that were used.
 	Reward     string `json:"reward"`
 	Cluster    string `json:"cluster"`
 	References string `json:"references"`
 	Version    string `json:"version,omitempty"`
-	// The first encoder's scores.
+	// The scores by the first encoder.
 	audit.Scored
-	// Encoders are all of them, when there are several.
+	// Encoders are the scores by all encoders when there are several.
 	Encoders []audit.Scored `json:"encoders,omitempty"`
-	// Fooled has, for each encoder, the failures that it takes for successes; with Out only.
-	Fooled   []report.FalseSuccesses `json:"fooled,omitempty"`
-	Warnings []string        `json:"warnings,omitempty"`
+	// FalseSuccesses lists, for each encoder, the failures that score like successes. It is set when Out is.
+	FalseSuccesses []report.FalseSuccesses `json:"fooled,omitempty"`
+	Warnings       []string                `json:"warnings,omitempty"`
 	// Out is the folder that was written; empty: none.
-	Out string `json:"out,omitempty"`
-	// Seconds it took; Cached and Embedded count what was remembered and made: the vector of a clip, or those of the windows of one call.
-	Seconds  float64 `json:"seconds"`
-	Cached   int     `json:"cached"`
-	Embedded int     `json:"embedded"`
+	Out     string  `json:"out,omitempty"`
+	Seconds float64 `json:"seconds"`
+	// Cached and Embedded count the lists of embeddings that were found in the cache and those that were
+	// computed. A list is the embedding of one clip, or those of the windows of one call.
+	Cached   int `json:"cached"`
+	Embedded int `json:"embedded"`
 }
 
-// scoring is one call of Reward.
+// scoring is one call of [Run].
 type scoring struct {
 	Options
 	list   *attempts.List
@@ -100,7 +102,7 @@ type scoring struct {
 	scored []audit.Scored
 }
 
-// Run scores attempts that are there already, and trains nothing.
+// Run scores recorded attempts. An attempt that cannot be used is dropped with a reason.
 func Run(ctx context.Context, o Options) (*Result, error) {
 	began := time.Now()
 	list, err := attempts.Read(ctx, o.Source)
@@ -110,40 +112,18 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	if o.Out != "" {
 		o.Metrics, o.Curves = true, true
 	}
-	c := o.Config
-	s := &scoring{Options: o, list: list, result: &Result{Source: o.Source, Form: list.Form, Reward: c.Reward.Kind, Cluster: c.Reward.Cluster,
-		References: c.Reward.References, Version: o.Version, Out: o.Out}}
+	c := o.Config.Reward
+	s := &scoring{Options: o, list: list, result: &Result{Source: o.Source, Form: list.Form, Reward: c.Kind,
+		Cluster: c.Cluster, References: c.References, Version: o.Version, Out: o.Out}}
 	s.warn(list.Warnings...)
-	cache := &embed.Cache{Dir: o.Cache}
-	if o.Cache == "" {
-		dir, err := os.MkdirTemp("", "srpo-embeddings-")
-		if err != nil {
-			return nil, plugins.Errorf(plugins.Exhausted, "a folder for this call: %w", err).WithHint("make room in the temporary folder")
-		}
-		defer os.RemoveAll(dir)
-		cache.Dir = dir
+	cache, removeCache, err := embed.OpenCache(o.Cache)
+	if err != nil {
+		return nil, err
 	}
+	defer removeCache()
 	s.clips = &embed.Clips{List: list, Decoder: o.Decoder, Cache: cache, Terminal: o.Terminal}
-	given, videos := 0, 0
-	for _, a := range list.Attempts {
-		if a.Embedding != nil {
-			given++
-		} else if a.Video != "" {
-			videos++
-		}
-	}
-	switch {
-	case given > 0 && videos > 0:
-		return nil, plugins.Errorf(plugins.Invalid, "%d attempts have embeddings and %d have videos: the two cannot be compared", given, videos).WithPlace("%s", o.Source).
-			WithHint("give the one or the other for all")
-	case videos == 0:
-		if err := s.bare(); err != nil {
-			return nil, err
-		}
-	default:
-		if err := s.videos(ctx); err != nil {
-			return nil, err
-		}
+	if err := s.scoreAll(ctx); err != nil {
+		return nil, err
 	}
 	r := s.result
 	r.Scored = s.scored[0]
@@ -153,7 +133,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	hits, misses, damaged := cache.Counts()
 	r.Cached, r.Embedded = hits, misses
 	if damaged > 0 {
-		s.warn(fmt.Sprintf("%d remembered embeddings were damaged and are made again", damaged))
+		s.warn(fmt.Sprintf("%d cached embeddings were damaged and are computed again", damaged))
 	}
 	r.Seconds = time.Since(began).Seconds()
 	if o.Out != "" {
@@ -164,7 +144,32 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	return r, nil
 }
 
-// warn tells and records.
+// scoreAll scores the embeddings of the attempts, or embeds and scores their videos.
+func (s *scoring) scoreAll(ctx context.Context) error {
+	given, videos := 0, 0
+	for _, a := range s.list.Attempts {
+		if a.Embedding != nil {
+			given++
+		} else if a.Video != "" {
+			videos++
+		}
+	}
+	switch {
+	case given > 0 && videos > 0:
+		return plugins.Errorf(
+			plugins.Invalid,
+			"%d attempts have embeddings and %d have videos, which cannot be compared with each other",
+			given,
+			videos,
+		).
+			WithPlace("%s", s.Source).WithHint("give either embeddings or videos for all attempts")
+	case videos == 0:
+		return s.scoreGiven()
+	}
+	return s.scoreVideos(ctx)
+}
+
+// warn shows warnings and records them in the result.
 func (s *scoring) warn(warnings ...string) {
 	for _, w := range warnings {
 		s.result.Warnings = append(s.result.Warnings, w)
@@ -172,44 +177,64 @@ func (s *scoring) warn(warnings ...string) {
 	}
 }
 
-// bare scores embeddings as they were given.
-func (s *scoring) bare() error {
+// scoreGiven scores embeddings that the source contains.
+func (s *scoring) scoreGiven() error {
 	if len(s.Compare) > 1 {
-		return plugins.Errorf(plugins.Invalid, "the embeddings are given, so there are no encoders to compare").WithPlace("--compare").WithHint("give videos")
+		return plugins.Errorf(plugins.Invalid, "the embeddings are given, so there are no encoders to compare").
+			WithPlace("--compare").WithHint("give videos")
 	}
-	v := make([]embed.Variants, len(s.list.Attempts))
-	s.clips.Info = make([]embed.ClipInfo, len(v))
+	vectors := make([]embed.Vectors, len(s.list.Attempts))
+	s.clips.Info = make([]embed.ClipInfo, len(vectors))
 	for i, a := range s.list.Attempts {
-		v[i].Clip = a.Embedding
+		vectors[i].Whole.Clip = a.Embedding
 	}
-	if err := canReward(s.list, s.Config.RewardOptions(0), s.Config); err != nil {
+	if err := checkReferences(s.list, s.Config.RewardOptions(0), s.Config); err != nil {
 		return err
 	}
-	return s.score(s.list.Encoder, "", 0, v, s.list.Anchors)
+	return s.score(audit.Scored{Encoder: s.list.Encoder}, vectors, s.list.Anchors)
 }
 
-// videos embeds with each encoder, and scores.
-func (s *scoring) videos(ctx context.Context) error {
+// scoreVideos embeds the videos with each encoder and scores them.
+func (s *scoring) scoreVideos(ctx context.Context) error {
 	if err := s.clips.Scan(ctx); err != nil {
 		return err
 	}
-	if s.clips.DecoderError != nil && !slices.ContainsFunc(s.clips.Info, func(i embed.ClipInfo) bool { return i.Frames > 0 }) {
+	hasFrames := func(i embed.ClipInfo) bool { return i.Frames > 0 }
+	if s.clips.DecoderError != nil && !slices.ContainsFunc(s.clips.Info, hasFrames) {
 		return s.clips.DecoderError
 	}
-	all, names, err := s.contenders()
+	contenders, err := s.contenders()
 	if err != nil {
 		return err
+	}
+	if err := s.checkEncoders(ctx, contenders); err != nil {
+		return err
+	}
+	for _, c := range contenders {
+		if err := s.scoreWith(ctx, c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkEncoders finds mistakes in the settings, and encoders that cannot be installed, before the first encoder
+// starts.
+func (s *scoring) checkEncoders(ctx context.Context, contenders []Contender) error {
+	var names []string
+	for _, c := range contenders {
+		names = append(names, c.Encoder)
 	}
 	if err := s.Config.UnstartedAmong(plugins.Encoder, names); err != nil {
 		return err
 	}
 	opt := s.Config.RewardOptions(0)
 	if opt.References == srpo.ReferencesDemos {
-		if err := canReward(s.list, opt, s.Config); err != nil {
+		if err := checkReferences(s.list, opt, s.Config); err != nil {
 			return err
 		}
 	}
-	for _, c := range all {
+	for _, c := range contenders {
 		found, err := s.Launch.Find(plugins.Encoder, c.Encoder)
 		if err != nil {
 			return err
@@ -220,21 +245,16 @@ func (s *scoring) videos(ctx context.Context) error {
 			}
 		}
 	}
-	for _, name := range names[1:] { // what cannot be installed shows before the first one has worked for an hour
+	for _, name := range names[1:] {
 		if _, _, err := s.Launch.Launch(ctx, plugins.Encoder, name); err != nil {
-			return err
-		}
-	}
-	for _, c := range all {
-		if err := s.encoder(ctx, c); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// contenders are the encoders to score with, each once, and their plugins. Two under one label are refused.
-func (s *scoring) contenders() (all []Contender, plugin []string, err error) {
+// contenders returns the encoders to score with, each once. Two different encoders must not have the same label.
+func (s *scoring) contenders() (all []Contender, err error) {
 	list := s.Compare
 	if len(list) == 0 {
 		list = []Contender{{Encoder: s.Config.Run.Encoder}}
@@ -245,13 +265,14 @@ func (s *scoring) contenders() (all []Contender, plugin []string, err error) {
 			if before == c && c.Config == nil {
 				continue
 			}
-			return nil, nil, plugins.Errorf(plugins.Invalid, "two encoders are called %q", c.label()).WithPlace("--compare").
+			return nil, plugins.Errorf(plugins.Invalid, "two encoders are called %q", c.label()).
+				WithPlace("--compare").
 				WithHint("give each a name of its own: --compare world=vjepa2:model=A.onnx,other=vjepa2:model=B.onnx")
 		}
 		seen[c.label()] = c
-		all, plugin = append(all, c), append(plugin, c.Encoder)
+		all = append(all, c)
 	}
-	return all, plugin, nil
+	return all, nil
 }
 
 func (s *scoring) configOf(c Contender) *config.Config {
@@ -261,8 +282,8 @@ func (s *scoring) configOf(c Contender) *config.Config {
 	return s.Config
 }
 
-// encoder embeds and scores with one encoder, whose process ends before another one takes memory.
-func (s *scoring) encoder(ctx context.Context, c Contender) error {
+// scoreWith embeds and scores with one encoder. Its process ends before the next encoder needs memory.
+func (s *scoring) scoreWith(ctx context.Context, c Contender) error {
 	cfg := s.configOf(c)
 	super, err := session.NewSupervisor(cfg, s.Logs, s.onPlugin)
 	if err != nil {
@@ -272,7 +293,7 @@ func (s *scoring) encoder(ctx context.Context, c Contender) error {
 	s.Terminal.Update(report.Status{Phase: "start " + c.label()})
 	e, err := embed.Start(ctx, super, cfg, s.Launch, c.Encoder, s.clips)
 	if err != nil {
-		if len(s.Compare) > 1 && c.Label != "" { // two may be of one plugin
+		if len(s.Compare) > 1 && c.Label != "" { // two contenders may be the same plugin
 			return plugins.AsError(err).WithPlace("--compare %s", c.Label)
 		}
 		return err
@@ -280,11 +301,11 @@ func (s *scoring) encoder(ctx context.Context, c Contender) error {
 	if c.Label != "" {
 		e.Label = "encoder " + c.Label
 	}
-	how := embed.ClipOnly
+	depth := embed.ClipOnly
 	if s.Metrics || s.Curves {
-		how = embed.WithControls
+		depth = embed.WithControls
 	}
-	v, err := e.EmbedAll(ctx, how, s.Windows)
+	vectors, err := e.EmbedAll(ctx, depth, s.Windows)
 	if err != nil {
 		return err
 	}
@@ -294,19 +315,12 @@ func (s *scoring) encoder(ctx context.Context, c Contender) error {
 			return err
 		}
 	}
-	name := c.Label
-	if name == "" {
-		name = e.Info.Name
+	out := audit.Scored{Encoder: e.Info.Name, EncoderVersion: e.Info.Version, EncoderModel: e.Spec.Model,
+		Dimension: e.Spec.Dimension}
+	if c.Label != "" && c.Label != e.Info.Name {
+		out.Encoder, out.EncoderPlugin = c.Label, e.Info.Name
 	}
-	if err := s.score(name, e.Info.Version, e.Spec.Dimension, v, anchors); err != nil {
-		return err
-	}
-	last := &s.scored[len(s.scored)-1]
-	last.EncoderModel = e.Spec.Model
-	if name != e.Info.Name {
-		last.EncoderPlugin = e.Info.Name
-	}
-	return nil
+	return s.score(out, vectors, anchors)
 }
 
 func (s *scoring) onPlugin(e supervise.Event) {
@@ -316,39 +330,40 @@ func (s *scoring) onPlugin(e supervise.Event) {
 	}
 }
 
-// score pays the attempts and measures the reward.
-func (s *scoring) score(name, version string, dim int, v []embed.Variants, anchors map[string][]float64) error {
-	vectors := make([][]float64, len(v))
+// score rewards the attempts and measures the reward. out names the encoder.
+func (s *scoring) score(out audit.Scored, vectors []embed.Vectors, anchors map[string][]float64) error {
+	embeddings := make([][]float64, len(vectors))
 	list := slices.Clone(s.list.Attempts)
-	for i := range v {
-		vectors[i] = v[i].Clip
-		if v[i].Problem != "" {
-			list[i].Problem = v[i].Problem
+	for i, v := range vectors {
+		embeddings[i] = v.Whole.Clip
+		if v.Problem != "" {
+			list[i].Problem = v.Problem
 		}
 	}
-	opt := s.Config.RewardOptions(dim)
-	scores, err := audit.Reward(list, vectors, anchors, opt)
+	fail := func(err error) error { return plugins.Errorf(plugins.Invalid, "%w", err).WithPlace("%s", s.Source) }
+	opt := s.Config.RewardOptions(out.Dimension)
+	scores, err := audit.Reward(list, embeddings, anchors, opt)
 	if err != nil {
-		return plugins.Errorf(plugins.Invalid, "%w", err).WithPlace("%s", s.Source)
+		return fail(err)
 	}
 	for i := range scores.Attempts {
 		scores.Attempts[i].Frames, scores.Attempts[i].Note = s.clips.Info[i].Frames, s.clips.Info[i].Note
 	}
-	if dim == 0 {
-		for _, x := range vectors {
-			dim = max(dim, len(x))
+	out.Scores = scores
+	if out.Dimension == 0 {
+		for _, v := range embeddings {
+			out.Dimension = max(out.Dimension, len(v))
 		}
 	}
-	out := audit.Scored{Encoder: name, EncoderVersion: version, Dimension: dim, Scores: scores}
 	m := audit.MeasureOptions{Cluster: opt.Cluster, Seed: s.Config.Run.Seed}
 	s.Terminal.Update(report.Status{Phase: "measure"})
-	if out.Metrics.Measured, err = audit.Measure(s.clips.Items(v, scores.Attempts, false), m); err != nil {
-		return plugins.Errorf(plugins.Invalid, "%w", err).WithPlace("%s", s.Source)
+	if out.Metrics.Measured, err = audit.Measure(s.clips.Items(vectors, scores.Attempts, false), m); err != nil {
+		return fail(err)
 	}
-	if s.Metrics && s.clips.Kept != nil {
-		cut, err := audit.Measure(s.clips.Items(v, scores.Attempts, true), m)
+	if s.Metrics && s.clips.Scanned() {
+		cut, err := audit.Measure(s.clips.Items(vectors, scores.Attempts, true), m)
 		if err != nil {
-			return plugins.Errorf(plugins.Invalid, "%w", err).WithPlace("%s", s.Source)
+			return fail(err)
 		}
 		out.Metrics.EqualLength = &audit.EqualLength{Frames: s.clips.ShortestByTask(), Measured: cut}
 	}
@@ -360,20 +375,20 @@ func (s *scoring) score(name, version string, dim int, v []embed.Variants, ancho
 	return nil
 }
 
-// canReward refuses what has nothing to measure against.
-func canReward(list *attempts.List, opt srpo.RewardOptions, cfg *config.Config) error {
+// checkReferences refuses a list without what the reward measures against.
+func checkReferences(list *attempts.List, opt srpo.RewardOptions, cfg *config.Config) error {
 	if opt.Kind == srpo.Anchored && len(list.Anchors) == 0 {
-		return plugins.Errorf(plugins.Invalid, "the reward %q measures against \"nothing happened\", and the list has no anchors", opt.Kind).
-			WithPlace("%s", cfg.Origin("reward.kind")).WithHint(`give videos, whose first frames are held still for it, or {"anchors": {"TASK": [...]}, "attempts": [...]}, or use --reward zscore`)
+		return plugins.Errorf(plugins.Invalid,
+			"the reward %q measures against \"nothing happened\", and the list has no anchors", opt.Kind).
+			WithPlace("%s", cfg.Origin("reward.kind")).
+			WithHint(`give videos, whose first frames become the anchors, or {"anchors": {"TASK": [...]}, ` +
+				`"attempts": [...]}, or use --reward zscore`)
 	}
-	if opt.References == srpo.ReferencesDemos {
-		for _, a := range list.Attempts {
-			if a.Demo {
-				return nil
-			}
-		}
-		return plugins.Errorf(plugins.Invalid, "references are %q and no attempt is a demonstration", opt.References).WithPlace("%s", cfg.Origin("reward.references")).
-			WithHint(`mark the attempts that are: "demo": true; or use --references batch`)
+	isDemo := func(a attempts.Attempt) bool { return a.Demo }
+	if opt.References == srpo.ReferencesDemos && !slices.ContainsFunc(list.Attempts, isDemo) {
+		return plugins.Errorf(plugins.Invalid, "references are %q and no attempt is a demonstration", opt.References).
+			WithPlace("%s", cfg.Origin("reward.references")).
+			WithHint(`mark the demonstrations with "demo": true, or use --references batch`)
 	}
 	return nil
 }

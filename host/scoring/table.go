@@ -12,7 +12,7 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// Table writes, for each encoder, one line a task and one line an attempt, and then what was measured.
+// Table writes, for each encoder, one line per task and one line per attempt, and then the measures.
 func (r *Result) Table(w io.Writer) error {
 	all := r.Encoders
 	if len(all) == 0 {
@@ -23,7 +23,9 @@ func (r *Result) Table(w io.Writer) error {
 		if len(all) > 1 {
 			fmt.Fprintf(&b, "encoder %s\n", s.Encoder)
 		}
-		scoreTable(&b, s.Scores)
+		taskTable(&b, s.Tasks)
+		fmt.Fprintln(&b)
+		attemptTable(&b, s.Attempts)
 		fmt.Fprintln(&b)
 	}
 	measureTable(&b, all)
@@ -33,30 +35,37 @@ func (r *Result) Table(w io.Writer) error {
 	return nil
 }
 
-func scoreTable(w io.Writer, s audit.Scores) {
+func taskTable(w io.Writer, tasks []audit.Task) {
 	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(t, "task\tattempts\tsuccesses\tfailures\tunlabelled\tdropped\tcentres\tmean distance")
-	for _, x := range s.Tasks {
+	for _, x := range tasks {
 		centres := strconv.Itoa(x.Centres)
 		if x.Centres > 1 {
-			centres += " of " + joinInts(x.Sizes)
+			sizes := make([]string, len(x.Sizes))
+			for i, n := range x.Sizes {
+				sizes[i] = strconv.Itoa(n)
+			}
+			centres += " of " + strings.Join(sizes, ", ")
 		}
 		distance := "-"
 		if x.Centres > 0 && x.Failures+x.Unlabelled > x.Dropped {
 			distance = fmt.Sprintf("%.4g", x.MeanDistance)
 		}
-		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%d\t%d\t%s\t%s\n", x.Name, x.Attempts, x.Successes, x.Failures, x.Unlabelled, x.Dropped, centres, distance)
+		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%d\t%d\t%s\t%s\n", x.Name, x.Attempts, x.Successes, x.Failures, x.Unlabelled,
+			x.Dropped, centres, distance)
 	}
 	_ = t.Flush()
-	for _, x := range s.Tasks {
+	for _, x := range tasks {
 		for _, n := range x.Notes {
 			fmt.Fprintf(w, "%s: %s\n", x.Name, n)
 		}
 	}
-	fmt.Fprintln(w)
-	t = tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
+}
+
+func attemptTable(w io.Writer, attempts []audit.Score) {
+	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(t, "id\ttask\tlabel\treward\tdistance\tcentre\tremark")
-	for _, a := range s.Attempts {
+	for _, a := range attempts {
 		label := "unlabelled"
 		if a.Success != nil {
 			label = map[bool]string{true: "success", false: "failure"}[*a.Success]
@@ -68,19 +77,18 @@ func scoreTable(w io.Writer, s audit.Scores) {
 		if a.Distance != nil {
 			distance, centre = fmt.Sprintf("%.4g", *a.Distance), strconv.Itoa(*a.Centre)
 		}
-		remark := a.Reason
-		if remark == "" {
+		remark := "-"
+		if a.Reason != "" {
+			remark = a.Reason
+		} else if a.Note != "" {
 			remark = a.Note
-		}
-		if remark == "" {
-			remark = "-"
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", a.ID, a.Task, label, reward, distance, centre, remark)
 	}
 	_ = t.Flush()
 }
 
-// measureTable has a line for each measure, and a column for each encoder and length of clips.
+// measureTable writes one line per measure, with a column for each encoder and length of clips.
 func measureTable(w io.Writer, all []audit.Scored) {
 	type column struct {
 		title string
@@ -105,17 +113,15 @@ func measureTable(w io.Writer, all []audit.Scored) {
 	fmt.Fprintln(t)
 	rows := 0
 	for _, n := range audit.Names {
-		cells, there := "", false
+		cells, known := "", false
 		for _, c := range columns {
-			v, ok := c.m[n.Key]
-			there = there || ok
-			if !ok {
+			if v, ok := c.m[n.Key]; ok {
+				cells, known = cells+fmt.Sprintf("\t%.3f (%.3f to %.3f)", v.Value, v.Low, v.High), true
+			} else {
 				cells += "\t-"
-				continue
 			}
-			cells += fmt.Sprintf("\t%.3f (%.3f to %.3f)", v.Value, v.Low, v.High)
 		}
-		if there {
+		if known {
 			rows++
 			fmt.Fprintf(t, "%s%s\n", n.Title, cells)
 		}
@@ -124,12 +130,4 @@ func measureTable(w io.Writer, all []audit.Scored) {
 		_ = t.Flush()
 		fmt.Fprintln(w, "means over tasks, with bootstrap intervals of 95 %; centres held out")
 	}
-}
-
-func joinInts(list []int) string {
-	words := make([]string, len(list))
-	for i, n := range list {
-		words[i] = strconv.Itoa(n)
-	}
-	return strings.Join(words, ", ")
 }

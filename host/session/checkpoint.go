@@ -15,7 +15,8 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// RunOf returns the run folder that a policy's folder belongs to: itself, or the run of a checkpoint. ok is false for a folder that belongs to no run.
+// RunOf returns the run folder that a folder belongs to: the folder itself, or the run of a checkpoint. ok is
+// false for a folder that belongs to no run.
 func RunOf(folder string) (run string, ok bool) {
 	for _, dir := range []string{folder, filepath.Join(folder, "..", ".."), filepath.Join(folder, "..", "..", "..")} {
 		if _, err := os.Stat(filepath.Join(dir, "manifest.json")); err != nil {
@@ -28,10 +29,12 @@ func RunOf(folder string) (run string, ok bool) {
 	return "", false
 }
 
-// FindPolicyAndHash finds the policy's folder that run.checkpoint names, an absolute path, and hashes it. The terminal is told of damaged checkpoints that are newer.
+// FindPolicyAndHash returns the absolute path of the policy's folder that run.checkpoint names, and a hash of
+// its files. It warns about newer checkpoints that are damaged.
 func FindPolicyAndHash(cfg *config.Config, checkpoint string, term *report.Terminal) (folder, sum string, err error) {
 	if info, err := os.Stat(checkpoint); err != nil || !info.IsDir() {
-		return "", "", plugins.Errorf(plugins.NotFound, "no folder %s", checkpoint).WithPlace("%s", cfg.Origin("run.checkpoint")).
+		return "", "", plugins.Errorf(plugins.NotFound, "no folder %s", checkpoint).
+			WithPlace("%s", cfg.Origin("run.checkpoint")).
 			WithHint("give a run folder, one of its checkpoints, or a policy's own folder")
 	}
 	saved, damaged, err := FindPolicy(checkpoint)
@@ -45,12 +48,14 @@ func FindPolicyAndHash(cfg *config.Config, checkpoint string, term *report.Termi
 		return "", "", plugins.Errorf(plugins.Invalid, "%w", err)
 	}
 	if sum, err = hashFolder(folder); err != nil {
-		return "", "", plugins.Errorf(plugins.Invalid, "the policy's folder cannot be read: %w", err).WithPlace("%s", folder).WithHint("check its permissions")
+		return "", "", plugins.Errorf(plugins.Invalid, "the policy's folder cannot be read: %w", err).
+			WithPlace("%s", folder).
+			WithHint("check its permissions")
 	}
 	return folder, sum, nil
 }
 
-// hashFolder is a SHA-256 over the names and bytes of every file in a folder.
+// hashFolder returns a SHA-256 of the names and bytes of all files in a folder.
 func hashFolder(dir string) (string, error) {
 	sum := sha256.New()
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
@@ -76,7 +81,7 @@ func hashFolder(dir string) (string, error) {
 	return hex.EncodeToString(sum.Sum(nil)), err
 }
 
-// RequireCheckpoint refuses a run.checkpoint that is no folder, before anything is made of it.
+// RequireCheckpoint returns an error unless run.checkpoint is a folder.
 func RequireCheckpoint(cfg *config.Config) error {
 	given := cfg.Run.Checkpoint
 	info, err := os.Stat(given)
@@ -88,19 +93,20 @@ func RequireCheckpoint(cfg *config.Config) error {
 		what = "%s is a file"
 	}
 	return plugins.Errorf(plugins.NotFound, what, given).WithPlace("%s", cfg.Origin("run.checkpoint")).
-		WithHint("give a run folder, one of its checkpoints, a folder that the policy saved, or a published checkpoint; a model hub's name goes into the policy's own setting, such as policy.openvla.checkpoint")
+		WithHint("give a run folder, one of its checkpoints, a folder that the policy saved, or a published " +
+			"checkpoint; a model hub's name goes into the policy's own setting, such as policy.openvla.checkpoint")
 }
 
-// FindPolicy finds the policy's own folder that a folder means: of a run the one in its newest good checkpoint, newer ones that are damaged come back; of a
-// checkpoint its own; any other folder is meant itself. Files of checkpoints are compared with their checksums, so that nobody trains on, or measures, weights that
-// are no longer those that were committed.
+// FindPolicy returns the policy's folder inside a folder: for a run, that of its newest good checkpoint; for a
+// checkpoint, its own; any other folder is returned unchanged. damaged are the errors of newer checkpoints of a
+// run. The files of checkpoints are compared with their checksums.
 func FindPolicy(folder string) (policy string, damaged []error, err error) {
 	c, damaged, err := store.Latest(folder)
 	if err == nil {
 		return c.PolicyDir(), damaged, nil
 	}
 	if run, ok := RunOf(folder); len(damaged) > 0 || ok && filepath.Clean(run) == filepath.Clean(folder) {
-		return "", nil, err // it is a run: damaged, or without a checkpoint
+		return "", nil, err // a run without a good checkpoint
 	}
 	checkpoint, inside := folder, ""
 	if abs, err := filepath.Abs(folder); err == nil && filepath.Base(abs) == "policy" {
@@ -120,12 +126,13 @@ func FindPolicy(folder string) (policy string, damaged []error, err error) {
 	return c.PolicyDir(), nil, nil
 }
 
-// DamagedWarning says that a newer checkpoint was left out.
+// DamagedWarning returns the warning about a checkpoint that cannot be used.
 func DamagedWarning(err error) string {
-	return fmt.Sprintf("%v; the checkpoint before it is used", err)
+	return fmt.Sprintf("%v; the previous checkpoint is used", err)
 }
 
-// PolicyFolder returns the policy's own folder inside a checkpoint or a run folder; any other folder, and one that is damaged, is returned as it is.
+// PolicyFolder returns the policy's folder inside a run or a checkpoint. Any other folder, and a damaged one,
+// is returned unchanged.
 func PolicyFolder(folder string) string {
 	if policy, _, err := FindPolicy(folder); err == nil {
 		return policy

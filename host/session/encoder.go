@@ -16,7 +16,8 @@ func (s *Session) openEncoder(ctx context.Context, launch Launcher) error {
 		return err
 	}
 	if s.Sched.EnvSpec.RecordCamera == "" {
-		return plugins.Errorf(plugins.Mismatch, "the env records no camera for an encoder").WithPlace("%s in %s", e.Label, s.Sched.EnvName).
+		return plugins.Errorf(plugins.Mismatch, "the env records no camera for an encoder").
+			WithPlace("%s in %s", e.Label, s.Sched.EnvName).
 			WithHint(`use --set reward.kind=binary, or an env with a third-person camera`)
 	}
 	s.Encoder, s.EncoderInfo, s.Sched.EncoderSpec = e, e.Info, e.Spec
@@ -25,7 +26,7 @@ func (s *Session) openEncoder(ctx context.Context, launch Launcher) error {
 	return nil
 }
 
-// Encoder is an encoder's process, configured.
+// Encoder is a started and configured encoder.
 type Encoder struct {
 	Worker   supervise.Worker[encoder.Encoder]
 	Label    string // "encoder NAME"
@@ -35,8 +36,14 @@ type Encoder struct {
 	Record   store.Plugin
 }
 
-// StartEncoder starts an encoder with its settings of the configuration.
-func StartEncoder(ctx context.Context, super *supervise.Supervisor, cfg *config.Config, launch Launcher, name string) (*Encoder, error) {
+// StartEncoder starts an encoder with the settings of the configuration.
+func StartEncoder(
+	ctx context.Context,
+	super *supervise.Supervisor,
+	cfg *config.Config,
+	launch Launcher,
+	name string,
+) (*Encoder, error) {
 	l, record, err := launch.Launch(ctx, plugins.Encoder, name)
 	if err != nil {
 		return nil, err
@@ -56,7 +63,10 @@ func StartEncoder(ctx context.Context, super *supervise.Supervisor, cfg *config.
 		if err != nil {
 			return err
 		}
-		return e.Configure(ctx, plugins.Config{Settings: settings, Seed: cfg.Run.Seed, WorldSize: 1, Scratch: scratch})
+		return e.Configure(
+			ctx,
+			plugins.Config{Settings: settings, Seed: cfg.Run.Seed, WorldSize: 1, Scratch: scratch},
+		)
 	})
 	e, _, err := s.Worker.Client(ctx)
 	if err != nil {

@@ -6,7 +6,8 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// IsUserError says whether an error is the user's to correct, and can be understood without what lies in a folder.
+// IsUserError reports whether an error is a mistake that the user can correct without the contents of folder,
+// which the error does not mention.
 func IsUserError(err error, folder string) bool {
 	if err == nil {
 		return false

@@ -13,29 +13,36 @@ import (
 const PublishedConfigFile = "config.json"
 
 const (
-	// checkpointSetting is what a policy calls the setting that takes a checkpoint in its published format.
+	// checkpointSetting is the setting of a policy that takes a checkpoint in its published format.
 	checkpointSetting = "checkpoint"
-	// SavedStateFile is a file of every folder that a Python policy saved (sdk/python), and of no published one.
+	// SavedStateFile is in every folder that a Python policy saved (sdk/python), and in no published one.
 	SavedStateFile = "srpo_sdk.json"
 )
 
-// givePublished looks at run.checkpoint. Where it is no folder of ours, and the policy has a setting for published checkpoints, it returns the folder, and
-// settings with it; else settings as they are.
-func givePublished(cfg *config.Config, name string, info plugins.Info, settings plugins.Settings) (folder string, out plugins.Settings, err error) {
+// withPublished returns settings with run.checkpoint in the policy's setting for published checkpoints, and the
+// folder. When run.checkpoint was made by srpo, or the policy has no such setting, folder is empty.
+func withPublished(
+	cfg *config.Config,
+	name string,
+	info plugins.Info,
+	settings plugins.Settings,
+) (folder string, out plugins.Settings, err error) {
 	given := cfg.Run.Checkpoint
 	if given == "" {
 		return "", settings, nil
 	}
-	if ours(given) {
+	if madeBySRPO(given) {
 		return "", withBase(given, info, settings), nil
 	}
 	for _, d := range info.Settings {
 		if _, text := d.Default.(string); d.Name != checkpointSetting || !text {
 			continue
 		}
-		if there := settings.String(checkpointSetting); there != "" {
-			return "", nil, plugins.Errorf(plugins.Invalid, "two published checkpoints are given: %s, and policy.%s.%s = %s", given, name, checkpointSetting, there).
-				WithPlace("%s", cfg.Origin("run.checkpoint")).WithHint("leave one of them out")
+		if set := settings.String(checkpointSetting); set != "" {
+			return "", nil, plugins.Errorf(plugins.Invalid, "two published checkpoints are given: %s, and "+
+				"policy.%s.%s = %s", given, name, checkpointSetting, set).
+				WithPlace("%s", cfg.Origin("run.checkpoint")).
+				WithHint("give only one of them")
 		}
 		if folder, err = filepath.Abs(given); err != nil {
 			return "", nil, plugins.Errorf(plugins.Invalid, "%w", err).WithPlace("%s", cfg.Origin("run.checkpoint"))
@@ -47,8 +54,9 @@ func givePublished(cfg *config.Config, name string, info plugins.Info, settings 
 	return "", settings, nil
 }
 
-// withBase gives a policy that cannot begin without a published checkpoint (openvla) the one that it saved itself, so that --checkpoint RUN is enough; the state
-// is loaded on top of it. Whoever names another base, or a preset, keeps it.
+// withBase adds the saved policy itself as the published checkpoint of a policy that cannot start without one
+// (openvla), so that --checkpoint RUN is enough. The saved state is loaded afterwards. A base or a preset in
+// the settings is kept.
 func withBase(given string, info plugins.Info, settings plugins.Settings) plugins.Settings {
 	saved := PolicyFolder(given)
 	for _, name := range []string{PublishedConfigFile, SavedStateFile} {
@@ -74,11 +82,12 @@ func withBase(given string, info plugins.Info, settings plugins.Settings) plugin
 	return out
 }
 
-// ours says whether a folder is a run, a checkpoint of one, what a policy saved, or none at all.
-func ours(folder string) bool {
+// madeBySRPO reports whether a folder is a run, a checkpoint, or what a policy saved. It returns true for a
+// folder that does not exist, which loading reports.
+func madeBySRPO(folder string) bool {
 	info, err := os.Stat(folder)
 	if err != nil || !info.IsDir() {
-		return true // whoever loads it says so
+		return true
 	}
 	if run, ok := RunOf(folder); ok && run != "" {
 		return true

@@ -16,23 +16,24 @@ import (
 	"github.com/srpo-dev/srpo/plugins/env"
 )
 
-// Split divides an env's episodes into those to train on and those to test on, by seed.
+// Split divides the episodes of an env into a side to train on and a side to test on. It depends on the seed.
 type Split struct {
 	seed     uint64
 	fraction float64
-	// train holds the tasks on the train side when tasks are divided; nil: each task's start states are.
+	// train contains the tasks of the train side when tasks are divided; nil: the start states of each task are
+	// divided.
 	train map[string]bool
 }
 
-// newSplit divides as rollout.split says. all are every task of the env, so that a task's side does not depend on which others a pattern picks; tasks are
-// those picked.
+// newSplit returns the split that rollout.split describes. all are all tasks of the env, so that the side of a
+// task does not depend on which tasks are chosen. tasks are the chosen ones.
 func newSplit(seed uint64, c config.Rollout, all, tasks []env.Task) Split {
 	s := Split{seed: seed, fraction: c.TrainFraction}
 	single := !slices.ContainsFunc(tasks, func(t env.Task) bool { return t.StartStates > 1 })
 	if c.Split == "start" || c.Split == "auto" && (!single || len(tasks) < 2) {
 		return s
 	}
-	// A share of every suite and dimension, so that none is missing on a side: the tasks with the smallest hashes.
+	// Every suite and dimension gives the tasks with the smallest hashes, so that none is missing on a side.
 	strata := map[string][]string{}
 	for _, t := range all {
 		key := t.Suite + "\x00" + t.Tags["dimension"]
@@ -54,7 +55,7 @@ func newSplit(seed uint64, c config.Rollout, all, tasks []env.Task) Split {
 
 func (s Split) key(id string) uint64 { return rollout.Seed(s.seed, "split task", id) }
 
-// By is what is divided, as rollout.split names it.
+// By returns what is divided, as rollout.split names it: "task" or "start".
 func (s Split) By() string {
 	if s.train != nil {
 		return "task"
@@ -62,7 +63,7 @@ func (s Split) By() string {
 	return "start"
 }
 
-// Unit puts by in words.
+// Unit returns what is divided, for messages.
 func (s Split) Unit() string {
 	if s.train != nil {
 		return "tasks"
@@ -70,7 +71,7 @@ func (s Split) Unit() string {
 	return "start states"
 }
 
-// States gives a task's start states on a side, "train" or "test"; nil for any other side: all.
+// States returns the start states of a task on the side "train" or "test". It returns nil for any other side: all.
 func (s Split) States(t env.Task, side string) []int {
 	if side != "train" && side != "test" {
 		return nil
@@ -91,7 +92,7 @@ func (s Split) States(t env.Task, side string) []int {
 	return states
 }
 
-// SideOf says on which side a start state lies.
+// SideOf returns the side of a start state.
 func (s Split) SideOf(t env.Task, state int) string {
 	if slices.Contains(s.States(t, "train"), state) {
 		return "train"
@@ -99,7 +100,7 @@ func (s Split) SideOf(t env.Task, state int) string {
 	return "test"
 }
 
-// ForManifest is the split for a manifest: both sides, unless all is used.
+// ForManifest returns the split as a manifest contains it: with both sides, unless all of it is used.
 func (s Split) ForManifest(tasks []env.Task, side string) *store.StartStates {
 	r := &store.StartStates{Used: side, TrainFraction: s.fraction, By: s.By()}
 	if side != "train" && side != "test" {
@@ -122,10 +123,10 @@ func (s Split) ForManifest(tasks []env.Task, side string) *store.StartStates {
 	return r
 }
 
-// StartStates gives the start states of a task on one side of the split; nil: all.
+// StartStates returns the start states of a task on a side of the split; nil: all.
 func (s *Session) StartStates(t env.Task, side string) []int { return s.Split.States(t, side) }
 
-// TasksOn lists the tasks that have anything on a side of the split.
+// TasksOn returns the tasks with start states on a side of the split. It is an error when there are none.
 func (s *Session) TasksOn(side string) ([]env.Task, error) {
 	var out []env.Task
 	for _, t := range s.Tasks {
@@ -134,13 +135,16 @@ func (s *Session) TasksOn(side string) ([]env.Task, error) {
 		}
 	}
 	if len(out) == 0 {
-		return nil, plugins.Errorf(plugins.Invalid, "none of the %s is on the %s side of the split", s.Split.Unit(), side).WithPlace("%s", s.Config.Origin("rollout.split")).
-			WithHint(`another rollout.train_fraction or seed, more tasks, or rollout.split = "task" for tasks of a single start state`)
+		return nil, plugins.Errorf(plugins.Invalid,
+			"none of the %s is on the %s side of the split", s.Split.Unit(), side).
+			WithPlace("%s", s.Config.Origin("rollout.split")).
+			WithHint(`use another rollout.train_fraction or seed, more tasks, or rollout.split = "task" for ` +
+				`tasks of a single start state`)
 	}
 	return out, nil
 }
 
-// EvaluationSide is the side that evaluations use: the other one, so that they show what was not trained on.
+// EvaluationSide returns the side that a run which trains on side evaluates on: the one that it does not train on.
 func EvaluationSide(side string) string {
 	switch side {
 	case "train":
@@ -151,21 +155,29 @@ func EvaluationSide(side string) string {
 	return "all"
 }
 
-// TaskWeights gives each task its share of its dimension's weight, as rollout.weights says; nil: there are none. Tasks of a dimension that weighs 0 get 0.
+// TaskWeights divides the weight that rollout.weights gives a dimension among its tasks. It returns nil without
+// rollout.weights.
 func (s *Session) TaskWeights(tasks []env.Task) (map[string]float64, error) {
 	given := s.Config.Rollout.Weights
 	if len(given) == 0 {
 		return nil, nil
 	}
 	bad := func(hint, format string, args ...any) error {
-		return plugins.Errorf(plugins.Invalid, format, args...).WithPlace("%s", s.Config.Origin("rollout.weights")).WithHint("%s", hint)
+		return plugins.Errorf(plugins.Invalid, format, args...).
+			WithPlace("%s", s.Config.Origin("rollout.weights")).
+			WithHint("%s", hint)
 	}
 	count := map[string]int{}
 	var names []string
 	for _, t := range tasks {
 		d := t.Tags["dimension"]
 		if d == "" {
-			return nil, bad("leave rollout.weights out, or choose other tasks", "task %s of %s has no dimension to weigh", t.ID, s.Sched.EnvName)
+			return nil, bad(
+				"remove rollout.weights, or choose other tasks",
+				"task %s of %s has no dimension to weigh",
+				t.ID,
+				s.Sched.EnvName,
+			)
 		}
 		if count[d] == 0 {
 			names = append(names, d)
@@ -177,17 +189,21 @@ func (s *Session) TaskWeights(tasks []env.Task) (map[string]float64, error) {
 		name, text, ok := strings.Cut(g, "=")
 		w, err := strconv.ParseFloat(text, 64)
 		if !ok || err != nil || !(w >= 0) || math.IsInf(w, 0) {
-			return nil, bad(`for example ["camera=2", "noise=0.5"]`, "%q is no DIMENSION=WEIGHT with a weight of 0 or more", g)
+			return nil, bad(
+				`for example ["camera=2", "noise=0.5"]`,
+				"%q is not DIMENSION=WEIGHT with a weight of 0 or more",
+				g,
+			)
 		}
 		if _, twice := weight[name]; twice {
-			return nil, bad("give each once", "the dimension %q has two weights", name)
+			return nil, bad("give each dimension once", "the dimension %q has two weights", name)
 		}
 		if count[name] == 0 {
-			hint := fmt.Sprintf("they are of %s", strings.Join(names, ", "))
+			hint := fmt.Sprintf("the dimensions are %s", strings.Join(names, ", "))
 			if near := nearest.To(name, names); near != "" {
 				hint = fmt.Sprintf("did you mean %q? %s", near, hint)
 			}
-			return nil, bad(hint, "none of the %d tasks is of a dimension %q", len(tasks), name)
+			return nil, bad(hint, "none of the %d tasks has the dimension %q", len(tasks), name)
 		}
 		weight[name] = w
 	}
@@ -202,7 +218,7 @@ func (s *Session) TaskWeights(tasks []env.Task) (map[string]float64, error) {
 		total += w
 	}
 	if total == 0 {
-		return nil, bad("weigh one of them more", "every dimension weighs 0")
+		return nil, bad("give one of them a larger weight", "every dimension has the weight 0")
 	}
 	return out, nil
 }

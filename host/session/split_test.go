@@ -16,7 +16,16 @@ func dimensional(n int) (all []env.Task) {
 	for _, suite := range []string{"a", "b"} {
 		for _, d := range []string{"camera", "noise", "light"} {
 			for i := range n {
-				all = append(all, env.Task{ID: fmt.Sprintf("%s/%s/%d", suite, d, i), Suite: suite, StartStates: 1, MaxSteps: 9, Tags: map[string]string{"dimension": d}})
+				all = append(
+					all,
+					env.Task{
+						ID:          fmt.Sprintf("%s/%s/%d", suite, d, i),
+						Suite:       suite,
+						StartStates: 1,
+						MaxSteps:    9,
+						Tags:        map[string]string{"dimension": d},
+					},
+				)
 			}
 		}
 	}
@@ -27,13 +36,22 @@ func session(t *testing.T, all, tasks []env.Task, set ...string) *Session {
 	t.Helper()
 	cfg, err := config.Load(config.Input{Set: append([]string{"run.seed=3"}, set...)})
 	require.NoError(t, err)
-	return &Session{Config: cfg, Tasks: tasks, Sched: &rollout.Scheduler{EnvName: "env fake"}, Split: newSplit(cfg.Run.Seed, cfg.Rollout, all, tasks)}
+	return &Session{
+		Config: cfg,
+		Tasks:  tasks,
+		Sched:  &rollout.Scheduler{EnvName: "env fake"},
+		Split:  newSplit(cfg.Run.Seed, cfg.Rollout, all, tasks),
+	}
 }
 
 // Whoever misspells one part of a variant's name is shown variants that have the others.
 func TestNearTasks(t *testing.T) {
 	all := dimensional(10)
-	require.Contains(t, nearTasks("b/noise/nope*", all), "there are 60 tasks, for example b/noise/0, b/noise/1, b/noise/2; ")
+	require.Contains(
+		t,
+		nearTasks("b/noise/nope*", all),
+		"there are 60 tasks, for example b/noise/0, b/noise/1, b/noise/2; ",
+	)
 	require.Contains(t, nearTasks("*/LIGHT/x", all), "for example a/light/0, a/light/1, a/light/2; ")
 	require.Contains(t, nearTasks("x/y", all), "for example a/")
 }
@@ -83,7 +101,8 @@ func TestSplitByTask(t *testing.T) {
 	require.Empty(t, s.Trials("test", 0))
 }
 
-// Every start state of every task on a side once, also where tasks have different numbers of them, before any is used twice.
+// Every start state of every task on a side once, also where tasks have different numbers of them, before any
+// is used twice.
 func TestTrialsAreExact(t *testing.T) {
 	tasks := []env.Task{{ID: "a", StartStates: 1}, {ID: "b", StartStates: 7}, {ID: "c", StartStates: 3}}
 	s := session(t, tasks, tasks)
@@ -157,7 +176,16 @@ func TestTrialsAreSampled(t *testing.T) {
 }
 
 func TestWeights(t *testing.T) {
-	all := append(dimensional(4), env.Task{ID: "b/light/x", Suite: "b", StartStates: 1, MaxSteps: 9, Tags: map[string]string{"dimension": "light"}})
+	all := append(
+		dimensional(4),
+		env.Task{
+			ID:          "b/light/x",
+			Suite:       "b",
+			StartStates: 1,
+			MaxSteps:    9,
+			Tags:        map[string]string{"dimension": "light"},
+		},
+	)
 	s := session(t, all, all, `rollout.weights=["camera=6", "noise=0"]`)
 	weights, err := s.TaskWeights(all)
 	require.NoError(t, err)
@@ -170,11 +198,11 @@ func TestWeights(t *testing.T) {
 	require.Zero(t, sum["noise"])
 
 	for given, says := range map[string]string{
-		`["camra=1"]`:                        "of a dimension \"camra\"",
-		`["camera"]`:                         "is no DIMENSION=WEIGHT",
-		`["camera=-1"]`:                      "is no DIMENSION=WEIGHT",
+		`["camra=1"]`:                        "has the dimension \"camra\"",
+		`["camera"]`:                         "is not DIMENSION=WEIGHT",
+		`["camera=-1"]`:                      "is not DIMENSION=WEIGHT",
 		`["camera=1", "camera=2"]`:           "has two weights",
-		`["camera=0", "noise=0", "light=0"]`: "every dimension weighs 0",
+		`["camera=0", "noise=0", "light=0"]`: "every dimension has the weight 0",
 	} {
 		_, err := session(t, all, all, "rollout.weights="+given).TaskWeights(all)
 		require.ErrorContains(t, err, says)

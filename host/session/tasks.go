@@ -13,8 +13,9 @@ import (
 	"github.com/srpo-dev/srpo/plugins/env"
 )
 
-// matchTasks keeps the tasks that a pattern of run.task matches; without patterns, the env's first task.
-func (s *Session) matchTasks(ctx context.Context, e env.Env, label string) error {
+// chooseTasks chooses the tasks that a pattern of run.task matches; without patterns, the env's first task that
+// can run.
+func (s *Session) chooseTasks(ctx context.Context, e env.Env, label string) error {
 	var all []env.Task
 	s.Unavailable = map[string]int{}
 	for t, err := range e.Tasks(ctx) {
@@ -24,12 +25,12 @@ func (s *Session) matchTasks(ctx context.Context, e env.Env, label string) error
 		all = append(all, t)
 	}
 	patterns := s.Config.Run.Task
-	hit := make([]bool, len(patterns))
+	matches := make([]bool, len(patterns)) // by pattern
 	for _, t := range all {
 		matched := len(patterns) == 0 && len(s.Tasks) == 0
 		for i, p := range patterns {
 			if Match(p, t.ID) {
-				hit[i], matched = true, true
+				matches[i], matched = true, true
 			}
 		}
 		if !matched {
@@ -44,19 +45,21 @@ func (s *Session) matchTasks(ctx context.Context, e env.Env, label string) error
 		s.Tasks = append(s.Tasks, t)
 	}
 	for i, p := range patterns {
-		if !hit[i] {
-			return plugins.Errorf(plugins.NotFound, "no task of %s matches %q", label, p).WithPlace("%s", s.Config.Origin("run.task")).WithHint("%s", nearTasks(p, all))
+		if !matches[i] {
+			return plugins.Errorf(plugins.NotFound, "no task of %s matches %q", label, p).
+				WithPlace("%s", s.Config.Origin("run.task")).
+				WithHint("%s", nearTasks(p, all))
 		}
 	}
 	if len(s.Tasks) == 0 {
-		return s.noneLeft(all, label)
+		return s.noTaskError(all, label)
 	}
 	s.Split = newSplit(s.Config.Run.Seed, s.Config.Rollout, all, s.Tasks)
 	return nil
 }
 
-// noneLeft says why no task can run, the reason of most of them first.
-func (s *Session) noneLeft(all []env.Task, label string) error {
+// noTaskError returns the error of a session without tasks that can run. The most frequent reason comes first.
+func (s *Session) noTaskError(all []env.Task, label string) error {
 	n, reasons := 0, make([]string, 0, len(s.Unavailable))
 	for reason, k := range s.Unavailable {
 		n += k
@@ -71,7 +74,7 @@ func (s *Session) noneLeft(all []env.Task, label string) error {
 		}
 	}
 	if n == 0 {
-		return plugins.Errorf(plugins.NotFound, "it has no tasks").WithPlace("%s", label)
+		return plugins.Errorf(plugins.NotFound, "the env has no tasks").WithPlace("%s", label)
 	}
 	sort.Slice(reasons, func(a, b int) bool {
 		if x, y := s.Unavailable[reasons[a]], s.Unavailable[reasons[b]]; x != y {
@@ -79,40 +82,49 @@ func (s *Session) noneLeft(all []env.Task, label string) error {
 		}
 		return reasons[a] < reasons[b]
 	})
-	e := plugins.Errorf(plugins.NotFound, "none of the %d tasks that match can run here", n).WithPlace("%s", label).WithHint("%s", reasons[0])
+	e := plugins.Errorf(plugins.NotFound, "none of the %d tasks that match can run here", n).
+		WithPlace("%s", label).
+		WithHint("%s", reasons[0])
 	if len(reasons) > 1 {
 		e = e.WithDetail(strings.Join(reasons, "\n"))
 	}
 	return e
 }
 
-// UnavailableWarnings says which matching tasks are left out, a sentence for each reason.
+// UnavailableWarnings returns a sentence for each reason why matching tasks are left out.
 func (s *Session) UnavailableWarnings() []string {
 	var out []string
 	for reason, n := range s.Unavailable {
-		out = append(out, fmt.Sprintf("%s cannot run here and left out: %s", report.Count(n, "matching task"), reason))
+		out = append(
+			out,
+			fmt.Sprintf("%s left out, because they cannot run here: %s", report.Count(n, "matching task"), reason),
+		)
 	}
 	sort.Strings(out)
 	return out
 }
 
-// Match says whether a task's id matches a pattern: * stands for any characters, / among them, ? for one.
+// Match reports whether a task's id matches a pattern. In a pattern * stands for any characters including / and
+// ? for one character.
 func Match(pattern, id string) bool {
-	// path.Match stops a * at a slash; with another character in its place it does not.
+	// In path.Match a * does not match slashes, so they are replaced by another character.
 	const slash = "\x00"
 	ok, err := path.Match(strings.ReplaceAll(pattern, "/", slash), strings.ReplaceAll(id, "/", slash))
 	return err == nil && ok
 }
 
-// nearTasks lists tasks that the user may have meant.
+// nearTasks returns a hint with tasks that the user may have meant.
 func nearTasks(pattern string, all []env.Task) string {
 	ids := make([]string, len(all))
 	for i, t := range all {
 		ids[i] = t.ID
 	}
-	words := strings.FieldsFunc(strings.ToLower(pattern), func(r rune) bool { return strings.ContainsRune("*?/[]", r) })
+	words := strings.FieldsFunc(
+		strings.ToLower(pattern),
+		func(r rune) bool { return strings.ContainsRune("*?/[]", r) },
+	)
 	var near []string
-	most := 1 // words of the pattern that those in near have
+	best := 1 // words of the pattern in the ids in near
 	for _, id := range ids {
 		n := 0
 		for _, word := range words {
@@ -121,9 +133,9 @@ func nearTasks(pattern string, all []env.Task) string {
 			}
 		}
 		switch {
-		case n > most:
-			near, most = []string{id}, n
-		case n == most && len(near) < 3:
+		case n > best:
+			near, best = []string{id}, n
+		case n == best && len(near) < 3:
 			near = append(near, id)
 		}
 	}
@@ -134,5 +146,9 @@ func nearTasks(pattern string, all []env.Task) string {
 			near = ids[:min(3, len(ids))]
 		}
 	}
-	return fmt.Sprintf("there are %d tasks, for example %s; * matches anything; `srpo plugin list NAME --tasks` prints them", len(all), strings.Join(near, ", "))
+	return fmt.Sprintf(
+		"there are %d tasks, for example %s; * matches anything; `srpo plugin list NAME --tasks` prints them",
+		len(all),
+		strings.Join(near, ", "),
+	)
 }

@@ -9,13 +9,20 @@ import (
 	"github.com/srpo-dev/srpo/plugins/env"
 )
 
-// Space is what the numbers of a session's trajectories mean.
+// Space describes what the numbers of the session's trajectories mean.
 func (s *Session) Space(cameras []string) dataset.Space {
 	e := s.Sched.EnvSpec
-	return dataset.Space{Env: s.EnvInfo.Name, Action: e.Action, Proprio: e.Proprio, Cameras: cameras, RecordCamera: e.RecordCamera}
+	return dataset.Space{
+		Env:          s.EnvInfo.Name,
+		Action:       e.Action,
+		Proprio:      e.Proprio,
+		Cameras:      cameras,
+		RecordCamera: e.RecordCamera,
+	}
 }
 
-// TrajectoryCameras are those that a run's trajectories hold: the policy's, and the recording camera for other policies.
+// TrajectoryCameras returns the cameras of a run's trajectories: those of the policy, and the recording camera,
+// which other policies may read.
 func (s *Session) TrajectoryCameras() []string {
 	out := slices.Clone(s.PolicyCameras)
 	if c := s.Sched.EnvSpec.RecordCamera; c != "" && !slices.Contains(out, c) {
@@ -24,7 +31,8 @@ func (s *Session) TrajectoryCameras() []string {
 	return out
 }
 
-// Groups is the number of groups an iteration; where the configuration leaves it open, as many as the env's speed suggests.
+// Groups returns the number of groups per iteration. The default depends on the env: more when one process has
+// many lanes.
 func (s *Session) Groups() int {
 	switch n := s.Config.Rollout.Groups; {
 	case n > 0:
@@ -35,7 +43,7 @@ func (s *Session) Groups() int {
 	return 4
 }
 
-// ExtraGroups is how many groups an iteration may roll beyond groups().
+// ExtraGroups returns how many groups an iteration may roll out in addition to [Session.Groups].
 func (s *Session) ExtraGroups() int {
 	if n := s.Config.Rollout.ExtraGroups; n >= 0 {
 		return n
@@ -43,7 +51,8 @@ func (s *Session) ExtraGroups() int {
 	return (s.Groups() + 1) / 2
 }
 
-// Rules are the parts of a rollout that training and evaluation share.
+// Rules returns the rules that training and evaluation share. encode embeds the episodes; record records their
+// frames.
 func (s *Session) Rules(encode, record bool) rollout.Rules {
 	c := s.Config.Rollout
 	r := rollout.Rules{Observe: s.PolicyCameras, MaxSteps: c.MaxSteps, Temperature: c.Temperature, Encode: encode}
@@ -59,8 +68,9 @@ func (s *Session) Rules(encode, record bool) rollout.Rules {
 	return r
 }
 
-// Trials lists an evaluation's episodes: n of them spread evenly over tasks and start states, each start state once before any is used twice; n = 0: each
-// start state of the side once. Of more than n tasks a sample is taken, see sampleTasks.
+// Trials returns the n trials of an evaluation, spread evenly over the tasks of a side and their start states.
+// No start state is repeated before all are used. With n = 0 each start state is used once. With fewer trials
+// than tasks, the tasks are a sample, see sampleTasks.
 func (s *Session) Trials(side string, n int) []rollout.Trial {
 	var byTask [][]rollout.Trial
 	total := 0
@@ -72,9 +82,19 @@ func (s *Session) Trials(side string, n int) []rollout.Trial {
 				states[i] = i
 			}
 		}
-		// in an order by seed, so that a part of them is a fair sample
+		// The order depends on the seed, so that any part of the list is a fair sample.
 		sort.SliceStable(states, func(a, b int) bool {
-			return rollout.Seed(s.Config.Run.Seed, "trial order", t.ID, states[a]) < rollout.Seed(s.Config.Run.Seed, "trial order", t.ID, states[b])
+			return rollout.Seed(
+				s.Config.Run.Seed,
+				"trial order",
+				t.ID,
+				states[a],
+			) < rollout.Seed(
+				s.Config.Run.Seed,
+				"trial order",
+				t.ID,
+				states[b],
+			)
 		})
 		var list []rollout.Trial
 		for _, st := range states {
@@ -95,7 +115,7 @@ func (s *Session) Trials(side string, n int) []rollout.Trial {
 		k := i / len(byTask)
 		tr := list[k%len(list)]
 		tr.Repeat = k / len(list)
-		if n <= total && tr.Repeat > 0 { // tasks with fewer start states are through; nothing is rolled twice while there is something else
+		if n <= total && tr.Repeat > 0 { // this task has no unused start state, and other tasks have
 			continue
 		}
 		out = append(out, tr)
@@ -103,10 +123,14 @@ func (s *Session) Trials(side string, n int) []rollout.Trial {
 	return out
 }
 
-// sampleTasks picks n of the tasks on a side, if there are more, by seed: as many of each dimension, or suite where there are no dimensions, as of any other. They
-// stay in the env's order.
+// sampleTasks returns n tasks of a side, all of them when there are fewer. The sample depends on the seed and
+// contains equally many tasks of each dimension, or of each suite for tasks without dimensions. It is in the
+// env's order.
 func (s *Session) sampleTasks(side string, n int) []env.Task {
-	tasks := slices.DeleteFunc(slices.Clone(s.Tasks), func(t env.Task) bool { states := s.StartStates(t, side); return states != nil && len(states) == 0 })
+	tasks := slices.DeleteFunc(
+		slices.Clone(s.Tasks),
+		func(t env.Task) bool { states := s.StartStates(t, side); return states != nil && len(states) == 0 },
+	)
 	if n == 0 || n >= len(tasks) {
 		return tasks
 	}
@@ -137,14 +161,19 @@ func (s *Session) sampleTasks(side string, n int) []env.Task {
 	return slices.DeleteFunc(tasks, func(t env.Task) bool { return !picked[t.ID] })
 }
 
-// DemonstrationPlan is [imitate] demos demonstrations of each task, seen through some cameras.
+// DemonstrationPlan plans imitate.demos demonstrations of each task with the given cameras.
 func (s *Session) DemonstrationPlan(tasks []env.Task, cameras []string) rollout.DemoPlan {
 	c := s.Config
-	plan := rollout.DemoPlan{Seed: c.Run.Seed, Noise: float32(c.Imitate.Noise), Observe: cameras, MaxSteps: c.Rollout.MaxSteps}
+	plan := rollout.DemoPlan{
+		Seed:     c.Run.Seed,
+		Noise:    float32(c.Imitate.Noise),
+		Observe:  cameras,
+		MaxSteps: c.Rollout.MaxSteps,
+	}
 	for _, t := range tasks {
 		states := s.StartStates(t, c.Rollout.StartStates)
 		for k := range c.Imitate.Demos {
-			// spread over the start states, each once before any is used twice
+			// Spread over the start states, none of which is repeated before all are used.
 			n := t.StartStates
 			if states != nil {
 				n = len(states)

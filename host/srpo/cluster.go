@@ -7,31 +7,31 @@ import (
 	"gonum.org/v1/gonum/floats"
 )
 
-// Clustering is the set C = {c_j} of centres, and how it was found.
+// Clustering is the set C = {c_j} of centres, with details of how it was found.
 type Clustering struct {
 	// Centres, each the mean of its members in the space of the embeddings.
 	Centres [][]float64
 	// Sizes are the numbers of members of each centre.
 	Sizes []int
-	// Labels[i] is the centre that point i belongs to, or Noise.
+	// Labels[i] is the index of the centre of point i, or Noise.
 	Labels []int
-	// Eps is DBSCAN's radius: in units of the embedding for auto, of standard deviations for reference, else 0.
+	// Eps is DBSCAN's radius: in units of the embedding for auto, in standard deviations for reference, otherwise 0.
 	Eps float64
-	// Fallback says why all points were put under one mean, empty if they were not.
+	// Fallback is why all points have one mean as their centre; empty: they do not.
 	Fallback string
 }
 
-// Cluster finds the centres of the points (n vectors of one size, finite):
+// Cluster finds the centres of the points, n finite vectors of one size:
 //
-//	auto       DBSCAN on plain Euclidean distance with eps from the data, see autoEps. Fewer
-//	           than 4 points cannot show two modes of two: one mean.
-//	reference  exactly siiRL 0.2.0: standardise each dimension, DBSCAN with eps 0.5 and min 2, centres
-//	           transformed back; no cluster: the mean of all. In 1408 standardised
-//	           dimensions points lie some 50 apart, so it always gives the mean there.
+//	auto       DBSCAN on plain Euclidean distance with eps from the data, see autoEps. Fewer than 4 points cannot form
+//	           two modes of two, and have one mean.
+//	reference  exactly siiRL 0.2.0: standardise each dimension, DBSCAN with eps 0.5 and min 2, centres transformed
+//	           back; without a cluster, the mean of all points. In 1408 standardised dimensions points lie some 50
+//	           apart, so it always returns the mean there.
 //	mean       one centre, the mean of all points.
 //	nearest    every point is a centre.
 //
-// DBSCAN's noise has no centre. It returns an error for points of different sizes.
+// DBSCAN's noise has no centre. Points of different sizes are an error.
 func Cluster(points [][]float64, opt ClusterOptions) (Clustering, error) {
 	if err := opt.Validate(); err != nil {
 		return Clustering{}, err
@@ -63,7 +63,7 @@ func Cluster(points [][]float64, opt ClusterOptions) (Clustering, error) {
 func clusterAuto(points [][]float64, opt ClusterOptions) Clustering {
 	n := len(points)
 	if n < 4 {
-		return oneMean(points, fmt.Sprintf("%d references cannot show two modes", n))
+		return oneMean(points, fmt.Sprintf("%d references cannot form two modes", n))
 	}
 	minPoints := opt.MinPoints
 	if minPoints == 0 {
@@ -81,12 +81,11 @@ func clusterAuto(points [][]float64, opt ClusterOptions) Clustering {
 //
 //	eps = slack * q_m,   m = n, or the first m >= n - n/4 with q_(m+1) > outlierRatio * q_m
 //
-// In a uniform cloud the largest k-distance is about the radius at which the
-// whole cloud hangs together, so one mode stays one; two modes whose gap is wider
-// stay apart. A few far points would widen the radius for all: a jump in the last quarter
-// leaves them out. Distances are not standardised: dividing each of
-// 1408 dimensions by its spread over a few points makes all distances alike. The result
-// scales with the points and does not move when they are shifted.
+// In a uniform cloud the largest k-distance is about the radius at which the whole cloud is connected, so one
+// mode stays one, and two modes with a wider gap stay separate. A few far points would widen the radius for
+// all: a jump in the last quarter excludes them. Distances are not standardised, because dividing each of 1408
+// dimensions by its spread over a few points makes all distances alike. The result scales with the points, and
+// does not change when they are shifted.
 func autoEps(q []float64, opt ClusterOptions) float64 {
 	n := len(q)
 	m := n - 1
@@ -102,16 +101,17 @@ func autoEps(q []float64, opt ClusterOptions) float64 {
 func clusterReference(points [][]float64, opt ClusterOptions) Clustering {
 	scaled := standardise(points)
 	labels := DBSCAN(scaled, opt.ReferenceEps, opt.ReferenceMinPoints)
-	c := centresOf(points, labels) // the mean of standardised members, transformed back, is the mean of the members
+	c := centresOf(points, labels) // equals the mean of the standardised members, transformed back
 	if len(c.Centres) == 0 {
-		c = oneMean(points, fmt.Sprintf("no %d references lie within %g standardised units", opt.ReferenceMinPoints, opt.ReferenceEps))
+		c = oneMean(points, fmt.Sprintf("no %d references lie within %g standard deviations",
+			opt.ReferenceMinPoints, opt.ReferenceEps))
 	}
 	c.Eps = opt.ReferenceEps
 	return c
 }
 
-// standardise gives (x - mean)/std by dimension, population std. As in scikit-learn, a dimension that is
-// constant up to rounding, var <= n*ulp*var + (n*mean*ulp)^2, is only centred.
+// standardise returns (x - mean)/std by dimension, with the population std. As in scikit-learn's StandardScaler, a
+// dimension that is constant up to rounding, var <= n*ulp*var + (n*mean*ulp)^2, is only centred.
 func standardise(points [][]float64) [][]float64 {
 	const ulp = 0x1p-52
 	n := float64(len(points))
@@ -154,7 +154,7 @@ func oneMean(points [][]float64, fallback string) Clustering {
 	return c
 }
 
-// centresOf gives the means of the points that share a label.
+// centresOf returns the means of the points that share a label.
 func centresOf(points [][]float64, labels []int) Clustering {
 	c := Clustering{Labels: labels}
 	members := map[int][][]float64{}
@@ -170,17 +170,17 @@ func centresOf(points [][]float64, labels []int) Clustering {
 	return c
 }
 
-// Nearest gives d = min_j ||h - c_j||_2 and its j; 0 and -1 if there is no centre.
+// Nearest returns d = min_j ||h - c_j||_2 and its j; 0 and -1 without a centre.
 func (c Clustering) Nearest(h []float64) (d float64, j int) {
 	return c.nearest(h, Noise, 1)
 }
 
-// NearestHeldOut is Nearest for point i of the clustering itself, as if it had
-// not been there when the centres were averaged. With m members in its own centre c,
+// NearestHeldOut is Nearest for point i of the clustering itself, with the point excluded from the mean of its
+// centre. With m members in its centre c,
 //
 //	c' = c + (c - h)/(m-1),   ||h - c'|| = m/(m-1) * ||h - c||
 //
-// and a centre of which it is the only member does not count. Who belongs together is not found anew.
+// and a centre without another member is ignored. The labels do not change.
 func (c Clustering) NearestHeldOut(h []float64, i int) (d float64, j int) {
 	own := c.Labels[i]
 	if own == Noise {

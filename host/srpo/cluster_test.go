@@ -11,8 +11,8 @@ import (
 	"gonum.org/v1/gonum/floats"
 )
 
-// modes makes clouds of the given sizes in dim dimensions. A point lies about 1 from
-// its mode, and the modes lie gap apart from a common point in random directions.
+// modes returns clouds of the given sizes in dim dimensions, and the cloud of each point. A point is about 1 from the
+// centre of its cloud, and the centres are about gap apart from each other, in random directions from a common point.
 func modes(rng *rand.Rand, dim int, gap float64, sizes ...int) (points [][]float64, truth []int) {
 	base := gauss(rng, dim, 5)
 	for m, size := range sizes {
@@ -172,13 +172,13 @@ func TestDBSCAN(t *testing.T) {
 	assert.Empty(t, DBSCAN(nil, 1, 2))
 }
 
-// Blocks, symmetry and cancellation: every pair as if measured alone.
+// Despite blocks, symmetry and cancellation every distance equals that of the pair measured alone.
 func TestPairwise(t *testing.T) {
 	rng := rand.New(rand.NewPCG(11, 1))
 	var points [][]float64
 	for i := range 300 {
 		h := gauss(rng, 7, 1)
-		if i%3 == 1 { // hardly different from the one before
+		if i%3 == 1 { // almost equal to the previous one
 			copy(h, points[i-1])
 			h[0] += 1e-9
 		}

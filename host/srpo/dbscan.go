@@ -12,18 +12,17 @@ import (
 // Noise is the label of a point that belongs to no cluster.
 const Noise = -1
 
-// DBSCAN labels n points of one size: a core point has at least minPoints points
-// (itself included) within eps, inclusive; core points within eps of each other share a
-// cluster; a point within eps of a core point joins the first such cluster;
-// the others are Noise. Clusters are numbered from 0 in the order of their first core
-// point, as scikit-learn does.
+// DBSCAN labels n points of one size. A core point has at least minPoints points, itself included, at distance
+// <= eps. Core points within eps of each other share a cluster. A point within eps of a core point joins the
+// first such cluster. The other points are Noise. Clusters are numbered from 0 in the order of their first core
+// point, as in scikit-learn.
 //
-// Cost: n^2 d / 2 multiplications (by blocks, through BLAS) and 4 n^2 bytes.
+// Cost: n^2 d / 2 multiplications, by blocks through BLAS, and 4 n^2 bytes.
 func DBSCAN(points [][]float64, eps float64, minPoints int) []int {
 	return pairwise(points).dbscan(eps, minPoints)
 }
 
-// distances holds ||x_i - x_j|| for j < i, row by row.
+// distances contains ||x_i - x_j|| for j < i, row by row.
 type distances struct {
 	n     int
 	lower []float64
@@ -42,15 +41,15 @@ func (d distances) at(i, j int) float64 {
 	return d.lower[i*(i-1)/2+j]
 }
 
-// pairwise gives all distances between points:
+// pairwise returns all distances between points:
 //
 //	||x - y||^2 = ||x||^2 + ||y||^2 - 2 x.y
 //
-// with x.y from Gemm. The points are centred first, and where the subtraction
-// would eat the digits the pair is measured directly.
+// with x.y from Gemm. The points are centred first. Where the subtraction would cancel most digits the pair is
+// measured directly.
 func pairwise(points [][]float64) distances {
-	const block = 256         // points a side of a Gemm
-	const cancellation = 1e-6 // ||x-y||^2 below this share of the norms: measure directly
+	const block = 256         // points per side of a Gemm
+	const cancellation = 1e-6 // measure directly where ||x-y||^2 is below this share of the norms
 	n := len(points)
 	out := distances{n: n, lower: make([]float64, n*(n-1)/2)}
 	if n < 2 {
@@ -92,7 +91,7 @@ func pairwise(points [][]float64) distances {
 	return out
 }
 
-// kth gives each point's distance to its k-th nearest other point, in increasing order. 1 <= k < n.
+// kth returns each point's distance to its k-th nearest other point, in increasing order. 1 <= k < n.
 func (d distances) kth(k int) []float64 {
 	out := make([]float64, d.n)
 	nearest := make([]float64, 0, k) // the k smallest so far, increasing
@@ -146,7 +145,7 @@ func (d distances) dbscan(eps float64, minPoints int) []int {
 			i := todo[len(todo)-1]
 			todo = todo[:len(todo)-1]
 			if within[i] < minPoints {
-				continue // a border point belongs to the cluster and does not grow it
+				continue // a border point belongs to the cluster and does not extend it
 			}
 			for j := range d.n {
 				if labels[j] == Noise && d.at(i, j) <= eps {

@@ -11,20 +11,20 @@ func ExampleScoreBatch() {
 	rollouts := []srpo.Rollout{
 		{ID: "stack/0", Task: "stack", Success: true, Embedding: []float64{0, 1}},
 		{ID: "stack/1", Task: "stack", Success: true, Embedding: []float64{0, 3}},
-		{ID: "stack/2", Task: "stack", Embedding: []float64{1, 2}}, // nearly
-		{ID: "stack/3", Task: "stack", Embedding: []float64{9, 2}}, // far off
+		{ID: "stack/2", Task: "stack", Embedding: []float64{1, 2}}, // close
+		{ID: "stack/3", Task: "stack", Embedding: []float64{9, 2}}, // far
 	}
 	scored, err := srpo.ScoreBatch(rollouts, srpo.Known{}, srpo.DefaultRewardOptions())
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
-	advantages, _, err := srpo.Advantages(rollouts, scored.Scores, srpo.DefaultAdvantageOptions())
+	advantages, _, err := srpo.Advantages(scored.Rollouts, srpo.DefaultAdvantageOptions())
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
-	for i, s := range scored.Scores {
+	for i, s := range scored.Rollouts {
 		fmt.Printf("%s distance %.0f reward %.3f advantage %+.2f\n", s.ID, s.Distance, s.Reward, advantages[i].Value)
 	}
 	fmt.Println(scored.Tasks[0].Clusters, "centre:", scored.Tasks[0].Notes[0])
@@ -33,12 +33,15 @@ func ExampleScoreBatch() {
 	// stack/1 distance 2 reward 1.000 advantage +0.92
 	// stack/2 distance 1 reward 0.585 advantage -0.35
 	// stack/3 distance 9 reward 0.215 advantage -1.48
-	// 1 centre: one mean of all references: 2 references cannot show two modes
+	// 1 centre: one mean of all references: 2 references cannot form two modes
 }
 
-// Two ways of doing a task are two centres.
+// Two ways to do a task are two centres.
 func ExampleCluster() {
-	c, err := srpo.Cluster([][]float64{{0, 0}, {0, 1}, {1, 0}, {20, 20}, {20, 21}, {21, 20}}, srpo.DefaultClusterOptions())
+	c, err := srpo.Cluster(
+		[][]float64{{0, 0}, {0, 1}, {1, 0}, {20, 20}, {20, 21}, {21, 20}},
+		srpo.DefaultClusterOptions(),
+	)
 	fmt.Println(c.Labels, c.Sizes, err)
 	d, j := c.Nearest([]float64{20, 20})
 	fmt.Printf("%.2f to centre %d\n", d, j)
@@ -47,7 +50,7 @@ func ExampleCluster() {
 	// 0.47 to centre 1
 }
 
-// The reference's reward pays the nearest of several failures the same, however far all of them are.
+// siiRL's reward of the nearest of several failures does not depend on how far all of them are.
 func ExampleMinMaxRewards() {
 	fmt.Printf("%.3f\n", srpo.MinMaxRewards([]float64{1, 2}, 0.6, 10, 0.5))
 	fmt.Printf("%.3f\n", srpo.MinMaxRewards([]float64{1000, 2000}, 0.6, 10, 0.5))
@@ -60,7 +63,7 @@ func ExampleMinMaxRewards() {
 	// [0.000 0.000]
 }
 
-// A memory travels with the checkpoint.
+// A memory is part of a checkpoint.
 func ExampleMemory() {
 	memory, err := srpo.NewMemory(64)
 	if err != nil {
@@ -78,12 +81,7 @@ func ExampleMemory() {
 	// Output: <nil> 1
 }
 
-func ExampleKeepGroup() {
-	fmt.Println(srpo.KeepGroup(0, 8, 0.1, 0.9), srpo.KeepGroup(3, 8, 0.1, 0.9), srpo.KeepGroup(8, 8, 0.1, 0.9))
-	// Output: false true false
-}
-
-// Steps that made progress weigh more when a policy is fitted to recorded data.
+// Steps that made progress have a larger weight when a policy is fitted to recorded data.
 func ExampleProgressAdvantages() {
 	advantages, err := srpo.ProgressAdvantages([]srpo.Curve{{ID: "demo", Progress: []float64{0, 0.4, 0.4, 1}}}, 1e-8)
 	fmt.Printf("%.2f %v\n", advantages[0], err)
@@ -106,12 +104,12 @@ func ExampleDiagnose() {
 		fmt.Println(err)
 		return
 	}
-	d, err := srpo.Diagnose(rollouts, scored.Scores)
+	d, err := srpo.Diagnose(scored.Rollouts)
 	fmt.Println(d.AUROC.Value, d.Spearman.Value, d.PairOrder.Value, err)
 	// Output: 1 1 1 <nil>
 }
 
-// Whoever trains nothing scores what nobody judged against what somebody did.
+// Rollouts without a verdict are scored against those with one.
 func ExampleRollout_unlabelled() {
 	rollouts := []srpo.Rollout{
 		{ID: "0", Task: "stack", Success: true, Embedding: []float64{0, 1}},
@@ -125,7 +123,7 @@ func ExampleRollout_unlabelled() {
 		fmt.Println(err)
 		return
 	}
-	for _, s := range scored.Scores {
+	for _, s := range scored.Rollouts {
 		fmt.Printf("%s %.3f\n", s.ID, s.Reward)
 	}
 	// Output:

@@ -12,7 +12,7 @@ import (
 	"gonum.org/v1/gonum/floats"
 )
 
-// splitmix gives n numbers in [-1, 1), the same that testdata/make_goldens.py makes.
+// splitmix returns n numbers in [-1, 1), the same as testdata/make_goldens.py.
 func splitmix(seed uint64, n int) []float64 {
 	out := make([]float64, n)
 	for i := range out {
@@ -60,8 +60,8 @@ func readGoldens(t *testing.T) (cases []goldenCase, labels []goldenDBSCAN) {
 	return file.Cases, file.DBSCAN
 }
 
-// cooked adds up the noise vectors of a recipe.
-func cooked(recipe [][2]float64, dim int) []float64 {
+// sumOf adds up the noise vectors of a recipe.
+func sumOf(recipe [][2]float64, dim int) []float64 {
 	h := make([]float64, dim)
 	for _, part := range recipe {
 		floats.AddScaled(h, part[1], splitmix(uint64(part[0]), dim))
@@ -69,20 +69,21 @@ func cooked(recipe [][2]float64, dim int) []float64 {
 	return h
 }
 
-// DBSCAN gives every point the label that scikit-learn gives it: cores, borders, noise and their numbers.
+// DBSCAN gives every point the same label as scikit-learn: cores, borders, noise and their numbers.
 func TestDBSCANGoldens(t *testing.T) {
 	_, cases := readGoldens(t)
 	for _, c := range cases {
 		var points [][]float64
 		for _, recipe := range c.Recipes {
-			points = append(points, cooked(recipe, c.Dim))
+			points = append(points, sumOf(recipe, c.Dim))
 		}
-		assert.Equal(t, c.Labels, DBSCAN(points, c.Eps, c.MinPoints), "%d points of %d dimensions", len(points), c.Dim)
+		assert.Equal(t, c.Labels, DBSCAN(points, c.Eps, c.MinPoints), "%d points of %d dimensions", len(points),
+			c.Dim)
 	}
 }
 
-// minmax and reference together are siiRL 0.2.0, but for all-zero embeddings: the
-// reference pays 0 even to such a success, we pay the success 1 and drop the failure.
+// minmax with the reference clustering equals siiRL 0.2.0, except for all-zero embeddings: siiRL gives 0 even
+// to such a success. Here the success gets 1, and the failure is dropped.
 func TestReferenceGoldens(t *testing.T) {
 	const tolerance = 1e-9
 	worst := 0.0
@@ -94,15 +95,18 @@ func TestReferenceGoldens(t *testing.T) {
 			for i, r := range c.Rollouts {
 				h := r.Embedding
 				if h == nil {
-					h = cooked(r.Recipe, c.Dim)
+					h = sumOf(r.Recipe, c.Dim)
 				}
-				rollouts = append(rollouts, Rollout{ID: fmt.Sprintf("r%03d", i), Task: fmt.Sprint(r.Task), Success: r.Success, Embedding: h})
+				rollouts = append(
+					rollouts,
+					Rollout{ID: fmt.Sprintf("r%03d", i), Task: fmt.Sprint(r.Task), Success: r.Success, Embedding: h},
+				)
 			}
 			opt := DefaultRewardOptions()
 			opt.Kind, opt.Cluster.Kind, opt.Dim = MinMax, ClusterReference, c.Dim
 			scored, err := ScoreBatch(rollouts, Known{}, opt)
 			require.NoError(t, err)
-			for i, s := range scored.Scores {
+			for i, s := range scored.Rollouts {
 				want := c.Rollouts[i]
 				if s.Reason != "" {
 					assert.Equal(t, "the embedding is all zero", s.Reason)
@@ -115,7 +119,8 @@ func TestReferenceGoldens(t *testing.T) {
 				worst = math.Max(worst, math.Abs(want.Score-s.Reward))
 				compared++
 				if want.Distance != nil {
-					assert.InDelta(t, *want.Distance, s.Distance, tolerance*math.Max(1, *want.Distance), "distance of %d", i)
+					assert.InDelta(t, *want.Distance, s.Distance, tolerance*math.Max(1, *want.Distance),
+						"distance of %d", i)
 				}
 			}
 		})
@@ -124,8 +129,8 @@ func TestReferenceGoldens(t *testing.T) {
 	t.Logf("%d rewards, largest difference from the reference %.2g", compared, worst)
 }
 
-// What the algorithm page says of the reference: it finds no cluster in 1408
-// dimensions where auto finds both modes, and clusters in two dimensions.
+// The reference clustering finds no cluster in 1408 dimensions where auto finds both modes. It clusters in two
+// dimensions.
 func TestReferenceClustersOnlyInLowDimensions(t *testing.T) {
 	count := map[string][2]int{}
 	cases, _ := readGoldens(t)
@@ -133,7 +138,7 @@ func TestReferenceClustersOnlyInLowDimensions(t *testing.T) {
 		var points [][]float64
 		for _, r := range c.Rollouts {
 			if r.Success && r.Recipe != nil {
-				points = append(points, cooked(r.Recipe, c.Dim))
+				points = append(points, sumOf(r.Recipe, c.Dim))
 			} else if r.Success {
 				points = append(points, r.Embedding)
 			}

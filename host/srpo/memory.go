@@ -4,12 +4,14 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/fnv"
+	"maps"
 	"math"
+	"slices"
 	"sort"
 )
 
-// Memory remembers the embeddings of successes, at most so many a task, the
-// newest iterations first. It is not safe for concurrent use.
+// Memory contains the embeddings of the newest successes of each task, up to a bound per task. It is not safe for
+// concurrent use.
 type Memory struct {
 	perTask int
 	tasks   map[string][]remembered // each in the order of before
@@ -21,8 +23,8 @@ type remembered struct {
 	embedding []float64
 }
 
-// before is the order in which successes are kept: newer iterations first and, inside one, by a hash
-// of the ID, so that a full memory does not favour the first groups of a batch.
+// before is the order in which successes are kept: newer iterations first and, inside one, by a hash of the ID,
+// so that a full memory does not favour the first groups of a batch.
 func (a remembered) before(b remembered) bool {
 	if a.iteration != b.iteration {
 		return a.iteration > b.iteration
@@ -39,17 +41,17 @@ func hashOfID(id string) uint64 {
 	return h.Sum64()
 }
 
-// NewMemory makes an empty memory of at most perTask (1 or more) successes a task.
+// NewMemory returns an empty memory of at most perTask successes per task, 1 or more.
 func NewMemory(perTask int) (*Memory, error) {
 	if perTask < 1 {
-		return nil, fmt.Errorf("srpo: a memory of %d successes a task can hold none; use 1 or more", perTask)
+		return nil, fmt.Errorf("srpo: a memory of %d successes per task is empty; use 1 or more", perTask)
 	}
 	return &Memory{perTask: perTask, tasks: map[string][]remembered{}}, nil
 }
 
-// Remember adds the successes of a batch, after ScoreBatch has seen it. It copies the
-// embeddings, leaves out unusable ones (dim 0 takes the size most embeddings have), and forgets the oldest
-// successes over the bound. A success remembered before under the same ID is replaced.
+// Remember adds the successes of a batch, after ScoreBatch. It copies the embeddings, leaves out unusable ones
+// (dim 0 is their most frequent size), and drops the oldest successes above the bound. It replaces a success
+// with the same ID.
 func (m *Memory) Remember(iteration, dim int, rollouts []Rollout) {
 	if dim == 0 {
 		dim = embeddingSize(rollouts)
@@ -59,13 +61,11 @@ func (m *Memory) Remember(iteration, dim int, rollouts []Rollout) {
 			continue
 		}
 		kept := m.tasks[r.Task]
-		for i, s := range kept {
-			if s.id == r.ID {
-				kept = append(kept[:i:i], kept[i+1:]...)
-				break
-			}
-		}
-		m.tasks[r.Task] = append(kept, remembered{id: r.ID, iteration: iteration, embedding: append([]float64(nil), r.Embedding...)})
+		kept = slices.DeleteFunc(kept, func(s remembered) bool { return s.id == r.ID })
+		m.tasks[r.Task] = append(
+			kept,
+			remembered{id: r.ID, iteration: iteration, embedding: slices.Clone(r.Embedding)},
+		)
 	}
 	for task, kept := range m.tasks {
 		sort.Slice(kept, func(i, j int) bool { return kept[i].before(kept[j]) })
@@ -73,32 +73,24 @@ func (m *Memory) Remember(iteration, dim int, rollouts []Rollout) {
 	}
 }
 
-// Len is the number of successes remembered for a task.
+// Len returns the number of successes of a task.
 func (m *Memory) Len(task string) int { return len(m.tasks[task]) }
 
-// PerTask is the bound that NewMemory was given.
-func (m *Memory) PerTask() int { return m.perTask }
-
-// memoryMagic opens a serialised memory; its last byte is the version of the layout.
+// memoryMagic begins a serialised memory. Its last byte is the version of the layout.
 const memoryMagic = "srpo-mem\x01"
 
-// MarshalBinary writes the memory for a checkpoint; equal memories give equal bytes. After the magic,
-// all little-endian, a length is a uint32 and a string its length and bytes:
+// MarshalBinary serialises the memory for a checkpoint. Equal memories give equal bytes. The layout after the
+// magic is little-endian, and a string is its length, a uint32, and its bytes:
 //
-//	perTask uint32, tasks uint32, then by task in order of name:
-//	name string, successes uint32, then each: id string, iteration int64, size uint32, size * float64
+//	perTask uint32, number of tasks uint32, then for each task in the order of names:
+//	name string, number of successes uint32, then for each: id string, iteration int64, size uint32, size * float64
 func (m *Memory) MarshalBinary() ([]byte, error) {
 	le := binary.LittleEndian
 	text := func(b []byte, s string) []byte { return append(le.AppendUint32(b, uint32(len(s))), s...) }
 	b := []byte(memoryMagic)
 	b = le.AppendUint32(b, uint32(m.perTask))
 	b = le.AppendUint32(b, uint32(len(m.tasks)))
-	tasks := make([]string, 0, len(m.tasks))
-	for task := range m.tasks {
-		tasks = append(tasks, task)
-	}
-	sort.Strings(tasks)
-	for _, task := range tasks {
+	for _, task := range slices.Sorted(maps.Keys(m.tasks)) {
 		b = text(b, task)
 		b = le.AppendUint32(b, uint32(len(m.tasks[task])))
 		for _, s := range m.tasks[task] {
@@ -113,12 +105,12 @@ func (m *Memory) MarshalBinary() ([]byte, error) {
 	return b, nil
 }
 
-// UnmarshalBinary replaces the memory by the one that MarshalBinary wrote. On an error the memory is
-// as it was. It checks the layout, not the content: checksums are the checkpoint's.
+// UnmarshalBinary replaces the memory by one that MarshalBinary serialised. An error leaves the memory
+// unchanged. It checks the layout only; checkpoints have checksums for the content.
 func (m *Memory) UnmarshalBinary(data []byte) error {
 	r := memoryReader{data: data}
 	if string(r.take(len(memoryMagic))) != memoryMagic {
-		return fmt.Errorf("srpo: this is no memory that this version can read (it should begin with %q); take the checkpoint's file that MarshalBinary wrote", memoryMagic)
+		return fmt.Errorf("srpo: not a memory that this version can read: it does not begin with %q", memoryMagic)
 	}
 	perTask := int(r.uint32())
 	tasks := map[string][]remembered{}
@@ -143,17 +135,25 @@ func (m *Memory) UnmarshalBinary(data []byte) error {
 	}
 	switch {
 	case r.short:
-		return fmt.Errorf("srpo: the memory ends early, after %d bytes; the checkpoint is damaged, take the one before", len(data))
+		return fmt.Errorf(
+			"srpo: the memory ends early, after %d bytes; the checkpoint is damaged, use the previous one",
+			len(data),
+		)
 	case r.at != len(data):
-		return fmt.Errorf("srpo: %d bytes follow the memory's end at byte %d; the checkpoint is damaged, take the one before", len(data)-r.at, r.at)
+		return fmt.Errorf(
+			"srpo: %d bytes follow the memory's end at byte %d; the checkpoint is damaged, use the previous one",
+			len(data)-r.at, r.at)
 	case perTask < 1:
-		return fmt.Errorf("srpo: the memory says it holds %d successes a task; the checkpoint is damaged, take the one before", perTask)
+		return fmt.Errorf(
+			"srpo: the memory has a bound of %d successes per task; the checkpoint is damaged, use the previous one",
+			perTask,
+		)
 	}
 	m.perTask, m.tasks = perTask, tasks
 	return nil
 }
 
-// memoryReader reads front to back; past the end it gives zeros and sets short.
+// memoryReader reads front to back. Beyond the end it returns zeros and sets short.
 type memoryReader struct {
 	data  []byte
 	at    int

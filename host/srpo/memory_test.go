@@ -12,7 +12,15 @@ import (
 
 func successes(task string, iteration, n int) (out []Rollout) {
 	for i := range n {
-		out = append(out, Rollout{ID: fmt.Sprintf("%s/%d/%d", task, iteration, i), Task: task, Success: true, Embedding: []float64{float64(iteration), float64(i)}})
+		out = append(
+			out,
+			Rollout{
+				ID:        fmt.Sprintf("%s/%d/%d", task, iteration, i),
+				Task:      task,
+				Success:   true,
+				Embedding: []float64{float64(iteration), float64(i)},
+			},
+		)
 	}
 	return out
 }
@@ -37,11 +45,11 @@ func TestMemoryKeepsTheNewest(t *testing.T) {
 	for _, id := range ids(m, "a") {
 		assert.Contains(t, id, "a/3/")
 	}
-	assert.NotEqual(t, []string{"a/3/0", "a/3/1", "a/3/2"}, ids(m, "a"), "not always the first groups")
+	assert.NotEqual(t, []string{"a/3/0", "a/3/1", "a/3/2"}, ids(m, "a"), "not the first groups only")
 	assert.Zero(t, m.Len("never seen"))
 }
 
-func TestMemoryTakesOnlyUsableSuccesses(t *testing.T) {
+func TestMemoryContainsUsableSuccesses(t *testing.T) {
 	m, err := NewMemory(9)
 	require.NoError(t, err)
 	rollouts := successes("a", 1, 2)
@@ -52,7 +60,7 @@ func TestMemoryTakesOnlyUsableSuccesses(t *testing.T) {
 		Rollout{ID: "size", Task: "a", Success: true, Embedding: []float64{1}},
 	))
 	assert.ElementsMatch(t, []string{"a/1/0", "a/1/1"}, ids(m, "a"))
-	rollouts[0].Embedding[0] = 99 // the caller's slice is its own
+	rollouts[0].Embedding[0] = 99 // the memory has a copy
 	for _, s := range m.tasks["a"] {
 		assert.Equal(t, 1.0, s.embedding[0])
 	}
@@ -88,7 +96,7 @@ func TestMemoryBytes(t *testing.T) {
 	var back Memory
 	require.NoError(t, back.UnmarshalBinary(data))
 	assert.Equal(t, *m, back)
-	assert.Equal(t, 4, back.PerTask())
+	assert.Equal(t, 4, back.perTask)
 	back.Remember(2, 6, batch[:1])
 	changed, err := back.MarshalBinary()
 	require.NoError(t, err)
@@ -106,13 +114,14 @@ func TestDamagedMemoryIsRefused(t *testing.T) {
 	for n := range data {
 		require.Error(t, back.UnmarshalBinary(data[:n]), "cut to %d bytes", n)
 	}
-	assert.Equal(t, 7, back.PerTask(), "a refused memory changes nothing")
+	assert.Equal(t, 7, back.perTask, "an error leaves the memory unchanged")
 	assert.ErrorContains(t, back.UnmarshalBinary(append(append([]byte(nil), data...), 0)), "1 bytes follow")
-	assert.ErrorContains(t, back.UnmarshalBinary([]byte("something else entirely")), "no memory that this version can read")
+	assert.ErrorContains(t, back.UnmarshalBinary([]byte("something else entirely")),
+		"not a memory that this version can read")
 	empty := append([]byte(memoryMagic), make([]byte, 8)...)
-	assert.ErrorContains(t, back.UnmarshalBinary(empty), "holds 0 successes")
+	assert.ErrorContains(t, back.UnmarshalBinary(empty), "bound of 0 successes")
 	rng := rand.New(rand.NewPCG(21, 1))
-	for range 500 { // any byte may be wrong; none may panic
+	for range 500 { // a wrong byte must not cause a panic
 		damaged := append([]byte(nil), data...)
 		damaged[rng.IntN(len(damaged))] ^= byte(1 + rng.IntN(255))
 		_ = back.UnmarshalBinary(damaged)

@@ -1,7 +1,9 @@
 package srpo
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -17,7 +19,7 @@ const (
 	Progress RewardKind = "progress"
 )
 
-// Embeds says whether the kind reads embeddings: binary and progress pay without.
+// Embeds reports whether the kind reads embeddings. Binary and progress do not.
 func (k RewardKind) Embeds() bool { return k != Binary && k != Progress }
 
 // ClusterKind names how the references become centres.
@@ -31,26 +33,16 @@ const (
 	ClusterNearest   ClusterKind = "nearest"
 )
 
-// ReferenceKind names where the embeddings to be near to come from.
+// ReferenceKind names the source of the references, the embeddings that rollouts are compared with.
 type ReferenceKind string
 
 const (
-	// ReferencesBatch: the successes of the task in this batch. None: failures get 0.
+	// ReferencesBatch are the successes of the task in this batch. Where there are none, failures get 0.
 	ReferencesBatch ReferenceKind = "batch"
-	// ReferencesMemory: those, and the remembered successes of earlier iterations.
+	// ReferencesMemory are those, and the remembered successes of earlier iterations.
 	ReferencesMemory ReferenceKind = "memory"
-	// ReferencesDemos: demonstrations only (the paper's ablation without self-reference).
+	// ReferencesDemos are demonstrations only (the paper's ablation without self-reference).
 	ReferencesDemos ReferenceKind = "demos"
-)
-
-// Grouping names over which rollouts an advantage is normalised.
-type Grouping string
-
-const (
-	// ByGroup: the M rollouts of one task and one Rollout.Group.
-	ByGroup Grouping = "group"
-	// ByTask: all rollouts of one task in the batch.
-	ByTask Grouping = "task"
 )
 
 // RewardKinds lists the allowed names of a reward, the default first.
@@ -66,9 +58,6 @@ func ReferenceKinds() []string {
 	return names(ReferencesBatch, ReferencesMemory, ReferencesDemos)
 }
 
-// Groupings lists the allowed groupings, the default first.
-func Groupings() []string { return names(ByGroup, ByTask) }
-
 func names[T ~string](kinds ...T) []string {
 	out := make([]string, len(kinds))
 	for i, k := range kinds {
@@ -78,20 +67,18 @@ func names[T ~string](kinds ...T) []string {
 }
 
 func oneOf(field, value string, allowed []string) error {
-	for _, a := range allowed {
-		if a == value {
-			return nil
-		}
+	if slices.Contains(allowed, value) {
+		return nil
 	}
 	return fmt.Errorf("srpo: %s is %q; use one of %s", field, value, strings.Join(allowed, ", "))
 }
 
-// within refuses v outside [low, high]; NaN is outside.
+// within returns an error for v outside of [low, high]. NaN is outside.
 func within(field string, v, low, high float64, hint string) error {
 	if v >= low && v <= high {
 		return nil
 	}
-	return fmt.Errorf("srpo: %s is %g, outside %g to %g; %s", field, v, low, high, hint)
+	return fmt.Errorf("srpo: %s is %g, outside of %g to %g; %s", field, v, low, high, hint)
 }
 
 // RewardOptions are the settings of ScoreBatch. Start from DefaultRewardOptions.
@@ -100,23 +87,21 @@ type RewardOptions struct {
 	References ReferenceKind
 	Cluster    ClusterOptions
 
-	// Alpha is the most that a failure can earn, for zscore, anchored and progress. The paper
-	// uses 0.8 and its ablation orders 0.8 > 1.0 > 0.5 > 0.3 > 0. Even at 1.0 no
-	// failure reaches a success: rewards stop one float below 1.
+	// Alpha is the largest reward of a failure, for zscore, anchored and progress. The paper uses 0.8, and its
+	// ablation orders 0.8 > 1.0 > 0.5 > 0.3 > 0. Even at 1.0 a failure earns less than a success: its reward is
+	// at most the largest float below 1.
 	Alpha float64
-	// MinMaxScale, MinMaxSteepness and MinMaxOffset are the 0.6, 10 and 0.5 of the
-	// reference's reward.
+	// MinMaxScale, MinMaxSteepness and MinMaxOffset are 0.6, 10 and 0.5 in siiRL's reward.
 	MinMaxScale, MinMaxSteepness, MinMaxOffset float64
-	// AnchorShare is the share of Alpha that a rollout gets that ends as far from
-	// success as doing nothing does, for anchored.
+	// AnchorShare is the share of Alpha that anchored gives to a rollout that ends as far from success as doing
+	// nothing does.
 	AnchorShare float64
 
-	// Dim is the size an embedding must have (the encoder states it); 0 takes the
-	// size that most embeddings of the batch have.
+	// Dim is the size of an embedding, which the encoder reports; 0: the most frequent size of the batch.
 	Dim int
 }
 
-// DefaultRewardOptions are the paper's settings.
+// DefaultRewardOptions returns the paper's settings.
 func DefaultRewardOptions() RewardOptions {
 	return RewardOptions{
 		Kind:            ZScore,
@@ -130,47 +115,42 @@ func DefaultRewardOptions() RewardOptions {
 	}
 }
 
-// Validate says which setting cannot work, and what would.
+// Validate returns an error that names the first invalid setting and its range.
 func (o RewardOptions) Validate() error {
-	checks := []error{
+	return cmp.Or(
 		oneOf("the reward kind", string(o.Kind), RewardKinds()),
 		oneOf("references", string(o.References), ReferenceKinds()),
 		o.Cluster.Validate(),
 		within("alpha", o.Alpha, 0, 1, "the paper uses 0.8"),
-		within("the scale of minmax", o.MinMaxScale, 0, 1, "the reference uses 0.6"),
-		within("the steepness of minmax", o.MinMaxSteepness, 0, 1e6, "the reference uses 10"),
-		within("the offset of minmax", o.MinMaxOffset, -1e6, 1e6, "the reference uses 0.5"),
-		within("the share of anchored", o.AnchorShare, 1e-6, 0.999, "0.1 pays a tenth of alpha for doing nothing"),
-		within("the embedding size", float64(o.Dim), 0, 1e9, "use the encoder's dimension, or 0 to take it from the batch"),
-	}
-	for _, err := range checks {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+		within("the scale of minmax", o.MinMaxScale, 0, 1, "siiRL uses 0.6"),
+		within("the steepness of minmax", o.MinMaxSteepness, 0, 1e6, "siiRL uses 10"),
+		within("the offset of minmax", o.MinMaxOffset, -1e6, 1e6, "siiRL uses 0.5"),
+		within("the share of anchored", o.AnchorShare, 1e-6, 0.999, "0.1 gives a tenth of alpha for doing nothing"),
+		within("the embedding size", float64(o.Dim), 0, 1e9,
+			"use the encoder's dimension, or 0 to take it from the batch"),
+	)
 }
 
 // ClusterOptions are the settings of Cluster. Start from DefaultClusterOptions.
 type ClusterOptions struct {
 	Kind ClusterKind
 
-	// MinPoints is DBSCAN's neighbourhood for auto, the point itself included; 0
-	// takes max(2, round(ln n)).
+	// MinPoints is the neighbourhood of a core point of auto's DBSCAN, the point itself included; 0: max(2,
+	// round(ln n)).
 	MinPoints int
-	// Slack widens auto's eps over the largest ordinary k-distance. Two modes are told
-	// apart when the gap between them exceeds Slack times the gaps inside them.
+	// Slack multiplies the largest ordinary k-distance to give auto's eps. Two modes are separated when the gap
+	// between them exceeds Slack times the gaps inside them.
 	Slack float64
-	// OutlierRatio is the jump in the sorted k-distances above which auto calls
-	// the last points (at most a quarter of them) outliers.
+	// OutlierRatio is the jump in the sorted k-distances above which auto treats the last points, at most a
+	// quarter of them, as outliers.
 	OutlierRatio float64
 
-	// ReferenceEps and ReferenceMinPoints are the 0.5 and 2 of the reference.
+	// ReferenceEps and ReferenceMinPoints are 0.5 and 2 in siiRL.
 	ReferenceEps       float64
 	ReferenceMinPoints int
 }
 
-// DefaultClusterOptions find two modes when there are two.
+// DefaultClusterOptions returns settings that find two modes when there are two.
 func DefaultClusterOptions() ClusterOptions {
 	return ClusterOptions{
 		Kind:               ClusterAuto,
@@ -181,20 +161,13 @@ func DefaultClusterOptions() ClusterOptions {
 	}
 }
 
-// Validate says which setting cannot work, and what would.
+// Validate returns an error that names the first invalid setting and its range.
 func (o ClusterOptions) Validate() error {
-	checks := []error{
-		oneOf("cluster", string(o.Kind), ClusterKinds()),
-		within("the least points of a cluster", float64(o.MinPoints), 0, 1e9, "use 0 to take it from the number of references"),
+	const fewest = "the minimum points of "
+	return cmp.Or(oneOf("cluster", string(o.Kind), ClusterKinds()),
+		within(fewest+"auto", float64(o.MinPoints), 0, 1e9, "use 0 to derive it from the number of references"),
 		within("the slack of auto", o.Slack, 1, 1e3, "1.2 is the default"),
 		within("the outlier ratio of auto", o.OutlierRatio, 1, 1e6, "2 is the default"),
-		within("the eps of the reference clustering", o.ReferenceEps, 1e-12, 1e12, "the reference uses 0.5"),
-		within("the least points of the reference clustering", float64(o.ReferenceMinPoints), 1, 1e9, "the reference uses 2"),
-	}
-	for _, err := range checks {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+		within("the eps of the reference clustering", o.ReferenceEps, 1e-12, 1e12, "siiRL uses 0.5"),
+		within(fewest+"the reference clustering", float64(o.ReferenceMinPoints), 1, 1e9, "siiRL uses 2"))
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// randomBatch makes 2 tasks with successes round two modes, and failures anywhere.
+// randomBatch returns 2 tasks with successes around two modes, and failures anywhere.
 func randomBatch(rng *rand.Rand) []Rollout {
 	dim := []int{2, 5, 40}[rng.IntN(3)]
 	spread := math.Exp(rng.NormFloat64())
@@ -30,7 +30,8 @@ func randomBatch(rng *rand.Rand) []Rollout {
 			}
 			progress := rng.Float64()
 			out = append(out, Rollout{
-				ID: fmt.Sprintf("t%d/e%03d", task, i), Task: fmt.Sprint("task ", task), Group: fmt.Sprint("group ", i%2),
+				ID: fmt.Sprintf("t%d/e%03d", task,
+					i), Task: fmt.Sprint("task ", task), Group: fmt.Sprint("group ", i%2),
 				Success: success, Embedding: h, Progress: &progress,
 			})
 		}
@@ -47,7 +48,8 @@ func gauss(rng *rand.Rand, n int, scale float64) []float64 {
 }
 
 // everyOption runs f for each kind of reward, clustering and references.
-func everyOption(t *testing.T, rng *rand.Rand, f func(t *testing.T, rollouts []Rollout, known Known, opt RewardOptions)) {
+func everyOption(t *testing.T, rng *rand.Rand,
+	f func(t *testing.T, rollouts []Rollout, known Known, opt RewardOptions)) {
 	for _, kind := range RewardKinds() {
 		for _, cluster := range ClusterKinds() {
 			for _, references := range ReferenceKinds() {
@@ -59,7 +61,15 @@ func everyOption(t *testing.T, rng *rand.Rand, f func(t *testing.T, rollouts []R
 						require.NoError(t, err)
 						var earlier []Rollout
 						for k := range 12 {
-							earlier = append(earlier, Rollout{ID: fmt.Sprint("earlier ", k), Task: "task 0", Success: true, Embedding: gauss(rng, dim, 2)})
+							earlier = append(
+								earlier,
+								Rollout{
+									ID:        fmt.Sprint("earlier ", k),
+									Task:      "task 0",
+									Success:   true,
+									Embedding: gauss(rng, dim, 2),
+								},
+							)
 						}
 						memory.Remember(1, dim, earlier)
 						known := Known{
@@ -68,7 +78,13 @@ func everyOption(t *testing.T, rng *rand.Rand, f func(t *testing.T, rollouts []R
 							Anchors: map[string][]float64{"task 0": gauss(rng, dim, 4)},
 						}
 						opt := DefaultRewardOptions()
-						opt.Kind, opt.Cluster.Kind, opt.References = RewardKind(kind), ClusterKind(cluster), ReferenceKind(references)
+						opt.Kind, opt.Cluster.Kind, opt.References = RewardKind(
+							kind,
+						), ClusterKind(
+							cluster,
+						), ReferenceKind(
+							references,
+						)
 						opt.Alpha = []float64{0, 0.3, 0.8, 1}[rng.IntN(4)]
 						f(t, rollouts, known, opt)
 					}
@@ -79,56 +95,65 @@ func everyOption(t *testing.T, rng *rand.Rand, f func(t *testing.T, rollouts []R
 }
 
 func TestNoFailureReachesASuccess(t *testing.T) {
-	everyOption(t, rand.New(rand.NewPCG(1, 1)), func(t *testing.T, rollouts []Rollout, known Known, opt RewardOptions) {
-		scored, err := ScoreBatch(rollouts, known, opt)
-		require.NoError(t, err)
-		for i, s := range scored.Scores {
-			if rollouts[i].Success {
-				require.Equal(t, 1.0, s.Reward)
-				continue
+	everyOption(
+		t,
+		rand.New(rand.NewPCG(1, 1)),
+		func(t *testing.T, rollouts []Rollout, known Known, opt RewardOptions) {
+			scored, err := ScoreBatch(rollouts, known, opt)
+			require.NoError(t, err)
+			for i, s := range scored.Rollouts {
+				if rollouts[i].Success {
+					require.Equal(t, 1.0, s.Reward)
+					continue
+				}
+				require.Less(t, s.Reward, 1.0)
+				require.GreaterOrEqual(t, s.Reward, 0.0)
+				if opt.Kind == ZScore || opt.Kind == Anchored {
+					require.LessOrEqual(t, s.Reward, opt.Alpha)
+				}
 			}
-			require.Less(t, s.Reward, 1.0)
-			require.GreaterOrEqual(t, s.Reward, 0.0)
-			if opt.Kind == ZScore || opt.Kind == Anchored {
-				require.LessOrEqual(t, s.Reward, opt.Alpha)
-			}
-		}
-	})
+		},
+	)
 	// a failure on top of the centre, at alpha 1
 	opt := DefaultRewardOptions()
 	opt.Kind, opt.Alpha = Anchored, 1
 	scored, err := ScoreBatch([]Rollout{
 		{ID: "a", Success: true, Embedding: []float64{1, 1}},
 		{ID: "b", Embedding: []float64{1, 1}},
-	}, Known{Yardsticks: map[string]float64{"": 1}}, opt)
+	}, Known{ReferenceDistances: map[string]float64{"": 1}}, opt)
 	require.NoError(t, err)
-	assert.Less(t, scored.Scores[1].Reward, 1.0)
-	assert.Greater(t, scored.Scores[1].Reward, 0.99)
+	assert.Less(t, scored.Rollouts[1].Reward, 1.0)
+	assert.Greater(t, scored.Rollouts[1].Reward, 0.99)
 }
 
-func TestCloserIsNeverPaidLess(t *testing.T) {
+func TestCloserNeverGetsLess(t *testing.T) {
 	differ := 0
-	everyOption(t, rand.New(rand.NewPCG(2, 1)), func(t *testing.T, rollouts []Rollout, known Known, opt RewardOptions) {
-		scored, err := ScoreBatch(rollouts, known, opt)
-		require.NoError(t, err)
-		if opt.Kind == Progress { // pays no distance
-			return
-		}
-		for i, a := range scored.Scores {
-			for j, b := range scored.Scores {
-				if rollouts[i].Task != rollouts[j].Task || rollouts[i].Success || rollouts[j].Success || a.Distance >= b.Distance {
-					continue
-				}
-				require.GreaterOrEqual(t, a.Reward, b.Reward)
-				if a.Reward > b.Reward {
-					differ++
-				}
-				if opt.Kind == ZScore && opt.Alpha > 0 {
-					require.Greater(t, a.Reward, b.Reward, "distances %g and %g", a.Distance, b.Distance)
+	everyOption(
+		t,
+		rand.New(rand.NewPCG(2, 1)),
+		func(t *testing.T, rollouts []Rollout, known Known, opt RewardOptions) {
+			scored, err := ScoreBatch(rollouts, known, opt)
+			require.NoError(t, err)
+			if opt.Kind == Progress { // does not depend on the distance
+				return
+			}
+			for i, a := range scored.Rollouts {
+				for j, b := range scored.Rollouts {
+					if rollouts[i].Task != rollouts[j].Task || rollouts[i].Success || rollouts[j].Success ||
+						a.Distance >= b.Distance {
+						continue
+					}
+					require.GreaterOrEqual(t, a.Reward, b.Reward)
+					if a.Reward > b.Reward {
+						differ++
+					}
+					if opt.Kind == ZScore && opt.Alpha > 0 {
+						require.Greater(t, a.Reward, b.Reward, "distances %g and %g", a.Distance, b.Distance)
+					}
 				}
 			}
-		}
-	})
+		},
+	)
 	assert.Greater(t, differ, 1000)
 }
 
@@ -137,9 +162,9 @@ func TestOrderOfRolloutsChangesNoBit(t *testing.T) {
 	everyOption(t, rng, func(t *testing.T, rollouts []Rollout, known Known, opt RewardOptions) {
 		scored, err := ScoreBatch(rollouts, known, opt)
 		require.NoError(t, err)
-		advantages, groups, err := Advantages(rollouts, scored.Scores, DefaultAdvantageOptions())
+		advantages, groups, err := Advantages(scored.Rollouts, DefaultAdvantageOptions())
 		require.NoError(t, err)
-		diagnostics, err := Diagnose(rollouts, scored.Scores)
+		diagnostics, err := Diagnose(scored.Rollouts)
 		require.NoError(t, err)
 
 		order := rng.Perm(len(rollouts))
@@ -149,14 +174,15 @@ func TestOrderOfRolloutsChangesNoBit(t *testing.T) {
 		}
 		again, err := ScoreBatch(shuffled, known, opt)
 		require.NoError(t, err)
-		advantagesAgain, groupsAgain, err := Advantages(shuffled, again.Scores, DefaultAdvantageOptions())
+		advantagesAgain, groupsAgain, err := Advantages(again.Rollouts, DefaultAdvantageOptions())
 		require.NoError(t, err)
-		diagnosticsAgain, err := Diagnose(shuffled, again.Scores)
+		diagnosticsAgain, err := Diagnose(again.Rollouts)
 		require.NoError(t, err)
 
 		for to, from := range order {
-			require.Equal(t, scored.Scores[from], again.Scores[to])
-			require.Equal(t, math.Float64bits(scored.Scores[from].Reward), math.Float64bits(again.Scores[to].Reward))
+			require.Equal(t, scored.Rollouts[from], again.Rollouts[to])
+			require.Equal(t, math.Float64bits(scored.Rollouts[from].Reward),
+				math.Float64bits(again.Rollouts[to].Reward))
 			require.Equal(t, advantages[from], advantagesAgain[to])
 		}
 		require.Equal(t, scored.Tasks, again.Tasks)
@@ -183,13 +209,13 @@ func TestScaleAndShiftChangeNoZScoreReward(t *testing.T) {
 		again, err := ScoreBatch(moved, Known{}, DefaultRewardOptions())
 		require.NoError(t, err)
 		for i := range rollouts {
-			require.InDelta(t, scored.Scores[i].Reward, again.Scores[i].Reward, 1e-9)
+			require.InDelta(t, scored.Rollouts[i].Reward, again.Rollouts[i].Reward, 1e-9)
 		}
 	}
 }
 
-// The reference's defect: one video, one embedding for all rollouts of a prompt.
-func TestTwoRolloutsOfOnePromptGetTheirOwnRewards(t *testing.T) {
+// siiRL 0.2.0 uses one video, and so one embedding, for all rollouts of a prompt.
+func TestRolloutsOfOnePromptGetDifferentRewards(t *testing.T) {
 	batch := func(second []float64) []Rollout {
 		return []Rollout{
 			{ID: "prompt/0", Group: "prompt", Embedding: []float64{1, 0}},
@@ -200,30 +226,30 @@ func TestTwoRolloutsOfOnePromptGetTheirOwnRewards(t *testing.T) {
 	for _, kind := range []RewardKind{ZScore, MinMax, Anchored} {
 		opt := DefaultRewardOptions()
 		opt.Kind = kind
-		known := Known{Yardsticks: map[string]float64{"": 5}}
+		known := Known{ReferenceDistances: map[string]float64{"": 5}}
 		rollouts := batch([]float64{0, 4})
 		scored, err := ScoreBatch(rollouts, known, opt)
 		require.NoError(t, err)
-		assert.Greater(t, scored.Scores[1].Reward, scored.Scores[0].Reward+0.1, kind)
+		assert.Greater(t, scored.Rollouts[1].Reward, scored.Rollouts[0].Reward+0.1, kind)
 		assert.Zero(t, scored.Tasks[0].Repeated)
-		advantages, _, err := Advantages(rollouts, scored.Scores, DefaultAdvantageOptions())
+		advantages, _, err := Advantages(scored.Rollouts, DefaultAdvantageOptions())
 		require.NoError(t, err)
 		assert.Greater(t, advantages[1].Value, advantages[0].Value)
 
-		// and a shared video is counted, so that the host can say so
+		// a shared video is counted, so that the host can report it
 		scored, err = ScoreBatch(batch([]float64{1, 0}), known, opt)
 		require.NoError(t, err)
-		assert.Equal(t, scored.Scores[1].Reward, scored.Scores[0].Reward)
+		assert.Equal(t, scored.Rollouts[1].Reward, scored.Rollouts[0].Reward)
 		assert.Equal(t, 1, scored.Tasks[0].Repeated)
 	}
 
 	rollouts := batch([]float64{0, 4})
 	rollouts[1].ID = "prompt/0"
 	_, err := ScoreBatch(rollouts, Known{}, DefaultRewardOptions())
-	assert.ErrorContains(t, err, `two rollouts are called "prompt/0"`)
+	assert.ErrorContains(t, err, `two rollouts have the ID "prompt/0"`)
 	rollouts[1].ID = ""
 	_, err = ScoreBatch(rollouts, Known{}, DefaultRewardOptions())
-	assert.ErrorContains(t, err, "rollout 1 of the batch has no ID")
+	assert.ErrorContains(t, err, "rollout 1 has no ID")
 }
 
 func TestUnusableEmbeddingsDoNotSpread(t *testing.T) {
@@ -241,10 +267,13 @@ func TestUnusableEmbeddingsDoNotSpread(t *testing.T) {
 			for _, cluster := range ClusterKinds() {
 				opt := DefaultRewardOptions()
 				opt.Kind, opt.Cluster.Kind = kind, ClusterKind(cluster)
-				known := Known{Yardsticks: map[string]float64{"": 2}}
+				known := Known{ReferenceDistances: map[string]float64{"": 2}}
 				var rollouts []Rollout
 				for i := range 14 {
-					rollouts = append(rollouts, Rollout{ID: fmt.Sprintf("%02d", i), Success: i < 6, Embedding: gauss(rng, 5, 1)})
+					rollouts = append(
+						rollouts,
+						Rollout{ID: fmt.Sprintf("%02d", i), Success: i < 6, Embedding: gauss(rng, 5, 1)},
+					)
 				}
 				clean, err := ScoreBatch(rollouts, known, opt)
 				require.NoError(t, err)
@@ -254,18 +283,18 @@ func TestUnusableEmbeddingsDoNotSpread(t *testing.T) {
 				scored, err := ScoreBatch(bad, known, opt)
 				require.NoError(t, err)
 
-				require.Equal(t, clean.Scores, scored.Scores[:14], "nobody else notices")
-				success, failure := scored.Scores[14], scored.Scores[15]
+				require.Equal(t, clean.Rollouts, scored.Rollouts[:14], "no other rollout changes")
+				success, failure := scored.Rollouts[14], scored.Rollouts[15]
 				require.Contains(t, success.Reason, reason)
-				require.Equal(t, Score{ID: success.ID, Reward: 1, Centre: -1, Reason: success.Reason}, success)
-				require.Equal(t, Score{ID: failure.ID, Centre: -1, Dropped: true, Reason: success.Reason}, failure)
+				require.Equal(t, Score{Reward: 1, Centre: -1, Reason: success.Reason}, success.Score)
+				require.Equal(t, Score{Centre: -1, Dropped: true, Reason: success.Reason}, failure.Score)
 				require.Equal(t, 2, scored.Tasks[0].Unusable)
 				require.Equal(t, 1, scored.Tasks[0].Dropped)
 				require.Equal(t, 6, scored.Tasks[0].References)
 
-				advantages, groups, err := Advantages(bad, scored.Scores, DefaultAdvantageOptions())
+				advantages, groups, err := Advantages(scored.Rollouts, DefaultAdvantageOptions())
 				require.NoError(t, err)
-				require.Equal(t, Advantage{ID: failure.ID, Masked: true}, advantages[15])
+				require.Equal(t, Advantage{Masked: true}, advantages[15])
 				require.False(t, advantages[14].Masked)
 				require.Equal(t, 1, groups[0].Dropped)
 			}
@@ -278,9 +307,10 @@ func TestZScoreRewards(t *testing.T) {
 	g := ZScoreRewards([]float64{1, 3}, 0.8)
 	assert.InDelta(t, 0.8/(1+math.Exp(-1)), g[0], 1e-15)
 	assert.InDelta(t, 0.8/(1+math.Exp(1)), g[1], 1e-15)
-	assert.Greater(t, g[0], g[1], "the printed formula, without the minus, pays the farther one more")
+	assert.Greater(t, g[0], g[1], "the printed formula, without the minus, gives the farther one more")
 	assert.Equal(t, []float64{0.4}, ZScoreRewards([]float64{7}, 0.8), "one failure")
-	assert.Equal(t, []float64{0.4, 0.4, 0.4}, ZScoreRewards([]float64{math.Nextafter(0.3, 1), 0.3, 0.3}, 0.8), "equal up to rounding")
+	assert.Equal(t, []float64{0.4, 0.4, 0.4}, ZScoreRewards([]float64{math.Nextafter(0.3, 1), 0.3, 0.3}, 0.8),
+		"equal up to rounding")
 	assert.Equal(t, []float64{0.4, 0.4}, ZScoreRewards([]float64{0, 0}, 0.8))
 	assert.Empty(t, ZScoreRewards(nil, 0.8))
 }
@@ -303,24 +333,36 @@ func TestAnchoredRewardIsTheSameInEveryBatch(t *testing.T) {
 	near := Rollout{ID: "near", Embedding: []float64{3, 0}}
 	alone, err := ScoreBatch([]Rollout{success, near}, known, opt)
 	require.NoError(t, err)
-	crowd, err := ScoreBatch([]Rollout{success, near, {ID: "far", Embedding: []float64{90, 0}}, {ID: "nearer", Embedding: []float64{1, 0}}}, known, opt)
+	crowd, err := ScoreBatch(
+		[]Rollout{
+			success,
+			near,
+			{ID: "far", Embedding: []float64{90, 0}},
+			{ID: "nearer", Embedding: []float64{1, 0}},
+		},
+		known,
+		opt,
+	)
 	require.NoError(t, err)
-	assert.Equal(t, alone.Scores[1].Reward, crowd.Scores[1].Reward)
-	assert.InDelta(t, 0.8*math.Pow(0.1, 0.3), alone.Scores[1].Reward, 1e-9)
-	assert.InDelta(t, 10, alone.Tasks[0].Yardstick, 1e-8)
+	assert.Equal(t, alone.Rollouts[1].Reward, crowd.Rollouts[1].Reward)
+	assert.InDelta(t, 0.8*math.Pow(0.1, 0.3), alone.Rollouts[1].Reward, 1e-9)
+	assert.InDelta(t, 10, alone.Tasks[0].ReferenceDistance, 1e-8)
 	assert.Equal(t, Anchored, alone.Tasks[0].Kind)
 
-	// a yardstick kept from before wins over the anchor
-	known.Yardsticks = map[string]float64{"": 3}
+	// a reference distance takes precedence over the anchor
+	known.ReferenceDistances = map[string]float64{"": 3}
 	kept, err := ScoreBatch([]Rollout{success, near}, known, opt)
 	require.NoError(t, err)
-	assert.InDelta(t, 0.08, kept.Scores[1].Reward, 1e-9)
+	assert.InDelta(t, 0.08, kept.Rollouts[1].Reward, 1e-9)
 }
 
 func TestAnchoredWithoutItsAnchor(t *testing.T) {
 	opt := DefaultRewardOptions()
 	opt.Kind = Anchored
-	rollouts := []Rollout{{ID: "s", Task: "a", Success: true, Embedding: []float64{1, 1}}, {ID: "f", Task: "a", Embedding: []float64{2, 1}}}
+	rollouts := []Rollout{
+		{ID: "s", Task: "a", Success: true, Embedding: []float64{1, 1}},
+		{ID: "f", Task: "a", Embedding: []float64{2, 1}},
+	}
 	_, err := ScoreBatch(rollouts, Known{}, opt)
 	assert.ErrorContains(t, err, "needs an anchor")
 	for note, known := range map[string]Known{
@@ -328,12 +370,12 @@ func TestAnchoredWithoutItsAnchor(t *testing.T) {
 		"not a number at index 0":           {Anchors: map[string][]float64{"a": {math.NaN(), 2}}},
 		"the wrong size: 3 numbers, want 2": {Anchors: map[string][]float64{"a": {1, 2, 3}}},
 		"the anchor lies on a centre":       {Anchors: map[string][]float64{"a": {1, 1}}},
-		"the yardstick is -1":               {Yardsticks: map[string]float64{"a": -1}},
-		"the yardstick is NaN":              {Yardsticks: map[string]float64{"a": math.NaN()}},
+		"the reference distance is -1":      {ReferenceDistances: map[string]float64{"a": -1}},
+		"the reference distance is NaN":     {ReferenceDistances: map[string]float64{"a": math.NaN()}},
 	} {
 		scored, err := ScoreBatch(rollouts, known, opt)
 		require.NoError(t, err)
-		assert.Equal(t, 0.4, scored.Scores[1].Reward, "the lone failure's z is 0")
+		assert.Equal(t, 0.4, scored.Rollouts[1].Reward, "the lone failure's z is 0")
 		assert.Equal(t, ZScore, scored.Tasks[0].Kind)
 		assert.Contains(t, strings.Join(scored.Tasks[0].Notes, "\n"), note)
 	}
@@ -349,11 +391,11 @@ func TestNoSuccessInTheBatch(t *testing.T) {
 		opt.Kind = kind
 		scored, err := ScoreBatch(rollouts, Known{}, opt)
 		require.NoError(t, err)
-		assert.Zero(t, scored.Scores[0].Reward)
-		assert.Zero(t, scored.Scores[1].Reward)
-		assert.Equal(t, -1, scored.Scores[0].Centre)
+		assert.Zero(t, scored.Rollouts[0].Reward)
+		assert.Zero(t, scored.Rollouts[1].Reward)
+		assert.Equal(t, -1, scored.Rollouts[0].Centre)
 		assert.Contains(t, scored.Tasks[0].Notes[0], `no reference from "batch"`)
-		_, groups, err := Advantages(rollouts, scored.Scores, DefaultAdvantageOptions())
+		_, groups, err := Advantages(scored.Rollouts, DefaultAdvantageOptions())
 		require.NoError(t, err)
 		assert.False(t, groups[0].Signal)
 	}
@@ -367,17 +409,18 @@ func TestNoSuccessInTheBatch(t *testing.T) {
 	memory.Remember(3, 2, []Rollout{{ID: "old", Task: "stack", Success: true, Embedding: []float64{0.5, 0}}})
 	scored, err := ScoreBatch(rollouts, Known{Memory: memory}, opt)
 	require.NoError(t, err)
-	assert.Greater(t, scored.Scores[0].Reward, scored.Scores[1].Reward)
-	assert.InDelta(t, 0.5, scored.Scores[0].Distance, 1e-15)
+	assert.Greater(t, scored.Rollouts[0].Reward, scored.Rollouts[1].Reward)
+	assert.InDelta(t, 0.5, scored.Rollouts[0].Distance, 1e-15)
 
 	opt.References = ReferencesDemos
 	_, err = ScoreBatch(rollouts, Known{Memory: memory}, opt)
 	assert.ErrorContains(t, err, "there are no demonstrations")
 	scored, err = ScoreBatch(rollouts, Known{Demos: map[string][][]float64{"stack": {{6, 0}, {1, 2, 3}}}}, opt)
 	require.NoError(t, err)
-	assert.Less(t, scored.Scores[0].Reward, scored.Scores[1].Reward)
+	assert.Less(t, scored.Rollouts[0].Reward, scored.Rollouts[1].Reward)
 	assert.Equal(t, 1, scored.Tasks[0].References)
-	assert.Contains(t, scored.Tasks[0].Notes[0], "demonstration 1 is left out: its embedding has the wrong size: 3 numbers, want 2")
+	assert.Contains(t, scored.Tasks[0].Notes[0],
+		"demonstration 1 is left out: its embedding has the wrong size: 3 numbers, want 2")
 }
 
 func TestMemoryDoesNotCountARolloutTwice(t *testing.T) {
@@ -393,38 +436,41 @@ func TestMemoryDoesNotCountARolloutTwice(t *testing.T) {
 	scored, err := ScoreBatch(rollouts, Known{Memory: memory}, opt)
 	require.NoError(t, err)
 	assert.Equal(t, 1, scored.Tasks[0].References)
-	assert.Equal(t, -1, scored.Scores[0].Centre, "a lone reference has nothing to be compared with")
+	assert.Equal(t, -1, scored.Rollouts[0].Centre, "there is no other reference to compare with")
 }
 
 func TestBinaryReadsNoEmbedding(t *testing.T) {
 	opt := DefaultRewardOptions()
 	opt.Kind = Binary
-	scored, err := ScoreBatch([]Rollout{{ID: "a", Success: true}, {ID: "b"}, {ID: "c", Embedding: []float64{math.NaN()}}}, Known{}, opt)
+	scored, err := ScoreBatch(
+		[]Rollout{{ID: "a", Success: true}, {ID: "b"}, {ID: "c", Embedding: []float64{math.NaN()}}}, Known{}, opt)
 	require.NoError(t, err)
 	for i, want := range []float64{1, 0, 0} {
-		assert.Equal(t, want, scored.Scores[i].Reward)
-		assert.False(t, scored.Scores[i].Dropped)
+		assert.Equal(t, want, scored.Rollouts[i].Reward)
+		assert.False(t, scored.Rollouts[i].Dropped)
 	}
 }
 
-func TestProgressPaysTheEnvsOwn(t *testing.T) {
+func TestProgressReward(t *testing.T) {
 	opt := DefaultRewardOptions()
 	opt.Kind = Progress
 	at := func(v float64) *float64 { return &v }
 	rollouts := []Rollout{
-		{ID: "a", Success: true}, {ID: "b", Progress: at(0.5)}, {ID: "c", Progress: at(1.7), Embedding: []float64{math.NaN()}},
-		{ID: "d", Progress: at(-1)}, {ID: "e", Success: true, Embedding: []float64{1, 2}}, {ID: "f", Progress: at(0.25), Embedding: []float64{2, 2}},
+		{ID: "a", Success: true}, {ID: "b", Progress: at(0.5)},
+		{ID: "c", Progress: at(1.7), Embedding: []float64{math.NaN()}},
+		{ID: "d", Progress: at(-1)},
+		{ID: "e", Success: true, Embedding: []float64{1, 2}}, {ID: "f", Progress: at(0.25), Embedding: []float64{2, 2}},
 	}
 	scored, err := ScoreBatch(rollouts, Known{}, opt)
 	require.NoError(t, err)
 	for i, want := range []float64{1, 0.4, 0.8, 0, 1, 0.2} {
-		assert.Equal(t, want, scored.Scores[i].Reward, rollouts[i].ID)
-		assert.False(t, scored.Scores[i].Dropped)
+		assert.Equal(t, want, scored.Rollouts[i].Reward, rollouts[i].ID)
+		assert.False(t, scored.Rollouts[i].Dropped)
 	}
 	opt.Alpha = 1
 	scored, err = ScoreBatch(rollouts, Known{}, opt)
 	require.NoError(t, err)
-	assert.Less(t, scored.Scores[2].Reward, 1.0) // no failure reaches a success
+	assert.Less(t, scored.Rollouts[2].Reward, 1.0) // no failure reaches a success
 	rollouts[3].Progress = nil
 	_, err = ScoreBatch(rollouts, Known{}, opt)
 	assert.ErrorContains(t, err, `rollout "d" has no progress`)
@@ -436,31 +482,40 @@ func TestTasksDoNotMix(t *testing.T) {
 	both, err := ScoreBatch(rollouts, Known{}, DefaultRewardOptions())
 	require.NoError(t, err)
 	var only []Rollout
-	var want []Score
+	var want []Scored
 	for i, r := range rollouts {
 		if r.Task == "task 1" {
-			only, want = append(only, r), append(want, both.Scores[i])
+			only, want = append(only, r), append(want, both.Rollouts[i])
 		}
 	}
 	alone, err := ScoreBatch(only, Known{}, DefaultRewardOptions())
 	require.NoError(t, err)
-	assert.Equal(t, want, alone.Scores)
+	assert.Equal(t, want, alone.Rollouts)
 	assert.Equal(t, both.Tasks[1:], alone.Tasks)
-	assert.True(t, sort.SliceIsSorted(both.Tasks, func(i, j int) bool { return both.Tasks[i].Task < both.Tasks[j].Task }))
+	assert.True(
+		t,
+		sort.SliceIsSorted(both.Tasks, func(i, j int) bool { return both.Tasks[i].Task < both.Tasks[j].Task }),
+	)
 }
 
-func TestOptionsSayWhatIsAllowed(t *testing.T) {
+func TestInvalidOptions(t *testing.T) {
 	for want, change := range map[string]func(*RewardOptions){
-		`the reward kind is "zscroe"; use one of zscore, minmax, anchored, binary`: func(o *RewardOptions) { o.Kind = "zscroe" },
-		`references is "memories"; use one of batch, memory, demos`:                func(o *RewardOptions) { o.References = "memories" },
-		`cluster is ""; use one of auto, reference, mean, nearest`:                 func(o *RewardOptions) { o.Cluster.Kind = "" },
-		"alpha is 1.5":                       func(o *RewardOptions) { o.Alpha = 1.5 },
-		"alpha is NaN":                       func(o *RewardOptions) { o.Alpha = math.NaN() },
-		"the scale of minmax is 2":           func(o *RewardOptions) { o.MinMaxScale = 2 },
-		"the share of anchored is 1":         func(o *RewardOptions) { o.AnchorShare = 1 },
-		"the slack of auto is 0.5":           func(o *RewardOptions) { o.Cluster.Slack = 0.5 },
-		"the embedding size is -1":           func(o *RewardOptions) { o.Dim = -1 },
-		"the least points of the reference ": func(o *RewardOptions) { o.Cluster.ReferenceMinPoints = 0 },
+		`the reward kind is "zscroe"; use one of zscore, minmax, anchored, binary`: func(o *RewardOptions) {
+			o.Kind = "zscroe"
+		},
+		`references is "memories"; use one of batch, memory, demos`: func(o *RewardOptions) {
+			o.References = "memories"
+		},
+		`cluster is ""; use one of auto, reference, mean, nearest`: func(o *RewardOptions) {
+			o.Cluster.Kind = ""
+		},
+		"alpha is 1.5":                         func(o *RewardOptions) { o.Alpha = 1.5 },
+		"alpha is NaN":                         func(o *RewardOptions) { o.Alpha = math.NaN() },
+		"the scale of minmax is 2":             func(o *RewardOptions) { o.MinMaxScale = 2 },
+		"the share of anchored is 1":           func(o *RewardOptions) { o.AnchorShare = 1 },
+		"the slack of auto is 0.5":             func(o *RewardOptions) { o.Cluster.Slack = 0.5 },
+		"the embedding size is -1":             func(o *RewardOptions) { o.Dim = -1 },
+		"the minimum points of the reference ": func(o *RewardOptions) { o.Cluster.ReferenceMinPoints = 0 },
 	} {
 		opt := DefaultRewardOptions()
 		change(&opt)
@@ -469,56 +524,68 @@ func TestOptionsSayWhatIsAllowed(t *testing.T) {
 	}
 	scored, err := ScoreBatch(nil, Known{}, DefaultRewardOptions())
 	require.NoError(t, err, "an empty batch")
-	assert.Empty(t, scored.Scores)
+	assert.Empty(t, scored.Rollouts)
 }
 
-// A rollout that nobody judged is paid, and changes nobody else's reward.
-func TestUnlabelledChangeNobody(t *testing.T) {
+// An unlabelled rollout gets a reward, and does not change another rollout's reward.
+func TestUnlabelledChangeNoOtherReward(t *testing.T) {
 	rng := rand.New(rand.NewPCG(8, 8))
 	everyOption(t, rng, func(t *testing.T, rollouts []Rollout, known Known, opt RewardOptions) {
 		before, err := ScoreBatch(rollouts, known, opt)
 		require.NoError(t, err)
 		with, some := append([]Rollout{}, rollouts...), 0.3
 		for k := range 5 {
-			with = append(with, Rollout{ID: fmt.Sprint("a new one ", k), Task: "task 0", Unlabelled: true, Embedding: gauss(rng, len(rollouts[0].Embedding), 3), Progress: &some})
+			with = append(
+				with,
+				Rollout{
+					ID:         fmt.Sprint("a new one ", k),
+					Task:       "task 0",
+					Unlabelled: true,
+					Embedding:  gauss(rng, len(rollouts[0].Embedding), 3),
+					Progress:   &some,
+				},
+			)
 		}
 		after, err := ScoreBatch(with, known, opt)
 		require.NoError(t, err)
-		require.Equal(t, before.Scores, after.Scores[:len(rollouts)])
+		require.Equal(t, before.Rollouts, after.Rollouts[:len(rollouts)])
 		require.Equal(t, 5, after.Tasks[0].Unlabelled)
 		require.Equal(t, before.Tasks[0].Failures, after.Tasks[0].Failures)
-		for k, s := range after.Scores[len(rollouts):] {
+		for k, s := range after.Rollouts[len(rollouts):] {
 			require.GreaterOrEqual(t, s.Reward, 0.0, with[len(rollouts)+k].ID)
 			require.Less(t, s.Reward, 1.0)
 			require.Equal(t, s.Centre >= 0, after.Tasks[0].Clusters > 0)
 		}
-		diagnosed, err := Diagnose(rollouts, before.Scores)
+		diagnosed, err := Diagnose(before.Rollouts)
 		require.NoError(t, err)
-		again, err := Diagnose(with, after.Scores)
+		again, err := Diagnose(after.Rollouts)
 		require.NoError(t, err)
 		require.Equal(t, diagnosed, again)
 	})
 	_, err := ScoreBatch([]Rollout{{ID: "x", Success: true, Unlabelled: true}}, Known{}, DefaultRewardOptions())
-	require.ErrorContains(t, err, "can be one of the two")
+	require.ErrorContains(t, err, "both a success and unlabelled")
 }
 
-// At a failure's distance a rollout without a verdict gets that failure's reward.
-func TestUnlabelledArePaidAsFailures(t *testing.T) {
+// An unlabelled rollout at a failure's distance gets the failure's reward.
+func TestUnlabelledAreRewardedLikeFailures(t *testing.T) {
 	for _, kind := range names(ZScore, MinMax, Anchored, Binary) {
 		opt := DefaultRewardOptions()
 		opt.Kind = RewardKind(kind)
-		known := Known{Yardsticks: map[string]float64{"": 4}}
+		known := Known{ReferenceDistances: map[string]float64{"": 4}}
 		scored, err := ScoreBatch([]Rollout{
-			{ID: "s", Success: true, Embedding: []float64{0, 1}}, {ID: "f", Embedding: []float64{3, 1}}, {ID: "g", Embedding: []float64{1, 1}},
+			{ID: "s", Success: true, Embedding: []float64{0, 1}}, {ID: "f", Embedding: []float64{3, 1}},
+			{ID: "g", Embedding: []float64{1, 1}},
 			{ID: "u", Unlabelled: true, Embedding: []float64{0, 4}}}, known, opt)
 		require.NoError(t, err)
-		require.Equal(t, scored.Scores[1].Reward, scored.Scores[3].Reward, kind)
+		require.Equal(t, scored.Rollouts[1].Reward, scored.Rollouts[3].Reward, kind)
 	}
-	// with nobody to compare with they are compared with each other
+	// without failures they are compared with each other
 	scored, err := ScoreBatch([]Rollout{
-		{ID: "s", Success: true, Embedding: []float64{0, 1}}, {ID: "u", Unlabelled: true, Embedding: []float64{3, 1}}, {ID: "v", Unlabelled: true, Embedding: []float64{1, 1}}},
-		Known{}, DefaultRewardOptions())
+		{ID: "s", Success: true, Embedding: []float64{0, 1}},
+		{ID: "u", Unlabelled: true, Embedding: []float64{3, 1}},
+		{ID: "v", Unlabelled: true, Embedding: []float64{1, 1}},
+	}, Known{}, DefaultRewardOptions())
 	require.NoError(t, err)
-	require.InDelta(t, 0.8/(1+math.E), scored.Scores[1].Reward, 1e-12) // z = 1
-	require.InDelta(t, 0.8/(1+1/math.E), scored.Scores[2].Reward, 1e-12)
+	require.InDelta(t, 0.8/(1+math.E), scored.Rollouts[1].Reward, 1e-12) // z = 1
+	require.InDelta(t, 0.8/(1+1/math.E), scored.Rollouts[2].Reward, 1e-12)
 }

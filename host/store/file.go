@@ -34,7 +34,8 @@ func DiskError(op, path string, err error) error {
 	}
 	kind, hint := plugins.Invalid, "check the folder's permissions, or give another --out"
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		kind, hint = plugins.Exhausted, "the disk or the quota is full: make room, and run the same command again; what is written is kept"
+		kind, hint = plugins.Exhausted, "the disk or the quota is full: make room, and run the same command "+
+			"again; what is written is kept"
 	}
 	return plugins.Errorf(kind, "cannot %s the file: %w", op, err).WithPlace("%s", path).WithHint("%s", hint)
 }

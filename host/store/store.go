@@ -27,6 +27,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/gofrs/flock"
+
 	"github.com/srpo-dev/srpo/host/internal/bounded"
 	"github.com/srpo-dev/srpo/host/internal/fault"
 	"github.com/srpo-dev/srpo/plugins"
@@ -174,7 +176,7 @@ type Run struct {
 
 	dir  string
 	disk *disk
-	lock *os.File
+	lock *flock.Flock
 	made []string // the folders that [Create] made, the innermost first
 
 	mu       sync.Mutex
@@ -381,22 +383,22 @@ func open(dir string, create bool, fault func(op, path string) error) (*Run, err
 		}
 	}
 	path := filepath.Join(abs, lockFile)
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+	lock := flock.New(path, flock.SetFlag(os.O_RDWR|os.O_CREATE), flock.SetPermissions(0o644))
+	locked, err := lock.TryLock()
 	if err != nil {
 		return nil, r.disk.wrap("open", path, err)
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		owner, _ := io.ReadAll(io.LimitReader(f, 64))
-		_ = f.Close()
+	if !locked {
+		_ = lock.Close()
+		owner, _ := os.ReadFile(path)
 		who := "another process"
 		if pid, err := strconv.Atoi(strings.TrimSpace(string(owner))); err == nil {
 			who = fmt.Sprintf("process %d", pid)
 		}
 		return nil, plugins.Errorf(plugins.Unavailable, "%s has this run open", who).WithPlace("%s", dir).WithHint("wait until it has ended, or stop it, or give another --out")
 	}
-	_ = f.Truncate(0)
-	_, _ = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
-	r.lock = f
+	_ = os.WriteFile(path, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o644) // for the error of another process
+	r.lock = lock
 	return r, nil
 }
 

@@ -395,6 +395,12 @@ func (g *guardedEnv) Step(ctx context.Context, s env.Step) (t env.Transition, er
 	return t, err
 }
 
+func (g *guardedEnv) StepExpert(ctx context.Context, s env.ExpertStep) (t env.Transition, err error) {
+	d := deadline{call: fmt.Sprintf("Step of lane %d", s.Lane), setting: "step_timeout_s", limit: g.limits.Step}
+	err = g.call(ctx, d, func(ctx context.Context) error { t, err = env.StepExpert(ctx, g.e, s); return err })
+	return t, err
+}
+
 type guardedPolicy struct {
 	guard
 	p policy.Policy

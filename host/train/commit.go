@@ -2,7 +2,6 @@ package train
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -10,16 +9,16 @@ import (
 	"github.com/srpo-dev/srpo/host/session"
 	"github.com/srpo-dev/srpo/host/stats"
 	"github.com/srpo-dev/srpo/host/store"
-	"github.com/srpo-dev/srpo/plugins"
 )
 
-// evaluate rolls greedy episodes on the side of the split that is not trained on.
-func (r *run) evaluate(ctx context.Context, i int, m *store.Metrics, seconds map[string]float64) error {
-	s, at := r.session, time.Now()
+// evaluate rolls out greedy episodes on the side of the split that is not trained on, and adds the result to m.
+func (r *run) evaluate(ctx context.Context, m *store.Metrics) error {
+	s, start, i := r.session, time.Now(), m.Iteration
 	side := session.EvaluationSide(r.cfg.Rollout.StartStates)
 	rules := s.Rules(false, false)
 	rules.Greedy = true
-	e := rollout.Evaluation{Rules: rules, Name: fmt.Sprintf("eval/%06d", i), Seed: r.cfg.Run.Seed, Trials: s.Trials(side, r.cfg.Run.EvalEpisodes)}
+	e := rollout.Evaluation{Rules: rules, Name: fmt.Sprintf("eval/%06d", i), Seed: r.cfg.Run.Seed,
+		Trials: s.Trials(side, r.cfg.Run.EvalEpisodes)}
 	r.status.Phase, r.status.Iteration, r.status.Successes, r.status.Episodes = "eval", i, 0, 0
 	s.Sched.Progress = func(p rollout.Progress) {
 		st := r.status
@@ -30,7 +29,8 @@ func (r *run) evaluate(ctx context.Context, i int, m *store.Metrics, seconds map
 	if err != nil {
 		return err
 	}
-	ev := store.Evaluation{EnvSteps: r.state.EnvSteps, Episodes: len(episodes), StartStates: side, ByTask: map[string]float64{}}
+	ev := store.Evaluation{EnvSteps: r.state.EnvSteps, Episodes: len(episodes), StartStates: side,
+		ByTask: map[string]float64{}}
 	n := map[string]float64{}
 	for _, ep := range episodes {
 		n[ep.Task]++
@@ -46,33 +46,35 @@ func (r *run) evaluate(ctx context.Context, i int, m *store.Metrics, seconds map
 	for t := range n {
 		ev.ByTask[t] /= n[t]
 	}
-	seconds["eval"] = time.Since(at).Seconds()
+	m.SecondsByPhase["eval"] = time.Since(start).Seconds()
 	m.Extra["eval_success_rate"], m.Extra["eval_episodes"] = ev.SuccessRate, float64(len(episodes))
 	r.event(store.Event{Type: store.Evaluated, Iteration: i, Evaluation: &ev})
-	lo, hi := stats.Wilson(ev.SuccessRate, len(episodes))
-	r.Terminal.Line("evaluation after iteration %d: %.0f %% of %d greedy episodes on %s start states (95 %%: %.0f to %.0f)", i, 100*ev.SuccessRate, len(episodes), side, 100*lo, 100*hi)
+	low, high := stats.Wilson(ev.SuccessRate, len(episodes))
+	r.Terminal.Line(
+		"evaluation after iteration %d: %.0f %% of %d greedy episodes on %s start states (95 %%: %.0f to %.0f)",
+		i,
+		100*ev.SuccessRate,
+		len(episodes),
+		side,
+		100*low,
+		100*high,
+	)
 	return nil
 }
 
-// commit makes policy, host state, metrics and events durable in one step.
+// commit makes the policy, the state of the host, the metrics and the events durable in one step.
 func (r *run) commit(ctx context.Context, i int, m *store.Metrics) error {
 	pending, err := r.folder.Begin(i)
 	if err != nil {
 		return err
 	}
 	defer pending.Abort()
-	p, incarnation, err := r.session.Sched.Policy.Client(ctx)
+	p, _, err := r.session.Sched.ActingPolicy(ctx)
 	if err != nil {
 		return err
 	}
-	if r.session.Sched.PolicyIncarnation != 0 && incarnation != r.session.Sched.PolicyIncarnation {
-		return lost(errors.New("its process was restarted before its state was saved"))
-	}
 	if err := p.Save(ctx, pending.PolicyDir()); err != nil {
-		if k := plugins.KindOf(err); k == plugins.Unavailable || k == plugins.Deadline {
-			return lost(err)
-		}
-		return err
+		return r.orPolicyLost(err)
 	}
 	if err := r.state.write(pending); err != nil {
 		return err

@@ -3,85 +3,79 @@ package train
 import (
 	"encoding/json"
 	"fmt"
-	"math"
 
 	"github.com/srpo-dev/srpo/host/attempts"
 	"github.com/srpo-dev/srpo/host/dataset"
 	"github.com/srpo-dev/srpo/host/rollout"
-	"github.com/srpo-dev/srpo/host/srpo"
 	"github.com/srpo-dev/srpo/host/store"
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-func finiteOrNil(v *float64) *float64 {
-	if v == nil || math.IsNaN(*v) || math.IsInf(*v, 0) {
-		return nil
-	}
-	return v
+// clipWriter writes clips and trajectories while other episodes are rolled out.
+type clipWriter struct {
+	queue chan rollout.Episode
+	done  chan error
 }
 
-// clipKeeper writes clips while others are rolled.
-type clipKeeper struct {
-	todo chan rollout.Episode
-	done chan error
-}
+// clipQueue bounds the clips that wait to be written: rollouts wait for a slow disk, and memory does not grow.
+const clipQueue = 8
 
-// clipsWaiting bounds the clips that wait to be written: rollouts wait for a slow disk, memory does not grow.
-const clipsWaiting = 8
-
-// keepClips makes a plan hand over the frames that run.keep_clips wants, and the trajectories of run.keep_trajectories. Close what it returns when the plan is
-// rolled.
-func (r *run) keepClips(p *rollout.Plan, i int) *clipKeeper {
-	keep, whole := r.cfg.Run.KeepClips, r.cfg.Run.KeepTrajectories
-	if keep == "none" && whole == "none" {
+// saveClips makes a plan pass the frames of run.keep_clips and the trajectories of run.keep_trajectories to a writer.
+// Close it when the plan is done.
+func (r *run) saveClips(p *rollout.Plan, i int) *clipWriter {
+	c := r.cfg.Run
+	if c.KeepClips == "none" && c.KeepTrajectories == "none" {
 		return nil
 	}
 	var space []byte
-	var unwritable error
-	if whole != "none" {
+	var err error
+	if c.KeepTrajectories != "none" {
 		p.KeepTrajectory, p.AlsoObserve = true, r.session.TrajectoryCameras()
-		space, unwritable = dataset.EncodeSpace(r.session.Space(p.AlsoObserve), r.cfg.Rollout.RecordEvery)
+		space, err = dataset.EncodeSpace(r.session.Space(p.AlsoObserve), r.cfg.Rollout.RecordEvery)
 	}
-	k := &clipKeeper{todo: make(chan rollout.Episode, clipsWaiting), done: make(chan error, 1)}
+	w := &clipWriter{queue: make(chan rollout.Episode, clipQueue), done: make(chan error, 1)}
 	p.OnFrames = func(e rollout.Episode) {
-		if !r.cfg.Run.KeepsTrajectory(e.Success) {
+		if !c.KeepsTrajectory(e.Success) {
 			e.Trajectory = nil
 		}
-		if r.cfg.Run.KeepsClip(e.Success) || e.Trajectory != nil {
-			k.todo <- e
+		if c.KeepsClip(e.Success) || e.Trajectory != nil {
+			w.queue <- e
 		}
 	}
 	go func() {
-		failed := unwritable
-		if space != nil && failed == nil {
-			failed = r.folder.SaveInto(dataset.Dir, dataset.SpaceFile, space)
+		if err == nil && space != nil {
+			err = r.folder.SaveInto(dataset.Dir, dataset.SpaceFile, space)
 		}
-		for e := range k.todo {
-			if failed != nil {
-				continue // the first failure counts; the others are waited for
+		for e := range w.queue {
+			if err == nil { // after the first error the queue is only emptied
+				err = r.saveClip(e, i)
 			}
-			label := attempts.Label{ID: e.ID, Task: e.Task, Success: e.Success, Progress: e.Progress, Iteration: i, Steps: e.Steps, RecordEvery: r.cfg.Rollout.RecordEvery}
-			err := attempts.SaveClip(store.FileName(e.ID), e.Frames, label, r.folder.SaveInto)
-			if err == nil && e.Trajectory != nil {
-				err = dataset.Save(e.ID, e.Task, *e.Trajectory, r.folder.SaveInto)
-			}
-			failed = err
 		}
-		k.done <- failed
+		w.done <- err
 	}()
-	return k
+	return w
 }
 
-// close waits until all clips are written.
-func (k *clipKeeper) close() error {
-	if k == nil {
+func (r *run) saveClip(e rollout.Episode, i int) error {
+	label := attempts.Label{ID: e.ID, Task: e.Task, Success: e.Success, Progress: e.Progress, Iteration: i,
+		Steps: e.Steps, RecordEvery: r.cfg.Rollout.RecordEvery}
+	err := attempts.SaveClip(store.FileName(e.ID), e.Frames, label, r.folder.SaveInto)
+	if err == nil && e.Trajectory != nil {
+		err = dataset.Save(e.ID, e.Task, *e.Trajectory, r.folder.SaveInto)
+	}
+	return err
+}
+
+// close waits until all clips are written, and returns the first error.
+func (w *clipWriter) close() error {
+	if w == nil {
 		return nil
 	}
-	close(k.todo)
-	return <-k.done
+	close(w.queue)
+	return <-w.done
 }
 
-// keptEmbedding is a line of the list that run.keep_embeddings writes.
+// keptEmbedding is an entry of the list that run.keep_embeddings writes.
 type keptEmbedding struct {
 	ID        string    `json:"id"`
 	Task      string    `json:"task"`
@@ -91,8 +85,8 @@ type keptEmbedding struct {
 	Embedding []float32 `json:"embedding"`
 }
 
-// keepEmbeddings writes an iteration's embeddings as a list that srpo reward reads.
-func (r *run) keepEmbeddings(i int, rollouts []srpo.Rollout, scores []srpo.Score) error {
+// saveEmbeddings writes an iteration's embeddings as a list that srpo reward reads.
+func (r *run) saveEmbeddings(it *result) error {
 	if !r.cfg.Run.KeepEmbeddings || r.sparse {
 		return nil
 	}
@@ -100,16 +94,17 @@ func (r *run) keepEmbeddings(i int, rollouts []srpo.Rollout, scores []srpo.Score
 		Encoder  string          `json:"encoder"`
 		Attempts []keptEmbedding `json:"attempts"`
 	}{Encoder: r.session.EncoderInfo.Name}
-	for k, x := range rollouts {
-		e := keptEmbedding{ID: x.ID, Task: x.Task, Success: x.Success, Progress: finiteOrNil(x.Progress), Reward: scores[k].Reward, Embedding: make([]float32, len(x.Embedding))}
-		for j, v := range x.Embedding {
-			e.Embedding[j] = float32(v)
+	for _, s := range it.samples {
+		e := keptEmbedding{ID: s.ID, Task: s.Task, Success: s.Success, Progress: finiteOrNil(s.Progress),
+			Reward: s.Scored.Reward, Embedding: s.Embedding}
+		if e.Embedding == nil {
+			e.Embedding = []float32{}
 		}
 		list.Attempts = append(list.Attempts, e)
 	}
 	data, err := json.Marshal(list)
 	if err != nil {
-		return plugins.Errorf(plugins.Internal, "the embeddings of iteration %d: %w", i, err)
+		return plugins.Errorf(plugins.Internal, "the embeddings of iteration %d: %w", it.iteration, err)
 	}
-	return r.folder.SaveInto(attempts.EmbeddingsDir, fmt.Sprintf("%06d.json", i), append(data, '\n'))
+	return r.folder.SaveInto(attempts.EmbeddingsDir, fmt.Sprintf("%06d.json", it.iteration), append(data, '\n'))
 }

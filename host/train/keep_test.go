@@ -19,9 +19,10 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// A run doubts its reward when it cannot be told from chance, and says nothing while it can, or while there is too little to say.
-func TestRunDoubtsABlindReward(t *testing.T) {
-	audit := func(n int, informed bool) (m store.Metrics, said string, events []store.Event) {
+// A run warns about a reward that cannot be distinguished from chance, but not when it can, or when there are too few
+// outcomes.
+func TestWarningAboutAnUninformativeReward(t *testing.T) {
+	audit := func(n int, informed bool) (m store.Metrics, output string, events []store.Event) {
 		var out bytes.Buffer
 		folder, err := store.Create(filepath.Join(t.TempDir(), "run"), store.Manifest{}, nil)
 		require.NoError(t, err)
@@ -30,66 +31,75 @@ func TestRunDoubtsABlindReward(t *testing.T) {
 		cfg.Report.AuditEvery = 2
 		r := &run{Options: Options{Terminal: report.NewTerminal(&out)}, cfg: cfg, folder: folder}
 		rng := rand.New(rand.NewPCG(3, uint64(n)))
-		result := &rollout.Result{}
-		var rollouts []srpo.Rollout
-		for g := range 2 {
-			var group rollout.Group
-			for k := range n {
-				success := k%2 == 0
-				h := []float64{rng.NormFloat64(), rng.NormFloat64(), 5}
-				if informed && !success {
-					h[0] += 9
-				}
-				group.Episodes = append(group.Episodes, rollout.Episode{FrameCount: 7})
-				rollouts = append(rollouts, srpo.Rollout{ID: fmt.Sprintf("%d/%d", g, k), Task: "t", Success: success, Embedding: h})
+		it := &result{}
+		for k := range 2 * n {
+			success := k%2 == 0
+			h := []float64{rng.NormFloat64(), rng.NormFloat64(), 5}
+			if informed && !success {
+				h[0] += 9
 			}
-			result.Groups = append(result.Groups, group)
+			id := fmt.Sprint(k)
+			x := sample{Episode: rollout.Episode{ID: id, Task: "t", Success: success, FrameCount: 7}}
+			x.Scored.Rollout = srpo.Rollout{ID: id, Task: "t", Success: success, Embedding: h}
+			it.samples = append(it.samples, x)
 		}
-		rollouts[0].Embedding = nil
-		scored, err := srpo.ScoreBatch(rollouts, srpo.Known{}, cfg.RewardOptions(3))
+		it.samples[0].Scored.Embedding = nil
+		batch, err := srpo.ScoreBatch(rolloutsOf(it.samples), srpo.Known{}, cfg.RewardOptions(3))
 		require.NoError(t, err)
+		for k, s := range batch.Rollouts {
+			it.samples[k].Scored = s
+		}
 		m = store.Metrics{Extra: map[string]float64{}, Clusters: 1}
-		require.NoError(t, r.audit(1, result, rollouts, scored, &m))
+		it.iteration = 1
+		require.NoError(t, r.audit(it, &m))
 		require.Empty(t, m.Extra, "not in every iteration")
-		require.NoError(t, r.audit(2, result, rollouts, scored, &m))
+		it.iteration = 2
+		require.NoError(t, r.audit(it, &m))
 		rec, err := store.Read(folder.Dir())
 		require.NoError(t, err)
 		return m, out.String(), rec.Events
 	}
-	m, said, events := audit(20, false)
+	m, output, events := audit(20, false)
 	require.Less(t, m.Extra["audit_auroc_low"], 0.5)
 	require.Equal(t, 1.0/40, m.Extra["audit_dropped_share"])
 	require.Equal(t, 0.5, m.Extra["audit_length_auroc"])
-	require.Contains(t, said, "warning: iteration 2: the reward is not shown to tell success from failure: AUROC 0.")
+	require.Contains(
+		t,
+		output,
+		"warning: iteration 2: the reward is not shown to tell success from failure: AUROC 0.",
+	)
 	require.Len(t, events, 1)
 	require.Equal(t, store.Warning, events[0].Type)
 	require.NotEmpty(t, events[0].Hint)
 
-	m, said, events = audit(20, true)
+	m, output, events = audit(20, true)
 	require.Equal(t, 1.0, m.Extra["audit_auroc"])
-	require.Empty(t, said)
+	require.Empty(t, output)
 	require.Empty(t, events)
-	_, said, _ = audit(4, false)
-	require.Empty(t, said, "four of each say nothing")
+	_, output, _ = audit(4, false)
+	require.Empty(t, output, "four of each are too few")
 }
 
-// A disk that is full ends the iteration with its reason; clips that wait are let go.
-func TestClipsThatCannotBeKept(t *testing.T) {
+// A clip that cannot be written ends the iteration with its error, and the clips that wait are dropped.
+func TestClipsThatCannotBeWritten(t *testing.T) {
 	folder, err := store.Create(filepath.Join(t.TempDir(), "run"), store.Manifest{}, nil)
 	require.NoError(t, err)
 	defer folder.Close()
-	require.NoError(t, os.WriteFile(filepath.Join(folder.Dir(), "clips"), nil, 0o644)) // a file where the folder should be
+	require.NoError(
+		t,
+		os.WriteFile(filepath.Join(folder.Dir(), "clips"), nil, 0o644),
+	) // a file where the folder should be
 	cfg := config.Default()
 	cfg.Run.KeepClips = "all"
 	r := &run{cfg: cfg, folder: folder}
 	plan := rollout.Plan{}
-	k := r.keepClips(&plan, 1)
+	w := r.saveClips(&plan, 1)
 	for i := range 30 {
 		plan.OnFrames(rollout.Episode{ID: fmt.Sprint(i), Frames: plugins.Bytes(make([]byte, 6), 2, 1, 1, 3)})
 	}
-	err = k.close()
+	err = w.close()
 	require.Error(t, err)
 	require.True(t, strings.Contains(plugins.AsError(err).Place, "clips"), err)
 	cfg.Run.KeepClips = "none"
-	require.NoError(t, r.keepClips(&plan, 1).close())
+	require.NoError(t, r.saveClips(&plan, 1).close())
 }

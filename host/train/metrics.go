@@ -4,31 +4,36 @@ import (
 	"fmt"
 
 	"github.com/srpo-dev/srpo/host/report"
-	"github.com/srpo-dev/srpo/host/rollout"
 	"github.com/srpo-dev/srpo/host/srpo"
 	"github.com/srpo-dev/srpo/host/store"
-	"github.com/srpo-dev/srpo/plugins/policy"
 )
 
-// metrics gathers an iteration's line.
-func metrics(i int, result *rollout.Result, scored srpo.Scored, d srpo.Diagnostics, groups []srpo.GroupSummary, stats policy.Statistics, updated bool, seconds map[string]float64) store.Metrics {
-	m := store.Metrics{Iteration: i, SecondsByPhase: seconds, KL: stats.KL, ClipFraction: stats.ClipFraction, GradNorm: stats.GradNorm,
-		Extra: map[string]float64{"updated": 0, "groups_without_signal": 0, "env_step_seconds": result.Timing.Env, "act_seconds": result.Timing.Policy,
-			"policy_wait_seconds": result.Timing.PolicyWait, "lane_utilisation": result.Timing.Utilisation, "act_batch": 0, "faults": float64(result.Timing.Faults)}}
-	if n := len(result.Invalid); n > 0 {
+// metricsOf returns an iteration's line of metrics.
+func (r *run) metricsOf(it *result) store.Metrics {
+	timing, st := it.rolled.Timing, it.stats
+	m := store.Metrics{Iteration: it.iteration, EnvSteps: it.next.EnvSteps, SecondsByPhase: it.seconds, KL: st.KL,
+		ClipFraction: st.ClipFraction, GradNorm: st.GradNorm,
+		Extra: map[string]float64{"updated": 0, "groups_without_signal": 0, "env_step_seconds": timing.Env,
+			"act_seconds": timing.Policy, "policy_wait_seconds": timing.PolicyWait,
+			"lane_utilisation": timing.Utilisation, "act_batch": 0, "faults": float64(timing.Faults)}}
+	if n := len(it.rolled.Invalid); n > 0 {
 		m.Extra["episodes_dropped"] = float64(n)
 	}
-	if result.Timing.ActCalls > 0 {
-		m.Extra["act_batch"] = float64(result.Timing.ActItems) / float64(result.Timing.ActCalls)
+	if timing.ActCalls > 0 {
+		m.Extra["act_batch"] = float64(timing.ActItems) / float64(timing.ActCalls)
 	}
-	if updated {
-		m.Extra["updated"], m.Extra["loss"], m.Extra["entropy"], m.Extra["first_ratio"], m.Extra["samples"] = 1, stats.Loss, stats.Entropy, stats.FirstRatio, float64(stats.Samples)
-		for k, v := range stats.Extra {
+	if it.updated {
+		m.Extra["updated"], m.Extra["samples"] = 1, float64(st.Samples)
+		m.Extra["loss"], m.Extra["entropy"], m.Extra["first_ratio"] = st.Loss, st.Entropy, st.FirstRatio
+		for k, v := range st.Extra {
 			m.Extra["policy_"+k] = v
 		}
 	}
-	successes, reward, scores := 0, 0.0, 0
-	for _, g := range result.Groups {
+	if r.excluded.iteration == it.iteration {
+		m.Extra["groups_left_out"] = 1
+	}
+	successes := 0
+	for _, g := range it.rolled.Groups {
 		m.Episodes += len(g.Episodes)
 		successes += g.Successes
 		if g.Kept {
@@ -37,24 +42,30 @@ func metrics(i int, result *rollout.Result, scored srpo.Scored, d srpo.Diagnosti
 			m.GroupsDropped++
 		}
 	}
-	for _, s := range scored.Scores {
-		if !s.Dropped {
-			reward += s.Reward
-			scores++
+	m.SuccessRate = float64(successes) / float64(max(m.Episodes, 1))
+	rewards, n := 0.0, 0
+	for _, s := range it.samples {
+		if !s.Scored.Dropped {
+			rewards += s.Scored.Reward
+			n++
 		}
 	}
-	m.SuccessRate = float64(successes) / float64(max(m.Episodes, 1))
-	m.RewardMean = reward / float64(max(scores, 1))
-	for _, t := range scored.Tasks {
-		m.EmbeddingsDropped += t.Unusable
+	m.RewardMean = rewards / float64(max(n, 1))
+	for _, t := range it.tasks {
+		if !r.sparse { // otherwise nothing was embedded, so nothing was dropped
+			m.EmbeddingsDropped += t.Unusable
+		}
 		m.Clusters += t.Clusters
 	}
-	for _, g := range groups {
+	for _, g := range it.groups {
 		if !g.Signal {
 			m.Extra["groups_without_signal"]++
 		}
 	}
-	for name, e := range map[string]srpo.Estimate{"reward_auroc": d.AUROC, "reward_spearman": d.Spearman, "reward_pair_order": d.PairOrder} {
+	d := it.diagnosis
+	for name, e := range map[string]srpo.Estimate{
+		"reward_auroc": d.AUROC, "reward_spearman": d.Spearman, "reward_pair_order": d.PairOrder,
+	} {
 		if e.N > 0 {
 			m.Extra[name] = e.Value
 		}
@@ -62,56 +73,52 @@ func metrics(i int, result *rollout.Result, scored srpo.Scored, d srpo.Diagnosti
 	return m
 }
 
-// words writes what a person should know of an iteration into the event log.
-func (r *run) words(i int, result *rollout.Result, scored srpo.Scored, groups []srpo.GroupSummary) {
-	for _, e := range result.Invalid {
-		r.event(store.Event{Type: store.EpisodeDropped, Iteration: i, Message: e.Invalid.Error()})
+// logIteration writes into the event log what a user should know about an iteration.
+func (r *run) logIteration(it *result) {
+	log := func(kind store.EventType, message string) {
+		r.event(store.Event{Type: kind, Iteration: it.iteration, Message: message})
 	}
-	if n := len(result.Invalid); n > 0 {
-		r.Terminal.Warn("iteration %d: %s dropped, as what the policy said in it cannot be used: %v", i, report.Count(n, "episode"), result.Invalid[0].Invalid)
+	for _, e := range it.rolled.Invalid {
+		log(store.EpisodeDropped, e.Invalid.Error())
 	}
-	for _, g := range result.Groups {
+	if n := len(it.rolled.Invalid); n > 0 {
+		r.Terminal.Warn("iteration %d: %s dropped, because the policy's output cannot be used: %v", it.iteration,
+			report.Count(n, "episode"), it.rolled.Invalid[0].Invalid)
+	}
+	for _, g := range it.rolled.Groups {
 		if !g.Kept {
-			r.event(store.Event{Type: store.GroupDropped, Iteration: i, Message: fmt.Sprintf("group %d of %s: %s", g.ID, g.Task, g.Reason)})
+			log(store.GroupDropped, fmt.Sprintf("group %d of %s: %s", g.ID, g.Task, g.Reason))
 		}
 		for _, e := range g.Episodes {
 			if e.EmbeddingError != "" {
-				r.event(store.Event{Type: store.Dropped, Iteration: i, Message: e.ID + ": " + e.EmbeddingError})
+				log(store.Dropped, e.ID+": "+e.EmbeddingError)
 			}
 		}
 	}
-	for _, t := range scored.Tasks {
+	for _, t := range it.tasks {
 		for _, n := range t.Notes {
-			r.event(store.Event{Type: store.Warning, Iteration: i, Message: t.Task + ": " + n})
+			log(store.Warning, t.Task+": "+n)
 		}
 		if t.Repeated > 0 && !r.sparse {
-			msg := fmt.Sprintf("%s: %d rollouts have the very embedding of another one; rollouts that share a video share a reward, and SRPO becomes GRPO", t.Task, t.Repeated)
-			r.event(store.Event{Type: store.Warning, Iteration: i, Message: msg})
+			msg := fmt.Sprintf(
+				"%s: %d rollouts have the same embedding as another one; rollouts that share a video share "+
+					"a reward, and SRPO becomes GRPO",
+				t.Task,
+				t.Repeated,
+			)
+			log(store.Warning, msg)
 			r.Terminal.Warn("%s", msg)
 		}
 	}
 	signal := 0
-	for _, g := range groups {
+	for _, g := range it.groups {
 		if g.Signal {
 			signal++
 		}
 	}
 	if signal == 0 {
 		msg := "no group carries a signal, so there was no update"
-		r.event(store.Event{Type: store.Warning, Iteration: i, Message: msg})
-		r.Terminal.Warn("iteration %d: %s", i, msg)
+		log(store.Warning, msg)
+		r.Terminal.Warn("iteration %d: %s", it.iteration, msg)
 	}
-}
-
-func (r *run) encoderWords() string {
-	switch srpo.RewardKind(r.cfg.Reward.Kind) {
-	case srpo.Binary:
-		return " (0 or 1, no encoder)"
-	case srpo.Progress:
-		return " (the env's own, no encoder)"
-	}
-	if r.session.Sched.Encoder == nil { // imitation only
-		return ", encoder " + r.cfg.Run.Encoder
-	}
-	return fmt.Sprintf(", encoder %s (%d numbers)", r.cfg.Run.Encoder, r.session.Sched.EncoderSpec.Dimension)
 }

@@ -9,24 +9,25 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// stateFile is the host's own part of a checkpoint.
+// The files of the host's state in a checkpoint.
 const (
 	stateFile  = "host.json"
 	memoryFile = "memory.bin"
 )
 
-// memoryPerTask bounds the successes that references = "memory" remembers for each task.
+// memoryPerTask bounds the successes per task that references = "memory" keeps.
 const memoryPerTask = 64
 
-// state is what the host must remember from one iteration to the next, besides the policy's own state.
+// state is what the host carries from one iteration to the next. The policy keeps its own state.
 type state struct {
 	EnvSteps int64  `json:"env_steps"`
 	UpdateID uint64 `json:"update_id"`
 	// Solved counts the last iterations in a row that left nothing to learn.
 	Solved int `json:"solved,omitempty"`
-	// Yardsticks fixes what anchored rewards are measured against, from the first iteration on.
-	Yardsticks map[string]float64 `json:"yardsticks,omitempty"`
-	// Anchors are the embeddings of "nothing happened", Demos those of demonstrations, by task.
+	// ReferenceDistances are, by task, the distances by which the reward "anchored" divides. The first iteration that
+	// measures one fixes it.
+	ReferenceDistances map[string]float64 `json:"yardsticks,omitempty"`
+	// Anchors are the embeddings of "nothing happened" and Demos those of demonstrations, by task.
 	Anchors map[string][]float64   `json:"anchors,omitempty"`
 	Demos   map[string][][]float64 `json:"demos,omitempty"`
 
@@ -35,7 +36,7 @@ type state struct {
 
 func newState() (*state, error) {
 	m, err := srpo.NewMemory(memoryPerTask)
-	return &state{memory: m, Yardsticks: map[string]float64{}}, err
+	return &state{memory: m, ReferenceDistances: map[string]float64{}}, err
 }
 
 // write adds the state to a checkpoint.
@@ -53,7 +54,7 @@ func (s *state) write(p *store.Pending) error {
 	return p.WriteFile(memoryFile, data)
 }
 
-// readState reads what write wrote.
+// readState reads the state of a checkpoint. The error is Corrupt for a state that this version cannot read.
 func readState(c *store.Checkpoint) (*state, error) {
 	s, err := newState()
 	if err != nil {
@@ -65,7 +66,9 @@ func readState(c *store.Checkpoint) (*state, error) {
 	}
 	damaged := func(file string, err error) error {
 		return plugins.Errorf(plugins.Corrupt, "%s: %w", file, err).WithPlace("%s", c.Dir).
-			WithHint("this srpo cannot read what wrote it: use the srpo that made the run, or move this folder away to go on from the checkpoint before it")
+			WithHint("this version of srpo cannot read the file: use the version that made the run, or move this " +
+				"folder away " +
+				"to continue from the previous checkpoint")
 	}
 	if err := json.Unmarshal(data, s); err != nil {
 		return nil, damaged(stateFile, err)
@@ -73,8 +76,8 @@ func readState(c *store.Checkpoint) (*state, error) {
 	if s.EnvSteps < 0 || s.Solved < 0 {
 		return nil, damaged(stateFile, fmt.Errorf("env_steps is %d and solved %d", s.EnvSteps, s.Solved))
 	}
-	if s.Yardsticks == nil {
-		s.Yardsticks = map[string]float64{}
+	if s.ReferenceDistances == nil {
+		s.ReferenceDistances = map[string]float64{}
 	}
 	if data, err = c.ReadFile(memoryFile); err != nil {
 		return nil, err

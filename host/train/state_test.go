@@ -11,11 +11,12 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// FuzzState is any host.json and memory.bin in a checkpoint whose checksums are right: they are refused by name, or read.
+// FuzzState reads any host.json and memory.bin with correct checksums. They are read, or refused with the
+// folder's name.
 func FuzzState(f *testing.F) {
 	s, err := newState()
 	require.NoError(f, err)
-	s.EnvSteps, s.UpdateID, s.Yardsticks["a"] = 5, 3, 0.5
+	s.EnvSteps, s.UpdateID, s.ReferenceDistances["a"] = 5, 3, 0.5
 	text, err := json.Marshal(s)
 	require.NoError(f, err)
 	memory, err := s.memory.MarshalBinary()
@@ -29,7 +30,11 @@ func FuzzState(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text, memory []byte) {
 		require.NoError(t, os.WriteFile(dir+"/"+stateFile, text, 0o644))
 		require.NoError(t, os.WriteFile(dir+"/"+memoryFile, memory, 0o644))
-		c.Files[stateFile], c.Files[memoryFile] = store.File{Size: int64(len(text))}, store.File{Size: int64(len(memory))}
+		c.Files[stateFile], c.Files[memoryFile] = store.File{
+			Size: int64(len(text)),
+		}, store.File{
+			Size: int64(len(memory)),
+		}
 		s, err := readState(c)
 		if err != nil {
 			if e := plugins.AsError(err); e.Kind != plugins.Corrupt || e.Place != dir || e.Hint == "" {
@@ -37,7 +42,7 @@ func FuzzState(f *testing.F) {
 			}
 			return
 		}
-		require.NotNil(t, s.Yardsticks, "who reads the state writes into it")
+		require.NotNil(t, s.ReferenceDistances, "the map can be written to")
 		require.GreaterOrEqual(t, s.EnvSteps, int64(0))
 		_, err = s.memory.MarshalBinary()
 		require.NoError(t, err)

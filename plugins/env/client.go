@@ -24,7 +24,7 @@ const (
 	maxSteps       = 1 << 24
 )
 
-// Client is an [Env] in another process. The caller owns the tensors that it returns.
+// Client is an [Env] and [Expert] in another process. The caller owns the tensors that it returns.
 type Client struct {
 	wire.Client
 	rpc pb.EnvPluginClient
@@ -34,7 +34,10 @@ type Client struct {
 	cameras map[string]int // bytes per frame, by camera
 }
 
-var _ Env = (*Client)(nil)
+var (
+	_ Env    = (*Client)(nil)
+	_ Expert = (*Client)(nil)
+)
 
 // NewClient makes the client of an env plugin over a connection. Without an arena, the messages carry the frames.
 func NewClient(cc grpc.ClientConnInterface, a *arena.Arena) *Client {
@@ -194,25 +197,33 @@ func (c *Client) Reset(ctx context.Context, r Reset) (Transition, error) {
 func (c *Client) Step(ctx context.Context, s Step) (Transition, error) {
 	call := wire.Begin(c.Arena)
 	defer call.Release()
-	req := &pb.StepRequest{Lane: uint32(s.Lane), Render: fromRender(s.Render)}
-	steps := s.Expert
-	if s.Expert > 0 {
-		req.Expert = &pb.Expert{Steps: uint32(s.Expert), Noise: s.ExpertNoise, Failure: s.ExpertFailure}
-	} else {
-		var err error
-		if req.Actions, err = call.Put(s.Actions); err != nil {
-			return Transition{}, err
-		}
-		if len(s.Actions.Shape) > 0 {
-			steps = s.Actions.Shape[0]
-		}
+	actions, err := call.Put(s.Actions)
+	if err != nil {
+		return Transition{}, err
 	}
-	req.Grant = call.Expect(c.sizes(s.Render, steps)...)
+	steps := 0
+	if len(s.Actions.Shape) > 0 {
+		steps = s.Actions.Shape[0]
+	}
+	return c.step(ctx, call, &pb.StepRequest{Lane: uint32(s.Lane), Actions: actions}, steps, s.Render)
+}
+
+// StepExpert implements [Expert].
+func (c *Client) StepExpert(ctx context.Context, s ExpertStep) (Transition, error) {
+	call := wire.Begin(c.Arena)
+	defer call.Release()
+	expert := &pb.Expert{Steps: uint32(max(s.Steps, 0)), Noise: s.Noise, Failure: s.Failure}
+	return c.step(ctx, call, &pb.StepRequest{Lane: uint32(s.Lane), Expert: expert}, s.Steps, s.Render)
+}
+
+func (c *Client) step(ctx context.Context, call *wire.Call, req *pb.StepRequest, steps int,
+	r Render) (Transition, error) {
+	req.Render, req.Grant = fromRender(r), call.Expect(c.sizes(r, steps)...)
 	m, err := wire.Do(ctx, c.rpc.Step, req)
 	if err != nil {
 		return Transition{}, err
 	}
-	return c.transition(call, m, s.Render)
+	return c.transition(call, m, r)
 }
 
 func (c *Client) transition(call *wire.Call, m *pb.StepReply, r Render) (Transition, error) {

@@ -7,6 +7,7 @@ package env
 import (
 	"context"
 	"iter"
+	"math"
 
 	"github.com/srpo-dev/srpo/plugins"
 )
@@ -26,6 +27,31 @@ type Env interface {
 	// Invalid for an action that is out of range or not finite, before it executes any action of the chunk. An env
 	// without an expert refuses a Step with Expert > 0 with an error of kind Unsupported.
 	Step(ctx context.Context, s Step) (Transition, error)
+}
+
+// Expert is an [Env] with a scripted expert. The server refuses requests for the expert of any other env.
+type Expert interface {
+	// StepExpert lets the expert act until it has done s.Steps steps, the episode ends, or the expert gives up. An
+	// expert that gives up leaves the episode open: the transition has fewer steps than requested and is not Done.
+	// StepExpert returns an error of kind Unsupported for a failure that EnvSpec.ExpertFailures does not list.
+	StepExpert(ctx context.Context, s ExpertStep) (Transition, error)
+}
+
+// StepExpert calls the expert of e. It returns an error of kind Unsupported if e is not an [Expert], and Invalid
+// for a number of steps below 1 or a noise that is negative or not finite.
+func StepExpert(ctx context.Context, e Env, s ExpertStep) (Transition, error) {
+	expert, ok := e.(Expert)
+	switch {
+	case !ok:
+		return Transition{}, plugins.Errorf(plugins.Unsupported, "this env has no expert")
+	case s.Steps < 1:
+		return Transition{}, plugins.Errorf(plugins.Invalid, "the expert cannot act for %d steps", s.Steps).
+			WithHint("request 1 step or more")
+	case !(s.Noise >= 0) || math.IsInf(float64(s.Noise), 0):
+		return Transition{}, plugins.Errorf(plugins.Invalid, "the expert noise is %g", s.Noise).
+			WithHint("use a standard deviation in action units, 0 or more")
+	}
+	return expert.StepExpert(ctx, s)
 }
 
 // Task is a task of an env.
@@ -72,21 +98,24 @@ type Reset struct {
 	Render   Render
 }
 
-// Step is a request to execute a chunk of actions, or to let the scripted expert act.
+// Step is a request to execute a chunk of actions.
 type Step struct {
 	Lane int
-	// Actions is float32 [n, action dim], or zero if Expert is set.
+	// Actions is float32 [n, action dim].
 	Actions plugins.Tensor
-	// Expert is the number of steps in which the scripted expert acts. 0 means that Actions are executed. An
-	// expert that gives up leaves the episode open: the transition has fewer steps than requested and is not Done.
-	Expert int
-	// ExpertNoise is the std of Gaussian noise on each of the expert's actions, in action units. The noise follows
-	// from the seed and the step of the episode. Actions are clipped to their range afterwards.
-	ExpertNoise float32
-	// ExpertFailure is one of EnvSpec.ExpertFailures, the same in all steps of an episode. It is "" if the expert
-	// must not fail.
-	ExpertFailure string
-	Render        Render
+	Render  Render
+}
+
+// ExpertStep is a request to let the scripted expert act.
+type ExpertStep struct {
+	Lane, Steps int
+	// Noise is the std of Gaussian noise on each of the expert's actions, in action units. The noise follows from
+	// the seed and the step of the episode. Actions are clipped to their range afterwards.
+	Noise float32
+	// Failure is one of EnvSpec.ExpertFailures, the same in all steps of an episode. It is "" if the expert must
+	// not fail.
+	Failure string
+	Render  Render
 }
 
 // Observation is what a policy observes.
@@ -98,7 +127,7 @@ type Observation struct {
 	Instruction string
 }
 
-// Transition is the outcome of Reset or Step.
+// Transition is the outcome of Reset, Step or StepExpert.
 type Transition struct {
 	Observation Observation
 	// Recorded is uint8 [frames, H, W, 3], or zero if no frame was recorded.
@@ -115,7 +144,7 @@ type Transition struct {
 	Progress *float64
 	// Actions contains the executed actions, float32 [StepsDone, action dim], if the expert acted.
 	Actions plugins.Tensor
-	// Intended contains the expert's actions without [Step].ExpertNoise, in the shape of Actions. Zero means that
+	// Intended contains the expert's actions without [ExpertStep].Noise, in the shape of Actions. Zero means that
 	// they equal Actions. Demonstrations are labelled with the intended actions.
 	Intended plugins.Tensor
 }

@@ -101,24 +101,28 @@ func (s *server) Step(ctx context.Context, m *pb.StepRequest) (*pb.StepReply, er
 		return nil, err
 	}
 	defer run.Leave()
-	step := Step{Lane: int(m.Lane), Render: toRender(m.Render)}
-	if m.Expert != nil {
-		if m.Expert.Steps == 0 {
-			return nil, plugins.Errorf(plugins.Invalid, "expert for 0 steps")
-		}
-		step.Expert, step.ExpertNoise, step.ExpertFailure = int(m.Expert.Steps), m.Expert.Noise, m.Expert.Failure
-	} else if step.Actions, err = wire.View(s.base.Arena(), m.Actions); err != nil {
-		return nil, err
-	} else if err := step.Actions.Check("actions", plugins.Float32, -1, -1); err != nil {
-		e := plugins.AsError(err)
-		e.Kind = plugins.Invalid
-		return nil, e
-	}
-	t, err := s.impl.Step(ctx, step)
+	t, err := s.step(ctx, m)
 	if err != nil {
 		return nil, err
 	}
 	return s.reply(t, m.Grant)
+}
+
+func (s *server) step(ctx context.Context, m *pb.StepRequest) (Transition, error) {
+	if x := m.Expert; x != nil {
+		return StepExpert(ctx, s.impl, ExpertStep{Lane: int(m.Lane), Steps: int(x.Steps), Noise: x.Noise,
+			Failure: x.Failure, Render: toRender(m.Render)})
+	}
+	actions, err := wire.View(s.base.Arena(), m.Actions)
+	if err != nil {
+		return Transition{}, err
+	}
+	if err := actions.Check("actions", plugins.Float32, -1, -1); err != nil {
+		e := plugins.AsError(err)
+		e.Kind = plugins.Invalid
+		return Transition{}, e
+	}
+	return s.impl.Step(ctx, Step{Lane: int(m.Lane), Actions: actions, Render: toRender(m.Render)})
 }
 
 func (s *server) reply(t Transition, grant *pb.Slot) (*pb.StepReply, error) {

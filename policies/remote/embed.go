@@ -1,4 +1,5 @@
-// Package remote carries the plugin of policies that are served elsewhere, a Python package, so that the srpo binary can unpack it into the user's cache.
+// Package remote contains the Python package of the plugin remote, a client of policy servers, so that the srpo
+// binary can unpack it into the user's cache.
 package remote
 
 import "embed"

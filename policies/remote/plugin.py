@@ -1,6 +1,6 @@
 """Entry of the remote plugin: started by the srpo host, or ``python plugin.py`` in its environment."""
 
-import srpo_sdk  # first: it takes stdout for the handshake
+import srpo_sdk  # first: it reserves stdout for the handshake
 
 from remote_policy import Remote
 

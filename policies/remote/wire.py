@@ -1,8 +1,8 @@
-"""What openpi's policy servers and clients say to each other: msgpack, with NumPy arrays in it.
+"""The messages of openpi's policy servers and clients: msgpack with NumPy arrays.
 
-An array is a map with the keys ``b"__ndarray__"``, ``b"data"``, ``b"dtype"`` and ``b"shape"``, a NumPy number one with
-``b"__npgeneric__"``. Only numbers and booleans travel: an array of objects would mean pickle, which runs what it is
-sent, and one of void or complex numbers nobody has a use for.
+An array is a map with the keys ``b"__ndarray__"``, ``b"data"``, ``b"dtype"`` and ``b"shape"``, and a NumPy scalar one
+with ``b"__npgeneric__"``. Only numbers and booleans are accepted: an array of objects would need pickle, which executes
+what it receives, and void and complex numbers are not used.
 """
 
 from __future__ import annotations
@@ -13,32 +13,34 @@ from typing import Any
 import msgpack
 import numpy as np
 
-NUMBERS = "biuf"  # kinds of dtype: boolean, integers, floating point
+NUMBER_KINDS = "biuf"  # dtype.kind of booleans, integers and floating point
 
 
 class Refused(ValueError):
-    """A message that is not what the protocol allows; in words, with what was found."""
+    """A message that the protocol does not allow. Its text describes what was found."""
 
 
 def pack(message: Any) -> bytes:
-    """The bytes of a message. `Refused` for arrays of anything but numbers."""
+    """Returns the bytes of a message. Raises `Refused` for arrays of anything but numbers."""
     return msgpack.packb(message, default=_pack_array)
 
 
 def unpack(data: bytes) -> Any:
-    """The message in the bytes. `Refused` for what is no msgpack, or holds arrays of anything but numbers."""
+    """Returns the message in the bytes. Raises `Refused` if they are not msgpack or contain arrays of anything but
+    numbers.
+    """
     try:
         return msgpack.unpackb(data, object_hook=_unpack_array, strict_map_key=False)
     except Refused:
         raise
     except (ValueError, TypeError, OverflowError, msgpack.UnpackException) as error:
-        raise Refused(f"no msgpack: {error}") from error
+        raise Refused(f"not msgpack: {error}") from error
 
 
 def _pack_array(value: Any) -> Any:
     if not isinstance(value, (np.ndarray, np.generic)):
         raise Refused(f"a {type(value).__name__} cannot be sent")
-    if value.dtype.kind not in NUMBERS:
+    if value.dtype.kind not in NUMBER_KINDS:
         raise Refused(f"an array of dtype {value.dtype} cannot be sent")
     if isinstance(value, np.generic):
         return {b"__npgeneric__": True, b"data": value.item(), b"dtype": value.dtype.str}
@@ -65,6 +67,6 @@ def _dtype(found: dict) -> np.dtype:
         dtype = np.dtype(name)
     except TypeError as error:
         raise Refused(f"an array of dtype {name!r}") from error
-    if not isinstance(name, str) or dtype.kind not in NUMBERS:
-        raise Refused(f"an array of dtype {name!r}; only numbers and booleans are taken")
+    if not isinstance(name, str) or dtype.kind not in NUMBER_KINDS:
+        raise Refused(f"an array of dtype {name!r}; only numbers and booleans are accepted")
     return dtype

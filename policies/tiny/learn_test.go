@@ -127,7 +127,7 @@ func (w *testEnv) demonstration(t testing.TB, state int, seed uint64) policy.Dem
 		im := tr.Observation.Images[w.spec.RecordCamera]
 		shape = im.Shape
 		images, proprio = append(images, im.Data...), append(proprio, tr.Observation.Proprio.Data...)
-		tr, err = w.Step(ctx, env.Step{Expert: 1, Render: render})
+		tr, err = env.StepExpert(ctx, w, env.ExpertStep{Steps: 1, Render: render})
 		require.NoError(t, err)
 		actions = append(actions, tr.Actions.Data...)
 		n++

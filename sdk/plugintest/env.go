@@ -467,7 +467,7 @@ func (r *envRun) expert(ctx context.Context) error {
 	}
 	for _, failure := range append([]string{""}, r.spec.ExpertFailures...) {
 		tr, err := r.actExpert(ctx,
-			env.Step{Expert: min(r.task.MaxSteps, 24), ExpertNoise: 0.1, ExpertFailure: failure})
+			env.ExpertStep{Steps: min(r.task.MaxSteps, 24), Noise: 0.1, Failure: failure})
 		if failure == "" && noExpert(tr, err) {
 			return Skip("no expert for task " + r.task.ID)
 		}
@@ -490,17 +490,17 @@ func (r *envRun) expert(ctx context.Context) error {
 				"replaying the expert's actions ends in another state")
 		}
 	}
-	_, err := r.actExpert(ctx, env.Step{Expert: 1, ExpertFailure: "no such failure"})
+	_, err := r.actExpert(ctx, env.ExpertStep{Steps: 1, Failure: "no such failure"})
 	return refused(err, "a way to fail that Describe does not list", plugins.Unsupported, plugins.Invalid,
 		plugins.NotFound)
 }
 
 // actExpert begins an episode and lets the expert act.
-func (r *envRun) actExpert(ctx context.Context, s env.Step) (env.Transition, error) {
+func (r *envRun) actExpert(ctx context.Context, s env.ExpertStep) (env.Transition, error) {
 	if _, err := r.env.Reset(ctx, env.Reset{Task: r.task.ID, Seed: 4}); err != nil {
 		return env.Transition{}, err
 	}
-	return r.env.Step(ctx, s)
+	return env.StepExpert(ctx, r.env, s)
 }
 
 // noExpert reports whether a reply means that the task has no expert.
@@ -515,14 +515,14 @@ func (r *envRun) intended(ctx context.Context) error {
 	if !r.spec.Expert {
 		return Skip("the env has no expert")
 	}
-	calm, err := r.actExpert(ctx, env.Step{Expert: 1})
+	calm, err := r.actExpert(ctx, env.ExpertStep{Steps: 1})
 	if noExpert(calm, err) {
 		return Skip("no expert for task " + r.task.ID)
 	}
 	if err != nil {
 		return err
 	}
-	noisy, err := r.actExpert(ctx, env.Step{Expert: min(r.task.MaxSteps, 8), ExpertNoise: 0.1})
+	noisy, err := r.actExpert(ctx, env.ExpertStep{Steps: min(r.task.MaxSteps, 8), Noise: 0.1})
 	if err != nil {
 		return err
 	}

@@ -1,14 +1,14 @@
-"""Read LeRobot data sets (v2.0, v2.1 and v3.0) for srpo: requests on stdin, answers on stdout, each a line of JSON.
+"""Reads LeRobot data sets (v2.0, v2.1 and v3.0) for srpo: requests on stdin, replies on stdout, one line of JSON each.
 
     {"open": FOLDER, "success": "auto" | "all" | "none" | FEATURE}
         -> {"version", "fps", "features": {NAME: {"dtype", "shape", "names"}}, "episodes": [{"id", "task", "steps",
             "success"}]}
     {"episode": N, "columns": [NAME...], "images": [NAME...], "every": K}
         -> {"arrays": [{"name", "dtype", "shape"}...]} and their bytes: columns float32 [T, D], images uint8
-           [ceil(T / K), H, W, 3], every K-th frame from the first on
-    -> {"problem": WHY, "hint": REMEDY} instead, when it cannot be done
+           [ceil(T / K), H, W, 3], every K-th frame starting with the first
+    -> {"problem": REASON, "hint": REMEDY} instead, if the request fails
 
-The end of stdin ends the program.
+The program ends when stdin is closed.
 """
 
 import io
@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-MOST_BYTES = 4 << 30  # of one answer
+MAX_BYTES = 4 << 30  # of the arrays of one reply
 LEGACY_DATA = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
 LEGACY_VIDEO = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
 DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
@@ -31,15 +31,15 @@ VIDEO = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 
 
 class Unusable(Exception):
-    """Something that cannot be read; the message says why, the hint what to do."""
+    """A request that fails. The message is the reason, the hint a remedy."""
 
-    def __init__(self, why, hint="copy the data set again, or leave the episode out"):
-        super().__init__(why)
+    def __init__(self, reason, hint="copy the data set again, or leave the episode out"):
+        super().__init__(reason)
         self.hint = hint
 
 
 def table(path, columns=None, filters=None):
-    """Reads a parquet file, or says which one cannot be read."""
+    """Returns a pyarrow table of a parquet file. Raises Unusable if it cannot be read."""
     try:
         return pq.read_table(path, columns=columns, filters=filters, partitioning=None)
     except FileNotFoundError:
@@ -49,7 +49,7 @@ def table(path, columns=None, filters=None):
 
 
 def lines(path):
-    """The objects of a .jsonl file."""
+    """Returns the objects in a .jsonl file. Raises Unusable if it cannot be read."""
     try:
         return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
     except FileNotFoundError:
@@ -59,7 +59,11 @@ def lines(path):
 
 
 class DataSet:
-    """A data set's folder: where each episode's rows and frames are."""
+    """The folder of a data set.
+
+    ``episodes`` locates the rows and frames of each episode: a list of {"index", "steps", "task", "data": path of the
+    rows, "videos": {feature: (path, start in seconds)}}.
+    """
 
     def __init__(self, folder):
         self.root = Path(folder)
@@ -78,8 +82,8 @@ class DataSet:
             self._episodes_v2()
         else:
             raise Unusable(
-                f"codebase_version is {self.info.get('codebase_version')!r}; v2.0, v2.1 and v3.0 are read",
-                "convert the data set with lerobot's own scripts",
+                f"codebase_version is {self.info.get('codebase_version')!r}, not v2.0, v2.1 or v3.0",
+                "convert the data set with the scripts of lerobot",
             )
         self.files = {}  # parquet tables kept open: path -> table
 
@@ -103,9 +107,9 @@ class DataSet:
         data, video = self.info.get("data_path") or DATA, self.info.get("video_path") or VIDEO
         self.tasks = {}
         rows = table(self.root / "meta" / "tasks.parquet").to_pylist()
-        for row in rows:  # the words are the index of a pandas table, under whatever name it has
-            words = [v for k, v in row.items() if k != "task_index"]
-            self.tasks[row["task_index"]] = words[0] if words else ""
+        for row in rows:  # the instruction is the index of a pandas table, whose name can vary
+            instructions = [v for k, v in row.items() if k != "task_index"]
+            self.tasks[row["task_index"]] = instructions[0] if instructions else ""
         keys = [key for key, f in self.features.items() if is_video(f)]
         wanted = ["episode_index", "length", "tasks", "data/chunk_index", "data/file_index"]
         for key in keys:
@@ -113,7 +117,7 @@ class DataSet:
         self.episodes = []
         files = sorted((self.root / "meta" / "episodes").glob("*/*.parquet"))
         if not files:
-            raise Unusable("meta/episodes holds no parquet file")
+            raise Unusable("meta/episodes contains no parquet file")
         for path in files:
             have = set(pq.read_schema(path).names)
             missing = [c for c in wanted if c not in have and c != "tasks"]
@@ -143,7 +147,7 @@ class DataSet:
         self.episodes.sort(key=lambda e: e["index"])
 
     def rows(self, episode, columns):
-        """The episode's rows, in the order of frame_index."""
+        """Returns a pyarrow table of the episode's rows in the order of frame_index."""
         path = self.root / episode["data"]
         if not path.is_file():
             raise Unusable(f"{episode['data']} is missing")
@@ -157,15 +161,15 @@ class DataSet:
         return out.sort_by("frame_index")
 
     def successes(self, choice):
-        """Whether each episode succeeded, by its index."""
+        """Returns {episode index: success}. choice is auto, all, none or the name of a feature."""
         if choice == "auto":
             choice = "next.success" if "next.success" in self.features else "all"
         if choice in ("all", "none"):
             return {e["index"]: choice == "all" for e in self.episodes}
         if choice not in self.features:
             raise Unusable(
-                f"there is no feature {choice!r}; there are {', '.join(self.features)}",
-                "--set data.success=FEATURE, all or none",
+                f"there is no feature {choice!r}, only {', '.join(self.features)}",
+                "use --set data.success=FEATURE, all or none",
             )
         out = {e["index"]: False for e in self.episodes}
         for path in sorted({e["data"] for e in self.episodes}):
@@ -176,18 +180,18 @@ class DataSet:
         return out
 
     def column(self, rows, name):
-        """A column as float32 [T, D]."""
+        """Returns a column as float32 [T, D]. Raises Unusable if a value is not finite."""
         values = np.asarray(rows[name].to_pylist(), np.float32)
         values = values.reshape(len(values), -1)
         if not np.isfinite(values).all():
-            raise Unusable(f"column {name} holds what is not a number", "leave the episode out")
+            raise Unusable(f"column {name} contains NaN or infinity", "leave the episode out")
         return values
 
     def images(self, episode, rows, name, every):
-        """Every so many frames of a camera, uint8 [ceil(T / every), H, W, 3]."""
+        """Returns every ``every``-th frame of a camera, uint8 [ceil(T / every), H, W, 3]."""
         if name in episode["videos"]:
             path, start = episode["videos"][name]
-            return self.film(path, start, episode["steps"], every)
+            return self.video(path, start, episode["steps"], every)
         from PIL import Image
 
         out = []
@@ -199,15 +203,19 @@ class DataSet:
                     raise Unusable(f"{cell['path']} is missing")
                 raw = path.read_bytes()
             if raw is None:
-                raise Unusable(f"column {name} holds no pictures")
+                raise Unusable(f"column {name} contains no images")
             try:
                 out.append(np.asarray(Image.open(io.BytesIO(raw)).convert("RGB")))
-            except Exception as e:  # whatever Pillow says of a broken picture
-                raise Unusable(f"a picture of {name} does not decode: {e}") from None
+            except Exception as e:  # Pillow raises many types for broken images
+                raise Unusable(f"an image of {name} does not decode: {e}") from None
         return np.stack(out)
 
-    def film(self, name, start, steps, every):
-        """Frames of a video file from a time on, at the data set's rate."""
+    def video(self, name, start, steps, every):
+        """Returns the frames 0, every, 2 * every, ... of an episode, uint8 [ceil(steps / every), H, W, 3].
+
+        The episode begins at ``start`` seconds of the video file ``name``. Frames are found by their time and the rate
+        of the data set.
+        """
         import av
 
         path = self.root / name
@@ -231,7 +239,7 @@ class DataSet:
             raise Unusable(f"{name} does not decode: {' '.join(str(e).split()) or type(e).__name__}") from None
         missing = [k for k in range(0, steps, every) if k not in found]
         if missing:
-            raise Unusable(f"{name} has no frame {missing[0]} of the episode, which begins at {start:g} s")
+            raise Unusable(f"{name} lacks frame {missing[0]} of the episode that begins at {start:g} s")
         return np.stack([found[k] for k in range(0, steps, every)])
 
 
@@ -239,7 +247,8 @@ def is_video(feature):
     return feature.get("dtype") == "video"
 
 
-def opened(request):
+def open_data_set(request):
+    """Returns the data set and the reply to {"open"}."""
     data = DataSet(request["open"])
     success = data.successes(request["success"])
     episodes = []
@@ -259,7 +268,7 @@ def opened(request):
 
 
 def names(feature):
-    """A feature's names as a list of text; some data sets keep them in an object of lists."""
+    """Returns a feature's names as a list of str, or None. Some data sets have them in an object of lists."""
     n = feature.get("names")
     if isinstance(n, dict):
         n = next(iter(n.values()), None)
@@ -267,20 +276,21 @@ def names(feature):
 
 
 def episode(data, request):
+    """Returns the arrays of {"episode"} as a list of (name, array)."""
     e = data.episodes[request["episode"]]
     in_rows = [c for c in request["images"] if c not in e["videos"]]
     rows = data.rows(e, [*request["columns"], *in_rows])
     arrays = [(c, data.column(rows, c)) for c in request["columns"]]
     size = sum(int(np.prod(data.features[c]["shape"])) * e["steps"] // request["every"] for c in request["images"])
-    if size > MOST_BYTES:
-        raise Unusable(f"its {e['steps']} steps are {size >> 20} MiB of pictures", "leave the episode out")
+    if size > MAX_BYTES:
+        raise Unusable(f"its {e['steps']} steps are {size >> 20} MiB of images", "leave the episode out")
     arrays += [(c, data.images(e, rows, c, request["every"])) for c in request["images"]]
     return arrays
 
 
 def main():
     out = os.fdopen(os.dup(1), "wb", buffering=1 << 20)
-    os.dup2(2, 1)  # what libraries print must not come between the answers
+    os.dup2(2, 1)  # replies go to a copy of stdout; what libraries print goes to stderr
     requests = queue.Queue()
 
     def read():
@@ -294,17 +304,17 @@ def main():
         request = json.loads(requests.get())
         try:
             if "open" in request:
-                data, answer = opened(request)
+                data, reply = open_data_set(request)
                 arrays = []
             else:
                 arrays = episode(data, request)
-                answer = {"arrays": [{"name": n, "dtype": a.dtype.name, "shape": list(a.shape)} for n, a in arrays]}
+                reply = {"arrays": [{"name": n, "dtype": a.dtype.name, "shape": list(a.shape)} for n, a in arrays]}
         except Unusable as e:
-            answer, arrays = {"problem": str(e), "hint": e.hint}, []
+            reply, arrays = {"problem": str(e), "hint": e.hint}, []
         except (KeyError, TypeError, ValueError, pa.ArrowException) as e:
-            answer, arrays = {"problem": f"the data set is not as it should be: {type(e).__name__}: {e}"}, []
-            answer["hint"] = "compare it with what lerobot itself says of it"
-        out.write(json.dumps(answer).encode() + b"\n")
+            reply, arrays = {"problem": f"the data set is malformed: {type(e).__name__}: {e}"}, []
+            reply["hint"] = "load it with lerobot to see whether it is complete"
+        out.write(json.dumps(reply).encode() + b"\n")
         for _, a in arrays:
             out.write(np.ascontiguousarray(a).tobytes())
         out.flush()

@@ -1,10 +1,11 @@
-"""Write srpo's trajectories as a LeRobot data set, v3.0.
+"""Writes trajectories of srpo as a LeRobot data set, v3.0.
 
     write.py --from FOLDER --out FOLDER --fps N [--successes] [--robot NAME]
 
-FOLDER holds trajectories/: space.json, and NAME.npz (actions float32 [T, A], proprio float32 [T, P], image.CAMERA uint8
-[T, H, W, 3]) with NAME.json. --out must not exist or be empty; it gets its name when all of it is there. Reports are
-lines of JSON on the descriptor SRPO_REPORT_FD: {"phase", "done", "total"}, {"result"} or {"error"}.
+FOLDER contains trajectories/: space.json, and NAME.npz (actions float32 [T, A], proprio float32 [T, P], image.CAMERA
+uint8 [T, H, W, 3]) with NAME.json. The folder --out must be missing or empty; it gets its name when
+it is complete. Progress and result are lines of JSON on the descriptor SRPO_REPORT_FD: {"phase", "done", "total"},
+{"result"} or {"error"}.
 """
 
 import argparse
@@ -22,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-FILE_MB, VIDEO_MB, CHUNK = 100, 200, 1000  # lerobot's own
+FILE_MB, VIDEO_MB, CHUNK = 100, 200, 1000  # the defaults of lerobot
 QUANTILES = (1, 10, 50, 90, 99)
 DEFAULTS = {
     "timestamp": {"dtype": "float32", "shape": [1], "names": None},
@@ -34,7 +35,7 @@ DEFAULTS = {
 
 
 class Refused(Exception):
-    """A failure that the user can do something about."""
+    """A failure that the user can fix. kind is a kind of plugins.Error."""
 
     def __init__(self, kind, message, hint, place=""):
         super().__init__(message)
@@ -42,20 +43,21 @@ class Refused(Exception):
 
 
 def reporter():
+    """Returns a function that writes an object to SRPO_REPORT_FD, or to stderr without it."""
     fd = os.environ.pop("SRPO_REPORT_FD", "")
     out = os.fdopen(int(fd), "w", buffering=1, encoding="utf-8") if fd.isdigit() else sys.stderr
     return lambda line: print(json.dumps(line), file=out, flush=True)
 
 
 def watch_lifeline():
-    """Ends the program when srpo is gone."""
+    """Ends the program when srpo ends, that is, when the pipe SRPO_LIFELINE_FD is closed."""
     fd = os.environ.pop("SRPO_LIFELINE_FD", "")
     if fd.isdigit():
         threading.Thread(target=lambda: (os.read(int(fd), 1), os._exit(1)), daemon=True).start()
 
 
 def statistics(values):
-    """Of [N, D], any numbers: min, max, mean, std, count and quantiles."""
+    """Returns min, max, mean, std and quantiles of numbers [N, D], each [D], and the count N as [1]."""
     flat = values.astype(np.float64)
     out = {"min": flat.min(0), "max": flat.max(0), "mean": flat.mean(0), "std": flat.std(0)}
     out.update({f"q{q:02d}": np.percentile(flat, q, axis=0) for q in QUANTILES})
@@ -64,21 +66,23 @@ def statistics(values):
 
 
 def picture_statistics(pictures):
-    """The same of uint8 [N, H, W, 3], by channel and in 0 to 1, [3, 1, 1] each: from counts of the 256 values, where
-    sorting millions of pixels would take longer than encoding the video.
+    """Returns the statistics of images uint8 [N, H, W, 3] per channel, scaled to 0..1, each [3, 1, 1].
+
+    They are computed from counts of the 256 values, because sorting millions of pixels takes longer than encoding the
+    video.
     """
     value = np.arange(256.0)
     channels = []
     for c in range(3):
         counts = np.bincount(pictures[..., c].reshape(-1), minlength=256)
-        upto, total = counts.cumsum(), counts.sum()
-        there = value[counts > 0]
+        cumulative, total = counts.cumsum(), counts.sum()
+        present = value[counts > 0]
         mean = (counts * value).sum() / total
-        one = {"min": there[0], "max": there[-1], "mean": mean}
+        one = {"min": present[0], "max": present[-1], "mean": mean}
         one["std"] = np.sqrt((counts * (value - mean) ** 2).sum() / total)
-        for q in QUANTILES:  # between the two values whose ranks are nearest, as numpy.percentile
+        for q in QUANTILES:  # linear interpolation between ranks, as in numpy.percentile
             rank = (total - 1) * q / 100
-            low, high = (np.searchsorted(upto, r, "right") for r in (np.floor(rank), np.ceil(rank)))
+            low, high = (np.searchsorted(cumulative, r, "right") for r in (np.floor(rank), np.ceil(rank)))
             one[f"q{q:02d}"] = low + (high - low) * (rank - np.floor(rank))
         channels.append(one)
     out = {k: np.array([one[k] for one in channels]).reshape(3, 1, 1) / 255 for k in channels[0]}
@@ -86,8 +90,11 @@ def picture_statistics(pictures):
     return out
 
 
-def together(parts):
-    """Statistics of several episodes; quantiles are bounds, the least of low ones and the greatest of high ones."""
+def combine(parts):
+    """Combines the statistics of several episodes.
+
+    Quantiles up to the median become the minimum over episodes and others the maximum, so they are bounds.
+    """
     count = np.array([p["count"][0] for p in parts], np.float64)
     weight = (count / count.sum()).reshape(-1, *[1] * parts[0]["mean"].ndim)
     means = np.stack([p["mean"] for p in parts])
@@ -106,8 +113,8 @@ def together(parts):
     return out
 
 
-class Film:
-    """One camera's video files, each with the frames of whole episodes one after another."""
+class VideoWriter:
+    """Writes the video files of one camera. Each file contains the frames of whole episodes in sequence."""
 
     def __init__(self, root, key, fps):
         self.root, self.key, self.fps = root, key, fps
@@ -117,7 +124,7 @@ class Film:
         return self.root / "videos" / self.key / f"chunk-{self.file // CHUNK:03d}" / f"file-{self.file % CHUNK:03d}.mp4"
 
     def add(self, pictures):
-        """Encodes an episode [T, H, W, 3] and says where it is."""
+        """Encodes an episode, uint8 [T, H, W, 3], and returns the columns of meta/episodes that locate it."""
         if self.container is not None and self.path().stat().st_size > VIDEO_MB << 20:
             self.close()
         height, width = pictures.shape[1:3]
@@ -170,8 +177,8 @@ class Film:
         }
 
 
-class Rows:
-    """The parquet files of the steps: a row group an episode, as lerobot writes them."""
+class RowWriter:
+    """Writes the parquet files of the steps, one row group per episode as lerobot does."""
 
     def __init__(self, root):
         self.root, self.file, self.writer, self.index = root, -1, None, 0
@@ -180,6 +187,7 @@ class Rows:
         return self.root / "data" / f"chunk-{self.file // CHUNK:03d}" / f"file-{self.file % CHUNK:03d}.parquet"
 
     def add(self, columns, schema):
+        """Writes an episode and returns the columns of meta/episodes that locate it."""
         if self.writer is not None and self.path().stat().st_size > FILE_MB << 20:
             self.close()
         if self.writer is None:
@@ -203,13 +211,13 @@ class Rows:
 
 
 def vectors(values):
-    """float32 [T, D] as arrow: lists of a fixed length, plain numbers where D is 1."""
+    """Converts float32 [T, D] to an arrow array of lists of length D, or of numbers if D is 1."""
     flat = pa.array(values.reshape(-1), pa.float32())
     return flat if values.shape[1] == 1 else pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
 
 
 def tasks_table(tasks):
-    """meta/tasks.parquet is a pandas table whose index is the words."""
+    """Returns meta/tasks.parquet for {instruction: index}: a pandas table whose index is the instruction."""
     types = {"task_index": ("int64", "int64"), "task": ("unicode", "object")}
     meta = {
         "index_columns": ["task"],
@@ -226,6 +234,7 @@ def tasks_table(tasks):
 
 
 def write(args, report):
+    """Writes the data set and returns the result to report. Raises Refused."""
     source = Path(args.source) / "trajectories"
     space = json.loads((source / "space.json").read_text(encoding="utf-8"))
     labels = []
@@ -235,11 +244,15 @@ def write(args, report):
             if label["success"] or not args.successes:
                 labels.append((label, path.with_suffix(".npz")))
     if not labels:
-        raise Refused("invalid", "there is no episode to write", "record some, or leave --successes out", str(source))
+        raise Refused(
+            "invalid", "there is no episode to write", "record episodes, or run without --successes", str(source)
+        )
     labels.sort(key=lambda x: x[0]["id"])
     out = Path(args.out)
     if out.exists() and any(out.iterdir()):
-        raise Refused("invalid", "the folder is not empty", "give one that is empty or does not exist", f"--out {out}")
+        raise Refused(
+            "invalid", "the folder is not empty", "give a folder that is empty or does not exist", f"--out {out}"
+        )
     root = out.parent / f".tmp-{out.name}-{os.getpid()}"
     try:
         result = fill(root, space, labels, args, report)
@@ -252,59 +265,38 @@ def write(args, report):
 
 
 def fill(root, space, labels, args, report):
+    """Writes the data set into an existing folder and returns the result to report."""
     fps = int(args.fps) if float(args.fps).is_integer() else args.fps
     (root / "meta" / "episodes" / "chunk-000").mkdir(parents=True)
-    films = {c: Film(root, f"observation.images.{c}", fps) for c in space["cameras"]}
-    rows, tasks, episodes, each, features = Rows(root), {}, [], {}, None
+    videos = {c: VideoWriter(root, f"observation.images.{c}", fps) for c in space["cameras"]}
+    rows, tasks, episodes, all_stats, features = RowWriter(root), {}, [], {}, None
     for n, (label, path) in enumerate(labels):
         report({"phase": "write episodes", "done": n, "total": len(labels)})
-        try:
-            with np.load(path) as arrays:
-                a = {k: arrays[k] for k in arrays.files}
-        except (OSError, ValueError, zipfile.BadZipFile) as e:
-            hint = "remove it and its .json to leave the episode out"
-            raise Refused("corrupt", f"cannot be read: {e}", hint, str(path)) from None
-        steps = len(a["actions"])
-        task = tasks.setdefault(label["instruction"], len(tasks))
-        columns = {"action": a["actions"]}
-        if "proprio" in a:
-            columns["observation.state"] = a["proprio"]
-        success = np.zeros(steps, bool)
-        success[-1] = bool(label["success"])
-        where = {}
-        for camera, film in films.items():
-            where.update(film.add(a[f"image.{camera}"]))
+        arrays = load(path)
+        columns = {"action": arrays["actions"]}
+        if "proprio" in arrays:
+            columns["observation.state"] = arrays["proprio"]
+        place = {}
+        for camera, video in videos.items():
+            place.update(video.add(arrays[f"image.{camera}"]))
         if features is None:
-            features = {f.key: f.feature(a[f"image.{c}"].shape[1:]) for c, f in films.items()}
-            given = {"action": space["action"]["names"], "observation.state": space["proprio"]}
-            for k, v in columns.items():
-                features[k] = {"dtype": "float32", "shape": [v.shape[1]], "names": given[k]}
-            features["next.success"] = {"dtype": "bool", "shape": [1], "names": None}
-            features.update(DEFAULTS)
-        plain = {
-            "timestamp": (np.arange(steps) / fps).astype(np.float32),
-            "frame_index": np.arange(steps),
-            "episode_index": np.full(steps, n),
-            "index": np.arange(rows.index, rows.index + steps),
-            "task_index": np.full(steps, task),
-        }
-        made = {k: vectors(v) for k, v in columns.items()}
-        made["next.success"] = pa.array(success)
-        made.update({k: pa.array(v) for k, v in plain.items()})
-        where.update(rows.add(made, pa.schema([(k, v.type) for k, v in made.items()])))
+            features = describe(space, columns, {v: arrays[f"image.{c}"] for c, v in videos.items()})
+        task = tasks.setdefault(label["instruction"], len(tasks))
+        scalars = step_columns(len(arrays["actions"]), fps, n, rows.index, task, label["success"])
+        table = {k: vectors(v) for k, v in columns.items()}
+        table.update({k: pa.array(v) for k, v in scalars.items()})
+        place.update(rows.add(table, pa.schema([(k, v.type) for k, v in table.items()])))
         stats = {k: statistics(v) for k, v in columns.items()}
-        stats.update({k: statistics(v.reshape(-1, 1).astype(np.float64)) for k, v in plain.items()})
-        stats["next.success"] = statistics(success.reshape(-1, 1).astype(np.float64))
-        for c, f in films.items():
-            some = np.unique(np.linspace(0, steps - 1, min(steps, 100)).round().astype(int))
-            stats[f.key] = picture_statistics(a[f"image.{c}"][some])
+        stats.update({k: statistics(v.reshape(-1, 1).astype(np.float64)) for k, v in scalars.items()})
+        for camera, video in videos.items():
+            stats[video.key] = picture_statistics(sample(arrays[f"image.{camera}"]))
         for k, s in stats.items():
-            each.setdefault(k, []).append(s)
+            all_stats.setdefault(k, []).append(s)
         flat = {f"stats/{k}/{name}": v.tolist() for k, s in stats.items() for name, v in s.items()}
-        head = {"episode_index": n, "tasks": [label["instruction"]], "length": steps}
-        episodes.append({**head, **where, **flat, "meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0})
-    for film in films.values():
-        film.close()
+        head = {"episode_index": n, "tasks": [label["instruction"]], "length": len(arrays["actions"])}
+        episodes.append({**head, **place, **flat, "meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0})
+    for video in videos.values():
+        video.close()
     rows.close()
     pq.write_table(
         pa.Table.from_pylist(episodes), root / "meta/episodes/chunk-000/file-000.parquet", compression="snappy"
@@ -321,20 +313,60 @@ def fill(root, space, labels, args, report):
         "data_files_size_in_mb": FILE_MB,
         "video_files_size_in_mb": VIDEO_MB,
         "data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
-        "video_path": "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4" if films else None,
+        "video_path": "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4" if videos else None,
         "robot_type": args.robot or space["env"],
         "splits": {"train": f"0:{len(labels)}"},
     }
-    whole = {k: {name: v.tolist() for name, v in together(s).items()} for k, s in each.items()}
-    for name, value in (("info.json", info), ("stats.json", whole)):
+    stats = {k: {name: v.tolist() for name, v in combine(s).items()} for k, s in all_stats.items()}
+    for name, value in (("info.json", info), ("stats.json", stats)):
         (root / "meta" / name).write_text(json.dumps(value, indent=4) + "\n", encoding="utf-8")
     return {
         "out": str(args.out),
         "episodes": len(labels),
         "steps": rows.index,
         "tasks": len(tasks),
-        "cameras": list(films),
+        "cameras": list(videos),
     }
+
+
+def load(path):
+    """Returns the arrays of a trajectory by name. Raises Refused if the file is damaged."""
+    try:
+        with np.load(path) as arrays:
+            return {k: arrays[k] for k in arrays.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as e:
+        hint = "remove it and its .json to leave the episode out"
+        raise Refused("corrupt", f"cannot be read: {e}", hint, str(path)) from None
+
+
+def describe(space, columns, images):
+    """Returns the features of info.json, given the columns float32 [T, D] and {VideoWriter: uint8 [T, H, W, 3]}."""
+    features = {video.key: video.feature(frames.shape[1:]) for video, frames in images.items()}
+    names = {"action": space["action"]["names"], "observation.state": space["proprio"]}
+    for k, v in columns.items():
+        features[k] = {"dtype": "float32", "shape": [v.shape[1]], "names": names[k]}
+    features["next.success"] = {"dtype": "bool", "shape": [1], "names": None}
+    return {**features, **DEFAULTS}
+
+
+def step_columns(steps, fps, episode, first, task, success):
+    """Returns the columns with one number per step, each [steps]. first is the index of the episode's first step."""
+    succeeded = np.zeros(steps, bool)
+    succeeded[-1] = bool(success)
+    return {
+        "next.success": succeeded,
+        "timestamp": (np.arange(steps) / fps).astype(np.float32),
+        "frame_index": np.arange(steps),
+        "episode_index": np.full(steps, episode),
+        "index": np.arange(first, first + steps),
+        "task_index": np.full(steps, task),
+    }
+
+
+def sample(frames):
+    """Returns at most 100 evenly spaced frames."""
+    steps = len(frames)
+    return frames[np.unique(np.linspace(0, steps - 1, min(steps, 100)).round().astype(int))]
 
 
 def main():
@@ -353,7 +385,16 @@ def main():
         sys.exit(1)
     except OSError as e:
         kind = "exhausted" if e.errno in (28, 122) else "internal"
-        report({"error": {"kind": kind, "message": str(e), "place": "", "hint": "make room, or give another --out"}})
+        report(
+            {
+                "error": {
+                    "kind": kind,
+                    "message": str(e),
+                    "place": "",
+                    "hint": "free space on the disk, or give another --out",
+                }
+            }
+        )
         sys.exit(1)
 
 

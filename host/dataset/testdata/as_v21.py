@@ -1,4 +1,4 @@
-"""Rewrites a LeRobot data set of v3.0 in the layout of v2.1: as_v21.py FROM TO. One camera becomes a picture column."""
+"""Converts a LeRobot data set from v3.0 to v2.1: as_v21.py FROM TO. One camera becomes a column of images."""
 
 import io
 import json

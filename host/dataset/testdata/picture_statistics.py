@@ -1,4 +1,4 @@
-"""Compares write.py's statistics of pictures, from counts of values, with numpy's over all pixels."""
+"""Compares the image statistics of write.py with those of numpy over all pixels."""
 
 import sys
 

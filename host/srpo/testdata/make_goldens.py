@@ -1,9 +1,9 @@
-"""Write goldens.json: what the siiRL reference pays for a few small batches.
+"""Write goldens.json: the rewards of siiRL 0.2.0 for a few small batches.
 
 The values come from siiRL's own function, compute_embodied_reward of
-siirl/utils/reward_score/embodied.py, run here on float64. Nothing of it is copied.
+siirl/utils/reward_score/embodied.py in the PyPI package, run here on float64. Nothing of it is copied.
 Its imports of torch, tensordict and loguru are stubbed: the function only reads
-tensors through a handful of methods, which Tensor below has.
+tensors through a few methods, which Tensor below has.
 
 Make a virtual environment outside the repository, then
 

@@ -1,4 +1,4 @@
-"""Servers to test against, each in a thread of its own, on a port of its own."""
+"""Servers for the tests, each in a thread and on a port of its own."""
 
 import asyncio
 import contextlib
@@ -16,8 +16,8 @@ METADATA = {"name": "test", "action_horizon": 8}
 
 @contextlib.contextmanager
 def serve(infer, metadata=METADATA, health=http.HTTPStatus.OK, answer=None, tls=None):
-    """A server that speaks as openpi's does. ``infer`` gets the observation and gives the answer; what it raises is
-    sent as text before the connection is closed. ``answer``, if given, is sent as it is instead. Yields the port.
+    """Runs a server of openpi's protocol and yields its port. ``infer`` returns the answer to an observation; an
+    exception is sent as text before the connection is closed. ``answer``, if given, is sent instead, unchanged.
     """
 
     async def handle(socket):
@@ -49,8 +49,8 @@ def serve(infer, metadata=METADATA, health=http.HTTPStatus.OK, answer=None, tls=
 
 
 @contextlib.contextmanager
-def openpis_own(policy, metadata=METADATA):
-    """The server of the package openpi-server, unmodified but for the port, which it would not tell."""
+def openpi_server(policy, metadata=METADATA):
+    """Runs the server of the package openpi-server and yields its port."""
     import socket
 
     from openpi_server.websocket_policy_server import WebsocketPolicyServer
@@ -86,7 +86,7 @@ def _looping(run):
     def work():
         try:
             loop.run_until_complete(main())
-        except BaseException as error:  # noqa: BLE001  the test is told
+        except BaseException as error:  # noqa: BLE001  the test raises it
             if not ready.done():
                 ready.set_exception(error)
 

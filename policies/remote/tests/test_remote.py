@@ -1,4 +1,4 @@
-"""The client against servers of the protocol: what is sent, what is taken, and what is refused."""
+"""The client against servers of the protocol: what it sends, accepts and refuses."""
 
 import http
 import pickle
@@ -11,7 +11,7 @@ import servers
 import srpo_sdk as srpo
 
 import wire
-from remote_policy import Remote, _scaled
+from remote_policy import Remote, _resize_with_pad
 
 SPACE = srpo.ActionSpace(names=list("abcdefg"), low=[-1.0] * 7, high=[1.0] * 7, meaning="test", rate_hz=20.0)
 CAMERAS = [srpo.Camera("agentview", height=32, width=48), srpo.Camera("wrist", height=32, width=32)]
@@ -35,14 +35,14 @@ def act(remote: Remote, count: int = 1) -> list:
 
 
 def chunk(observation, length: int = 8) -> dict:
-    """Actions that depend on all that the observation holds."""
+    """Actions that depend on the image and the state."""
     start = float(np.mean(observation["observation/image"])) / 255 + float(observation["observation/state"][0])
     return {"actions": (start + np.arange(length * 7).reshape(length, 7)).astype(np.float64) / 100}
 
 
-def test_what_is_sent_and_what_is_taken():
-    heard = []
-    with servers.serve(lambda o: heard.append(o) or chunk(o)) as port:
+def test_observations_are_sent_and_actions_are_returned():
+    received = []
+    with servers.serve(lambda o: received.append(o) or chunk(o)) as port:
         remote = policy(port, label="pi0 at 30000")
         assert remote._server.metadata == servers.METADATA
         spec = remote.describe()
@@ -50,47 +50,48 @@ def test_what_is_sent_and_what_is_taken():
         assert spec.cameras == [("agentview", 0, 0), ("wrist", 0, 0)]
         results = act(remote, 2)
         remote.close()
-    assert len(heard) == 2 and set(heard[0]) == {
+    assert len(received) == 2 and set(received[0]) == {
         "observation/image",
         "observation/wrist_image",
         "observation/state",
         "prompt",
     }
-    assert heard[0]["prompt"] == "pick it up"
-    assert heard[0]["observation/image"].shape == (224, 224, 3) and heard[0]["observation/image"].dtype == np.uint8
-    assert heard[0]["observation/state"].dtype == np.float32
+    assert received[0]["prompt"] == "pick it up"
+    image = received[0]["observation/image"]
+    assert image.shape == (224, 224, 3) and image.dtype == np.uint8
+    assert received[0]["observation/state"].dtype == np.float32
     for result in results:
         assert result.actions.dtype == np.float32 and result.actions.shape == (5, 7) and result.log_probs is None
-        assert np.array_equal(result.actions, np.clip(chunk(heard[0])["actions"][:5], -1, 1).astype(np.float32))
+        assert np.array_equal(result.actions, np.clip(chunk(received[0])["actions"][:5], -1, 1).astype(np.float32))
 
 
-def test_against_openpis_own_server_and_client():
+def test_with_the_server_and_client_of_openpi():
     """Both directions with the code of the packages openpi-server and openpi-client, where they are installed."""
     image_tools = pytest.importorskip("openpi_client.image_tools", reason="tests/requirements.txt is not installed")
     packing = pytest.importorskip("openpi_client.msgpack_numpy")
     pytest.importorskip("openpi_server")
-    heard = []
+    received = []
 
     class Policy:
         def infer(self, observation):
             if observation["prompt"] == "fail":
                 raise KeyError("state")
-            heard.append(observation)
+            received.append(observation)
             return chunk(observation)
 
-    with servers.openpis_own(Policy()) as port:
+    with servers.openpi_server(Policy()) as port:
         remote = policy(port, start_s=20.0)
         assert remote._server.metadata == servers.METADATA
         result = act(remote)[0]
         seen = items()[0].observation
         for camera, key in (("agentview", "observation/image"), ("wrist", "observation/wrist_image")):
-            assert np.array_equal(heard[0][key], image_tools.resize_with_pad(seen.images[camera], 224, 224))
-        assert np.array_equal(result.actions, np.clip(chunk(heard[0])["actions"][:5], -1, 1).astype(np.float32))
+            assert np.array_equal(received[0][key], image_tools.resize_with_pad(seen.images[camera], 224, 224))
+        assert np.array_equal(result.actions, np.clip(chunk(received[0])["actions"][:5], -1, 1).astype(np.float32))
         failing = srpo.ActItem("t", 0, srpo.Observation(seen.images, seen.proprio, "fail"), 0)
         with pytest.raises(srpo.Error) as failed:
             remote.act([failing], srpo.Sampling())
         assert "KeyError: 'state'" in str(failed.value) and "Traceback" in failed.value.detail
-        assert np.array_equal(act(remote)[0].actions, result.actions), "the next one is answered again"
+        assert np.array_equal(act(remote)[0].actions, result.actions), "the next call succeeds again"
         remote.close()
     message = {
         "a": np.arange(6, dtype=np.int16).reshape(2, 3),
@@ -107,9 +108,9 @@ def test_against_openpis_own_server_and_client():
 
 
 @pytest.mark.parametrize("size", [0, 16, 32, 224])
-def test_pictures_keep_their_shape(size):
+def test_images_keep_their_aspect_ratio(size):
     image = np.full((32, 48, 3), 200, np.uint8)
-    scaled = _scaled(image, size)
+    scaled = _resize_with_pad(image, size)
     if size == 0:
         assert scaled.shape == image.shape
         return
@@ -123,7 +124,7 @@ def hostile(dtype: str, data: bytes = b"", shape=(1,)) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "answer, words",
+    "answer, message",
     [
         (hostile("|O", pickle.dumps([1])), "'|O'; only numbers"),
         (hostile("|V8", bytes(8)), "'|V8'; only numbers"),
@@ -133,18 +134,18 @@ def hostile(dtype: str, data: bytes = b"", shape=(1,)) -> bytes:
         (hostile("<f4", bytes(4), (2**40, 2**40)), "in 4 bytes"),
         (hostile("<f4", bytes(4), (-1,)), "of shape [-1]"),
         (hostile("nonsense", bytes(4)), "dtype 'nonsense'"),
-        (msgpack.packb({"actions": {b"__npgeneric__": True, b"data": 300, b"dtype": "|i1"}}), "no msgpack"),
-        (b"\xc1", "no msgpack"),
-        (wire.pack([1, 2]), "answers with list"),
+        (msgpack.packb({"actions": {b"__npgeneric__": True, b"data": 300, b"dtype": "|i1"}}), "not msgpack"),
+        (b"\xc1", "not msgpack"),
+        (wire.pack([1, 2]), "its answer is list"),
     ],
 )
-def test_what_is_not_numbers_is_refused(answer, words):
+def test_messages_with_anything_but_numbers_are_refused(answer, message):
     with servers.serve(chunk, answer=answer) as port:
         remote = policy(port)
         with pytest.raises(srpo.Error) as refused:
             act(remote)
         remote.close()
-    assert refused.value.kind == "corrupt" and words in str(refused.value) and refused.value.hint
+    assert refused.value.kind == "corrupt" and message in str(refused.value) and refused.value.hint
     assert f"127.0.0.1:{port}" in refused.value.place
 
 
@@ -155,26 +156,26 @@ def test_only_numbers_are_sent():
 
 
 @pytest.mark.parametrize(
-    "answer, words, kind",
+    "answer, message, kind",
     [
         ({"action": np.zeros((8, 7))}, "has no 'actions', only action", "mismatch"),
         ({"actions": np.zeros((8, 6))}, "float64 [8, 6], not numbers [chunk, 7]", "mismatch"),
         ({"actions": np.zeros(7)}, "[7], not numbers", "mismatch"),
         ({"actions": "up"}, "not numbers", "mismatch"),
         ({"actions": np.zeros((4, 7))}, "has 4 actions, fewer than the chunk of 5", "mismatch"),
-        ({"actions": np.full((8, 7), np.nan)}, "that are no numbers", "diverged"),
+        ({"actions": np.full((8, 7), np.nan)}, "that are not finite", "diverged"),
     ],
 )
-def test_answers_that_do_not_fit(answer, words, kind):
+def test_answers_that_do_not_fit_are_refused(answer, message, kind):
     with servers.serve(lambda _: answer) as port:
         remote = policy(port)
         with pytest.raises(srpo.Error) as refused:
             act(remote)
         remote.close()
-    assert refused.value.kind == kind and words in str(refused.value) and refused.value.hint
+    assert refused.value.kind == kind and message in str(refused.value) and refused.value.hint
 
 
-def test_range():
+def test_clip_to_bounds():
     with servers.serve(lambda _: {"actions": np.full((8, 7), 1.5)}) as port:
         clipped, raw = policy(port), policy(port, clip=False, chunk=8)
         assert (act(clipped)[0].actions == 1).all()
@@ -183,7 +184,7 @@ def test_range():
 
 
 def test_names_of_keys_and_the_seed():
-    heard = []
+    received = []
     names = {
         "images": ["img="],
         "state": "",
@@ -192,35 +193,35 @@ def test_names_of_keys_and_the_seed():
         "actions": "plan",
         "image_size": 0,
     }
-    with servers.serve(lambda o: heard.append(o) or {"plan": np.zeros((5, 7), np.float32)}) as port:
+    with servers.serve(lambda o: received.append(o) or {"plan": np.zeros((5, 7), np.float32)}) as port:
         remote = policy(port, **names)
         assert remote.describe().cameras == [("agentview", 0, 0)] and not remote.describe().proprio
         act(remote, 2)
         remote.close()
-    assert [set(o) for o in heard] == [{"img", "task", "noise_seed"}] * 2
-    assert [o["noise_seed"] for o in heard] == [2**63, 2**63 + 1]
-    assert heard[0]["img"].shape == (32, 48, 3)
-    with pytest.raises(srpo.Error, match="no KEY=CAMERA"):
+    assert [set(o) for o in received] == [{"img", "task", "noise_seed"}] * 2
+    assert [o["noise_seed"] for o in received] == [2**63, 2**63 + 1]
+    assert received[0]["img"].shape == (32, 48, 3)
+    with pytest.raises(srpo.Error, match="not KEY=CAMERA"):
         policy(1, images=["=agentview"])
 
 
-def test_a_key_without_a_camera_is_the_recording_camera_whatever_comes_first():
-    heard, item = [], items()[0]
+def test_a_key_without_a_camera_means_the_recording_camera():
+    received, item = [], items()[0]
     seen = item.observation
     turned = srpo.Observation(dict(reversed(seen.images.items())), seen.proprio, seen.instruction)
-    with servers.serve(lambda o: heard.append(o) or chunk(o | {"observation/image": o["img"]})) as port:
+    with servers.serve(lambda o: received.append(o) or chunk(o | {"observation/image": o["img"]})) as port:
         remote = policy(port, images=["hand=wrist", "img"], image_size=0)
         remote.act([srpo.ActItem("t", 0, turned, 0)], srpo.Sampling(greedy=True))
         remote.close()
-    assert np.array_equal(heard[0]["img"], seen.images["agentview"])
-    assert np.array_equal(heard[0]["hand"], seen.images["wrist"])
+    assert np.array_equal(received[0]["img"], seen.images["agentview"])
+    assert np.array_equal(received[0]["hand"], seen.images["wrist"])
 
 
-def test_a_server_that_comes_back_is_asked_again():
+def test_a_lost_connection_is_opened_again():
     with servers.serve(chunk) as port:
         remote = policy(port)
         first = act(remote)[0].actions
-        remote._server._socket.socket.shutdown(socket.SHUT_RDWR)  # as a network that fails
+        remote._server._socket.socket.shutdown(socket.SHUT_RDWR)  # as when the network fails
         assert np.array_equal(act(remote)[0].actions, first)
     with pytest.raises(srpo.Error) as gone:
         act(remote)
@@ -228,7 +229,7 @@ def test_a_server_that_comes_back_is_asked_again():
     remote.close()
 
 
-def test_health():
+def test_health_check_at_the_start():
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         with pytest.raises(srpo.Error) as refused:
@@ -244,17 +245,17 @@ def test_health():
         policy(port, start_s=20.0).close()
     assert len(asked) == 2
     with servers.serve(chunk, health=http.HTTPStatus.SERVICE_UNAVAILABLE) as port:
-        with pytest.raises(srpo.Error, match="/healthz says 503"):
+        with pytest.raises(srpo.Error, match="/healthz returns 503"):
             policy(port)
     with servers.serve(chunk, health=http.HTTPStatus.NOT_FOUND) as port:  # one without /healthz
         policy(port).close()
     with servers.serve(chunk, metadata=[1]) as port:
-        with pytest.raises(srpo.Error, match="begins with list"):
+        with pytest.raises(srpo.Error, match="its first message is list"):
             policy(port)
 
 
 def certificate(folder, name="localhost"):
-    """A certificate that vouches for itself, and a server's context with it."""
+    """Returns the path of a self-signed certificate, and a server context with it."""
     import datetime
     import ssl
 
@@ -284,7 +285,7 @@ def test_a_server_behind_tls(tmp_path, monkeypatch):
         assert act(remote)[0].actions.shape == (5, 7)
         remote.close()
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
-        with pytest.raises(srpo.Error, match="certificate verify failed"):  # one that nobody vouches for
+        with pytest.raises(srpo.Error, match="certificate verify failed"):  # not a trusted certificate
             policy(port, host="wss://localhost")
     with servers.serve(chunk) as port:
         with pytest.raises(srpo.Error, match="no policy server answers"):  # one without TLS
@@ -293,16 +294,16 @@ def test_a_server_behind_tls(tmp_path, monkeypatch):
         policy(1, host=f"ws://localhost:{port}").close()
 
 
-def test_a_camera_that_is_not_there():
+def test_an_unknown_camera_is_refused():
     with pytest.raises(srpo.Error) as refused:
         policy(1, images=["observation/image=front"])
     assert refused.value.kind == "mismatch" and refused.value.place == "policy.remote.images"
-    assert "'observation/image' is to show the camera 'front'" in str(refused.value)
+    assert "no camera 'front' for the image 'observation/image'" in str(refused.value)
     assert "this env has agentview, wrist" in refused.value.hint
 
 
 @pytest.mark.parametrize("host", ["", "http://localhost", "wss://", "localhost/path", "local host", "a:b"])
-def test_addresses_that_are_none(host):
+def test_malformed_addresses_are_refused(host):
     with pytest.raises(srpo.Error) as refused:
         policy(8000, host=host)
     assert refused.value.kind == "invalid" and refused.value.place == "policy.remote.host" and refused.value.hint
@@ -321,7 +322,7 @@ def test_a_server_that_does_not_answer():
         remote.close()
 
 
-def test_it_is_not_trained(tmp_path):
+def test_it_cannot_be_trained(tmp_path):
     with servers.serve(chunk) as port:
         remote = policy(port, label="x")
         with pytest.raises(srpo.Error, match="cannot be trained"):
@@ -334,7 +335,7 @@ def test_it_is_not_trained(tmp_path):
         remote.close()
 
 
-def test_the_key_is_no_setting(monkeypatch):
+def test_the_key_is_read_from_the_environment(monkeypatch):
     with servers.serve(chunk) as port:
         with pytest.raises(srpo.Error) as missing:
             policy(port, api_key_variable="TEST_KEY")
