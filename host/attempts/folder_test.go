@@ -178,8 +178,8 @@ func TestFoldersThatCannotBeUsed(t *testing.T) {
 		"two labels files": {map[string]string{"labels.csv": "", "labels.json": ""}, nil,
 			"labels.json and labels.csv"},
 		"labels of others": {map[string]string{"labels.csv": "file,success\nx.mp4,1\ny.mp4,0\n"},
-			[]string{"a.npz"}, "none of the 2 labels names a video in the folder, for example x.mp4; the folder " +
-				"has a.npz"},
+			[]string{"a.npz"}, "none of the 2 labels names a video in the folder, for example x.mp4; the folder has " +
+				"a.npz"},
 		"labels of nothing": {map[string]string{"labels.csv": "file,success\nx.mp4,1\n"}, nil,
 			"the folder has no video"},
 		"a label twice": {map[string]string{"labels.csv": "file,success\na.npz,1\na,0\n"}, []string{"a.npz"},
