@@ -64,7 +64,7 @@ func (t *frameSampler) add(height, width int, rgb []byte) error {
 	case t.seen == 0:
 		t.height, t.width, t.stride = height, width, 1
 	case height != t.height || width != t.width:
-		return invalid("it changes size: frame %d is %d x %d pixels, those before %d x %d", t.seen+1, width, height,
+		return invalid("its size changes: frame %d is %d x %d pixels, earlier ones %d x %d", t.seen+1, width, height,
 			t.width, t.height)
 	}
 	size := height * width * 3

@@ -1,4 +1,5 @@
-// Package openvla carries the OpenVLA plugin, a Python package, so that the srpo binary can unpack it into the user's cache.
+// Package openvla carries the OpenVLA plugin, a Python package, so that the srpo binary can unpack it into the
+// user's cache.
 package openvla
 
 import (

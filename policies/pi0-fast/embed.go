@@ -1,4 +1,5 @@
-// Package pi0fast carries the pi0-fast plugin, a Python package, so that the srpo binary can unpack it into the user's cache.
+// Package pi0fast carries the pi0-fast plugin, a Python package, so that the srpo binary can unpack it into the
+// user's cache.
 package pi0fast
 
 import (

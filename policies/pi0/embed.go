@@ -1,4 +1,5 @@
-// Package pi0 carries the pi0 plugin, a Python package, so that the srpo binary can unpack it into the user's cache.
+// Package pi0 carries the pi0 plugin, a Python package, so that the srpo binary can unpack it into the
+// user's cache.
 package pi0
 
 import (

@@ -1,15 +1,15 @@
-"""Decode videos for srpo: requests on stdin, frames on stdout.
+"""Decodes videos for srpo: requests on stdin, frames on stdout.
 
-A request is one line of JSON: {"path", "max_frames", "max_bytes", "least_frames", "least_side"}. The answer is one line
+A request is one line of JSON: {"path", "max_frames", "max_bytes", "least_frames", "least_side"}. The reply is one line
 of JSON and the pixels:
 
     {"frames": N, "height": H, "width": W, "seen": M, "stride": K}   then N*H*W*3 bytes, uint8 RGB, row by row
     {"problem": "why it cannot be decoded"}                          then nothing
 
-M frames were seen. Of more than max_frames (or more than max_bytes of pixels) every K-th is taken, K a power of two,
-and the last one. Where fewer than least_frames would be left pictures are halved instead, while their shorter side
-keeps least_side pixels; "full_height" and "full_width" are then those of the video. The end of stdin ends the program,
-in the middle of a video too.
+The video has M frames. If there are more than max_frames, or more than max_bytes of pixels, every K-th frame is
+returned, where K is a power of two, and the last frame. If fewer than least_frames would remain, the size of the frames
+is halved instead, as long as the shorter side keeps least_side pixels; "full_height" and "full_width" are then the size
+of the video. The program ends when stdin is closed, also while it decodes a video.
 """
 
 import json
@@ -20,11 +20,14 @@ import threading
 
 
 class Unusable(Exception):
-    """A video that cannot be used; the message says why."""
+    """A video that cannot be used. The message is the reason."""
 
 
 class Thinner:
-    """Keeps evenly spaced frames of a stream whose length nobody knows, in bounded memory."""
+    """Keeps evenly spaced frames of a stream of unknown length in bounded memory.
+
+    max_bytes is the maximum size of the kept frames together; least_side is in pixels.
+    """
 
     def __init__(self, max_frames, max_bytes, least_frames, least_side):
         self.max_frames, self.max_bytes = max_frames, max_bytes
@@ -33,10 +36,10 @@ class Thinner:
         self.shape, self.halvings = None, 0
 
     def add(self, frame):
-        """frame: uint8 [H, W, 3]."""
+        """Adds the next frame, uint8 [H, W, 3]. Raises Unusable if it is too large or of another size than before."""
         if self.shape is not None and frame.shape != self.shape:
             (h, w, _), (h0, w0, _) = frame.shape, self.shape
-            raise Unusable(f"it changes size: frame {self.seen + 1} is {w} x {h} pixels, those before {w0} x {h0}")
+            raise Unusable(f"its size changes: frame {self.seen + 1} is {w} x {h} pixels, earlier ones {w0} x {h0}")
         if frame.nbytes > self.max_bytes:
             raise Unusable(f"its frames are too large: {frame.shape[1]} x {frame.shape[0]} pixels")
         self.shape = frame.shape
@@ -60,6 +63,7 @@ class Thinner:
         self.seen += 1
 
     def result(self):
+        """Returns the kept frames, a list of uint8 [H, W, 3]."""
         if self.seen == 0:
             raise Unusable("the video is empty: it has no frame")
         if (self.seen - 1) % self.stride:
@@ -68,15 +72,15 @@ class Thinner:
 
 
 def halve(frame):
-    """Averages each 2 x 2 pixels of uint8 [H, W, 3]; an odd last row or column is left out."""
+    """Averages 2 x 2 pixels of uint8 [H, W, 3]. An odd last row or column is dropped."""
     import numpy as np
 
     f = frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2].astype(np.uint16)
     return ((f[::2, ::2] + f[1::2, ::2] + f[::2, 1::2] + f[1::2, 1::2] + 2) // 4).astype(np.uint8)
 
 
-def pictures(path, thinner):
-    """Animated pictures: webp, apng, avif."""
+def read_image(path, thinner):
+    """Adds the frames of an animated image: webp, apng or avif."""
     import numpy as np
     from PIL import Image
 
@@ -88,42 +92,43 @@ def pictures(path, thinner):
             thinner.add(np.asarray(Image.alpha_composite(black, rgba).convert("RGB")))
 
 
-def film(path, thinner):
-    """Everything that FFmpeg's libraries read."""
+def read_video(path, thinner):
+    """Adds the frames of a video that FFmpeg can read."""
     import av
     import numpy as np
 
     with av.open(path) as container:
         if not container.streams.video:
-            raise Unusable("it holds no video")
+            raise Unusable("it contains no video")
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = 1
         for frame in container.decode(stream):
             pixels = frame.to_ndarray(format="rgb24")
-            turns = round(getattr(frame, "rotation", 0) / 90) % 4  # as a phone was held
+            turns = round(getattr(frame, "rotation", 0) / 90) % 4  # as stored by phones
             thinner.add(np.rot90(pixels, turns) if turns else pixels)
 
 
 def decode(request):
+    """Returns the Thinner and the kept frames of a request. Raises Unusable."""
     thinner = Thinner(*(request[k] for k in ("max_frames", "max_bytes", "least_frames", "least_side")))
     path = request["path"]
     try:
-        (pictures if path.lower().endswith((".webp", ".png", ".apng", ".avif")) else film)(path, thinner)
+        (read_image if path.lower().endswith((".webp", ".png", ".apng", ".avif")) else read_video)(path, thinner)
     except Unusable:
         raise
     except MemoryError:
         raise Unusable("not enough memory to decode it") from None
-    except Exception as e:  # whatever a library says of a broken file
-        words = " ".join(str(getattr(e, "strerror", None) or e).split())
-        place = f" beyond frame {thinner.seen}" if thinner.seen else ""
-        raise Unusable(f"it does not decode{place}: {words or type(e).__name__}") from None
+    except Exception as e:  # the libraries raise many types for broken files
+        message = " ".join(str(getattr(e, "strerror", None) or e).split())
+        place = f" after frame {thinner.seen}" if thinner.seen else ""
+        raise Unusable(f"it does not decode{place}: {message or type(e).__name__}") from None
     return thinner, thinner.result()
 
 
 def main():
     out = os.fdopen(os.dup(1), "wb", buffering=1 << 20)
-    os.dup2(2, 1)  # what libraries print must not come between the pixels
+    os.dup2(2, 1)  # replies go to a copy of stdout; what libraries print goes to stderr
     requests = queue.Queue()
 
     def read():

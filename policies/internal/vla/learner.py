@@ -434,7 +434,7 @@ class Learner(srpo.Policy):
         """Restores what `save` wrote.
 
         The trainable parameters must be the same: LoRA of the same rank on the same base, or the same parameters. Else
-        the folder's merged weights become the new base with a new optimiser, and the log says so.
+        the folder's merged weights become the new base with a new optimiser, and a line is logged.
 
         Raises:
             srpo.Error: nothing has changed then.

@@ -20,7 +20,7 @@ class StateMismatchError(ValueError):
 
 
 class Optimiser:
-    """AdamW over the trainable parameters, in float32 whatever the dtype of the network.
+    """AdamW over the trainable parameters, in float32 for any dtype of the network.
 
     If a parameter is not float32, or with `offload`, the optimiser updates a float32 master copy (on the CPU with
     `offload`), which is then copied into the parameter: steps of 5e-6 would be lost in bfloat16.

@@ -219,7 +219,7 @@ class PPO:
             progress: called with the share of the work that is done, up to 1.
 
         Raises:
-            srpo.Error: "diverged" when the loss or gradient is not finite. The weights may have changed by then.
+            srpo.Error: "diverged" if the loss or gradient is not finite. The weights may have changed.
         """
         h = update.hyperparameters
         size = min(h.mini_batch or self.mini_batch, len(chunks))

@@ -159,7 +159,7 @@ class RankGroup:
         """Runs a method of the policy on every rank with the same arguments. Returns the results by rank.
 
         Raises:
-            srpo.Error: the first error of any rank. All ranks have finished the call by then.
+            srpo.Error: the first error of any rank, after all ranks have finished the call.
         """
         return self._call(method, [args] * self.size)
 

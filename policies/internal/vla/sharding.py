@@ -1,6 +1,6 @@
 """A network whose parameters are sharded among the processes (torch's FSDP2), and what an optimiser needs for it.
 
-The functions accept parameters that are not sharded, too, and return them unchanged.
+The functions also accept parameters that are not sharded, and return them unchanged.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Inputs for the original code and for ours. It imports numpy only, since both environments use it."""
+"""Inputs for the original code and the plugin. It imports numpy only, since both environments use it."""
 
 import numpy as np
 

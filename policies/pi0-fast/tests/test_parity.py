@@ -84,30 +84,30 @@ def folder(request, checkpoint_folder, trained):
 
 def test_actions_equal_lerobots(folder):
     p = policy(checkpoint=str(folder), vocabulary="full", max_tokens=0)
-    theirs = original(folder)
+    reference = original(folder)
     pre, post = processors(folder)
     for i in range(3):
         seen = item(i).observation
         batch = pre(observation(seen))
         p.act([item(i)], srpo.Sampling(greedy=True, record=True))
         (r,) = p.records[f"0/t/0/{i}"]
-        ids = theirs.model.sample_actions_fast_kv_cache(
-            *theirs._preprocess_images(batch),
+        ids = reference.model.sample_actions_fast_kv_cache(
+            *reference._preprocess_images(batch),
             batch["observation.language.tokens"],
             batch["observation.language.attention_mask"],
             max_decoding_steps=p.network.max_tokens,
             temperature=0.0,
         )[0].tolist()
-        ours = r.sample.chosen.ids.tolist()
-        assert ids[: len(ours)] == ours
-        want = post(theirs.predict_action_chunk(batch))[0].numpy()
+        actual = r.sample.chosen.ids.tolist()
+        assert ids[: len(actual)] == actual
+        want = post(reference.predict_action_chunk(batch))[0].numpy()
         got = p.act([item(i)], srpo.Sampling(greedy=True))[0].actions
         within("greedy actions", got, np.clip(want, -1, 1), 1e-5)
 
 
 def test_log_probabilities_equal_those_of_lerobots_sampling(checkpoint_folder):
     """Step by step, over the whole vocabulary and over the allowed tokens."""
-    theirs = original(checkpoint_folder)
+    reference = original(checkpoint_folder)
     pre, _ = processors(checkpoint_folder)
     for vocabulary in ("full", "action"):
         p = policy(checkpoint=str(checkpoint_folder), vocabulary=vocabulary, max_tokens=12)
@@ -116,15 +116,15 @@ def test_log_probabilities_equal_those_of_lerobots_sampling(checkpoint_folder):
         ids, fixed = r.sample.chosen.ids, r.sample.chosen.fixed
         batch = pre(observation(item(0).observation))
         logits = []
-        head = theirs.model.paligemma_with_expert.paligemma.lm_head
+        head = reference.model.paligemma_with_expert.paligemma.lm_head
         hook = head.register_forward_hook(lambda _, __, out, logits=logits: logits.append(out[:, -1]))
         forced = iter(ids.tolist())
         argmax = torch.argmax
         try:
             # Makes lerobot's sampling generate the same tokens.
             torch.argmax = lambda *_, ids=forced, **__: torch.tensor([[next(ids)]])
-            theirs.model.sample_actions_fast(
-                *theirs._preprocess_images(batch),
+            reference.model.sample_actions_fast(
+                *reference._preprocess_images(batch),
                 batch["observation.language.tokens"],
                 batch["observation.language.attention_mask"],
                 max_decoding_steps=len(ids),
@@ -144,22 +144,22 @@ def test_log_probabilities_equal_those_of_lerobots_sampling(checkpoint_folder):
 
 def test_inputs_equal_lerobots(folder):
     p = policy(checkpoint=str(folder))
-    theirs = original(folder)
+    reference = original(folder)
     pre, _ = processors(folder)
     for i in range(3):
         seen = item(i).observation
         batch = pre(observation(seen))
-        ours = p.network.batch_tensors([p.network.sample([seen.images["agentview"]], seen.proprio, seen.instruction)])
-        images, _ = theirs._preprocess_images(batch)
-        assert torch.equal(ours.images[0], images[0])
-        assert torch.equal(ours.tokens, batch["observation.language.tokens"])
-        assert torch.equal(ours.masks, batch["observation.language.attention_mask"])
+        actual = p.network.batch_tensors([p.network.sample([seen.images["agentview"]], seen.proprio, seen.instruction)])
+        images, _ = reference._preprocess_images(batch)
+        assert torch.equal(actual.images[0], images[0])
+        assert torch.equal(actual.tokens, batch["observation.language.tokens"])
+        assert torch.equal(actual.masks, batch["observation.language.attention_mask"])
 
 
 def test_the_loss_equals_lerobots(folder):
     """For two samples of different length, whose tokens have the same weight."""
     p = policy(checkpoint=str(folder))
-    theirs = original(folder)
+    reference = original(folder)
     pre, _ = processors(folder)
     d = demonstration()
     net = p.network
@@ -170,24 +170,24 @@ def test_the_loss_equals_lerobots(folder):
         seen = srpo.Observation({"agentview": d.images["agentview"][at]}, d.proprio[at], d.instruction)
         batches.append({**observation(seen), "action": torch.from_numpy(d.actions[at : at + 8])[None]})
     both = {k: torch.cat([b[k] for b in batches]) if k != "task" else [d.instruction] * 2 for k in batches[0]}
-    want, _ = theirs.forward(pre(both))
+    want, _ = reference.forward(pre(both))
     got = net.imitation_losses([x[:2] for x in drawn]).sum() / sum(x[2] for x in drawn)
     within("loss", got, want, 1e-5)
 
 
 def test_fast_equals_lerobots(checkpoint_folder):
-    theirs = action_tokenizer.UniversalActionProcessor.from_pretrained_local(
+    reference = action_tokenizer.UniversalActionProcessor.from_pretrained_local(
         str(checkpoint_folder / "action_tokenizer")
     )
     files = {f.name: f.read_bytes() for f in (checkpoint_folder / "action_tokenizer").iterdir()}
-    ours = Fast(files, "here")
+    fast = Fast(files, "here")
     rng = np.random.default_rng(0)
     for scale in (0.1, 0.5, 2):
         chunk = np.cumsum(rng.normal(0, scale, (8, 7)), 0)
-        ids = ours.encode(chunk)
-        assert ids == theirs(chunk[None])[0]
-        back = ours.decode(ids, 8, 7)
-        within("FAST tokens back to actions", back, theirs.decode([ids], time_horizon=8, action_dim=7)[0], 1e-6)
+        ids = fast.encode(chunk)
+        assert ids == reference(chunk[None])[0]
+        back = fast.decode(ids, 8, 7)
+        within("FAST tokens back to actions", back, reference.decode([ids], time_horizon=8, action_dim=7)[0], 1e-6)
         if scale < 1:  # numbers below the tokenizer's min_token are clipped
             np.testing.assert_allclose(back, chunk, atol=0.2)
     # Invalid strings: too short, too long, with other tokens.
@@ -196,4 +196,4 @@ def test_fast_equals_lerobots(checkpoint_folder):
         want = np.zeros((8, 7))
         if other != [10**6]:
             want = lerobot_policy.decode_actions_with_fast([torch.tensor(other)], 8, 7)[0]
-        within("invalid strings, decoded", ours.decode(other, 8, 7), want, 1e-5)
+        within("invalid strings, decoded", fast.decode(other, 8, 7), want, 1e-5)

@@ -68,36 +68,36 @@ def folder(request, checkpoint_folder, tmp_path_factory):
 
 def test_actions_equal_lerobots(folder):
     p = policy(checkpoint=str(folder))
-    theirs = original(folder)
+    reference = original(folder)
     pre, post = processors(folder)
     acted = p.act([item(i) for i in range(3)], srpo.Sampling(greedy=True))
     for i in range(3):
         batch = pre(observation(i))
         noise = torch.from_numpy(p.network.greedy_noise)[None]
-        chunk = theirs.predict_action_chunk(batch, noise=noise)
+        chunk = reference.predict_action_chunk(batch, noise=noise)
         want = np.clip(post(chunk)[0].numpy(), -1, 1)
         within("actions for the same noise", acted[i].actions, want, 1e-5)
 
 
 def test_inputs_equal_lerobots(folder):
     p = policy(checkpoint=str(folder))
-    theirs = original(folder)
+    reference = original(folder)
     pre, _ = processors(folder)
     for i in range(2):
         batch = pre(observation(i))
         seen = item(i).observation
-        ours = p.network.batch_tensors([p.network.sample([seen.images["agentview"]], seen.proprio, seen.instruction)])
-        images, masks = theirs._preprocess_images(batch)
-        assert torch.equal(ours.images[0], images[0]) and torch.equal(ours.image_masks[0], masks[0])
-        assert torch.equal(ours.tokens, batch["observation.language.tokens"])
-        assert torch.equal(ours.masks, batch["observation.language.attention_mask"])
-        torch.testing.assert_close(ours.state, theirs.prepare_state(batch), atol=1e-6, rtol=0)
+        actual = p.network.batch_tensors([p.network.sample([seen.images["agentview"]], seen.proprio, seen.instruction)])
+        images, masks = reference._preprocess_images(batch)
+        assert torch.equal(actual.images[0], images[0]) and torch.equal(actual.image_masks[0], masks[0])
+        assert torch.equal(actual.tokens, batch["observation.language.tokens"])
+        assert torch.equal(actual.masks, batch["observation.language.attention_mask"])
+        torch.testing.assert_close(actual.state, reference.prepare_state(batch), atol=1e-6, rtol=0)
 
 
 def test_log_probabilities_equal_those_of_lerobots_velocity(checkpoint_folder):
     """Computed by the formulas in float64, with lerobot's own denoise_step."""
     p = policy(checkpoint=str(checkpoint_folder), chunk=5)
-    theirs = original(checkpoint_folder)
+    reference = original(checkpoint_folder)
     pre, _ = processors(checkpoint_folder)
     p.act([item(i, seed=s) for i in range(2) for s in range(4)][:1], srpo.Sampling(temperature=1.2, record=True))
     steps_seen = set()
@@ -106,8 +106,8 @@ def test_log_probabilities_equal_those_of_lerobots_velocity(checkpoint_folder):
         (record,) = p.records[f"0/t/0/{i}"]
         chain = record.sample.chosen
         batch = pre(observation(i))
-        m = theirs.model
-        images, masks = theirs._preprocess_images(batch)
+        m = reference.model
+        images, masks = reference._preprocess_images(batch)
         with torch.no_grad():
             embeddings, padding, kinds = m.embed_prefix(
                 images, masks, batch["observation.language.tokens"], batch["observation.language.attention_mask"]
@@ -123,7 +123,7 @@ def test_log_probabilities_equal_those_of_lerobots_velocity(checkpoint_folder):
             steps_seen.add(k)
             x = torch.from_numpy(chain.before[0])[None]
             t = torch.tensor([1 - k / steps])
-            v = m.denoise_step(theirs.prepare_state(batch), padding, cache, x, t)[0].double().numpy()
+            v = m.denoise_step(reference.prepare_state(batch), padding, cache, x, t)[0].double().numpy()
         x, t, d = chain.before[0].astype(float), 1 - k / steps, 1 / steps
         behind = 1 - (1 - 1 / steps) if k == 0 else 1 - t
         sigma = 0.5 * 1.2 * np.sqrt(t / behind)
@@ -155,7 +155,7 @@ def test_the_marginals_of_flow_sde():
 
 def test_the_loss_equals_lerobots(checkpoint_folder):
     p = policy(checkpoint=str(checkpoint_folder), learn="all")
-    theirs = original(checkpoint_folder)
+    reference = original(checkpoint_folder)
     pre, _ = processors(checkpoint_folder)
     d = demonstration()
     net = p.network
@@ -170,9 +170,9 @@ def test_the_loss_equals_lerobots(checkpoint_folder):
             "task": [d.instruction],
         }
     )
-    theirs.model.sample_noise = lambda *_: torch.from_numpy(target[2])[None]
-    theirs.model.sample_time = lambda *_: torch.tensor([target[3]])
-    want, _ = theirs.forward(batch)
+    reference.model.sample_noise = lambda *_: torch.from_numpy(target[2])[None]
+    reference.model.sample_time = lambda *_: torch.tensor([target[3]])
+    want, _ = reference.forward(batch)
     got = net.imitation_losses([(sample, target)])
     assert weight == 1 and got.shape == (1,)
     within("loss", got[0], want, 1e-5)
@@ -200,14 +200,13 @@ def test_normalisation_equals_lerobots(mode):
         {FeatureType.ACTION: NormalizationMode(mode)},
         {"action": stats},
     )
-    ours = normalise.make_normaliser({"action": stats}, "action", mode, 5, "here")
+    normaliser = normalise.make_normaliser({"action": stats}, "action", mode, 5, "here")
     x = torch.from_numpy(data)
-    theirs = step._normalize_action(x, inverse=False).numpy()
+    reference = step._normalize_action(x, inverse=False).numpy()
     moving = [0, 1, 3, 4]
-    within("normalised", ours.normalise(data)[:, moving], theirs[:, moving], 1e-5)
-    within(
-        "un-normalised", ours.unnormalise(theirs), step._normalize_action(torch.from_numpy(theirs), inverse=True), 1e-5
-    )
+    within("normalised", normaliser.normalise(data)[:, moving], reference[:, moving], 1e-5)
+    inverse = step._normalize_action(torch.from_numpy(reference), inverse=True)
+    within("un-normalised", normaliser.unnormalise(reference), inverse, 1e-5)
 
 
 def test_openpi_folder(checkpoint_folder, tmp_path):
@@ -252,7 +251,7 @@ def test_two_cameras(tmp_path):
     path.write_text(json.dumps(config))
     p = policy(checkpoint=str(tmp_path))
     assert [c for c, _, _ in p.describe().cameras] == ["agentview", "eye_in_hand"]
-    theirs = original(tmp_path)
+    reference = original(tmp_path)
     pre, post = processors(tmp_path)
     seen = srpo.Observation({"agentview": frame(1), "eye_in_hand": frame(2)}, np.zeros(8, np.float32), INSTRUCTIONS[0])
     got = p.act([srpo.ActItem("0/t/0/0", 0, seen, 1)], srpo.Sampling(greedy=True))[0].actions
@@ -261,7 +260,7 @@ def test_two_cameras(tmp_path):
         for n, name in ((1, "image"), (2, "image2"))
     }
     batch = pre({**batch, "observation.state": torch.zeros(1, 8), "task": [INSTRUCTIONS[0]]})
-    want = post(theirs.predict_action_chunk(batch, noise=torch.from_numpy(p.network.greedy_noise)[None]))[0].numpy()
+    want = post(reference.predict_action_chunk(batch, noise=torch.from_numpy(p.network.greedy_noise)[None]))[0].numpy()
     within("actions of two cameras", got, np.clip(want, -1, 1), 1e-5)
     q = policy(checkpoint=str(tmp_path), cameras="image2=agentview")
     assert q.network.cameras == ["agentview"] and ENV.cameras[0].name == "agentview"

@@ -1,4 +1,4 @@
-"""Tests that hold for every `Learner`, whatever its network: failing updates, saving and loading.
+"""Tests that hold for every `Learner` with any network: failing updates, saving and loading.
 
 The plugin's tests/subject.py defines which policy is tested.
 """

@@ -14,9 +14,9 @@ import numpy as np
 DIFFERENCES: dict[str, list[float]] = {}  # [largest difference, tolerance] by what was compared
 
 
-def within(what: str, ours, originals, tolerance: float) -> None:
+def within(what: str, actual, original, tolerance: float) -> None:
     """Asserts that two arrays or tensors of the same shape differ by at most tolerance anywhere; NaN fails."""
-    a, b = (np.asarray(x.detach() if hasattr(x, "detach") else x, np.float64) for x in (ours, originals))
+    a, b = (np.asarray(x.detach() if hasattr(x, "detach") else x, np.float64) for x in (actual, original))
     assert a.shape == b.shape, f"{what}: {a.shape} and {b.shape}"
     largest = float(np.abs(a - b).max())
     DIFFERENCES[what] = [max(DIFFERENCES.get(what, [0.0])[0], largest), tolerance]

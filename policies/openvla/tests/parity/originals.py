@@ -160,7 +160,7 @@ def main() -> None:
                     logits = model(
                         input_ids=full, attention_mask=torch.ones_like(full), pixel_values=pixels, use_cache=False
                     ).logits[:, -n - 1 : -1]
-                    # The original samples from the whole vocabulary, but ours from the action tokens: restrict it.
+                    # The original samples from the whole vocabulary, and the plugin from the action tokens only.
                     keep["actions"] = model.predict_action(
                         input_ids=ids,
                         attention_mask=torch.ones_like(ids),
