@@ -61,7 +61,8 @@ func environ(host, allow []string, own map[string]string) []string {
 
 func allowed(name string, list []string) bool {
 	for _, a := range list {
-		if prefix, wild := strings.CutSuffix(a, "*"); name == a || wild && prefix != "" && strings.HasPrefix(name, prefix) {
+		if prefix, wild := strings.CutSuffix(a, "*"); name == a ||
+			wild && prefix != "" && strings.HasPrefix(name, prefix) {
 			return true
 		}
 	}

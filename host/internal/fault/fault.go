@@ -15,11 +15,11 @@ package fault
 
 import "strings"
 
-// Name replaces each number in the words of a point by N, so that names of points are few.
-func Name(words string) string {
+// Name replaces each number in the description of a point by N.
+func Name(description string) string {
 	var b strings.Builder
 	digits := false
-	for _, r := range words {
+	for _, r := range description {
 		if r >= '0' && r <= '9' {
 			if !digits {
 				b.WriteByte('N')

@@ -4,7 +4,7 @@ package fault
 
 import "syscall"
 
-// On says whether this build follows fault plans.
+// On reports whether this build follows fault plans.
 const On = false
 
 // Point is a point at which the host may be killed.

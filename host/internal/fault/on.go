@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// On says whether this build follows fault plans.
+// On reports whether this build follows fault plans.
 const On = true
 
 // planned is one fault of the plan.
@@ -63,7 +63,7 @@ func open(path string) *os.File {
 	return f
 }
 
-// passing counts a point and gives the faults that are planned for it.
+// passing counts a point and returns the faults that are planned for it.
 func passing(name string) (due []planned) {
 	mu.Lock()
 	seen[name]++
@@ -138,7 +138,7 @@ func Call(name string, signal func(syscall.Signal)) func() {
 	}
 }
 
-// strike is what happens to whom.
+// strike returns the function that causes the fault.
 func (p planned) strike(name string, signal func(syscall.Signal)) func() {
 	switch p.who {
 	case "host":

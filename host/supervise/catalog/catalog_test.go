@@ -28,13 +28,23 @@ func catalog(t *testing.T) *Catalog {
 	t.Helper()
 	root := t.TempDir()
 	put(t, filepath.Join(root, "a", "reach"), manifestText("reach", "env"))
-	put(t, filepath.Join(root, "a", "tabletop"), manifestText("tabletop", "env")) // has the name of a built-in one
+	put(t, filepath.Join(root, "a", "tabletop"), manifestText("tabletop", "env")) // same name as a built-in package
 	put(t, filepath.Join(root, "b", "reach"), manifestText("reach", "env"))
 	put(t, filepath.Join(root, "b", "broken"), "nmae = 1\n")
-	embedded := fstest.MapFS{"plugin.toml": {Data: []byte(manifestText("libero", "env"))}, "run.sh": {Data: []byte("#!/bin/sh\necho hi\n")}, "sub/x.py": {Data: []byte("1\n")}}
+	embedded := fstest.MapFS{
+		"plugin.toml": {Data: []byte(manifestText("libero", "env"))},
+		"run.sh":      {Data: []byte("#!/bin/sh\necho hi\n")},
+		"sub/x.py":    {Data: []byte("1\n")},
+	}
 	return &Catalog{
-		BuiltIns: []BuiltInPackage{{Kind: plugins.Env, Name: "tabletop"}, {Kind: plugins.Policy, Name: "tiny"}, {Kind: plugins.Encoder, Name: "pixel"}},
-		Embedded: []fs.FS{embedded}, Path: []string{filepath.Join(root, "a"), filepath.Join(root, "b"), filepath.Join(root, "absent")}, Cache: filepath.Join(root, "cache"),
+		BuiltIns: []BuiltInPackage{
+			{Kind: plugins.Env, Name: "tabletop"},
+			{Kind: plugins.Policy, Name: "tiny"},
+			{Kind: plugins.Encoder, Name: "pixel"},
+		},
+		Embedded: []fs.FS{
+			embedded,
+		}, Path: []string{filepath.Join(root, "a"), filepath.Join(root, "b"), filepath.Join(root, "absent")}, Cache: filepath.Join(root, "cache"),
 	}
 }
 
@@ -42,10 +52,10 @@ func TestFind(t *testing.T) {
 	c := catalog(t)
 	p, err := c.Find(plugins.Env, "tabletop")
 	require.NoError(t, err)
-	require.Equal(t, BuiltIn, p.Origin, "what is part of srpo wins")
+	require.Equal(t, BuiltIn, p.Origin, "a part of srpo takes precedence")
 	p, err = c.Find(plugins.Env, filepath.Join(c.Path[0], "tabletop"))
 	require.NoError(t, err)
-	require.Equal(t, Folder, p.Origin, "unless a path is given")
+	require.Equal(t, Folder, p.Origin, "a path takes precedence")
 	p, err = c.Find(plugins.Env, filepath.Join(c.Path[0], "tabletop", "plugin.toml"))
 	require.NoError(t, err)
 	require.Equal(t, filepath.Join(c.Path[0], "tabletop"), p.Dir)

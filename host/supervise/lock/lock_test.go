@@ -15,7 +15,7 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// pack makes a package and returns it with the path of a lock beside it.
+// pack makes a package, and returns it with the path of a lock in the same folder.
 func pack(t *testing.T) (Package, string) {
 	t.Helper()
 	root := t.TempDir()
@@ -86,7 +86,7 @@ func TestTampering(t *testing.T) {
 		}},
 		{"file for a link", "main.py changed", func(t *testing.T, dir string) {
 			require.NoError(t, os.Remove(filepath.Join(dir, "main.py")))
-			write(t, filepath.Join(dir, "main.py"), "plugin.py", 0o644) // the very content of the link
+			write(t, filepath.Join(dir, "main.py"), "plugin.py", 0o644) // the same content as the link
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -153,8 +153,8 @@ func TestBrokenLock(t *testing.T) {
 	}{
 		{"not TOML", "what is this", "line 1", plugins.Corrupt},
 		{"another form", "version = 7\n", "format 7", plugins.Mismatch},
-		{"a hash changed by hand", strings.Replace(string(good), tree.Files[0].SHA256, strings.Repeat("0", 64), 1), "does not have the hash", plugins.Corrupt},
-		{"a file struck out", strings.Replace(string(good), "  \""+tree.Files[1].String()+"\",\n", "", 1), "does not have the hash", plugins.Corrupt},
+		{"a changed hash", strings.Replace(string(good), tree.Files[0].SHA256, strings.Repeat("0", 64), 1), "does not have the hash", plugins.Corrupt},
+		{"a removed file", strings.Replace(string(good), "  \""+tree.Files[1].String()+"\",\n", "", 1), "does not have the hash", plugins.Corrupt},
 		{"unknown key", "version = 1\nsurprise = 2\n", "unknown key surprise", plugins.Corrupt},
 	} {
 		write(t, path, c.text, 0o644)
@@ -164,7 +164,7 @@ func TestBrokenLock(t *testing.T) {
 	}
 }
 
-// A package that only the user can write is locked again. One that somebody else may have changed is refused.
+// A package that only the user can write is locked again. One that another user may have changed is refused.
 func TestCheckRelocks(t *testing.T) {
 	for _, c := range []struct {
 		name, reason string
@@ -229,7 +229,7 @@ func TestCheckRelocks(t *testing.T) {
 	}
 }
 
-func TestHostsDoNotLoseEachOthersEntries(t *testing.T) {
+func TestConcurrentHostsKeepAllEntries(t *testing.T) {
 	p, path := pack(t)
 	var wg sync.WaitGroup
 	for i := range 8 {
