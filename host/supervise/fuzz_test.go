@@ -75,12 +75,14 @@ func FuzzPrinted(f *testing.F) {
 func FuzzReports(f *testing.F) {
 	f.Add(
 		[]byte(
-			`{"say":"hello"}` + "\n" + `{"phase":"export","done":1,"total":3,"note":"x"}` + "\n" + `{"result":{"a":[1]}}` + "\n",
+			`{"say":"hello"}` + "\n" + `{"phase":"export","done":1,"total":3,"note":"x"}` + "\n" +
+				`{"result":{"a":[1]}}` + "\n",
 		),
 	)
 	f.Add(
 		[]byte(
-			`{"error":{"kind":"exhausted","message":"no memory","place":"x","hint":"less"}}` + "\nnonsense\n[]\n{\"result\":null}",
+			`{"error":{"kind":"exhausted","message":"no memory","place":"x","hint":"less"}}` +
+				"\nnonsense\n[]\n{\"result\":null}",
 		),
 	)
 	f.Add([]byte(`{"error":{}}` + "\n" + `{"result":1e999}` + "\n\n\n"))

@@ -58,7 +58,8 @@ func neighbour(rest string) {
 	_, err = os.ReadDir(filepath.Dir(socket))
 	try("read the folder", err)
 	for who, pid := range map[string]string{"host": host, "plugin": plugin} {
-		for _, what := range []string{"fd", "mem", "environ", "map_files"} { // the arena is a memory file without a name, accessible only through these
+		// the arena is a memory file without a name, accessible only through these
+		for _, what := range []string{"fd", "mem", "environ", "map_files"} {
 			path := "/proc/" + pid + "/" + what
 			f, err := os.Open(path)
 			if err == nil {
