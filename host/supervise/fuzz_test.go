@@ -88,9 +88,9 @@ func FuzzReports(f *testing.F) {
 	f.Add([]byte(`{"error":{}}` + "\n" + `{"result":1e999}` + "\n\n\n"))
 	f.Add([]byte(strings.Repeat("[", 1<<17)))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		told := 0
-		result, reported := readReports(bytes.NewReader(data), &output{}, func(Report) { told++ })
-		require.LessOrEqual(t, told, bytes.Count(data, []byte("\n"))+1)
+		reports := 0
+		result, reported := readReports(bytes.NewReader(data), &output{}, func(Report) { reports++ })
+		require.LessOrEqual(t, reports, bytes.Count(data, []byte("\n"))+1)
 		require.True(t, result == nil || json.Valid(result))
 		if reported != nil {
 			require.NotZero(t, reported.Kind)

@@ -98,8 +98,8 @@ func TestSilenceOutsideOfCalls(t *testing.T) {
 func TestSlowIsNotHung(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
-		plugin, task, words string
-		patience            float64
+		plugin, task, message string
+		patience              float64
 	}{
 		"slow":                                   {"good", "work:2s", "", 60},
 		"waits for something that never happens": {"good", "hang", "Reset of lane 0 did not answer within 1s", 60},
@@ -126,13 +126,13 @@ func TestSlowIsNotHung(t *testing.T) {
 				)
 			}
 			_, err = e.Reset(background, env.Reset{Task: c.task})
-			if c.words == "" {
+			if c.message == "" {
 				require.NoError(t, err)
 				return
 			}
 			require.Equal(t, plugins.Deadline, plugins.KindOf(err))
-			require.ErrorContains(t, err, c.words)
-			require.NotContains(t, err.Error()[len("env toy: "+c.words):], "working")
+			require.ErrorContains(t, err, c.message)
+			require.NotContains(t, err.Error()[len("env toy: "+c.message):], "working")
 		})
 	}
 }

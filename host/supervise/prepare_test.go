@@ -148,7 +148,7 @@ func TestPrepareBuilds(t *testing.T) {
 	require.Len(t, steps, 1, "a build without changes reports nothing")
 	// A library beside the package, as with a replace in go.mod, is not in the package's hash.
 	write(t, filepath.Join(root, "outside"), "echo library\n", 0o644)
-	require.Equal(t, "one\nlibrary\n", run(), "what lies outside the package counts too")
+	require.Equal(t, "one\nlibrary\n", run(), "files outside the package count too")
 	write(t, filepath.Join(root, "outside"), "", 0o644)
 	write(t, filepath.Join(dir, "source"), "#!/bin/sh\necho two\n", 0o644)
 	require.Equal(t, "two\n", run(), "changed source is built again")
