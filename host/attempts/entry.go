@@ -224,7 +224,7 @@ func (l *List) json(path string, data []byte) ([]entry, error) {
 		return plugins.Errorf(plugins.Invalid, format, args...).
 			WithPlace("%s", path).
 			WithHint(`write a list [{"id": ..., "task": ..., "success": true, "embedding": [...]}, ...], ` +
-			`or an object {"attempts": [...], "anchors": {...}}`)
+				`or an object {"attempts": [...], "anchors": {...}}`)
 	}
 	object, isObject := whole.(map[string]any)
 	if isObject {
