@@ -186,11 +186,14 @@ func TestRealKillPoints(t *testing.T) {
 		}
 	}
 	if out := os.Getenv("SRPO_FAULTS_OUT"); out != "" {
-		head := fmt.Sprintf("# Kill points of real plugins\n\nMade by `bash docs/results/faults-real.sh` on %s, %s, %d cores, seed %d, %s.\n\n",
+		head := fmt.Sprintf("# Kill points of real plugins\n\nMade by `bash docs/results/faults-real.sh` on %s, "+
+			"%s, %d cores, seed %d, %s.\n\n",
 			time.Now().UTC().Format("2006-01-02"), runtime.Version(), runtime.NumCPU(), seed,
 			os.Getenv("SRPO_FAULTS_COMMIT")) +
-			"As [faults.md](faults.md), with one process of the plugin in **bold** killed by SIGKILL in, before or after a call, at points drawn by the seed. A run has 2 iterations of one\n" +
-			"group of 3 episodes on 2 lanes. *Same*: metrics but for seconds, and every file of the checkpoints, are those of the undisturbed run, bit for bit.\n"
+			"As [faults.md](faults.md), with one process of the plugin in **bold** killed by SIGKILL in, before " +
+			"or after a call, at points drawn by the seed. A run has 2 iterations of one\n" +
+			"group of 3 episodes on 2 lanes. *Same*: metrics but for seconds, and every file of the checkpoints, " +
+			"are those of the undisturbed run, bit for bit.\n"
 		require.NoError(t, os.WriteFile(out, append([]byte(head), page.Bytes()...), 0o644))
 	}
 }

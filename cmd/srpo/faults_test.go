@@ -434,22 +434,28 @@ func (r result) differs(other result) error {
 func faultPage(points []*faultPoint, planned int, seed uint64, one, all time.Duration) []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b,
-		"# Kill points\n\nMade by `bash docs/results/faults.sh` on %s, %s, %d cores. Seed %d, %d of %d points were tried%s.\n\n",
+		"# Kill points\n\nMade by `bash docs/results/faults.sh` on %s, %s, %d cores. Seed %d, %d of %d points "+
+			"were tried%s.\n\n",
 		time.Now().UTC().Format("2006-01-02"), runtime.Version(), runtime.NumCPU(), seed, len(points), planned,
 		os.Getenv("SRPO_FAULTS_COMMIT"))
 	fmt.Fprintf(
 		&b,
-		"One small run (tabletop, tiny, pixel; 3 iterations of 2 groups of 3 episodes, 4 lanes, %.1f s undisturbed) for each point. A process got SIGKILL there:\n",
+		"One small run (tabletop, tiny, pixel; 3 iterations of 2 groups of 3 episodes, 4 lanes, %.1f s "+
+			"undisturbed) for each point. A process got SIGKILL there:\n",
 		one.Seconds(),
 	)
 	fmt.Fprintf(&b,
-		"a plugin in, before or after a call; the host likewise, between phases, and before or in the middle of each change that it makes to the run folder. Where the host\n"+
-			"ended, `--resume` went on (before there was a run to resume, the same command again). *Same*: metrics but for seconds, every file of the checkpoints, videos and\n"+
-			"kept embeddings are those of the undisturbed run, bit for bit, and nothing is left over. The whole took %.0f s.\n\n",
+		"a plugin in, before or after a call; the host likewise, between phases, and before or in the middle of "+
+			"each change that it makes to the run folder. Where the host\n"+
+			"ended, `--resume` went on (before there was a run to resume, the same command again). *Same*: "+
+			"metrics but for seconds, every file of the checkpoints, videos and\n"+
+			"kept embeddings are those of the undisturbed run, bit for bit, and nothing is left over. The whole "+
+			"took %.0f s.\n\n",
 		all.Seconds())
 	fmt.Fprintf(
 		&b,
-		"| killed | points | came to pass | went on by itself | resumed | same | different |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: |\n",
+		"| killed | points | came to pass | went on by itself | resumed | same | different |\n| --- | ---: | ---: "+
+			"| ---: | ---: | ---: | ---: |\n",
 	)
 	for _, host := range []bool{false, true} {
 		var n, fired, alone, resumed, bad int

@@ -32,7 +32,8 @@ class Workers(srpo.Env):
     info = srpo.Info("workers", "0.1.0", doc="holds workers")
     @classmethod
     def describe(cls, settings):
-        return srpo.EnvSpec([srpo.Camera("top", 16, 16)], srpo.ActionSpace(["x"], low=[-1], high=[1], meaning="x"), ["x"])
+        return srpo.EnvSpec(
+            [srpo.Camera("top", 16, 16)], srpo.ActionSpace(["x"], low=[-1], high=[1], meaning="x"), ["x"])
     @classmethod
     def tasks(cls, settings):
         yield srpo.Task("a", "a", "do", start_states=4, max_steps=4)
@@ -131,7 +132,8 @@ func TestNobodyIsLeft(t *testing.T) {
 	requirements, err := os.ReadFile(filepath.Join(source, "examples/reach-python/requirements.txt"))
 	require.NoError(t, err)
 	for name, text := range map[string]string{"plugin.py": workersPlugin, "requirements.txt": string(requirements),
-		"plugin.toml": "name = \"workers\"\nkind = \"env\"\nversion = \"0.1.0\"\nprotocol = 1\n[python]\nversion = \">=3.10\"\n[env]\nPIDS = \"" +
+		"plugin.toml": "name = \"workers\"\nkind = \"env\"\nversion = \"0.1.0\"\nprotocol = 1\n[python]\nversion " +
+			"= \">=3.10\"\n[env]\nPIDS = \"" +
 			filepath.Join(work,
 				"pids") + "\"\n"} {
 		require.NoError(t, os.WriteFile(filepath.Join(pkg, name), []byte(text), 0o644))

@@ -123,7 +123,8 @@ func (w *workbench) find(kind plugins.Kind, nameOrPath string) (catalog.Package,
 	if near := nearest.To(nameOrPath, known); near != "" {
 		return catalog.Package{}, e.WithHint("did you mean %q?", near)
 	}
-	return catalog.Package{}, e.WithHint("give the path of the package (./NAME), or list the folder of your packages in [host] plugin_path")
+	return catalog.Package{}, e.WithHint("give the path of the package (./NAME), or list the folder of your " +
+		"packages in [host] plugin_path")
 }
 
 const notInstalled = "not installed"

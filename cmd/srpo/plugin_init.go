@@ -5,11 +5,13 @@ import (
 	"embed"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"text/template"
 
@@ -301,5 +303,5 @@ func sortedFiles(m map[string][]byte) []string {
 	for n := range m {
 		set[n] = ""
 	}
-	return sortedNames(set)
+	return slices.Sorted(maps.Keys(set))
 }

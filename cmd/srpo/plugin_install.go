@@ -69,7 +69,9 @@ func (a *app) install(ctx context.Context, w *workbench, pkg catalog.Package, re
 	out := result{Kind: pkg.Kind, Name: pkg.Name}
 	state := "is part of srpo; there is nothing to install"
 	if _, env := w.state(pkg); env != nil {
-		out.Folder, out.MB, out.Made, out.Files, out.Python, out.Installer = env.Dir, env.Stamp.MB, &env.Stamp.Built, env.Made, env.Stamp.Version, env.Stamp.Installer
+		stamp := &env.Stamp
+		out.Folder, out.Files, out.MB, out.Made = env.Dir, env.Made, stamp.MB, &stamp.Built
+		out.Python, out.Installer = stamp.Version, stamp.Installer
 		state = fmt.Sprintf(
 			"is installed: %.0f MB in %s, made %s with Python %s and %s", out.MB, out.Folder,
 			out.Made.Local().Format("2006-01-02 15:04"), out.Python, out.Installer,
@@ -98,8 +100,8 @@ func (a *app) pluginLock() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "lock [FOLDER...]",
 		Short: "Accept changes of plugin packages",
-		Long: "srpo.lock, beside srpo.toml, contains a hash of every file of each plugin package that is not part of\n" +
-			"srpo. The first use of a package adds it; from then on a changed file is refused, except in a\n" +
+		Long: "srpo.lock, beside srpo.toml, contains a hash of every file of each plugin package that is not part\n" +
+			"of srpo. The first use of a package adds it; from then on a changed file is refused, except in a\n" +
 			"folder that only you can write to. lock accepts the changes of the given packages, or of all\n" +
 			"packages in the lock.",
 		Example: "  srpo plugin lock ./my-env\n" +

@@ -52,7 +52,8 @@ func (p poisonPolicy) Act(ctx context.Context, a policy.Act) ([]policy.Result, e
 }
 
 func (p poisonPolicy) Imitate(
-	ctx context.Context, im policy.Imitate, demos iter.Seq2[policy.Demonstration, error], progress func(done, loss float64),
+	ctx context.Context, im policy.Imitate, demos iter.Seq2[policy.Demonstration, error],
+	progress func(done, loss float64),
 ) error {
 	return p.Policy.Imitate(ctx, im, demos, func(done, loss float64) {
 		if p.mode == "drowns" {

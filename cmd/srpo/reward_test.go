@@ -354,7 +354,8 @@ func TestRewardWithABadEncoder(t *testing.T) {
 	require.NoError(
 		t, os.WriteFile(
 			"bad/plugin.toml",
-			[]byte("name = \"bad\"\nkind = \"encoder\"\nversion = \"0.1.0\"\nprotocol = 1\n[command]\nexec = [\"./run\"]\n"),
+			[]byte("name = \"bad\"\nkind = \"encoder\"\nversion = \"0.1.0\"\nprotocol = 1\n[command]\nexec = "+
+				"[\"./run\"]\n"),
 			0o644,
 		),
 	)
@@ -363,7 +364,8 @@ func TestRewardWithABadEncoder(t *testing.T) {
 	require.NoError(
 		t, os.WriteFile(
 			"few.csv",
-			[]byte("id,success,video\na,1,videos/left-0.npz\nb,1,videos/left-4.npz\nc,0,videos/left-8.npz\nd,0,videos/left-7.npz\ne,0,videos/left-6.npz\nf,0,videos/left-5.npz\n"),
+			[]byte("id,success,video\na,1,videos/left-0.npz\nb,1,videos/left-4.npz\nc,0,videos/left-8.npz\n"+
+				"d,0,videos/left-7.npz\ne,0,videos/left-6.npz\nf,0,videos/left-5.npz\n"),
 			0o644,
 		),
 	)

@@ -28,7 +28,8 @@ import (
 // Besides testscript's own commands there are
 //
 //	fails CODE ARG...               srpo ARG... must end with this exit code
-//	interrupt FILE PATTERN ARG...   srpo ARG... gets Ctrl-C as soon as FILE has a line that matches PATTERN; it must end with 130
+//	interrupt FILE PATTERN ARG...   srpo ARG... gets Ctrl-C when FILE has a line that matches PATTERN;
+//	                                it must exit with 130
 //	strike FILE PATTERN ARG...      the same with SIGKILL
 //	same FILE FILE...               files are equal byte by byte
 //	videos DIR                      videos of two tasks with labels.csv: 5 successes and 4 failures each

@@ -197,7 +197,8 @@ func restartPlugins(t *testing.T, n int) soakSeries {
 			)
 		}
 	}
-	out.words = fmt.Sprintf("tabletop, tiny and pixel were ended %d times, by turns, %d of them by SIGSTOP in a call and the others by SIGKILL, and came back each time; %.2f s for one on average. "+
+	out.words = fmt.Sprintf("tabletop, tiny and pixel were ended %d times, by turns, %d of them by SIGSTOP in a "+
+		"call and the others by SIGKILL, and came back each time; %.2f s for one on average. "+
 		"What grows on disk are the logs, two lines a process.", n, slow, time.Since(began).Seconds()/float64(n))
 	return out
 }
@@ -256,7 +257,8 @@ func soakRun(t *testing.T, length time.Duration) soakSeries {
 	kept, err := os.ReadDir(filepath.Join(folder, "checkpoints"))
 	require.NoError(t, err)
 	require.LessOrEqual(t, len(kept), config.Default().Run.Keep+1, "the newest, and the best")
-	out.words = fmt.Sprintf("`srpo run` with its defaults (tabletop, tiny, pixel) for %v, %d iterations; the run's own end, `solved_after`, is off. What grows on disk are the lines of "+
+	out.words = fmt.Sprintf("`srpo run` with its defaults (tabletop, tiny, pixel) for %v, %d iterations; the "+
+		"run's own end, `solved_after`, is off. What grows on disk are the lines of "+
 		"metrics and events, the report and the videos; checkpoints are kept to 3 and the best.", length, iterations())
 	return out
 }
@@ -281,7 +283,8 @@ func (s *safeBuffer) String() string {
 func soakPage(parts []soakSeries) []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b,
-		"# Long runs\n\nMade by `bash docs/results/soak.sh` on %s, %s, %d cores%s. What the host's process holds: goroutines, open descriptors, resident memory,\n"+
+		"# Long runs\n\nMade by `bash docs/results/soak.sh` on %s, %s, %d cores%s. What the host's process holds: "+
+			"goroutines, open descriptors, resident memory,\n"+
 			"Go's heap; and its folder.\n\n![goroutines, descriptors, memory and disk over time](soak.svg)\n",
 		time.Now().UTC().Format("2006-01-02"), runtime.Version(), runtime.NumCPU(), os.Getenv("SRPO_SOAK_COMMIT"))
 	row := func(u usage) {
@@ -294,13 +297,15 @@ func soakPage(parts []soakSeries) []byte {
 		first, last := steady(p.list)
 		before, after := p.disk()
 		fmt.Fprintf(&b,
-			"\n## %s\n\n%s\n\nThe most in the second quarter and in the last one: %d and %d goroutines, %d and %d descriptors, %.1f and %.1f MB resident, %.1f and %.1f MB of heap. "+
+			"\n## %s\n\n%s\n\nThe most in the second quarter and in the last one: %d and %d goroutines, %d and %d "+
+				"descriptors, %.1f and %.1f MB resident, %.1f and %.1f MB of heap. "+
 				"The folder grew by %.4f and %.4f MB for each of the %s.\n\n",
 			p.title, p.words, first.goroutines, last.goroutines, first.descriptors, last.descriptors, first.resident,
 			last.resident, first.heap, last.heap, before, after, p.unit)
 		fmt.Fprintf(
 			&b,
-			"| after | %s | goroutines | descriptors | resident, MB | heap, MB | disk, MB | files |\n| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
+			"| after | %s | goroutines | descriptors | resident, MB | heap, MB | disk, MB | files |\n| ---: | "+
+				"---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
 			p.unit,
 		)
 		rows := min(12, len(p.list))
@@ -327,7 +332,8 @@ func soakDrawing(parts []soakSeries) []byte {
 	}
 	var b bytes.Buffer
 	fmt.Fprintf(&b,
-		"<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" font-family=\"sans-serif\" font-size=\"11\" fill=\"#444\">\n<rect width=\"100%%\" height=\"100%%\" fill=\"#fff\"/>\n",
+		"<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" font-family=\"sans-serif\" "+
+			"font-size=\"11\" fill=\"#444\">\n<rect width=\"100%%\" height=\"100%%\" fill=\"#fff\"/>\n",
 		len(columns)*(w+left)+20, len(parts)*(h+above+24)+10)
 	for r, p := range parts {
 		y := r*(h+above+24) + above
@@ -342,7 +348,9 @@ func soakDrawing(parts []soakSeries) []byte {
 				top = max(top, column.of(u))
 			}
 			fmt.Fprintf(&b,
-				"<text x=\"%d\" y=\"%d\">%s</text><text x=\"%d\" y=\"%d\" text-anchor=\"end\">%.3g</text><text x=\"%d\" y=\"%d\" text-anchor=\"end\">0</text>\n<path d=\"M%d %dv%dh%d\" fill=\"none\" stroke=\"#bbb\"/>\n<polyline fill=\"none\" stroke=\"#2563a8\" stroke-width=\"1.3\" points=\"",
+				"<text x=\"%d\" y=\"%d\">%s</text><text x=\"%d\" y=\"%d\" text-anchor=\"end\">%.3g</text><text "+
+					"x=\"%d\" y=\"%d\" text-anchor=\"end\">0</text>\n<path d=\"M%d %dv%dh%d\" fill=\"none\" "+
+					"stroke=\"#bbb\"/>\n<polyline fill=\"none\" stroke=\"#2563a8\" stroke-width=\"1.3\" points=\"",
 				x, y-6, column.name, x-4, y+9, top, x-4, y+h, x, y, h, w)
 			end := p.list[len(p.list)-1].at.Seconds()
 			for _, u := range p.list {
