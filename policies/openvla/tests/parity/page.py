@@ -20,8 +20,8 @@ def main() -> None:
     with open(differences, encoding="utf-8") as f:
         rows = [json.loads(line) for line in f]
     print(
-        f"# Policies compared with the original code\n\nWritten by `make parity` at commit {commit}. Both load the same "
-        "small random checkpoints in the published formats, in float32\non a CPU. The number is the largest difference "
+        f"# Policies compared with the original code\n\nWritten by `make parity` at commit {commit}. Both load the "
+        "same small random checkpoints in the published formats, in float32\non a CPU. The number is the largest difference "
         f"of any value. OpenVLA's goldens: {goldens}."
     )
     for plugin, original in ORIGINALS.items():
