@@ -21,8 +21,8 @@ def main() -> None:
         rows = [json.loads(line) for line in f]
     print(
         f"# Policies compared with the original code\n\nWritten by `make parity` at commit {commit}. Both load the "
-        "same small random checkpoints in the published formats, in float32\non a CPU. The number is the largest difference "
-        f"of any value. OpenVLA's goldens: {goldens}."
+        "same small random checkpoints in the published formats, in float32\non a CPU. The number is the largest "
+        f"difference of any value. OpenVLA's goldens: {goldens}."
     )
     for plugin, original in ORIGINALS.items():
         print(f"\n## {plugin}\n\nCompared with {original}.\n")
