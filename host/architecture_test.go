@@ -133,10 +133,8 @@ var hostLayers = [][]string{
 
 // hostLayer returns the index of a package's layer, -1 for a package without one.
 func hostLayer(folder string) int {
-	return slices.IndexFunc(
-		hostLayers,
-		func(layer []string) bool { return slices.Contains(layer, strings.TrimPrefix(folder, "host/")) },
-	)
+	return slices.IndexFunc(hostLayers,
+		func(layer []string) bool { return slices.Contains(layer, strings.TrimPrefix(folder, "host/")) })
 }
 
 // No package of host imports upwards or sideways.
@@ -145,12 +143,8 @@ func TestHostImportsGoDown(t *testing.T) {
 	eachGoFile(t, parser.ImportsOnly, func(name string, f *ast.File) {
 		folder := path.Dir(name)
 		if room(folder) != "host" || folder == "host" {
-			require.False(
-				t,
-				folder == "host" && name != "host/architecture_test.go",
-				"%s: the root of host stays empty",
-				name,
-			)
+			require.False(t, folder == "host" && name != "host/architecture_test.go",
+				"%s: the root of host stays empty", name)
 			return
 		}
 		require.GreaterOrEqual(t, hostLayer(folder), 0, "give %s a place in hostLayers", folder)
@@ -164,13 +158,8 @@ func TestHostImportsGoDown(t *testing.T) {
 			}
 			checked++
 			if hostLayer(local) >= hostLayer(folder) && !strings.HasSuffix(name, "_test.go") {
-				t.Errorf(
-					"%s imports %s, which is in layer %d of hostLayers; its own layer is %d",
-					name,
-					local,
-					hostLayer(local),
-					hostLayer(folder),
-				)
+				t.Errorf("%s imports %s, which is in layer %d of hostLayers; its own layer is %d", name, local,
+					hostLayer(local), hostLayer(folder))
 			}
 		}
 	})

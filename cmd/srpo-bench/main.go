@@ -18,6 +18,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/signal"
@@ -61,7 +62,7 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, o, flag.Args()); err != nil {
+	if err := run(ctx, os.Stdout, o, flag.Args()); err != nil {
 		fmt.Fprintln(os.Stderr, "srpo-bench:", err)
 		var e *plugins.Error
 		if errors.As(err, &e) && e.Hint != "" {
@@ -83,7 +84,7 @@ func serve(kind plugins.Kind) {
 	}
 }
 
-func run(ctx context.Context, o options, names []string) error {
+func run(ctx context.Context, w io.Writer, o options, names []string) error {
 	if len(names) == 0 {
 		names = []string{"host", "clip"}
 	}
@@ -110,11 +111,11 @@ func run(ctx context.Context, o options, names []string) error {
 		}
 	}
 	if o.json {
-		e := json.NewEncoder(os.Stdout)
+		e := json.NewEncoder(w)
 		e.SetIndent("", "  ")
 		return e.Encode(r)
 	}
-	return r.Markdown(os.Stdout)
+	return r.Markdown(w)
 }
 
 func parseLanes(list string) (lanes []int, err error) {

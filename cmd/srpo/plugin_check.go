@@ -25,7 +25,7 @@ import (
 	"github.com/srpo-dev/srpo/sdk/plugintest"
 )
 
-// cleanStop is how long a plugin may take to stop when asked.
+// cleanStop is the time in which a plugin must stop on request.
 const cleanStop = 2 * time.Second
 
 func (a *app) pluginTest() *cobra.Command {
@@ -35,11 +35,13 @@ func (a *app) pluginTest() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "test NAME|FOLDER",
 		Short: "Check that a plugin keeps the contract",
-		Long: "test starts a plugin as a run does and checks what it promises: spaces, determinism by seed, chunk ends, terminated against truncated, bad\n" +
-			"requests refused, a quiet stdout, a clean stop; once with tensors in shared memory and once in the messages, which must give the same.\n" +
-			"A package that is in srpo.lock may have changed: testing is what one does before srpo plugin lock.",
-		Example: "  srpo plugin test ./my-env\n  srpo plugin test ./my-env --set noise=0.1\n  srpo plugin test ./my-policy --env ./my-env\n  srpo plugin test libero-plus --task '*/noise/*'",
-		Args:    oneArg("one plugin"),
+		Long: "test starts a plugin as a run does and checks the contract: spaces, determinism by seed, start states,\n" +
+			"ends of chunks and episodes, refusal of bad requests, a quiet stdout and a clean stop. It does so once with\n" +
+			"tensors in shared memory and once with tensors in messages, which must give the same replies.\n" +
+			"It ignores srpo.lock, so that you can test a changed package before srpo plugin lock.",
+		Example: "  srpo plugin test ./my-env\n  srpo plugin test ./my-env --set noise=0.1\n" +
+			"  srpo plugin test ./my-policy --env ./my-env\n  srpo plugin test libero-plus --task '*/noise/*'",
+		Args: oneArg("one plugin"),
 		RunE: func(c *cobra.Command, args []string) error {
 			k, err := parseKind(kind)
 			if err != nil {
@@ -53,7 +55,7 @@ func (a *app) pluginTest() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			for i, s := range set { // NAME=VALUE is the plugin's own
+			for i, s := range set { // NAME=VALUE is a setting of the plugin
 				if name, _, _ := strings.Cut(s, "="); !strings.Contains(name, ".") {
 					set[i] = fmt.Sprintf("%s.%s.%s", pkg.Kind, pkg.Name, s)
 				}
@@ -62,20 +64,21 @@ func (a *app) pluginTest() *cobra.Command {
 				return err
 			}
 			defer w.term.Close()
-			return (&examination{app: a, w: w, pkg: pkg, envName: envName, task: task, deadline: deadline}).run(c.Context())
+			x := &contractTest{app: a, w: w, pkg: pkg, envName: envName, task: task, deadline: deadline}
+			return x.run(c.Context())
 		},
 	}
-	c.Flags().StringVar(&kind, "kind", "", "env, policy or encoder, where a name is not enough")
-	c.Flags().StringVar(&envName, "env", "tabletop", "for policies: the env that they are to act in")
-	c.Flags().StringVar(&task, "task", "", "for envs: check the first task whose id matches, * matches anything; default: the first that can run")
-	c.Flags().DurationVar(&deadline, "deadline", 5*time.Minute, "for each check")
-	c.Flags().StringVar(&file, "config", "", "configuration file; default srpo.toml where there is one")
-	c.Flags().StringArrayVar(&set, "set", nil, "the plugin's own setting, e.g. --set noise=0.1; may be repeated")
+	c.Flags().StringVar(&kind, "kind", "", "env, policy or encoder, if the name is ambiguous")
+	c.Flags().StringVar(&envName, "env", "tabletop", "for policies: the env in which to act")
+	c.Flags().StringVar(&task, "task", "", "for envs: check the first task whose ID matches; * matches anything")
+	c.Flags().DurationVar(&deadline, "deadline", 5*time.Minute, "time limit of each check")
+	c.Flags().StringVar(&file, "config", "", "configuration file; default: srpo.toml, if it exists")
+	c.Flags().StringArrayVar(&set, "set", nil, "a setting of the plugin, e.g. --set noise=0.1; can be repeated")
 	return c
 }
 
-// examination is one `srpo plugin test`.
-type examination struct {
+// contractTest is one `srpo plugin test`.
+type contractTest struct {
 	app      *app
 	w        *workbench
 	pkg      catalog.Package
@@ -86,14 +89,14 @@ type examination struct {
 	launch  supervise.Launch
 	logDir  string
 	envSpec plugins.EnvSpec
-	results []examined
+	results []checkResult
 	printed map[failure]string // by failure, the check whose text was printed in full
 
 	passed, skipped, failed int
 }
 
-// examined is what came of one check.
-type examined struct {
+// checkResult is the result of one check.
+type checkResult struct {
 	// Part is "process", "shared memory", "messages" or "both".
 	Part    string  `json:"part"`
 	Check   string  `json:"check"`
@@ -108,7 +111,7 @@ type examined struct {
 // failure identifies what failed. The hint is not part of it, as it can name the log of one process.
 type failure struct{ message, place, detail string }
 
-func (x *examination) run(ctx context.Context) error {
+func (x *contractTest) run(ctx context.Context) error {
 	began := time.Now()
 	var drop func()
 	var err error
@@ -132,8 +135,8 @@ func (x *examination) run(ctx context.Context) error {
 	if x.pkg.Origin == catalog.Folder {
 		where = x.pkg.Dir
 	}
-	x.say("%s %s %s (%s)", x.pkg.Kind, x.pkg.Name, x.pkg.Version, where)
-	x.lockState()
+	x.print("%s %s %s (%s)", x.pkg.Kind, x.pkg.Name, x.pkg.Version, where)
+	x.reportLock()
 
 	shared, messages := &transcript{}, &transcript{}
 	ok, err := x.examine(ctx, "shared memory", max(x.w.arenaBytes(), 64<<20), shared)
@@ -144,38 +147,44 @@ func (x *examination) run(ctx context.Context) error {
 		return err
 	}
 	if ok {
-		x.say("")
-		what, difference := shared.compare(messages)
-		if what == 0 {
+		x.print("")
+		calls, difference := shared.compare(messages)
+		if calls == 0 {
 			difference = plugintest.Skip("no call to compare")
 		}
-		x.note("both", fmt.Sprintf("shared memory and messages give the same answers (%d calls)", what), difference, 0)
+		check := fmt.Sprintf("shared memory and messages give the same replies (%d calls)", calls)
+		x.report("both", check, difference, 0)
 	}
 	if x.app.json {
-		if err := x.app.printJSON(map[string]any{"kind": x.pkg.Kind, "name": x.pkg.Name, "version": x.pkg.Version, "folder": x.pkg.Dir,
-			"passed": x.passed, "skipped": x.skipped, "failed": x.failed, "seconds": time.Since(began).Seconds(), "checks": x.results}); err != nil {
+		if err := x.app.printJSON(map[string]any{
+			"kind": x.pkg.Kind, "name": x.pkg.Name, "version": x.pkg.Version, "folder": x.pkg.Dir,
+			"passed": x.passed, "skipped": x.skipped, "failed": x.failed, "seconds": time.Since(began).Seconds(),
+			"checks": x.results,
+		}); err != nil {
 			return err
 		}
 	}
-	words := fmt.Sprintf("\n%d passed, %d skipped, %d failed, in %s", x.passed, x.skipped, x.failed, took(time.Since(began)))
+	summary := fmt.Sprintf("\n%d passed, %d skipped, %d failed, in %s",
+		x.passed, x.skipped, x.failed, took(time.Since(began)))
 	if x.failed > 0 {
-		x.say("%s; everything that it printed is in %s", words, x.logDir)
+		x.print("%s; the log of the plugin is in %s", summary, x.logDir)
 		return errReported
 	}
-	x.say("%s", words)
+	x.print("%s", summary)
 	return nil
 }
 
-// say prints a line for a person.
-func (x *examination) say(format string, args ...any) {
+// print prints a line, unless the output is JSON.
+func (x *contractTest) print(format string, args ...any) {
 	if !x.app.json {
 		fmt.Fprintf(x.app.out, format+"\n", args...)
 	}
 }
 
-// note prints and counts the result of a check; err nil: passed, a plugintest.Skip: did not apply.
-func (x *examination) note(part, check string, err error, d time.Duration) {
-	e := examined{Part: part, Check: check, Outcome: "pass", Seconds: d.Seconds()}
+// report prints and counts the result of a check. A nil err means that it passed, and a plugintest.Skip that it
+// does not apply.
+func (x *contractTest) report(part, check string, err error, d time.Duration) {
+	e := checkResult{Part: part, Check: check, Outcome: "pass", Seconds: d.Seconds()}
 	var skip plugintest.Skip
 	mark := "✓"
 	switch {
@@ -200,11 +209,12 @@ func (x *examination) note(part, check string, err error, d time.Duration) {
 	case "fail":
 		line += x.failureText(e)
 	}
-	x.say("%s", line)
+	x.print("%s", line)
 }
 
-// failureText returns the indented text of a failed check. A failure that an earlier check had is not repeated in full.
-func (x *examination) failureText(e examined) string {
+// failureText returns the indented text of a failed check. A failure that an earlier check had is not repeated in
+// full.
+func (x *contractTest) failureText(e checkResult) string {
 	f := failure{e.Message, e.Place, e.Detail}
 	if first, ok := x.printed[f]; ok {
 		return "\n    the same failure as in " + first
@@ -236,22 +246,24 @@ func took(d time.Duration) string {
 	return fmt.Sprintf("%.1f s", d.Seconds())
 }
 
-// lockState says whether srpo.lock knows the package as it is.
-func (x *examination) lockState() {
+// reportLock prints a line if the package differs from srpo.lock.
+func (x *contractTest) reportLock() {
 	if x.pkg.Origin != catalog.Folder {
 		return
 	}
 	f, err := lock.Load(x.w.prep.Lock)
 	if err != nil {
-		return // a run will say so
+		return // a run reports the error
 	}
-	if err := f.Verify(lock.Package{Kind: x.pkg.Kind, Name: x.pkg.Name, Version: x.pkg.Version, Dir: x.pkg.Dir}); plugins.KindOf(err) == plugins.Corrupt {
-		x.say("- srpo.lock has another state of it (%s): before a run, srpo plugin lock %s", strings.ReplaceAll(plugins.AsError(err).Detail, "\n", ", "), x.pkg.Dir)
+	err = f.Verify(lock.Package{Kind: x.pkg.Kind, Name: x.pkg.Name, Version: x.pkg.Version, Dir: x.pkg.Dir})
+	if plugins.KindOf(err) == plugins.Corrupt {
+		changes := strings.ReplaceAll(plugins.AsError(err).Detail, "\n", ", ")
+		x.print("- it differs from srpo.lock (%s): before a run, srpo plugin lock %s", changes, x.pkg.Dir)
 	}
 }
 
-// describeEnv asks the env that a policy is to act in what it is.
-func (x *examination) describeEnv(ctx context.Context) (spec plugins.EnvSpec, err error) {
+// describeEnv returns the description of the env in which a policy acts.
+func (x *contractTest) describeEnv(ctx context.Context) (spec plugins.EnvSpec, err error) {
 	pkg, err := x.w.find(plugins.Env, x.envName)
 	if err != nil {
 		return spec, plugins.AsError(err).WithPlace("--env %s", x.envName)
@@ -277,11 +289,11 @@ func (x *examination) describeEnv(ctx context.Context) (spec plugins.EnvSpec, er
 	return spec, err
 }
 
-// examine runs all checks on one process. alive is false when there was none to talk to. The error is of something that keeps the examination from going
-// on at all, such as Ctrl-C.
-func (x *examination) examine(ctx context.Context, part string, arenaBytes int, t *transcript) (alive bool, err error) {
-	title := "tensors in " + part
-	x.say("\n%s", title)
+// examine runs all checks on one process. alive is false if the process did not start. An error, such as Ctrl-C, ends the
+// whole test.
+func (x *contractTest) examine(ctx context.Context, part string, arenaBytes int,
+	t *transcript) (alive bool, err error) {
+	x.print("\ntensors in %s", part)
 	s, err := x.w.supervisor(filepath.Join(x.logDir, strings.ReplaceAll(part, " ", "-")), arenaBytes)
 	if err != nil {
 		return false, err
@@ -290,13 +302,13 @@ func (x *examination) examine(ctx context.Context, part string, arenaBytes int, 
 	began := time.Now()
 	processes := 1
 	if x.pkg.Kind == plugins.Policy {
-		processes = max(1, x.w.cfg.Host.PolicyProcesses) // 0 is for runs
+		processes = max(1, x.w.cfg.Host.PolicyProcesses) // 0 means that a run chooses
 	}
 	p, err := s.StartRanks(ctx, x.launch, processes)
 	if err == nil && arenaBytes > 0 && p.Arena() == nil {
 		err = plugins.Errorf(plugins.Unsupported, "there is no shared memory")
 	}
-	x.note(part, "it starts and shakes hands", err, time.Since(began))
+	x.report(part, "it starts and completes the handshake", err, time.Since(began))
 	if err != nil {
 		return false, stopRequested(ctx)
 	}
@@ -305,20 +317,20 @@ func (x *examination) examine(ctx context.Context, part string, arenaBytes int, 
 	var client plugins.Plugin
 	switch x.pkg.Kind {
 	case plugins.Env:
-		client = &heardEnv{Client: env.NewClient(p.Conn(), p.Arena()), t: t}
+		client = &recordingEnv{Client: env.NewClient(p.Conn(), p.Arena()), t: t}
 	case plugins.Policy:
-		h := &heardPolicy{t: t, super: s}
+		h := &recordingPolicy{t: t, super: s}
 		for _, q := range p.Ranks() {
 			h.ranks = append(h.ranks, policy.NewClient(q.Conn(), q.Arena()))
 		}
 		h.Client = h.ranks[0].(*policy.Client)
 		client = h
 	default:
-		client = &heardEncoder{Client: encoder.NewClient(p.Conn(), p.Arena()), t: t}
+		client = &recordingEncoder{Client: encoder.NewClient(p.Conn(), p.Arena()), t: t}
 	}
 	began = time.Now()
 	given, err := x.given(ctx, client)
-	if w := (wrongSetting{}); errors.As(err, &w) {
+	if w := (settingError{}); errors.As(err, &w) {
 		return false, w.error
 	}
 	var mismatch error
@@ -326,12 +338,12 @@ func (x *examination) examine(ctx context.Context, part string, arenaBytes int, 
 		mismatch = x.sameAsManifest(ctx, client)
 	}
 	if x.pkg.Manifest != nil || err != nil {
-		x.note(part, "Info says what plugin.toml says", died(p, cmp.Or(err, mismatch)), time.Since(began))
+		x.report(part, "Info agrees with plugin.toml", withExit(p, cmp.Or(err, mismatch)), time.Since(began))
 	}
 	if err == nil {
 		plugintest.Run(ctx, x.checks(client, given), x.deadline, func(r plugintest.Result) {
-			if ctx.Err() == nil { // after Ctrl-C nothing is the plugin's fault
-				x.note(part, r.Name, died(p, r.Err), r.Took)
+			if ctx.Err() == nil { // after Ctrl-C, failures are not the plugin's
+				x.report(part, r.Name, withExit(p, r.Err), r.Took)
 			}
 		})
 	}
@@ -341,13 +353,13 @@ func (x *examination) examine(ctx context.Context, part string, arenaBytes int, 
 	var stray error
 	groups := map[*supervise.Process]int{}
 	for _, q := range p.Ranks() {
-		stray = cmp.Or(stray, strayOutput(q.LogFile()))
+		stray = cmp.Or(stray, checkStdout(q.LogFile()))
 		groups[q] = q.PID()
 	}
-	x.note(part, "nothing but the handshake is printed on stdout", stray, 0)
+	x.report(part, "nothing but the handshake is printed on stdout", stray, 0)
 	select {
 	case <-p.Exited():
-		return true, nil // said already
+		return true, nil // already reported
 	default:
 	}
 	began = time.Now()
@@ -355,9 +367,9 @@ func (x *examination) examine(ctx context.Context, part string, arenaBytes int, 
 	d := time.Since(began)
 	var unclean error
 	for _, q := range p.Ranks() {
-		unclean = cmp.Or(unclean, stoppedCleanly(q, groups[q], d))
+		unclean = cmp.Or(unclean, checkStop(q, groups[q], d))
 	}
-	x.note(part, "it stops when asked, and leaves nobody behind", unclean, d)
+	x.report(part, "it stops on request and leaves no process behind", unclean, d)
 	return true, nil
 }
 
@@ -368,18 +380,18 @@ func stopRequested(ctx context.Context) error {
 	return plugins.Errorf(plugins.Canceled, "the test was stopped: %w", context.Cause(ctx))
 }
 
-// wrongSetting is an error of whoever typed the command, not of the plugin.
-type wrongSetting struct{ error }
+// settingError is an error in the user's settings, not of the plugin.
+type settingError struct{ error }
 
 // given returns the settings that srpo.toml and --set give to the plugin.
-func (x *examination) given(ctx context.Context, p plugins.Plugin) (map[string]any, error) {
+func (x *contractTest) given(ctx context.Context, p plugins.Plugin) (map[string]any, error) {
 	i, err := p.Info(ctx)
 	if err != nil {
 		return nil, err
 	}
 	values, err := x.w.cfg.ResolvePlugin(x.pkg.Kind, x.pkg.Name, i.Settings)
 	if err != nil {
-		return nil, wrongSetting{err}
+		return nil, settingError{err}
 	}
 	given := map[string]any{}
 	for name, v := range values {
@@ -389,54 +401,61 @@ func (x *examination) given(ctx context.Context, p plugins.Plugin) (map[string]a
 }
 
 // sameAsManifest compares Info with plugin.toml.
-func (x *examination) sameAsManifest(ctx context.Context, p plugins.Plugin) error {
+func (x *contractTest) sameAsManifest(ctx context.Context, p plugins.Plugin) error {
 	i, err := p.Info(ctx)
 	if err != nil {
 		return err
 	}
-	for _, f := range []struct{ what, said, written string }{{"name", i.Name, x.pkg.Name}, {"version", i.Version, x.pkg.Version}} {
-		if f.said != f.written {
-			return plugins.Errorf(plugins.Mismatch, "Info says %s %q, plugin.toml %q", f.what, f.said, f.written).WithHint("make them the same")
+	for _, f := range []struct{ field, info, manifest string }{
+		{"name", i.Name, x.pkg.Name}, {"version", i.Version, x.pkg.Version},
+	} {
+		if f.info != f.manifest {
+			return plugins.Errorf(plugins.Mismatch, "Info has %s %q, plugin.toml has %q", f.field, f.info, f.manifest).
+				WithHint("make them the same")
 		}
 	}
 	if x.pkg.Manifest.Settings == nil {
 		return nil
 	}
-	said, written := map[string]bool{}, map[string]bool{}
+	declared, listed := map[string]bool{}, map[string]bool{}
 	for _, s := range i.Settings {
-		said[s.Name] = true
+		declared[s.Name] = true
 	}
 	for _, name := range x.pkg.Manifest.Settings {
-		if written[name] = true; !said[name] {
-			return plugins.Errorf(plugins.Mismatch, "plugin.toml lists the setting %q, which Info does not declare", name).WithHint("make the lists the same, or leave settings out of plugin.toml")
+		if listed[name] = true; !declared[name] {
+			return plugins.Errorf(plugins.Mismatch,
+				"plugin.toml lists the setting %q, which Info does not declare", name).
+				WithHint("make the lists the same, or leave settings out of plugin.toml")
 		}
 	}
 	for _, s := range i.Settings {
-		if !written[s.Name] {
-			return plugins.Errorf(plugins.Mismatch, "Info declares the setting %q, which is not among the settings of plugin.toml", s.Name).
+		if !listed[s.Name] {
+			return plugins.Errorf(plugins.Mismatch,
+				"Info declares the setting %q, which plugin.toml does not list", s.Name).
 				WithHint("make the lists the same, or leave settings out of plugin.toml")
 		}
 	}
 	return nil
 }
 
-func (x *examination) checks(client plugins.Plugin, given map[string]any) []plugintest.Check {
+func (x *contractTest) checks(client plugins.Plugin, given map[string]any) []plugintest.Check {
 	switch c := client.(type) {
-	case *heardEnv:
+	case *recordingEnv:
 		return plugintest.EnvTask(c, given, x.task)
-	case *heardPolicy:
+	case *recordingPolicy:
 		folder := filepath.Join(x.logDir, "saved")
 		_ = os.RemoveAll(folder)
 		_ = os.MkdirAll(folder, 0o755)
 		return plugintest.Policy(c, given, x.envSpec, folder)
-	case *heardEncoder:
+	case *recordingEncoder:
 		return plugintest.Encoder(c, given)
 	}
 	return nil
 }
 
-// died adds to an error how the process ended and what it said last, when that is what happened.
-func died(p *supervise.Process, err error) error {
+// withExit returns how the process ended and the end of its log, if err means that the process is gone, and err
+// otherwise.
+func withExit(p *supervise.Process, err error) error {
 	if plugins.KindOf(err) != plugins.Unavailable {
 		return err
 	}
@@ -445,12 +464,13 @@ func died(p *supervise.Process, err error) error {
 	case <-time.After(3 * time.Second):
 		return err
 	}
-	who := p.FirstFailed()
-	return plugins.Errorf(plugins.Unavailable, "it %s during this check", p.ExitReason()).WithDetail(who.LastLines(20)).WithHint("read %s", who.LogFile())
+	failed := p.FirstFailed()
+	return plugins.Errorf(plugins.Unavailable, "it %s during this check", p.ExitReason()).
+		WithDetail(failed.LastLines(20)).WithHint("read %s", failed.LogFile())
 }
 
-// strayOutput looks into a plugin's log for lines that came from stdout.
-func strayOutput(log string) error {
+// checkStdout returns an error if a plugin's log has lines from stdout.
+func checkStdout(log string) error {
 	f, err := os.Open(log)
 	if err != nil {
 		return plugintest.Skip("no log: " + err.Error())
@@ -472,32 +492,36 @@ func strayOutput(log string) error {
 	if n == 0 {
 		return nil
 	}
-	return plugins.Errorf(plugins.Corrupt, "%s on stdout", count(n, "line")).WithDetail(strings.Join(found, "\n")).WithHint("print to stderr instead: it is kept in the plugin's log")
+	return plugins.Errorf(plugins.Corrupt, "%s on stdout", count(n, "line")).WithDetail(strings.Join(found, "\n")).
+		WithHint("print to stderr instead: it is kept in the plugin's log")
 }
 
-// stoppedCleanly says what is wrong with how a plugin stopped.
-func stoppedCleanly(p *supervise.Process, group int, d time.Duration) error {
-	fate := p.ExitReason()
+// checkStop returns an error if a plugin did not stop cleanly within d.
+func checkStop(p *supervise.Process, group int, d time.Duration) error {
+	reason := p.ExitReason()
 	switch {
-	case strings.HasPrefix(fate, "was stopped by srpo"):
+	case strings.HasPrefix(reason, "was stopped by srpo"):
 		return plugins.Errorf(plugins.Deadline, "it did not stop by itself within %s and was killed", took(d)).
-			WithHint("end the process when the server is told to stop; both SDKs do. A thread that never ends keeps it alive: make it a daemon")
+			WithHint("end the process when the server stops; a thread that never ends must be a daemon")
 	case d > cleanStop:
-		return plugins.Errorf(plugins.Deadline, "it took %s to stop, %v are allowed", took(d), cleanStop).WithHint("leave nothing for the end that takes long")
-	case fate != "exited with status 0":
-		return plugins.Errorf(plugins.Unavailable, "it %s when it was asked to stop", fate).WithDetail(p.LastLines(20)).WithHint("read %s", p.LogFile())
+		return plugins.Errorf(plugins.Deadline, "it took %s to stop, %v are allowed", took(d), cleanStop).
+			WithHint("do no long work at the end")
+	case reason != "exited with status 0":
+		return plugins.Errorf(plugins.Unavailable, "it %s when it was asked to stop", reason).
+			WithDetail(p.LastLines(20)).WithHint("read %s", p.LogFile())
 	}
-	var left []string
-	for end := time.Now().Add(cleanStop); time.Now().Before(end); time.Sleep(20 * time.Millisecond) { // what was killed with it may take a moment to end
-		if left = living(group); len(left) == 0 {
+	var left []string // killed processes can take a moment to end
+	for end := time.Now().Add(cleanStop); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		if left = runningProcesses(group); len(left) == 0 {
 			return nil
 		}
 	}
-	return plugins.Errorf(plugins.Corrupt, "processes of its group live on: %s", strings.Join(left, ", ")).WithHint("end the plugin's children with it")
+	return plugins.Errorf(plugins.Corrupt, "processes of its group are still running: %s", strings.Join(left, ", ")).
+		WithHint("end the plugin's children with it")
 }
 
-// living are the processes of a group that have not ended, as "PID NAME". One that has ended and that init has not taken note of (a zombie) is not one of them.
-func living(group int) (left []string) {
+// runningProcesses returns the processes of a group, without zombies, as "PID NAME".
+func runningProcesses(group int) (left []string) {
 	if unix.Kill(-group, 0) == unix.ESRCH {
 		return nil
 	}
@@ -505,9 +529,9 @@ func living(group int) (left []string) {
 	for _, stat := range stats {
 		data, err := os.ReadFile(stat)
 		if err != nil {
-			continue // it has ended meanwhile
+			continue // it has ended in the meantime
 		}
-		// proc(5): "PID (NAME) STATE PPID PGRP ...", and a name may hold blanks and brackets.
+		// proc(5): "PID (NAME) STATE PPID PGRP ...", and a name can contain spaces and parentheses.
 		before, after, _ := strings.Cut(string(data), " (")
 		i := strings.LastIndex(after, ") ")
 		if i < 0 {

@@ -16,47 +16,48 @@ import (
 	"github.com/srpo-dev/srpo/plugins/policy"
 )
 
-// transcript keeps a digest of every answer, by the request: what a plugin answers with tensors in shared memory must be what it answers without.
+// transcript keeps a digest of every reply, by request. A plugin must give the same replies with tensors in shared
+// memory and in messages.
 type transcript struct {
 	order   []string
-	answers map[string]heard
+	replies map[string]reply
 }
 
-type heard struct{ what, digest string }
+type reply struct{ call, digest string }
 
-// add keeps one answer; the n-th answer to the same request is kept apart from the others.
-func (t *transcript) add(what, request, answer string) {
-	if t.answers == nil {
-		t.answers = map[string]heard{}
+// add adds a reply. Several replies to the same request are numbered.
+func (t *transcript) add(call, request, digest string) {
+	if t.replies == nil {
+		t.replies = map[string]reply{}
 	}
-	key := what + " " + request
+	key := call + " " + request
 	for n := 1; ; n++ {
 		k := fmt.Sprintf("%s #%d", key, n)
-		if _, taken := t.answers[k]; !taken {
+		if _, taken := t.replies[k]; !taken {
 			t.order = append(t.order, k)
-			t.answers[k] = heard{what, answer}
+			t.replies[k] = reply{call, digest}
 			return
 		}
 	}
 }
 
-// compare returns how many requests both have, and what differs.
+// compare returns the number of requests that both transcripts have, and an error for the first reply that differs.
 func (t *transcript) compare(other *transcript) (common int, err error) {
 	for i, k := range t.order {
-		b, ok := other.answers[k]
+		b, ok := other.replies[k]
 		if !ok {
 			continue
 		}
 		common++
-		if err == nil && t.answers[k].digest != b.digest {
-			err = plugins.Errorf(plugins.Corrupt, "call %d, %s, is answered differently", i+1, b.what).
-				WithHint("if the same seed gives the same answer otherwise: copy tensors that are kept beyond the call, for shared memory is used again afterwards")
+		if err == nil && t.replies[k].digest != b.digest {
+			err = plugins.Errorf(plugins.Corrupt, "call %d, %s, has different replies", i+1, b.call).
+				WithHint("copy tensors that you keep after a call, because shared memory is reused")
 		}
 	}
 	return common, err
 }
 
-// digest hashes values; tensors by type, shape and bytes.
+// digest hashes values, and tensors by type, shape and bytes.
 type digest struct{ h hash.Hash }
 
 func newDigest() digest { return digest{sha256.New()} }
@@ -90,25 +91,25 @@ func (d digest) err(err error) digest {
 
 func (d digest) String() string { return hex.EncodeToString(d.h.Sum(nil)[:12]) }
 
-// heardEnv writes down what an env answers.
-type heardEnv struct {
+// recordingEnv adds the replies of an env to a transcript.
+type recordingEnv struct {
 	*env.Client
 	t *transcript
 }
 
-func (h *heardEnv) Reset(ctx context.Context, r env.Reset) (env.Transition, error) {
+func (h *recordingEnv) Reset(ctx context.Context, r env.Reset) (env.Transition, error) {
 	tr, err := h.Client.Reset(ctx, r)
 	h.t.add("Reset", newDigest().value(r).String(), transition(tr, err))
 	return tr, err
 }
 
-func (h *heardEnv) StepExpert(ctx context.Context, s env.ExpertStep) (env.Transition, error) {
+func (h *recordingEnv) StepExpert(ctx context.Context, s env.ExpertStep) (env.Transition, error) {
 	tr, err := h.Client.StepExpert(ctx, s)
 	h.t.add("Step", newDigest().value(s).String(), transition(tr, err))
 	return tr, err
 }
 
-func (h *heardEnv) Step(ctx context.Context, s env.Step) (env.Transition, error) {
+func (h *recordingEnv) Step(ctx context.Context, s env.Step) (env.Transition, error) {
 	request := newDigest().value(s.Lane).value(s.Render).tensor(s.Actions).String()
 	tr, err := h.Client.Step(ctx, s)
 	h.t.add("Step", request, transition(tr, err))
@@ -124,8 +125,9 @@ func transition(tr env.Transition, err error) string {
 	return d.String()
 }
 
-// heardPolicy writes down how a policy acts, until it is trained: training on a GPU need not repeat itself to the bit.
-type heardPolicy struct {
+// recordingPolicy adds the actions of a policy to a transcript, until the policy is trained, because training on a
+// GPU is not always deterministic.
+type recordingPolicy struct {
 	*policy.Client // of rank 0
 	ranks          []policy.Policy
 	super          *supervise.Supervisor
@@ -133,7 +135,7 @@ type heardPolicy struct {
 	trained        bool
 }
 
-func (h *heardPolicy) Configure(ctx context.Context, c plugins.Config) error {
+func (h *recordingPolicy) Configure(ctx context.Context, c plugins.Config) error {
 	info, err := h.Info(ctx)
 	if err != nil {
 		return err
@@ -141,7 +143,7 @@ func (h *heardPolicy) Configure(ctx context.Context, c plugins.Config) error {
 	return h.super.ConfigureRanks(ctx, info, h.ranks, c)
 }
 
-func (h *heardPolicy) Act(ctx context.Context, a policy.Act) ([]policy.Result, error) {
+func (h *recordingPolicy) Act(ctx context.Context, a policy.Act) ([]policy.Result, error) {
 	request := newDigest().value(a.Greedy).value(a.Temperature).value(a.Record)
 	for _, it := range a.Items {
 		request.value(it.Trajectory).value(it.Step).value(it.Seed).observation(it.Observation)
@@ -158,23 +160,25 @@ func (h *heardPolicy) Act(ctx context.Context, a policy.Act) ([]policy.Result, e
 	return out, err
 }
 
-func (h *heardPolicy) Update(ctx context.Context, u policy.Update, progress func(float64)) (policy.Statistics, error) {
+func (h *recordingPolicy) Update(ctx context.Context, u policy.Update,
+	progress func(float64)) (policy.Statistics, error) {
 	h.trained = true
 	return h.Client.Update(ctx, u, progress)
 }
 
-func (h *heardPolicy) Imitate(ctx context.Context, im policy.Imitate, demos iter.Seq2[policy.Demonstration, error], progress func(done, loss float64)) error {
+func (h *recordingPolicy) Imitate(ctx context.Context, im policy.Imitate, demos iter.Seq2[policy.Demonstration, error],
+	progress func(done, loss float64)) error {
 	h.trained = true
 	return h.Client.Imitate(ctx, im, demos, progress)
 }
 
-// heardEncoder writes down what an encoder answers.
-type heardEncoder struct {
+// recordingEncoder adds the vectors of an encoder to a transcript.
+type recordingEncoder struct {
 	*encoder.Client
 	t *transcript
 }
 
-func (h *heardEncoder) Encode(ctx context.Context, clips []plugins.Tensor) ([][]float32, error) {
+func (h *recordingEncoder) Encode(ctx context.Context, clips []plugins.Tensor) ([][]float32, error) {
 	request := newDigest()
 	for _, c := range clips {
 		request.tensor(c)
@@ -185,7 +189,7 @@ func (h *heardEncoder) Encode(ctx context.Context, clips []plugins.Tensor) ([][]
 	return out, err
 }
 
-func (h *heardEncoder) EncodeWindows(ctx context.Context, clip plugins.Tensor, ends []int) ([][]float32, error) {
+func (h *recordingEncoder) EncodeWindows(ctx context.Context, clip plugins.Tensor, ends []int) ([][]float32, error) {
 	key := newDigest().tensor(clip).value(ends).String()
 	out, err := h.Client.EncodeWindows(ctx, clip, ends)
 	h.t.add("EncodeWindows", key, newDigest().err(err).value(out).String())

@@ -37,5 +37,5 @@ func TestRewardFromPython(t *testing.T) {
 	out, err := cmd.Output()
 	require.NoError(t, err, stderr.String())
 	require.Regexp(t, `(?m)^success 0 +reward 1\.00  distance`, string(out))
-	require.Regexp(t, `(?s)failure at 20% +reward 0\.1.*failure at 50% +reward 0\.4.*failure at 80% +reward 0\.6.*who knows +reward 0\.[67].*AUROC 1\.00`, string(out))
+	require.Regexp(t, `(?s)failure at 20% +reward 0\.1.*failure at 50% +reward 0\.4.*failure at 80% +reward 0\.6.*no label +reward 0\.[67].*AUROC 1\.00`, string(out))
 }

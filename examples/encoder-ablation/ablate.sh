@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Does the reward's encoder matter? The same one-demonstration policy is trained once with each encoder and once with the 0/1 reward (GRPO), and
-# the curves are drawn over each other. Everything but the reward is the same: policy, seeds, start states.
+# Compares encoders as the reward. It trains the same one-demonstration policy with each encoder and with the 0/1 reward (GRPO), and draws
+# the curves into one plot. Only the reward differs: policy, seeds and start states are the same.
 #
 #   examples/encoder-ablation/ablate.sh [FOLDER] [SETTINGS of srpo run...]
 #   SEEDS=3 ENCODERS="pixel generic" examples/encoder-ablation/ablate.sh ablation --env tabletop --set run.iterations=20
 #
-# ENCODERS names encoder plugins, of srpo or your own folders (./my-encoder). srpo must be on PATH, or SRPO_PROGRAM name it. A stopped script goes on.
+# ENCODERS lists encoder plugins: names, or folders of yours (./my-encoder). srpo must be on PATH or in SRPO_PROGRAM. Run it again to
+# continue after an interruption.
 set -euo pipefail
 srpo=${SRPO_PROGRAM:-srpo} out=${1:-ablation} seeds=${SEEDS:-3}
 read -ra encoders <<<"${ENCODERS:-pixel generic}"

@@ -43,7 +43,9 @@ func main() {
 			Action: sdk.ActionSpace{Names: []string{"dx", "dy"}, Low: []float32{-1, -1}, High: []float32{1, 1},
 				Meaning: "displacement / 20"},
 		},
-		Tasks: []sdk.Task{{ID: "reach/point", Suite: "reach", Instruction: "reach the green target", StartStates: 50, MaxSteps: 40}},
-		New:   func(sdk.Config, int) (sdk.Sim, error) { return &reach{}, nil },
+		Tasks: []sdk.Task{{
+			ID: "reach/point", Suite: "reach", Instruction: "reach the green target", StartStates: 50, MaxSteps: 40,
+		}},
+		New: func(sdk.Config, int) (sdk.Sim, error) { return &reach{}, nil },
 	})
 }

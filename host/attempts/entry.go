@@ -181,8 +181,7 @@ func csvError(bad func(line int, err error) error, err error) error {
 // without brackets. ok is false if the cell starts with anything else, for example a path.
 func numbersIn(cell string) (numbers []any, ok bool) {
 	fields := strings.FieldsFunc(strings.Trim(cell, "[]"), func(r rune) bool {
-		return strings.ContainsRune(" "+
-			",;\t\n", r)
+		return strings.ContainsRune(" ,;\t\n", r)
 	})
 	out := make([]any, len(fields))
 	for i, w := range fields {
@@ -222,9 +221,10 @@ func (l *List) json(path string, data []byte) ([]entry, error) {
 		return nil, err
 	}
 	wrong := func(format string, args ...any) error {
-		return plugins.Errorf(plugins.Invalid, format, args...).WithPlace("%s",
-			path).WithHint(`write a list [{"id": ..., "task": ..., "success": true, "embedding": [...]}, ...], ` +
-			`or an object {"attempts": [...], "anchors": {...}}`)
+		return plugins.Errorf(plugins.Invalid, format, args...).
+			WithPlace("%s", path).
+			WithHint(`write a list [{"id": ..., "task": ..., "success": true, "embedding": [...]}, ...], ` +
+				`or an object {"attempts": [...], "anchors": {...}}`)
 	}
 	object, isObject := whole.(map[string]any)
 	if isObject {

@@ -55,8 +55,8 @@ func readRun(dir, form, hint string) (*List, error) {
 		list, err = readEmbeddings(filepath.Join(dir, EmbeddingsDir))
 	case hasFiles("episodes"):
 		if list, err = readVideos(filepath.Join(dir, "episodes")); err == nil {
-			list.Warnings = append(list.Warnings, fmt.Sprintf("the folder has no clips, so its %d GIFs of "+
-				"at most 60 frames and 160 pixels are scored; %s", len(list.Attempts), hint))
+			list.Warnings = append(list.Warnings, fmt.Sprintf("the folder has no clips, so its %d GIFs of at most "+
+				"60 frames and 160 pixels are scored; %s", len(list.Attempts), hint))
 		}
 	default:
 		return nil, plugins.Errorf(plugins.NotFound, "the %s folder has no episodes", form).WithPlace("%s", dir).
@@ -146,8 +146,8 @@ func readVideos(dir string) (*List, error) {
 		if len(videos) > 0 {
 			have = fmt.Sprintf("the folder has %s", few(videos))
 		}
-		return nil, plugins.Errorf(plugins.Invalid, "none of the %d labels names a video in the folder, "+
-			"for example %s; %s", len(rows), nameOf(rows[0]), have).WithPlace("%s", from).
+		return nil, plugins.Errorf(plugins.Invalid, "none of the %d labels names a video in the folder, for example "+
+			"%s; %s", len(rows), nameOf(rows[0]), have).WithPlace("%s", from).
 			WithHint("give paths relative to the folder, such as a.mp4")
 	}
 	list.unlabelled(dir, rows, videos, labelled)

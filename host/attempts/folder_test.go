@@ -84,7 +84,7 @@ func TestLabelsOfOtherFiles(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, filepath.Join(dir, "out.npz"), list.Attempts[1].Video)
 	require.Empty(t, list.Attempts[1].Problem)
-	for i, want := range map[int]string{2: `".txt" is not a kind of video`, 3: "holds no png or jpeg picture"} {
+	for i, want := range map[int]string{2: `".txt" is not a kind of video`, 3: "contains no png or jpeg picture"} {
 		require.Empty(t, list.Attempts[i].Problem)
 		_, err := media.Open(t.Context(), list.Attempts[i].Video, nil)
 		require.ErrorContains(t, err, want)
@@ -178,8 +178,8 @@ func TestFoldersThatCannotBeUsed(t *testing.T) {
 		"two labels files": {map[string]string{"labels.csv": "", "labels.json": ""}, nil,
 			"labels.json and labels.csv"},
 		"labels of others": {map[string]string{"labels.csv": "file,success\nx.mp4,1\ny.mp4,0\n"},
-			[]string{"a.npz"}, "none of the 2 labels names a video in the folder, for example x.mp4; the folder " +
-				"has a.npz"},
+			[]string{"a.npz"}, "none of the 2 labels names a video in the folder, for example x.mp4; the folder has " +
+				"a.npz"},
 		"labels of nothing": {map[string]string{"labels.csv": "file,success\nx.mp4,1\n"}, nil,
 			"the folder has no video"},
 		"a label twice": {map[string]string{"labels.csv": "file,success\na.npz,1\na,0\n"}, []string{"a.npz"},

@@ -19,7 +19,6 @@ type Name struct {
 // Names lists all measures in the order in which they are shown.
 var Names = []Name{
 	{"sc", "SC", "Spearman correlation of frame index and progress, for successes measured against the end of their " +
-		"" +
 		"own video", false, math.NaN()},
 	{"mono", "Mono", "share of steps with more progress than the step before, for the same curves", false,
 		math.NaN()},
@@ -38,13 +37,10 @@ var Names = []Name{
 		"failures",
 		false, 0},
 	{"progress_rank", "rank with progress", "Spearman correlation of closeness to the centres and the given " +
-		"progress, " +
-		"for failures", false, 0},
+		"progress, for failures", false, 0},
 	{"progress_order", "order with progress", "share of pairs of failures that closeness to the centres and the " +
-		"given " +
-		"progress put in the same order", false, 0.5},
+		"given progress put in the same order", false, 0.5},
 	{"length_auroc", "length alone: AUROC", "AUROC of a score that only prefers short clips; 0.5 for clips of equal " +
-		"" +
 		"length", true, 0.5},
 	{"random_auroc", "random vectors: AUROC", "AUROC of random embeddings; expected near 0.5", true, 0.5},
 	{"random_sc", "random vectors: SC", "SC of progress curves of random embeddings", true, 0},
@@ -55,13 +51,10 @@ var Names = []Name{
 	{"time_mono", "time only: Mono", "Mono of the progress t/T; always 1, so a high Mono alone proves nothing",
 		true, 1},
 	{"reversed_auroc", "reversed: told apart", "probability that a success is closer than a success played " +
-		"backwards; " +
-		"0.5 if the reward cannot tell them apart", true, 0.5},
+		"backwards; 0.5 if the reward cannot tell them apart", true, 0.5},
 	{"stalled_auroc", "stalled: told apart", "probability that a success is closer than a success that stops half " +
-		"way; " +
-		"0.5 if the reward cannot tell them apart", true, 0.5},
+		"way; 0.5 if the reward cannot tell them apart", true, 0.5},
 	{"other_auroc", "other task: told apart", "probability that a success is closer than a success of another task; " +
-		"" +
 		"0.5 if the reward cannot tell them apart", true, 0.5},
 }
 

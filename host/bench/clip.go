@@ -41,12 +41,10 @@ func Clip(ctx context.Context, t Tools, o ClipOptions) (Section, error) {
 	orDefault(&o.Side, 256)
 	orDefault(&o.Repeats, 60)
 	s := Section{Name: "clip", Title: "A clip to an encoder, a frame from an env",
-		Text: fmt.Sprintf("Milliseconds from the "+
-			"host's call to the reply, %d calls of each case. Cases with the same transport alternate. Shared memory: "+
-			"the "+
-			"arena, with the host's copy of the clip into it. Messages: bytes inside gRPC messages, as with `arena = "+
-			"\"off\"`. "+
-			"Read: the plugin also reads every byte, as a real encoder does.", o.Repeats)}
+		Text: fmt.Sprintf("Milliseconds from the host's call to the reply, %d calls of each case. Cases with the "+
+			"same transport alternate. Shared memory: the arena, with the host's copy of the clip into it. "+
+			"Messages: bytes inside gRPC messages, as with `arena = \"off\"`. Read: the plugin also reads every "+
+			"byte, as a real encoder does.", o.Repeats)}
 	return s, measured(&s, func() error {
 		clips, err := clipTable(ctx, t, o)
 		if err != nil {
@@ -93,8 +91,7 @@ func frameTable(ctx context.Context, t Tools, o ClipOptions) (Table, error) {
 		return Table{}, err
 	}
 	return routeTable(fmt.Sprintf("One frame of %d x %d, %.2f MB: a Step of one action and the frame that it "+
-		"returns. "+
-		"gymnasium: the mean of a step of `AsyncVectorEnv` with one lane.", o.Side, o.Side,
+		"returns. gymnasium: the mean of a step of `AsyncVectorEnv` with one lane.", o.Side, o.Side,
 		float64(o.Side*o.Side*3)/1e6), append(routes, gymnasium...)), nil
 }
 

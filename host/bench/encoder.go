@@ -50,10 +50,9 @@ func Encode(ctx context.Context, t Tools, o EncoderOptions) (Section, error) {
 		o.Lengths = []int{16, 64}
 	}
 	s := Section{Name: "encoder", Title: "Clips per second of " + o.Encoder.Name,
-		Text: fmt.Sprintf("From the host's call "+
-			"to the reply, clips of %d x %[1]d pixels, median of %d calls. Processor time is that of the encoder's "+
-			"process on "+
-			"all cores. Other programs on the machine disturb it less than wall time.", o.Side, o.Repeats)}
+		Text: fmt.Sprintf("From the host's call to the reply, clips of %d x %[1]d pixels, median of %d calls. "+
+			"Processor time is that of the encoder's process on all cores. Other programs on the machine disturb it "+
+			"less than wall time.", o.Side, o.Repeats)}
 	return s, measured(&s, func() error {
 		super, err := supervise.New(supervise.Options{StartTimeout: startTimeout,
 			ArenaBytes: max(t.ArenaMB, 64) << 20, Deadlines: supervise.Deadlines{Encode: 24 * time.Hour}})

@@ -35,14 +35,12 @@ func Libero(ctx context.Context, t Tools, o LiberoOptions) (Section, error) {
 		o.Lanes = []int{1, 2}
 	}
 	s := Section{Name: "libero", Title: "Steps per second of libero",
-		Text: fmt.Sprintf("Task %s, agentview at %d x %d, "+
-			"%d steps per run, the same actions on both sides, one process per lane. reference: the unmodified "+
-			"`OffScreenRenderEnv`, which renders every step. lane: the plugin's lane in its own process, which renders "+
-			"at the "+
-			"end of each chunk of %d actions. Both times are those of the steps, without Reset; median of %d pairs in "+
-			"alternation. host: the same lane as a run uses it, with an idle policy process; inside Step, and over "+
-			"whole "+
-			"episodes with Reset and its ten waiting steps.", o.Task, o.Size, o.Size, o.Steps, o.Chunk, o.Repeats)}
+		Text: fmt.Sprintf("Task %s, agentview at %d x %d, %d steps per run, the same actions on both sides, one "+
+			"process per lane. reference: the unmodified `OffScreenRenderEnv`, which renders every step. lane: the "+
+			"plugin's lane in its own process, which renders at the end of each chunk of %d actions. Both times are "+
+			"those of the steps, without Reset; median of %d pairs in alternation. host: the same lane as a run "+
+			"uses it, with an idle policy process; inside Step, and over whole episodes with Reset and its ten "+
+			"waiting steps.", o.Task, o.Size, o.Size, o.Steps, o.Chunk, o.Repeats)}
 	return s, measured(&s, func() error {
 		t.Progress("libero: comparing states and pixels with the unmodified env")
 		equal, err := liberoEqual(ctx, t, o)

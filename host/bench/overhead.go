@@ -84,23 +84,18 @@ func Overhead(ctx context.Context, t Tools, o OverheadOptions) (Section, error) 
 func overheadText(t Tools, o OverheadOptions) string {
 	text := []string{
 		fmt.Sprintf("Microseconds of wall time per step of one lane, with an env and a policy that do nothing: wall "+
-			"time "+
-			"over all steps of all lanes, median of %d runs in alternation. In brackets: the median ratio to "+
-			"gymnasium's "+
-			"run of the same round (below 1 is faster than gymnasium). All parts of a real run are included: "+
-			"processes, "+
-			"gRPC, mutual TLS, shared memory, deadlines, checks, scheduler, the copy out of shared memory, Reset.\n",
+			"time over all steps of all lanes, median of %d runs in alternation. In brackets: the median ratio to "+
+			"gymnasium's run of the same round (below 1 is faster than gymnasium). All parts of a real run are "+
+			"included: processes, gRPC, mutual TLS, shared memory, deadlines, checks, scheduler, the copy out of "+
+			"shared memory, Reset.\n",
 			o.Repeats),
 		"- gymnasium: `AsyncVectorEnv(shared_memory=True, copy=False)`, one process per lane. It executes one " +
-			"action per " +
-			"call, and the actions come from the process that calls it.",
+			"action per call, and the actions come from the process that calls it.",
 		"- chunk 8: a policy that returns chunks of 8 actions, as OpenVLA-OFT does. One call of Step executes 8 env " +
-			"steps. " +
-			"The frame at its end goes to the host and on to the policy's process. Frames in between are not " +
+			"steps. The frame at its end goes to the host and on to the policy's process. Frames in between are not " +
 			"rendered.",
 		"- chunk 1, policy process: two calls between processes per env step; gymnasium has one.",
 		"- chunk 1, env only: the policy is a function in the host's process, as with gymnasium. This is the direct " +
-			"" +
 			"comparison of one step.",
 		"- Lanes share one env process, as in tabletop. With \"one process per lane\" they do not, as in libero and " +
 			"gymnasium.",

@@ -47,8 +47,8 @@ func startProgram(l supervise.Launch, args ...string) (*program, error) {
 	}
 	p.in, p.out = in, bufio.NewReader(out)
 	if err := p.cmd.Start(); err != nil {
-		return nil, plugins.Errorf(plugins.NotFound, "%w", err).WithPlace("%s",
-			p.name).WithHint("run srpo plugin install")
+		return nil, plugins.Errorf(plugins.NotFound, "%w", err).
+			WithPlace("%s", p.name).WithHint("run srpo plugin install")
 	}
 	return p, nil
 }
@@ -61,8 +61,8 @@ func (p *program) call(ctx context.Context, request, reply any) error {
 		if ctx.Err() != nil {
 			return plugins.Errorf(plugins.Canceled, "stopped: %w", ctx.Err()).WithPlace("%s", p.name)
 		}
-		return plugins.Errorf(plugins.Unavailable, "%w", err).WithPlace("%s",
-			p.name).WithDetail(p.stderr.String()).WithHint("read the program's output above")
+		return plugins.Errorf(plugins.Unavailable, "%w", err).
+			WithPlace("%s", p.name).WithDetail(p.stderr.String()).WithHint("read the program's output above")
 	}
 	if request != nil {
 		data, err := json.Marshal(request)

@@ -31,10 +31,9 @@ func Reward(ctx context.Context, o RewardOptions) (Section, error) {
 	orDefault(&o.Dim, 1408)
 	orDefault(&o.Repeats, 3)
 	s := Section{Name: "reward", Title: "Reward and clustering",
-		Text: fmt.Sprintf("`srpo.Cluster` on all embeddings, and "+
-			"`srpo.ScoreBatch` (cluster the successes, distances, rewards) on a batch of which half are successes. "+
-			"Embeddings "+
-			"of %d numbers, two modes, %d cores. Median of %d runs.", o.Dim, runtime.GOMAXPROCS(0), o.Repeats)}
+		Text: fmt.Sprintf("`srpo.Cluster` on all embeddings, and `srpo.ScoreBatch` (cluster the successes, "+
+			"distances, rewards) on a batch of which half are successes. Embeddings of %d numbers, two modes, %d "+
+			"cores. Median of %d runs.", o.Dim, runtime.GOMAXPROCS(0), o.Repeats)}
 	t := Table{Title: "Seconds", Columns: []string{"attempts", "cluster: auto", "centres", "cluster: reference",
 		"score a batch: auto, zscore"}}
 	err := measured(&s, func() error {

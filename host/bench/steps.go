@@ -30,10 +30,9 @@ func Steps(ctx context.Context, t Tools, o StepOptions) (Section, error) {
 	orDefault(&o.Repeats, 5)
 	orDefault(&o.Seconds, 1)
 	s := Section{Name: "step", Title: "Steps per second of " + o.Env.Name,
-		Text: fmt.Sprintf("Whole episodes, as a run "+
-			"executes them, with a policy inside the host that returns sine waves. Steps of all lanes over wall time, "+
-			"median "+
-			"of %d runs. The env renders one frame at the end of each chunk of actions.", o.Repeats)}
+		Text: fmt.Sprintf("Whole episodes, as a run executes them, with a policy inside the host that returns sine "+
+			"waves. Steps of all lanes over wall time, median of %d runs. The env renders one frame at the end of "+
+			"each chunk of actions.", o.Repeats)}
 	return s, measured(&s, func() error {
 		table := Table{Title: "Env steps per second, all lanes together.", Columns: []string{"lanes", "chunk 8",
 			"chunk 1"}}

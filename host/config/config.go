@@ -1,25 +1,27 @@
-// Package config reads srpo.toml and lays --set and flags over it: flags over --set over the file over the defaults.
+// Package config resolves the settings of a command: flags override --set, which overrides srpo.toml, which overrides
+// the defaults.
 //
-// Every setting of the host is declared once, in settings.go, with its default, bounds and meaning. Sections that belong to a plugin ([env.NAME],
-// [policy.NAME], [encoder.NAME]) stay as written until [Config.ResolvePlugin] gets the plugin's own declarations. Whatever is wrong comes back as a
-// *plugins.Error whose place is file, line and column, whose detail shows the line with a caret, and whose hint names the nearest known name.
+// Every setting of the host is declared once, in settings.go, with its default, bounds and meaning. The sections of
+// plugins ([env.NAME], [policy.NAME], [encoder.NAME]) stay unchecked until [Config.ResolvePlugin] gets the plugin's
+// declarations. Every error is a *plugins.Error whose place is file, line and column, whose detail shows the line
+// with a caret, and whose hint names the nearest known name.
 package config
 
 import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"reflect"
 	"slices"
-	"sort"
 	"strings"
 
 	"github.com/srpo-dev/srpo/host/internal/bounded"
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// Config is srpo.toml, resolved. Make one with [Default] or [Load].
+// Config holds resolved settings. Create one with [Default], [Load] or [Parse].
 type Config struct {
 	Run     Run
 	Rollout Rollout
@@ -33,9 +35,9 @@ type Config struct {
 
 	sections []section
 	origins  map[string]Origin
-	// places are where the host's own values that are not defaults were given.
+	// places locates the host's values that are not defaults.
 	places map[string]place
-	// given are values for plugins, in the order in which they win (the last one counts).
+	// given holds the values for plugins; the last one of a name counts.
 	given    map[plugins.Kind]map[string][]assignment
 	resolved map[plugins.Kind]map[string]resolvedPlugin
 }
@@ -45,56 +47,57 @@ type resolvedPlugin struct {
 	settings plugins.Settings
 }
 
-// Run says what runs, where and for how long.
+// Run holds [run]: what to run, for how long, and where the results go.
 type Run struct {
 	Env, Policy, Encoder string
-	// Task holds patterns over task ids (path.Match, and * also matches /).
+	// Task holds patterns over task ids as in path.Match, except that * also matches /.
 	Task       []string
 	Seed       uint64
 	Iterations int
-	// SolvedAfter is in iterations without a failure to learn from, 0: the run goes on.
+	// SolvedAfter ends the run after this many iterations without a failure to learn from; 0: never.
 	SolvedAfter int
 	// Checkpoint is a policy folder to start from; empty: imitate first.
 	Checkpoint string
-	// Lanes is the number of episodes in flight; 0: by env and cores.
+	// Lanes is the number of episodes that run at the same time; 0: chosen by env and cores.
 	Lanes int
 	// Out is the run folder; empty: runs/NAME.
 	Out, Name   string
 	TensorBoard bool
-	// Videos is the number of episodes saved as video an iteration.
+	// Videos is the number of episodes saved as video per iteration.
 	Videos int
-	// EvalEvery is in iterations, 0: never, else also before the first and after the last one; EvalEpisodes are per evaluation, 0: every start state once.
+	// EvalEvery is in iterations; 0: never, otherwise also before the first and after the last one. EvalEpisodes is per
+	// evaluation; 0: every start state once.
 	EvalEvery, EvalEpisodes int
-	// Keep is the number of newest checkpoints kept beside the best.
+	// Keep is the number of newest checkpoints to keep in addition to the best.
 	Keep int
-	// KeepClips is "none", "failures" or "all": whose recorded frames stay in the run folder. KeepEmbeddings keeps every episode's embedding.
+	// KeepClips is "none", "failures" or "all". KeepEmbeddings keeps every episode's embedding.
 	KeepClips      string
 	KeepEmbeddings bool
-	// KeepTrajectories is "none", "successes" or "all": whose observations and actions stay in the run folder.
+	// KeepTrajectories is "none", "successes" or "all".
 	KeepTrajectories string
 }
 
-// Rollout says how groups of episodes are sampled.
+// Rollout holds [rollout]: how groups of episodes are sampled.
 type Rollout struct {
 	Groups, GroupSize int
 	Temperature       float64
-	// RecordEvery is in env steps; 0 until the env is known, which host.Open settles.
+	// RecordEvery is in env steps. 0 is replaced when the env is known, by session.Open.
 	RecordEvery int
-	// MaxSteps truncates an episode; 0: the task's own.
+	// MaxSteps truncates an episode; 0: the task's own limit.
 	MaxSteps          int
 	KeepLow, KeepHigh float64
 	ExtraGroups       int // -1: half of the groups
-	// StartStates is "all", "train" or "test"; TrainFraction is the share of start states that train.
+	// StartStates is "all", "train" or "test". TrainFraction is the share of start states on the train side.
 	StartStates   string
 	TrainFraction float64
-	// Split is what is divided: "auto", "start" or "task". Weights are DIMENSION=WEIGHT.
+	// Split is "auto", "start" or "task". Weights are DIMENSION=WEIGHT.
 	Split   string
 	Weights []string
-	// EqualLength is "none", "cut" or "hold"; GroupBy is "task" or "start".
+	// EqualLength is "none", "cut" or "hold". GroupBy is "task" or "start".
 	EqualLength, GroupBy string
 }
 
-// Reward are the settings of the reward (arXiv 2511.15605, section 3; host/srpo has the formulas).
+// Reward holds [reward] (arXiv 2511.15605, section 3; host/srpo has the formulas).
 type Reward struct {
 	// Kind is "zscore", "minmax", "anchored", "binary" or "progress".
 	Kind  string
@@ -108,68 +111,69 @@ type Reward struct {
 	Eps float64
 }
 
-// Update are the hyperparameters of the policy update (arXiv 2511.15605, section 3).
+// Update holds [update]: hyperparameters of the policy update (arXiv 2511.15605, section 3).
 type Update struct {
 	ClipLow, ClipHigh, ClipDual, KLBeta float64
 	Epochs, MiniBatch                   int
 }
 
-// Imitate says how the starting policy is made from demonstrations.
+// Imitate holds [imitate]: how the starting policy is made from demonstrations.
 type Imitate struct {
 	Demos, Steps int
-	// Noise is the std of Gaussian noise on the expert's actions, in action units; what is learned is what the expert meant (DART, arXiv 1703.09327).
+	// Noise is the standard deviation of Gaussian noise on the expert's actions, in action units. The policy learns the
+	// intended actions (DART, arXiv 1703.09327).
 	Noise float64
 	// Data is a folder of recorded episodes to imitate; empty: the env's expert.
 	Data string
 }
 
-// Offline are the settings of learning from recorded episodes, the recipe of arXiv 2511.15605 for real arms.
+// Offline holds [offline]: learning from recorded episodes, the recipe of arXiv 2511.15605 for real arms.
 type Offline struct {
 	// Data is a run folder, a recording or a LeRobot data set; empty: the run is online.
 	Data string
-	// Weights is "progress" (advantage-weighted regression), or a control: "uniform" or "success".
+	// Weights is "progress" (advantage-weighted regression), or one of the controls "uniform" and "success".
 	Weights string
-	// Temperature and MostWeight are those of w = min(exp(A/Temperature), MostWeight).
+	// Temperature and MostWeight define the weight w = min(exp(A/Temperature), MostWeight).
 	Temperature, MostWeight float64
-	// Windows is the number of growing windows of a curve; 0: by the encoder.
+	// Windows is the number of growing windows per curve; 0: chosen by the encoder.
 	Windows int
-	// Scale is "own" or "task": what a curve's 0 and 1 are.
+	// Scale is "own" or "task": the range of the distances that a curve maps to 0 and 1.
 	Scale string
 }
 
-// Data says how the episodes of a LeRobot data set are read and written.
+// Data holds [data]: how a LeRobot data set is read and written.
 type Data struct {
 	// Cameras are ENV_CAMERA=FEATURE; empty: matched by name.
 	Cameras []string
-	// Action and State name features; Success a feature, or "all" or "none"; empty: looked for.
+	// Action and State name features. Success names a feature, or is "auto", "all" or "none".
 	Action, State, Success string
-	// FPS to write; 0: the env's rate.
+	// FPS is the rate to write, in steps per second; 0: the env's rate.
 	FPS float64
 }
 
-// Report says what a run watches of itself.
+// Report holds [report]: what a run measures of its own reward.
 type Report struct {
 	// AuditEvery is in iterations, 0: never.
 	AuditEvery int
 }
 
-// Host says how plugins are run. Times are in seconds.
+// Host holds [host]: how the processes of plugins are run. Times are in seconds.
 type Host struct {
 	Arena                                                                   string
 	ArenaMB                                                                 int
 	StartTimeoutS, ResetTimeoutS, StepTimeoutS, ActTimeoutS, UpdateTimeoutS float64
 	EncodeTimeoutS, SaveTimeoutS                                            float64
-	// SilenceTimeoutS 0: any silence will do. Patience is in deadlines.
+	// SilenceTimeoutS 0: only deadlines end calls. Patience is in deadlines.
 	SilenceTimeoutS, Patience float64
 	Restarts                  int
 	RestartWindowS            float64
-	// PolicyProcesses 0: one for every GPU.
+	// PolicyProcesses is the number of ranks; 0: one for every GPU.
 	PolicyProcesses      int
 	EnvAllow, PluginPath []string
 	Python               string
 }
 
-// Origin says where a value came from.
+// Origin is the source of a value.
 type Origin struct {
 	// Layer is "default", "file", "set" or "flag".
 	Layer string
@@ -184,25 +188,25 @@ func (o Origin) String() string {
 	return o.Place
 }
 
-// Flag is a command-line flag that stands for a setting.
+// Flag is a command-line flag that sets a setting.
 type Flag struct {
 	// Name as the user typed it, e.g. "--env"; Key is the setting, e.g. "run.env".
 	Name, Key string
-	// Value as typed. For a list setting every flag adds one element; for others the last one counts.
+	// Value as typed. For a list, every flag adds one element; otherwise the last flag counts.
 	Value string
 }
 
-// Input is everything that a configuration is made from.
+// Input is everything that a configuration is resolved from.
 type Input struct {
-	// File is the path of srpo.toml; empty: none. Optional accepts that it does not exist.
+	// File is the path of srpo.toml; empty: none. With Optional the file need not exist.
 	File     string
 	Optional bool
-	// Set holds the values of --set, "section.name=value" or "kind.plugin.name=value".
+	// Set holds the values of --set: "section.name=value" or "kind.plugin.name=value".
 	Set   []string
 	Flags []Flag
 }
 
-// Default is the configuration of an empty file.
+// Default returns the configuration of an empty file.
 func Default() *Config {
 	c := &Config{
 		origins:  map[string]Origin{},
@@ -220,7 +224,8 @@ func Default() *Config {
 	return c
 }
 
-// Load resolves in. Errors: NotFound when the file is missing, Invalid for everything that is wrong in it, in --set or in a flag.
+// Load resolves in. Errors: NotFound if the file does not exist, Invalid for anything wrong in it, in --set or in a
+// flag.
 func Load(in Input) (*Config, error) {
 	c := Default()
 	if in.File != "" {
@@ -228,9 +233,11 @@ func Load(in Input) (*Config, error) {
 		switch {
 		case errors.Is(err, fs.ErrNotExist) && in.Optional:
 		case errors.Is(err, fs.ErrNotExist):
-			return nil, plugins.Errorf(plugins.NotFound, "no such file").WithPlace("%s", in.File).WithHint("give the path of an srpo.toml, or leave it out for the defaults")
+			return nil, plugins.Errorf(plugins.NotFound, "no such file").WithPlace("%s", in.File).
+				WithHint("give the path of an srpo.toml, or leave it out for the defaults")
 		case err != nil:
-			return nil, plugins.Errorf(plugins.Invalid, "cannot be read: %w", err).WithPlace("%s", in.File).WithHint("a configuration is a TOML text file of at most %d KiB", maxFile>>10)
+			return nil, plugins.Errorf(plugins.Invalid, "cannot read the file: %w", err).WithPlace("%s", in.File).
+				WithHint("give a TOML text file of at most %d KiB", maxFile>>10)
 		default:
 			if err := c.parse(in.File, data); err != nil {
 				return nil, err
@@ -254,7 +261,7 @@ func Load(in Input) (*Config, error) {
 	return c, nil
 }
 
-// Parse resolves the text of a file; name stands for it in errors.
+// Parse resolves the text of a file. Errors use name as the name of the file.
 func Parse(name string, text []byte) (*Config, error) {
 	c := Default()
 	if err := c.parse(name, text); err != nil {
@@ -268,7 +275,7 @@ func Parse(name string, text []byte) (*Config, error) {
 	return c, nil
 }
 
-// maxFile bounds srpo.toml, so that a wrong path (a checkpoint, a video) is refused at once.
+// maxFile bounds srpo.toml, so that a wrong path, such as a checkpoint or a video, is refused at once.
 const maxFile = 128 << 10
 
 func readFile(path string) ([]byte, error) {
@@ -278,12 +285,13 @@ func readFile(path string) ([]byte, error) {
 	return bounded.ReadFile(path, maxFile)
 }
 
-// Origin says where the value of a setting such as "run.env" or "policy.tiny.lr" came from; the zero Origin for an unknown key. Settings of a plugin
-// are known after [Config.ResolvePlugin].
+// Origin returns the source of the value of a setting such as "run.env" or "policy.tiny.lr", and the zero Origin for an
+// unknown key. Settings of a plugin are known after [Config.ResolvePlugin].
 func (c *Config) Origin(key string) Origin { return c.origins[key] }
 
-// Chosen says whether somebody asked for a setting's value: by a flag or --set, or in a file that gives another one than the default. A file that spells out the
-// default, as srpo.toml of the repository and of every run folder does, asks for nothing.
+// Chosen reports whether the user chose the value of a setting: by a flag or --set, or by a file with a value other
+// than the default. A file that lists a default, as the srpo.toml of the repository and of every run folder does,
+// chooses nothing.
 func (c *Config) Chosen(key string) bool {
 	switch c.origins[key].Layer {
 	case "set", "flag":
@@ -309,7 +317,7 @@ type Value struct {
 	plugins.Setting
 }
 
-// Values lists every setting of the host and of the plugins resolved so far, in the order of the file.
+// Values returns every setting of the host and of the resolved plugins, in the order of the file.
 func (c *Config) Values() []Value {
 	var out []Value
 	for _, s := range c.sections {
@@ -330,13 +338,13 @@ func (c *Config) Values() []Value {
 	return out
 }
 
-// Section is a section of srpo.toml with the settings declared in it.
+// Section is a section of srpo.toml with its declared settings.
 type Section struct {
 	Name, Doc string
 	Settings  []plugins.Setting
 }
 
-// Reference lists the host's own sections with every setting, for help texts and documents.
+// Reference returns the host's sections with every setting, for help texts and documents.
 func Reference() []Section {
 	var out []Section
 	for _, s := range Default().sections {
@@ -349,8 +357,8 @@ func Reference() []Section {
 	return out
 }
 
-// ResolvePlugin checks what the file and --set give to a plugin against what it declares, fills in defaults and returns every declared setting. It may
-// be called again for the same plugin.
+// ResolvePlugin checks the values for a plugin against its declarations and returns every declared setting, with
+// defaults filled in. It may be called again for the same plugin.
 func (c *Config) ResolvePlugin(kind plugins.Kind, name string, declared []plugins.Setting) (plugins.Settings, error) {
 	section := string(kind) + "." + name
 	out := plugins.Settings{}
@@ -393,11 +401,11 @@ func (c *Config) ResolvePlugin(kind plugins.Kind, name string, declared []plugin
 	return out, nil
 }
 
-// CheckSettings refuses what the file and --set give to a plugin under a name that is not among known, before the plugin is there to check the values.
+// CheckSettings refuses a value for a setting of a plugin that is not among known. It needs no running plugin.
 func (c *Config) CheckSettings(kind plugins.Kind, name string, known []string) error {
 	var p problems
 	for _, a := range c.given[kind][name] {
-		if !contains(known, a.name) {
+		if !slices.Contains(known, a.name) {
 			p.add(a.place.unknownSetting(a.name, string(kind)+"."+name, known, ""))
 		}
 	}
@@ -405,7 +413,7 @@ func (c *Config) CheckSettings(kind plugins.Kind, name string, known []string) e
 	return p.err()
 }
 
-// CheckNeeds refuses a plugin that was not given a setting without which it cannot start; needs has the remedy of each.
+// CheckNeeds refuses a plugin without a value for a setting that it needs to start. needs maps such settings to hints.
 func (c *Config) CheckNeeds(kind plugins.Kind, name string, needs map[string]string) error {
 	for _, setting := range sortedKeys(needs) {
 		var have any = ""
@@ -415,26 +423,31 @@ func (c *Config) CheckNeeds(kind plugins.Kind, name string, needs map[string]str
 			}
 		}
 		if have == "" {
-			return plugins.Errorf(plugins.Invalid, "the %s %s has no %s", kind, name, setting).WithPlace("%s.%s.%s", kind, name, setting).WithHint("%s", needs[setting])
+			return plugins.Errorf(plugins.Invalid, "the %s %s has no %s", kind, name, setting).
+				WithPlace("%s.%s.%s", kind, name, setting).WithHint("%s", needs[setting])
 		}
 	}
 	return nil
 }
 
-// CheckPlugins refuses a section, or a --set, for a plugin of that kind that is not among known.
+// CheckPlugins refuses a section or a --set for a plugin of the kind that is not among known.
 func (c *Config) CheckPlugins(kind plugins.Kind, known []string) error {
 	var p problems
 	for _, name := range sortedKeys(c.given[kind]) {
-		if !contains(known, name) {
+		if !slices.Contains(known, name) {
 			a := c.given[kind][name][0]
-			p.add(a.section.unknown("there is no %s plugin %q", kind, name).WithHint("%s", didYouMean(name, known, "installed: ")))
+			p.add(
+				a.section.unknown("there is no %s plugin %q", kind, name).
+					WithHint("%s", didYouMean(name, known, "installed: ")),
+			)
 		}
 	}
 	return p.err()
 }
 
-// Unstarted is Unused beforehand: used names, by kind, the plugins that are about to be started. What a plugin in a folder is called is known only when it has
-// started, so a kind whose plugin is given by a path is left to Unused.
+// Unstarted does what Unused does, before any plugin has started. used names the plugins that are about to start, by
+// kind. The name of a plugin in a folder is known only after its start, so a kind whose plugin is given by a path is
+// not checked.
 func (c *Config) Unstarted(used map[plugins.Kind]string) error {
 	started := func(kind plugins.Kind, name string) bool {
 		return used[kind] == name || strings.ContainsAny(used[kind], `/\.`)
@@ -447,10 +460,13 @@ func (c *Config) Unstarted(used map[plugins.Kind]string) error {
 	})
 }
 
-// UnstartedAmong is Unstarted for a call that starts plugins of one kind only, several of them.
+// UnstartedAmong is Unstarted for a command that starts several plugins of one kind and no others.
 func (c *Config) UnstartedAmong(kind plugins.Kind, names []string) error {
 	folder := slices.ContainsFunc(names, func(n string) bool { return strings.ContainsAny(n, `/\.`) })
-	return c.unused(func(k plugins.Kind, name string) bool { return k == kind && (folder || contains(names, name)) },
+	return c.unused(func(k plugins.Kind, name string) bool {
+		return k == kind &&
+			(folder || slices.Contains(names, name))
+	},
 		func(k plugins.Kind) []string {
 			if k == kind {
 				return names
@@ -459,8 +475,8 @@ func (c *Config) UnstartedAmong(kind plugins.Kind, names []string) error {
 		})
 }
 
-// Unused refuses a --set for a plugin that was not resolved: a setting typed for this run that would change nothing. Sections of the file may name
-// plugins that this run does not use.
+// Unused refuses a --set for a plugin that was not resolved, because it would change nothing. The file may have
+// sections of plugins that the run does not use.
 func (c *Config) Unused() error {
 	return c.unused(func(kind plugins.Kind, name string) bool { _, ok := c.resolved[kind][name]; return ok },
 		func(kind plugins.Kind) []string { return sortedKeys(c.resolved[kind]) })
@@ -475,7 +491,8 @@ func (c *Config) unused(started func(plugins.Kind, string) bool, inUse func(plug
 			}
 			for _, a := range c.given[kind][name] {
 				if a.place.origin.Layer != "file" {
-					p.add(a.section.unknown("this run uses no %s %q", kind, name).WithHint("%s", didYouMean(name, inUse(kind), "in use: ")))
+					p.add(a.section.unknown("this run uses no %s %q", kind, name).
+						WithHint("%s", didYouMean(name, inUse(kind), "in use: ")))
 				}
 			}
 		}
@@ -491,25 +508,9 @@ func settingNames(declared []plugins.Setting) []string {
 	return names
 }
 
-func sortedKeys[V any](m map[string]V) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	sort.Strings(keys)
-	return keys
-}
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
 
-func contains(list []string, s string) bool {
-	for _, e := range list {
-		if e == s {
-			return true
-		}
-	}
-	return false
-}
-
-// problems collects errors and gives the first one, with the others in its detail.
+// problems collects errors. Its error is the first one, with the others in its detail.
 type problems struct{ list []*plugins.Error }
 
 func (p *problems) add(e *plugins.Error) { p.list = append(p.list, e) }

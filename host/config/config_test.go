@@ -74,8 +74,17 @@ func TestRootFileEqualsDefaults(t *testing.T) {
 func TestChosen(t *testing.T) {
 	d := Default()
 	file := filepath.Join(t.TempDir(), "srpo.toml")
-	require.NoError(t, os.WriteFile(file, fmt.Appendf(nil, "[run]\niterations = %d\neval_every = 3\n", d.Run.Iterations), 0o644))
-	c, err := Load(Input{File: file, Set: []string{fmt.Sprint("run.keep=", d.Run.Keep)}, Flags: []Flag{{Name: "--seed", Key: "run.seed", Value: fmt.Sprint(d.Run.Seed)}}})
+	require.NoError(
+		t,
+		os.WriteFile(file, fmt.Appendf(nil, "[run]\niterations = %d\neval_every = 3\n", d.Run.Iterations), 0o644),
+	)
+	c, err := Load(
+		Input{
+			File:  file,
+			Set:   []string{fmt.Sprint("run.keep=", d.Run.Keep)},
+			Flags: []Flag{{Name: "--seed", Key: "run.seed", Value: fmt.Sprint(d.Run.Seed)}},
+		},
+	)
 	require.NoError(t, err)
 	require.False(t, c.Chosen("run.iterations"), "the file spells out the default")
 	require.True(t, c.Chosen("run.eval_every"))
@@ -86,10 +95,26 @@ func TestChosen(t *testing.T) {
 
 func TestLayers(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "srpo.toml")
-	require.NoError(t, os.WriteFile(file, []byte("[run]\nenv = \"a\"\nseed = 1\ntask = [\"x\"]\niterations = 7\n[policy.tiny]\nlr = 1\nhidden = 8\n"), 0o644))
+	require.NoError(
+		t,
+		os.WriteFile(
+			file,
+			[]byte(
+				"[run]\nenv = \"a\"\nseed = 1\ntask = [\"x\"]\niterations = 7\n[policy.tiny]\nlr = 1\nhidden = 8\n",
+			),
+			0o644,
+		),
+	)
 	c, err := Load(Input{
 		File: file,
-		Set:  []string{"run.env=b", "run.seed=2", "run.task=y", "policy.tiny.lr=1e-2", "policy.tiny.head=gaussian", "policy.tiny.layers=[\"p\", \"q\"]"},
+		Set: []string{
+			"run.env=b",
+			"run.seed=2",
+			"run.task=y",
+			"policy.tiny.lr=1e-2",
+			"policy.tiny.head=gaussian",
+			"policy.tiny.layers=[\"p\", \"q\"]",
+		},
 		Flags: []Flag{
 			{Name: "--env", Key: "run.env", Value: "c"},
 			{Name: "--task", Key: "run.task", Value: "libero_object/*bbq*"},
@@ -111,7 +136,18 @@ func TestLayers(t *testing.T) {
 
 	s, err := c.ResolvePlugin(plugins.Policy, "tiny", declared)
 	require.NoError(t, err)
-	require.Equal(t, plugins.Settings{"lr": 1e-2, "hidden": int64(8), "head": "gaussian", "freeze": false, "layers": []string{"p", "q"}, "note": ""}, s)
+	require.Equal(
+		t,
+		plugins.Settings{
+			"lr":     1e-2,
+			"hidden": int64(8),
+			"head":   "gaussian",
+			"freeze": false,
+			"layers": []string{"p", "q"},
+			"note":   "",
+		},
+		s,
+	)
 	require.Equal(t, "--set", c.Origin("policy.tiny.lr").String())
 	require.Equal(t, file+":8:1", c.Origin("policy.tiny.hidden").String())
 	require.Equal(t, "default", c.Origin("policy.tiny.freeze").String())
@@ -135,32 +171,64 @@ func TestErrorsPointAtTheLine(t *testing.T) {
 	for name, tc := range map[string]struct {
 		text, place, message, hint, detail string
 	}{
-		"unknown setting": {"[rollout]\ngroups = 4\n  grup_size = 4 # x\n", "f.toml:3:3", `there is no setting "grup_size" in [rollout]`, `did you mean "group_size"?`,
+		"unknown setting": {"[rollout]\ngroups = 4\n  grup_size = 4 # x\n", "f.toml:3:3",
+			`there is no setting "grup_size" in [rollout]`, `did you mean "group_size"?`,
 			"3 |   grup_size = 4 # x\n  |   ^^^^^^^^^"},
-		"dotted":        {"rollout.group_sise = 4", "f.toml:1:9", `there is no setting "group_sise" in [rollout]`, `did you mean "group_size"?`, "1 | rollout.group_sise = 4\n  |         ^^^^^^^^^^"},
-		"inline table":  {"rollout = { groups = 3, 'seeds' = 4 }", "f.toml:1:25", `there is no setting "seeds" in [rollout]`, "known: groups", "^^^^^^^"},
-		"other section": {"[run]\nalpha = 0.5", "f.toml:2:1", `there is no setting "alpha" in [run]`, `did you mean "reward.alpha"?`, "^^^^^"},
-		"unknown section": {"\n[rewrad]\nalpha = 0.5", "f.toml:2:2", "there is no section [rewrad]", `did you mean "reward"?`,
+		"dotted": {
+			"rollout.group_sise = 4", "f.toml:1:9", `there is no setting "group_sise" in [rollout]`,
+			`did you mean "group_size"?`, "1 | rollout.group_sise = 4\n  |         ^^^^^^^^^^",
+		},
+		"inline table": {
+			"rollout = { groups = 3, 'seeds' = 4 }", "f.toml:1:25", `there is no setting "seeds" in [rollout]`,
+			"known: groups", "^^^^^^^",
+		},
+		"other section": {
+			"[run]\nalpha = 0.5", "f.toml:2:1", `there is no setting "alpha" in [run]`, `did you mean "reward.alpha"?`,
+			"^^^^^",
+		},
+		"unknown section": {"\n[rewrad]\nalpha = 0.5", "f.toml:2:2", "there is no section [rewrad]",
+			`did you mean "reward"?`,
 			"2 | [rewrad]\n  |  ^^^^^^"},
-		"no section":     {"seed = 3", "f.toml:1:1", `"seed" stands in no section`, `Write it below [run]`, "^^^^"},
-		"wrong type":     {"[run]\nseed = \"3\"", "f.toml:2:8", `setting "seed" wants a whole number, got 3 (a string)`, "the default is 0", "2 | seed = \"3\"\n  |        ^^^"},
-		"float for int":  {"[run]\nseed = 3.0", "f.toml:2:8", "wants a whole number", "", "^^^"},
-		"list of ints":   {"[run]\ntask = [1, 2]", "f.toml:2:8", "wants a list of strings", "", "^^^^^^"},
-		"nan":            {"[reward]\nalpha = nan", "f.toml:2:9", "wants a number", "", "^^^"},
-		"bounds":         {"[rollout]\ngroup_size = 1", "f.toml:2:14", `setting "group_size" cannot be 1`, "allowed: 2", "^"},
-		"open bound":     {"[update]\nclip_low = 1.0", "f.toml:2:12", `setting "clip_low" cannot be 1`, "allowed: above 0, below 1", "^^^"},
-		"choices":        {"[reward]\nkind = \"zscor\"", "f.toml:2:8", `setting "kind" cannot be "zscor"`, `did you mean "zscore"? One of zscore, minmax, anchored, binary, progress`, "^^^^^^^"},
-		"section value":  {"run = 3", "f.toml:1:1", `"run" is a section, not a value`, "[run]", "^^^"},
-		"plugin value":   {"env = \"libero\"", "f.toml:1:1", `"env" is not a setting by itself`, "[run]", "^^^"},
-		"plugin nesting": {"[env]\nlibero = 3", "f.toml:2:1", "holds one section a plugin", "[env.NAME]", "^^^^^^"},
-		"plugin table":   {"[env.libero]\na.b = 3", "f.toml:2:1", "none of: true or false", "srpo plugin list libero", "^"},
-		"crossed":        {"[rollout]\nkeep_low = 0.95", "f.toml:2:1", "keep_low 0.95 is above keep_high 0.9", "", "^^^^^^^^"},
-		"name":           {"[run]\nname = \"a/b\"", "f.toml:2:1", "cannot be a folder's name", "run.out", "^^^^"},
-		"syntax":         {"[run]\nenv = libero", "f.toml:2:7", "", "not TOML", "2 | env = libero\n  |       ^"},
-		"duplicate":      {"[run]\nseed = 1\nseed = 2", "f.toml:3:", "seed", "", "^"},
-		"tabs and runes": {"[run]\n\t\"sééd\"\t= 1", "f.toml:2:2", `"sééd"`, `"seed"`, "2 | \t\"sééd\"\t= 1\n  | \t^^^^^^"},
-		"crlf and BOM":   {"\xef\xbb\xbf[run]\r\nseeed = 1\r\n", "f.toml:2:1", "seeed", `"seed"`, "2 | seeed = 1\n  | ^^^^^"},
-		"after strings":  {"[run]\nname = '''\n[x]\ny = 1'''\nzeed = 1", "f.toml:5:1", `"zeed"`, `"seed"`, "^^^^"},
+		"no section": {"seed = 3", "f.toml:1:1", `"seed" is not in a section`, `Write it below [run]`, "^^^^"},
+		"wrong type": {
+			"[run]\nseed = \"3\"", "f.toml:2:8", `setting "seed" wants a whole number, got 3 (a string)`,
+			"the default is 0", "2 | seed = \"3\"\n  |        ^^^",
+		},
+		"float for int": {"[run]\nseed = 3.0", "f.toml:2:8", "wants a whole number", "", "^^^"},
+		"list of ints":  {"[run]\ntask = [1, 2]", "f.toml:2:8", "wants a list of strings", "", "^^^^^^"},
+		"nan":           {"[reward]\nalpha = nan", "f.toml:2:9", "wants a number", "", "^^^"},
+		"bounds": {
+			"[rollout]\ngroup_size = 1", "f.toml:2:14", `setting "group_size" cannot be 1`, "allowed: 2", "^",
+		},
+		"open bound": {
+			"[update]\nclip_low = 1.0", "f.toml:2:12", `setting "clip_low" cannot be 1`, "allowed: above 0, below 1",
+			"^^^",
+		},
+		"choices": {
+			"[reward]\nkind = \"zscor\"", "f.toml:2:8", `setting "kind" cannot be "zscor"`,
+			`did you mean "zscore"? One of zscore, minmax, anchored, binary, progress`, "^^^^^^^",
+		},
+		"section value": {"run = 3", "f.toml:1:1", `"run" is a section, not a value`, "[run]", "^^^"},
+		"plugin value":  {"env = \"libero\"", "f.toml:1:1", `"env" is not a setting by itself`, "[run]", "^^^"},
+		"plugin nesting": {
+			"[env]\nlibero = 3", "f.toml:2:1", "contains one section per plugin", "[env.NAME]", "^^^^^^",
+		},
+		"plugin table": {
+			"[env.libero]\na.b = 3", "f.toml:2:1", "must be true or false", "srpo plugin list libero", "^",
+		},
+		"crossed": {
+			"[rollout]\nkeep_low = 0.95", "f.toml:2:1", "keep_low 0.95 is above keep_high 0.9", "", "^^^^^^^^",
+		},
+		"name":      {"[run]\nname = \"a/b\"", "f.toml:2:1", "cannot be the name of a folder", "run.out", "^^^^"},
+		"syntax":    {"[run]\nenv = libero", "f.toml:2:7", "", "not TOML", "2 | env = libero\n  |       ^"},
+		"duplicate": {"[run]\nseed = 1\nseed = 2", "f.toml:3:", "seed", "", "^"},
+		"tabs and runes": {
+			"[run]\n\t\"sééd\"\t= 1", "f.toml:2:2", `"sééd"`, `"seed"`, "2 | \t\"sééd\"\t= 1\n  | \t^^^^^^",
+		},
+		"crlf and BOM": {
+			"\xef\xbb\xbf[run]\r\nseeed = 1\r\n", "f.toml:2:1", "seeed", `"seed"`, "2 | seeed = 1\n  | ^^^^^",
+		},
+		"after strings": {"[run]\nname = '''\n[x]\ny = 1'''\nzeed = 1", "f.toml:5:1", `"zeed"`, `"seed"`, "^^^^"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := Parse("f.toml", []byte(tc.text))
@@ -189,21 +257,43 @@ func TestErrorsOfSetAndFlags(t *testing.T) {
 		in                           Input
 		place, message, hint, detail string
 	}{
-		"unknown":        {Input{Set: []string{"rollout.grup_size=4"}}, "--set", `"grup_size" in [rollout]`, `"group_size"`, "--set rollout.grup_size=4\n              ^^^^^^^^^"},
-		"section":        {Input{Set: []string{"rolout.group_size=4"}}, "--set", `no section "rolout"`, `"rollout"`, "      ^^^^^^"},
-		"bare":           {Input{Set: []string{"alpha=0.5"}}, "--set", `no section "alpha"`, `"reward.alpha"`, "^^^^^"},
-		"no value":       {Input{Set: []string{"rollout.group_size"}}, "--set", "is not name=value", "policy.tiny.lr", ""},
-		"type":           {Input{Set: []string{"rollout.group_size=big"}}, "--set", "wants a whole number", "the default is 8", "--set rollout.group_size=big\n                         ^^^"},
-		"injection":      {Input{Set: []string{"rollout.group_size=3\nx=4"}}, "--set", "wants a whole number", "", ""},
-		"bound":          {Input{Set: []string{"rollout.group_size=1"}}, "--set", "cannot be 1", "allowed", ""},
-		"plugin path":    {Input{Set: []string{"policy.lr=1"}}, "--set", `"policy.lr" is not a setting`, "policy.PLUGIN.NAME", ""},
-		"too deep":       {Input{Set: []string{"run.a.b=1"}}, "--set", `"run.a.b" is not a setting`, "run.NAME", ""},
-		"empty":          {Input{Set: []string{""}}, "--set", "is not name=value", "", ""},
-		"flag choice":    {Input{Flags: []Flag{{"--reward", "reward.kind", "zscor"}}}, "--reward", `cannot be "zscor"`, "binary", "--reward zscor\n         ^^^^^"},
-		"missing":        {Input{File: "nowhere/f.toml"}, "nowhere/f.toml", "no such file", "", ""},
-		"folder":         {Input{File: "."}, ".", "it is a folder", "TOML", ""},
-		"invalid utf-8":  {Input{Set: []string{"run.env=\xff"}}, "--set", "not UTF-8", "", ""},
-		"crossed by set": {Input{Set: []string{"rollout.keep_high=0.01"}}, "--set", "is above keep_high", "", "^^^^^^^^^"},
+		"unknown": {
+			Input{
+				Set: []string{"rollout.grup_size=4"},
+			}, "--set", `"grup_size" in [rollout]`, `"group_size"`,
+			"--set rollout.grup_size=4\n              ^^^^^^^^^",
+		},
+		"section": {
+			Input{Set: []string{"rolout.group_size=4"}}, "--set", `no section "rolout"`, `"rollout"`, "      ^^^^^^",
+		},
+		"bare": {Input{Set: []string{"alpha=0.5"}}, "--set", `no section "alpha"`, `"reward.alpha"`, "^^^^^"},
+		"no value": {
+			Input{Set: []string{"rollout.group_size"}}, "--set", "is not name=value", "policy.tiny.lr", "",
+		},
+		"type": {
+			Input{
+				Set: []string{"rollout.group_size=big"},
+			}, "--set", "wants a whole number", "the default is 8",
+			"--set rollout.group_size=big\n                         ^^^",
+		},
+		"injection": {Input{Set: []string{"rollout.group_size=3\nx=4"}}, "--set", "wants a whole number", "", ""},
+		"bound":     {Input{Set: []string{"rollout.group_size=1"}}, "--set", "cannot be 1", "allowed", ""},
+		"plugin path": {
+			Input{Set: []string{"policy.lr=1"}}, "--set", `"policy.lr" is not a setting`, "policy.PLUGIN.NAME", "",
+		},
+		"too deep": {Input{Set: []string{"run.a.b=1"}}, "--set", `"run.a.b" is not a setting`, "run.NAME", ""},
+		"empty":    {Input{Set: []string{""}}, "--set", "is not name=value", "", ""},
+		"flag choice": {
+			Input{
+				Flags: []Flag{{"--reward", "reward.kind", "zscor"}},
+			}, "--reward", `cannot be "zscor"`, "binary", "--reward zscor\n         ^^^^^",
+		},
+		"missing":       {Input{File: "nowhere/f.toml"}, "nowhere/f.toml", "no such file", "", ""},
+		"folder":        {Input{File: "."}, ".", "it is a folder", "TOML", ""},
+		"invalid utf-8": {Input{Set: []string{"run.env=\xff"}}, "--set", "not UTF-8", "", ""},
+		"crossed by set": {
+			Input{Set: []string{"rollout.keep_high=0.01"}}, "--set", "is above keep_high", "", "^^^^^^^^^",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := Load(tc.in)
@@ -221,7 +311,10 @@ func TestErrorsOfSetAndFlags(t *testing.T) {
 
 func TestPluginErrors(t *testing.T) {
 	for name, tc := range map[string]struct{ text, place, message, hint, detail string }{
-		"unknown": {"[policy.tiny]\nlearning = 1\nhiden = 3", "f.toml:2:1", `there is no setting "learning" in [policy.tiny]`, "known: lr, hidden", "f.toml:3:1"},
+		"unknown": {
+			"[policy.tiny]\nlearning = 1\nhiden = 3", "f.toml:2:1", `there is no setting "learning" in [policy.tiny]`,
+			"known: lr, hidden", "f.toml:3:1",
+		},
 		"nearest": {"[policy.tiny]\nhiden = 3", "f.toml:2:1", "", `did you mean "hidden"?`, "2 | hiden = 3\n  | ^^^^^"},
 		"type":    {"[policy.tiny]\nhidden = 3.5", "f.toml:2:10", "wants a whole number", "", "^^^"},
 		"bounds":  {"[policy.tiny]\nlr = 2", "f.toml:2:6", "cannot be 2", "0 to 1", "^"},
@@ -256,9 +349,17 @@ func TestSetForPluginNotInUseIsRefused(t *testing.T) {
 	_, err = c.ResolvePlugin(plugins.Policy, "tiny", declared)
 	require.NoError(t, err)
 	require.ErrorContains(t, c.Unused(), `this run uses no policy "tinny"`)
-	require.ErrorContains(t, c.Unstarted(map[plugins.Kind]string{plugins.Policy: "tiny"}), `this run uses no policy "tinny"`)
+	require.ErrorContains(
+		t,
+		c.Unstarted(map[plugins.Kind]string{plugins.Policy: "tiny"}),
+		`this run uses no policy "tinny"`,
+	)
 	require.NoError(t, c.Unstarted(map[plugins.Kind]string{plugins.Policy: "tinny"}))
-	require.NoError(t, c.Unstarted(map[plugins.Kind]string{plugins.Policy: "./folder"}), "what a folder's plugin is called is not known yet")
+	require.NoError(
+		t,
+		c.Unstarted(map[plugins.Kind]string{plugins.Policy: "./folder"}),
+		"what a folder's plugin is called is not known yet",
+	)
 	c, err = Parse("f.toml", []byte("[policy.openvla]\nlr = 1"))
 	require.NoError(t, err)
 	require.NoError(t, c.Unused(), "a file may hold sections of plugins that are not in use")
@@ -365,12 +466,15 @@ func TestHostileText(t *testing.T) {
 		})
 	}
 	// Brackets in comments and texts nest nothing.
-	_, err := Parse("f.toml", []byte(strings.Repeat("# (0, 1[\n", 200)+"[run]\nenv = \""+strings.Repeat("[", 100)+"\"\n"))
+	_, err := Parse(
+		"f.toml",
+		[]byte(strings.Repeat("# (0, 1[\n", 200)+"[run]\nenv = \""+strings.Repeat("[", 100)+"\"\n"),
+	)
 	require.NoError(t, err)
 }
 
-// On any bytes Parse gives a configuration that writes and loads back, or an error with a place; and the scanner finds every key of what the decoder
-// accepts, on the line where it stands.
+// On any bytes Parse gives a configuration that writes and loads back, or an error with a place; and the scanner
+// finds every key of what the decoder accepts, on the line where it stands.
 func FuzzParse(f *testing.F) {
 	f.Add("[run]\nseed = 3\ntask = [\"a\", 'b']\n[policy.\"ti ny\"]\nlr.x = { a = [1, {b = 2}], 'c d' = '''x''' }\n")
 	f.Add("a = \"\"\"x\\\"\"\"\"\"\n[[b.c]]\nd = 1979-05-27 07:32:00 # z\n[[b.c]]\n\"\\u00e9\" = -inf\n")
@@ -421,7 +525,11 @@ func unquoteIfQuoted(s string) string {
 
 func ExampleConfig_ResolvePlugin() {
 	c, _ := Parse("srpo.toml", []byte("[policy.tiny]\nlernrate = 0.1\n"))
-	_, err := c.ResolvePlugin(plugins.Policy, "tiny", []plugins.Setting{{Name: "learn_rate", Default: 1e-3, Doc: "Adam's step size."}})
+	_, err := c.ResolvePlugin(
+		plugins.Policy,
+		"tiny",
+		[]plugins.Setting{{Name: "learn_rate", Default: 1e-3, Doc: "Adam's step size."}},
+	)
 	e := plugins.AsError(err)
 	fmt.Printf("%v\n%s\n%s\n", e, e.Detail, e.Hint)
 	// Output:

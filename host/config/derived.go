@@ -2,7 +2,8 @@ package config
 
 import "github.com/srpo-dev/srpo/host/srpo"
 
-// RewardOptions returns the settings of [reward] for embeddings of dim numbers; with dim 0, the size that most embeddings have counts.
+// RewardOptions returns the settings of [reward] for embeddings of dim numbers. With dim 0 the most frequent size
+// counts.
 func (c *Config) RewardOptions(dim int) srpo.RewardOptions {
 	o := srpo.DefaultRewardOptions()
 	o.Kind, o.References = srpo.RewardKind(c.Reward.Kind), srpo.ReferenceKind(c.Reward.References)

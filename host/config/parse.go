@@ -13,17 +13,18 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// assignment is one value that was given, not yet checked.
+// assignment is one given value, not checked yet.
 type assignment struct {
 	name string
-	// value is what the decoder made of it, or for --set and flags the text as typed.
+	// value is the decoded value, or the text as typed for --set and flags.
 	value any
 	typed bool
-	// place points at the setting, section at the name of the section or plugin that holds it.
+	// place points at the setting, section at the name of its section or plugin.
 	place, section place
 }
 
-// check returns the value as the setting's type. A text that is none of the choices is answered with the nearest one.
+// check returns the value converted to the type of the setting. For a text that is not one of the choices, the hint
+// names the nearest one.
 func (a assignment) check(s plugins.Setting) (any, error) {
 	v, err := a.convert(s)
 	text, isText := a.value.(string)
@@ -37,7 +38,7 @@ func (a assignment) check(s plugins.Setting) (any, error) {
 	return v, e
 }
 
-// convert returns the value as the setting's type.
+// convert returns the value converted to the type of the setting.
 func (a assignment) convert(s plugins.Setting) (any, error) {
 	if !a.typed {
 		return s.Check(a.value)
@@ -59,7 +60,7 @@ func (a assignment) convert(s plugins.Setting) (any, error) {
 	}
 	v, ok := value(trimmed)
 	if !ok {
-		return s.Check(text) // Says what type is wanted.
+		return s.Check(text) // for its error, which names the type
 	}
 	return s.Check(v)
 }
@@ -77,16 +78,17 @@ func value(text string) (any, bool) {
 	return v, ok
 }
 
-// parse lays a file over c.
+// parse applies a file to c.
 func (c *Config) parse(name string, text []byte) error {
 	bad := func(format string, args ...any) error {
-		return plugins.Errorf(plugins.Invalid, format, args...).WithPlace("%s", name).WithHint("a configuration is a TOML text file; `srpo run` needs none")
+		return plugins.Errorf(plugins.Invalid, format, args...).WithPlace("%s", name).
+			WithHint("give a TOML text file, or none: `srpo run` has defaults")
 	}
 	switch {
 	case len(text) > maxFile:
 		return bad("the file has %d bytes, more than %d KiB", len(text), maxFile>>10)
 	case strings.ContainsRune(string(text), 0):
-		return bad("the file is not text: it holds a zero byte")
+		return bad("the file is not text: it contains a zero byte")
 	case tomltext.TooDeep(text):
 		return bad("brackets or dotted keys nest deeper than %d", tomltext.MaxDepth)
 	}
@@ -98,7 +100,7 @@ func (c *Config) parse(name string, text []byte) error {
 			return bad("%v", err)
 		}
 		at := src.placeAt(span{pe.Position.Start, pe.Position.Start + max(1, pe.Position.Len)}, span{})
-		return at.unknown("%s", pe.Message).WithHint("this is not TOML: name = value, and texts in quotes")
+		return at.unknown("%s", pe.Message).WithHint("this is not TOML; write name = value, with texts in quotes")
 	}
 	var p problems
 	for _, top := range sortedKeys(root) {
@@ -108,7 +110,7 @@ func (c *Config) parse(name string, text []byte) error {
 	return p.err()
 }
 
-// byLine sorts in the order of the file, with what stands in no line after it.
+// byLine sorts by line; errors without a line come last.
 func (p *problems) byLine() {
 	sort.SliceStable(p.list, func(i, j int) bool {
 		a, b := lineOf(p.list[i].Place), lineOf(p.list[j].Place)
@@ -131,43 +133,54 @@ func lineOf(place string) int {
 	return n
 }
 
-// section takes one top-level key of the file.
+// section applies one top-level key of the file.
 func (c *Config) section(top string, v any, src *source, p *problems) {
 	kind := plugins.Kind(top)
 	table, isTable := v.(map[string]any)
 	sec := c.find(top)
 	switch {
 	case sec != nil && !isTable:
-		p.add(src.place(top).unknown("%q is a section, not a value", top).WithHint("write [%s] on a line of its own and the settings below it", top))
+		p.add(src.place(top).unknown("%q is a section, not a value", top).
+			WithHint("write [%s] on a separate line and the settings below it", top))
 	case sec != nil:
 		for _, name := range sortedKeys(table) {
 			a := assignment{name: name, value: table[name], place: src.place(top, name), section: src.place(top)}
 			c.assign(sec, a, p)
 		}
 	case isKind(kind) && !isTable:
-		p.add(src.place(top).unknown("%q is not a setting by itself", top).WithHint("the %s to use is %s in [run]; its settings go into [%s.NAME]", top, top, top))
+		p.add(src.place(top).unknown("%q is not a setting by itself", top).
+			WithHint("choose the %s with %s in [run]; its settings go into [%s.NAME]", top, top, top))
 	case isKind(kind):
 		for _, plugin := range sortedKeys(table) {
 			settings, ok := table[plugin].(map[string]any)
 			if !ok {
-				p.add(src.place(top, plugin).unknown("[%s] holds one section a plugin, and %q is a value", top, plugin).WithHint("write [%s.NAME] and the plugin's settings below it", top))
+				p.add(
+					src.place(top, plugin).
+						unknown("[%s] contains one section per plugin, but %q is a value", top, plugin).
+						WithHint("write [%s.NAME] and the settings of the plugin below it", top),
+				)
 				continue
 			}
 			for _, name := range sortedKeys(settings) {
 				at := src.place(top, plugin, name)
 				if !simple(settings[name]) {
-					p.add(at.wrap(plugins.Errorf(plugins.Invalid, "setting %q is none of: true or false, a number, a string, a list of strings", name)).
-						WithHint("`srpo plugin list %s` prints the plugin's settings", plugin))
+					p.add(at.wrap(plugins.Errorf(plugins.Invalid,
+						"setting %q must be true or false, a number, a string or a list of strings", name)).
+						WithHint("run `srpo plugin list %s` for the settings of the plugin", plugin))
 					continue
 				}
-				c.give(kind, plugin, assignment{name: name, value: settings[name], place: at, section: src.place(top, plugin)})
+				c.give(
+					kind,
+					plugin,
+					assignment{name: name, value: settings[name], place: at, section: src.place(top, plugin)},
+				)
 			}
 		}
 	default:
 		at := src.place(top)
 		e := at.unknown("there is no section [%s]", top)
 		if !isTable {
-			e = at.unknown("%q stands in no section", top)
+			e = at.unknown("%q is not in a section", top)
 			if s := c.elsewhere(top, ""); s != "" {
 				p.add(e.WithHint("did you mean %q? Write it below [%s]", top, strings.TrimSuffix(s, "."+top)))
 				return
@@ -177,7 +190,7 @@ func (c *Config) section(top string, v any, src *source, p *problems) {
 	}
 }
 
-// simple says whether v is of a type that a setting can have.
+// simple reports whether v has a type that a setting can have.
 func simple(v any) bool {
 	switch v := v.(type) {
 	case bool, int64, float64, string:
@@ -222,7 +235,7 @@ func (c *Config) sectionNames() []string {
 	return names
 }
 
-// elsewhere returns "section.name" of the first section but one that has a setting of that name.
+// elsewhere returns "section.name" of the first section other than but that has a setting of that name.
 func (c *Config) elsewhere(name, but string) string {
 	for _, s := range c.sections {
 		for _, f := range s.fields {
@@ -234,7 +247,7 @@ func (c *Config) elsewhere(name, but string) string {
 	return ""
 }
 
-// assign checks and stores one value of the host's own.
+// assign checks and stores one value of the host.
 func (c *Config) assign(sec *section, a assignment, p *problems) {
 	names := make([]string, len(sec.fields))
 	for i, f := range sec.fields {
@@ -262,7 +275,7 @@ func (c *Config) give(kind plugins.Kind, plugin string, a assignment) {
 	c.given[kind][plugin] = append(c.given[kind][plugin], a)
 }
 
-// set takes one --set.
+// set applies one --set.
 func (c *Config) set(text string, p *problems) {
 	key, v, ok := strings.Cut(text, "=")
 	key = strings.TrimSpace(key)
@@ -270,7 +283,8 @@ func (c *Config) set(text string, p *problems) {
 	const lead = len("--set ")
 	base.key = span{lead, lead + max(1, utf8.RuneCountInString(key))}
 	if !ok || key == "" {
-		p.add(base.unknown("%q is not name=value", oneLine(text)).WithHint("for example --set rollout.group_size=16 or --set policy.tiny.lr=1e-3"))
+		p.add(base.unknown("%q is not name=value", oneLine(text)).
+			WithHint("write, for example, --set rollout.group_size=16 or --set policy.tiny.lr=1e-3"))
 		return
 	}
 	from := lead + utf8.RuneCountInString(text[:len(text)-len(v)])
@@ -278,7 +292,7 @@ func (c *Config) set(text string, p *problems) {
 	c.assignPath(strings.Split(key, "."), v, base, p)
 }
 
-// assignPath gives a typed-in value to "section.name" or "kind.plugin.name".
+// assignPath assigns a typed value to "section.name" or "kind.plugin.name".
 func (c *Config) assignPath(path []string, v string, base place, p *problems) {
 	// part points at the i-th part of the key.
 	part := func(i int) place {
@@ -295,11 +309,18 @@ func (c *Config) assignPath(path []string, v string, base place, p *problems) {
 	case sec != nil && len(path) == 2:
 		c.assign(sec, assignment{name: path[1], value: v, typed: true, place: part(1), section: part(0)}, p)
 	case sec != nil:
-		p.add(base.unknown("%q is not a setting", strings.Join(path, ".")).WithHint("a setting of this section is %s.NAME", path[0]))
+		p.add(
+			base.unknown("%q is not a setting", strings.Join(path, ".")).
+				WithHint("write %s.NAME for a setting of this section", path[0]),
+		)
 	case isKind(kind) && len(path) == 3 && path[1] != "" && path[2] != "":
 		c.give(kind, path[1], assignment{name: path[2], value: v, typed: true, place: part(2), section: part(1)})
 	case isKind(kind):
-		p.add(base.unknown("%q is not a setting", strings.Join(path, ".")).WithHint("a plugin's setting is %s.PLUGIN.NAME; the %s to use is run.%s", path[0], path[0], path[0]))
+		p.add(base.unknown("%q is not a setting", strings.Join(path, ".")).
+			WithHint(
+				"write %s.PLUGIN.NAME for a setting of a plugin; run.%s chooses the %s", path[0], path[0], path[0],
+			),
+		)
 	default:
 		e := part(0).unknown("there is no section %q", path[0])
 		if len(path) == 1 {
@@ -312,7 +333,7 @@ func (c *Config) assignPath(path []string, v string, base place, p *problems) {
 	}
 }
 
-// flag takes one flag; lists remembers which list settings a flag has begun.
+// flag applies one flag. lists records which list settings a flag has replaced.
 func (c *Config) flag(f Flag, lists map[string]bool, p *problems) {
 	section, name, _ := strings.Cut(f.Key, ".")
 	sec := c.find(section)
@@ -321,12 +342,12 @@ func (c *Config) flag(f Flag, lists map[string]bool, p *problems) {
 	at.key = span{0, from - 1}
 	at.value = span{from, from + max(1, utf8.RuneCountInString(oneLine(f.Value)))}
 	if sec == nil {
-		p.add(plugins.Errorf(plugins.Internal, "flag %s stands for %q, which is no setting", f.Name, f.Key))
+		p.add(plugins.Errorf(plugins.Internal, "flag %s stands for %q, which is not a setting", f.Name, f.Key))
 		return
 	}
 	for _, fl := range sec.fields {
 		if at, ok := fl.at.(*[]string); ok && fl.Name == name {
-			// A flag given again adds to the list; the first one replaces what the file and --set said.
+			// the first flag replaces the list of the file and --set; further ones add to it
 			if lists[f.Key] {
 				*at = append(*at, f.Value)
 				return

@@ -9,13 +9,13 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// place is where a value was given: a line of the file, a --set or a flag.
+// place locates a value: a line of the file, a --set or a flag.
 type place struct {
 	origin Origin
-	// prefix is the file's name, "--set" or the flag; number is the line, 0 where there is none.
+	// prefix is the name of the file, "--set" or the flag; number is the line, or 0.
 	prefix string
 	number int
-	// text is the line; key and value are columns of runes in it, from 0, empty when unknown.
+	// text is the line; key and value are columns of runes in it, from 0, or empty if unknown.
 	text       string
 	key, value span
 }
@@ -35,12 +35,12 @@ func (p place) show(columns span) string {
 	return tomltext.Excerpt(p.number, p.text, columns.start, columns.end)
 }
 
-// unknown makes an error that points at the key.
+// unknown returns an error that points at the key.
 func (p place) unknown(format string, args ...any) *plugins.Error {
 	return plugins.Errorf(plugins.Invalid, format, args...).WithPlace("%s", p.at(p.key)).WithDetail(p.show(p.key))
 }
 
-// wrap makes an error about the value point at it.
+// wrap makes an error point at the value.
 func (p place) wrap(err error) *plugins.Error {
 	columns := p.value
 	if columns == (span{}) {
@@ -49,7 +49,8 @@ func (p place) wrap(err error) *plugins.Error {
 	return plugins.AsError(err).WithPlace("%s", p.at(columns)).WithDetail(p.show(columns))
 }
 
-// unknownSetting is the error for a name that section does not have; elsewhere names a setting of that name in another section, if any.
+// unknownSetting returns the error for a name that section does not have. elsewhere is a setting of that name in
+// another section, or empty.
 func (p place) unknownSetting(name, section string, known []string, elsewhere string) *plugins.Error {
 	e := p.unknown("there is no setting %q in [%s]", name, section)
 	if elsewhere != "" && nearest.To(name, known) == "" {

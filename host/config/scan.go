@@ -11,15 +11,17 @@ import (
 // span is a range of bytes of the file.
 type span struct{ start, end int }
 
-// entry is a key as it stands in the file: the parts of its full path, where each part was written last, and its value (empty for a table header).
+// entry is a key of the file: the parts of its full path, the last place of each part, and its value (empty for a table
+// header).
 type entry struct {
 	path  []string
 	parts []span
 	value span
 }
 
-// scanAll finds where every key of a TOML text stands. The decoder knows positions only of syntax errors, and a person wants the line of a wrong value
-// too. The text has passed the decoder and [tomltext.TooDeep]: what it does not understand ends it, and the keys beyond have no position.
+// scanAll finds the position of every key of a TOML text. The decoder reports positions of syntax errors only, and a
+// user needs the line of a wrong value too. The text has passed the decoder and [tomltext.TooDeep]. The scan ends at
+// anything that it does not recognise; keys after that have no position.
 func scanAll(text []byte) *scanner {
 	s := &scanner{text: text}
 	if bytes.HasPrefix(text, []byte("\xef\xbb\xbf")) {
@@ -58,14 +60,14 @@ type scanner struct {
 
 func (s *scanner) peek(prefix string) bool { return bytes.HasPrefix(s.text[s.at:], []byte(prefix)) }
 
-// skipSpace passes over blanks on the line.
+// skipSpace skips blanks within the line.
 func (s *scanner) skipSpace() {
 	for s.at < len(s.text) && (s.text[s.at] == ' ' || s.text[s.at] == '\t') {
 		s.at++
 	}
 }
 
-// skipBlank passes over blanks, line ends and comments.
+// skipBlank skips blanks, line ends and comments.
 func (s *scanner) skipBlank() {
 	for s.at < len(s.text) {
 		switch s.text[s.at] {
@@ -138,7 +140,7 @@ func bare(b byte) bool {
 	return b >= 'a' && b <= 'z' || b >= 'A' && b <= 'Z' || b >= '0' && b <= '9' || b == '_' || b == '-' || b >= 0x80
 }
 
-// unquote decodes a quoted key by the decoder's own rules.
+// unquote decodes a quoted key with the rules of the decoder.
 func unquote(quoted []byte) string {
 	var v struct{ K string }
 	if _, err := toml.Decode("K = "+string(quoted), &v); err != nil {
@@ -147,7 +149,7 @@ func unquote(quoted []byte) string {
 	return v.K
 }
 
-// quoted passes over a string of any of the four forms.
+// quoted skips a string in any of the four forms.
 func (s *scanner) quoted() bool {
 	q := s.text[s.at]
 	triple := strings.Repeat(string(q), 3)
@@ -182,7 +184,7 @@ func (s *scanner) quoted() bool {
 	return false
 }
 
-// value passes over a value and records the keys of inline tables.
+// value skips a value and records the keys of inline tables.
 func (s *scanner) value(path []string, parts []span) bool {
 	if s.at >= len(s.text) {
 		return false
@@ -227,11 +229,11 @@ func (s *scanner) value(path []string, parts []span) bool {
 	return s.at > start
 }
 
-// source is a file's text, for the lines that errors show.
+// source is the text of a file, for the lines that errors show.
 type source struct {
 	name string
 	text []byte
-	// at finds a key by its path, its parts joined by a NUL; parents is the same for every leading part of a path.
+	// at maps a path, its parts joined by NUL, to its key; parents does so for every prefix of a path.
 	at      map[string]entry
 	parents map[string]span
 }
@@ -253,7 +255,8 @@ func newSource(name string, text []byte) *source {
 	return s
 }
 
-// line returns the number (from 1) and the text of the line that holds the byte, and the byte's column (from 0, in bytes).
+// line returns the number (from 1) and the text of the line that contains the byte, and the column of the byte (from
+// 0, in bytes).
 func (s *source) line(at int) (number int, text string, column int) {
 	at = min(max(at, 0), len(s.text))
 	start := bytes.LastIndexByte(s.text[:at], '\n') + 1
@@ -268,7 +271,7 @@ func (s *source) line(at int) (number int, text string, column int) {
 	return bytes.Count(s.text[:start], []byte("\n")) + 1, text, min(max(at-start, 0), len(text))
 }
 
-// place makes the place of a key; path need not be a whole one.
+// place returns the place of a key. path may be a prefix of a path.
 func (s *source) place(path ...string) place {
 	k := strings.Join(path, "\x00")
 	key, ok := s.parents[k]
@@ -294,7 +297,7 @@ func (s *source) placeAt(key, value span) place {
 	return p
 }
 
-// columns gives a span as columns of runes on its first line.
+// columns converts a span to columns of runes on its first line.
 func (s *source) columns(sp span) span {
 	_, text, from := s.line(sp.start)
 	to := min(from+sp.end-sp.start, len(text))

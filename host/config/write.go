@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -11,18 +12,18 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// Write prints the configuration as a commented srpo.toml that loads back to the same values. A value that is not the default says where it came
-// from. Plugins that were not resolved keep the values given to them.
+// Write prints the configuration as a commented srpo.toml that loads to the same values. A value that is not the
+// default has a comment with its origin. Plugins that were not resolved keep the values given to them.
 func (c *Config) Write(w io.Writer) error {
 	var b strings.Builder
-	b.WriteString("# srpo.toml: flags win over --set, --set over this file, this file over the defaults.\n")
+	b.WriteString("# srpo.toml: flags override --set, which overrides this file, which overrides the defaults.\n")
 	for _, s := range c.sections {
 		b.WriteString("\n")
 		comment(&b, s.Doc)
 		fmt.Fprintf(&b, "[%s]\n", s.Name)
 		for _, f := range s.fields {
 			allowed := f.bounds()
-			if f.Max != nil && *f.Max >= many { // A bound against typos is no news.
+			if f.Max != nil && *f.Max >= many { // a bound against typos tells the reader nothing
 				allowed = ""
 				if f.Min != nil {
 					allowed = fmt.Sprintf("%v or more", *f.Min)
@@ -32,11 +33,12 @@ func (c *Config) Write(w io.Writer) error {
 		}
 	}
 	b.WriteString("\n")
-	comment(&b, "Below: the plugins' own settings, one section a plugin, as in [policy.tiny]. `srpo plugin list NAME` prints what a plugin takes.")
+	comment(&b, "Below: settings of plugins, one section per plugin, as in [policy.tiny]. "+
+		"`srpo plugin list NAME` prints the settings of a plugin.")
 	for _, kind := range plugins.Kinds {
 		names := sortedKeys(c.given[kind])
 		for _, name := range sortedKeys(c.resolved[kind]) {
-			if !contains(names, name) {
+			if !slices.Contains(names, name) {
 				names = append(names, name)
 			}
 		}
@@ -74,7 +76,7 @@ func writeSetting(b *strings.Builder, s plugins.Setting, v any, allowed string, 
 	b.WriteString("\n")
 }
 
-// writeGiven prints values whose types nobody has declared yet; the last value of a name wins.
+// writeGiven prints values of undeclared type; the last value of a name counts.
 func writeGiven(b *strings.Builder, given []assignment) {
 	last := map[string]any{}
 	for _, a := range given {
@@ -109,7 +111,7 @@ func comment(b *strings.Builder, text string) {
 	}
 }
 
-// printable replaces what a TOML comment may not hold.
+// printable replaces characters that a TOML comment must not contain.
 func printable(r rune) rune {
 	if r < 0x20 || r == 0x7f || r == utf8.RuneError {
 		return ' '
@@ -117,7 +119,7 @@ func printable(r rune) rune {
 	return r
 }
 
-// key quotes a name where it has to be.
+// key quotes a name if it needs quotes.
 func key(name string) string {
 	for i := 0; i < len(name); i++ {
 		if !bare(name[i]) || name[i] >= 0x80 {
@@ -130,7 +132,7 @@ func key(name string) string {
 	return name
 }
 
-// literal is v as a TOML value.
+// literal returns v as a TOML value.
 func literal(v any) string {
 	switch v := v.(type) {
 	case bool:

@@ -94,8 +94,8 @@ func Open(ctx context.Context, dir string, o Options) (Set, error) {
 		return nil, plugins.Errorf(plugins.Invalid, "the recording has clips but no actions").WithPlace("%s", dir).
 			WithHint("record it again with --trajectories, into another folder")
 	}
-	return nil, plugins.Errorf(plugins.Invalid, "the folder contains no recorded episodes").WithPlace("%s",
-		dir).WithHint(hint)
+	return nil, plugins.Errorf(plugins.Invalid, "the folder contains no recorded episodes").
+		WithPlace("%s", dir).WithHint(hint)
 }
 
 const hint = "give a run folder with run.keep_trajectories, a folder of srpo record --trajectories, or a LeRobot " +

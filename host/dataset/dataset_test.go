@@ -137,7 +137,6 @@ func python(t *testing.T) string {
 }
 
 func TestLeRobotRoundTrip(t *testing.T) {
-	ctx := context.Background()
 	interpreter := python(t)
 	dir, demos := recording(t, 3)
 	v3 := filepath.Join(t.TempDir(), "v3")
@@ -163,45 +162,59 @@ func TestLeRobotRoundTrip(t *testing.T) {
 	}}
 	o := Options{Action: "action", State: "observation.state", Every: 4, Wanted: []string{"front", "wrist"},
 		Reader: reader}
-	for _, c := range []struct{ folder, form string }{{v3, "LeRobot v3.0"}, {v2, "LeRobot v2.1"}} {
-		s, err := Open(ctx, c.folder, o)
-		require.NoError(t, err)
-		defer s.Close()
-		require.Equal(t, c.form, s.Form())
-		require.Equal(t, []string{"x", "y"}, s.Space().Action.Names)
-		require.Len(t, s.Episodes(), 3)
-		for i, want := range demos {
-			require.Equal(t, want.Success, *s.Episodes()[i].Success)
-			d, err := s.Demonstration(ctx, i, []string{"wrist", "front"})
-			require.NoError(t, err)
-			require.Equal(t, want.Instruction, d.Instruction)
-			require.Equal(t, want.Actions, d.Actions)
-			require.Equal(t, want.Proprio, d.Proprio)
-			for _, camera := range space.Cameras {
-				require.Equal(t, want.Images[camera].Shape, d.Images[camera].Shape)
-				sum := 0.0
-				for k, v := range want.Images[camera].Data {
-					sum += math.Abs(float64(v) - float64(d.Images[camera].Data[k]))
-				}
-				require.Less(t, sum/float64(len(want.Images[camera].Data)), 8.0,
-					"%s %s: mean absolute difference of pixels", c.form, camera)
-			}
-			clip, err := s.Clip(ctx, i)
-			require.NoError(t, err)
-			size := 16 * 24 * 3
-			require.Equal(t, 1+(9+i-1)/4, clip.Frames.Shape[0])
-			require.Equal(t, d.Images["front"].Data[4*size:5*size], clip.Frames.Data[size:2*size],
-				"frame 1 of the clip is that of step 4")
-		}
+	for folder, form := range map[string]string{v3: "LeRobot v3.0", v2: "LeRobot v2.1"} {
+		requireEpisodes(t, folder, form, o, demos)
 	}
+	requireStatistics(t, v3)
+	requireErrors(t, v3, o)
+	requireWithoutVideo(t, v3, o)
+}
 
+// requireEpisodes compares a data set with the episodes that were written. Videos are lossy.
+func requireEpisodes(t *testing.T, folder, form string, o Options, demos []policy.Demonstration) {
+	ctx := context.Background()
+	s, err := Open(ctx, folder, o)
+	require.NoError(t, err)
+	defer s.Close()
+	require.Equal(t, form, s.Form())
+	require.Equal(t, []string{"x", "y"}, s.Space().Action.Names)
+	require.Len(t, s.Episodes(), 3)
+	for i, want := range demos {
+		require.Equal(t, want.Success, *s.Episodes()[i].Success)
+		d, err := s.Demonstration(ctx, i, []string{"wrist", "front"})
+		require.NoError(t, err)
+		require.Equal(t, want.Instruction, d.Instruction)
+		require.Equal(t, want.Actions, d.Actions)
+		require.Equal(t, want.Proprio, d.Proprio)
+		for _, camera := range space.Cameras {
+			require.Equal(t, want.Images[camera].Shape, d.Images[camera].Shape)
+			sum := 0.0
+			for k, v := range want.Images[camera].Data {
+				sum += math.Abs(float64(v) - float64(d.Images[camera].Data[k]))
+			}
+			require.Less(t, sum/float64(len(want.Images[camera].Data)), 8.0,
+				"%s %s: mean absolute difference of pixels", form, camera)
+		}
+		clip, err := s.Clip(ctx, i)
+		require.NoError(t, err)
+		size := 16 * 24 * 3
+		require.Equal(t, 1+(9+i-1)/4, clip.Frames.Shape[0])
+		require.Equal(t, d.Images["front"].Data[4*size:5*size], clip.Frames.Data[size:2*size],
+			"frame 1 of the clip is that of step 4")
+	}
+}
+
+func requireStatistics(t *testing.T, folder string) {
 	var stats map[string]map[string]any
-	data, err := os.ReadFile(filepath.Join(v3, "meta", "stats.json"))
+	data, err := os.ReadFile(filepath.Join(folder, "meta", "stats.json"))
 	require.NoError(t, err)
 	require.NoError(t, json.Unmarshal(data, &stats))
 	require.InDelta(t, 0.25, stats["action"]["max"].([]any)[0], 1e-6)
 	require.EqualValues(t, 30, stats["action"]["count"].([]any)[0])
+}
 
+func requireErrors(t *testing.T, folder string, o Options) {
+	ctx := context.Background()
 	for wrong, change := range map[string]func(*Options){
 		`no feature "act"`:               func(o *Options) { o.Action = "act" },
 		`no feature "nowhere"`:           func(o *Options) { o.Cameras = []string{"front=nowhere"} },
@@ -211,7 +224,7 @@ func TestLeRobotRoundTrip(t *testing.T) {
 	} {
 		bad := o
 		change(&bad)
-		s, err := Open(ctx, v3, bad)
+		s, err := Open(ctx, folder, bad)
 		if err == nil {
 			_, err = s.Clip(ctx, 0)
 			s.Close()
@@ -219,9 +232,14 @@ func TestLeRobotRoundTrip(t *testing.T) {
 		require.ErrorContains(t, err, wrong)
 		require.NotEmpty(t, plugins.AsError(err).Hint, wrong)
 	}
-	film := filepath.Join(v3, "videos", "observation.images.front", "chunk-000", "file-000.mp4")
-	require.NoError(t, os.Truncate(film, 100))
-	s, err := Open(ctx, v3, o)
+}
+
+// requireWithoutVideo damages the video of one camera.
+func requireWithoutVideo(t *testing.T, folder string, o Options) {
+	ctx := context.Background()
+	video := filepath.Join(folder, "videos", "observation.images.front", "chunk-000", "file-000.mp4")
+	require.NoError(t, os.Truncate(video, 100))
+	s, err := Open(ctx, folder, o)
 	require.NoError(t, err)
 	defer s.Close()
 	_, err = s.Clip(ctx, 0)

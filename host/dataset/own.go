@@ -139,13 +139,13 @@ func openTrajectories(dir string) (Set, error) {
 			WithHint("use the version of srpo that wrote them")
 	}
 	if s.space.RecordEvery < 1 {
-		return nil, plugins.Errorf(plugins.Corrupt, "record_every is %d", s.space.RecordEvery).WithPlace("%s",
-			filepath.Join(dir, Dir, SpaceFile)).WithHint("set it to 1 or more")
+		return nil, plugins.Errorf(plugins.Corrupt, "record_every is %d", s.space.RecordEvery).
+			WithPlace("%s", filepath.Join(dir, Dir, SpaceFile)).WithHint("set it to 1 or more")
 	}
 	entries, err := os.ReadDir(filepath.Join(dir, Dir))
 	if err != nil {
-		return nil, plugins.Errorf(plugins.Invalid, "cannot be read: %w", err).WithPlace("%s",
-			filepath.Join(dir, Dir)).WithHint("check its permissions")
+		return nil, plugins.Errorf(plugins.Invalid, "cannot be read: %w", err).
+			WithPlace("%s", filepath.Join(dir, Dir)).WithHint("check its permissions")
 	}
 	seen := map[string]string{}
 	for _, e := range entries {

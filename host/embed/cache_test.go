@@ -84,11 +84,8 @@ func TestKeysDiffer(t *testing.T) {
 	require.NotEqual(t, KeyOf("1:a"), KeyOf("a"))
 	info := plugins.Info{Name: "pixel", Version: "1", Versions: map[string]string{"go": "1", "x": "2"}}
 	id := Identity(info, "hash", plugins.Settings{"size": int64(32), "gray": false}, encoder.Spec{Dimension: 3})
-	require.Equal(
-		t,
-		id,
-		Identity(info, "hash", plugins.Settings{"gray": false, "size": int64(32)}, encoder.Spec{Dimension: 3}),
-	)
+	require.Equal(t, id,
+		Identity(info, "hash", plugins.Settings{"gray": false, "size": int64(32)}, encoder.Spec{Dimension: 3}))
 	for _, other := range []string{
 		Identity(info, "other", plugins.Settings{"size": int64(32), "gray": false}, encoder.Spec{Dimension: 3}),
 		Identity(info, "hash", plugins.Settings{"size": int64(16), "gray": false}, encoder.Spec{Dimension: 3}),

@@ -154,11 +154,8 @@ func (e *Embedder) embedClips(ctx context.Context, i int, depth Depth, cut int) 
 		jobs = append(jobs, clipJob{fmt.Sprintf("first %d", cut), first, &v.Cut.Clip})
 	}
 	if depth == WithControls && a.Success != nil && *a.Success && frames > 1 {
-		jobs = append(
-			jobs,
-			clipJob{"reversed", reversed, &v.Whole.Reversed},
-			clipJob{"stalled", stalled, &v.Whole.Stalled},
-		)
+		jobs = append(jobs, clipJob{"reversed", reversed, &v.Whole.Reversed},
+			clipJob{"stalled", stalled, &v.Whole.Stalled})
 		if cut > 1 && cut < frames {
 			cutReversed := func(f plugins.Tensor) plugins.Tensor { return reversed(first(f, cut)) }
 			cutStalled := func(f plugins.Tensor) plugins.Tensor { return stalled(first(f, cut)) }
@@ -257,11 +254,8 @@ func (e *Embedder) encode(ctx context.Context, i int, jobs []clipJob) ([][]float
 			}
 			clips = append(clips, clip)
 		}
-		rows, err := e.call(
-			ctx,
-			len(clips),
-			func(c encoder.Encoder) ([][]float32, error) { return c.Encode(ctx, clips) },
-		)
+		rows, err := e.call(ctx, len(clips),
+			func(c encoder.Encoder) ([][]float32, error) { return c.Encode(ctx, clips) })
 		if err != nil {
 			return nil, err
 		}

@@ -99,11 +99,8 @@ func (s *scripted) Encode(_ context.Context, clips []plugins.Tensor) ([][]float3
 func embedderOf(t *testing.T, s *scripted, spec encoder.Spec) *Embedder {
 	video := filepath.Join(t.TempDir(), "a.npy")
 	writeNpy(t, video, 7)
-	c := &Clips{
-		List:     &attempts.List{Attempts: []attempts.Attempt{{ID: "a", Task: "t", Video: video}}},
-		Cache:    &Cache{Dir: t.TempDir()},
-		Terminal: report.NewTerminal(io.Discard),
-	}
+	c := &Clips{List: &attempts.List{Attempts: []attempts.Attempt{{ID: "a", Task: "t", Video: video}}},
+		Cache: &Cache{Dir: t.TempDir()}, Terminal: report.NewTerminal(io.Discard)}
 	require.NoError(t, c.Scan(t.Context()))
 	require.Empty(t, c.List.Attempts[0].Problem)
 	return New(&session.Encoder{Worker: s, Label: "encoder scripted", Spec: spec}, c)
@@ -143,12 +140,8 @@ func TestWindowsGoInBatches(t *testing.T) {
 		s := &scripted{}
 		_, err = embedderOf(t, s, spec).windows(t.Context(), 0, []int{1, 3, 7})
 		require.NoError(t, err)
-		require.Equal(
-			t,
-			[]string{"[1 3 7]"},
-			s.calls,
-			"all windows share the work of the clip, or the encoder has no batch size",
-		)
+		require.Equal(t, []string{"[1 3 7]"}, s.calls,
+			"all windows share the work of the clip, or the encoder has no batch size")
 	}
 }
 

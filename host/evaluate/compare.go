@@ -174,20 +174,8 @@ func (c *Comparison) Table(w io.Writer) error {
 		if p.P != nil {
 			prob = fmt.Sprintf("%.2g", *p.P)
 		}
-		fmt.Fprintf(
-			t,
-			"%s\t%.1f %%\t%.1f %%\t%+.1f\t%+.1f to %+.1f\t%d\t%d\t%d\t%s\n",
-			p.Name,
-			100*p.RateA,
-			100*p.RateB,
-			100*p.Diff,
-			100*p.Low,
-			100*p.High,
-			p.OnlyA,
-			p.OnlyB,
-			p.N(),
-			prob,
-		)
+		fmt.Fprintf(t, "%s\t%.1f %%\t%.1f %%\t%+.1f\t%+.1f to %+.1f\t%d\t%d\t%d\t%s\n", p.Name, 100*p.RateA,
+			100*p.RateB, 100*p.Diff, 100*p.Low, 100*p.High, p.OnlyA, p.OnlyB, p.N(), prob)
 	}
 	for _, g := range c.Groups {
 		row(g)
@@ -210,17 +198,9 @@ func (c *Comparison) Verdict() string {
 	case d.Low > 0:
 		return fmt.Sprintf("B is ahead of A by %.1f points (95 %%: %.1f to %.1f).", 100*d.Diff, 100*d.Low, 100*d.High)
 	case d.High < 0:
-		return fmt.Sprintf(
-			"A is ahead of B by %.1f points (95 %%: %.1f to %.1f).",
-			-100*d.Diff,
-			-100*d.High,
-			-100*d.Low,
-		)
+		return fmt.Sprintf("A is ahead of B by %.1f points (95 %%: %.1f to %.1f).", -100*d.Diff, -100*d.High,
+			-100*d.Low)
 	}
-	return fmt.Sprintf(
-		"No difference shown: B - A is %+.1f points (95 %%: %+.1f to %+.1f).",
-		100*d.Diff,
-		100*d.Low,
-		100*d.High,
-	)
+	return fmt.Sprintf("No difference shown: B - A is %+.1f points (95 %%: %+.1f to %+.1f).", 100*d.Diff, 100*d.Low,
+		100*d.High)
 }

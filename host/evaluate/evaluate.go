@@ -265,20 +265,9 @@ func (e *evaluation) rollOut(ctx context.Context) error {
 
 // line returns the line of episodes.jsonl of an episode.
 func (e *evaluation) line(ep rollout.Episode) Episode {
-	return Episode{
-		ID:         ep.ID,
-		Index:      e.index[ep.ID],
-		Task:       ep.Task,
-		StartState: ep.StartState,
-		Repeat:     e.repeat[ep.ID],
-		Seed:       ep.Seed,
-		Side:       e.side[ep.ID],
-		Success:    ep.Success,
-		Terminated: ep.Terminated,
-		Truncated:  ep.Truncated,
-		Steps:      ep.Steps,
-		Progress:   ep.Progress,
-	}
+	return Episode{ID: ep.ID, Index: e.index[ep.ID], Task: ep.Task, StartState: ep.StartState,
+		Repeat: e.repeat[ep.ID], Seed: ep.Seed, Side: e.side[ep.ID], Success: ep.Success, Terminated: ep.Terminated,
+		Truncated: ep.Truncated, Steps: ep.Steps, Progress: ep.Progress}
 }
 
 // finish writes results.json and report.html.

@@ -87,10 +87,8 @@ func (e *evaluation) checkSame(folder map[string]string, all bool) error {
 	sort.Strings(names)
 	var detail []string
 	for _, name := range names {
-		detail = append(
-			detail,
-			fmt.Sprintf("%s: %s in the folder, %s now", name, orNothing(folder[name]), orNothing(e.identity[name])),
-		)
+		detail = append(detail,
+			fmt.Sprintf("%s: %s in the folder, %s now", name, orNothing(folder[name]), orNothing(e.identity[name])))
 	}
 	return plugins.Errorf(plugins.Mismatch, "the folder contains another evaluation: %s differs; nothing was changed",
 		strings.Join(names, ", ")).WithPlace("--out %s", e.Dir).WithHint("%s", e.remedy(folder, names)).
@@ -106,10 +104,7 @@ func (e *evaluation) remedy(folder map[string]string, names []string) string {
 			// Old and new episodes would come from different programs.
 			return "a plugin has changed since: give another --out, or continue with the version of srpo that " +
 				"began it, see " +
-				filepath.Join(
-					e.Dir,
-					RecordFile,
-				)
+				filepath.Join(e.Dir, RecordFile)
 		case !strings.Contains(name, ".") && name != "seed" && name != "max_steps":
 			onlySettings = false
 		}

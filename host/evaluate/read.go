@@ -153,14 +153,8 @@ func VideoName(e Episode) string {
 	if e.Success {
 		outcome = "success"
 	}
-	return fmt.Sprintf(
-		"%s/%06d-%s-%d-%s.gif",
-		VideosDir,
-		e.Index,
-		clean[:min(len(clean), 100)],
-		e.StartState,
-		outcome,
-	)
+	return fmt.Sprintf("%s/%06d-%s-%d-%s.gif", VideosDir, e.Index, clean[:min(len(clean), 100)], e.StartState,
+		outcome)
 }
 
 // readLines reads a file of JSON lines. A file that does not exist has none.

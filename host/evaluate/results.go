@@ -50,7 +50,7 @@ func (e Episode) Outcome() string {
 	case e.Progress == nil:
 		return "out of steps"
 	}
-	quarter := int(4 * min(max(*e.Progress, 0), 0.99)) // a file that somebody edited may say anything
+	quarter := int(4 * min(max(*e.Progress, 0), 0.99)) // an edited file may contain any number
 	return "out of steps, progress " + [...]string{"below 25 %", "25 to 50 %", "50 to 75 %", "75 % and more"}[quarter]
 }
 

@@ -18,23 +18,14 @@ import (
 func plus(n int, share map[string]float64) (tasks []evaluate.Task, episodes []evaluate.Episode) {
 	for _, d := range evaluate.PlusDimensions {
 		for i := range n {
-			t := evaluate.Task{
-				ID:    fmt.Sprintf("%s/%s/%d", evaluate.LiberoSuites[i%4], d, i),
-				Suite: evaluate.LiberoSuites[i%4],
-				Tags:  map[string]string{"dimension": d},
-			}
+			t := evaluate.Task{ID: fmt.Sprintf("%s/%s/%d", evaluate.LiberoSuites[i%4], d, i),
+				Suite: evaluate.LiberoSuites[i%4], Tags: map[string]string{"dimension": d}}
 			if d != "light" || i%5 > 0 {
 				t.Tags["level"] = fmt.Sprintf("L%d", i%5+1)
 			}
 			tasks = append(tasks, t)
-			e := evaluate.Episode{
-				ID:    "eval/" + t.ID + "/0/0",
-				Index: len(episodes),
-				Task:  t.ID,
-				Steps: 10 + i,
-				Side:  []string{"train", "test"}[i%2],
-				Seed:  uint64(i),
-			}
+			e := evaluate.Episode{ID: "eval/" + t.ID + "/0/0", Index: len(episodes), Task: t.ID, Steps: 10 + i,
+				Side: []string{"train", "test"}[i%2], Seed: uint64(i)}
 			e.Success = float64(i) < share[d]*float64(n)
 			e.Terminated, e.Truncated = e.Success, !e.Success
 			episodes = append(episodes, e)
@@ -56,11 +47,9 @@ func TestSum(t *testing.T) {
 	require.Len(t, r.Dimensions, 7)
 	require.Equal(t, "camera", r.Dimensions[0].Name)
 	low, high := stats.Wilson(0.5, 20)
-	require.Equal(
-		t,
+	require.Equal(t,
 		evaluate.Score{Name: "camera", Episodes: 20, Successes: 10, Rate: 0.5, Low: low, High: high, MeanSteps: 19.5},
-		r.Dimensions[0].Score,
-	)
+		r.Dimensions[0].Score)
 	for _, d := range r.Dimensions {
 		var names []string
 		n, successes := 0, 0
@@ -85,12 +74,8 @@ func TestSum(t *testing.T) {
 
 	require.Equal(
 		t,
-		evaluate.Kind{
-			Group:    "camera",
-			Outcome:  "out of steps",
-			Episodes: 10,
-			Examples: []evaluate.Example{{ID: episodes[12].ID, Steps: 22, Video: "videos/x.gif"}},
-		},
+		evaluate.Kind{Group: "camera", Outcome: "out of steps", Episodes: 10,
+			Examples: []evaluate.Example{{ID: episodes[12].ID, Steps: 22, Video: "videos/x.gif"}}},
 		r.Kinds[0],
 	)
 	total := 0
@@ -107,18 +92,11 @@ func TestSum(t *testing.T) {
 	twice := evaluate.Summarize(rec, tasks, again, nil)
 	require.Equal(t, 2, twice.Repeats)
 	require.NoError(t, twice.Table(&table))
-	require.Contains(
-		t,
-		table.String(),
-		"2 of the 140 episodes repeat a start state, and a greedy policy may repeat itself there",
-	)
+	require.Contains(t, table.String(),
+		"2 of the 140 episodes repeat a start state, and a greedy policy may repeat itself there")
 	require.Len(t, twice.Page("x", rec, nil).Notes, 1)
-	sampled := evaluate.Summarize(
-		evaluate.Record{Identity: map[string]string{"actions": "sampled at temperature 1"}},
-		tasks,
-		again,
-		nil,
-	)
+	sampled := evaluate.Summarize(evaluate.Record{Identity: map[string]string{"actions": "sampled at temperature 1"}},
+		tasks, again, nil)
 	require.Empty(t, sampled.Page("x", rec, nil).Notes, "sampled actions differ each time")
 
 	// The results do not depend on the order in which episodes end.
@@ -145,10 +123,8 @@ func TestSum(t *testing.T) {
 // With unequal groups the two means differ.
 func TestTotals(t *testing.T) {
 	tasks, episodes := plus(20, map[string]float64{"camera": 1})
-	keep := slices.DeleteFunc(
-		slices.Clone(episodes),
-		func(e evaluate.Episode) bool { return e.Index >= 20 && e.Index%10 > 0 },
-	)
+	keep := slices.DeleteFunc(slices.Clone(episodes),
+		func(e evaluate.Episode) bool { return e.Index >= 20 && e.Index%10 > 0 })
 	r := evaluate.Summarize(evaluate.Record{}, tasks, keep, nil)
 	require.InDelta(t, 1.0/7, r.Totals.Mean, 1e-12)
 	require.InDelta(t, 20.0/32, r.Totals.Weighted.Rate, 1e-12)
@@ -181,12 +157,8 @@ func TestPublished(t *testing.T) {
 	require.Len(t, r.Published, 4)
 	require.InDelta(t, 48.9, 100*r.Published[0].Mean, 0.06)
 	require.InDelta(t, 99.2, 100*r.Published[2].Mean, 0.06)
-	r = evaluate.Summarize(
-		evaluate.Record{},
-		[]evaluate.Task{{ID: "t", Suite: "tabletop"}},
-		[]evaluate.Episode{{Task: "t"}},
-		nil,
-	)
+	r = evaluate.Summarize(evaluate.Record{}, []evaluate.Task{{ID: "t", Suite: "tabletop"}},
+		[]evaluate.Episode{{Task: "t"}}, nil)
 	require.Empty(t, r.Published, "no rows are published for another env")
 }
 
@@ -218,17 +190,8 @@ func TestCompareByDimension(t *testing.T) {
 			},
 		}
 	}
-	fa, fb := &evaluate.Folder{
-		Dir:      "a",
-		Record:   rec("a"),
-		Tasks:    tasks,
-		Episodes: a,
-	}, &evaluate.Folder{
-		Dir:      "b",
-		Record:   rec("b"),
-		Tasks:    tasks,
-		Episodes: b,
-	}
+	fa, fb := &evaluate.Folder{Dir: "a", Record: rec("a"), Tasks: tasks, Episodes: a}, &evaluate.Folder{Dir: "b",
+		Record: rec("b"), Tasks: tasks, Episodes: b}
 	c, err := evaluate.Compare(fa, fb)
 	require.NoError(t, err)
 	require.Equal(t, "dimensions", c.Of)

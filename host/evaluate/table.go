@@ -33,17 +33,8 @@ func (r *Results) Table(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(t, "\tSUCCESS\t95 %%\tEPISODES\tMEAN STEPS\n")
 	row := func(name string, s Score) {
-		fmt.Fprintf(
-			t,
-			"%s\t%.1f %%\t%.1f to %.1f\t%d of %d\t%.0f\n",
-			name,
-			100*s.Rate,
-			100*s.Low,
-			100*s.High,
-			s.Successes,
-			s.Episodes,
-			s.MeanSteps,
-		)
+		fmt.Fprintf(t, "%s\t%.1f %%\t%.1f to %.1f\t%d of %d\t%.0f\n", name, 100*s.Rate, 100*s.Low, 100*s.High,
+			s.Successes, s.Episodes, s.MeanSteps)
 	}
 	if len(r.Tasks) <= maxTaskRows {
 		for _, s := range r.Tasks {
@@ -67,15 +58,8 @@ func (r *Results) Table(w io.Writer) error {
 		}
 	}
 	if r.Totals != nil {
-		fmt.Fprintf(
-			t,
-			"plain mean of %d %s\t%.1f %%\t%.1f to %.1f\t\t\n",
-			r.groups(),
-			r.Totals.Of,
-			100*r.Totals.Mean,
-			100*r.Totals.Low,
-			100*r.Totals.High,
-		)
+		fmt.Fprintf(t, "plain mean of %d %s\t%.1f %%\t%.1f to %.1f\t\t\n", r.groups(), r.Totals.Of, 100*r.Totals.Mean,
+			100*r.Totals.Low, 100*r.Totals.High)
 		row("weighted by episodes", r.Totals.Weighted)
 	} else if len(r.Tasks) > 1 {
 		row("all", r.All)
@@ -140,12 +124,8 @@ func (r *Results) splitNote() string {
 	case r.Split.TrainedOn == "all":
 		return "The policy was trained on these " + what + " (as in the published runs)"
 	case r.Split.Used == "all":
-		return fmt.Sprintf(
-			"The policy was trained on the %s side of the %s, split by seed with train fraction %g",
-			r.Split.TrainedOn,
-			what,
-			r.Split.TrainFraction,
-		)
+		return fmt.Sprintf("The policy was trained on the %s side of the %s, split by seed with train fraction %g",
+			r.Split.TrainedOn, what, r.Split.TrainFraction)
 	case r.Split.Used == r.Split.TrainedOn:
 		return "The policy was trained on these " + what
 	}
@@ -203,13 +183,8 @@ func (r *Results) publishedLines() [][]string {
 	// benchmark's counts, which a sample need not have.
 	mean, total := "–", "–"
 	if len(own) == len(names) && r.Totals != nil {
-		mean, total = fmt.Sprintf(
-			"%.1f",
-			100*r.Totals.Mean,
-		), fmt.Sprintf(
-			"%.1f",
-			100*plusWeighted(func(d string) float64 { return own[d].Rate }),
-		)
+		mean, total = fmt.Sprintf("%.1f", 100*r.Totals.Mean), fmt.Sprintf("%.1f",
+			100*plusWeighted(func(d string) float64 { return own[d].Rate }))
 	}
 	mine = append(mine, mean)
 	if weighted {

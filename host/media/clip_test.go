@@ -92,7 +92,7 @@ func TestSameFramesFromEveryFormat(t *testing.T) {
 		require.NoError(t, jpeg.Encode(&j, picture(want, i), &jpeg.Options{Quality: 98}))
 		putFile(t, filepath.Join(dir, "png", "frame"+string(rune('0'+i/10))+string(rune('0'+i%10))+".png"), p.Bytes())
 		putFile(t, filepath.Join(dir, "jpg", strings.TrimPrefix("frame "+itoa(i)+".JPG", "x")),
-			j.Bytes()) // 10 comes behind 9
+			j.Bytes()) // 10 sorts after 9
 	}
 	putFile(t, filepath.Join(dir, "jpg", "notes.txt"), []byte("x"))
 	for name, tolerance := range map[string]float64{"a.npy": 0, "a.npz": 0, "png": 0, "jpg": 3,
@@ -169,8 +169,8 @@ func TestWhatIsWrongWithAVideo(t *testing.T) {
 		"text.npz":      {[]byte("hello"), "not an .npz file"},
 		"damaged.npz":   {damaged, ""},
 		"truncated.npz": {npz.Bytes()[:npz.Len()/2], "not an .npz file"},
-		"none.npz":      {archive("readme"), "holds no array"},
-		"two.npz":       {archive("left.npy", "right.npy"), "holds left, right; the video must be called frames"},
+		"none.npz":      {archive("readme"), "contains no array"},
+		"two.npz":       {archive("left.npy", "right.npy"), "contains left, right; the video must be called frames"},
 		"truncated.gif": {g[:len(g)/2], "does not decode"},
 		"text.gif":      {[]byte("hello"), "does not decode"},
 		"other.pdf":     {[]byte("hello"), `".pdf" is not a kind of video`},
@@ -315,11 +315,11 @@ func FuzzNpy(f *testing.F) {
 
 // uint8Header returns the header of a uint8 array.
 func uint8Header(shape []int) []byte {
-	words := make([]string, len(shape))
+	dims := make([]string, len(shape))
 	for i, d := range shape {
-		words[i] = strconv.Itoa(d)
+		dims[i] = strconv.Itoa(d)
 	}
-	text := fmt.Sprintf("{'descr': '|u1', 'fortran_order': False, 'shape': (%s,), }", strings.Join(words, ", "))
+	text := fmt.Sprintf("{'descr': '|u1', 'fortran_order': False, 'shape': (%s,), }", strings.Join(dims, ", "))
 	for (10+len(text)+1)%64 != 0 {
 		text += " "
 	}

@@ -37,7 +37,7 @@ func DecodeFiles() fs.FS {
 // started at its first use. When a video kills it or takes too long, only that video fails. The methods are safe for
 // concurrent use and decode one video at a time. Close the decoder after use.
 type Decoder struct {
-	// Command makes the program ready and says how to start it.
+	// Command installs the program and returns how to start it.
 	Command func(ctx context.Context) (argv, env []string, err error)
 	// Timeout bounds one video; 0: ten minutes.
 	Timeout time.Duration
@@ -120,11 +120,11 @@ func (d *Decoder) decode(ctx context.Context, path string) (Clip, error) {
 		case limit.Err() != nil:
 			return Clip{}, invalid("it was not decoded within %s", timeout)
 		}
-		words := d.stderr.lastLine()
-		if words == "" {
-			words = err.Error()
+		message := d.stderr.lastLine()
+		if message == "" {
+			message = err.Error()
 		}
-		return Clip{}, invalid("it killed the decoder: %s", words)
+		return Clip{}, invalid("it killed the decoder: %s", message)
 	}
 	if a.Problem != "" {
 		return Clip{}, invalid("%s", a.Problem)

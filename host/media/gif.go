@@ -175,16 +175,8 @@ func EncodeGIF(w io.Writer, frames plugins.Tensor, o GIF) error {
 		if i == n-1 {
 			delay += 100
 		}
-		out.Image, out.Delay, out.Disposal = append(
-			out.Image,
-			img,
-		), append(
-			out.Delay,
-			delay,
-		), append(
-			out.Disposal,
-			gif.DisposalNone,
-		)
+		out.Image, out.Delay, out.Disposal = append(out.Image, img), append(out.Delay, delay), append(out.Disposal,
+			gif.DisposalNone)
 		before = index
 	}
 	return gif.EncodeAll(w, out)

@@ -94,10 +94,8 @@ func readNpyHeader(r io.Reader) (h NpyHeader, err error) {
 	}
 	descr, fortran, shape := npyDescr.FindSubmatch(text), npyFortran.FindSubmatch(text), npyShape.FindSubmatch(text)
 	if descr == nil || fortran == nil || shape == nil {
-		return h, invalid(
-			"the array's header cannot be read: %q (an array of objects?)",
-			strings.TrimSpace(string(text)),
-		)
+		return h, invalid("the array's header cannot be read: %q (an array of objects?)",
+			strings.TrimSpace(string(text)))
 	}
 	h.descr, h.Fortran = string(descr[1]), string(fortran[1]) == "True"
 	for _, w := range strings.Split(string(shape[1]), ",") {
@@ -143,11 +141,11 @@ func (h NpyHeader) clip() error {
 }
 
 func ShapeString(shape []int) string {
-	words := make([]string, len(shape))
+	dims := make([]string, len(shape))
 	for i, d := range shape {
-		words[i] = strconv.Itoa(d)
+		dims[i] = strconv.Itoa(d)
 	}
-	return strings.Join(words, " x ")
+	return strings.Join(dims, " x ")
 }
 
 // invalid returns the error of one file that cannot be used. Its message becomes the problem of an attempt.

@@ -39,9 +39,9 @@ func openNpz(path string) (Clip, error) {
 	case file == nil && len(names) == 1:
 		file = arrays[names[0]]
 	case file == nil && len(names) == 0:
-		return Clip{}, invalid("the .npz file holds no array")
+		return Clip{}, invalid("the .npz file contains no array")
 	case file == nil:
-		return Clip{}, invalid("the .npz file holds %s; the video must be called %s", strings.Join(names, ", "),
+		return Clip{}, invalid("the .npz file contains %s; the video must be called %s", strings.Join(names, ", "),
 			strings.Join(arrayNames, ", "))
 	}
 	r, err := file.Open()

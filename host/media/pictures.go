@@ -39,7 +39,7 @@ func openPictures(ctx context.Context, dir string) (Clip, error) {
 		}
 	}
 	if len(names) == 0 {
-		return Clip{}, invalid("the folder holds no png or jpeg picture")
+		return Clip{}, invalid("the folder contains no png or jpeg picture")
 	}
 	sort.Slice(names, func(a, b int) bool { return NaturalLess(names[a], names[b]) })
 	t := &frameSampler{bounds: defaultBounds}

@@ -1,21 +1,21 @@
-// Package nearest finds the known name that somebody meant.
+// Package nearest finds the known name that a misspelt name means.
 package nearest
 
 import "strings"
 
-// To returns the one of known that name is probably a misspelling of, or "".
+// To returns the known name of which name is probably a misspelling, or "".
 func To(name string, known []string) string {
 	if len(name) > 100 {
 		return ""
 	}
-	best, least := "", 3+len(name)/5
+	best, limit := "", 3+len(name)/5
 	if len(name) < 4 {
-		least = 2
+		limit = 2
 	}
 	for _, k := range known {
 		d := distance(strings.ToLower(name), strings.ToLower(k))
-		if d < least && d < max(len(name), len(k)) {
-			best, least = k, d
+		if d < limit && d < max(len(name), len(k)) {
+			best, limit = k, d
 		}
 	}
 	if best == "" && len(name) >= 3 { // "size" for "group_size"
@@ -28,7 +28,8 @@ func To(name string, known []string) string {
 	return best
 }
 
-// distance counts insertions, deletions, replacements and swaps of neighbours that turn a into b.
+// distance returns the number of insertions, deletions, replacements and swaps of adjacent characters that
+// turn a into b.
 func distance(a, b string) int {
 	x, y := []rune(a), []rune(b)
 	rows := make([][]int, len(x)+1)

@@ -218,12 +218,8 @@ func (r *recording) rollOut(ctx context.Context) error {
 
 // recordPolicy records episodes of the policy.
 func (r *recording) recordPolicy(ctx context.Context, a rollout.Actor, trials []rollout.Trial) error {
-	e := rollout.Evaluation{
-		Rules:  r.session.Rules(false, true),
-		Name:   a.String(),
-		Seed:   r.Config.Run.Seed,
-		Trials: trials,
-	}
+	e := rollout.Evaluation{Rules: r.session.Rules(false, true), Name: a.String(), Seed: r.Config.Run.Seed,
+		Trials: trials}
 	e.Greedy, e.KeepTrajectory, e.AlsoObserve = a.Greedy, r.Trajectories, r.cameras
 	takes := map[string]rollout.Take{}
 	for _, t := range trials {

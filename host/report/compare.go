@@ -303,7 +303,7 @@ func (d Difference) Verdict() string {
 	if by < 0 {
 		better, worse, by, lo, hi = worse, better, -by, -hi, -lo
 	}
-	s := fmt.Sprintf("%s: %s is better than %s by %.1f points", d.What, better, worse, 100*by)
+	s := fmt.Sprintf("%s: %s is ahead of %s by %.1f points", d.What, better, worse, 100*by)
 	if by == 0 {
 		s = fmt.Sprintf("%s: %s and %s are equal", d.What, better, worse)
 	}

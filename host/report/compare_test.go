@@ -46,7 +46,7 @@ func TestCompareByHand(t *testing.T) {
 	require.Equal(t, 2, end.N)
 	require.InDelta(t, 0.3, end.Mean, 1e-12)
 	require.InDelta(t, 12.7062*0.1, end.High-0.3, 1e-4)
-	require.Contains(t, end.Verdict(), "zscore is better than binary by 30.0 points")
+	require.Contains(t, end.Verdict(), "zscore is ahead of binary by 30.0 points")
 	require.Contains(t, end.Verdict(), "the difference is not significant")
 
 	var b bytes.Buffer
@@ -60,7 +60,7 @@ func TestCompareByHand(t *testing.T) {
 		{"b", []*store.Record{runOf(4, 0.9), runOf(5, 0.91)}}}, false)
 	require.NoError(t, err)
 	require.False(t, c.Differences[0].Paired)
-	require.Contains(t, c.Differences[0].Verdict(), "b is better than a by 79.5 points")
+	require.Contains(t, c.Differences[0].Verdict(), "b is ahead of a by 79.5 points")
 	require.NotContains(t, c.Differences[0].Verdict(), "not significant")
 
 	c, err = Compare("t", []Group{{"a", []*store.Record{runOf(1, 0.1)}}, {"b", []*store.Record{runOf(1, 0.9)}}},

@@ -155,8 +155,14 @@ func (v *view) head(rec *store.Record, settings map[string]any) {
 		what = append(what, fmt.Sprintf("seed %d", rec.Manifest.Seed))
 	}
 	v.Summary = strings.Join(what, " · ")
+	v.status(rec.Events)
+	v.tiles(rec)
+}
+
+// status sets the status from the last event that changed it.
+func (v *view) status(events []store.Event) {
 	v.Status, v.StatusClass = "not finished", ""
-	for _, e := range rec.Events {
+	for _, e := range events {
 		switch e.Type {
 		case store.Finished:
 			v.Status, v.StatusClass = "finished", "good"
@@ -168,6 +174,10 @@ func (v *view) head(rec *store.Record, settings map[string]any) {
 			v.Status, v.StatusClass = "not finished", ""
 		}
 	}
+}
+
+// tiles sets the numbers at the top of the page.
+func (v *view) tiles(rec *store.Record) {
 	if len(rec.Metrics) == 0 {
 		v.Tiles = []tile{{"iterations", "0", "no iteration was committed yet"}}
 		return

@@ -24,11 +24,11 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// go test ./host/report -args -pages DIR leaves the pages of made-up runs in DIR, to be looked at.
-var pages = flag.String("pages", "", "folder to leave pages of made-up runs in")
+// go test ./host/report -args -pages DIR writes the pages of made-up runs into DIR for inspection.
+var pages = flag.String("pages", "", "folder for the pages of made-up runs")
 
-// madeUp writes a run folder with n iterations of made-up numbers: success follows a logistic curve whose
-// pace is given.
+// madeUp writes a run folder with n iterations of made-up numbers. The success rate follows a logistic curve;
+// pace is its slope.
 func madeUp(t *testing.T, dir string, seed uint64, n int, pace float64, videos bool) string {
 	t.Helper()
 	r := rand.New(rand.NewPCG(seed, 7))

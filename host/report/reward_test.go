@@ -15,7 +15,7 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// scoredBy is what an encoder might have given for two tasks, names that HTML must not swallow among them.
+// scoredBy returns the scores of two tasks. Some names contain HTML.
 func scoredBy(encoder string) audit.Scored {
 	yes, no := true, false
 	s := audit.Scored{Encoder: encoder, Dimension: 4}

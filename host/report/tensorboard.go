@@ -162,8 +162,8 @@ func (t *TensorBoard) flush() error {
 }
 
 func (t *TensorBoard) fail(err error) error {
-	return plugins.Errorf(plugins.Exhausted, "the TensorBoard file cannot be written: %w", err).WithPlace("%s",
-		t.file.Name()).
+	return plugins.Errorf(plugins.Exhausted, "the TensorBoard file cannot be written: %w", err).
+		WithPlace("%s", t.file.Name()).
 		WithHint("free space on the disk, or run without --tensorboard")
 }
 

@@ -472,9 +472,16 @@ func TestProcessThatDoesNotComeBack(t *testing.T) {
 	want := newSetting(t, 1).run(t)
 	x := newSetting(t, 2, 3)
 	x.envs[0].budget = 0
-	var deaths atomic.Int64
-	inner := x.s.Envs[0].Worker
-	x.s.Envs[0].Worker = dying{inner, &deaths}
+	x.s.Envs[0].Worker = dying{x.s.Envs[0].Worker}
+	lost, bothLost := 0, make(chan struct{})
+	x.s.OnFault = func(f Fault) {
+		if f.Episode == "" {
+			if lost++; lost == 2 {
+				close(bothLost)
+			}
+		}
+	}
+	x.world.before = func(context.Context, int, Episode) error { <-bothLost; return nil }
 	r, err := x.s.Run(t.Context(), x.plan)
 	require.NoError(t, err)
 	require.Equal(t, want, comparable(r))
@@ -489,10 +496,7 @@ func TestProcessThatDoesNotComeBack(t *testing.T) {
 }
 
 // dying is a worker whose env dies in its first call.
-type dying struct {
-	Worker[env.Env]
-	calls *atomic.Int64
-}
+type dying struct{ Worker[env.Env] }
 
 type goneEnv struct{ env.Env }
 

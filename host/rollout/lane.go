@@ -33,7 +33,8 @@ func (l *lane) run() {
 		}
 		a := newAttempt(l, client, j)
 		err = a.run()
-		if x.lanesCtx.Err() != nil {
+		// The contexts do not end at the same moment. A call that was canceled is not a fault of the process.
+		if x.lanesCtx.Err() != nil || x.envCtx.Err() != nil {
 			return
 		}
 		if err != nil {

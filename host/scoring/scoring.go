@@ -156,12 +156,9 @@ func (s *scoring) scoreAll(ctx context.Context) error {
 	}
 	switch {
 	case given > 0 && videos > 0:
-		return plugins.Errorf(
-			plugins.Invalid,
-			"%d attempts have embeddings and %d have videos, which cannot be compared with each other",
-			given,
-			videos,
-		).
+		return plugins.Errorf(plugins.Invalid,
+			"%d attempts have embeddings and %d have videos, which cannot be compared with each other", given,
+			videos).
 			WithPlace("%s", s.Source).WithHint("give either embeddings or videos for all attempts")
 	case videos == 0:
 		return s.scoreGiven()

@@ -63,10 +63,8 @@ func StartEncoder(
 		if err != nil {
 			return err
 		}
-		return e.Configure(
-			ctx,
-			plugins.Config{Settings: settings, Seed: cfg.Run.Seed, WorldSize: 1, Scratch: scratch},
-		)
+		return e.Configure(ctx,
+			plugins.Config{Settings: settings, Seed: cfg.Run.Seed, WorldSize: 1, Scratch: scratch})
 	})
 	e, _, err := s.Worker.Client(ctx)
 	if err != nil {

@@ -97,11 +97,8 @@ func (s *Session) envWorkers(l supervise.Launch) func(process int) *supervise.Pr
 		if process > 0 {
 			launch.Instance = strconv.Itoa(process + 1)
 		}
-		return supervise.NewEnv(
-			s.super,
-			launch,
-			func(ctx context.Context, e env.Env) error { return configure(ctx, e, process) },
-		)
+		return supervise.NewEnv(s.super, launch,
+			func(ctx context.Context, e env.Env) error { return configure(ctx, e, process) })
 	}
 }
 

@@ -19,13 +19,7 @@ func TestPublishedCheckpoint(t *testing.T) {
 		require.NoError(t, os.WriteFile(filepath.Join(path, file), []byte("{}"), 0o644))
 		return path
 	}
-	published, saved, checkpoint := folder(
-		"published",
-		"config.json",
-	), folder(
-		"saved",
-		"srpo_sdk.json",
-	), folder(
+	published, saved, checkpoint := folder("published", "config.json"), folder("saved", "srpo_sdk.json"), folder(
 		"checkpoint",
 		"MANIFEST",
 	)

@@ -172,12 +172,8 @@ func (s *Session) TaskWeights(tasks []env.Task) (map[string]float64, error) {
 	for _, t := range tasks {
 		d := t.Tags["dimension"]
 		if d == "" {
-			return nil, bad(
-				"remove rollout.weights, or choose other tasks",
-				"task %s of %s has no dimension to weigh",
-				t.ID,
-				s.Sched.EnvName,
-			)
+			return nil, bad("remove rollout.weights, or choose other tasks",
+				"task %s of %s has no dimension to weigh", t.ID, s.Sched.EnvName)
 		}
 		if count[d] == 0 {
 			names = append(names, d)

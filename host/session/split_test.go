@@ -11,20 +11,15 @@ import (
 	"github.com/srpo-dev/srpo/plugins/env"
 )
 
-// dimensional gives n tasks of a single start state in each of two suites and three dimensions.
+// dimensional returns n tasks with a single start state in each of two suites and three dimensions.
 func dimensional(n int) (all []env.Task) {
 	for _, suite := range []string{"a", "b"} {
 		for _, d := range []string{"camera", "noise", "light"} {
 			for i := range n {
 				all = append(
 					all,
-					env.Task{
-						ID:          fmt.Sprintf("%s/%s/%d", suite, d, i),
-						Suite:       suite,
-						StartStates: 1,
-						MaxSteps:    9,
-						Tags:        map[string]string{"dimension": d},
-					},
+					env.Task{ID: fmt.Sprintf("%s/%s/%d", suite, d, i), Suite: suite, StartStates: 1, MaxSteps: 9,
+						Tags: map[string]string{"dimension": d}},
 				)
 			}
 		}
@@ -36,22 +31,15 @@ func session(t *testing.T, all, tasks []env.Task, set ...string) *Session {
 	t.Helper()
 	cfg, err := config.Load(config.Input{Set: append([]string{"run.seed=3"}, set...)})
 	require.NoError(t, err)
-	return &Session{
-		Config: cfg,
-		Tasks:  tasks,
-		Sched:  &rollout.Scheduler{EnvName: "env fake"},
-		Split:  newSplit(cfg.Run.Seed, cfg.Rollout, all, tasks),
-	}
+	return &Session{Config: cfg, Tasks: tasks, Sched: &rollout.Scheduler{EnvName: "env fake"},
+		Split: newSplit(cfg.Run.Seed, cfg.Rollout, all, tasks)}
 }
 
-// Whoever misspells one part of a variant's name is shown variants that have the others.
+// The hint about a misspelt variant names variants that match its other parts.
 func TestNearTasks(t *testing.T) {
 	all := dimensional(10)
-	require.Contains(
-		t,
-		nearTasks("b/noise/nope*", all),
-		"there are 60 tasks, for example b/noise/0, b/noise/1, b/noise/2; ",
-	)
+	require.Contains(t, nearTasks("b/noise/nope*", all),
+		"there are 60 tasks, for example b/noise/0, b/noise/1, b/noise/2; ")
 	require.Contains(t, nearTasks("*/LIGHT/x", all), "for example a/light/0, a/light/1, a/light/2; ")
 	require.Contains(t, nearTasks("x/y", all), "for example a/")
 }
@@ -73,7 +61,7 @@ func TestSplitByTask(t *testing.T) {
 	}
 	require.Len(t, count, 6)
 
-	// A side does not depend on which tasks were picked, but on the seed it does.
+	// The side of a task depends on the seed, but not on which tasks are chosen.
 	some := session(t, all, all[5:9], "rollout.train_fraction=0.3")
 	for _, task := range some.Tasks {
 		require.Equal(t, s.StartStates(task, "train"), some.StartStates(task, "train"))
@@ -91,7 +79,7 @@ func TestSplitByTask(t *testing.T) {
 	require.Len(t, r.TestTasks, 42)
 	require.Empty(t, r.Train)
 
-	// Start states are divided where there are any.
+	// Start states are divided when a task has several.
 	several := append([]env.Task{{ID: "c", StartStates: 5, MaxSteps: 9}}, all[:3]...)
 	require.Equal(t, "start", session(t, several, several).Split.By())
 	s = session(t, all[:1], all[:1])
@@ -101,8 +89,7 @@ func TestSplitByTask(t *testing.T) {
 	require.Empty(t, s.Trials("test", 0))
 }
 
-// Every start state of every task on a side once, also where tasks have different numbers of them, before any
-// is used twice.
+// Every start state of a side is used once before any is repeated, also when tasks have different numbers of them.
 func TestTrialsAreExact(t *testing.T) {
 	tasks := []env.Task{{ID: "a", StartStates: 1}, {ID: "b", StartStates: 7}, {ID: "c", StartStates: 3}}
 	s := session(t, tasks, tasks)
@@ -140,7 +127,7 @@ func TestTrialsAreExact(t *testing.T) {
 	require.Len(t, seen, 33)
 }
 
-// A benchmark of 10,030 variants is listed at once, each id once.
+// The trials of a large benchmark are listed quickly, each id once.
 func TestTrialsOfABenchmark(t *testing.T) {
 	all := dimensional(1700)
 	s := session(t, all, all)
@@ -154,7 +141,8 @@ func TestTrialsOfABenchmark(t *testing.T) {
 	require.Len(t, seen, 10200)
 }
 
-// Fewer episodes than tasks: a sample by seed, with as many of each dimension.
+// With fewer episodes than tasks, the tasks are a sample that depends on the seed, with equally many of each
+// dimension.
 func TestTrialsAreSampled(t *testing.T) {
 	all := dimensional(20)
 	s := session(t, all, all)
@@ -178,13 +166,8 @@ func TestTrialsAreSampled(t *testing.T) {
 func TestWeights(t *testing.T) {
 	all := append(
 		dimensional(4),
-		env.Task{
-			ID:          "b/light/x",
-			Suite:       "b",
-			StartStates: 1,
-			MaxSteps:    9,
-			Tags:        map[string]string{"dimension": "light"},
-		},
+		env.Task{ID: "b/light/x", Suite: "b", StartStates: 1, MaxSteps: 9,
+			Tags: map[string]string{"dimension": "light"}},
 	)
 	s := session(t, all, all, `rollout.weights=["camera=6", "noise=0"]`)
 	weights, err := s.TaskWeights(all)
@@ -194,10 +177,10 @@ func TestWeights(t *testing.T) {
 		sum[task.Tags["dimension"]] += weights[task.ID]
 	}
 	require.InDelta(t, 6, sum["camera"], 1e-12)
-	require.InDelta(t, 1, sum["light"], 1e-12, "whatever its number of variants")
+	require.InDelta(t, 1, sum["light"], 1e-12, "independent of the number of variants")
 	require.Zero(t, sum["noise"])
 
-	for given, says := range map[string]string{
+	for given, message := range map[string]string{
 		`["camra=1"]`:                        "has the dimension \"camra\"",
 		`["camera"]`:                         "is not DIMENSION=WEIGHT",
 		`["camera=-1"]`:                      "is not DIMENSION=WEIGHT",
@@ -205,7 +188,7 @@ func TestWeights(t *testing.T) {
 		`["camera=0", "noise=0", "light=0"]`: "every dimension has the weight 0",
 	} {
 		_, err := session(t, all, all, "rollout.weights="+given).TaskWeights(all)
-		require.ErrorContains(t, err, says)
+		require.ErrorContains(t, err, message)
 	}
 	_, err = s.TaskWeights([]env.Task{{ID: "tabletop/one_block"}})
 	require.ErrorContains(t, err, "has no dimension to weigh")

@@ -95,10 +95,8 @@ func (s *Session) noTaskError(all []env.Task, label string) error {
 func (s *Session) UnavailableWarnings() []string {
 	var out []string
 	for reason, n := range s.Unavailable {
-		out = append(
-			out,
-			fmt.Sprintf("%s left out, because they cannot run here: %s", report.Count(n, "matching task"), reason),
-		)
+		out = append(out,
+			fmt.Sprintf("%s left out, because they cannot run here: %s", report.Count(n, "matching task"), reason))
 	}
 	sort.Strings(out)
 	return out
@@ -119,10 +117,8 @@ func nearTasks(pattern string, all []env.Task) string {
 	for i, t := range all {
 		ids[i] = t.ID
 	}
-	words := strings.FieldsFunc(
-		strings.ToLower(pattern),
-		func(r rune) bool { return strings.ContainsRune("*?/[]", r) },
-	)
+	words := strings.FieldsFunc(strings.ToLower(pattern),
+		func(r rune) bool { return strings.ContainsRune("*?/[]", r) })
 	var near []string
 	best := 1 // words of the pattern in the ids in near
 	for _, id := range ids {

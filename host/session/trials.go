@@ -12,13 +12,8 @@ import (
 // Space describes what the numbers of the session's trajectories mean.
 func (s *Session) Space(cameras []string) dataset.Space {
 	e := s.Sched.EnvSpec
-	return dataset.Space{
-		Env:          s.EnvInfo.Name,
-		Action:       e.Action,
-		Proprio:      e.Proprio,
-		Cameras:      cameras,
-		RecordCamera: e.RecordCamera,
-	}
+	return dataset.Space{Env: s.EnvInfo.Name, Action: e.Action, Proprio: e.Proprio, Cameras: cameras,
+		RecordCamera: e.RecordCamera}
 }
 
 // TrajectoryCameras returns the cameras of a run's trajectories: those of the policy, and the recording camera,
@@ -83,19 +78,8 @@ func (s *Session) Trials(side string, n int) []rollout.Trial {
 			}
 		}
 		// The order depends on the seed, so that any part of the list is a fair sample.
-		sort.SliceStable(states, func(a, b int) bool {
-			return rollout.Seed(
-				s.Config.Run.Seed,
-				"trial order",
-				t.ID,
-				states[a],
-			) < rollout.Seed(
-				s.Config.Run.Seed,
-				"trial order",
-				t.ID,
-				states[b],
-			)
-		})
+		key := func(state int) uint64 { return rollout.Seed(s.Config.Run.Seed, "trial order", t.ID, state) }
+		sort.SliceStable(states, func(a, b int) bool { return key(states[a]) < key(states[b]) })
 		var list []rollout.Trial
 		for _, st := range states {
 			list = append(list, rollout.Trial{Task: t, StartState: st})
@@ -127,10 +111,8 @@ func (s *Session) Trials(side string, n int) []rollout.Trial {
 // contains equally many tasks of each dimension, or of each suite for tasks without dimensions. It is in the
 // env's order.
 func (s *Session) sampleTasks(side string, n int) []env.Task {
-	tasks := slices.DeleteFunc(
-		slices.Clone(s.Tasks),
-		func(t env.Task) bool { states := s.StartStates(t, side); return states != nil && len(states) == 0 },
-	)
+	tasks := slices.DeleteFunc(slices.Clone(s.Tasks),
+		func(t env.Task) bool { states := s.StartStates(t, side); return states != nil && len(states) == 0 })
 	if n == 0 || n >= len(tasks) {
 		return tasks
 	}
@@ -150,26 +132,22 @@ func (s *Session) sampleTasks(side string, n int) []env.Task {
 	for _, ids := range strata {
 		sort.Slice(ids, func(a, b int) bool { return key(ids[a]) < key(ids[b]) })
 	}
-	picked := map[string]bool{}
-	for k := 0; len(picked) < n; k++ {
+	chosen := map[string]bool{}
+	for k := 0; len(chosen) < n; k++ {
 		for _, name := range names {
-			if k < len(strata[name]) && len(picked) < n {
-				picked[strata[name][k]] = true
+			if k < len(strata[name]) && len(chosen) < n {
+				chosen[strata[name][k]] = true
 			}
 		}
 	}
-	return slices.DeleteFunc(tasks, func(t env.Task) bool { return !picked[t.ID] })
+	return slices.DeleteFunc(tasks, func(t env.Task) bool { return !chosen[t.ID] })
 }
 
 // DemonstrationPlan plans imitate.demos demonstrations of each task with the given cameras.
 func (s *Session) DemonstrationPlan(tasks []env.Task, cameras []string) rollout.DemoPlan {
 	c := s.Config
-	plan := rollout.DemoPlan{
-		Seed:     c.Run.Seed,
-		Noise:    float32(c.Imitate.Noise),
-		Observe:  cameras,
-		MaxSteps: c.Rollout.MaxSteps,
-	}
+	plan := rollout.DemoPlan{Seed: c.Run.Seed, Noise: float32(c.Imitate.Noise), Observe: cameras,
+		MaxSteps: c.Rollout.MaxSteps}
 	for _, t := range tasks {
 		states := s.StartStates(t, c.Rollout.StartStates)
 		for k := range c.Imitate.Demos {

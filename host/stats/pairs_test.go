@@ -66,11 +66,6 @@ func TestPairs(t *testing.T) {
 	require.Greater(t, high, 0.0)
 	b, l, h := stats.Pairs{OnlyA: 7, OnlyB: 2, Both: 5, Neither: 6}.Difference()
 	f, fl, fh := stats.Pairs{OnlyA: 2, OnlyB: 7, Both: 5, Neither: 6}.Difference()
-	require.InDeltaSlice(
-		t,
-		[]float64{b, l, h},
-		[]float64{-f, -fh, -fl},
-		1e-12,
-		"exchanging A and B changes the signs",
-	)
+	require.InDeltaSlice(t, []float64{b, l, h}, []float64{-f, -fh, -fl}, 1e-12,
+		"exchanging A and B changes the signs")
 }

@@ -134,7 +134,8 @@ func sweep(base string) (folders []string, processes int) {
 		lock := flock.New(path, flock.SetFlag(os.O_RDONLY))
 		gone, err := lock.TryLock()
 		if err != nil {
-			if _, err := os.Lstat(filepath.Join(dir, ".owner")); err == nil && time.Since(info.ModTime()) > orphanAge {
+			if _, err := os.Lstat(filepath.Join(dir, ".owner")); err == nil &&
+				time.Since(info.ModTime()) > orphanAge {
 				_ = os.RemoveAll(dir)
 				folders = append(folders, dir)
 			}
@@ -144,7 +145,8 @@ func sweep(base string) (folders []string, processes int) {
 			continue // its host lives
 		}
 		var o owner
-		if text, err := bounded.ReadFile(path, bounded.Small); err == nil && json.Unmarshal(text, &o) == nil && o.Tag != "" {
+		if text, err := bounded.ReadFile(path, bounded.Small); err == nil && json.Unmarshal(text, &o) == nil &&
+			o.Tag != "" {
 			processes += killTagged(o.Tag)
 		}
 		_ = os.RemoveAll(dir)

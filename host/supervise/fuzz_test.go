@@ -12,7 +12,8 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// FuzzHandshake is the first line of a plugin's stdout: it is a handshake, or the error shows it, without control characters.
+// FuzzHandshake tests any first line of a plugin's stdout: it is a handshake, or the error quotes it
+// without control characters.
 func FuzzHandshake(f *testing.F) {
 	f.Add("1|1|unix|/tmp/x|grpc|" + strings.Repeat("A", 60))
 	f.Add("1|9|unix|/tmp/x|grpc|")
@@ -28,7 +29,12 @@ func FuzzHandshake(f *testing.F) {
 		require.Zero(t, version)
 		l := newLeader(nil, "", nil, nil, nil)
 		l.firstLine <- line
-		p := &Process{launch: Launch{Kind: plugins.Env, Name: "x", Argv: []string{"x"}}, leader: l, out: &output{}, s: &Supervisor{}}
+		p := &Process{
+			launch: Launch{Kind: plugins.Env, Name: "x", Argv: []string{"x"}},
+			leader: l,
+			out:    &output{},
+			s:      &Supervisor{},
+		}
 		e := p.explainStart(errStartTimeout)
 		require.Equal(t, "env x", e.Place)
 		require.NotEmpty(t, e.Hint)
@@ -38,7 +44,8 @@ func FuzzHandshake(f *testing.F) {
 	})
 }
 
-// FuzzPrinted is what a plugin prints, in pieces: its last lines are kept, bounded, as text that may go to a terminal.
+// FuzzPrinted tests any output of a plugin, in pieces: its last lines are kept, bounded, and safe for a
+// terminal.
 func FuzzPrinted(f *testing.F) {
 	f.Add([]byte("a line\nand \x1b[31mcolours\x1b[0m\r 10%\r 20%\n"), 3)
 	f.Add([]byte(`{"@level":"error","@message":"x","error":{"a":[1]}}`+"\n"), 100)
@@ -64,16 +71,26 @@ func FuzzPrinted(f *testing.F) {
 	})
 }
 
-// FuzzReports is what a program that srpo runs says of its work.
+// FuzzReports tests any reports of a helper program.
 func FuzzReports(f *testing.F) {
-	f.Add([]byte(`{"say":"hello"}` + "\n" + `{"phase":"export","done":1,"total":3,"note":"x"}` + "\n" + `{"result":{"a":[1]}}` + "\n"))
-	f.Add([]byte(`{"error":{"kind":"exhausted","message":"no memory","place":"x","hint":"less"}}` + "\nnonsense\n[]\n{\"result\":null}"))
+	f.Add(
+		[]byte(
+			`{"say":"hello"}` + "\n" + `{"phase":"export","done":1,"total":3,"note":"x"}` + "\n" +
+				`{"result":{"a":[1]}}` + "\n",
+		),
+	)
+	f.Add(
+		[]byte(
+			`{"error":{"kind":"exhausted","message":"no memory","place":"x","hint":"less"}}` +
+				"\nnonsense\n[]\n{\"result\":null}",
+		),
+	)
 	f.Add([]byte(`{"error":{}}` + "\n" + `{"result":1e999}` + "\n\n\n"))
 	f.Add([]byte(strings.Repeat("[", 1<<17)))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		told := 0
-		result, reported := readReports(bytes.NewReader(data), &output{}, func(Report) { told++ })
-		require.LessOrEqual(t, told, bytes.Count(data, []byte("\n"))+1)
+		reports := 0
+		result, reported := readReports(bytes.NewReader(data), &output{}, func(Report) { reports++ })
+		require.LessOrEqual(t, reports, bytes.Count(data, []byte("\n"))+1)
 		require.True(t, result == nil || json.Valid(result))
 		if reported != nil {
 			require.NotZero(t, reported.Kind)

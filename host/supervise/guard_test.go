@@ -35,20 +35,28 @@ func TestDeadlineFollowsProgress(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			asked, fifth := 0, make(chan struct{})
 			var cause error
-			g := guard{proc: w.Process(), failed: func(err error) { cause = err }, activity: func(context.Context) (activity, error) {
-				if asked++; asked == 5 {
-					close(fifth)
-				}
-				if asked <= c.renewals {
-					return working, nil
-				}
-				return c.then, nil
-			}}
+			g := guard{
+				proc:   w.Process(),
+				failed: func(err error) { cause = err },
+				activity: func(context.Context) (activity, error) {
+					if asked++; asked == 5 {
+						close(fifth)
+					}
+					if asked <= c.renewals {
+						return working, nil
+					}
+					return c.then, nil
+				},
+			}
 			f := untilStopped
 			if !c.failed {
 				f = func(context.Context) error { <-fifth; return nil }
 			}
-			err := g.callWithHealth(t.Context(), deadline{"EncodeWindows of 8 windows", "encode_timeout_s", limit, false}, f)
+			err := g.callWithHealth(
+				t.Context(),
+				deadline{"EncodeWindows of 8 windows", "encode_timeout_s", limit, false},
+				f,
+			)
 			if !c.failed {
 				require.NoError(t, err)
 				require.NoError(t, cause)

@@ -21,7 +21,12 @@ func TestStoppedProcessIsKilled(t *testing.T) {
 	w, ev := envWorker(t, Options{Restarts: 1, Silence: 2 * time.Second, Deadlines: Deadlines{Reset: time.Hour}})
 	c, _, err := w.Client(background)
 	require.NoError(t, err)
-	require.Eventually(t, func() bool { return w.Process().heartbeat.beats.Load() > 0 }, 10*time.Second, time.Millisecond)
+	require.Eventually(
+		t,
+		func() bool { return w.Process().heartbeat.beats.Load() > 0 },
+		10*time.Second,
+		time.Millisecond,
+	)
 	pid := w.Process().PID()
 	require.NoError(t, syscall.Kill(pid, syscall.SIGSTOP))
 	require.Eventually(t, func() bool { // each thread stops when it next runs
@@ -35,7 +40,12 @@ func TestStoppedProcessIsKilled(t *testing.T) {
 	}, 10*time.Second, time.Millisecond)
 	_, err = c.Reset(background, env.Reset{Task: "a", Lane: 3})
 	require.Equal(t, plugins.Deadline, plugins.KindOf(err))
-	require.ErrorContains(t, err, "env toy: the process sent no heartbeat for 2s in Reset of lane 3: it was stopped, or its interpreter is blocked")
+	require.ErrorContains(
+		t,
+		err,
+		"env toy: the process sent no heartbeat for 2s in Reset of lane 3: it was stopped, or its interpreter is "+
+			"blocked",
+	)
 	require.Contains(t, plugins.AsError(err).Hint, "[host] silence_timeout_s")
 	c, inc, err := w.Client(background)
 	require.NoError(t, err)
@@ -83,36 +93,46 @@ func TestSilenceOutsideOfCalls(t *testing.T) {
 	p.close()
 }
 
-// A call that passes its deadline continues while the process is working, up to its patience. It ends when the process waits,
-// and when the plugin sends no heartbeats.
+// A call that passes its deadline continues while the process is working, up to its patience. It ends when
+// the process waits, and when the plugin sends no heartbeats.
 func TestSlowIsNotHung(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
-		plugin, task, words string
-		patience            float64
+		plugin, task, message string
+		patience              float64
 	}{
 		"slow":                                   {"good", "work:2s", "", 60},
 		"waits for something that never happens": {"good", "hang", "Reset of lane 0 did not answer within 1s", 60},
-		"works forever":                          {"good", "work:1h", "Reset of lane 0 did not answer within 2s, 2 times its deadline, though it was working", 2},
-		"slow, without heartbeats":               {"no heartbeat", "work:1h", "Reset of lane 0 did not answer within 1s", 60},
-		"no patience":                            {"good", "work:1h", "Reset of lane 0 did not answer within 1s", 1},
+		"works forever": {"good", "work:1h",
+			"Reset of lane 0 did not answer within 2s, 2 times its deadline, though it was working", 2},
+		"slow, without heartbeats": {"no heartbeat", "work:1h",
+			"Reset of lane 0 did not answer within 1s", 60},
+		"no patience": {"good", "work:1h", "Reset of lane 0 did not answer within 1s", 1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := supervisor(t, Options{Backoff: time.Millisecond, Patience: c.patience, Deadlines: Deadlines{Reset: time.Second}})
+			s := supervisor(
+				t,
+				Options{Backoff: time.Millisecond, Patience: c.patience, Deadlines: Deadlines{Reset: time.Second}},
+			)
 			w := NewEnv(s, launch(t, c.plugin), configure)
 			e, _, err := w.Client(background)
 			require.NoError(t, err)
 			if c.plugin == "good" {
-				require.Eventually(t, func() bool { return w.Process().heartbeat.beats.Load() > 0 }, 10*time.Second, time.Millisecond)
+				require.Eventually(
+					t,
+					func() bool { return w.Process().heartbeat.beats.Load() > 0 },
+					10*time.Second,
+					time.Millisecond,
+				)
 			}
 			_, err = e.Reset(background, env.Reset{Task: c.task})
-			if c.words == "" {
+			if c.message == "" {
 				require.NoError(t, err)
 				return
 			}
 			require.Equal(t, plugins.Deadline, plugins.KindOf(err))
-			require.ErrorContains(t, err, c.words)
-			require.NotContains(t, err.Error()[len("env toy: "+c.words):], "working")
+			require.ErrorContains(t, err, c.message)
+			require.NotContains(t, err.Error()[len("env toy: "+c.message):], "working")
 		})
 	}
 }
@@ -122,7 +142,11 @@ func TestIsWorking(t *testing.T) {
 		return usage{cpuTime: cpuTime, waiting: waiting, known: true}
 	}
 	require.True(t, isWorking(sample(0, false), sample(60*time.Millisecond, false), time.Second))
-	require.False(t, isWorking(sample(time.Hour, false), sample(time.Hour+40*time.Millisecond, false), time.Second), "only heartbeats and gRPC")
+	require.False(
+		t,
+		isWorking(sample(time.Hour, false), sample(time.Hour+40*time.Millisecond, false), time.Second),
+		"only heartbeats and gRPC",
+	)
 	require.True(t, isWorking(sample(0, true), sample(0, true), time.Second), "a busy machine, or a slow disk")
 	require.False(t, isWorking(sample(0, true), sample(0, false), time.Second))
 	require.False(t, isWorking(usage{}, sample(time.Hour, true), time.Second), "unknown")

@@ -84,7 +84,11 @@ func CheckLibraries(list []manifest.System) error {
 	if len(missing) == 0 {
 		return nil
 	}
-	e := plugins.Errorf(plugins.NotFound, "needs %s, which this machine does not have", strings.Join(missing, " and "))
+	e := plugins.Errorf(
+		plugins.NotFound,
+		"needs %s, which this machine does not have",
+		strings.Join(missing, " and "),
+	)
 	const elsewhere = "if it is in another folder, add that to LD_LIBRARY_PATH"
 	if len(packages) > 0 {
 		return e.WithHint("on Debian and Ubuntu: sudo apt-get install %s; %s", strings.Join(packages, " "), elsewhere)

@@ -15,10 +15,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// nobody is the other local user.
+// nobody is the id of another local user.
 const nobody = 65534
 
-// neighbour is what the other user tries: each line is an attempt and the error that it met, or SUCCEEDED.
+// neighbour makes the attempts of another user. It prints a line per attempt, with the error or SUCCEEDED.
 func neighbour(rest string) {
 	args := strings.Split(rest, "|")
 	socket, host, plugin := args[0], args[1], args[2]
@@ -34,10 +34,17 @@ func neighbour(rest string) {
 		if err != nil {
 			return err
 		}
-		t := tls.Client(c, &tls.Config{InsecureSkipVerify: true, Certificates: certificates, NextProtos: []string{"h2"}}) //nolint:gosec // an attacker trusts anybody
+		t := tls.Client(
+			c,
+			&tls.Config{InsecureSkipVerify: true, Certificates: certificates, NextProtos: []string{"h2"}},
+		) //nolint:gosec // an attacker trusts anybody
 		if err = t.Handshake(); err == nil {
-			_, _ = t.Write([]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00")) // HTTP/2's greeting
-			_, err = t.Read(make([]byte, 1))                                                               // TLS 1.3 judges a client's certificate after its handshake
+			_, _ = t.Write(
+				[]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"),
+			) // the preface of HTTP/2
+			_, err = t.Read(
+				make([]byte, 1),
+			) // TLS 1.3 checks a client's certificate after its handshake
 		}
 		return err
 	}
@@ -46,12 +53,13 @@ func neighbour(rest string) {
 	if err != nil {
 		panic(err)
 	}
-	try("connect with a certificate of its own", dial(own))
+	try("connect with another certificate", dial(own))
 	try("put a socket there", os.WriteFile(filepath.Join(filepath.Dir(socket), "mine"), nil, 0o600))
 	_, err = os.ReadDir(filepath.Dir(socket))
 	try("read the folder", err)
 	for who, pid := range map[string]string{"host": host, "plugin": plugin} {
-		for _, what := range []string{"fd", "mem", "environ", "map_files"} { // the arena is a memory file without a name: it is reached through these alone
+		// the arena is a memory file without a name, accessible only through these
+		for _, what := range []string{"fd", "mem", "environ", "map_files"} {
 			path := "/proc/" + pid + "/" + what
 			f, err := os.Open(path)
 			if err == nil {
@@ -65,8 +73,9 @@ func neighbour(rest string) {
 	}
 }
 
-// Another local user reaches neither a plugin's socket nor the arena, and where a mistaken chmod lets it reach the socket, it lacks the host's certificate: so it can
-// neither call a plugin of the host's nor put one of its own in its place.
+// Another local user can access neither the socket of a plugin nor the arena. Where a mistaken chmod makes
+// the socket accessible, the user lacks the host's certificate, and can neither call a plugin nor replace
+// it.
 func TestNeighbour(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("only root can be two users")
@@ -85,14 +94,20 @@ func TestNeighbour(t *testing.T) {
 
 	program, err := os.Executable()
 	require.NoError(t, err)
-	binary, err := os.Open(program) // its folder is root's alone: it is run by its descriptor
+	binary, err := os.Open(program) // only root can access its folder, so it is run by its descriptor
 	require.NoError(t, err)
 	defer func() { _ = binary.Close() }()
 	attempts := func() map[string]string {
 		cmd := exec.Command("/proc/self/fd/3")
 		cmd.ExtraFiles = []*os.File{binary}
 		cmd.Dir = "/"
-		cmd.Env = []string{modeEnv + "=neighbour:" + strings.Join([]string{socket, fmt.Sprint(os.Getpid()), fmt.Sprint(p.PID())}, "|"), "GORACE=atexit_sleep_ms=0"}
+		cmd.Env = []string{
+			modeEnv + "=neighbour:" + strings.Join(
+				[]string{socket, fmt.Sprint(os.Getpid()), fmt.Sprint(p.PID())},
+				"|",
+			),
+			"GORACE=atexit_sleep_ms=0",
+		}
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
 		out, err := cmd.CombinedOutput()
 		if err != nil && len(out) == 0 {
@@ -101,24 +116,28 @@ func TestNeighbour(t *testing.T) {
 		require.NoError(t, err, string(out))
 		m := map[string]string{}
 		for _, line := range strings.Split(strings.TrimSpace(string(out)), "\n") {
-			what, came, _ := strings.Cut(line, ": ")
-			m[what] = came
+			what, results, _ := strings.Cut(line, ": ")
+			m[what] = results
 		}
 		require.Len(t, m, 12, string(out))
 		return m
 	}
-	for what, came := range attempts() {
-		require.Contains(t, came, "permission denied", what)
+	for what, results := range attempts() {
+		require.Contains(t, results, "permission denied", what)
 	}
 
-	// Somebody opens the doors: the certificate is what is left.
+	// With open permissions, the certificate is the last protection.
 	for path := socket; path != filepath.Dir(s.folder.path); path = filepath.Dir(path) {
 		require.NoError(t, os.Chmod(path, 0o777))
 	}
-	came := attempts()
-	require.Regexp(t, "certificate required|bad certificate", came["connect"])
-	require.Regexp(t, "unknown certificate|bad certificate|certificate required", came["connect with a certificate of its own"])
-	for what, c := range came {
+	results := attempts()
+	require.Regexp(t, "certificate required|bad certificate", results["connect"])
+	require.Regexp(
+		t,
+		"unknown certificate|bad certificate|certificate required",
+		results["connect with another certificate"],
+	)
+	for what, c := range results {
 		if strings.HasPrefix(what, "the ") {
 			require.Contains(t, c, "permission denied", what)
 		}

@@ -22,10 +22,14 @@ func TestOutput(t *testing.T) {
 	o.line("err", `{"@level":"debug","@message":"plugin address"}`)
 	o.line("err", `{"@level":"error","@message":"serving","error":"no socket"}`)
 	o.line("err", `{"not": "a log line"}`)
-	require.Equal(t, "half a line\n100% done\n[31mred[0m\nno end\nserving: no socket\n{\"not\": \"a log line\"}", o.last(recentLines))
+	require.Equal(
+		t,
+		"half a line\n100% done\n[31mred[0m\nno end\nserving: no socket\n{\"not\": \"a log line\"}",
+		o.last(recentLines),
+	)
 	require.Equal(t, "{\"not\": \"a log line\"}", o.last(1))
 
-	long := strings.Repeat("x", 3*maxLine+10) // a line without end is cut, and nothing is lost
+	long := strings.Repeat("x", 3*maxLine+10) // a line without an end is cut, and nothing is lost
 	_, err := w.Write([]byte(long + "\n"))
 	require.NoError(t, err)
 	data, err := os.ReadFile(path)
@@ -47,19 +51,32 @@ func TestOutput(t *testing.T) {
 	require.LessOrEqual(t, old.Size(), int64(maxLog+2*maxLine))
 }
 
-// What a Go program died of stands before the stacks of all its goroutines, which are more than the last lines.
+// The reason of a crash of a Go program comes before the stacks of all goroutines, which are longer than
+// the last lines.
 func TestOutputOfACrash(t *testing.T) {
-	stacks := "goroutine 7 [running]:\n" + strings.Repeat("main.embed(0x1)\n\t/src/main.go:462 +0xce\n", 30) + "created by main.main in goroutine 1\n"
+	stacks := "goroutine 7 [running]:\n" + strings.Repeat(
+		"main.embed(0x1)\n\t/src/main.go:462 +0xce\n",
+		30,
+	) + "created by main.main in goroutine 1\n"
 	o := newOutput(filepath.Join(t.TempDir(), "x.log"))
 	defer o.close()
 	w := &lines{to: o, source: "err"}
-	_, err := w.Write([]byte("loading\nruntime: out of memory: cannot allocate 4194304-byte block (0 in use)\nfatal error: out of memory\n\n" + stacks))
+	_, err := w.Write(
+		[]byte(
+			"loading\nruntime: out of memory: cannot allocate 4194304-byte block (0 in use)\nfatal error: out of " +
+				"memory\n\n" + stacks,
+		),
+	)
 	require.NoError(t, err)
-	require.Equal(t, "runtime: out of memory: cannot allocate 4194304-byte block (0 in use)\nfatal error: out of memory", o.last(2))
+	require.Equal(
+		t,
+		"runtime: out of memory: cannot allocate 4194304-byte block (0 in use)\nfatal error: out of memory",
+		o.last(2),
+	)
 	require.Len(t, strings.Split(o.last(20), "\n"), crashLines)
 	require.True(t, o.outOfMemory())
 
-	alive := newOutput(filepath.Join(t.TempDir(), "x.log")) // the word alone is no death
+	alive := newOutput(filepath.Join(t.TempDir(), "x.log")) // the word alone is not a crash
 	defer alive.close()
 	for _, line := range []string{"panic: the button was pressed", "going on", "bye"} {
 		alive.line("err", line)
@@ -76,10 +93,11 @@ func TestOutputWithoutALog(t *testing.T) {
 }
 
 func TestAllowed(t *testing.T) {
-	for name, want := range map[string]bool{"PATH": true, "LC_TIME": true, "LC": false, "NVIDIA_DRIVER": true, "AWS_SECRET_ACCESS_KEY": false, "PATHX": false, "HTTPS_PROXY": false} {
+	for name, want := range map[string]bool{"PATH": true, "LC_TIME": true, "LC": false, "NVIDIA_DRIVER": true,
+		"AWS_SECRET_ACCESS_KEY": false, "PATHX": false, "HTTPS_PROXY": false} {
 		require.Equal(t, want, allowed(name, EnvAllow), name)
 	}
-	require.False(t, allowed("ANYTHING", []string{"*"}), "a star alone would undo the list")
+	require.False(t, allowed("ANYTHING", []string{"*"}), "a star alone would allow everything")
 }
 
 func TestFileName(t *testing.T) {

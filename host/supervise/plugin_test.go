@@ -23,7 +23,7 @@ import (
 	"github.com/srpo-dev/srpo/plugins/serve"
 )
 
-// modeEnv makes the test binary a plugin (or a host) instead of a test; its value says which.
+// modeEnv makes the test binary a plugin (or a host) instead of a test. Its value selects which.
 const modeEnv = "SUPERVISE_TEST_MODE"
 
 func TestMain(m *testing.M) {
@@ -37,13 +37,13 @@ func TestMain(m *testing.M) {
 
 func play(mode, rest string) {
 	switch mode {
-	case "host": // a host that is going to be killed; see TestHostKilled
+	case "host": // a host that will be killed; see TestHostKilled
 		killedHost(rest)
 	case "neighbour": // another local user; see TestNeighbour
 		neighbour(rest)
 	case "good":
 		serveEnv(&toy{})
-	case "no heartbeat": // of an SDK that knows no heartbeat
+	case "no heartbeat": // an SDK without heartbeats
 		_ = os.Unsetenv(plugins.HeartbeatEnv)
 		serveEnv(&toy{})
 	case "prints":
@@ -64,15 +64,21 @@ func play(mode, rest string) {
 	case "newer":
 		handshake := plugins.Handshake
 		handshake.ProtocolVersion = 9
-		plugin.Serve(&plugin.ServeConfig{HandshakeConfig: handshake, VersionedPlugins: map[int]plugin.PluginSet{9: {"env": &env.Plugin{Impl: &toy{}}}},
-			GRPCServer: plugin.DefaultGRPCServer, Logger: hclog.NewNullLogger()})
+		plugin.Serve(
+			&plugin.ServeConfig{
+				HandshakeConfig:  handshake,
+				VersionedPlugins: map[int]plugin.PluginSet{9: {"env": &env.Plugin{Impl: &toy{}}}},
+				GRPCServer:       plugin.DefaultGRPCServer,
+				Logger:           hclog.NewNullLogger(),
+			},
+		)
 	case "no certificate":
 		fmt.Println("1|1|unix|/nowhere|grpc")
 		select {}
-	case "liar": // a handshake, and nobody behind it
+	case "liar": // a handshake without a server
 		fmt.Println("1|1|unix|/nowhere|grpc|" + strings.Repeat("A", 60))
 		select {}
-	case "holder": // a child that holds stdout and stderr, in a session of its own when rest says so
+	case "holder": // a child that holds stdout and stderr, in another session if rest is "session"
 		child := exec.Command("sleep", "300")
 		child.Stdout, child.Stderr = os.Stdout, os.Stderr
 		child.SysProcAttr = &syscall.SysProcAttr{Setsid: rest == "session"}
@@ -92,10 +98,11 @@ func play(mode, rest string) {
 	}
 }
 
-// stderr is the process's real one: go-plugin's server puts a pipe to the host in the place of os.Stderr, and what is in it is lost when the process exits.
+// stderr is the real one of the process: go-plugin's server replaces os.Stderr by a pipe, whose content is
+// lost when the process exits.
 var stderr = os.Stderr
 
-// serveEnv is what sdk.ServeEnv does; the host's packages do not import the SDK.
+// serveEnv does the same as sdk.ServeEnv. Packages of the host do not import the SDK.
 func serveEnv(impl env.Env) {
 	if fd, err := strconv.Atoi(os.Getenv(plugins.LifelineEnv)); err == nil {
 		syscall.CloseOnExec(fd)
@@ -108,12 +115,14 @@ func serveEnv(impl env.Env) {
 	plugin.Serve(&plugin.ServeConfig{
 		HandshakeConfig:  plugins.Handshake,
 		VersionedPlugins: map[int]plugin.PluginSet{plugins.Protocol: {"env": &env.Plugin{Impl: impl}}},
-		GRPCServer:       func(o []grpc.ServerOption) *grpc.Server { return grpc.NewServer(append(o, serve.Options()...)...) },
-		Logger:           hclog.NewNullLogger(),
+		GRPCServer: func(o []grpc.ServerOption) *grpc.Server {
+			return grpc.NewServer(append(o, serve.Options()...)...)
+		},
+		Logger: hclog.NewNullLogger(),
 	})
 }
 
-// toy is an env whose tasks are commands: the task of a Reset says what happens.
+// toy is an env whose tasks are commands: the task of a Reset determines what happens.
 type toy struct {
 	child int
 	count atomic.Int64
@@ -135,7 +144,9 @@ func (t *toy) Configure(_ context.Context, c plugins.Config) error {
 }
 
 func (t *toy) Describe(context.Context) (plugins.EnvSpec, error) {
-	return plugins.EnvSpec{Action: plugins.ActionSpace{Names: []string{"x"}, Low: []float32{-1}, High: []float32{1}}}, nil
+	return plugins.EnvSpec{
+		Action: plugins.ActionSpace{Names: []string{"x"}, Low: []float32{-1}, High: []float32{1}},
+	}, nil
 }
 
 func (t *toy) Tasks(context.Context) iter.Seq2[env.Task, error] {
@@ -158,7 +169,7 @@ func (t *toy) Reset(ctx context.Context, r env.Reset) (env.Transition, error) {
 		select {}
 	case "hang":
 		<-make(chan int)
-	case "work": // computes for so long
+	case "work": // computes for the given time
 		long, err := time.ParseDuration(rest)
 		if err != nil {
 			panic(err)
@@ -166,7 +177,7 @@ func (t *toy) Reset(ctx context.Context, r env.Reset) (env.Transition, error) {
 		for began := time.Now(); time.Since(began) < long; {
 		}
 	case "corrupt":
-		return env.Transition{Success: true}, nil // without Terminated: the client refuses it
+		return env.Transition{Success: true}, nil // without Terminated, which the client refuses
 	case "refuse":
 		return env.Transition{}, plugins.Errorf(plugins.NotFound, "no such task").WithHint("try another")
 	case "environ":
@@ -177,7 +188,9 @@ func (t *toy) Reset(ctx context.Context, r env.Reset) (env.Transition, error) {
 		return env.Transition{EpisodeSteps: t.child}, nil
 	case "stdin":
 		b, err := io.ReadAll(os.Stdin)
-		return env.Transition{Observation: env.Observation{Instruction: fmt.Sprintf("%d bytes, %v", len(b), err)}}, nil
+		return env.Transition{
+			Observation: env.Observation{Instruction: fmt.Sprintf("%d bytes, %v", len(b), err)},
+		}, nil
 	case "soon": // dies a little after the answer
 		time.AfterFunc(50*time.Millisecond, func() { os.Exit(6) })
 	}

@@ -34,29 +34,42 @@ func open(t *testing.T, dir string) catalog.Package {
 const toyHead = "name = \"toy\"\nkind = \"env\"\nversion = \"1\"\nprotocol = 1\n"
 
 func TestPrepareBuiltIn(t *testing.T) {
-	l, err := (&Preparer{Program: "/opt/srpo"}).Prepare(background, catalog.Package{Kind: plugins.Env, Name: "tabletop", Origin: catalog.BuiltIn})
+	l, err := (&Preparer{Program: "/opt/srpo"}).Prepare(
+		background,
+		catalog.Package{Kind: plugins.Env, Name: "tabletop", Origin: catalog.BuiltIn},
+	)
 	require.NoError(t, err)
 	require.Equal(t, []string{"/opt/srpo", "plugin", "serve", "env", "tabletop"}, l.Argv)
 }
 
-// TestPrepareCommand takes a package from its folder to a running plugin, and refuses it once a byte has changed.
+// TestPrepareCommand runs a package from its folder, and refuses it after a change.
 func TestPrepareCommand(t *testing.T) {
 	root := t.TempDir()
 	exe, err := os.Executable()
 	require.NoError(t, err)
 	dir := filepath.Join(root, "toy")
-	write(t, filepath.Join(dir, "plugin.toml"), toyHead+"[command]\nexec = [\"./run.sh\"]\n[env]\n"+modeEnv+" = \"good\"\nDATA = \"{cache}/x\"\nHERE = \"{package}\"\n", 0o644)
+	write(
+		t,
+		filepath.Join(dir, "plugin.toml"),
+		toyHead+"[command]\nexec = [\"./run.sh\"]\n[env]\n"+modeEnv+" = \"good\"\nDATA = \"{cache}/x\"\nHERE = "+
+			"\"{package}\"\n",
+		0o644,
+	)
 	write(t, filepath.Join(dir, "run.sh"), "#!/bin/sh\nexec "+exe+"\n", 0o755)
-	var said []string
-	p := &Preparer{Cache: filepath.Join(root, "cache"), Lock: filepath.Join(root, "srpo.lock"), Notice: func(s string) { said = append(said, s) }}
+	var notices []string
+	p := &Preparer{
+		Cache:  filepath.Join(root, "cache"),
+		Lock:   filepath.Join(root, "srpo.lock"),
+		Notice: func(s string) { notices = append(notices, s) },
+	}
 	l, err := p.Prepare(background, open(t, dir))
 	require.NoError(t, err)
 	require.Equal(t, []string{filepath.Join(dir, "run.sh")}, l.Argv)
 	require.Equal(t, filepath.Join(root, "cache", "data", "env-toy", "x"), l.Env["DATA"])
 	require.DirExists(t, filepath.Dir(l.Env["DATA"]))
 	require.Equal(t, dir, l.Env["HERE"])
-	require.Len(t, said, 1)
-	require.Contains(t, said[0], "is used for the first time")
+	require.Len(t, notices, 1)
+	require.Contains(t, notices[0], "is used for the first time")
 
 	s := supervisor(t, Options{})
 	proc, err := s.Start(background, l)
@@ -66,10 +79,10 @@ func TestPrepareCommand(t *testing.T) {
 
 	l, err = p.Prepare(background, open(t, dir))
 	require.NoError(t, err)
-	require.Len(t, said, 1)
+	require.Len(t, notices, 1)
 	s = supervisor(t, Options{Restarts: 9, Backoff: time.Millisecond})
 	w := NewEnv(s, l, configure)
-	for incarnation := range uint64(2) { // as it was, it is restarted
+	for incarnation := range uint64(2) { // an unchanged package is restarted
 		_, n, err := w.Client(background)
 		require.NoError(t, err)
 		require.Equal(t, incarnation+1, n)
@@ -78,7 +91,11 @@ func TestPrepareCommand(t *testing.T) {
 	write(t, filepath.Join(dir, "run.sh"), "#!/bin/sh\nexec "+exe+" \n", 0o755)
 	_, _, err = w.Client(background)
 	require.Equal(t, plugins.Corrupt, plugins.KindOf(err))
-	require.ErrorContains(t, err, "env toy: it cannot be restarted: its package "+dir+" was changed while it ran: run.sh changed")
+	require.ErrorContains(
+		t,
+		err,
+		"env toy: it cannot be restarted: its package "+dir+" was changed while it ran: run.sh changed",
+	)
 	require.Contains(t, plugins.AsError(err).Hint, "srpo plugin lock "+dir)
 	_, err = p.Prepare(background, open(t, dir))
 	require.Equal(t, plugins.Corrupt, plugins.KindOf(err))
@@ -92,7 +109,7 @@ func TestPrepareCommand(t *testing.T) {
 	byPath.ByPath = true
 	_, err = p.Prepare(background, byPath)
 	require.NoError(t, err)
-	require.Equal(t, "re-locked "+dir+": 1 file changed (run.sh)", said[len(said)-1])
+	require.Equal(t, "re-locked "+dir+": 1 file changed (run.sh)", notices[len(notices)-1])
 
 	require.NoError(t, os.Chmod(filepath.Join(dir, "run.sh"), 0o644))
 	p.Lock = ""
@@ -103,12 +120,20 @@ func TestPrepareCommand(t *testing.T) {
 func TestPrepareBuilds(t *testing.T) {
 	root := t.TempDir()
 	dir := filepath.Join(root, "toy")
-	write(t, filepath.Join(dir, "plugin.toml"), toyHead+"[command]\nexec = [\"./toy\"]\nbuild = [\"sh\", \"build.sh\", \"toy\"]\n", 0o644)
+	write(
+		t,
+		filepath.Join(dir, "plugin.toml"),
+		toyHead+"[command]\nexec = [\"./toy\"]\nbuild = [\"sh\", \"build.sh\", \"toy\"]\n",
+		0o644,
+	)
 	write(t, filepath.Join(dir, "build.sh"), "cp source \"$1\"\ncat ../outside >> \"$1\"\nchmod +x \"$1\"\n", 0o644)
 	write(t, filepath.Join(root, "outside"), "", 0o644)
 	write(t, filepath.Join(dir, "source"), "#!/bin/sh\necho one\n", 0o644)
-	var told []string
-	p := &Preparer{Cache: filepath.Join(root, "cache"), Progress: func(r pyenv.Progress) { told = append(told, r.What) }}
+	var steps []string
+	p := &Preparer{
+		Cache:    filepath.Join(root, "cache"),
+		Progress: func(r pyenv.Progress) { steps = append(steps, r.What) },
+	}
 	run := func() string {
 		l, err := p.Prepare(background, open(t, dir))
 		require.NoError(t, err)
@@ -119,17 +144,17 @@ func TestPrepareBuilds(t *testing.T) {
 	require.Equal(t, "one\n", run())
 	require.Equal(t, "one\n", run())
 	require.NoFileExists(t, filepath.Join(dir, "toy"), "the package does not change")
-	require.Equal(t, "building toy: sh build.sh toy", told[0])
-	require.Len(t, told, 1, "a build that changes nothing is silent")
-	// A library beside the package, as go.mod's replace names one, is not in the package's hash.
+	require.Equal(t, "building toy: sh build.sh toy", steps[0])
+	require.Len(t, steps, 1, "a build without changes reports nothing")
+	// A library beside the package, as with a replace in go.mod, is not in the package's hash.
 	write(t, filepath.Join(root, "outside"), "echo library\n", 0o644)
-	require.Equal(t, "one\nlibrary\n", run(), "what lies outside the package counts too")
+	require.Equal(t, "one\nlibrary\n", run(), "files outside the package count too")
 	write(t, filepath.Join(root, "outside"), "", 0o644)
 	write(t, filepath.Join(dir, "source"), "#!/bin/sh\necho two\n", 0o644)
-	require.Equal(t, "two\n", run(), "changed source is another build")
+	require.Equal(t, "two\n", run(), "changed source is built again")
 	path := os.Getenv("PATH")
 	t.Setenv("PATH", root)
-	require.Equal(t, "two\n", run(), "without the tool, what it made before runs")
+	require.Equal(t, "two\n", run(), "without the tool, the earlier program runs")
 	t.Setenv("PATH", path)
 
 	write(t, filepath.Join(dir, "build.sh"), "echo undefined: reach >&2\nexit 1\n", 0o644)
@@ -138,7 +163,7 @@ func TestPrepareBuilds(t *testing.T) {
 	require.Contains(t, plugins.AsError(err).Detail, "undefined: reach")
 }
 
-// TestPreparePython runs a Python program in an environment of its own, made by venv without a network.
+// TestPreparePython runs a Python program in its environment, made by venv without a network.
 func TestPreparePython(t *testing.T) {
 	want, err := pyenv.ParseRequirement(">=3.8")
 	require.NoError(t, err)
@@ -151,19 +176,32 @@ func TestPreparePython(t *testing.T) {
 	write(t, filepath.Join(dir, "plugin.toml"), toyHead+"[python]\nversion = \">=3.8\"\n", 0o644)
 	write(t, filepath.Join(dir, "requirements.txt"), "# nothing\n", 0o644)
 	write(t, filepath.Join(dir, "part.py"), "x = 1\n", 0o644)
-	write(t, filepath.Join(dir, "plugin.py"), "import os, sys, part, srpo_sdk\nprint(srpo_sdk.here, sys.prefix, hash('a') == hash('a'), os.getcwd())\nsys.exit(3)\n", 0o644)
+	write(
+		t,
+		filepath.Join(dir, "plugin.py"),
+		"import os, sys, part, srpo_sdk\nprint(srpo_sdk.here, sys.prefix, hash('a') == hash('a'), "+
+			"os.getcwd())\nsys.exit(3)\n",
+		0o644,
+	)
 	sdk := fstest.MapFS{"srpo_sdk/__init__.py": {Data: []byte("here = 'sdk'\n")}}
-	p := &Preparer{Cache: filepath.Join(root, "cache"), Lock: filepath.Join(root, "srpo.lock"), SDK: sdk, Interpreter: in.Real}
+	p := &Preparer{
+		Cache:       filepath.Join(root, "cache"),
+		Lock:        filepath.Join(root, "srpo.lock"),
+		SDK:         sdk,
+		Interpreter: in.Real,
+	}
 	l, err := p.Prepare(background, open(t, dir))
 	require.NoError(t, err)
 	s := supervisor(t, Options{})
 	_, err = s.Start(background, l)
-	// It is not a plugin, but what it printed shows that everything was in its place.
+	// It is not a plugin, but its output shows that its paths are right.
 	require.ErrorContains(t, err, "printed on stdout before the handshake: \"sdk ")
 	require.Contains(t, plugins.AsError(err).Detail, "sdk "+l.Env["VIRTUAL_ENV"]+" True "+dir)
 	require.ErrorContains(t, err, "then it exited with status 3")
-	require.NoDirExists(t, filepath.Join(dir, "__pycache__"), "the package stays as it was")
-	compiled, err := filepath.Glob(filepath.Join(l.Env["PYTHONPYCACHEPREFIX"], strings.TrimPrefix(dir, "/"), "part.*.pyc"))
+	require.NoDirExists(t, filepath.Join(dir, "__pycache__"), "the package is unchanged")
+	compiled, err := filepath.Glob(
+		filepath.Join(l.Env["PYTHONPYCACHEPREFIX"], strings.TrimPrefix(dir, "/"), "part.*.pyc"),
+	)
 	require.NoError(t, err)
 	require.Len(t, compiled, 1)
 
@@ -171,11 +209,17 @@ func TestPreparePython(t *testing.T) {
 	require.NoError(t, err, "and the lock still holds")
 }
 
-// On a machine with an NVIDIA driver a package may have another list of requirements.
+// On a machine with an NVIDIA driver, a package may use another list of requirements.
 func TestGPURequirements(t *testing.T) {
 	root := t.TempDir()
 	dir := filepath.Join(root, "toy")
-	write(t, filepath.Join(dir, "plugin.toml"), toyHead+"[python]\nversion = \">=3.8\"\ndownload_mb = 1\n[python.gpu]\nrequirements = \"gpu.txt\"\ndownload_mb = 7\n", 0o644)
+	write(
+		t,
+		filepath.Join(dir, "plugin.toml"),
+		toyHead+"[python]\nversion = \">=3.8\"\ndownload_mb = 1\n[python.gpu]\nrequirements = "+
+			"\"gpu.txt\"\ndownload_mb = 7\n",
+		0o644,
+	)
 	for _, name := range []string{"requirements.txt", "gpu.txt", "plugin.py"} {
 		write(t, filepath.Join(dir, name), "# "+name+"\n", 0o644)
 	}
@@ -210,7 +254,13 @@ func TestLibraries(t *testing.T) {
 	t.Cleanup(func() { loaderConfig = before })
 	t.Setenv("LD_LIBRARY_PATH", filepath.Join(root, "own"))
 	require.NoError(t, CheckLibraries([]manifest.System{{Library: "libconfigured.so.1"}, {Library: "libown.so.2"}}))
-	err := CheckLibraries([]manifest.System{{Library: "libown.so.2"}, {Library: "libEGLX.so.1", Apt: "libeglx1"}, {Library: "libnone.so"}})
+	err := CheckLibraries(
+		[]manifest.System{
+			{Library: "libown.so.2"},
+			{Library: "libEGLX.so.1", Apt: "libeglx1"},
+			{Library: "libnone.so"},
+		},
+	)
 	require.ErrorContains(t, err, "needs libEGLX.so.1 and libnone.so, which this machine does not have")
 	require.Equal(t, plugins.NotFound, plugins.KindOf(err))
 	require.Contains(t, plugins.AsError(err).Hint, "sudo apt-get install libeglx1")
@@ -218,8 +268,8 @@ func TestLibraries(t *testing.T) {
 	require.NoError(t, CheckLibraries([]manifest.System{{Library: "libc.so.6"}}))
 }
 
-// TestPrepareServed takes a package inside of srpo that srpo's own program serves, with an environment beside it, to a running plugin; a folder that wants
-// the same is refused.
+// TestPrepareServed runs a package inside srpo that srpo's own program serves, with an environment. A
+// folder that asks for the same is refused.
 func TestPrepareServed(t *testing.T) {
 	want, err := pyenv.ParseRequirement(">=3.8")
 	require.NoError(t, err)
@@ -230,7 +280,8 @@ func TestPrepareServed(t *testing.T) {
 	root := t.TempDir()
 	exe, err := os.Executable()
 	require.NoError(t, err)
-	text := toyHead + "[python]\nversion = \">=3.8\"\npost_install = \"make.py\"\n[command]\nexec = [\"{srpo}\", \"plugin\", \"serve\"]\n[env]\n" +
+	text := toyHead + "[python]\nversion = \">=3.8\"\npost_install = \"make.py\"\n[command]\nexec = [\"{srpo}\", " +
+		"\"plugin\", \"serve\"]\n[env]\n" +
 		modeEnv + " = \"good\"\nMODEL = \"{made}/model\"\nLIBRARY = \"{venv}/lib\"\n"
 	embedded := fstest.MapFS{"plugin.toml": {Data: []byte(text)}, "requirements.txt": {Data: []byte("# nothing\n")},
 		"make.py": {Data: []byte("import sys\nopen(sys.argv[1] + '/model', 'w').write('weights')\n")}}
@@ -260,7 +311,7 @@ func TestPrepareServed(t *testing.T) {
 		}
 		_, err = c.Open(dir)
 		require.Equal(t, plugins.Invalid, plugins.KindOf(err))
-		require.ErrorContains(t, err, "only packages inside of it may be")
+		require.ErrorContains(t, err, "which only packages inside srpo may be")
 		hint := "name a program of the package in [command] exec"
 		if dir == pkg.Dir {
 			hint = "give its name instead of its folder: toy"

@@ -37,10 +37,15 @@ func launch(t *testing.T, mode string) Launch {
 	t.Helper()
 	exe, err := os.Executable()
 	require.NoError(t, err)
-	return Launch{Kind: plugins.Env, Name: "toy", Argv: []string{exe}, Env: map[string]string{modeEnv: mode, "GORACE": "atexit_sleep_ms=0"}}
+	return Launch{
+		Kind: plugins.Env,
+		Name: "toy",
+		Argv: []string{exe},
+		Env:  map[string]string{modeEnv: mode, "GORACE": "atexit_sleep_ms=0"},
+	}
 }
 
-// gone says whether a process has ended, a zombie counting as ended.
+// gone reports whether a process has ended. A zombie has ended.
 func gone(pid int) bool {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -53,7 +58,14 @@ func gone(pid int) bool {
 func requireGone(t *testing.T, pid int) {
 	t.Helper()
 	require.NotZero(t, pid)
-	require.Eventually(t, func() bool { return gone(pid) }, 2*time.Second, 5*time.Millisecond, "process %d lives", pid)
+	require.Eventually(
+		t,
+		func() bool { return gone(pid) },
+		2*time.Second,
+		5*time.Millisecond,
+		"process %d lives",
+		pid,
+	)
 }
 
 func reset(t *testing.T, p *Process, task string) (env.Transition, error) {
@@ -84,15 +96,15 @@ func TestStartAndStop(t *testing.T) {
 		require.Equal(t, os.FileMode(0o700), stat.Mode().Perm())
 		pgid, err := unix.Getpgid(p.PID())
 		require.NoError(t, err)
-		require.Equal(t, p.PID(), pgid, "it leads a group of its own")
+		require.Equal(t, p.PID(), pgid, "it leads a process group")
 
 		p.Stop()
 		require.True(t, gone(p.PID()))
 		require.Equal(t, "exited with status 0", p.ExitReason(), "it stopped by itself")
-		p.Stop() // again does nothing
+		p.Stop() // a second call does nothing
 		left, err := filepath.Glob(filepath.Join(s.folder.path, "plugin*"))
 		require.NoError(t, err)
-		require.Empty(t, left, "its socket folder is gone")
+		require.Empty(t, left, "its socket folder is removed")
 		s.Close()
 		require.NoDirExists(t, s.folder.path)
 		_, err = s.Start(context.Background(), launch(t, "good"))
@@ -107,10 +119,13 @@ func TestStartFailures(t *testing.T) {
 		message string
 		detail  string
 	}{
-		{"prints", plugins.Corrupt, `env toy: printed on stdout before the handshake: "hello from an import"`, "hello from an import"},
-		{"prints and dies", plugins.Corrupt, `printed on stdout before the handshake: "Traceback: no such module"; then it exited with status 3`, ""},
+		{"prints", plugins.Corrupt, `env toy: printed on stdout before the handshake: "hello from an import"`,
+			"hello from an import"},
+		{"prints and dies", plugins.Corrupt,
+			`printed on stdout before the handshake: "Traceback: no such module"; then it exited with status 3`, ""},
 		{"ends", plugins.Unavailable, "env toy: exited with status 0 before its handshake", ""},
-		{"dies", plugins.Unavailable, "env toy: exited with status 7 before its handshake", "libEGL.so.1: cannot open shared object file"},
+		{"dies", plugins.Unavailable, "env toy: exited with status 7 before its handshake",
+			"libEGL.so.1: cannot open shared object file"},
 		{"hangs", plugins.Deadline, "did not finish its handshake within 700ms", "loading a large model"},
 		{"newer", plugins.Mismatch, "uses protocol version 9, this srpo uses 1", ""},
 		{"no certificate", plugins.Corrupt, "sent no TLS certificate in its handshake", ""},
@@ -131,16 +146,25 @@ func TestStartFailures(t *testing.T) {
 			require.Contains(t, e.Detail, c.detail)
 			require.NotEmpty(t, e.Hint)
 			require.Empty(t, s.live)
-			requireNobody(t, s)
+			requireNoProcess(t, s)
 		})
 	}
 	t.Run("ends", func(t *testing.T) {
 		_, err := supervisor(t, Options{}).Start(context.Background(), launch(t, "ends"))
-		require.Equal(t, "check that the program calls srpo.serve(...) in Python, or sdk.ServeSim or a similar function in Go; it printed nothing", plugins.AsError(err).Hint)
+		require.Equal(
+			t,
+			"check that the program calls srpo.serve(...) in Python, or sdk.ServeSim or a similar function in Go; "+
+				"it printed nothing",
+			plugins.AsError(err).Hint,
+		)
 	})
 	t.Run("prints without end", func(t *testing.T) {
 		_, err := supervisor(t, Options{}).Start(context.Background(), launch(t, "prints without end"))
-		require.ErrorContains(t, err, `printed on stdout before the handshake: "`+strings.Repeat("0123456789", 8)+`..."`)
+		require.ErrorContains(
+			t,
+			err,
+			`printed on stdout before the handshake: "`+strings.Repeat("0123456789", 8)+`..."`,
+		)
 		for _, line := range strings.Split(plugins.AsError(err).Detail, "\n") {
 			require.LessOrEqual(t, len(line), maxQuotedDetail+len("..."))
 		}
@@ -159,24 +183,38 @@ func TestStartFailures(t *testing.T) {
 		time.AfterFunc(200*time.Millisecond, cancel)
 		_, err := s.Start(ctx, launch(t, "hangs"))
 		require.Equal(t, plugins.Canceled, plugins.KindOf(err), err)
-		requireNobody(t, s)
+		requireNoProcess(t, s)
 	})
 }
 
-// requireNobody checks that no process of the supervisor is left.
-func requireNobody(t *testing.T, s *Supervisor) {
+// requireNoProcess checks that no process of the supervisor is left.
+func requireNoProcess(t *testing.T, s *Supervisor) {
 	t.Helper()
-	require.Eventually(t, func() bool { return len(findTagged(s.folder.tag)) == 0 }, 2*time.Second, 20*time.Millisecond)
+	require.Eventually(
+		t,
+		func() bool { return len(findTagged(s.folder.tag)) == 0 },
+		2*time.Second,
+		20*time.Millisecond,
+	)
 }
 
 func TestEnvironment(t *testing.T) {
 	hostEnviron = func() []string {
-		return append(os.Environ(), "SECRET_TOKEN=hunter2", "LC_ALL=C.UTF-8", "NVIDIA_VISIBLE_DEVICES=0", "MY_EXTRA=yes", "WANDB_API_KEY=k", "WANDB_MODE=offline", "HF_TOKEN=t")
+		return append(
+			os.Environ(),
+			"SECRET_TOKEN=hunter2",
+			"LC_ALL=C.UTF-8",
+			"NVIDIA_VISIBLE_DEVICES=0",
+			"MY_EXTRA=yes",
+			"WANDB_API_KEY=k",
+			"WANDB_MODE=offline",
+			"HF_TOKEN=t",
+		)
 	}
 	t.Cleanup(func() { hostEnviron = os.Environ })
 	s := supervisor(t, Options{EnvAllow: []string{"MY_EXTRA", "WANDB_MODE", "toy:HF_*", "other:SECRET_TOKEN"}})
 	l := launch(t, "good")
-	l.Env["LC_ALL"] = "POSIX" // the plugin's own wins
+	l.Env["LC_ALL"] = "POSIX" // the plugin's variable takes precedence
 	p, err := s.Start(context.Background(), l)
 	require.NoError(t, err)
 	configured(t, p)
@@ -199,11 +237,11 @@ func TestEnvironment(t *testing.T) {
 	here, err := os.Getwd()
 	require.NoError(t, err)
 	require.Equal(t, here, got[plugins.WorkingFolderEnv])
-	require.NotContains(t, got, plugins.ArenaEnv, "there is none")
+	require.NotContains(t, got, plugins.ArenaEnv, "there is no arena")
 
 	r, err = reset(t, p, "stdin")
 	require.NoError(t, err)
-	require.Equal(t, "0 bytes, <nil>", r.Observation.Instruction, "stdin is at its end")
+	require.Equal(t, "0 bytes, <nil>", r.Observation.Instruction, "stdin is empty")
 }
 
 func TestChildrenEndWithTheirPlugin(t *testing.T) {
@@ -245,7 +283,7 @@ func TestStubbornIsKilled(t *testing.T) {
 	s := supervisor(t, Options{StopGrace: 200 * time.Millisecond})
 	p, err := s.Start(context.Background(), launch(t, "stubborn"))
 	require.NoError(t, err)
-	require.NoError(t, syscall.Kill(p.PID(), syscall.SIGSTOP)) // a plugin that answers nothing, not even Shutdown
+	require.NoError(t, syscall.Kill(p.PID(), syscall.SIGSTOP)) // a plugin that answers no call, not even Shutdown
 	p.Stop()
 	require.True(t, gone(p.PID()))
 	require.Equal(t, "was stopped by srpo", p.ExitReason())
@@ -266,7 +304,8 @@ func TestLogAndLastWords(t *testing.T) {
 	}
 }
 
-// TestHostKilled kills a host with SIGKILL: nobody may be left after 2 s, and the next host removes its folder.
+// TestHostKilled kills a host with SIGKILL: no process is left after 2 s, and the next host removes its
+// folder.
 func TestHostKilled(t *testing.T) {
 	exe, err := os.Executable()
 	require.NoError(t, err)
@@ -279,7 +318,11 @@ func TestHostKilled(t *testing.T) {
 	t.Setenv("XDG_RUNTIME_DIR", base)
 	r, w, err := os.Pipe()
 	require.NoError(t, err)
-	host, err := os.StartProcess(exe, []string{exe}, &os.ProcAttr{Files: []*os.File{nil, w, os.Stderr}, Env: append(os.Environ(), modeEnv+"=host:"+t.TempDir())})
+	host, err := os.StartProcess(
+		exe,
+		[]string{exe},
+		&os.ProcAttr{Files: []*os.File{nil, w, os.Stderr}, Env: append(os.Environ(), modeEnv+"=host:"+t.TempDir())},
+	)
 	require.NoError(t, err)
 	w.Close()
 	var pids []int
@@ -299,7 +342,7 @@ func TestHostKilled(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, left, 1)
 
-	// Another host that starts while the first one lives leaves it alone.
+	// Another host that starts meanwhile does not disturb it.
 	s, err := New(Options{})
 	require.NoError(t, err)
 	s.Close()
@@ -317,25 +360,30 @@ func TestHostKilled(t *testing.T) {
 	s, err = New(Options{})
 	require.NoError(t, err)
 	defer s.Close()
-	require.NoDirExists(t, left[0], "the next host sweeps up")
+	require.NoDirExists(t, left[0], "the next host removes it")
 }
 
-// TestSweepKillsStrays: what outlived a dead host, because its plugin had no lifeline yet or moved to another session, is killed by the next host.
-func TestSweepKillsStrays(t *testing.T) {
+// TestSweepKillsOrphans: a process that outlived its host, because it had no lifeline yet or moved to
+// another session, is killed by the next host.
+func TestSweepKillsOrphans(t *testing.T) {
 	base, err := os.MkdirTemp("/tmp", "k")
 	require.NoError(t, err)
 	defer os.RemoveAll(base)
 	t.Setenv("XDG_RUNTIME_DIR", base)
 	f, err := makeRunFolder(base)
 	require.NoError(t, err)
-	stray, err := os.StartProcess("/bin/sleep", []string{"sleep", "300"}, &os.ProcAttr{Env: []string{tagEnv + "=" + f.tag + "/1"}, Sys: &syscall.SysProcAttr{Setsid: true}})
+	orphan, err := os.StartProcess(
+		"/bin/sleep",
+		[]string{"sleep", "300"},
+		&os.ProcAttr{Env: []string{tagEnv + "=" + f.tag + "/1"}, Sys: &syscall.SysProcAttr{Setsid: true}},
+	)
 	require.NoError(t, err)
 	s := supervisor(t, Options{})
-	require.False(t, gone(stray.Pid), "its host lives")
+	require.False(t, gone(orphan.Pid), "its host is alive")
 	s.Close()
-	f.owner.Close() // as if the host had died
+	f.owner.Close() // as when the host dies
 	supervisor(t, Options{})
-	_, err = stray.Wait()
+	_, err = orphan.Wait()
 	require.NoError(t, err)
 	require.NoDirExists(t, f.path)
 
@@ -355,7 +403,15 @@ func killedHost(logs string) {
 	exe, _ := os.Executable()
 	var out []string
 	for _, mode := range []string{"good", "holder"} {
-		p, err := s.Start(context.Background(), Launch{Kind: plugins.Env, Name: "toy", Argv: []string{exe}, Env: map[string]string{modeEnv: mode, "GORACE": "atexit_sleep_ms=0"}})
+		p, err := s.Start(
+			context.Background(),
+			Launch{
+				Kind: plugins.Env,
+				Name: "toy",
+				Argv: []string{exe},
+				Env:  map[string]string{modeEnv: mode, "GORACE": "atexit_sleep_ms=0"},
+			},
+		)
 		if err != nil {
 			panic(err)
 		}
@@ -376,8 +432,8 @@ func killedHost(logs string) {
 	select {}
 }
 
-// A process that starts late, after somebody has moved the run folder away, must not make it anew.
-func TestScratchInAFolderThatIsGone(t *testing.T) {
+// A process that starts after the run folder was moved away must not create it again.
+func TestScratchInAFolderThatWasMoved(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "run")
 	s := supervisor(t, Options{LogDir: filepath.Join(dir, "plugins")})
 	scratch, err := s.Scratch("env-toy-1")

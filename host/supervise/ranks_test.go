@@ -13,7 +13,7 @@ import (
 	"github.com/srpo-dev/srpo/plugins/env"
 )
 
-// ranksOf is a plugin of so many processes, whatever its kind; seeds are those that they are configured with.
+// ranksOf returns a plugin of n processes, configured with the given seeds.
 func ranksOf(t *testing.T, n int, o Options, seeds ...uint64) (*ProcessWorker[env.Env], *events) {
 	t.Helper()
 	var ev events
@@ -42,15 +42,28 @@ func TestRanksEndTogether(t *testing.T) {
 	_, err = c.Reset(background, env.Reset{Task: "a"})
 	require.NoError(t, err)
 	ranks := w.Process().Ranks()
-	require.Equal(t, []string{"env toy", "env toy #1", "env toy #2"}, []string{ranks[0].Label(), ranks[1].Label(), ranks[2].Label()})
+	require.Equal(
+		t,
+		[]string{"env toy", "env toy #1", "env toy #2"},
+		[]string{ranks[0].Label(), ranks[1].Label(), ranks[2].Label()},
+	)
 
-	// in a call to rank 0
+	// During a call to rank 0.
 	failed := make(chan error, 1)
 	go func() { _, err := c.Reset(background, env.Reset{Task: "hang"}); failed <- err }()
-	require.Eventually(t, func() bool { return ranks[1].heartbeat.calls.Load() == 1 }, 10*time.Second, time.Millisecond)
+	require.Eventually(
+		t,
+		func() bool { return ranks[1].heartbeat.calls.Load() == 1 },
+		10*time.Second,
+		time.Millisecond,
+	)
 	require.NoError(t, syscall.Kill(ranks[1].PID(), syscall.SIGKILL))
 	err = <-failed
-	require.ErrorContains(t, err, "env toy: it was stopped by srpo, as env toy #1 was killed by signal 9 (killed) during Reset")
+	require.ErrorContains(
+		t,
+		err,
+		"env toy: it was stopped by srpo, as env toy #1 was killed by signal 9 (killed) during Reset",
+	)
 	var e *plugins.Error
 	require.True(t, errors.As(err, &e))
 	require.Contains(t, e.Hint, "the system may have run out of memory")
@@ -61,7 +74,7 @@ func TestRanksEndTogether(t *testing.T) {
 		require.True(t, gone(p.PID()))
 	}
 
-	// between calls, and rank 0 itself
+	// Between calls, and rank 0 itself.
 	for rank := range 2 {
 		ranks = w.Process().Ranks()
 		require.NoError(t, syscall.Kill(ranks[rank].PID(), syscall.SIGKILL))
@@ -91,7 +104,11 @@ func TestRankThatIsStopped(t *testing.T) {
 	require.NoError(t, syscall.Kill(ranks[1].PID(), syscall.SIGSTOP))
 	_, err = c.Reset(background, env.Reset{Task: "hang"})
 	require.ErrorContains(t, err, "env toy #1: the process sent no heartbeat for 3s in Reset of lane 0")
-	require.Contains(t, plugins.AsError(err).Hint, "env-toy-1.log; if such a silence is normal, raise [host] silence_timeout_s")
+	require.Contains(
+		t,
+		plugins.AsError(err).Hint,
+		"env-toy-1.log; if such a silence is normal, raise [host] silence_timeout_s",
+	)
 	_, _, err = w.Client(background)
 	require.NoError(t, err)
 }

@@ -61,7 +61,7 @@ func TestCrashInCall(t *testing.T) {
 	require.NoError(t, err)
 	require.EqualValues(t, 1, first)
 
-	for _, how := range []struct{ task, words, detail string }{
+	for _, how := range []struct{ task, message, detail string }{
 		{"exit", "env toy: it exited with status 5 during Reset of lane 0", "mj_step: Nan in qacc"},
 		{"panic", "env toy: it exited with status 2 during Reset of lane 0", "simulator fault"},
 		{"kill", "env toy: it was killed by signal 9 (killed) during Reset of lane 0", ""},
@@ -73,7 +73,7 @@ func TestCrashInCall(t *testing.T) {
 		var e *plugins.Error
 		require.True(t, errors.As(err, &e))
 		require.Equal(t, plugins.Unavailable, e.Kind)
-		require.Contains(t, e.Error(), how.words)
+		require.Contains(t, e.Error(), how.message)
 		require.Contains(t, e.Detail, how.detail)
 		require.NotEmpty(t, e.Hint)
 		next, now, err := w.Client(background)
@@ -86,7 +86,7 @@ func TestCrashInCall(t *testing.T) {
 		require.Equal(t, plugins.Unavailable, plugins.KindOf(err), "the old client stays dead")
 		_, still, err := w.Client(background)
 		require.NoError(t, err)
-		require.Equal(t, now, still, "and what it says of the old process does not hurt the new one")
+		require.Equal(t, now, still, "a report on the old process does not affect the new one")
 	}
 	require.Equal(t, []string{"started", "ready", "died", "restarting", "started", "ready"}, ev.what()[:6])
 }
@@ -121,7 +121,7 @@ func TestBudget(t *testing.T) {
 func TestBudgetWithinAWindow(t *testing.T) {
 	t.Parallel()
 	w, _ := envWorker(t, Options{Restarts: 1, Window: time.Nanosecond})
-	for range 2 { // each restart is outside of the window of the one before
+	for range 2 { // each restart is outside the window of the previous one
 		c, _, err := w.Client(background)
 		require.NoError(t, err)
 		_, err = c.Reset(background, env.Reset{Task: "exit"})
@@ -146,7 +146,12 @@ func TestDeathBetweenCalls(t *testing.T) {
 	require.NoError(t, err)
 	_, err = c.Reset(background, env.Reset{Task: "soon"})
 	require.NoError(t, err)
-	require.Eventually(t, func() bool { l := ev.what(); return l[len(l)-1] == "died" }, 5*time.Second, 5*time.Millisecond)
+	require.Eventually(
+		t,
+		func() bool { l := ev.what(); return l[len(l)-1] == "died" },
+		5*time.Second,
+		5*time.Millisecond,
+	)
 	c, inc, err := w.Client(background)
 	require.NoError(t, err)
 	require.EqualValues(t, 2, inc)
@@ -162,14 +167,18 @@ func TestDeadlineReplacesTheProcess(t *testing.T) {
 	pid := w.Process().PID()
 	_, err = c.Reset(background, env.Reset{Lane: 2, Task: "hang"})
 	require.Equal(t, plugins.Deadline, plugins.KindOf(err), err)
-	require.ErrorContains(t, err, "env toy: Reset of lane 2 did not answer within 3s (it reports that it is busy with")
+	require.ErrorContains(
+		t,
+		err,
+		"env toy: Reset of lane 2 did not answer within 3s (it reports that it is busy with",
+	)
 	require.Contains(t, plugins.AsError(err).Hint, "[host] reset_timeout_s")
 	requireGone(t, pid)
 	_, inc, err := w.Client(background)
 	require.NoError(t, err)
 	require.EqualValues(t, 2, inc)
 
-	// The caller's own deadline or cancellation is not the plugin's fault.
+	// The caller's deadline or cancellation does not replace the process.
 	c, _, err = w.Client(background)
 	require.NoError(t, err)
 	ctx, cancel := context.WithTimeout(background, 50*time.Millisecond)
@@ -222,7 +231,7 @@ func TestFirstStartIsNotTriedAgain(t *testing.T) {
 			require.Contains(t, plugins.AsError(err).Detail, "dying while being configured")
 		}
 	}
-	requireNobody(t, s)
+	requireNoProcess(t, s)
 }
 
 func TestRestartThatFailsSpendsTheBudget(t *testing.T) {
@@ -230,7 +239,7 @@ func TestRestartThatFailsSpendsTheBudget(t *testing.T) {
 	s := supervisor(t, Options{Restarts: 3, Backoff: time.Millisecond})
 	var tries atomic.Int64
 	w := NewEnv(s, launch(t, "good"), func(ctx context.Context, e env.Env) error {
-		if n := tries.Add(1); n == 2 || n == 3 { // the first two restarts die while being configured
+		if n := tries.Add(1); n == 2 || n == 3 { // the first two restarts die in Configure
 			return e.Configure(ctx, plugins.Config{Lanes: 1, Seed: 14})
 		}
 		return configure(ctx, e)
@@ -248,10 +257,14 @@ func TestOneStartForAll(t *testing.T) {
 	t.Parallel()
 	s := supervisor(t, Options{Restarts: 1})
 	var tries atomic.Int64
-	w := NewEnv(s, launch(t, "good"), func(ctx context.Context, e env.Env) error { tries.Add(1); return configure(ctx, e) })
+	w := NewEnv(
+		s,
+		launch(t, "good"),
+		func(ctx context.Context, e env.Env) error { tries.Add(1); return configure(ctx, e) },
+	)
 	impatient, cancel := context.WithTimeout(background, time.Millisecond)
 	defer cancel()
-	_, _, err := w.Client(impatient) // does not take the start down with it
+	_, _, err := w.Client(impatient) // does not cancel the start
 	require.Equal(t, plugins.Deadline, plugins.KindOf(err))
 	var wg sync.WaitGroup
 	for range 8 {
@@ -266,7 +279,7 @@ func TestOneStartForAll(t *testing.T) {
 	}
 	wg.Wait()
 	require.EqualValues(t, 1, tries.Load())
-	for range 3 { // several calls fail at the same time
+	for range 3 { // several calls fail together
 		w.Failed(1, errors.New("test"))
 	}
 	_, inc, err := w.Client(background)
@@ -289,7 +302,7 @@ func TestCloseDuringStart(t *testing.T) {
 	require.Equal(t, plugins.Canceled, plugins.KindOf(<-done))
 	_, _, err := w.Client(background)
 	require.Equal(t, plugins.Canceled, plugins.KindOf(err))
-	requireNobody(t, s)
+	requireNoProcess(t, s)
 }
 
 func TestShares(t *testing.T) {

@@ -112,13 +112,8 @@ func (r *run) name() string {
 	if r.cfg.Run.Name != "" {
 		return r.cfg.Run.Name
 	}
-	return fmt.Sprintf(
-		"%s-%s-%s-%s",
-		filepath.Base(r.cfg.Run.Env),
-		filepath.Base(r.cfg.Run.Policy),
-		r.cfg.Reward.Kind,
-		time.Now().Format("0102-150405"),
-	)
+	return fmt.Sprintf("%s-%s-%s-%s", filepath.Base(r.cfg.Run.Env), filepath.Base(r.cfg.Run.Policy),
+		r.cfg.Reward.Kind, time.Now().Format("0102-150405"))
 }
 
 // completeManifest adds what only the running plugins report, and writes the resolved configuration with their
@@ -142,11 +137,8 @@ func (r *run) completeManifest() error {
 		for _, change := range append(settings, changed...) {
 			r.Terminal.Warn("%s: earlier iterations used the other one", change)
 			r.event(
-				store.Event{
-					Type:      store.Warning,
-					Iteration: r.iterationsDone(),
-					Message:   change + " since the run began",
-				},
+				store.Event{Type: store.Warning, Iteration: r.iterationsDone(),
+					Message: change + " since the run began"},
 			)
 		}
 	}
@@ -206,15 +198,11 @@ func changedPlugins(before, now []store.Plugin) []string {
 			switch {
 			case old.Kind != p.Kind:
 			case old.Name != p.Name || old.Version != p.Version:
-				changes = append(
-					changes,
-					fmt.Sprintf("%s %s %s is now %s %s", p.Kind, old.Name, old.Version, p.Name, p.Version),
-				)
+				changes = append(changes,
+					fmt.Sprintf("%s %s %s is now %s %s", p.Kind, old.Name, old.Version, p.Name, p.Version))
 			case old.Hash != p.Hash:
-				changes = append(
-					changes,
-					fmt.Sprintf("the package of %s %s %s has changed", p.Kind, p.Name, p.Version),
-				)
+				changes = append(changes,
+					fmt.Sprintf("the package of %s %s %s has changed", p.Kind, p.Name, p.Version))
 			}
 		}
 	}
@@ -237,12 +225,8 @@ func (r *run) end(ctx context.Context, err error) error {
 		r.event(store.Event{Type: store.Finished, Iteration: at})
 	case ctx.Err() != nil:
 		r.event(store.Event{Type: store.Interrupted, Iteration: at})
-		e := plugins.Errorf(
-			plugins.Canceled,
-			"stopped after iteration %d of %d, which is committed",
-			at,
-			r.cfg.Run.Iterations,
-		)
+		e := plugins.Errorf(plugins.Canceled, "stopped after iteration %d of %d, which is committed", at,
+			r.cfg.Run.Iterations)
 		if r.last == nil {
 			e = plugins.Errorf(plugins.Canceled, "stopped before anything was committed")
 		}

@@ -41,11 +41,8 @@ func (r *run) imitate(ctx context.Context) error {
 	r.status = report.Status{Iterations: r.cfg.Run.Iterations, Phase: "imitate"}
 	var lastLoss float64
 	r.state.UpdateID++
-	request := policy.Imitate{
-		ID:    r.state.UpdateID,
-		Seed:  rollout.Seed(r.cfg.Run.Seed, "imitate"),
-		Steps: r.cfg.Imitate.Steps,
-	}
+	request := policy.Imitate{ID: r.state.UpdateID, Seed: rollout.Seed(r.cfg.Run.Seed, "imitate"),
+		Steps: r.cfg.Imitate.Steps}
 	err = client.Imitate(ctx, request, r.successesOf(t), func(done, loss float64) {
 		lastLoss = loss
 		r.status.Done, r.status.Total = int(1000*done), 1000

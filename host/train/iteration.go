@@ -134,10 +134,8 @@ func (r *run) plan(i int) rollout.Plan {
 		p.Order = rollout.Drawn
 	}
 	for _, t := range r.tasks {
-		p.Tasks = append(
-			p.Tasks,
-			rollout.PlanTask{Task: t, States: s.StartStates(t, c.StartStates), Weight: r.weights[t.ID]},
-		)
+		p.Tasks = append(p.Tasks,
+			rollout.PlanTask{Task: t, States: s.StartStates(t, c.StartStates), Weight: r.weights[t.ID]})
 	}
 	if keep.Videos > 0 {
 		// All members of the first groups, so that successes can be shown beside failures of the same task.

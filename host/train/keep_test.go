@@ -63,11 +63,8 @@ func TestWarningAboutAnUninformativeReward(t *testing.T) {
 	require.Less(t, m.Extra["audit_auroc_low"], 0.5)
 	require.Equal(t, 1.0/40, m.Extra["audit_dropped_share"])
 	require.Equal(t, 0.5, m.Extra["audit_length_auroc"])
-	require.Contains(
-		t,
-		output,
-		"warning: iteration 2: the reward is not shown to tell success from failure: AUROC 0.",
-	)
+	require.Contains(t, output,
+		"warning: iteration 2: the reward is not shown to tell success from failure: AUROC 0.")
 	require.Len(t, events, 1)
 	require.Equal(t, store.Warning, events[0].Type)
 	require.NotEmpty(t, events[0].Hint)
@@ -85,10 +82,8 @@ func TestClipsThatCannotBeWritten(t *testing.T) {
 	folder, err := store.Create(filepath.Join(t.TempDir(), "run"), store.Manifest{}, nil)
 	require.NoError(t, err)
 	defer folder.Close()
-	require.NoError(
-		t,
-		os.WriteFile(filepath.Join(folder.Dir(), "clips"), nil, 0o644),
-	) // a file where the folder should be
+	require.NoError(t,
+		os.WriteFile(filepath.Join(folder.Dir(), "clips"), nil, 0o644)) // a file where the folder should be
 	cfg := config.Default()
 	cfg.Run.KeepClips = "all"
 	r := &run{cfg: cfg, folder: folder}

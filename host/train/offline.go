@@ -96,12 +96,8 @@ func (r *run) learnOffline(ctx context.Context) error {
 // offlineIteration makes one regression and commits it.
 func (r *run) offlineIteration(ctx context.Context, i int, w *weightedSet) error {
 	start := time.Now()
-	r.status = report.Status{
-		Iteration:  i,
-		Iterations: r.cfg.Run.Iterations,
-		Phase:      "update",
-		EnvSteps:   r.state.EnvSteps,
-	}
+	r.status = report.Status{Iteration: i, Iterations: r.cfg.Run.Iterations, Phase: "update",
+		EnvSteps: r.state.EnvSteps}
 	next := *r.state
 	next.UpdateID++
 	loss, err := r.regress(ctx, i, next.UpdateID, w)
@@ -274,10 +270,8 @@ func (r *run) progressCurves(ctx context.Context, set dataset.Set, episodes []in
 	list, index := &attempts.List{Source: r.cfg.Offline.Data}, map[string]int{}
 	for k, i := range episodes {
 		e := all[i]
-		list.Attempts = append(
-			list.Attempts,
-			attempts.Attempt{ID: e.ID, Task: e.Task, Success: e.Success, Video: e.ID},
-		)
+		list.Attempts = append(list.Attempts,
+			attempts.Attempt{ID: e.ID, Task: e.Task, Success: e.Success, Video: e.ID})
 		index[e.ID] = k
 	}
 	cache, removeCache, err := embed.OpenCache(r.Cache)
@@ -300,10 +294,8 @@ func (r *run) progressCurves(ctx context.Context, set dataset.Set, episodes []in
 		v := vectors[k].Whole
 		if a.Problem != "" || vectors[k].Problem != "" || len(v.Clip) == 0 {
 			r.event(
-				store.Event{
-					Type:    store.Dropped,
-					Message: fmt.Sprintf("%s: %s%s", a.ID, a.Problem, vectors[k].Problem),
-				},
+				store.Event{Type: store.Dropped,
+					Message: fmt.Sprintf("%s: %s%s", a.ID, a.Problem, vectors[k].Problem)},
 			)
 			continue
 		}

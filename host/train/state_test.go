@@ -30,9 +30,7 @@ func FuzzState(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text, memory []byte) {
 		require.NoError(t, os.WriteFile(dir+"/"+stateFile, text, 0o644))
 		require.NoError(t, os.WriteFile(dir+"/"+memoryFile, memory, 0o644))
-		c.Files[stateFile], c.Files[memoryFile] = store.File{
-			Size: int64(len(text)),
-		}, store.File{
+		c.Files[stateFile], c.Files[memoryFile] = store.File{Size: int64(len(text))}, store.File{
 			Size: int64(len(memory)),
 		}
 		s, err := readState(c)

@@ -149,20 +149,10 @@ func (r *run) openSession(ctx context.Context, needs session.Needs) (err error) 
 	if r.weights, err = s.TaskWeights(r.tasks); err != nil {
 		return err
 	}
-	r.Terminal.Line(
-		"%s: %s, %d lanes · policy %s (%s parameters) · reward %s%s · ready in %.1f s",
-		s.Sched.EnvName,
-		report.Count(
-			len(s.Tasks),
-			"task",
-		),
-		s.Lanes,
-		r.cfg.Run.Policy,
-		report.Thousands(s.Sched.PolicySpec.Parameters),
-		r.cfg.Reward.Kind,
-		r.encoderNote(),
-		time.Since(started).Seconds(),
-	)
+	r.Terminal.Line("%s: %s, %d lanes · policy %s (%s parameters) · reward %s%s · ready in %.1f s", s.Sched.EnvName,
+		report.Count(len(s.Tasks), "task"), s.Lanes, r.cfg.Run.Policy,
+		report.Thousands(s.Sched.PolicySpec.Parameters), r.cfg.Reward.Kind, r.encoderNote(),
+		time.Since(started).Seconds())
 	return nil
 }
 
@@ -207,12 +197,8 @@ func (r *run) evaluateStart(ctx context.Context) error {
 func (r *run) iterate(ctx context.Context) error {
 	total := r.cfg.Run.Iterations
 	if r.Resume != "" && r.last.Iteration >= total {
-		r.Terminal.Line(
-			"all %d iterations are done; for more: srpo run --resume %s --iterations %d",
-			total,
-			r.folder.Dir(),
-			r.last.Iteration+total,
-		)
+		r.Terminal.Line("all %d iterations are done; for more: srpo run --resume %s --iterations %d", total,
+			r.folder.Dir(), r.last.Iteration+total)
 	}
 	for i := r.last.Iteration + 1; i <= total; i++ {
 		if r.solved() {

@@ -23,10 +23,8 @@ func (r *run) update(ctx context.Context, it *result) error {
 	for _, s := range it.samples {
 		a := s.Advantage
 		if !a.Masked && a.Value != 0 && !r.excluded.contains(it.iteration, strconv.Itoa(s.Group)) {
-			u.Trajectories = append(
-				u.Trajectories,
-				policy.Advantage{Trajectory: s.ID, Values: []float64{a.Value}, Steps: s.Steps},
-			)
+			u.Trajectories = append(u.Trajectories,
+				policy.Advantage{Trajectory: s.ID, Values: []float64{a.Value}, Steps: s.Steps})
 		}
 	}
 	sched := r.session.Sched

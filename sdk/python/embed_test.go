@@ -51,7 +51,7 @@ func TestFilesAreThePackage(t *testing.T) {
 	require.Contains(t, names, "srpo_sdk/_proto/env_pb2.py")
 }
 
-// python finds an interpreter that has what the kit needs; SRPO_TEST_PYTHON names one.
+// python returns an interpreter with the packages that the kit needs; SRPO_TEST_PYTHON names one.
 func python(t *testing.T) string {
 	t.Helper()
 	for _, candidate := range []string{os.Getenv("SRPO_TEST_PYTHON"), "python3"} {
@@ -75,7 +75,8 @@ func (dispenser) GRPCClient(_ context.Context, _ *goplugin.GRPCBroker, cc *grpc.
 	return cc, nil
 }
 
-// start runs a Python plugin under unmodified go-plugin, with the package as it is embedded, and returns the connection and what ends it.
+// start runs a Python plugin under unmodified go-plugin, with the package as it is embedded. It returns the
+// connection and a function that ends the plugin.
 func start(t *testing.T, script string, a *arena.Arena) (*grpc.ClientConn, func()) {
 	t.Helper()
 	interpreter := python(t)
@@ -88,7 +89,9 @@ func start(t *testing.T, script string, a *arena.Arena) (*grpc.ClientConn, func(
 	require.NoError(t, err)
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "localhost"}, DNSNames: []string{"localhost"},
-		NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
+		NotBefore: time.Now().
+			Add(-time.Minute),
+		NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
 		KeyUsage:    x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
 	}
@@ -99,17 +102,29 @@ func start(t *testing.T, script string, a *arena.Arena) (*grpc.ClientConn, func(
 	lifelineRead, lifeline, err := os.Pipe()
 	require.NoError(t, err)
 	cmd := exec.Command(interpreter, script)
-	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH")}, "PYTHONPATH="+path, "PYTHONDONTWRITEBYTECODE=1", plugins.LifelineEnv+"="+strconv.Itoa(plugins.LifelineFD),
-		"PLUGIN_CLIENT_CERT="+string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})))
+	cmd.Env = append(
+		[]string{"PATH=" + os.Getenv("PATH")},
+		"PYTHONPATH="+path,
+		"PYTHONDONTWRITEBYTECODE=1",
+		plugins.LifelineEnv+"="+strconv.Itoa(plugins.LifelineFD),
+		"PLUGIN_CLIENT_CERT="+string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})),
+	)
 	cmd.ExtraFiles = []*os.File{lifelineRead}
 	if a != nil {
 		cmd.ExtraFiles = append(cmd.ExtraFiles, a.File())
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	client := goplugin.NewClient(&goplugin.ClientConfig{
-		HandshakeConfig: plugins.Handshake, Plugins: goplugin.PluginSet{"it": dispenser{}}, Cmd: cmd, SkipHostEnv: true, Logger: hclog.NewNullLogger(), Stderr: os.Stderr,
-		AllowedProtocols: []goplugin.Protocol{goplugin.ProtocolGRPC}, GRPCDialOptions: serve.DialOptions(), StartTimeout: time.Minute,
-		TLSConfig: &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12, ServerName: "localhost"},
+		HandshakeConfig: plugins.Handshake, Plugins: goplugin.PluginSet{"it": dispenser{}}, Cmd: cmd,
+		SkipHostEnv: true, Logger: hclog.NewNullLogger(), Stderr: os.Stderr,
+		AllowedProtocols: []goplugin.Protocol{
+			goplugin.ProtocolGRPC,
+		}, GRPCDialOptions: serve.DialOptions(), StartTimeout: time.Minute,
+		TLSConfig: &tls.Config{
+			Certificates: []tls.Certificate{certificate},
+			MinVersion:   tls.VersionTLS12,
+			ServerName:   "localhost",
+		},
 	})
 	ended := false
 	end := func() {
@@ -138,7 +153,7 @@ func shared(t *testing.T) *arena.Arena {
 	return a
 }
 
-// The example keeps every promise of the contract, spoken to by the host's own client.
+// The example passes every check of the contract through the host's client.
 func TestExampleConforms(t *testing.T) {
 	for _, mode := range []string{"arena", "bytes"} {
 		t.Run(mode, func(t *testing.T) {
@@ -148,13 +163,18 @@ func TestExampleConforms(t *testing.T) {
 			}
 			cc, end := start(t, "../../examples/reach-python/plugin.py", a)
 			ran := 0
-			failed := plugintest.Run(context.Background(), plugintest.Env(env.NewClient(cc, a), nil), time.Minute, func(r plugintest.Result) {
-				if r.Err != nil && !r.Skipped() {
-					t.Errorf("%s: %v", r.Name, r.Err)
-				} else if r.Err == nil {
-					ran++
-				}
-			})
+			failed := plugintest.Run(
+				context.Background(),
+				plugintest.Env(env.NewClient(cc, a), nil),
+				time.Minute,
+				func(r plugintest.Result) {
+					if r.Err != nil && !r.Skipped() {
+						t.Errorf("%s: %v", r.Name, r.Err)
+					} else if r.Err == nil {
+						ran++
+					}
+				},
+			)
 			require.Zero(t, failed)
 			require.Greater(t, ran, 8)
 			end()
@@ -163,7 +183,7 @@ func TestExampleConforms(t *testing.T) {
 	}
 }
 
-// A failure in Python arrives in Go with all of its parts.
+// An error in Python keeps its kind, place and hint in Go.
 func TestErrorsKeepTheirParts(t *testing.T) {
 	cc, _ := start(t, "tests/plugins/lab.py", nil)
 	c := env.NewClient(cc, nil)
@@ -174,7 +194,16 @@ func TestErrorsKeepTheirParts(t *testing.T) {
 	_, err = c.Step(ctx, env.Step{Actions: plugins.Floats([]float32{0, 0, 0}, 1, 3)})
 	var e *plugins.Error
 	require.True(t, errors.As(err, &e))
-	require.Equal(t, plugins.Error{Kind: plugins.Exhausted, Message: "no more arms", Place: "lab/error step 0, the cupboard", Hint: "buy one"}, *e)
+	require.Equal(
+		t,
+		plugins.Error{
+			Kind:    plugins.Exhausted,
+			Message: "no more arms",
+			Place:   "lab/error step 0, the cupboard",
+			Hint:    "buy one",
+		},
+		*e,
+	)
 	_, err = c.Reset(ctx, env.Reset{Task: "lab/raise"})
 	require.NoError(t, err)
 	_, err = c.Step(ctx, env.Step{Actions: plugins.Floats(make([]float32, 9), 3, 3)})
@@ -183,7 +212,7 @@ func TestErrorsKeepTheirParts(t *testing.T) {
 	require.Contains(t, e.Detail, "the arm fell off")
 }
 
-// Clips go to Python through the arena, as the host's client sends them.
+// The host's client sends clips to Python through the arena.
 func TestClipsThroughTheArena(t *testing.T) {
 	a := shared(t)
 	cc, _ := start(t, "tests/plugins/looker.py", a)

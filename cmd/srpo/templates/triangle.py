@@ -1,4 +1,4 @@
-"""Draws a triangle off screen by EGL and prints who drew it; what went wrong is the last line of stderr."""
+"""Draws a triangle off screen with EGL and prints the name of the renderer. An error is the last line of stderr."""
 
 import os
 import sys
@@ -9,9 +9,9 @@ def draw():
 
     context = GLContext(64, 64)
     context.make_current()
-    from OpenGL import GL  # it binds to the context's library
+    from OpenGL import GL  # after make_current: it binds to the context's library
 
-    # The context has no surface: the picture goes into a frame buffer.
+    # The context has no surface, so the image goes into a frame buffer.
     GL.glBindFramebuffer(GL.GL_FRAMEBUFFER, GL.glGenFramebuffers(1))
     GL.glBindRenderbuffer(GL.GL_RENDERBUFFER, GL.glGenRenderbuffers(1))
     GL.glRenderbufferStorage(GL.GL_RENDERBUFFER, GL.GL_RGBA8, 64, 64)
@@ -29,7 +29,7 @@ def draw():
     pixels = [GL.glReadPixels(x, y, 1, 1, GL.GL_RGB, GL.GL_UNSIGNED_BYTE) for x, y in ((32, 20), (2, 60))]
     middle, corner = map(bytes, pixels)
     if (middle, corner) != (b"\xff\x00\x00", b"\x00\x00\xff"):
-        raise RuntimeError(f"the picture is wrong: {middle.hex()} in the middle, {corner.hex()} in the corner")
+        raise RuntimeError(f"the image is wrong: {middle.hex()} in the middle, {corner.hex()} in the corner")
     return GL.glGetString(GL.GL_RENDERER).decode()
 
 
@@ -37,9 +37,9 @@ try:
     print(draw(), flush=True)
 except BaseException as e:
     try:
-        words = str(e)
+        message = str(e)
     except Exception:  # PyOpenGL's own errors cannot always be printed
-        words = f"error {getattr(e, 'err', 'unknown')}"
-    print(f"{type(e).__name__}: " + " ".join(words.split()), file=sys.stderr, flush=True)
+        message = f"error {getattr(e, 'err', 'unknown')}"
+    print(f"{type(e).__name__}: " + " ".join(message.split()), file=sys.stderr, flush=True)
     os._exit(1)
-os._exit(0)  # without the destructors, which print errors of their own
+os._exit(0)  # skips destructors, which print unrelated errors

@@ -16,14 +16,14 @@ class Unsupported(RuntimeError):
     """The compiled kernel does not support this environment."""
 
 
-def attach(domain, heartbeat: Callable[[], None]) -> bool:
+def attach(domain, report_progress: Callable[[], None]) -> bool:
     """Replace ``domain.step`` by the fast step. Return False, with a warning on stderr, if that is not possible.
 
-    The first call on a machine compiles for half a minute and calls ``heartbeat`` every few seconds.
+    The first call on a machine compiles for half a minute and calls ``report_progress`` every few seconds.
     """
     try:
         fast = FastStep(domain)
-        fast.compile(heartbeat)
+        fast.compile(report_progress)
         domain.step = fast
     except Exception as error:  # noqa: BLE001  a broken binding must not end a run: the slow step works
         print(f"libero: the fast step is off, the slow one gives the same results: {error!r}", file=sys.stderr)
@@ -85,10 +85,10 @@ class FastStep:
         self.substeps = int(domain.control_timestep / domain.model_timestep)
         self.sim = sim
 
-    def compile(self, heartbeat: Callable[[], None]) -> None:
+    def compile(self, report_progress: Callable[[], None]) -> None:
         """Compile the step, or load it from the cache, so that errors occur here and not in the first step."""
         command = self._command(self.domain.robots[0], 1.0)
-        self.kernel.compile_ahead(self.plant, self.arm, command, heartbeat)
+        self.kernel.compile_ahead(self.plant, self.arm, command, report_progress)
 
     def __call__(self, action: np.ndarray):
         domain = self.domain

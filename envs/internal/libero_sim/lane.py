@@ -85,7 +85,7 @@ class SceneLane(srpo.Env):
         return entry.id
 
     def load(self, entry, **options):
-        """Return a ``scene.Scene`` for the entry. ``options`` are ``SCENE_SETTINGS`` and ``heartbeat``."""
+        """Return a ``scene.Scene`` for the entry. ``options`` are ``SCENE_SETTINGS`` and ``report_progress``."""
         raise NotImplementedError
 
     def start(self, scene, entry, state: np.ndarray, seed: int) -> None:
@@ -136,16 +136,16 @@ class SceneLane(srpo.Env):
             old.close()
             del old
             _release_memory()
-        srpo.heartbeat()
+        srpo.report_progress()
         options = {name: self.settings[name] for name in SCENE_SETTINGS}
         try:
-            scene = self.load(entry, heartbeat=srpo.heartbeat, **options)
+            scene = self.load(entry, report_progress=srpo.report_progress, **options)
         except (ImportError, OSError, AttributeError) as error:
             if "GL" in str(error) or "OSMesa" in str(error):
                 raise _gl_error(self.settings["gl"], error) from error
             raise
         self._scenes[name] = scene
-        srpo.heartbeat()
+        srpo.report_progress()
         return scene
 
     def step(self, action: np.ndarray) -> srpo.Step:

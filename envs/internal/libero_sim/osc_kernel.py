@@ -299,8 +299,8 @@ def run_substeps(first, end, last, forwarded, plant, arm, command):
             _euler(plant.model, plant.data)
 
 
-def compile_ahead(plant: Plant, arm: ArmState, command: Command, heartbeat: Callable[[], None]) -> None:
-    """Compile all functions of a step, inner functions first, without running them; call ``heartbeat`` in between."""
+def compile_ahead(plant: Plant, arm: ArmState, command: Command, report_progress: Callable[[], None]) -> None:
+    """Compile all functions of a step, inner ones first, without running them; call ``report_progress`` in between."""
     calls = (
         (normalization_changes, (plant.qpos, plant.quaternions)),
         (forward_once, (plant,)),
@@ -316,4 +316,4 @@ def compile_ahead(plant: Plant, arm: ArmState, command: Command, heartbeat: Call
     compiled = run_substeps.signatures
     for function, arguments in () if compiled else calls:
         function.compile(tuple(typeof(argument) for argument in arguments))
-        heartbeat()
+        report_progress()

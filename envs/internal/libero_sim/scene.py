@@ -39,7 +39,7 @@ class Scene:
         fast: whether to use compiled steps.
         multisample: samples per pixel.
         mesh_cell_mm: cell size of simplified meshes in mm; 0 renders every triangle.
-        heartbeat: called every few seconds while loading takes long.
+        report_progress: called every few seconds while loading takes long.
     """
 
     def __init__(
@@ -48,16 +48,16 @@ class Scene:
         fast: bool = True,
         multisample: int = render.DEFAULT_MULTISAMPLE,
         mesh_cell_mm: float = 0.0,
-        heartbeat: Callable[[], None] = lambda: None,
+        report_progress: Callable[[], None] = lambda: None,
     ):
         self.domain = load()
-        heartbeat()
+        report_progress()
         self.model = self.domain.sim.model._model
         self.data = self.domain.sim.data._data
         self.observed = mujoco.MjData(self.model)
         self.observed_site_rgba = self.model.site_rgba.copy()
         self._observe_by_copy()
-        self.fast = fast and fast_step.attach(self.domain, heartbeat)
+        self.fast = fast and fast_step.attach(self.domain, report_progress)
         self._render_options = {"multisample": multisample, "cell": mesh_cell_mm / 1000}
         self._renderer: render.Renderer | None = None
 

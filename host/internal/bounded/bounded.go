@@ -1,5 +1,5 @@
-// Package bounded reads whole files without trusting their size: what was damaged or put there by somebody
-// else must not fill the memory of a host that runs for a week.
+// Package bounded reads whole files up to a size limit: a damaged or hostile file must not fill the memory of
+// the host.
 package bounded
 
 import (
@@ -10,50 +10,51 @@ import (
 	"os"
 )
 
-// Sizes that nothing of ours comes near.
+// Limits far above the sizes of files that srpo writes.
 const (
-	Small = 16 << 20 // settings, manifests, locks: kilobytes
-	Log   = 1 << 30  // a line an iteration or an event: some MB in a week
+	Small = 16 << 20 // settings, manifests, locks: usually kilobytes
+	Log   = 1 << 30  // one line per iteration or event: usually some MB per week
 )
 
-// ErrTooLarge is what a file beyond its bound gives.
+// ErrTooLarge is the error for a file beyond its limit.
 var ErrTooLarge = errors.New("too large")
 
-type tooLarge struct{ size, most int64 }
+type tooLarge struct{ size, limit int64 }
 
 func (e tooLarge) Error() string {
-	return fmt.Sprintf("it has %d bytes, and at most %d are read", e.size, e.most)
+	return fmt.Sprintf("it has %d bytes, and at most %d are read", e.size, e.limit)
 }
+
 func (e tooLarge) Is(target error) bool { return target == ErrTooLarge }
 
-// ReadFile is [os.ReadFile] for files of at most most bytes. Errors: those of os.ReadFile, and an
-// ErrTooLarge that says the size and the bound.
-func ReadFile(path string, most int64) ([]byte, error) {
+// ReadFile is [os.ReadFile] for files of at most limit bytes. Errors: those of os.ReadFile, and ErrTooLarge
+// with the size and the limit.
+func ReadFile(path string, limit int64) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	return read(f, most)
+	return read(f, limit)
 }
 
 // ReadFS is ReadFile for a file of fsys.
-func ReadFS(fsys fs.FS, name string, most int64) ([]byte, error) {
+func ReadFS(fsys fs.FS, name string, limit int64) ([]byte, error) {
 	f, err := fsys.Open(name)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	return read(f, most)
+	return read(f, limit)
 }
 
-func read(f fs.File, most int64) ([]byte, error) {
-	if info, err := f.Stat(); err == nil && info.Mode().IsRegular() && info.Size() > most {
-		return nil, tooLarge{info.Size(), most}
+func read(f fs.File, limit int64) ([]byte, error) {
+	if info, err := f.Stat(); err == nil && info.Mode().IsRegular() && info.Size() > limit {
+		return nil, tooLarge{info.Size(), limit}
 	}
-	data, err := io.ReadAll(io.LimitReader(f, most+1)) // it may grow, or be no regular file
-	if err == nil && int64(len(data)) > most {
-		err = tooLarge{int64(len(data)), most}
+	data, err := io.ReadAll(io.LimitReader(f, limit+1)) // the file may grow, or have no size
+	if err == nil && int64(len(data)) > limit {
+		err = tooLarge{int64(len(data)), limit}
 	}
 	if err != nil {
 		return nil, err

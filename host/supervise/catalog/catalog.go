@@ -1,7 +1,8 @@
-// Package catalog finds the package that a name or a path means.
+// Package catalog finds the package for a name or a path.
 //
-// Packages come from three places: those that are part of srpo (served by the same program, or embedded Python packages), folders of packages that the
-// user has named ([host] plugin_path), and single folders given by path. PATH is never searched.
+// There are three kinds of packages: those that are part of srpo (served by its program, or embedded Python
+// packages), packages in the folders of [host] plugin_path, and single folders given by path. PATH is never
+// searched.
 package catalog
 
 import (
@@ -21,59 +22,60 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// Origin says where a package is from.
+// Origin is the place that a package is from.
 type Origin string
 
 // The origins.
 const (
-	// BuiltIn is served by srpo's own program.
+	// BuiltIn packages are served by srpo's own program.
 	BuiltIn Origin = "built in"
-	// Embedded is a package inside of srpo's program.
+	// Embedded packages are inside srpo's program.
 	Embedded Origin = "embedded"
-	// Folder is a package on disk, covered by srpo.lock.
+	// Folder packages are on disk, and covered by srpo.lock.
 	Folder Origin = "folder"
 )
 
-// Catalog knows the packages.
+// Catalog lists the available packages.
 type Catalog struct {
 	// BuiltIns are served by srpo's own program.
 	BuiltIns []BuiltInPackage
-	// Embedded are packages inside of srpo's program, each with a plugin.toml at its root.
+	// Embedded are packages inside srpo's program, each with a plugin.toml at its root.
 	Embedded []fs.FS
 	// Path are folders whose sub-folders are packages.
 	Path []string
-	// Cache is where embedded packages are unpacked.
+	// Cache is the folder into which embedded packages are unpacked.
 	Cache string
 }
 
-// BuiltInPackage is served by srpo's own program.
+// BuiltInPackage is a package that srpo's own program serves.
 type BuiltInPackage struct {
 	Kind      plugins.Kind
 	Name, Doc string
 	Version   string
 }
 
-// Package is one that was found.
+// Package is a package that was found.
 type Package struct {
 	Kind               plugins.Kind
 	Name, Version, Doc string
 	Origin             Origin
 	// ByPath is true when [Catalog.Lookup] got the path of the folder instead of a name.
 	ByPath bool
-	// Dir is the package's folder, absolute; empty for built-in ones. For embedded ones it is set by [Catalog.Find], not by [Catalog.List].
+	// Dir is the absolute path of the package's folder; empty for built-in packages. For embedded packages,
+	// [Catalog.Find] sets it and [Catalog.List] does not.
 	Dir string
-	// Manifest is nil for built-in ones.
+	// Manifest is nil for built-in packages.
 	Manifest *manifest.Manifest
 	embedded fs.FS
 }
 
-// IsPath says whether a plugin was given by its path rather than its name.
+// IsPath reports whether s is a path rather than a name.
 func IsPath(s string) bool {
 	return s == "." || s == ".." || strings.ContainsRune(s, filepath.Separator) || strings.HasPrefix(s, "~")
 }
 
-// Find returns the package of a kind that a name or the path of a folder means. What is part of srpo wins over what lies in [Catalog.Path], and earlier
-// folders of that over later ones.
+// Find returns the package of a kind for a name, or for the path of a folder. Packages that are part of
+// srpo precede those in [Catalog.Path], and its earlier folders precede later ones.
 func (c *Catalog) Find(kind plugins.Kind, nameOrPath string) (Package, error) {
 	p, err := c.Lookup(kind, nameOrPath)
 	if err == nil && p.embedded != nil {
@@ -82,16 +84,18 @@ func (c *Catalog) Find(kind plugins.Kind, nameOrPath string) (Package, error) {
 	return p, err
 }
 
-// Lookup is Find without putting an embedded package, whose Dir is then empty, onto the disk.
+// Lookup is [Catalog.Find] without unpacking an embedded package, whose Dir is then empty.
 func (c *Catalog) Lookup(kind plugins.Kind, nameOrPath string) (Package, error) {
 	if nameOrPath == "" {
-		return Package{}, plugins.Errorf(plugins.Invalid, "no %s given", kind).WithHint("one of %s, or the path of a package's folder", c.names(kind))
+		return Package{}, plugins.Errorf(plugins.Invalid, "no %s given", kind).
+			WithHint("one of %s, or the path of a package's folder", c.names(kind))
 	}
 	if IsPath(nameOrPath) {
 		p, err := c.Open(nameOrPath)
 		p.ByPath = true
 		if err == nil && p.Kind != kind {
-			err = plugins.Errorf(plugins.Invalid, "%s is of kind %s, not %s", nameOrPath, p.Kind, kind).WithHint("give it where the %s goes", p.Kind)
+			err = plugins.Errorf(plugins.Invalid, "%s is of kind %s, not %s", nameOrPath, p.Kind, kind).
+				WithHint("give it where the %s goes", p.Kind)
 		}
 		return p, err
 	}
@@ -101,8 +105,11 @@ func (c *Catalog) Lookup(kind plugins.Kind, nameOrPath string) (Package, error) 
 			return p, nil
 		}
 	}
-	for _, err := range broken { // one that is there but cannot be read is not "not found"
-		if e := plugins.AsError(err); strings.Contains(e.Place+e.Message, string(filepath.Separator)+nameOrPath+string(filepath.Separator)) {
+	for _, err := range broken { // a package that exists but cannot be read is not "not found"
+		if e := plugins.AsError(err); strings.Contains(
+			e.Place+e.Message,
+			string(filepath.Separator)+nameOrPath+string(filepath.Separator),
+		) {
 			return Package{}, err
 		}
 	}
@@ -115,9 +122,11 @@ func (c *Catalog) Lookup(kind plugins.Kind, nameOrPath string) (Package, error) 
 		return Package{}, e.WithHint("did you mean %q?", near)
 	}
 	if _, err := os.Stat(filepath.Join(nameOrPath, manifest.FileName)); err == nil {
-		return Package{}, e.WithHint("for the package in the folder of that name, give its path: ./%s", nameOrPath)
+		return Package{}, e.WithHint("to use the package in the folder of that name, give its path: ./%s", nameOrPath)
 	}
-	return Package{}, e.WithHint("give the path of a package's folder, or name the folder of your packages in [host] plugin_path")
+	return Package{}, e.WithHint(
+		"give the path of a package's folder, or add the folder of your packages to [host] plugin_path",
+	)
 }
 
 // Open returns the package in a folder.
@@ -129,7 +138,8 @@ func (c *Catalog) Open(dir string) (Package, error) {
 	}
 	abs, err := filepath.Abs(dir)
 	if err != nil {
-		return Package{}, plugins.Errorf(plugins.Invalid, "the path %q: %w", dir, err).WithHint("give the path of a folder")
+		return Package{}, plugins.Errorf(plugins.Invalid, "the path %q: %w", dir, err).
+			WithHint("give the path of a folder")
 	}
 	if filepath.Base(abs) == manifest.FileName {
 		abs = filepath.Dir(abs)
@@ -139,7 +149,9 @@ func (c *Catalog) Open(dir string) (Package, error) {
 		return Package{}, err
 	}
 	if m.Command != nil && m.Command.IsSelf() {
-		e := plugins.Errorf(plugins.Invalid, "%s %s is served by srpo's own program: only packages inside of it may be", m.Kind, m.Name).WithPlace("%s", filepath.Join(abs, manifest.FileName))
+		e := plugins.Errorf(plugins.Invalid,
+			"%s %s is served by srpo's own program, which only packages inside srpo may be", m.Kind, m.Name).
+			WithPlace("%s", filepath.Join(abs, manifest.FileName))
 		for _, f := range c.Embedded {
 			if own, err := manifest.Load(f, "embedded"); err == nil && own.Kind == m.Kind && own.Name == m.Name {
 				return Package{}, e.WithHint("give its name instead of its folder: %s", m.Name)
@@ -147,10 +159,19 @@ func (c *Catalog) Open(dir string) (Package, error) {
 		}
 		return Package{}, e.WithHint("name a program of the package in [command] exec")
 	}
-	return Package{Kind: m.Kind, Name: m.Name, Version: m.Version, Doc: m.Doc, Origin: Folder, Dir: abs, Manifest: m}, nil
+	return Package{
+		Kind:     m.Kind,
+		Name:     m.Name,
+		Version:  m.Version,
+		Doc:      m.Doc,
+		Origin:   Folder,
+		Dir:      abs,
+		Manifest: m,
+	}, nil
 }
 
-// List returns the packages of a kind ("" for all), those that win first, and the errors of folders that look like packages but are not.
+// List returns the packages of a kind ("" for all) in order of precedence, and the errors of folders with a
+// broken package.
 func (c *Catalog) List(kind plugins.Kind) (list []Package, broken []error) {
 	seen := map[string]bool{}
 	add := func(p Package) {
@@ -168,7 +189,17 @@ func (c *Catalog) List(kind plugins.Kind) (list []Package, broken []error) {
 			broken = append(broken, err)
 			continue
 		}
-		add(Package{Kind: m.Kind, Name: m.Name, Version: m.Version, Doc: m.Doc, Origin: Embedded, Manifest: m, embedded: f})
+		add(
+			Package{
+				Kind:     m.Kind,
+				Name:     m.Name,
+				Version:  m.Version,
+				Doc:      m.Doc,
+				Origin:   Embedded,
+				Manifest: m,
+				embedded: f,
+			},
+		)
 	}
 	for _, dir := range c.Path {
 		found, _ := filepath.Glob(filepath.Join(dir, "*", manifest.FileName))
@@ -197,7 +228,7 @@ func (c *Catalog) names(kind plugins.Kind) string {
 	return strings.Join(names, ", ")
 }
 
-// unpack puts an embedded package into the cache, unless it is there unchanged.
+// unpack unpacks an embedded package into the cache.
 func (c *Catalog) unpack(p Package) (Package, error) {
 	dir, err := Unpack(p.embedded, c.Cache, "packages", p.Name)
 	if err != nil {
@@ -207,68 +238,87 @@ func (c *Catalog) unpack(p Package) (Package, error) {
 	return p, nil
 }
 
-// Unpack puts an embedded folder into CACHE/what/NAME-HASH and returns that path. A copy that is there is compared file by file; one that differs is
-// replaced. Files that begin with #! become executable, which embedding forgets.
+// Unpack writes an embedded folder to CACHE/what/NAME-HASH and returns that path. It compares an existing
+// copy file by file, and replaces one that differs. Files that begin with #! become executable, as
+// embedding loses the mode.
 func Unpack(f fs.FS, cache, what, name string) (string, error) {
-	want, err := lock.HashFS(f)
+	tree, err := hashEmbedded(f)
 	if err != nil {
 		return "", err
 	}
-	for i, file := range want.Files {
-		want.Files[i].Mode = '-'
-		if runs, err := executable(f, file.Path); err != nil {
-			return "", err
-		} else if runs {
-			want.Files[i].Mode = 'x'
-		}
-	}
 	parent := filepath.Join(cache, what)
-	dir := filepath.Join(parent, name+"-"+want.Sum()[:16])
-	fail := func(err error) (string, error) {
-		return "", plugins.Errorf(plugins.Exhausted, "unpacking %s into %s: %w", name, parent, err).WithHint("set SRPO_CACHE to a folder that can be written to and has room")
-	}
-	if same(dir, want) {
+	dir := filepath.Join(parent, name+"-"+tree.Sum()[:16])
+	if same(dir, tree) {
 		return dir, nil
 	}
-	if err := os.MkdirAll(parent, 0o755); err != nil {
-		return fail(err)
-	}
-	guard := flock.New(dir+".lock", flock.SetFlag(os.O_CREATE|os.O_RDWR), flock.SetPermissions(0o644))
-	if err := guard.Lock(); err != nil { // held while the copy is made
-		return fail(err)
-	}
-	defer guard.Close()
-	if same(dir, want) {
-		return dir, nil
-	}
-	tmp, err := os.MkdirTemp(parent, "."+name+"-")
-	if err != nil {
-		return fail(err)
-	}
-	defer os.RemoveAll(tmp)
-	for _, file := range want.Files {
-		if err := copyFile(f, file, tmp); err != nil {
-			return fail(err)
-		}
-	}
-	if err := os.Chmod(tmp, 0o755); err != nil {
-		return fail(err)
-	}
-	if err := os.RemoveAll(dir); err != nil {
-		return fail(err)
-	}
-	if err := os.Rename(tmp, dir); err != nil {
-		return fail(err)
-	}
-	if !same(dir, want) {
-		return fail(errors.New("the copy differs from the original"))
+	if err := replace(f, tree, dir); err != nil {
+		return "", plugins.Errorf(plugins.Exhausted, "unpacking %s into %s: %w", name, parent, err).
+			WithHint("set SRPO_CACHE to a folder that can be written to and has space")
 	}
 	return dir, nil
 }
 
-func same(dir string, want lock.Tree) bool {
+// hashEmbedded hashes an embedded folder, with the modes that its files get on disk.
+func hashEmbedded(f fs.FS) (lock.Tree, error) {
+	tree, err := lock.HashFS(f)
+	if err != nil {
+		return tree, err
+	}
+	for i, file := range tree.Files {
+		tree.Files[i].Mode = '-'
+		runs, err := executable(f, file.Path)
+		if err != nil {
+			return tree, err
+		}
+		if runs {
+			tree.Files[i].Mode = 'x'
+		}
+	}
+	return tree, nil
+}
+
+// replace writes the files of f to dir, unless another process did meanwhile.
+func replace(f fs.FS, tree lock.Tree, dir string) error {
+	parent := filepath.Dir(dir)
+	if err := os.MkdirAll(parent, 0o755); err != nil {
+		return err
+	}
+	guard := flock.New(dir+".lock", flock.SetFlag(os.O_CREATE|os.O_RDWR), flock.SetPermissions(0o644))
+	if err := guard.Lock(); err != nil {
+		return err
+	}
+	defer guard.Close()
+	if same(dir, tree) {
+		return nil
+	}
+	tmp, err := os.MkdirTemp(parent, "."+filepath.Base(dir)+"-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(tmp)
+	for _, file := range tree.Files {
+		if err := copyFile(f, file, tmp); err != nil {
+			return err
+		}
+	}
+	if err := os.Chmod(tmp, 0o755); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp, dir); err != nil {
+		return err
+	}
+	if !same(dir, tree) {
+		return errors.New("the copy differs from the original")
+	}
+	return nil
+}
+
+func same(dir string, tree lock.Tree) bool {
 	have, err := lock.HashDir(dir)
-	return err == nil && len(want.Changes(have)) == 0
+	return err == nil && len(tree.Changes(have)) == 0
 }
 
 func executable(f fs.FS, name string) (bool, error) {
@@ -298,5 +348,5 @@ func copyFile(f fs.FS, file lock.FileHash, to string) error {
 	if err := os.WriteFile(path, data, mode); err != nil {
 		return err
 	}
-	return os.Chmod(path, mode) // whatever the umask
+	return os.Chmod(path, mode) // WriteFile applies the umask
 }

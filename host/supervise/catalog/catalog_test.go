@@ -14,7 +14,8 @@ import (
 )
 
 func manifestText(name, kind string) string {
-	return "name = \"" + name + "\"\nkind = \"" + kind + "\"\nversion = \"0.1.0\"\nprotocol = 1\n[command]\nexec = [\"./run.sh\"]\n"
+	return "name = \"" + name + "\"\nkind = \"" + kind + "\"\nversion = \"0.1.0\"\nprotocol = 1\n[command]\nexec = " +
+		"[\"./run.sh\"]\n"
 }
 
 func put(t *testing.T, dir, text string) {
@@ -28,13 +29,25 @@ func catalog(t *testing.T) *Catalog {
 	t.Helper()
 	root := t.TempDir()
 	put(t, filepath.Join(root, "a", "reach"), manifestText("reach", "env"))
-	put(t, filepath.Join(root, "a", "tabletop"), manifestText("tabletop", "env")) // has the name of a built-in one
+	put(t, filepath.Join(root, "a", "tabletop"), manifestText("tabletop", "env")) // same name as a built-in package
 	put(t, filepath.Join(root, "b", "reach"), manifestText("reach", "env"))
 	put(t, filepath.Join(root, "b", "broken"), "nmae = 1\n")
-	embedded := fstest.MapFS{"plugin.toml": {Data: []byte(manifestText("libero", "env"))}, "run.sh": {Data: []byte("#!/bin/sh\necho hi\n")}, "sub/x.py": {Data: []byte("1\n")}}
+	embedded := fstest.MapFS{
+		"plugin.toml": {Data: []byte(manifestText("libero", "env"))},
+		"run.sh":      {Data: []byte("#!/bin/sh\necho hi\n")},
+		"sub/x.py":    {Data: []byte("1\n")},
+	}
 	return &Catalog{
-		BuiltIns: []BuiltInPackage{{Kind: plugins.Env, Name: "tabletop"}, {Kind: plugins.Policy, Name: "tiny"}, {Kind: plugins.Encoder, Name: "pixel"}},
-		Embedded: []fs.FS{embedded}, Path: []string{filepath.Join(root, "a"), filepath.Join(root, "b"), filepath.Join(root, "absent")}, Cache: filepath.Join(root, "cache"),
+		BuiltIns: []BuiltInPackage{
+			{Kind: plugins.Env, Name: "tabletop"},
+			{Kind: plugins.Policy, Name: "tiny"},
+			{Kind: plugins.Encoder, Name: "pixel"},
+		},
+		Embedded: []fs.FS{
+			embedded,
+		},
+		Path:  []string{filepath.Join(root, "a"), filepath.Join(root, "b"), filepath.Join(root, "absent")},
+		Cache: filepath.Join(root, "cache"),
 	}
 }
 
@@ -42,10 +55,10 @@ func TestFind(t *testing.T) {
 	c := catalog(t)
 	p, err := c.Find(plugins.Env, "tabletop")
 	require.NoError(t, err)
-	require.Equal(t, BuiltIn, p.Origin, "what is part of srpo wins")
+	require.Equal(t, BuiltIn, p.Origin, "a part of srpo takes precedence")
 	p, err = c.Find(plugins.Env, filepath.Join(c.Path[0], "tabletop"))
 	require.NoError(t, err)
-	require.Equal(t, Folder, p.Origin, "unless a path is given")
+	require.Equal(t, Folder, p.Origin, "a path takes precedence")
 	p, err = c.Find(plugins.Env, filepath.Join(c.Path[0], "tabletop", "plugin.toml"))
 	require.NoError(t, err)
 	require.Equal(t, filepath.Join(c.Path[0], "tabletop"), p.Dir)
@@ -71,7 +84,8 @@ func TestNotFound(t *testing.T) {
 		name, message, hint string
 		is                  plugins.ErrorKind
 	}{
-		{plugins.Env, "table-top", `no env is called "table-top"; there is tabletop, libero, reach`, `did you mean "tabletop"?`, plugins.NotFound},
+		{plugins.Env, "table-top", `no env is called "table-top"; there is tabletop, libero, reach`,
+			`did you mean "tabletop"?`, plugins.NotFound},
 		{plugins.Policy, "openvla", `there is tiny`, "plugin_path", plugins.NotFound},
 		{plugins.Policy, "tabletop", "no policy is called", "", plugins.NotFound},
 		{plugins.Env, "sh", "no env is called", "", plugins.NotFound}, // PATH is not searched

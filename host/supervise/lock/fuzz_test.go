@@ -10,7 +10,7 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// FuzzLock is any srpo.lock: it is refused by name, or what is written of it reads the same.
+// FuzzLock tests any srpo.lock: it is refused with its path, or is the same after writing and reading.
 func FuzzLock(f *testing.F) {
 	path := filepath.Join(f.TempDir(), FileName)
 	pkg := f.TempDir()

@@ -11,9 +11,13 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// FuzzManifest is any plugin.toml: it is refused with its file and a remedy, or nothing in it leaves the package.
+// FuzzManifest tests any plugin.toml: it is refused with its file and a remedy, or all its paths are inside
+// the package.
 func FuzzManifest(f *testing.F) {
-	f.Add(head + "[python]\nversion = \">=3.10\"\nno_deps = true\n[python.gpu]\nrequirements = \"requirements.txt\"\n[[system]]\nlibrary = \"libEGL.so.1\"\n[env]\nA = \"{cache}\"\n")
+	f.Add(
+		head + "[python]\nversion = \">=3.10\"\nno_deps = true\n[python.gpu]\nrequirements = " +
+			"\"requirements.txt\"\n[[system]]\nlibrary = \"libEGL.so.1\"\n[env]\nA = \"{cache}\"\n",
+	)
 	f.Add(head + "[command]\nexec = [\"./x\", \"-v\"]\nbuild = [\"go\", \"build\", \"-o\", \"x\", \".\"]\n")
 	f.Add(head + "[command]\nexec = [\"../x\"]\n")
 	f.Add("a = " + strings.Repeat("[", 5000))
@@ -21,7 +25,8 @@ func FuzzManifest(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text string) {
 		m, err := load(text)
 		if err != nil {
-			if e := plugins.AsError(err); !strings.HasPrefix(e.Place, "pkg/plugin.toml") || e.Hint == "" || e.Message == "" {
+			if e := plugins.AsError(err); !strings.HasPrefix(e.Place, "pkg/plugin.toml") || e.Hint == "" ||
+				e.Message == "" {
 				t.Fatalf("place %q, hint %q: %v", e.Place, e.Hint, err)
 			}
 			return

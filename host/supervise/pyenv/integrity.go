@@ -14,11 +14,13 @@ import (
 	"strings"
 )
 
-// integrity hashes what is installed in an environment: the names in site-packages, and the path and size of every file that the distributions' RECORD
-// files list. changed names files that are missing, or have another size than RECORD says.
+// integrity hashes the installed files of an environment: the names in site-packages, and the path and size
+// of every file in the RECORD of each distribution. changed lists files that are missing, or whose size
+// differs from RECORD.
 //
-// It reads names and sizes only, so it costs a fraction of a second also for large environments; content is what the installer checked against the hashes.
-// Compiled files are left out: they come and go, and plugins run with PYTHONPYCACHEPREFIX set and do not read them.
+// It reads names and sizes only, which takes a fraction of a second for large environments; the installer
+// has checked the content. Compiled files are skipped: they come and go, and plugins run with
+// PYTHONPYCACHEPREFIX set and do not read them.
 func integrity(dir string) (sum string, changed []string, err error) {
 	sites, err := filepath.Glob(filepath.Join(dir, "lib", "python3.*", "site-packages"))
 	if err != nil || len(sites) != 1 {
@@ -30,7 +32,7 @@ func integrity(dir string) (sum string, changed []string, err error) {
 		return "", nil, err
 	}
 	h := sha256.New()
-	for _, e := range entries { // sorted by name; a .pth file that somebody put there is seen here
+	for _, e := range entries { // sorted by name; includes .pth files that were added later
 		if e.Name() == "__pycache__" {
 			continue
 		}
@@ -50,7 +52,8 @@ func integrity(dir string) (sum string, changed []string, err error) {
 	return hex.EncodeToString(h.Sum(nil)), changed, nil
 }
 
-// record reads a distribution's RECORD: each line is path, hash, size.
+// record reads the RECORD of a distribution, whose lines are path, hash and size. It returns the path and
+// actual size of each file.
 func record(site, name string) (lines, changed []string, err error) {
 	f, err := os.Open(filepath.Join(site, name, "RECORD"))
 	if errors.Is(err, os.ErrNotExist) {

@@ -18,57 +18,36 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// probeTimeout bounds one look at an interpreter.
+// probeTimeout bounds the check of an interpreter.
 const probeTimeout = 20 * time.Second
 
 // Interpreter is a Python that runs.
 type Interpreter struct {
-	// Path is where it was found, Real the program itself (sys.executable, resolved).
+	// Path is where it was found. Real is the program (sys.executable, with links resolved).
 	Path, Real string
 	Version    Version
-	// Venv says whether it can make environments by itself (modules venv and ensurepip; Debian's python3 lacks them without python3-venv).
+	// Venv is true when it has the modules venv and ensurepip, and so can make environments. Debian's
+	// python3 lacks them without python3-venv.
 	Venv bool
-	// Pip is the wheel of pip that came with the interpreter; a wheel can be run as it is. Empty: not found.
+	// Pip is the wheel of pip that came with the interpreter, which can be run without installation; empty:
+	// none.
 	Pip string
 }
 
-// Find returns an interpreter that satisfies the requirement. A given path is the only one tried. Otherwise python3 on PATH comes first, then names with
-// a version on PATH, then pyenv's and uv's folders and the usual ones, the newest version first. Whether a file is a Python is found by running it:
-// pyenv's shims of versions that are not selected exist, and fail.
+// Find returns an interpreter that satisfies the requirement. If a path is given, only that is tried.
+// Otherwise python3 on PATH comes first, then names with a version on PATH, then the folders of pyenv and
+// uv and the usual ones, the newest version first. A candidate is run to find out whether it is a Python:
+// pyenv's shims of versions that are not selected exist, but fail.
 func Find(ctx context.Context, want Requirement, given string) (Interpreter, error) {
 	if given != "" {
-		path, err := exec.LookPath(given)
-		var in Interpreter
-		if err == nil {
-			in, err = probe(ctx, path)
-		}
-		if ctx.Err() != nil {
-			return in, plugins.Errorf(plugins.Canceled, "looking for Python: %w", ctx.Err())
-		}
-		if err != nil {
-			return in, plugins.Errorf(plugins.NotFound, "the Python %s does not run: %w", given, err).WithHint("correct [host] python, or leave it empty to search")
-		}
-		if !want.Allows(in.Version) {
-			return in, plugins.Errorf(plugins.Mismatch, "Python %s is wanted, %s is %s", want, given, in.Version).
-				WithHint("give another one in [host] python, or leave it empty to search")
-		}
-		return in, nil
+		return findGiven(ctx, want, given)
 	}
 	var failures []string
-	seen := map[string]bool{}
-	var unable *Interpreter // one that cannot make an environment by itself: good enough for uv
-	for _, path := range candidates(want) {
+	var withoutVenv *Interpreter // good enough for uv
+	for _, path := range distinct(candidates(want)) {
 		if ctx.Err() != nil {
-			return Interpreter{}, plugins.Errorf(plugins.Canceled, "looking for Python: %w", ctx.Err())
+			return Interpreter{}, canceled(ctx)
 		}
-		key := path
-		if !isShim(path) {
-			key, _ = filepath.EvalSymlinks(path)
-		}
-		if key == "" || seen[key] {
-			continue
-		}
-		seen[key] = true
 		in, err := probe(ctx, path)
 		switch {
 		case err != nil:
@@ -76,29 +55,77 @@ func Find(ctx context.Context, want Requirement, given string) (Interpreter, err
 		case !want.Allows(in.Version):
 			failures = append(failures, fmt.Sprintf("%s: is %s", path, in.Version))
 		case !in.Venv:
-			if unable == nil {
-				unable = &in
+			if withoutVenv == nil {
+				withoutVenv = &in
 			}
-			failures = append(failures, fmt.Sprintf("%s: is %s, but lacks the modules venv and ensurepip", path, in.Version))
+			failures = append(
+				failures,
+				fmt.Sprintf("%s: is %s, but lacks the modules venv and ensurepip", path, in.Version),
+			)
 		default:
 			return in, nil
 		}
 	}
-	if unable != nil {
-		return *unable, nil
+	if withoutVenv != nil {
+		return *withoutVenv, nil
 	}
 	minor := "3.x"
 	if m := want.minors(); len(m) > 0 {
 		minor = fmt.Sprintf("3.%d", m[0])
 	}
-	e := plugins.Errorf(plugins.NotFound, "no Python %s on this machine", want).WithDetail(strings.Join(failures, "\n"))
-	return Interpreter{}, e.WithHint("install one (uv python install %s, pyenv install %s, or your system's package), or give its path in [host] python", minor, minor)
+	const hint = "install one (uv python install %s, pyenv install %s, or your system's package), or give its path " +
+		"in [host] python"
+	return Interpreter{}, plugins.Errorf(plugins.NotFound, "no Python %s on this machine", want).
+		WithDetail(strings.Join(failures, "\n")).WithHint(hint, minor, minor)
 }
 
-// fetched is the newest Python that fits among those that uv put into a folder.
+func findGiven(ctx context.Context, want Requirement, given string) (in Interpreter, err error) {
+	path, err := exec.LookPath(given)
+	if err == nil {
+		in, err = probe(ctx, path)
+	}
+	if ctx.Err() != nil {
+		return in, canceled(ctx)
+	}
+	if err != nil {
+		return in, plugins.Errorf(plugins.NotFound, "the Python %s does not run: %w", given, err).
+			WithHint("correct [host] python, or leave it empty to search")
+	}
+	if !want.Allows(in.Version) {
+		return in, plugins.Errorf(plugins.Mismatch, "Python %s is required, %s is %s", want, given, in.Version).
+			WithHint("give another one in [host] python, or leave it empty to search")
+	}
+	return in, nil
+}
+
+func canceled(ctx context.Context) error {
+	return plugins.Errorf(plugins.Canceled, "looking for Python: %w", ctx.Err())
+}
+
+// distinct drops the paths that lead to the same program as an earlier one. The shims of one folder are one
+// script for all programs, so their links are not resolved.
+func distinct(paths []string) (out []string) {
+	seen := map[string]bool{}
+	for _, path := range paths {
+		key := path
+		if filepath.Base(filepath.Dir(path)) != "shims" {
+			key, _ = filepath.EvalSymlinks(path)
+		}
+		if key != "" && !seen[key] {
+			seen[key] = true
+			out = append(out, path)
+		}
+	}
+	return out
+}
+
+// fetched returns the newest suitable Python among those that uv installed into a folder.
 func fetched(ctx context.Context, want Requirement, dir string) (Interpreter, bool) {
 	found, _ := filepath.Glob(filepath.Join(dir, "*", "bin", "python3"))
-	slices.SortFunc(found, func(a, b string) int { return byVersion(filepath.Dir(filepath.Dir(b)), filepath.Dir(filepath.Dir(a))) })
+	slices.SortFunc(
+		found,
+		func(a, b string) int { return byVersion(filepath.Dir(filepath.Dir(b)), filepath.Dir(filepath.Dir(a))) },
+	)
 	for _, path := range found {
 		if in, err := probe(ctx, path); err == nil && want.Allows(in.Version) {
 			return in, true
@@ -107,20 +134,9 @@ func fetched(ctx context.Context, want Requirement, dir string) (Interpreter, bo
 	return Interpreter{}, false
 }
 
-// Scan returns every Python 3 on this machine that runs, each once, in the order in which [Find] tries them. Files that only look like one are left out.
+// Scan returns every Python 3 on this machine that runs, each once, in the order in which [Find] tries them.
 func Scan(ctx context.Context) []Interpreter {
-	var paths []string
-	seen := map[string]bool{}
-	for _, path := range candidates(Requirement{bounds: []bound{{op: ">=", version: []int{3, 6}}}}) {
-		key := path
-		if !isShim(path) {
-			key, _ = filepath.EvalSymlinks(path)
-		}
-		if key != "" && !seen[key] {
-			seen[key] = true
-			paths = append(paths, path)
-		}
-	}
+	paths := distinct(candidates(Requirement{bounds: []bound{{op: ">=", version: []int{3, 6}}}}))
 	found := make([]*Interpreter, len(paths))
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, 4)
@@ -145,13 +161,8 @@ func Scan(ctx context.Context) []Interpreter {
 	return out
 }
 
-// UV returns the path and version of a uv that works, or "" and why there is none.
-func UV(ctx context.Context) (path, words string) { return findUV(ctx) }
-
-// isShim says whether all programs of a folder are one script: resolving them would make them look the same.
-func isShim(path string) bool { return filepath.Base(filepath.Dir(path)) == "shims" }
-
-// candidates lists where a Python may be, in the order in which they are tried.
+// candidates returns the paths of programs that may be a suitable Python, in the order in which they are
+// tried.
 func candidates(want Requirement) []string {
 	var out []string
 	add := func(dir, name string) {
@@ -197,7 +208,7 @@ func candidates(want Requirement) []string {
 	return out
 }
 
-// byVersion compares folder names such as 3.9.18 and cpython-3.11.7-linux by the numbers in them.
+// byVersion compares folder names such as 3.9.18 and cpython-3.11.7-linux by their numbers.
 func byVersion(a, b string) int {
 	numbers := func(s string) []int {
 		var out []int
@@ -215,19 +226,21 @@ func byVersion(a, b string) int {
 	return cmp.Or(slices.Compare(numbers(a), numbers(b)), cmp.Compare(a, b))
 }
 
-// probeScript prints what there is to know of an interpreter. find_spec looks for the modules without importing them. ensurepip keeps its wheels in its own
-// folder; Debian moves them to another, which the module names.
+// probeScript prints the properties of an interpreter. find_spec finds the modules without importing them.
+// The wheels of ensurepip are in its folder; Debian moves them to another folder, which the module names.
 const probeScript = `import sys, json, os, glob, importlib.util as u
 venv = bool(u.find_spec("venv")) and bool(u.find_spec("ensurepip"))
 pip = []
 if venv:
     import ensurepip
-    for d in (os.path.join(os.path.dirname(ensurepip.__file__), "_bundled"), getattr(ensurepip, "_WHEEL_PKG_DIR", None)):
+    bundled = os.path.join(os.path.dirname(ensurepip.__file__), "_bundled")
+    for d in (bundled, getattr(ensurepip, "_WHEEL_PKG_DIR", None)):
         pip += sorted(glob.glob(os.path.join(d, "pip-*.whl"))) if d else []
-print(json.dumps({"version": list(sys.version_info[:3]), "real": os.path.realpath(sys.executable), "implementation": sys.implementation.name,
+print(json.dumps({"version": list(sys.version_info[:3]), "real": os.path.realpath(sys.executable),
+    "implementation": sys.implementation.name,
     "venv": venv, "pip": pip[0] if pip else ""}))`
 
-// probe runs a program to see whether it is a Python.
+// probe runs a program to find out whether it is a Python.
 func probe(ctx context.Context, path string) (Interpreter, error) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
@@ -258,11 +271,17 @@ func probe(ctx context.Context, path string) (Interpreter, error) {
 	if out.Implementation != "cpython" {
 		return Interpreter{}, fmt.Errorf("is %s, not CPython", out.Implementation)
 	}
-	return Interpreter{Path: path, Real: out.Real, Version: Version{out.Version[0], out.Version[1], out.Version[2]}, Venv: out.Venv, Pip: out.Pip}, nil
+	return Interpreter{
+		Path:    path,
+		Real:    out.Real,
+		Version: Version{out.Version[0], out.Version[1], out.Version[2]},
+		Venv:    out.Venv,
+		Pip:     out.Pip,
+	}, nil
 }
 
-// findUV returns the path of a uv that works, or "" and why not.
-func findUV(ctx context.Context) (string, string) {
+// UV returns the path and version of a uv that works, or "" and the reason why there is none.
+func UV(ctx context.Context) (path, version string) {
 	path, err := exec.LookPath("uv")
 	if err != nil {
 		return "", "there is no uv on PATH"

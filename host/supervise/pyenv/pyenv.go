@@ -1,7 +1,10 @@
-// Package pyenv makes the Python environments of plugins: one for each package, in the cache folder, from a hash-locked list of requirements.
+// Package pyenv makes the Python environments of plugins: one per package, in the cache folder, from a list
+// of requirements with hashes.
 //
-// An environment is built in its place and counts only once its stamp is written, the last thing that happens; what is found without a stamp is a half-built
-// one and is removed. The stamp holds a hash over every installed distribution's list of files with their sizes, which is checked at each start.
+// An environment is built in its final folder, and is valid only once its stamp is written, which is the
+// last step. A folder without a stamp is the rest of an interrupted build and is removed. The stamp
+// contains a hash over the lists of files, with sizes, of every installed distribution, which is checked at
+// each start.
 package pyenv
 
 import (
@@ -24,71 +27,73 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// Spec is what an environment is made of.
+// Spec describes the contents of an environment.
 type Spec struct {
 	// Name of the package; part of the folder's name.
 	Name   string
 	Python Requirement
 	// Requirements is the path of a requirements file in which every line has hashes.
 	Requirements string
-	// NoDeps installs the listed distributions only.
+	// NoDeps installs the listed distributions without their dependencies.
 	NoDeps bool
-	// PostInstall is the path of a Python program that runs once in the new environment, with the folder [Env.Made] as its argument; empty: none.
+	// PostInstall is the path of a Python program that runs once in the new environment, with the folder
+	// [Env.Made] as its argument; empty: none.
 	PostInstall string
-	// DownloadMB and DiskMB are what the package says that it takes, for the user and for a look at the free space; 0: unknown.
+	// DownloadMB and DiskMB are the sizes given by the package, for the user and for a check of the free
+	// space; 0: unknown.
 	DownloadMB, DiskMB float64
 }
 
-// Options say where and how.
+// Options describe where and how to build an environment.
 type Options struct {
-	// Cache is srpo's cache folder, see [CacheDir].
+	// Cache is the cache folder of srpo, see [CacheDir].
 	Cache string
 	// Interpreter is the Python to use; empty: search.
 	Interpreter string
-	// PipOnly never uses uv.
+	// PipOnly disables uv.
 	PipOnly bool
-	// Repair builds an environment anew whose files have changed, instead of refusing it.
+	// Repair rebuilds an environment whose files have changed, instead of refusing it.
 	Repair bool
-	// Progress is told what happens, a few times a second; nil: nobody is told.
+	// Progress receives the progress, a few times per second. May be nil.
 	Progress func(Progress)
 }
 
 // Progress of an installation.
 type Progress struct {
-	// What is being done, a sentence. A new sentence is a new step.
+	// What is the current step, a sentence.
 	What string
 	// MB on disk so far, of OfMB (0: unknown).
 	MB, OfMB float64
 	Elapsed  time.Duration
-	// Line is the installer's last line.
+	// Line is the last line of the installer's output.
 	Line string
 }
 
 // Env is an environment that is ready.
 type Env struct {
-	// Dir is its folder, Python the interpreter in it.
+	// Dir is its folder, Python its interpreter.
 	Dir, Python string
-	// Made is the folder that [Spec.PostInstall] filled; empty: there was none.
+	// Made is the folder with the files of [Spec.PostInstall]; empty: none.
 	Made  string
 	Stamp Stamp
-	// Built says that it was built just now.
+	// Built is true when this call built it.
 	Built bool
 }
 
-// Stamp is what is known of a finished environment.
+// Stamp describes a finished environment.
 type Stamp struct {
-	Python    string    `json:"python"` // the interpreter that it was made with
+	Python    string    `json:"python"` // the interpreter with which it was made
 	Version   string    `json:"version"`
 	Installer string    `json:"installer"`
 	Built     time.Time `json:"built"`
 	Seconds   float64   `json:"seconds"`
 	MB        float64   `json:"mb"`
-	// Integrity is the hash over the installed files' names and sizes.
+	// Integrity is the hash over the names and sizes of the installed files.
 	Integrity string `json:"integrity"`
-	// Deviations are files that were not as their distribution lists them from the beginning: some distributions list wrong sizes, and some overwrite each
-	// other's files.
+	// Deviations are files that differ from the list of their distribution right after the installation:
+	// some distributions list wrong sizes, and some overwrite files of others.
 	Deviations []string `json:"deviations,omitempty"`
-	// Made are the files that [Spec.PostInstall] made.
+	// Made are the files of [Spec.PostInstall].
 	Made []lock.FileHash `json:"made,omitempty"`
 }
 
@@ -97,13 +102,15 @@ const (
 	madeFolder = "srpo-made"
 )
 
-// CacheDir is $SRPO_CACHE, or srpo in the user's cache folder. It is the only place where srpo writes outside of run folders.
+// CacheDir returns $SRPO_CACHE, or the folder srpo in the user's cache folder, and creates it. srpo writes
+// nowhere else outside run folders.
 func CacheDir() (string, error) {
 	dir := os.Getenv("SRPO_CACHE")
 	if dir == "" {
 		base, err := os.UserCacheDir()
 		if err != nil {
-			return "", plugins.Errorf(plugins.NotFound, "no cache folder: %w", err).WithHint("set SRPO_CACHE to a folder with room for Python environments")
+			return "", plugins.Errorf(plugins.NotFound, "no cache folder: %w", err).
+				WithHint("set SRPO_CACHE to a folder with room for Python environments")
 		}
 		dir = filepath.Join(base, "srpo")
 	}
@@ -112,24 +119,27 @@ func CacheDir() (string, error) {
 		err = os.MkdirAll(dir, 0o755)
 	}
 	if err != nil {
-		return "", plugins.Errorf(plugins.Exhausted, "the cache folder: %w", err).WithHint("set SRPO_CACHE to a folder that can be written to")
+		return "", plugins.Errorf(plugins.Exhausted, "the cache folder: %w", err).
+			WithHint("set SRPO_CACHE to a folder that can be written to")
 	}
 	return dir, nil
 }
 
-// Dir is where the environment of a spec lies: its name has a hash over the wanted Python, the requirements and the program of the last step, so that a
-// changed list is another folder.
+// Dir returns the folder of the environment. Its name contains a hash over the required Python, the
+// requirements and the post-install program, so a changed list has another folder.
 func (s Spec) Dir(o Options) (string, error) {
 	data, err := os.ReadFile(s.Requirements)
 	if err != nil {
-		return "", plugins.Errorf(plugins.NotFound, "the requirements: %w", err).WithHint("put the file that [python] requirements names into the package")
+		return "", plugins.Errorf(plugins.NotFound, "the requirements: %w", err).
+			WithHint("put the file that [python] requirements names into the package")
 	}
 	h := sha256.New()
 	fmt.Fprintf(h, "1\n%s\n%s\n%v\n", s.Python, o.Interpreter, s.NoDeps)
 	h.Write(data)
 	if s.PostInstall != "" {
 		if data, err = os.ReadFile(s.PostInstall); err != nil {
-			return "", plugins.Errorf(plugins.NotFound, "the program to run after the installation: %w", err).WithHint("put the file that [python] post_install names into the package")
+			return "", plugins.Errorf(plugins.NotFound, "the program to run after the installation: %w", err).
+				WithHint("put the file that [python] post_install names into the package")
 		}
 		fmt.Fprintf(h, "\npost_install\n")
 		h.Write(data)
@@ -137,24 +147,29 @@ func (s Spec) Dir(o Options) (string, error) {
 	return filepath.Join(o.Cache, "venvs", s.Name+"-"+hex.EncodeToString(h.Sum(nil))[:16]), nil
 }
 
-// Ensure returns the environment of a spec, and builds it first where it is not there.
+// Ensure returns the environment of a spec, and builds it if it is missing.
 func Ensure(ctx context.Context, s Spec, o Options) (Env, error) {
 	dir, err := s.Dir(o)
 	if err != nil {
 		return Env{}, err
 	}
-	if env, err := open(dir); err == nil || !retryable(err, o) {
+	if env, err := open(dir); err == nil || !buildable(err, o) {
 		return env, err
 	}
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
-		return Env{}, plugins.Errorf(plugins.Exhausted, "the cache folder: %w", err).WithHint("set SRPO_CACHE to a folder that can be written to")
+		return Env{}, plugins.Errorf(plugins.Exhausted, "the cache folder: %w", err).
+			WithHint("set SRPO_CACHE to a folder that can be written to")
 	}
-	release, err := lockFile(ctx, dir+".lock", func() { o.report(Progress{What: "waiting for another srpo that installs " + s.Name}) })
+	release, err := lockFile(
+		ctx,
+		dir+".lock",
+		func() { o.report(Progress{What: "waiting for another srpo that installs " + s.Name}) },
+	)
 	if err != nil {
 		return Env{}, err
 	}
 	defer release()
-	if env, err := open(dir); err == nil || !retryable(err, o) { // somebody else built it meanwhile
+	if env, err := open(dir); err == nil || !buildable(err, o) { // another process may have built it meanwhile
 		return env, err
 	}
 	b := &builder{Spec: s, Options: o, dir: dir, began: time.Now()}
@@ -167,7 +182,8 @@ func Ensure(ctx context.Context, s Spec, o Options) (Env, error) {
 	return env, err
 }
 
-// Open returns the environment of a spec without building it. Errors: NotFound when there is none, Corrupt when its files have changed since it was built.
+// Open returns the environment of a spec without building it. Errors: NotFound when it is missing, Corrupt
+// when its files have changed.
 func Open(s Spec, o Options) (Env, error) {
 	dir, err := s.Dir(o)
 	if err != nil {
@@ -175,12 +191,13 @@ func Open(s Spec, o Options) (Env, error) {
 	}
 	env, err := open(dir)
 	if errors.Is(err, errNotBuilt) {
-		return Env{}, plugins.Errorf(plugins.NotFound, "the Python environment of %s is not installed", s.Name).WithHint("srpo plugin install %s", s.Name)
+		return Env{}, plugins.Errorf(plugins.NotFound, "the Python environment of %s is not installed", s.Name).
+			WithHint("srpo plugin install %s", s.Name)
 	}
 	return env, err
 }
 
-// Installed says whether the environment is there, without building it.
+// Installed reports whether the environment exists and is intact, without building it.
 func Installed(s Spec, o Options) bool {
 	_, err := Open(s, o)
 	return err == nil
@@ -194,10 +211,11 @@ func (o Options) report(p Progress) {
 
 var errNotBuilt = errors.New("not built")
 
-// retryable says whether an environment that could not be opened is to be built (again).
-func retryable(err error, o Options) bool { return errors.Is(err, errNotBuilt) || o.Repair }
+// buildable reports whether an environment that could not be opened must be built, or built again.
+func buildable(err error, o Options) bool { return errors.Is(err, errNotBuilt) || o.Repair }
 
-// open checks an environment that is there. The error is errNotBuilt when there is none, or none that is finished or whose Python still exists.
+// open checks an existing environment. The error is errNotBuilt when it is missing, unfinished, or its
+// Python was removed.
 func open(dir string) (Env, error) {
 	data, err := os.ReadFile(filepath.Join(dir, stampFile))
 	if err != nil {
@@ -207,12 +225,16 @@ func open(dir string) (Env, error) {
 	if json.Unmarshal(data, &env.Stamp) != nil {
 		return Env{}, errNotBuilt
 	}
-	if _, err := os.Stat(env.Python); err != nil { // a link to an interpreter that was removed since
+	if _, err := os.Stat(env.Python); err != nil { // a link to an interpreter that was removed
 		return Env{}, errNotBuilt
+	}
+	corrupt := func(format string, args ...any) error {
+		return plugins.Errorf(plugins.Corrupt, format, args...).
+			WithHint("srpo plugin install %s --repair, which builds it again", packageOf(dir))
 	}
 	now, changed, err := integrity(dir)
 	if err != nil {
-		return Env{}, plugins.Errorf(plugins.Corrupt, "the Python environment in %s cannot be read: %w", dir, err).WithHint("srpo plugin install %s --repair", packageOf(dir))
+		return Env{}, corrupt("the Python environment in %s cannot be read: %w", dir, err)
 	}
 	if now != env.Stamp.Integrity {
 		what := "its files are not those that were installed"
@@ -220,8 +242,7 @@ func open(dir string) (Env, error) {
 		if len(changed) > 0 {
 			what = strings.Join(changed[:min(3, len(changed))], ", ")
 		}
-		return Env{}, plugins.Errorf(plugins.Corrupt, "the Python environment in %s has changed since it was installed: %s", dir, what).
-			WithHint("srpo plugin install %s --repair, which builds it anew", packageOf(dir))
+		return Env{}, corrupt("the Python environment in %s has changed since it was installed: %s", dir, what)
 	}
 	if len(env.Stamp.Made) > 0 {
 		env.Made = filepath.Join(dir, madeFolder)
@@ -232,14 +253,13 @@ func open(dir string) (Env, error) {
 			what = err.Error()
 		}
 		if what != "" {
-			return Env{}, plugins.Errorf(plugins.Corrupt, "the files that the installation made in %s have changed since: %s", env.Made, what).
-				WithHint("srpo plugin install %s --repair, which makes it anew", packageOf(dir))
+			return Env{}, corrupt("the files that the installation made in %s have changed since: %s", env.Made, what)
 		}
 	}
 	return env, nil
 }
 
-// packageOf is the name of the package whose environment lies in dir, NAME-HASH.
+// packageOf returns the name of the package whose environment is in dir, NAME-HASH.
 func packageOf(dir string) string {
 	name := filepath.Base(dir)
 	if i := strings.LastIndexByte(name, '-'); i > 0 {

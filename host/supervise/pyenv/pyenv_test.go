@@ -34,14 +34,14 @@ func script(t *testing.T, path, text string) {
 	require.NoError(t, os.WriteFile(path, []byte(text), 0o755))
 }
 
-// anyPython is a Python of this machine, whose path tests put into folders of their own.
+// anyPython returns a Python of this machine.
 func anyPython(t *testing.T) Interpreter {
 	t.Helper()
 	in, err := Find(background, requirement(t, ">=3.8"), "")
 	if err != nil || !in.Venv {
 		t.Skip("no Python with venv on this machine")
 	}
-	in.Path = in.Real // a shim costs a second
+	in.Path = in.Real // a shim takes a second
 	return in
 }
 
@@ -94,7 +94,7 @@ func TestFindSkipsBrokenShims(t *testing.T) {
 	require.Equal(t, in.Version, got.Version)
 	require.Equal(t, in.Real, got.Real)
 
-	// A Python that is given is the only one that is tried.
+	// A given Python is the only one that is tried.
 	_, err = Find(background, v, filepath.Join(shims, "python3"))
 	require.ErrorContains(t, err, "command not found")
 	require.Equal(t, plugins.NotFound, plugins.KindOf(err))
@@ -103,7 +103,7 @@ func TestFindSkipsBrokenShims(t *testing.T) {
 	_, err = Find(background, v, "/nonexistent/python")
 	require.Equal(t, plugins.NotFound, plugins.KindOf(err))
 
-	// Nothing fits: the error says what was tried and why not.
+	// No Python is suitable: the error lists the candidates with reasons.
 	t.Setenv("HOME", root)
 	_, err = Find(background, requirement(t, "3.6.99"), "")
 	require.ErrorContains(t, err, "no Python 3.6.99 on this machine")
@@ -112,7 +112,7 @@ func TestFindSkipsBrokenShims(t *testing.T) {
 	require.Contains(t, e.Detail, "is "+in.Version.String())
 	require.Contains(t, e.Hint, "uv python install 3.6")
 
-	// A scan lists what runs, once, however many names lead to it.
+	// Scan lists each Python that runs once, whatever its number of names.
 	script(t, filepath.Join(good, "python3."+fmt.Sprint(in.Version.Minor)), "#!/bin/sh\nexec "+in.Real+" \"$@\"\n")
 	n := 0
 	for _, found := range Scan(background) {
@@ -131,7 +131,11 @@ func TestByVersion(t *testing.T) {
 }
 
 func TestCheckRequirements(t *testing.T) {
-	n, err := checkRequirements("# list\n\nnumpy==1.26.4 \\\n    --hash=sha256:aa \\\n    --hash=sha256:bb\n    # via x\n--index-url https://x\nsix==1 --hash=sha256:cc # comment\n", "r.txt")
+	n, err := checkRequirements(
+		"# list\n\nnumpy==1.26.4 \\\n    --hash=sha256:aa \\\n    --hash=sha256:bb\n    # via x\n--index-url "+
+			"https://x\nsix==1 --hash=sha256:cc # comment\n",
+		"r.txt",
+	)
 	require.NoError(t, err)
 	require.Equal(t, 2, n)
 	_, err = checkRequirements("six==1 --hash=sha256:cc\n# c\nnumpy==1.26.4\n", "r.txt")
@@ -179,7 +183,13 @@ func spec(t *testing.T, in Interpreter) Spec {
 	path, hash := wheel(t, dir, "srpotoy")
 	req := filepath.Join(dir, "requirements.txt")
 	require.NoError(t, os.WriteFile(req, []byte("srpotoy @ file://"+path+" --hash=sha256:"+hash+"\n"), 0o644))
-	return Spec{Name: "toy", Python: requirement(t, fmt.Sprintf("3.%d", in.Version.Minor)), Requirements: req, NoDeps: true, DiskMB: 1}
+	return Spec{
+		Name:         "toy",
+		Python:       requirement(t, fmt.Sprintf("3.%d", in.Version.Minor)),
+		Requirements: req,
+		NoDeps:       true,
+		DiskMB:       1,
+	}
 }
 
 func offline(t *testing.T) {
@@ -190,7 +200,7 @@ func offline(t *testing.T) {
 func TestEnsure(t *testing.T) {
 	in := anyPython(t)
 	offline(t)
-	uv, _ := findUV(background)
+	uv, _ := UV(background)
 	haveUV := uv != ""
 	for _, pipOnly := range []bool{true, false} {
 		t.Run(fmt.Sprint("pip only ", pipOnly), func(t *testing.T) {
@@ -198,8 +208,13 @@ func TestEnsure(t *testing.T) {
 				t.Skip("no uv")
 			}
 			s := spec(t, in)
-			var told []string
-			o := Options{Cache: t.TempDir(), Interpreter: in.Path, PipOnly: pipOnly, Progress: func(p Progress) { told = append(told, p.What) }}
+			var steps []string
+			o := Options{
+				Cache:       t.TempDir(),
+				Interpreter: in.Path,
+				PipOnly:     pipOnly,
+				Progress:    func(p Progress) { steps = append(steps, p.What) },
+			}
 			require.False(t, Installed(s, o))
 			_, err := Open(s, o)
 			require.Equal(t, plugins.NotFound, plugins.KindOf(err))
@@ -207,7 +222,12 @@ func TestEnsure(t *testing.T) {
 			require.NoError(t, err)
 			require.True(t, env.Built)
 			require.True(t, Installed(s, o))
-			require.Contains(t, strings.Join(told, "\n"), "installing toy's own Python environment (1 packages, 1 MB on disk) into "+env.Dir+" with Python "+in.Version.String())
+			require.Contains(
+				t,
+				strings.Join(steps, "\n"),
+				"installing toy's Python environment (1 packages, 1 MB on disk) into "+
+					""+env.Dir+" with Python "+in.Version.String(),
+			)
 			out, err := exec.Command(env.Python, "-c", "import srpotoy; print(srpotoy.value)").Output()
 			require.NoError(t, err)
 			require.Equal(t, "42\n", string(out))
@@ -222,7 +242,7 @@ func TestEnsure(t *testing.T) {
 			if pipOnly && haveUV {
 				return // the rest does not depend on the installer, and uv is faster
 			}
-			// A changed environment is refused, by name, and built anew when that is asked for.
+			// A changed environment is refused with the name of the file, and built again with Repair.
 			sites, err := filepath.Glob(filepath.Join(env.Dir, "lib", "python3.*", "site-packages"))
 			require.NoError(t, err)
 			require.NoError(t, os.WriteFile(filepath.Join(sites[0], "srpotoy.py"), []byte("value = 0\n"), 0o644))
@@ -241,7 +261,7 @@ func TestEnsure(t *testing.T) {
 			_, err = Ensure(background, s, o)
 			require.Equal(t, plugins.Corrupt, plugins.KindOf(err))
 
-			// Half-built: there is no stamp. It is built anew without being asked.
+			// An unfinished environment has no stamp. It is built again.
 			require.NoError(t, os.Remove(filepath.Join(env.Dir, stampFile)))
 			env, err = Ensure(background, s, o)
 			require.NoError(t, err)
@@ -261,20 +281,34 @@ func TestEnsureFailures(t *testing.T) {
 	require.NoError(t, err)
 	wrong := s
 	wrong.Requirements = filepath.Join(t.TempDir(), "requirements.txt")
-	require.NoError(t, os.WriteFile(wrong.Requirements, append(text[:len(text)-65], append([]byte(strings.Repeat("0", 64)), '\n')...), 0o644))
+	require.NoError(
+		t,
+		os.WriteFile(
+			wrong.Requirements,
+			append(text[:len(text)-65], append([]byte(strings.Repeat("0", 64)), '\n')...),
+			0o644,
+		),
+	)
 	_, err = Ensure(background, wrong, o)
 	require.Equal(t, plugins.Corrupt, plugins.KindOf(err), err)
 	e := plugins.AsError(err)
-	require.Regexp(t, "(?i)hash mismatch|do not match the hashes", e.Detail, "the installer's own words")
+	require.Regexp(t, "(?i)hash mismatch|do not match the hashes", e.Detail, "the output of the installer")
 	require.Contains(t, e.Hint, "do not install it")
 	dir, err := wrong.Dir(o)
 	require.NoError(t, err)
-	require.NoDirExists(t, dir, "nothing half-built is left")
+	require.NoDirExists(t, dir, "no unfinished environment is left")
 	require.FileExists(t, dir+".log")
 
 	absent := s
 	absent.Requirements = filepath.Join(t.TempDir(), "requirements.txt")
-	require.NoError(t, os.WriteFile(absent.Requirements, []byte("srpo-no-such-thing==1 --hash=sha256:"+strings.Repeat("0", 64)+"\n"), 0o644))
+	require.NoError(
+		t,
+		os.WriteFile(
+			absent.Requirements,
+			[]byte("srpo-no-such-thing==1 --hash=sha256:"+strings.Repeat("0", 64)+"\n"),
+			0o644,
+		),
+	)
 	_, err = Ensure(background, absent, o)
 	require.Equal(t, plugins.NotFound, plugins.KindOf(err), err)
 
@@ -295,25 +329,25 @@ func TestEnsureFailures(t *testing.T) {
 	require.Equal(t, plugins.Canceled, plugins.KindOf(err), err)
 }
 
-// TestUVFetchesPython plays a machine without the Python that is wanted, and a uv that brings it.
-func TestUVFetchesPython(t *testing.T) {
+// TestUVDownloadsPython simulates a machine without the required Python, and a uv that downloads it.
+func TestUVDownloadsPython(t *testing.T) {
 	in := anyPython(t)
 	offline(t)
 	bin, root := t.TempDir(), t.TempDir()
 	calls := filepath.Join(root, "calls")
-	const version = "3.6" // of which no machine has one any more; the one that uv brings only says that it is
-	uv := func(fetch string) {
+	const version = "3.6" // no machine has it any more; the one from uv only reports this version
+	uv := func(download string) {
 		script(t, filepath.Join(bin, "uv"), `#!/bin/sh
 echo "$*" >> `+calls+`
 case "$1 $2" in
 --version*) echo uv 9.9.9 ;;
-"python install") `+fetch+` ;;
+"python install") `+download+` ;;
 "venv "*) for dir; do :; done; exec `+in.Real+` -I -m venv --without-pip "$dir" ;;
 *) exit 1 ;;
 esac
 `)
 	}
-	t.Setenv("PATH", bin+":/bin") // sh and mkdir; a Python there would be found by its place, too
+	t.Setenv("PATH", bin+":/bin") // for sh and mkdir
 	t.Setenv("HOME", root)
 	t.Setenv("PYENV_ROOT", root)
 	t.Setenv("XDG_DATA_HOME", root)
@@ -325,36 +359,40 @@ esac
 	requirements := filepath.Join(root, "requirements.txt")
 	require.NoError(t, os.WriteFile(requirements, nil, 0o644))
 	s := Spec{Name: "toy", Python: want, Requirements: requirements}
-	var told []string
-	o := Options{Cache: t.TempDir(), Progress: func(p Progress) { told = append(told, p.What) }}
+	var steps []string
+	o := Options{Cache: t.TempDir(), Progress: func(p Progress) { steps = append(steps, p.What) }}
 	log := func() string { text, _ := os.ReadFile(calls); return string(text) }
 
-	// It cannot fetch: its own words, and what else helps.
+	// The download fails: the error contains the output of uv and other remedies.
 	uv("echo 'no download for you' >&2; exit 2")
 	_, err := Ensure(background, s, o)
 	require.Equal(t, plugins.NotFound, plugins.KindOf(err))
-	require.ErrorContains(t, err, "no Python "+version+" on this machine, and uv could not fetch one")
+	require.ErrorContains(t, err, "no Python "+version+" on this machine, and uv could not download one")
 	require.Contains(t, plugins.AsError(err).Detail, "no download for you")
 	require.Contains(t, plugins.AsError(err).Hint, "or give its path in [host] python")
 
-	// It says that it has, and has not.
+	// uv reports success, but there is no Python.
 	uv("true")
 	_, err = Ensure(background, s, o)
-	require.ErrorContains(t, err, "and none that runs is in "+filepath.Join(o.Cache, "python"))
+	require.ErrorContains(t, err, "but none in "+filepath.Join(o.Cache, "python")+" runs")
 
 	old := filepath.Join(root, "old")
 	script(t, old, `#!/bin/sh
 echo '{"version": [3, 6, 15], "real": "`+in.Real+`", "implementation": "cpython", "venv": true, "pip": ""}'
 `)
 	uv(`d="$UV_PYTHON_INSTALL_DIR/cpython-3.6.15-linux/bin"; mkdir -p "$d"; cp ` + old + ` "$d/python3"`)
-	told = nil
+	steps = nil
 	env, err := Ensure(background, s, o)
 	require.NoError(t, err)
 	require.True(t, env.Built)
-	require.Contains(t, told, "there is no Python "+version+" on this machine: uv fetches one into "+filepath.Join(o.Cache, "python"))
+	require.Contains(
+		t,
+		steps,
+		"there is no Python "+version+" on this machine: uv downloads one into "+filepath.Join(o.Cache, "python"),
+	)
 	require.Contains(t, log(), "python install "+version+"\n")
 
-	// The next environment takes the one that is there, and a Python that was given is the only one that is tried.
+	// The next environment uses the existing one, and a given Python is the only one that is tried.
 	require.NoError(t, os.Remove(calls))
 	s.Name = "another"
 	_, err = Ensure(background, s, o)
@@ -365,10 +403,10 @@ echo '{"version": [3, 6, 15], "real": "`+in.Real+`", "implementation": "cpython"
 	require.ErrorContains(t, err, "does not run")
 	require.NotContains(t, log(), "python install")
 
-	// Without uv the error names it.
+	// Without uv the error suggests it.
 	o = Options{Cache: t.TempDir(), PipOnly: true}
 	_, err = Ensure(background, s, o)
-	require.Contains(t, plugins.AsError(err).Hint, "where uv is installed, srpo lets it fetch one")
+	require.Contains(t, plugins.AsError(err).Hint, "where uv is installed, srpo uses it to download one")
 }
 
 func TestTwoHostsInstallOnce(t *testing.T) {
@@ -415,27 +453,44 @@ func TestCacheDir(t *testing.T) {
 	require.Equal(t, plugins.Exhausted, plugins.KindOf(err))
 }
 
-// The package's own last step: once, in the new environment; what it made is checked like everything else, and its program is part of what the environment is.
+// The post-install program runs once, in the new environment. Its files are checked like all others, and
+// the program is part of the hash of the environment.
 func TestPostInstall(t *testing.T) {
 	in := anyPython(t)
 	offline(t)
 	dir := t.TempDir()
-	s := Spec{Name: "toy", Python: requirement(t, fmt.Sprintf("3.%d", in.Version.Minor)), Requirements: filepath.Join(dir, "requirements.txt"), PostInstall: filepath.Join(dir, "make.py")}
+	s := Spec{
+		Name:         "toy",
+		Python:       requirement(t, fmt.Sprintf("3.%d", in.Version.Minor)),
+		Requirements: filepath.Join(dir, "requirements.txt"),
+		PostInstall:  filepath.Join(dir, "make.py"),
+	}
 	require.NoError(t, os.WriteFile(s.Requirements, []byte("# nothing\n"), 0o644))
 	count := filepath.Join(dir, "count")
 	program := func(text string) {
 		t.Helper()
-		require.NoError(t, os.WriteFile(s.PostInstall, []byte("import os, sys\nopen("+fmt.Sprintf("%q", count)+", 'a').write('x')\n"+text), 0o644))
+		require.NoError(
+			t,
+			os.WriteFile(
+				s.PostInstall,
+				[]byte("import os, sys\nopen("+fmt.Sprintf("%q", count)+", 'a').write('x')\n"+text),
+				0o644,
+			),
+		)
 	}
-	var told []string
-	o := Options{Cache: t.TempDir(), Interpreter: in.Path, Progress: func(p Progress) { told = append(told, p.What) }}
+	var steps []string
+	o := Options{
+		Cache:       t.TempDir(),
+		Interpreter: in.Path,
+		Progress:    func(p Progress) { steps = append(steps, p.What) },
+	}
 	program("os.mkdir(sys.argv[1] + '/sub')\nopen(sys.argv[1] + '/sub/model', 'w').write(sys.prefix)\n")
 	env, err := Ensure(background, s, o)
 	require.NoError(t, err)
 	made, err := os.ReadFile(filepath.Join(env.Made, "sub", "model"))
 	require.NoError(t, err)
 	require.Equal(t, env.Dir, string(made), "in the new environment")
-	require.Contains(t, told, "running make.py of toy")
+	require.Contains(t, steps, "running make.py of toy")
 	require.Len(t, env.Stamp.Made, 1)
 
 	again, err := Ensure(background, s, o)
@@ -465,16 +520,16 @@ func TestPostInstall(t *testing.T) {
 	program("open(sys.argv[1] + '/model', 'w').write('2')\n")
 	env, err = Ensure(background, s, o)
 	require.NoError(t, err)
-	require.NotEqual(t, before, env.Dir, "another program is another environment")
+	require.NotEqual(t, before, env.Dir, "another program makes another environment")
 
 	program("print('weights have the wrong shape')\nsys.exit(3)\n")
 	_, err = Ensure(background, s, o)
 	require.Equal(t, plugins.Corrupt, plugins.KindOf(err))
-	require.ErrorContains(t, err, "make.py, which makes what the package cannot bring, failed: exit status 3")
+	require.ErrorContains(t, err, "make.py, the post-install program, failed: exit status 3")
 	require.Contains(t, plugins.AsError(err).Detail, "weights have the wrong shape")
 	gone, err := s.Dir(o)
 	require.NoError(t, err)
-	require.NoDirExists(t, gone, "nothing half-made is left")
+	require.NoDirExists(t, gone, "no unfinished environment is left")
 	program("")
 	_, err = Ensure(background, s, o)
 	require.ErrorContains(t, err, "make.py made no file")

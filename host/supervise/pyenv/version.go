@@ -8,7 +8,8 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// Requirement says which Pythons will do: "3.11" (any 3.11), "3.11.7" (that one), or bounds such as ">=3.10" and ">=3.10,<3.13".
+// Requirement is the required version of Python: "3.11" (any 3.11), "3.11.7" (that one), or bounds such as
+// ">=3.10" and ">=3.10,<3.13".
 type Requirement struct {
 	text   string
 	bounds []bound
@@ -19,11 +20,12 @@ type bound struct {
 	version []int
 }
 
-// ParseRequirement reads the text of plugin.toml's [python] version.
+// ParseRequirement parses [python] version of plugin.toml.
 func ParseRequirement(text string) (Requirement, error) {
 	r := Requirement{text: text}
 	bad := func() (Requirement, error) {
-		return r, plugins.Errorf(plugins.Invalid, "%q is not a Python version", text).WithHint(`write "3.11", or bounds like ">=3.10,<3.13"`)
+		return r, plugins.Errorf(plugins.Invalid, "%q is not a Python version", text).
+			WithHint(`write "3.11", or bounds like ">=3.10,<3.13"`)
 	}
 	for _, part := range strings.Split(text, ",") {
 		part = strings.TrimSpace(part)
@@ -52,10 +54,12 @@ func ParseRequirement(text string) (Requirement, error) {
 
 func (r Requirement) String() string { return r.text }
 
-// request is the requirement as uv takes it: "3.11", or bounds with commas and without spaces.
+// request returns the requirement in the form that uv expects: "3.11", or bounds with commas and without
+// spaces.
 func (r Requirement) request() string { return strings.ReplaceAll(r.text, " ", "") }
 
-// Allows says whether a Python of this version will do. A bound with two numbers compares two: "3.11" is any 3.11, "<=3.11" too.
+// Allows reports whether a version satisfies the requirement. A bound with two numbers compares two: "3.11"
+// and "<=3.11" allow any 3.11.
 func (r Requirement) Allows(v Version) bool {
 	have := []int{v.Major, v.Minor, v.Micro}
 	for _, b := range r.bounds {
@@ -87,7 +91,7 @@ func (r Requirement) Allows(v Version) bool {
 	return len(r.bounds) > 0
 }
 
-// minors are the minor versions 3.x that may satisfy the requirement, the newest first: what to look for by name.
+// minors returns the minor versions 3.x that may satisfy the requirement, the newest first.
 func (r Requirement) minors() []int {
 	var out []int
 	for minor := 20; minor >= 6; minor-- {
@@ -101,7 +105,7 @@ func (r Requirement) minors() []int {
 	return out
 }
 
-// exact says whether the requirement names one release of a minor version, e.g. 3.11.7.
+// exact reports whether the requirement is one release of a minor version, e.g. 3.11.7.
 func (r Requirement) exact(minor int) bool {
 	return len(r.bounds) == 1 && r.bounds[0].op == "==" && r.bounds[0].version[1] == minor
 }

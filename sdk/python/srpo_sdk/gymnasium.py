@@ -64,6 +64,10 @@ class GymEnv(Env):
     #: Actions per second; 0: the environment's metadata["render_fps"].
     rate_hz: ClassVar[float] = 0.0
 
+    #: Make a new environment for each episode. Set it if `reset` of the environment keeps state of the last episode:
+    #: `srpo plugin test` then reports that the same episode differs.
+    remake_on_reset: ClassVar[bool] = False
+
     # An environment that describe() made, for the first lane.
     _unused: ClassVar[list[gymnasium.Env[Any, Any]]] = []
 
@@ -135,6 +139,9 @@ class GymEnv(Env):
         self._limit, self._steps, self._success_known = self._step_limit(), 0, False
 
     def reset(self, task: str, start_state: int, seed: int) -> None:
+        if self.remake_on_reset and self._steps:
+            self.env.close()
+            self.env = self._open(self.config.settings)
         self.observation, _ = self.env.reset(seed=start_state)
         self._steps = 0
 

@@ -7,9 +7,10 @@ from gym_dot import Dot, GymDot
 from gymnasium import spaces
 
 import srpo_sdk as srpo
-from host import PLUGINS, array, env_pb2, tensor
+from host import PLUGINS, SDK, array, env_pb2, tensor
 from srpo_sdk.gymnasium import GymEnv
 
+EXAMPLES = SDK.parents[1] / "examples" / "gymnasium"
 ALL = env_pb2.Render(observe=["render", "wrist/rgb"])
 
 
@@ -101,6 +102,31 @@ def test_vectors_become_proprio():
     assert vector.proprio().shape == (2,) and vector.proprio()[1] == 0
 
 
+class Leaky(Dot):
+    episodes = 0
+
+    def reset(self, **options):
+        super().reset(**options)
+        self.x += self.episodes
+        return self.observation(), {}
+
+    def step(self, action):
+        self.episodes += 1  # not cleared by reset
+        return super().step(action)
+
+
+gymnasium.register("Leaky-v0", Leaky, max_episode_steps=20)
+
+
+@pytest.mark.parametrize("remake", [False, True])
+def test_an_environment_can_be_made_again_for_each_episode(remake):
+    env = lane(subclass(env_id="Leaky-v0", remake_on_reset=remake))
+    first = env.proprio()[0]
+    env.step(-ACTION / 10)
+    env.reset("task", 0, 0)
+    assert (env.proprio()[0] == first) == remake
+
+
 def test_success_can_have_another_name_or_rule():
     env = lane(subclass(make_kwargs={"success_key": "success"}))
     assert [env.step(ACTION).success for _ in range(3)][-1]
@@ -155,6 +181,13 @@ def test_wrong_attributes_are_reported(attributes, message):
     with pytest.raises(srpo.Error, match=message) as e:
         subclass(**attributes).describe({})
     assert e.value.hint
+
+
+def test_examples_are_short():
+    lines = {p.parent.name: len(p.read_text().splitlines()) for p in EXAMPLES.glob("*/plugin.py")}
+    # Meta-World ignores the seed of reset, and has an expert.
+    assert set(lines) == {"fetch-push", "fetch-reach", "metaworld-reach", "pusht"}
+    assert all(n <= 10 for name, n in lines.items() if name != "metaworld-reach") and lines["metaworld-reach"] <= 15
 
 
 def test_tasks_need_an_instruction_and_a_step_limit():
