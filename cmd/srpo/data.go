@@ -86,7 +86,7 @@ func (a *app) showData(ctx context.Context, f *settingsFlags, dir string) error 
 	d := cfg.Data
 	set, err := dataset.Open(
 		ctx, dir, dataset.Options{
-			Cameras: d.Cameras, Action: d.Action, State: d.State, Success: d.Success, Every: 1,
+			Cameras: d.Cameras, Action: d.Action, State: d.State, Success: d.Success, RecordEvery: 1,
 			Reader: lerobotReader(cfg, term),
 		},
 	)

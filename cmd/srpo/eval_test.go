@@ -446,7 +446,7 @@ func TestEvalShards(t *testing.T) {
 	require.FileExists(t, "merged/report.html")
 	code, _, stderr = evalCLI(t, "eval", "--merge", "part-1", "part-2", "part-3", "--out", "merged")
 	require.Equal(t, 2, code)
-	require.Contains(t, stderr, "the folder holds ")
+	require.Contains(t, stderr, "the folder contains ")
 
 	for _, s := range []string{"0/3", "4/3", "1/0", "a/b", "1/3x", "-1/3"} {
 		code, _, stderr := evalCLI(t, append(args, "--shard", s, "--out", "never")...)
