@@ -35,12 +35,15 @@ func (a *app) pluginTest() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "test NAME|FOLDER",
 		Short: "Check that a plugin keeps the contract",
-		Long: "test starts a plugin as a run does and checks the contract: spaces, determinism by seed, start states,\n" +
-			"ends of chunks and episodes, refusal of bad requests, a quiet stdout and a clean stop. It does so once with\n" +
-			"tensors in shared memory and once with tensors in messages, which must give the same replies.\n" +
-			"It ignores srpo.lock, so that you can test a changed package before srpo plugin lock.",
-		Example: "  srpo plugin test ./my-env\n  srpo plugin test ./my-env --set noise=0.1\n" +
-			"  srpo plugin test ./my-policy --env ./my-env\n  srpo plugin test libero-plus --task '*/noise/*'",
+		Long: "test starts a plugin as a run does and checks the contract: spaces, determinism by seed, start\n" +
+			"states, ends of chunks and episodes, refusal of bad requests, a quiet stdout and a clean stop. It\n" +
+			"does so once with tensors in shared memory and once with tensors in messages, which must give the\n" +
+			"same replies. It ignores srpo.lock, so that you can test a changed package before srpo plugin\n" +
+			"lock.",
+		Example: "  srpo plugin test ./my-env\n" +
+			"  srpo plugin test ./my-env --set noise=0.1\n" +
+			"  srpo plugin test ./my-policy --env ./my-env\n" +
+			"  srpo plugin test libero-plus --task '*/noise/*'",
 		Args: oneArg("one plugin"),
 		RunE: func(c *cobra.Command, args []string) error {
 			k, err := parseKind(kind)
@@ -289,8 +292,8 @@ func (x *contractTest) describeEnv(ctx context.Context) (spec plugins.EnvSpec, e
 	return spec, err
 }
 
-// examine runs all checks on one process. alive is false if the process did not start. An error, such as Ctrl-C, ends the
-// whole test.
+// examine runs all checks on one process. alive is false if the process did not start. An error, such as Ctrl-C, ends
+// the whole test.
 func (x *contractTest) examine(ctx context.Context, part string, arenaBytes int,
 	t *transcript) (alive bool, err error) {
 	x.print("\ntensors in %s", part)
