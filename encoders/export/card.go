@@ -72,17 +72,19 @@ const (
 	maxMetadata = 1 << 20
 )
 
-// ReadCard reads the card of an exported model without reading its weights. Errors: NotFound (no such file), Corrupt (no ONNX file, or cut off), Mismatch (an
-// ONNX file that srpo did not export, or one of a newer format).
+// ReadCard reads the card of an exported model without reading its weights. Errors: NotFound (no such file), Corrupt
+// (no ONNX file, or cut off), Mismatch (an ONNX file that srpo did not export, or one of a newer format).
 func ReadCard(path string) (Card, Verified, error) {
 	var c Card
 	var v Verified
 	fail := func(kind plugins.ErrorKind, format string, args ...any) (Card, Verified, error) {
-		return c, v, plugins.Errorf(kind, format, args...).WithPlace("%s", path).WithHint("export it again: srpo encoder export NAME --model CHECKPOINT --out %s", path)
+		return c, v, plugins.Errorf(kind, format, args...).WithPlace("%s", path).
+			WithHint("export it again: srpo encoder export NAME --model CHECKPOINT --out %s", path)
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return c, v, plugins.Errorf(plugins.NotFound, "%w", err).WithHint("give the .onnx file that srpo encoder export wrote")
+		return c, v, plugins.Errorf(plugins.NotFound, "%w", err).
+			WithHint("give the .onnx file that srpo encoder export wrote")
 	}
 	defer f.Close()
 	meta, err := metadata(f)
@@ -90,7 +92,8 @@ func ReadCard(path string) (Card, Verified, error) {
 	case errors.Is(err, errNotONNX), errors.Is(err, io.ErrUnexpectedEOF):
 		return fail(plugins.Corrupt, "%w", err)
 	case err != nil:
-		return c, v, plugins.Errorf(plugins.Invalid, "%w", err).WithPlace("%s", path).WithHint("see that the file can be read")
+		return c, v, plugins.Errorf(plugins.Invalid, "%w", err).WithPlace("%s", path).
+			WithHint("see that the file can be read")
 	}
 	text, ok := meta["srpo.encoder"]
 	if !ok {

@@ -56,7 +56,11 @@ func TestReadCardRefuses(t *testing.T) {
 		"of something":     {entry("author", "somebody"), plugins.Mismatch, "srpo did not export it"},
 		"a newer format":   {entry("srpo.encoder", `{"format":2}`), plugins.Mismatch, "format 2"},
 		"a card in pieces": {entry("srpo.encoder", `{"format":`), plugins.Corrupt, "its card"},
-		"a length over 64": {[]byte{0x3a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, plugins.Corrupt, "no ONNX file"},
+		"a length over 64": {
+			[]byte{
+				0x3a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+			}, plugins.Corrupt, "no ONNX file",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "m.onnx")
@@ -107,7 +111,10 @@ func FuzzReadCard(f *testing.F) {
 }
 
 func TestFilesAreWhole(t *testing.T) {
-	for _, name := range []string{"export.py", "checkpoint.py", "network.py", "graph.py", "clips.py", "talk.py", "requirements.txt", "episodes/expert.npz"} {
+	for _, name := range []string{
+		"export.py", "checkpoint.py", "network.py", "graph.py", "clips.py", "talk.py", "requirements.txt",
+		"episodes/expert.npz",
+	} {
 		_, err := Files.Open(name)
 		require.NoError(t, err)
 	}

@@ -101,7 +101,9 @@ func TestErrors(t *testing.T) {
 	configure := func(s plugins.Settings) *plugins.Error {
 		return plugins.AsError(New().Configure(t.Context(), plugins.Config{Settings: s}))
 	}
-	for _, s := range []plugins.Settings{{"provider": "tpu"}, {"threads": int64(-1)}, {"batch": int64(-1)}, {"modle": "x"}, {"pooling": "cls"}} {
+	for _, s := range []plugins.Settings{
+		{"provider": "tpu"}, {"threads": int64(-1)}, {"batch": int64(-1)}, {"modle": "x"}, {"pooling": "cls"},
+	} {
 		require.Equal(t, plugins.Invalid, configure(s).Kind)
 	}
 	t.Setenv("GENERIC_MODEL", "")
@@ -149,7 +151,12 @@ for data in (b"", head[:5], pickle.dumps(7) + head):
 `
 	folder, err := filepath.Abs(".")
 	require.NoError(t, err)
-	out, err := exec.Command(filepath.Join(os.Getenv("VIRTUAL_ENV"), "bin", "python"), "-I", "-B", "-c", program, folder).CombinedOutput()
+	out, err := exec.Command(
+		filepath.Join(os.Getenv("VIRTUAL_ENV"), "bin", "python"), "-I", "-B", "-c", program, folder,
+	).CombinedOutput()
 	require.NoError(t, err, string(out))
-	require.Equal(t, "refused: posix.system is not expected in a file of weights\nEOFError\nUnpicklingError\nRuntimeError\n", string(out))
+	require.Equal(
+		t, "refused: posix.system is not expected in a file of weights\nEOFError\nUnpicklingError\nRuntimeError\n",
+		string(out),
+	)
 }

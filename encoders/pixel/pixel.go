@@ -1,6 +1,8 @@
-// Package pixel is the simplest encoder: a clip's frames, made small, as they are. The L2 distance of two such vectors is a distance of pictures.
+// Package pixel is the simplest encoder: a clip's frames, made small, as they are. The L2 distance of two such
+// vectors is a distance of pictures.
 //
-// It needs no weights and no installation, and where the camera stands still it is not a straw man; it is also the baseline that a world model has to beat.
+// It needs no weights and no installation, and where the camera stands still it is not a straw man; it is also the
+// baseline that a world model has to beat.
 package pixel
 
 import (
@@ -22,7 +24,8 @@ const (
 	poolFirstLastMean = "first_last_mean"
 )
 
-// Pixel implements [encoder.Encoder] and [encoder.Windower]. Make one with [New]. It keeps nothing between calls, which may come at the same time.
+// Pixel implements [encoder.Encoder] and [encoder.Windower]. Make one with [New]. It keeps nothing between calls,
+// which may come at the same time.
 type Pixel struct {
 	size, frames, first int
 	gray                bool
@@ -34,14 +37,17 @@ func New() encoder.Encoder { return &Pixel{size: 32, pool: poolMean} }
 
 var settings = []plugins.Setting{
 	{Name: "size", Default: int64(32), Min: plugins.Bound(1), Max: plugins.Bound(256),
-		Doc: "each frame is area-averaged to size x size, pixels; 32 separated successes from failures on LIBERO with an AUROC of 0.986"},
+		Doc: "each frame is area-averaged to size x size, pixels; 32 separated successes from failures on LIBERO " +
+			"with an AUROC of 0.986"},
 	{Name: "gray", Default: false, Doc: "luma (ITU-R BT.601) instead of red, green and blue: a third of the length"},
 	{Name: "pool", Default: poolMean, Choices: []string{poolMean, poolLast, poolFirstLastMean},
 		Doc: "the mean over the frames, the last frame, or first, last and mean one after the other"},
 	{Name: "frames", Default: int64(0), Min: plugins.Bound(0),
-		Doc: "take the mean over this many evenly spaced frames, first and last included (1: the first); 0, or a shorter clip: all frames"},
+		Doc: "take the mean over this many evenly spaced frames, first and last included (1: the first); 0, or a " +
+			"shorter clip: all frames"},
 	{Name: "first", Default: int64(0), Min: plugins.Bound(0),
-		Doc: "look at the first frames only, at most this many, so that a clip's length does not show; 0: the whole clip"},
+		Doc: "look at the first frames only, at most this many, so that a clip's length does not show; 0: the " +
+			"whole clip"},
 }
 
 // Info implements [plugins.Plugin].
@@ -83,8 +89,9 @@ func (p *Pixel) dimension() int {
 	return p.frameLength()
 }
 
-// Encode implements [encoder.Encoder]: one vector a clip, values from 0 to 1 (row, column, channel), the same whatever else is in the batch. A clip that is
-// not uint8 [T, H, W, 3] with T, H and W of 1 or more gets NaN throughout.
+// Encode implements [encoder.Encoder]: one vector a clip, values from 0 to 1 (row, column, channel), the same
+// whatever else is in the batch. A clip that is not uint8 [T, H, W, 3] with T, H and W of 1 or more gets NaN
+// throughout.
 func (p *Pixel) Encode(ctx context.Context, clips []plugins.Tensor) ([][]float32, error) {
 	rows := make([][]float32, len(clips))
 	var next atomic.Int64
@@ -106,8 +113,8 @@ func (p *Pixel) Encode(ctx context.Context, clips []plugins.Tensor) ([][]float32
 	return rows, nil
 }
 
-// EncodeWindows implements [encoder.Windower]: bit for bit what Encode returns for clip[:end], for each end, while every frame is looked at once.
-// An end outside 1 to T is Invalid; a clip that cannot be embedded gives rows of NaN.
+// EncodeWindows implements [encoder.Windower]: bit for bit what Encode returns for clip[:end], for each end, while
+// every frame is looked at once. An end outside 1 to T is Invalid; a clip that cannot be embedded gives rows of NaN.
 func (p *Pixel) EncodeWindows(ctx context.Context, clip plugins.Tensor, ends []int) ([][]float32, error) {
 	if !usable(clip) {
 		rows := make([][]float32, len(ends))
@@ -118,7 +125,9 @@ func (p *Pixel) EncodeWindows(ctx context.Context, clip plugins.Tensor, ends []i
 	}
 	for _, end := range ends {
 		if end < 1 || end > clip.Shape[0] {
-			return nil, plugins.Errorf(plugins.Invalid, "a clip of %d frames has no window that ends at %d", clip.Shape[0], end).WithHint("ends are 1 to the number of frames")
+			return nil, plugins.Errorf(plugins.Invalid,
+				"a clip of %d frames has no window that ends at %d", clip.Shape[0], end).
+				WithHint("ends are 1 to the number of frames")
 		}
 	}
 	rows := p.windows(ctx, clip, ends)
@@ -129,7 +138,9 @@ func (p *Pixel) EncodeWindows(ctx context.Context, clip plugins.Tensor, ends []i
 }
 
 func usable(clip plugins.Tensor) bool {
-	return clip.Check("clip", plugins.Uint8, -1, -1, -1, 3) == nil && clip.Shape[0] > 0 && clip.Shape[1] > 0 && clip.Shape[2] > 0
+	return clip.Check(
+		"clip", plugins.Uint8, -1, -1, -1, 3,
+	) == nil && clip.Shape[0] > 0 && clip.Shape[1] > 0 && clip.Shape[2] > 0
 }
 
 func (p *Pixel) unusable() []float32 {
@@ -140,8 +151,8 @@ func (p *Pixel) unusable() []float32 {
 	return row
 }
 
-// windows embeds clip[:end] for each end. Sums run over the frames in order, in float64, so that a window's sum is the same number however it is reached.
-// When ctx ends it returns early, with rows missing.
+// windows embeds clip[:end] for each end. Sums run over the frames in order, in float64, so that a window's sum is
+// the same number however it is reached. When ctx ends it returns early, with rows missing.
 func (p *Pixel) windows(ctx context.Context, clip plugins.Tensor, ends []int) [][]float32 {
 	height, width := clip.Shape[1], clip.Shape[2]
 	shrink := newShrinker(height, width, p.size, p.gray)
@@ -230,7 +241,8 @@ func (p *Pixel) windows(ctx context.Context, clip plugins.Tensor, ends []int) []
 	return rows
 }
 
-// spaced is the j-th of n evenly spaced frames of a clip of length t, the first and the last included, rounded down (NumPy's linspace(0, t-1, n) as int).
+// spaced is the j-th of n evenly spaced frames of a clip of length t, the first and the last included, rounded down
+// (NumPy's linspace(0, t-1, n) as int).
 func spaced(j, n, t int) int {
 	if n == 1 {
 		return 0

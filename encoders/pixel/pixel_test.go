@@ -39,9 +39,12 @@ func TestEncode(t *testing.T) {
 			e := configured(t, plugins.Settings{"size": int64(8), "pool": pool, "gray": gray})
 			spec, err := e.Describe(t.Context())
 			require.NoError(t, err)
-			want := 8 * 8 * map[bool]int{false: 3, true: 1}[gray] * map[bool]int{false: 1, true: 3}[pool == "first_last_mean"]
+			want := 8 * 8 * map[bool]int{false: 3,
+				true: 1}[gray] * map[bool]int{false: 1, true: 3}[pool == "first_last_mean"]
 			require.Equal(t, want, spec.Dimension)
-			clips := []plugins.Tensor{noiseClip(1, 5, 16, 16), noiseClip(2, 1, 7, 31), noiseClip(3, 9, 3, 2), noiseClip(4, 2, 64, 48)}
+			clips := []plugins.Tensor{
+				noiseClip(1, 5, 16, 16), noiseClip(2, 1, 7, 31), noiseClip(3, 9, 3, 2), noiseClip(4, 2, 64, 48),
+			}
 			all, err := e.Encode(t.Context(), clips)
 			require.NoError(t, err)
 			for i, c := range clips {
@@ -90,7 +93,9 @@ func TestAreaAverage(t *testing.T) {
 }
 
 func TestGray(t *testing.T) {
-	rows, err := configured(t, plugins.Settings{"size": int64(1), "gray": true}).Encode(t.Context(), []plugins.Tensor{plugins.Bytes([]byte{255, 0, 0}, 1, 1, 1, 3)})
+	rows, err := configured(t, plugins.Settings{"size": int64(1), "gray": true}).Encode(
+		t.Context(), []plugins.Tensor{plugins.Bytes([]byte{255, 0, 0}, 1, 1, 1, 3)},
+	)
 	require.NoError(t, err)
 	require.InDelta(t, 0.299, rows[0][0], 1e-6)
 }
@@ -191,7 +196,9 @@ func TestBadInput(t *testing.T) {
 		require.Equal(t, plugins.Invalid, plugins.KindOf(err))
 		require.NotEmpty(t, plugins.AsError(err).Hint)
 	}
-	for _, s := range []plugins.Settings{{"size": int64(0)}, {"size": 2.5}, {"pool": "max"}, {"frames": int64(-1)}, {"sise": int64(8)}} {
+	for _, s := range []plugins.Settings{
+		{"size": int64(0)}, {"size": 2.5}, {"pool": "max"}, {"frames": int64(-1)}, {"sise": int64(8)},
+	} {
 		require.Equal(t, plugins.Invalid, plugins.KindOf(New().Configure(t.Context(), plugins.Config{Settings: s})))
 	}
 	ctx, cancel := context.WithCancel(t.Context())

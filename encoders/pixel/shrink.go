@@ -1,7 +1,7 @@
 package pixel
 
-// shrinker averages frames of one size over the cells of a size x size grid. A pixel that lies in several cells counts in each by the share of its area,
-// so that any height and width works, also one below size.
+// shrinker averages frames of one size over the cells of a size x size grid. A pixel that lies in several cells
+// counts in each by the share of its area, so that any height and width works, also one below size.
 type shrinker struct {
 	width, size, channels int
 	rows, columns         []share
@@ -38,7 +38,8 @@ func newShrinker(height, width, size int, gray bool) *shrinker {
 	return s
 }
 
-// shares lists, pixel by pixel, which cells n pixels give to; the weights of each cell add up to 1. In units of 1/size of a pixel everything is a whole number.
+// shares lists, pixel by pixel, which cells n pixels give to; the weights of each cell add up to 1. In units of
+// 1/size of a pixel everything is a whole number.
 func shares(n, size int) []share {
 	out := make([]share, 0, n+size)
 	for pixel := range n {

@@ -30,7 +30,8 @@ func tolerance(model string) float64 {
 	return 1e-4
 }
 
-// TestParity compares with torch: frames that the published preprocessing made, alone and in batches, and whole clips from their pixels on.
+// TestParity compares with torch: frames that the published preprocessing made, alone and in batches, and whole clips
+// from their pixels on.
 func TestParity(t *testing.T) {
 	modeltest.Environment(t, "vjepa2")
 	goldens := modeltest.Goldens(t, "testdata")
@@ -51,7 +52,9 @@ func TestParity(t *testing.T) {
 				size := len(crop.Data) / c.Frames
 				x := make([]float32, card.Elements())
 				for j := range c.Frames {
-					picture := tr.Resize(raw.Data[j*len(raw.Data)/c.Frames:(j+1)*len(raw.Data)/c.Frames], c.Height, c.Width)
+					picture := tr.Resize(
+						raw.Data[j*len(raw.Data)/c.Frames:(j+1)*len(raw.Data)/c.Frames], c.Height, c.Width,
+					)
 					require.Equal(t, crop.Data[j*size:(j+1)*size], picture, "frame %d of %s", j, c.File)
 					tr.Normalise(picture, x[j*size:(j+1)*size])
 				}
@@ -69,7 +72,8 @@ func TestParity(t *testing.T) {
 			}
 
 			for _, batch := range []int64{1, 2, 8} {
-				e := modeltest.Configured(t, New(), plugins.Settings{"model": g.Path(), "batch": batch, "provider": "cpu"})
+				e := modeltest.Configured(t,
+					New(), plugins.Settings{"model": g.Path(), "batch": batch, "provider": "cpu"})
 				var clips []plugins.Tensor
 				for _, c := range g.Clips {
 					clips = append(clips, g.Strip(t, c.File, c.Frames))
@@ -77,14 +81,16 @@ func TestParity(t *testing.T) {
 				got, err := e.Encode(t.Context(), clips)
 				require.NoError(t, err)
 				for i := range got {
-					require.Less(t, modeltest.Difference(t, got[i], want[i]), tolerance(g.Model), "clip %d, batch %d", i, batch)
+					require.Less(t,
+						modeltest.Difference(t, got[i], want[i]), tolerance(g.Model), "clip %d, batch %d", i, batch)
 				}
 			}
 		})
 	}
 }
 
-// Which frames are seen: a clip equals the one that was made of its chosen frames, and windows equal clips that are cut, bit for bit.
+// Which frames are seen: a clip equals the one that was made of its chosen frames, and windows equal clips that are
+// cut, bit for bit.
 func TestFrames(t *testing.T) {
 	modeltest.Environment(t, "vjepa2")
 	e := modeltest.Configured(t, New(), plugins.Settings{"model": small, "provider": "cpu", "batch": int64(2)})
@@ -124,7 +130,11 @@ func TestNoModel(t *testing.T) {
 	require.Contains(t, e.Hint, "--set encoder.vjepa2.model=FILE.onnx")
 
 	modeltest.Environment(t, "vjepa2")
-	e = plugins.AsError(New().Configure(t.Context(), plugins.Config{Settings: plugins.Settings{"model": "../dinov2/testdata/plain-42.onnx"}}))
+	e = plugins.AsError(
+		New().Configure(
+			t.Context(), plugins.Config{Settings: plugins.Settings{"model": "../dinov2/testdata/plain-42.onnx"}},
+		),
+	)
 	require.Equal(t, plugins.Mismatch, e.Kind)
 	require.Contains(t, e.Message, "of the family dinov2")
 }

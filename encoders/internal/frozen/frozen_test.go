@@ -21,18 +21,24 @@ import (
 	"github.com/srpo-dev/srpo/plugins/encoder"
 )
 
-// network is one of the fixtures: means.onnx embeds a frame as the means of its channels, endless.onnx never comes to an end.
+// network is one of the fixtures: means.onnx embeds a frame as the means of its channels, endless.onnx never comes to
+// an end.
 func network(t *testing.T, fixture string, clip bool) (Network, string) {
 	t.Helper()
 	modeltest.Environment(t, "vjepa2")
 	card := model.Card{Format: 1, Family: "efficientnet", Source: "fixture", Dimension: 3, Frames: 1,
 		Input:   model.Input{Name: "pixel_values", Layout: "BCHW", Height: 4, Width: 4, DType: "float32"},
 		Outputs: map[string]string{"mean": "mean"}, Default: "mean",
-		Preprocess: frames.Recipe{Resize: 4, Mode: "exact", Interpolation: "bilinear", Antialias: true, Crop: 4, Rescale: 1, Mean: []float64{0, 0, 0}, Std: []float64{1, 1, 1}}}
+		Preprocess: frames.Recipe{
+			Resize: 4, Mode: "exact", Interpolation: "bilinear", Antialias: true, Crop: 4, Rescale: 1,
+			Mean: []float64{0, 0, 0}, Std: []float64{1, 1, 1},
+		}}
 	if clip {
 		card.Input.Layout = "BTCHW"
 	}
-	return Network{Name: "means", Version: "1", Family: "efficientnet", FrameWise: true}, modeltest.Carded(t, "../model/testdata/"+fixture, card)
+	return Network{
+		Name: "means", Version: "1", Family: "efficientnet", FrameWise: true,
+	}, modeltest.Carded(t, "../model/testdata/"+fixture, card)
 }
 
 // served is an encoder on the other side of gRPC.
@@ -55,7 +61,13 @@ func TestCancelOverRPC(t *testing.T) {
 	n, path := network(t, "endless.onnx", false)
 	e := New(n)
 	client := served(t, e)
-	require.NoError(t, client.Configure(t.Context(), plugins.Config{Settings: plugins.Settings{"model": path, "threads": int64(1), "provider": "cpu"}, WorldSize: 1}))
+	require.NoError(
+		t, client.Configure(
+			t.Context(), plugins.Config{
+				Settings: plugins.Settings{"model": path, "threads": int64(1), "provider": "cpu"}, WorldSize: 1,
+			},
+		),
+	)
 	clip := modeltest.Noise(1, 3, 4, 4)
 	for _, call := range []func(ctx context.Context) error{
 		func(ctx context.Context) error { _, err := client.Encode(ctx, []plugins.Tensor{clip}); return err },
@@ -80,13 +92,16 @@ func TestCancelOverRPC(t *testing.T) {
 	}
 }
 
-// The library may be another than the plugin's own, also after it was asked who it is. In a process of its own: a process loads one.
+// The library may be another than the plugin's own, also after it was asked who it is. In a process of its own: a
+// process loads one.
 func TestLibrarySetting(t *testing.T) {
 	if path := os.Getenv("FROZEN_TEST_LIBRARY"); path != "" {
 		e := New(Network{Name: "means", Version: "1", Family: "efficientnet", FrameWise: true})
 		before, err := e.Info(t.Context())
 		require.NoError(t, err)
-		s := plugins.Settings{"model": os.Getenv("FROZEN_TEST_MODEL"), "library": path, "provider": "cpu", "threads": int64(1)}
+		s := plugins.Settings{
+			"model": os.Getenv("FROZEN_TEST_MODEL"), "library": path, "provider": "cpu", "threads": int64(1),
+		}
 		require.NoError(t, e.Configure(t.Context(), plugins.Config{Settings: s}))
 		after, err := e.Info(t.Context())
 		require.NoError(t, err)
@@ -116,7 +131,8 @@ func TestLayout(t *testing.T) {
 // Frames are resized, embedded and averaged, and many clips of many sizes share batches.
 func TestMeans(t *testing.T) {
 	n, path := network(t, "means.onnx", false)
-	e := modeltest.Configured(t, New(n), plugins.Settings{"model": path, "batch": int64(5), "provider": "cpu", "threads": int64(1)})
+	e := modeltest.Configured(t,
+		New(n), plugins.Settings{"model": path, "batch": int64(5), "provider": "cpu", "threads": int64(1)})
 	var clips []plugins.Tensor
 	for length := 1; length <= 9; length++ {
 		side := 4 * length

@@ -58,7 +58,8 @@ func (c Card) Elements() int { return c.Frames * 3 * c.Input.Height * c.Input.Wi
 // remedy is how a model file that will do is made.
 func remedy(family string) string {
 	if family == "efficientnet" {
-		return "leave the setting out to take the model that the plugin made when it was installed, or srpo plugin install generic --repair"
+		return "leave the setting out to take the model that the plugin made when it was installed, or srpo " +
+			"plugin install generic --repair"
 	}
 	return fmt.Sprintf("make a model file: srpo encoder export %s --model CHECKPOINT", family)
 }
@@ -67,20 +68,27 @@ func remedy(family string) string {
 func readCard(f *File, family string) (c Card, err error) {
 	text, ok := f.Metadata[cardKey]
 	if !ok {
-		return c, plugins.Errorf(plugins.Mismatch, "%s says nothing of what it is: it lacks the model card that srpo writes into its metadata", f.Path).WithHint("%s", remedy(family))
+		return c, plugins.Errorf(
+			plugins.Mismatch,
+			"%s says nothing of what it is: it lacks the model card that srpo writes into its metadata", f.Path,
+		).WithHint("%s", remedy(family))
 	}
 	corrupt := func(format string, args ...any) error {
-		return plugins.Errorf(plugins.Corrupt, "the model card in %s: %w", f.Path, fmt.Errorf(format, args...)).WithHint("%s", remedy(family))
+		return plugins.Errorf(plugins.Corrupt, "the model card in %s: %w", f.Path, fmt.Errorf(format, args...)).
+			WithHint("%s", remedy(family))
 	}
 	if err := json.Unmarshal([]byte(text), &c); err != nil {
 		return c, corrupt("%w", err)
 	}
 	c.text = text
 	if c.Format != 1 {
-		return c, plugins.Errorf(plugins.Mismatch, "the model card in %s has format %d, this srpo reads format 1", f.Path, c.Format).WithHint("use the srpo that made it, or %s", remedy(family))
+		return c, plugins.Errorf(plugins.Mismatch,
+			"the model card in %s has format %d, this srpo reads format 1", f.Path, c.Format).
+			WithHint("use the srpo that made it, or %s", remedy(family))
 	}
 	if c.Family != family {
-		return c, plugins.Errorf(plugins.Mismatch, "%s holds a model of the family %s (%s), not %s", f.Path, c.Family, c.Source, family).
+		return c, plugins.Errorf(plugins.Mismatch,
+			"%s holds a model of the family %s (%s), not %s", f.Path, c.Family, c.Source, family).
 			WithHint("use it with the encoder %s, or %s", plugin(c.Family), remedy(family))
 	}
 	layout := "BTCHW"
@@ -97,7 +105,9 @@ func readCard(f *File, family string) (c Card, err error) {
 	case c.Input.DType != "float32" && c.Input.DType != "float16":
 		return c, corrupt("input of type %q", c.Input.DType)
 	case c.Input.Height != c.Preprocess.Crop || c.Input.Width != c.Preprocess.Crop:
-		return c, corrupt("an input of %d x %d for pictures of %d x %[3]d", c.Input.Height, c.Input.Width, c.Preprocess.Crop)
+		return c, corrupt(
+			"an input of %d x %d for pictures of %d x %[3]d", c.Input.Height, c.Input.Width, c.Preprocess.Crop,
+		)
 	case c.Outputs[c.Default] == "":
 		return c, corrupt("default_output %q is none of %v", c.Default, c.OutputNames())
 	}

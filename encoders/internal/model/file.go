@@ -15,7 +15,8 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// File is what can be known of a model file without loading it. ONNX Runtime reads the whole model for the same; of ViT-g that is 4 GB.
+// File is what can be known of a model file without loading it. ONNX Runtime reads the whole model for the same; of
+// ViT-g that is 4 GB.
 type File struct {
 	Path            string
 	Metadata        map[string]string
@@ -30,47 +31,61 @@ type File struct {
 	External []string
 }
 
-// Inspect reads a model file's names and metadata, and sees that it and the weights beside it are as long as they say. Errors: NotFound, and Corrupt
-// for what is cut short or no ONNX file.
+// Inspect reads a model file's names and metadata, and sees that it and the weights beside it are as long as they
+// say. Errors: NotFound, and Corrupt for what is cut short or no ONNX file.
 func Inspect(path string) (*File, error) {
 	r, err := os.Open(path)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			abs, _ := filepath.Abs(path)
-			return nil, plugins.Errorf(plugins.NotFound, "there is no model file %s", abs).WithHint("correct the setting model")
+			return nil, plugins.Errorf(plugins.NotFound, "there is no model file %s", abs).
+				WithHint("correct the setting model")
 		}
-		return nil, plugins.Errorf(plugins.NotFound, "the model file: %w", err).WithHint("make it readable, or correct the setting model")
+		return nil, plugins.Errorf(plugins.NotFound, "the model file: %w", err).
+			WithHint("make it readable, or correct the setting model")
 	}
 	defer r.Close()
 	info, err := r.Stat()
 	if err != nil || !info.Mode().IsRegular() {
-		return nil, plugins.Errorf(plugins.Invalid, "%s is not a file", path).WithHint("the setting model wants the path of an .onnx file")
+		return nil, plugins.Errorf(plugins.Invalid, "%s is not a file", path).
+			WithHint("the setting model wants the path of an .onnx file")
 	}
 	f := &File{Path: path, Metadata: map[string]string{}, Types: map[string]int{}, Bytes: info.Size()}
 	s := &scanner{r: r, file: f, external: map[string]int64{}}
 	err = s.model(info.Size())
 	switch {
 	case errors.Is(err, errCut):
-		return nil, plugins.Errorf(plugins.Corrupt, "the model file %s is cut short: it ends in the middle of its graph, after %d bytes", path, info.Size()).
-			WithHint("copy it again, or make it anew")
+		return nil, plugins.Errorf(
+			plugins.Corrupt, "the model file %s is cut short: it ends in the middle of its graph, after %d bytes", path,
+			info.Size(),
+		).WithHint("copy it again, or make it anew")
 	case errors.Is(err, errForeign):
-		return nil, plugins.Errorf(plugins.Corrupt, "%s is not an ONNX model: %w", path, err).WithHint("the setting model wants the path of an .onnx file, whole and undamaged")
+		return nil, plugins.Errorf(plugins.Corrupt, "%s is not an ONNX model: %w", path, err).
+			WithHint("the setting model wants the path of an .onnx file, whole and undamaged")
 	case err != nil:
-		return nil, plugins.Errorf(plugins.Corrupt, "reading the model file %s: %w", path, err).WithHint("see that the file is whole and readable")
+		return nil, plugins.Errorf(plugins.Corrupt, "reading the model file %s: %w", path, err).
+			WithHint("see that the file is whole and readable")
 	case !s.graph:
-		return nil, plugins.Errorf(plugins.Corrupt, "%s is not an ONNX model", path).WithHint("the setting model wants the path of an .onnx file")
+		return nil, plugins.Errorf(plugins.Corrupt, "%s is not an ONNX model", path).
+			WithHint("the setting model wants the path of an .onnx file")
 	}
 	for name, need := range s.external {
 		beside := filepath.Join(filepath.Dir(path), filepath.FromSlash(name))
 		if !filepath.IsLocal(filepath.FromSlash(name)) {
-			return nil, plugins.Errorf(plugins.Corrupt, "the model file %s wants its weights from %q, outside of its folder", path, name).WithHint("make it anew")
+			return nil, plugins.Errorf(plugins.Corrupt,
+				"the model file %s wants its weights from %q, outside of its folder", path, name).
+				WithHint("make it anew")
 		}
 		info, err := os.Stat(beside)
 		if err != nil {
-			return nil, plugins.Errorf(plugins.NotFound, "the weights of %s lie in a second file, %s, which is not there", path, name).WithHint("put it beside the model file")
+			return nil, plugins.Errorf(plugins.NotFound,
+				"the weights of %s lie in a second file, %s, which is not there", path, name).
+				WithHint("put it beside the model file")
 		}
 		if info.Size() < need {
-			return nil, plugins.Errorf(plugins.Corrupt, "the weights in %s are cut short: %d bytes instead of %d", beside, info.Size(), need).WithHint("copy the file again, or make it anew")
+			return nil, plugins.Errorf(plugins.Corrupt,
+				"the weights in %s are cut short: %d bytes instead of %d", beside, info.Size(), need).
+				WithHint("copy the file again, or make it anew")
 		}
 		f.External = append(f.External, name)
 		f.Bytes += info.Size()
@@ -84,7 +99,8 @@ var (
 	errForeign = errors.New("no protocol buffer")
 )
 
-// scanner reads the messages of a ModelProto that are needed, and jumps over the others. Field numbers are those of onnx.proto.
+// scanner reads the messages of a ModelProto that are needed, and jumps over the others. Field numbers are those of
+// onnx.proto.
 type scanner struct {
 	r     io.ReaderAt
 	file  *File
@@ -106,7 +122,9 @@ const (
 const maxText = 1 << 22
 
 // fields calls f for each field of the message in bytes from to to; of a length-delimited one at and n are its content.
-func (s *scanner) fields(from, to int64, f func(number protowire.Number, kind protowire.Type, at, n int64) error) error {
+func (s *scanner) fields(
+	from, to int64, f func(number protowire.Number, kind protowire.Type, at, n int64) error,
+) error {
 	var head [20]byte
 	for from < to {
 		n, err := s.r.ReadAt(head[:min(int64(len(head)), to-from)], from)

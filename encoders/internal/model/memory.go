@@ -10,15 +10,17 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// How many times its weights a model takes at most while it is loaded. Measured with ONNX Runtime 1.32 on models of 200 and 400 MB of matrices: 1.4 times
-// with the weights in the file and 1.1 with them beside it; in half precision, which a CPU computes in single, 4.0 and 2.9 times.
+// How many times its weights a model takes at most while it is loaded. Measured with ONNX Runtime 1.32 on models of
+// 200 and 400 MB of matrices: 1.4 times with the weights in the file and 1.1 with them beside it; in half precision,
+// which a CPU computes in single, 4.0 and 2.9 times.
 const (
 	loading     = 1.5
 	loadingHalf = 4
 )
 
-// enoughMemory refuses a model before it is read that will not fit: beyond the limit (10^6 bytes; 0: none), or beyond what the machine or its container has
-// free. The pictures of a batch (0 numbers: not known) count, of which two are held at once; what the network makes of them inside is not known beforehand.
+// enoughMemory refuses a model before it is read that will not fit: beyond the limit (10^6 bytes; 0: none), or beyond
+// what the machine or its container has free. The pictures of a batch (0 numbers: not known) count, of which two are
+// held at once; what the network makes of them inside is not known beforehand.
 func enoughMemory(f *File, limitMB int, cpu bool, batch, numbers int) error {
 	need := float64(f.Bytes) * loading / 1e6
 	if cpu {
@@ -33,7 +35,8 @@ func enoughMemory(f *File, limitMB int, cpu bool, batch, numbers int) error {
 		need += pictures
 	}
 	if limitMB > 0 && need > float64(limitMB) {
-		return plugins.Errorf(plugins.Exhausted, "%s, more than the limit of %d MB", what, limitMB).WithHint("raise the setting memory_mb, or %s", smaller)
+		return plugins.Errorf(plugins.Exhausted, "%s, more than the limit of %d MB", what, limitMB).
+			WithHint("raise the setting memory_mb, or %s", smaller)
 	}
 	if free, whose := freeMB(); free > 0 && need > free {
 		return plugins.Errorf(plugins.Exhausted, "%s, %s has %.0f MB free", what, whose, free).
@@ -65,7 +68,8 @@ func freeMB() (mb float64, whose string) {
 		}
 		return v / 1e6
 	}
-	if most, used := number("memory.max"), number("memory.current"); most > 0 && used >= 0 && (mb == 0 || most-used < mb) {
+	if most, used := number("memory.max"), number("memory.current"); most > 0 && used >= 0 &&
+		(mb == 0 || most-used < mb) {
 		return most - used, "the container"
 	}
 	return mb, whose

@@ -21,10 +21,14 @@ import (
 
 // means is the card of the fixtures.
 func means() Card {
-	return Card{Format: 1, Family: "efficientnet", Source: "fixture", SHA256: "0123456789abcdef", Dimension: 3, Frames: 1,
+	return Card{Format: 1, Family: "efficientnet", Source: "fixture", SHA256: "0123456789abcdef", Dimension: 3,
+		Frames:  1,
 		Input:   Input{Name: "pixel_values", Layout: "BCHW", Height: 4, Width: 4, DType: "float32"},
 		Outputs: map[string]string{"mean": "mean"}, Default: "mean",
-		Preprocess: frames.Recipe{Resize: 4, Mode: "exact", Interpolation: "bilinear", Crop: 4, Rescale: 1, Mean: []float64{0, 0, 0}, Std: []float64{1, 1, 1}}}
+		Preprocess: frames.Recipe{
+			Resize: 4, Mode: "exact", Interpolation: "bilinear", Crop: 4, Rescale: 1, Mean: []float64{0, 0, 0},
+			Std: []float64{1, 1, 1},
+		}}
 }
 
 // carded writes a fixture with a card into a folder of its own.
@@ -123,9 +127,15 @@ func TestBadFiles(t *testing.T) {
 		{"truncated in the weights", write(t, "a.onnx", good[:len(bare)/2]), plugins.Corrupt, "is cut short"},
 		{"truncated in the metadata", write(t, "a.onnx", good[:len(good)-9]), plugins.Corrupt, "is cut short"},
 		{"no card", write(t, "a.onnx", bare), plugins.Mismatch, "lacks the model card"},
-		{"card that is no JSON", write(t, "a.onnx", append(bare, entry(cardKey, "{")...)), plugins.Corrupt, "the model card in"},
+		{
+			"card that is no JSON", write(t,
+				"a.onnx", append(bare, entry(cardKey, "{")...)), plugins.Corrupt, "the model card in",
+		},
 		{"newer card", with(func(c *Card) { c.Format = 2 }), plugins.Mismatch, "format 2"},
-		{"another family", with(func(c *Card) { c.Family = "vjepa2" }), plugins.Mismatch, "of the family vjepa2 (fixture), not efficientnet"},
+		{
+			"another family", with(func(c *Card) { c.Family = "vjepa2" }), plugins.Mismatch,
+			"of the family vjepa2 (fixture), not efficientnet",
+		},
 		{"layout", with(func(c *Card) { c.Frames = 8 }), plugins.Corrupt, `layout "BCHW" for clips of 8 frames`},
 		{"type", with(func(c *Card) { c.Input.DType = "bfloat16" }), plugins.Corrupt, "bfloat16"},
 		{"size", with(func(c *Card) { c.Input.Width = 5 }), plugins.Corrupt, "4 x 5"},
@@ -135,7 +145,11 @@ func TestBadFiles(t *testing.T) {
 		{"preprocess", with(func(c *Card) { c.Preprocess.Std = nil }), plugins.Corrupt, "preprocess: "},
 		{"dimension", with(func(c *Card) { c.Dimension = 0 }), plugins.Corrupt, "dimension 0"},
 		{"frames", with(func(c *Card) { c.Frames = 0 }), plugins.Corrupt, "0 frames"},
-		{"graph", write(t, "a.onnx", append(swap(bare, "GlobalAveragePool", "GlobalAveragePoop"), good[len(bare):]...)), plugins.Corrupt, "cannot be loaded"},
+		{
+			"graph", write(
+				t, "a.onnx", append(swap(bare, "GlobalAveragePool", "GlobalAveragePoop"), good[len(bare):]...),
+			), plugins.Corrupt, "cannot be loaded",
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := Open(Options{Model: c.path, Family: "efficientnet", Provider: "cpu", Threads: 1})
@@ -199,11 +213,15 @@ func TestMemory(t *testing.T) {
 	require.ErrorContains(t, err, "takes about 6000 MB to load, more than the limit of 5000 MB")
 
 	half := &File{Path: "half.onnx", Bytes: 2_000_000_000, HalfBytes: 2_000_000_000}
-	require.ErrorContains(t, enoughMemory(half, 5000, true, 0, 0), "takes about 8000 MB", "a CPU computes in single precision")
+	require.ErrorContains(t,
+		enoughMemory(half, 5000, true, 0, 0), "takes about 8000 MB", "a CPU computes in single precision")
 	small := &File{Path: "small.onnx", Bytes: 10_000_000} // 4096 clips of 16 frames of 256 px
 	err = enoughMemory(small, 40_000, true, 4096, 16*3*256*256)
 	require.Equal(t, plugins.Exhausted, plugins.KindOf(err))
-	require.ErrorContains(t, err, "takes about 15 MB to load and 103079 MB for pictures in batches of 4096, more than the limit of 40000 MB")
+	require.ErrorContains(
+		t, err,
+		"takes about 15 MB to load and 103079 MB for pictures in batches of 4096, more than the limit of 40000 MB",
+	)
 	require.Contains(t, plugins.AsError(err).Hint, "lower the setting batch")
 	require.NoError(t, enoughMemory(small, 40_000, true, 16, 16*3*256*256))
 	require.Contains(t, plugins.AsError(enoughMemory(f, 5000, true, 1, 16*3*256*256)).Hint, "use a smaller model")
@@ -258,10 +276,16 @@ func TestLibrary(t *testing.T) {
 	text := filepath.Join(root, "text.so")
 	require.NoError(t, os.WriteFile(text, []byte("no library"), 0o644))
 	// What ONNX Runtime before 1.24 answers when it is asked for version 24 of its API.
-	old := "static const void *get(unsigned v) { return v > 23 ? 0 : \"\"; }\nstatic const char *version(void) { return \"1.23.2\"; }\n" +
-		"static struct { const void *(*get)(unsigned); const char *(*version)(void); } base = { get, version };\nvoid *OrtGetApiBase(void) { return &base; }\n"
+	old := "static const void *get(unsigned v) { return v > 23 ? 0 : \"\"; }\nstatic const char *version(void) { " +
+		"return \"1.23.2\"; }\n" +
+		"static struct { const void *(*get)(unsigned); const char *(*version)(void); } base = { get, version " +
+		"};\nvoid *OrtGetApiBase(void) { return &base; }\n"
 	for _, c := range []struct{ path, want string }{
-		{compile("libonnxruntime.so.1.23.2", old), `^mismatch: ONNX Runtime 1\.24\.1 or newer is needed, .* is 1\.23\.2$`},
+		{
+			compile(
+				"libonnxruntime.so.1.23.2", old,
+			), `^mismatch: ONNX Runtime 1\.24\.1 or newer is needed, .* is 1\.23\.2$`,
+		},
 		{compile("libonnxruntime.so", old), `^mismatch: .* is older$`},
 		{compile("libother.so", "int other(void) { return 0; }\n"), `^corrupt: .*libother\.so is not libonnxruntime$`},
 		{text, `^corrupt: .* cannot be loaded`},
@@ -303,14 +327,20 @@ func TestPreload(t *testing.T) {
 		require.NoError(t, os.MkdirAll(dir, 0o755))
 		source := filepath.Join(t.TempDir(), "x.c")
 		require.NoError(t, os.WriteFile(source, []byte(code), 0o644))
-		args := append([]string{"-shared", "-fPIC", "-Wl,-soname," + name, "-o", filepath.Join(dir, name), source}, flags...)
+		args := append([]string{
+			"-shared", "-fPIC", "-Wl,-soname," + name, "-o", filepath.Join(dir, name), source,
+		}, flags...)
 		out, err := exec.Command("gcc", args...).CombinedOutput()
 		require.NoError(t, err, string(out))
 	}
 	put("zz", "libsrpotestbase.so.1", "int srpo_test_base(void) { return 1; }\n")
-	put("aa", "libsrpotestneeds.so.1", "int srpo_test_base(void); int srpo_test_needs(void) { return srpo_test_base(); }\n",
+	put("aa", "libsrpotestneeds.so.1",
+		"int srpo_test_base(void); int srpo_test_needs(void) { return srpo_test_base(); }\n",
 		filepath.Join(site, "nvidia", "zz", "lib", "libsrpotestbase.so.1"))
-	put("aa", "libsrpotestlost.so.1", "int srpo_test_nowhere(void); int srpo_test_lost(void) { return srpo_test_nowhere(); }\n")
+	put(
+		"aa", "libsrpotestlost.so.1",
+		"int srpo_test_nowhere(void); int srpo_test_lost(void) { return srpo_test_nowhere(); }\n",
+	)
 	loaded, failures := preloadCUDA(filepath.Join(site, "onnxruntime", "capi", "libonnxruntime.so"))
 	require.Equal(t, 2, loaded)
 	require.Len(t, failures, 1)
@@ -332,8 +362,11 @@ func TestHalf(t *testing.T) {
 	for _, c := range []struct {
 		x    float32
 		want float32
-	}{{1, 1}, {-2.5, -2.5}, {1 + 1./2048, 1}, {1 + 3./2048, 1 + 2./1024}, {65519, 65504}, {65520, float32(math.Inf(1))}, {1e30, float32(math.Inf(1))},
-		{-1e30, float32(math.Inf(-1))}, {1. / (1 << 24), 1. / (1 << 24)}, {1. / (1 << 25), 0}, {1.5 / (1 << 24), 2. / (1 << 24)}, {6.1e-5, 6.1e-5}, {0.1, 0.099975586}} {
+	}{{1, 1}, {-2.5, -2.5}, {1 + 1./2048, 1}, {1 + 3./2048, 1 + 2./1024}, {65519, 65504}, {65520, float32(math.Inf(1))},
+		{1e30, float32(math.Inf(1))},
+		{-1e30, float32(math.Inf(-1))}, {1. / (1 << 24), 1. / (1 << 24)}, {1. / (1 << 25), 0}, {
+			1.5 / (1 << 24), 2. / (1 << 24),
+		}, {6.1e-5, 6.1e-5}, {0.1, 0.099975586}} {
 		require.InDelta(t, c.want, fromHalf(toHalf(c.x)), math.Abs(float64(c.want))*1e-3+1e-12, "%v", c.x)
 	}
 	require.Equal(t, float32(1), fromHalf(toHalf(1+1./2048)), "ties go to even")

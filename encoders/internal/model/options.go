@@ -1,5 +1,6 @@
-// Package model runs the networks that `srpo encoder export` and the generic encoder's installation write, on ONNX Runtime: a library that is opened when it
-// is needed (nothing is linked), a model file with a card in its metadata, and runs that end with their context.
+// Package model runs the networks that `srpo encoder export` and the generic encoder's installation write, on ONNX
+// Runtime: a library that is opened when it is needed (nothing is linked), a model file with a card in its metadata,
+// and runs that end with their context.
 package model
 
 import (
@@ -22,7 +23,8 @@ type Options struct {
 	Threads int
 	// Batch is the number of clips or frames that a run is going to have; 0: not known.
 	Batch int
-	// MemoryMB is the most that the model may take with the pictures of a batch, in 10^6 bytes; 0: what is free. On a GPU it is the limit of ONNX Runtime's own arena, too.
+	// MemoryMB is the most that the model may take with the pictures of a batch, in 10^6 bytes; 0: what is free. On a
+	// GPU it is the limit of ONNX Runtime's own arena, too.
 	MemoryMB int
 }
 

@@ -14,15 +14,17 @@ import (
 	"unsafe"
 )
 
-// preloadCUDA loads CUDA's and cuDNN's libraries where they lie beside ONNX Runtime as Python packages (site-packages/nvidia/*/lib): the loader does not
-// look there, but it takes a library that is loaded already for one that is wanted by the same name. It returns how many it loaded, and why the others would
-// not be. Without such packages nothing is done, and the loader finds what the system or LD_LIBRARY_PATH has.
+// preloadCUDA loads CUDA's and cuDNN's libraries where they lie beside ONNX Runtime as Python packages
+// (site-packages/nvidia/*/lib): the loader does not look there, but it takes a library that is loaded already for one
+// that is wanted by the same name. It returns how many it loaded, and why the others would not be. Without such
+// packages nothing is done, and the loader finds what the system or LD_LIBRARY_PATH has.
 func preloadCUDA(library string) (loaded int, failures []string) {
 	site := filepath.Dir(filepath.Dir(filepath.Dir(library))) // of site-packages/onnxruntime/capi/libonnxruntime.so
 	waiting, _ := filepath.Glob(filepath.Join(site, "nvidia", "*", "lib", "*.so*"))
 	waiting = slices.DeleteFunc(waiting, func(path string) bool {
 		name := filepath.Base(path)
-		return strings.Contains(name, "alt") || strings.Contains(name, "nvblas") // other builds of a library, and one that puts itself before BLAS
+		// other builds of a library, and one that puts itself before BLAS
+		return strings.Contains(name, "alt") || strings.Contains(name, "nvblas")
 	})
 	for progress := true; progress; { // in whatever order they need each other
 		progress, failures = false, nil

@@ -16,7 +16,8 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// Session is a loaded network. Its methods may be called at the same time; runs wait for each other, so that memory is that of one.
+// Session is a loaded network. Its methods may be called at the same time; runs wait for each other, so that memory
+// is that of one.
 type Session struct {
 	card     Card
 	provider string
@@ -26,8 +27,9 @@ type Session struct {
 	turn     chan struct{} // holds a token while nobody runs
 }
 
-// Open checks a model file and loads it. Errors: NotFound (no file, no library), Corrupt (cut short, not ONNX, a card that contradicts itself), Mismatch
-// (another family, no card, a library that is too old), Exhausted (not enough memory), Unsupported (CUDA was asked for and does not work).
+// Open checks a model file and loads it. Errors: NotFound (no file, no library), Corrupt (cut short, not ONNX, a card
+// that contradicts itself), Mismatch (another family, no card, a library that is too old), Exhausted (not enough
+// memory), Unsupported (CUDA was asked for and does not work).
 func Open(o Options) (*Session, error) {
 	file, err := Inspect(o.Model)
 	if err != nil {
@@ -44,7 +46,8 @@ func Open(o Options) (*Session, error) {
 	}
 	name, ok := card.Outputs[s.output]
 	if !ok {
-		return nil, plugins.Errorf(plugins.Invalid, "%s has no output %q but %v", o.Model, s.output, card.OutputNames()).WithHint("choose one of them")
+		return nil, plugins.Errorf(plugins.Invalid,
+			"%s has no output %q but %v", o.Model, s.output, card.OutputNames()).WithHint("choose one of them")
 	}
 	s.half = file.Types[name] == typeHalf
 	path, err := FindLibrary(o.Library)
@@ -60,7 +63,9 @@ func Open(o Options) (*Session, error) {
 			providers = []string{"cpu"}
 		}
 	}
-	if err := enoughMemory(file, o.MemoryMB, slices.Equal(providers, []string{"cpu"}), o.Batch, card.Elements()); err != nil {
+	if err := enoughMemory(
+		file, o.MemoryMB, slices.Equal(providers, []string{"cpu"}), o.Batch, card.Elements(),
+	); err != nil {
 		return nil, err
 	}
 	for _, s.provider = range providers {
@@ -100,8 +105,10 @@ func load(o Options, path, input, output, provider string) (*ort.DynamicAdvanced
 			_, missing = preloadCUDA(path)
 		}
 		if err := appendCUDA(options, o.MemoryMB); err != nil {
-			return nil, plugins.Errorf(plugins.Unsupported, "CUDA does not work here: %w", err).WithDetail(strings.Join(missing, "\n")).
-				WithHint("set provider = \"cpu\", or give the libonnxruntime.so of the package onnxruntime-gpu in the setting library, with CUDA's and cuDNN's libraries on LD_LIBRARY_PATH")
+			return nil, plugins.Errorf(plugins.Unsupported, "CUDA does not work here: %w", err).
+				WithDetail(strings.Join(missing, "\n")).
+				WithHint("set provider = \"cpu\", or give the libonnxruntime.so of the package onnxruntime-gpu in " +
+					"the setting library, with CUDA's and cuDNN's libraries on LD_LIBRARY_PATH")
 		}
 	}
 	session, err := ort.NewDynamicAdvancedSession(o.Model, []string{input}, []string{output}, options)
@@ -109,12 +116,15 @@ func load(o Options, path, input, output, provider string) (*ort.DynamicAdvanced
 		return session, nil
 	}
 	if outOfMemory(err) {
-		return nil, plugins.Errorf(plugins.Exhausted, "there is not enough memory to load %s: %w", o.Model, err).WithHint("use a smaller model or a machine with more memory")
+		return nil, plugins.Errorf(plugins.Exhausted, "there is not enough memory to load %s: %w", o.Model, err).
+			WithHint("use a smaller model or a machine with more memory")
 	}
 	if provider == "cuda" && strings.Contains(err.Error(), "CUDA") {
-		return nil, plugins.Errorf(plugins.Unsupported, "CUDA does not work here: %w", err).WithHint("set provider = \"cpu\"")
+		return nil, plugins.Errorf(plugins.Unsupported, "CUDA does not work here: %w", err).
+			WithHint("set provider = \"cpu\"")
 	}
-	return nil, plugins.Errorf(plugins.Corrupt, "%s cannot be loaded: %w", o.Model, err).WithHint("%s", remedy(o.Family))
+	return nil, plugins.Errorf(plugins.Corrupt, "%s cannot be loaded: %w", o.Model, err).
+		WithHint("%s", remedy(o.Family))
 }
 
 // hasCUDA says whether a libonnxruntime comes with the part that runs on CUDA.
@@ -141,7 +151,8 @@ func appendCUDA(options *ort.SessionOptions, memoryMB int) error {
 
 func outOfMemory(err error) bool {
 	m := strings.ToLower(err.Error())
-	return strings.Contains(m, "failed to allocate") || strings.Contains(m, "bad_alloc") || strings.Contains(m, "out of memory")
+	return strings.Contains(m,
+		"failed to allocate") || strings.Contains(m, "bad_alloc") || strings.Contains(m, "out of memory")
 }
 
 // Card is what the model file says of itself.
@@ -153,8 +164,9 @@ func (s *Session) Output() string { return s.output }
 // Provider is "cpu" or "cuda".
 func (s *Session) Provider() string { return s.provider }
 
-// Run embeds n clips or frames, x being [n, Card.Elements] normalised numbers in the card's layout, and returns [n, Dimension]. It waits for its turn,
-// and ends soon after ctx does: Canceled or Deadline. Exhausted: not enough memory for so many at once.
+// Run embeds n clips or frames, x being [n, Card.Elements] normalised numbers in the card's layout, and returns [n,
+// Dimension]. It waits for its turn, and ends soon after ctx does: Canceled or Deadline. Exhausted: not enough memory
+// for so many at once.
 func (s *Session) Run(ctx context.Context, x []float32, n int) ([]float32, error) {
 	if n < 1 || len(x) != n*s.card.Elements() {
 		return nil, plugins.Errorf(plugins.Internal, "%d numbers for %d inputs of %d", len(x), n, s.card.Elements())
@@ -188,7 +200,9 @@ func (s *Session) Run(ctx context.Context, x []float32, n int) ([]float32, error
 	outputs := []ort.Value{nil} // to be made by ONNX Runtime
 	if s.half {                 // which the Go side cannot take over in this type
 		shape := ort.NewShape(int64(n), int64(s.card.Dimension))
-		if outputs[0], err = ort.NewCustomDataTensor(shape, make([]byte, 2*n*s.card.Dimension), ort.TensorElementDataTypeFloat16); err != nil {
+		if outputs[0], err = ort.NewCustomDataTensor(
+			shape, make([]byte, 2*n*s.card.Dimension), ort.TensorElementDataTypeFloat16,
+		); err != nil {
 			return nil, plugins.Errorf(plugins.Internal, "ONNX Runtime: %w", err)
 		}
 	}
@@ -204,9 +218,11 @@ func (s *Session) Run(ctx context.Context, x []float32, n int) ([]float32, error
 	case err != nil && ctx.Err() != nil:
 		return nil, Stopped(ctx)
 	case err != nil && outOfMemory(err):
-		return nil, plugins.Errorf(plugins.Exhausted, "there is not enough memory for %d at once: %w", n, err).WithHint("lower the setting batch, or use a smaller model")
+		return nil, plugins.Errorf(plugins.Exhausted, "there is not enough memory for %d at once: %w", n, err).
+			WithHint("lower the setting batch, or use a smaller model")
 	case err != nil:
-		return nil, plugins.Errorf(plugins.Internal, "ONNX Runtime: %w", err).WithHint("make the model file anew; if that does not help, report it")
+		return nil, plugins.Errorf(plugins.Internal, "ONNX Runtime: %w", err).
+			WithHint("make the model file anew; if that does not help, report it")
 	}
 	return s.numbers(outputs[0], n)
 }
@@ -231,8 +247,10 @@ func (s *Session) tensor(x []float32, n int) (ort.Value, error) {
 // numbers copies a run's output, [n, Dimension] of either float type.
 func (s *Session) numbers(v ort.Value, n int) ([]float32, error) {
 	wrong := func() error {
-		return plugins.Errorf(plugins.Corrupt, "the output %s of the model is %T %v, its card says [%d, %d] numbers", s.output, v, v.GetShape(), n, s.card.Dimension).
-			WithHint("%s", remedy(s.card.Family))
+		return plugins.Errorf(
+			plugins.Corrupt, "the output %s of the model is %T %v, its card says [%d, %d] numbers", s.output, v,
+			v.GetShape(), n, s.card.Dimension,
+		).WithHint("%s", remedy(s.card.Family))
 	}
 	if !v.GetShape().Equals(ort.NewShape(int64(n), int64(s.card.Dimension))) {
 		return nil, wrong()

@@ -1,5 +1,5 @@
-// Package modeltest is what the tests of the ONNX encoders share: ONNX Runtime's library from a plugin's own locked environment, and clips with what
-// torch makes of them.
+// Package modeltest is what the tests of the ONNX encoders share: ONNX Runtime's library from a plugin's own locked
+// environment, and clips with what torch makes of them.
 package modeltest
 
 import (
@@ -23,8 +23,9 @@ import (
 // installed remembers what each plugin's installation said.
 var installed sync.Map
 
-// Environment puts the test into the locked environment of an encoder, as a run of srpo does, and installs it first where it is not there (some tens of
-// megabytes, once for a machine). It returns the folder with the files that the installation made. A test that cannot have the environment fails.
+// Environment puts the test into the locked environment of an encoder, as a run of srpo does, and installs it first
+// where it is not there (some tens of megabytes, once for a machine). It returns the folder with the files that the
+// installation made. A test that cannot have the environment fails.
 func Environment(t testing.TB, name string) (made string) {
 	t.Helper()
 	install, _ := installed.LoadOrStore(name, sync.OnceValues(func() (out struct{ Folder, Files string }, err error) {
@@ -36,7 +37,8 @@ func Environment(t testing.TB, name string) (made string) {
 		cmd.Stderr = &words
 		said, err := cmd.Output()
 		if err != nil {
-			return out, plugins.Errorf(plugins.Unavailable, "%s: %w\n%s", strings.Join(cmd.Args, " "), err, words.String())
+			return out, plugins.Errorf(plugins.Unavailable,
+				"%s: %w\n%s", strings.Join(cmd.Args, " "), err, words.String())
 		}
 		return out, json.Unmarshal(said, &out)
 	}))
@@ -159,8 +161,8 @@ func Noise(seed, t, h, w int) plugins.Tensor {
 	return plugins.Bytes(data, t, h, w, 3)
 }
 
-// Carded writes a copy of a model file with a card, which is put into JSON, into a folder of its own, and returns its path. Messages of protocol buffers
-// may be appended to, and of two entries the later counts.
+// Carded writes a copy of a model file with a card, which is put into JSON, into a folder of its own, and returns its
+// path. Messages of protocol buffers may be appended to, and of two entries the later counts.
 func Carded(t testing.TB, file string, card any) string {
 	t.Helper()
 	data, err := os.ReadFile(file)
