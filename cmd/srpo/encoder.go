@@ -363,7 +363,7 @@ func (a *app) encoderShow() *cobra.Command {
 				if v.Half {
 					precision = "float16"
 				}
-				row("verified", "in %s with ONNX Runtime %s: %s; %.2f s a clip", precision, v.ONNXRuntime, agreement(v), v.SecondsAClip)
+				row("verified", "in %s with ONNX Runtime %s: %s; %.2f s a clip", precision, v.ONNXRuntime, agreement(v), v.SecondsPerClip)
 			}
 			return t.Flush()
 		},

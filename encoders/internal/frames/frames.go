@@ -11,10 +11,10 @@ import (
 
 // Recipe is the preprocessing of a network, as recorded in its model card.
 type Recipe struct {
-	// Resize is the length in pixels of the shorter side (Mode "short_side") or of both sides (Mode
+	// Resize is the length in pixels of the shorter side (ResizeMode "short_side") or of both sides (ResizeMode
 	// "exact").
-	Resize int    `json:"resize"`
-	Mode   string `json:"resize_mode"`
+	Resize     int    `json:"resize"`
+	ResizeMode string `json:"resize_mode"`
 	// Interpolation is "bilinear" or "bicubic". Antialias widens its kernel when the picture gets smaller.
 	Interpolation string `json:"interpolation"`
 	Antialias     bool   `json:"antialias"`
@@ -32,8 +32,8 @@ func (r Recipe) Check() error {
 	switch {
 	case r.Resize < 1 || r.Resize > 1<<14 || r.Crop < 1 || r.Crop > r.Resize:
 		return corrupt("cannot crop %d pixels from pictures of %d", r.Crop, r.Resize)
-	case r.Mode != "short_side" && r.Mode != "exact":
-		return corrupt("unknown resize_mode %q", r.Mode)
+	case r.ResizeMode != "short_side" && r.ResizeMode != "exact":
+		return corrupt("unknown resize_mode %q", r.ResizeMode)
 	case r.Interpolation != "bilinear" && r.Interpolation != "bicubic":
 		return corrupt("unknown interpolation %q", r.Interpolation)
 	case len(r.Mean) != 3 || len(r.Std) != 3 || r.Std[0]*r.Std[1]*r.Std[2] == 0 || r.Rescale == 0:
@@ -77,7 +77,7 @@ func (t *Transform) plan(height, width int) *plan {
 	}
 	r := t.recipe
 	high, wide := r.Resize, r.Resize
-	if r.Mode == "short_side" { // the longer side is rounded down
+	if r.ResizeMode == "short_side" { // the longer side is rounded down
 		if height < width {
 			wide = int(float64(r.Resize) * float64(width) / float64(height))
 		} else {

@@ -102,8 +102,9 @@ func TestCrop(t *testing.T) {
 
 func TestNormalise(t *testing.T) {
 	tr := NewTransform(Recipe{
-		Resize: 2, Crop: 2, Mode: "exact", Interpolation: "bilinear", Rescale: 1. / 255, Mean: []float64{0, 0.5, 1},
-		Std: []float64{1, 0.5, 0.25},
+		Resize: 2, Crop: 2, ResizeMode: "exact", Interpolation: "bilinear", Rescale: 1. / 255,
+		Mean: []float64{0, 0.5, 1},
+		Std:  []float64{1, 0.5, 0.25},
 	})
 	out := make([]float32, 12)
 	tr.Normalise([]byte{0, 0, 0, 51, 51, 51, 102, 102, 102, 255, 255, 255}, out)
@@ -116,7 +117,7 @@ func TestCheck(t *testing.T) {
 	for name, damage := range map[string]func(*Recipe){
 		"crop":          func(r *Recipe) { r.Crop = r.Resize + 1 },
 		"no size":       func(r *Recipe) { r.Resize, r.Crop = 0, 0 },
-		"mode":          func(r *Recipe) { r.Mode = "long_side" },
+		"mode":          func(r *Recipe) { r.ResizeMode = "long_side" },
 		"interpolation": func(r *Recipe) { r.Interpolation = "lanczos" },
 		"mean":          func(r *Recipe) { r.Mean = r.Mean[:2] },
 		"std":           func(r *Recipe) { r.Std = []float64{1, 0, 1} },
@@ -155,8 +156,9 @@ func BenchmarkResize(b *testing.B) {
 		side, resize, crop int
 	}{{"256 to 384", 256, 438, 384}, {"256 to 256", 256, 292, 256}, {"640 to 256", 640, 292, 256}} {
 		b.Run(c.name, func(b *testing.B) {
-			tr := NewTransform(Recipe{Resize: c.resize, Crop: c.crop, Mode: "short_side", Interpolation: "bilinear",
-				Antialias: true, Rescale: 1. / 255,
+			tr := NewTransform(Recipe{Resize: c.resize, Crop: c.crop, ResizeMode: "short_side",
+				Interpolation: "bilinear",
+				Antialias:     true, Rescale: 1. / 255,
 				Mean: []float64{0, 0, 0}, Std: []float64{1, 1, 1}})
 			pixels, out := pattern(1, c.side, c.side), make([]float32, 3*c.crop*c.crop)
 			for b.Loop() {

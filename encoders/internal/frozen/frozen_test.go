@@ -28,9 +28,9 @@ func network(t *testing.T, fixture string, clip bool) (Network, string) {
 	modeltest.Environment(t, "vjepa2")
 	card := model.Card{Format: 1, Family: "efficientnet", Source: "fixture", Dimension: 3, Frames: 1,
 		Input:   model.Input{Name: "pixel_values", Layout: "BCHW", Height: 4, Width: 4, DType: "float32"},
-		Outputs: map[string]string{"mean": "mean"}, Default: "mean",
+		Outputs: map[string]string{"mean": "mean"}, DefaultOutput: "mean",
 		Preprocess: frames.Recipe{
-			Resize: 4, Mode: "exact", Interpolation: "bilinear", Antialias: true, Crop: 4, Rescale: 1,
+			Resize: 4, ResizeMode: "exact", Interpolation: "bilinear", Antialias: true, Crop: 4, Rescale: 1,
 			Mean: []float64{0, 0, 0}, Std: []float64{1, 1, 1},
 		}}
 	if clip {

@@ -1,12 +1,12 @@
-"""Small graphs for the tests of this package, without a model card: the tests add one.
+"""Makes small graphs for the tests of this package. They have no model card; the tests add one.
 
     uv pip install onnx==1.23.2 numpy
     python make_fixtures.py
 
 means.onnx       pixel_values [B, 3, 4, 4] to mean [B, 3], the mean of each channel, with a weight (zeros) in the file
 half.onnx        the same in half precision
-outside.onnx     the same with the weight in outside.onnx.data
-endless.onnx     the same after 2^62 rounds of a loop
+outside.onnx     the same with the weight in the file outside.onnx.data
+endless.onnx     the same after 2^62 iterations of a loop
 """
 
 from pathlib import Path
@@ -19,6 +19,7 @@ HERE = Path(__file__).parent
 
 
 def model(dtype: int, loop: bool = False) -> onnx.ModelProto:
+    """The graph with inputs, weights and outputs of a TensorProto.DataType, with or without the loop."""
     number = helper.tensor_dtype_to_np_dtype(dtype)
     zeros = numpy_helper.from_array(np.zeros((1, 3, 4, 4), number), "zeros")
     values, nodes, x = [zeros], [], "pixel_values"
