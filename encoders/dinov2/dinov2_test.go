@@ -15,14 +15,14 @@ import (
 
 const small = "testdata/plain-42.onnx"
 
-// TestContract runs the conformance suite over gRPC, with the arena and without.
+// TestContract runs the conformance tests over gRPC, with and without shared memory.
 func TestContract(t *testing.T) {
 	modeltest.Environment(t, "dinov2")
 	plugintest.TestEncoder(t, New, map[string]any{"model": small, "pooling": "patches"})
 }
 
-// TestParity compares with torch, with registers and without: each frame's class token and mean patch, alone and in
-// batches, and their means over clips.
+// TestParity compares with torch, with and without registers: the class token and the mean patch of each
+// frame, alone and in batches, and their means over clips.
 func TestParity(t *testing.T) {
 	modeltest.Environment(t, "dinov2")
 	goldens := modeltest.Goldens(t, "testdata")
@@ -72,7 +72,7 @@ func TestParity(t *testing.T) {
 	}
 }
 
-// Without the setting, the model card says which vector of a frame it is.
+// TestPooling checks the setting pooling. Its default is the default output of the model card.
 func TestPooling(t *testing.T) {
 	modeltest.Environment(t, "dinov2")
 	clip := modeltest.Noise(1, 3, 50, 60)
@@ -89,19 +89,20 @@ func TestPooling(t *testing.T) {
 	require.Equal(t, plugins.Invalid, plugins.KindOf(err))
 }
 
-// Windows are bit for bit the clips cut there, in whatever order, and frame-wise means say so.
+// TestWindows checks that windows have the same bits as clips of that length, for any order of the ends,
+// and that Describe reports a frame-wise encoder.
 func TestWindows(t *testing.T) {
 	modeltest.Environment(t, "dinov2")
 	clip := modeltest.Noise(5, 23, 48, 44)
 	ends := []int{23, 1, 7, 7, 22, 2, 16}
-	for _, most := range []int64{0, 1, 5, 40} {
+	for _, maxFrames := range []int64{0, 1, 5, 40} {
 		e := modeltest.Configured(t,
-			New(), plugins.Settings{"model": small, "frames": most, "batch": int64(4), "provider": "cpu"})
+			New(), plugins.Settings{"model": small, "frames": maxFrames, "batch": int64(4), "provider": "cpu"})
 		spec, err := e.Describe(t.Context())
 		require.NoError(t, err)
 		require.Regexp(t, "^[0-9a-f]{64}, cls, cpu$", spec.Model)
 		spec.Model = ""
-		require.Equal(t, encoder.Spec{Dimension: 24, Frames: int(most), Height: 42, Width: 42, FrameWise: true}, spec)
+		require.Equal(t, encoder.Spec{Dimension: 24, Frames: int(maxFrames), Height: 42, Width: 42, FrameWise: true}, spec)
 		got, err := e.(encoder.Windower).EncodeWindows(t.Context(), clip, ends)
 		require.NoError(t, err)
 		for i, end := range ends {
@@ -109,7 +110,7 @@ func TestWindows(t *testing.T) {
 				t.Context(), []plugins.Tensor{modeltest.Noise(9, 2, 40, 40), modeltest.Cut(clip, end)},
 			)
 			require.NoError(t, err)
-			require.Equal(t, want[1], got[i], "at most %d frames, end %d", most, end)
+			require.Equal(t, want[1], got[i], "at most %d frames, end %d", maxFrames, end)
 		}
 	}
 }

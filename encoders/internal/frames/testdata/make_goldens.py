@@ -3,11 +3,11 @@
     uv pip install torch==2.15.0 torchvision transformers==5.23.0 pillow==13.0.0 scikit-image
     python make_goldens.py
 
-writes astronaut.png, cat.png and goldens.json next to this file. The two pictures are cut from NASA's portrait of Eileen
-Collins (public domain) and from Stefan van der Walt's Chelsea (CC0), both shipped with scikit-image. goldens.json has
-the SHA-256 of the crop for each picture and recipe, and every 23rd byte of the crops of the photographs. The crops come
-from the processors of V-JEPA 2 and DINOv2 in transformers. torchvision is used for recipes without a processor and for
-pictures of a few pixels, whose sides the processors mistake for channels.
+writes astronaut.png, cat.png and goldens.json next to this file. The two pictures are cut from NASA's portrait of
+Eileen Collins (public domain) and from Stefan van der Walt's Chelsea (CC0), both shipped with scikit-image.
+goldens.json has the SHA-256 of the crop for each picture and recipe, and every 23rd byte of the crops of the
+photographs. The crops come from the processors of V-JEPA 2 and DINOv2 in transformers. torchvision is used for
+recipes without a processor and for pictures of a few pixels, whose sides the processors mistake for channels.
 """
 
 import hashlib
