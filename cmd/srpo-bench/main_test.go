@@ -34,8 +34,10 @@ func TestRun(t *testing.T) {
 
 func TestInvalidArguments(t *testing.T) {
 	var b bytes.Buffer
-	require.ErrorContains(t, run(t.Context(), &b, options{noPython: true}, []string{"nothing"}), `no benchmark "nothing"`)
-	require.ErrorContains(t, run(t.Context(), &b, options{noPython: true}, []string{"libero"}), "libero needs Python")
-	require.ErrorContains(t, run(t.Context(), &b, options{lanes: "1,x"}, nil), "not a list of positive numbers")
+	o := options{noPython: true}
+	require.ErrorContains(t, run(t.Context(), &b, o, []string{"nothing"}), `no benchmark "nothing"`)
+	require.ErrorContains(t, run(t.Context(), &b, o, []string{"libero"}), "libero needs Python")
+	o.lanes = "1,x"
+	require.ErrorContains(t, run(t.Context(), &b, o, nil), "not a list of positive numbers")
 	require.Empty(t, b.String())
 }

@@ -9,8 +9,8 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// misbehave is what the env of testdata/script/failures.txtar does at its tenth Reset, in the folder $ONCE, which all of its processes share: once, or (mode
-// broken and liar) at each one from then on.
+// misbehave is what the env of testdata/script/failures.txtar does at its tenth Reset, in the folder $ONCE, which all
+// of its processes share: once, or (mode broken and liar) at each one from then on.
 func (b *badSim) misbehave() error {
 	folder := os.Getenv("ONCE")
 	if folder == "" {

@@ -35,11 +35,11 @@ func (a *app) benchCommand() *cobra.Command {
 		Long: "bench measures plugins on this machine, through the same code as a run:\n" +
 			"  step    steps per second of the env that --env names\n" +
 			"  encoder clips per second of the encoder that --encoder names, and a progress curve in one call\n" +
-			"Without a name it measures both. Other programs on the machine disturb the results, so the load " +
-			"average is\n" +
-			"printed too.",
-		Example: "  srpo bench\n  srpo bench step --env libero --lanes 1,2,4\n  srpo bench encoder --encoder " +
-			"generic --json",
+			"Without a name it measures both. Other programs on the machine disturb the results, so the load\n" +
+			"average is printed too.",
+		Example: "  srpo bench\n" +
+			"  srpo bench step --env libero --lanes 1,2,4\n" +
+			"  srpo bench encoder --encoder generic --json",
 		Args:      cobra.ArbitraryArgs,
 		ValidArgs: benchmarks,
 		RunE:      func(c *cobra.Command, args []string) error { return a.bench(c.Context(), &o, args) },

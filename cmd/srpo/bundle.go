@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// bundle is the package of an embedded plugin: its own folder with the folders that it shares with other plugins inside.
-// It is unpacked, hashed and run as one folder.
+// bundle is the package of an embedded plugin: its own folder with the folders that it shares with other plugins
+// inside. It is unpacked, hashed and run as one folder.
 type bundle struct {
 	fs.FS                   // the plugin's own folder, plugin.toml at its root
 	shared map[string]fs.FS // by name

@@ -40,8 +40,8 @@ func TestBundle(t *testing.T) {
 	require.ErrorIs(t, err, fs.ErrNotExist)
 }
 
-// TestBundlesAreWhole checks that an unpacked package contains the plugin's own files and those of its shared folders, and
-// that no shared folder hides one of the plugin's own.
+// TestBundlesAreWhole checks that an unpacked package contains the plugin's own files and those of its shared
+// folders, and that no shared folder hides one of the plugin's own.
 func TestBundlesAreWhole(t *testing.T) {
 	c := &catalog.Catalog{Embedded: embedded, Cache: t.TempDir()}
 	for _, files := range embedded {

@@ -38,7 +38,9 @@ func addCompletions(c *cobra.Command) {
 		complete(c, flag, cobra.FixedCompletions(known, cobra.ShellCompDirectiveNoFileComp))
 	}
 	for _, kind := range plugins.Kinds {
-		complete(c, string(kind), func(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		complete(c, string(kind), func(
+			*cobra.Command, []string, string,
+		) ([]cobra.Completion, cobra.ShellCompDirective) {
 			return pluginNames(kind), cobra.ShellCompDirectiveDefault // a folder is as good as a name
 		})
 	}
@@ -94,7 +96,9 @@ func completeTask(c *cobra.Command, _ []string, _ string) ([]cobra.Completion, c
 		return nil, none
 	}
 	if state, _ := w.state(pkg); state != "ready" {
-		return cobra.AppendActiveHelp(nil, "the tasks of "+pkg.Name+" are known once it is installed: "+installCommand(state, pkg)), none
+		return cobra.AppendActiveHelp(
+			nil, "the tasks of "+pkg.Name+" are known once it is installed: "+installCommand(state, pkg),
+		), none
 	}
 	ctx, stop := context.WithTimeout(context.Background(), completionTimeout)
 	defer stop()

@@ -67,8 +67,9 @@ func (a *app) doctorCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "doctor",
 		Short: "Check this machine",
-		Long: "doctor checks what srpo run needs here, with the srpo.toml of this folder or the defaults, and what other\n" +
-			"plugins need. Each problem comes with the command that fixes it. Exit code 0: the run would work; 1: it would not.",
+		Long: "doctor checks what srpo run needs here, with the srpo.toml of this folder or the defaults, and\n" +
+			"what other plugins need. Each problem comes with the command that fixes it. Exit code 0: the run\n" +
+			"would work; 1: it would not.",
 		RunE: func(c *cobra.Command, _ []string) error {
 			w, err := a.workbench(file, nil)
 			if err != nil {

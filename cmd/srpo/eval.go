@@ -26,31 +26,42 @@ func (a *app) evalCommand() *cobra.Command {
 	var compare, merge bool
 	c := &cobra.Command{
 		Use:   "eval --checkpoint FOLDER | --compare A B | --merge SHARD...",
-		Short: "Measure a policy's success rate, or compare two",
-		Long: "eval rolls each start state of each task once with a policy that does not learn from it, greedily unless --sample is given, and writes\n" +
-			"episodes.jsonl, results.json and report.html: success by suite and, where tasks have them, by dimension and level, with Wilson 95 % intervals, both\n" +
-			"totals, published rows beside them, and a video for each kind of failure. Stopped at any time, the same command goes on where it was.\n\n" +
-			"--checkpoint is a run folder (its last iteration), one of its checkpoints, or a policy's own folder. A run's env, policy, tasks and settings are\n" +
-			"taken over, and so is its seed, so that --states train and test are the run's own split; flags win. Results go to runs/NAME-eval unless --out\n" +
-			"says otherwise. A folder that holds an evaluation of anything else is refused.\n\n" +
-			"Without --checkpoint, --set imitate.demos=0 evaluates the weights that the policy starts with, such as a published checkpoint that its settings name.\n\n" +
-			"--shard I/N rolls every N-th episode, on as many machines as you like; --merge puts the shards' folders together.\n" +
-			"--compare A B is the paired difference of two evaluations of the same episodes.",
-		Example: "  srpo eval --checkpoint runs/NAME --states test\n  srpo eval --checkpoint runs/NAME/checkpoints/000004 --sample --out runs/NAME-sampled\n" +
-			"  srpo eval --checkpoint runs/NAME --set policy.tiny.image=false --out runs/NAME-blind\n  srpo eval --compare runs/NAME-eval runs/NAME-blind\n" +
-			"  srpo eval --policy openvla --set policy.openvla.checkpoint=FOLDER --set imitate.demos=0 --env libero --task 'libero_spatial/*'\n" +
-			"  srpo eval --checkpoint runs/NAME --shard 1/4 --out part-1\n  srpo eval --merge part-1 part-2 part-3 part-4 --out runs/NAME-eval",
+		Short: "Measure the success rate of a policy, or compare two evaluations",
+		Long: "eval runs one episode from each start state of each task, greedily unless --sample is given, and\n" +
+			"writes episodes.jsonl, results.json and report.html: success by suite and, if tasks have them, by\n" +
+			"dimension and level, with Wilson 95 % intervals, totals, published rows for comparison, and a\n" +
+			"video of each kind of outcome. The policy does not learn. If the command is stopped, the same\n" +
+			"command continues.\n\n" +
+			"--checkpoint is a run folder (its last iteration), one of its checkpoints, or a policy folder. A\n" +
+			"run's env, policy, tasks, settings and seed are used, so that --states train and test are the\n" +
+			"run's own split. Flags override them. The results go to runs/NAME-eval unless --out is given. A\n" +
+			"folder with another evaluation is refused.\n\n" +
+			"Without --checkpoint, --set imitate.demos=0 evaluates the policy's initial weights, such as a\n" +
+			"published checkpoint that its settings name.\n\n" +
+			"--shard I/N runs every N-th episode, for several machines; --merge joins the folders of the\n" +
+			"shards. --compare A B prints the paired difference of two evaluations of the same episodes.",
+		Example: "  srpo eval --checkpoint runs/NAME --states test\n" +
+			"  srpo eval --checkpoint runs/NAME/checkpoints/000004 --sample --out runs/NAME-sampled\n" +
+			"  srpo eval --checkpoint runs/NAME --set policy.tiny.image=false --out runs/NAME-blind\n" +
+			"  srpo eval --compare runs/NAME-eval runs/NAME-blind\n" +
+			"  srpo eval --policy openvla --set policy.openvla.checkpoint=FOLDER --set imitate.demos=0 --env " +
+			"libero --task 'libero_spatial/*'\n" +
+			"  srpo eval --checkpoint runs/NAME --shard 1/4 --out part-1\n" +
+			"  srpo eval --merge part-1 part-2 part-3 part-4 --out runs/NAME-eval",
 		Args: cobra.ArbitraryArgs,
 		RunE: func(c *cobra.Command, args []string) error {
 			switch {
 			case compare && merge:
-				return plugins.Errorf(plugins.Invalid, "--compare and --merge at once").WithHint("one of them")
+				return plugins.Errorf(plugins.Invalid, "--compare and --merge exclude each other").
+					WithHint("give one of them")
 			case compare && len(args) != 2:
-				return plugins.Errorf(plugins.Invalid, "--compare wants two folders, got %d", len(args)).WithHint("srpo eval --compare A B")
+				return plugins.Errorf(plugins.Invalid, "--compare needs two folders, got %d", len(args)).
+					WithHint("srpo eval --compare A B")
 			case compare:
 				return a.compareEvals(args[0], args[1])
 			case merge && len(args) == 0:
-				return plugins.Errorf(plugins.Invalid, "--merge wants the shards' folders").WithHint("srpo eval --merge part-1 part-2 --out FOLDER")
+				return plugins.Errorf(plugins.Invalid, "--merge needs the folders of the shards").
+					WithHint("srpo eval --merge part-1 part-2 --out FOLDER")
 			case merge:
 				r, err := evaluate.MergeFolders(args, o.Dir, version(), append([]string{"srpo"}, os.Args[1:]...))
 				if err != nil {
@@ -58,27 +69,45 @@ func (a *app) evalCommand() *cobra.Command {
 				}
 				return a.showResults(r)
 			case len(args) > 0:
-				return plugins.Errorf(plugins.Invalid, "eval takes no argument, got %q", args[0]).WithHint("--checkpoint FOLDER")
+				return plugins.Errorf(plugins.Invalid, "eval takes no argument, got %q", args[0]).
+					WithHint("give --checkpoint FOLDER")
 			}
-			if shard != "" {
-				var rest string
-				if n, err := fmt.Sscanf(shard+" .", "%d/%d %s", &o.Shard, &o.Shards, &rest); n != 3 || err != nil || rest != "." || o.Shards < 1 {
-					return plugins.Errorf(plugins.Invalid, "%q is no shard", shard).WithPlace("--shard").WithHint("I/N, for example 1/4 to 4/4")
-				}
+			if err := parseShard(shard, &o); err != nil {
+				return err
 			}
 			return a.evaluate(c.Context(), &f, o)
 		},
 	}
-	f.add(c, "encoder", "iterations", "out", "name", "tensorboard", "reward", "cluster", "references", "offline", "data")
+	f.add(
+		c, "encoder", "iterations", "out", "name", "tensorboard", "reward", "cluster", "references", "offline", "data",
+	)
 	c.Flags().StringVar(&o.Dir, "out", "", "folder for the results; default runs/NAME-eval")
 	c.Flags().StringVar(&o.States, "states", "all", "all, or the train or test side of the split by seed")
-	c.Flags().IntVar(&o.Episodes, "episodes", 0, "episodes, spread over tasks and start states; 0: each start state once")
-	c.Flags().BoolVar(&o.Sample, "sample", false, "draw actions at rollout.temperature instead of taking the likeliest")
+	c.Flags().IntVar(
+		&o.Episodes, "episodes", 0, "episodes, spread over tasks and start states; 0: each start state once",
+	)
+	c.Flags().BoolVar(
+		&o.Sample, "sample", false, "sample actions at rollout.temperature instead of taking the likeliest",
+	)
 	c.Flags().IntVar(&o.Videos, "videos", 1, "videos of each kind of outcome; 0: none")
-	c.Flags().StringVar(&shard, "shard", "", "I/N: every N-th episode, from the I-th on")
+	c.Flags().StringVar(&shard, "shard", "", "I/N: every N-th episode, starting with the I-th")
 	c.Flags().BoolVar(&compare, "compare", false, "compare two evaluations: --compare A B")
 	c.Flags().BoolVar(&merge, "merge", false, "merge the folders of shards: --merge A B C --out FOLDER")
 	return c
+}
+
+// parseShard parses I/N into o. An empty text is the whole evaluation.
+func parseShard(text string, o *evaluate.Options) error {
+	if text == "" {
+		return nil
+	}
+	var rest string
+	n, err := fmt.Sscanf(text+" .", "%d/%d %s", &o.Shard, &o.Shards, &rest)
+	if n != 3 || err != nil || rest != "." || o.Shards < 1 {
+		return plugins.Errorf(plugins.Invalid, "%q is not a shard", text).WithPlace("--shard").
+			WithHint("give I/N, for example 1/4 to 4/4")
+	}
+	return nil
 }
 
 func (a *app) evaluate(ctx context.Context, f *settingsFlags, o evaluate.Options) error {
@@ -92,7 +121,8 @@ func (a *app) evaluate(ctx context.Context, f *settingsFlags, o evaluate.Options
 	if err != nil {
 		return err
 	}
-	o.Config, o.Launch, o.Terminal, o.Version, o.Command = cfg, launch, term, version(), append([]string{"srpo"}, os.Args[1:]...)
+	o.Config, o.Launch, o.Terminal, o.Version, o.Command = cfg, launch, term, version(), append([]string{"srpo"},
+		os.Args[1:]...)
 	result, err := evaluate.Run(ctx, o)
 	term.Close()
 	if err != nil {
@@ -101,7 +131,11 @@ func (a *app) evaluate(ctx context.Context, f *settingsFlags, o evaluate.Options
 	if err := a.showResults(result); err != nil || a.json {
 		return err
 	}
-	term.Line("%d episodes rolled in %.1f s; results: %s", result.Rolled, result.Seconds, filepath.Join(result.Dir, evaluate.ReportFile))
+	term.Line(
+		"%d episodes in %.1f s; results: %s", result.Rolled, result.Seconds, filepath.Join(
+			result.Dir, evaluate.ReportFile,
+		),
+	)
 	return nil
 }
 
@@ -123,7 +157,8 @@ func (a *app) compareEvals(first, second string) error {
 	return c.Table(a.out)
 }
 
-// loadFor is load with the configuration of the run that a checkpoint belongs to in the place of srpo.toml, unless --config names another.
+// loadFor is load, but reads the settings of the run that the checkpoint belongs to in place of srpo.toml, unless
+// --config names a file.
 func (f *settingsFlags) loadFor(checkpoint string) (*config.Config, error) {
 	if f.file == "" && checkpoint != "" {
 		if run, ok := session.RunOf(checkpoint); ok {
@@ -138,8 +173,9 @@ func (f *settingsFlags) loadFor(checkpoint string) (*config.Config, error) {
 	return f.load()
 }
 
-// fromRun makes what a run's settings name by a relative path begin where the run was started, as --resume does, whatever lies here under the same path; its srpo.lock
-// is there too. What was typed begins here.
+// fromRun resolves the relative paths in the settings of a run against the folder in which the run was started, as
+// --resume does. The run's srpo.lock is in that folder too. Paths on the command line stay relative to the current
+// folder.
 func (f *settingsFlags) fromRun(cfg *config.Config, run string) error {
 	m, err := store.ReadManifest(run)
 	if err != nil {
@@ -149,28 +185,29 @@ func (f *settingsFlags) fromRun(cfg *config.Config, run string) error {
 		return nil
 	}
 	if _, err := os.Stat(m.WorkingFolder); err != nil {
-		return nil // it was moved, or is of another machine: what is relative is looked for here
+		return nil // the folder was moved, or is on another machine: relative paths start here
 	}
 	f.home = m.WorkingFolder
-	begin := func(key string, isPath func(string) bool, paths ...*string) {
+	resolve := func(key string, isPath func(string) bool, paths ...*string) {
 		for _, path := range paths {
-			if cfg.Origin(key).Layer == "file" && isPath(*path) && !filepath.IsAbs(*path) && !strings.HasPrefix(*path, "~") {
+			if cfg.Origin(key).Layer == "file" && isPath(*path) && !filepath.IsAbs(*path) && !strings.HasPrefix(*path,
+				"~") {
 				*path = filepath.Join(f.home, *path)
 			}
 		}
 	}
-	begin("run.env", catalog.IsPath, &cfg.Run.Env)
-	begin("run.policy", catalog.IsPath, &cfg.Run.Policy)
-	begin("run.encoder", catalog.IsPath, &cfg.Run.Encoder)
-	begin("host.python", func(s string) bool { return strings.ContainsRune(s, filepath.Separator) }, &cfg.Host.Python)
+	resolve("run.env", catalog.IsPath, &cfg.Run.Env)
+	resolve("run.policy", catalog.IsPath, &cfg.Run.Policy)
+	resolve("run.encoder", catalog.IsPath, &cfg.Run.Encoder)
+	resolve("host.python", func(s string) bool { return strings.ContainsRune(s, filepath.Separator) }, &cfg.Host.Python)
 	for i := range cfg.Host.PluginPath {
-		begin("host.plugin_path", func(string) bool { return true }, &cfg.Host.PluginPath[i])
+		resolve("host.plugin_path", func(string) bool { return true }, &cfg.Host.PluginPath[i])
 	}
 	return nil
 }
 
-// launcher is launcher with the lock of the run that the settings are from. Packages that the user's own settings name by path
-// may be locked again; those that a run folder names may not.
+// launcher is like the function launcher, but uses the lock of the run that the settings are from. Packages that the
+// user's own settings name by path may be locked again; those that a run folder names may not.
 func (f *settingsFlags) launcher(cfg *config.Config, term *report.Terminal) (session.Launcher, error) {
 	launch, err := launcher(cfg, term)
 	if p, ok := launch.(packaged); ok {

@@ -41,15 +41,18 @@ var smallRun struct {
 	err  string
 }
 
-// smallPolicy gives the folder of a run of a small policy whose episodes have 24 steps at most, and moves the test into a folder of its own.
+// smallPolicy gives the folder of a run of a small policy whose episodes have 24 steps at most, and moves the test
+// into a folder of its own.
 func smallPolicy(t *testing.T) string {
 	t.Helper()
 	smallRun.once.Do(func() {
 		dir, err := os.MkdirTemp("", "srpo-eval-test-")
 		require.NoError(t, err)
 		smallRun.dir = filepath.Join(dir, "small")
-		code, _, stderr := evalCLI(t, "imitate", "--out", smallRun.dir, "--task", "tabletop/one_block", "--seed", "5", "--set", "policy.tiny.imitate_steps=12",
-			"--set", "policy.tiny.imitate_batch=4", "--set", "policy.tiny.hidden=16", "--set", "policy.tiny.vision=8", "--set", "policy.tiny.conv=4,8,8",
+		code, _, stderr := evalCLI(t, "imitate", "--out", smallRun.dir, "--task", "tabletop/one_block", "--seed", "5",
+			"--set", "policy.tiny.imitate_steps=12",
+			"--set", "policy.tiny.imitate_batch=4", "--set", "policy.tiny.hidden=16", "--set", "policy.tiny.vision=8",
+			"--set", "policy.tiny.conv=4,8,8",
 			"--set", "rollout.start_states=train", "--set", "rollout.max_steps=24")
 		if code != 0 {
 			smallRun.err = stderr
@@ -110,7 +113,12 @@ func TestEval(t *testing.T) {
 	require.Len(t, indices, 50, "the place of each in the whole")
 	evalVideos(t, dir, r, all, 2)
 	low, high := stats.Wilson(float64(successes)/50, 50)
-	require.Equal(t, evaluate.Score{Name: "all", Episodes: 50, Successes: successes, Rate: float64(successes) / 50, Low: low, High: high, MeanSteps: float64(steps) / 50}, r.All)
+	require.Equal(
+		t, evaluate.Score{
+			Name: "all", Episodes: 50, Successes: successes, Rate: float64(successes) / 50, Low: low, High: high,
+			MeanSteps: float64(steps) / 50,
+		}, r.All,
+	)
 	require.Len(t, r.Tasks, 1)
 	require.Equal(t, steps, r.EnvSteps)
 	require.Equal(t, 50, r.Rolled)
@@ -126,16 +134,23 @@ func TestEval(t *testing.T) {
 	require.Zero(t, again.Rolled)
 	require.Equal(t, r.All, again.All)
 
-	// The run's seed makes the run's split, and both sides together make the whole; the checkpoint's own folder is the same policy.
+	// The run's seed makes the run's split, and both sides together make the whole; the checkpoint's own folder is
+	// the same policy.
 	rec, err := store.Read(run)
 	require.NoError(t, err)
 	train, test := rollout.Split(5, env.Task{ID: "tabletop/one_block", StartStates: 50}, 0.5)
 	require.Equal(t, train, rec.Manifest.StartStates.Train["tabletop/one_block"])
 	for side, want := range map[string][]int{"train": train, "test": test} {
-		code, out, stderr = evalCLI(t, "eval", "--checkpoint", run+"/checkpoints/000000", "--states", side, "--lanes", "3")
+		code, out, stderr = evalCLI(
+			t, "eval", "--checkpoint", run+"/checkpoints/000000", "--states", side, "--lanes", "3",
+		)
 		require.Zero(t, code, stderr)
 		require.Contains(t, out, "of 25")
-		require.Contains(t, out, map[string]string{"train": "trained on these start states.", "test": "start states were held out from training."}[side])
+		require.Contains(
+			t, out, map[string]string{
+				"train": "trained on these start states.", "test": "start states were held out from training.",
+			}[side],
+		)
 		got := evalEpisodes(t, dir+"-"+side)
 		require.Len(t, got, 25)
 		for _, s := range want {
@@ -147,23 +162,35 @@ func TestEval(t *testing.T) {
 	}
 
 	// Sampling and blindness are other evaluations.
-	code, _, stderr = evalCLI(t, "eval", "--checkpoint", run, "--set", "policy.tiny.image=false", "--out", "blind", "--videos", "2")
+	code, _, stderr = evalCLI(
+		t, "eval", "--checkpoint", run, "--set", "policy.tiny.image=false", "--out", "blind", "--videos", "2",
+	)
 	require.Zero(t, code, stderr)
 	blind := evalEpisodes(t, "blind")
 	require.Len(t, blind, 50)
 	for _, e := range blind {
 		name := evaluate.VideoName(e)
 		if _, err := os.Stat(filepath.Join("blind", name)); err == nil {
-			require.NotEqual(t, evalRead(t, filepath.Join(dir, name)), evalRead(t, filepath.Join("blind", name)), "a policy that sees nothing acts otherwise")
+			require.NotEqual(
+				t, evalRead(t, filepath.Join(dir, name)), evalRead(
+					t, filepath.Join("blind", name),
+				), "a policy that sees nothing acts otherwise",
+			)
 		}
 	}
 
 	// What was trained on is told apart from what was not.
-	require.Equal(t, evaluate.Split{Used: "all", By: "start", TrainFraction: 0.5, TrainedOn: "train", Train: r.Split.Train, Test: r.Split.Test}, r.Split)
+	require.Equal(
+		t, evaluate.Split{
+			Used: "all", By: "start", TrainFraction: 0.5, TrainedOn: "train", Train: r.Split.Train, Test: r.Split.Test,
+		}, r.Split,
+	)
 	require.Equal(t, 25, r.Split.Train.Episodes)
 	require.Equal(t, 25, r.Split.Test.Episodes)
 	page := evalRead(t, filepath.Join(dir, "report.html"))
-	for _, words := range []string{"data:image/gif;base64,", "side test, held out", "one of ", "tabletop/one_block", "By suite"} {
+	for _, words := range []string{
+		"data:image/gif;base64,", "side test, held out", "one of ", "tabletop/one_block", "By suite",
+	} {
 		require.Contains(t, page, words)
 	}
 	require.NotContains(t, page, "http://")
@@ -234,7 +261,11 @@ func TestEvalRefuses(t *testing.T) {
 		{[]string{"--episodes", "4", "--seed", "6"}, 4, "seed: 5 in the folder, 6 now"},
 		{[]string{"--episodes", "4", "--sample"}, 4, "actions: greedy in the folder, sampled at temperature 1 now"},
 		{[]string{"--episodes", "4", "--states", "test"}, 4, "states: all in the folder, test now"},
-		{[]string{"--episodes", "4", "--set", "policy.tiny.image=false"}, 4, "policy.tiny.image: true in the folder, false now"},
+		{
+			[]string{
+				"--episodes", "4", "--set", "policy.tiny.image=false",
+			}, 4, "policy.tiny.image: true in the folder, false now",
+		},
 		{[]string{"--episodes", "4", "--task", "*"}, 4, "tasks differs"},
 		{[]string{"--states", "left"}, 2, `no side "left"`},
 		{[]string{"--episodes", "-1"}, 2, "a count of -1"},
@@ -248,7 +279,9 @@ func TestEvalRefuses(t *testing.T) {
 		require.Equal(t, before, evalTree(t, "e"), "%v changed the folder", c.args)
 	}
 	// Whoever typed nothing, and meets a default that has changed, goes on with the settings that the folder has.
-	code, _, stderr = evalCLI(t, "eval", "--checkpoint", run, "--out", "e", "--episodes", "4", "--set", "policy.tiny.std=0.5")
+	code, _, stderr = evalCLI(
+		t, "eval", "--checkpoint", run, "--out", "e", "--episodes", "4", "--set", "policy.tiny.std=0.5",
+	)
 	require.Equal(t, 4, code)
 	require.Contains(t, stderr, "continue with the settings that it was begun with: --config e/srpo.toml")
 	code, stdout, stderr := evalCLI(t, "eval", "--config", "e/srpo.toml", "--out", "e", "--episodes", "4", "--json")
@@ -258,7 +291,10 @@ func TestEvalRefuses(t *testing.T) {
 	code, _, stderr = evalCLI(t, "eval")
 	require.Equal(t, 2, code)
 	require.Contains(t, stderr, "no policy to evaluate")
-	code, stdout, stderr = evalCLI(t, "eval", "--task", "tabletop/one_block", "--episodes", "2", "--set", "imitate.demos=0", "--set", "rollout.max_steps=8", "--out", "own", "--json")
+	code, stdout, stderr = evalCLI(
+		t, "eval", "--task", "tabletop/one_block", "--episodes", "2", "--set", "imitate.demos=0", "--set",
+		"rollout.max_steps=8", "--out", "own", "--json",
+	)
 	require.Zero(t, code, stderr)
 	require.Contains(t, stdout, `"episodes": 2`)
 	require.Contains(t, stderr, "policy tiny with its own weights")
@@ -291,7 +327,8 @@ func evalTree(t *testing.T, dir string) map[string]string {
 	return m
 }
 
-// A stopped evaluation goes on where it was, also after a line that a crash left half-written, and comes to the same episodes.
+// A stopped evaluation goes on where it was, also after a line that a crash left half-written, and comes to the same
+// episodes.
 func TestEvalGoesOn(t *testing.T) {
 	run := smallPolicy(t)
 	all := []string{"eval", "--checkpoint", run, "--task", "*", "--lanes", "1", "--sample"}
@@ -318,7 +355,9 @@ func TestEvalGoesOn(t *testing.T) {
 			time.Sleep(time.Millisecond)
 		}
 	}()
-	_, err = evaluate.Run(ctx, evaluate.Options{Config: cfg, Launch: launch, Terminal: term, Dir: "parts", Sample: true})
+	_, err = evaluate.Run(
+		ctx, evaluate.Options{Config: cfg, Launch: launch, Terminal: term, Dir: "parts", Sample: true},
+	)
 	require.Error(t, err)
 	require.Equal(t, plugins.Canceled, plugins.KindOf(err))
 	require.Contains(t, plugins.AsError(err).Hint, "--out parts")
@@ -344,7 +383,9 @@ func TestEvalGoesOn(t *testing.T) {
 	// An episode of something else in the log is refused, not counted.
 	data, err := os.ReadFile("parts/episodes.jsonl")
 	require.NoError(t, err)
-	require.NoError(t, os.WriteFile("parts/episodes.jsonl", append(data, data[:bytes.IndexByte(data, '\n')+1]...), 0o644))
+	require.NoError(
+		t, os.WriteFile("parts/episodes.jsonl", append(data, data[:bytes.IndexByte(data, '\n')+1]...), 0o644),
+	)
 	code, _, stderr = evalCLI(t, append(all, "--out", "parts")...)
 	require.Equal(t, 8, code, stderr)
 	require.Contains(t, stderr, "episodes.jsonl:151")
@@ -375,11 +416,14 @@ func TestEvalShards(t *testing.T) {
 		code int
 		says string
 	}{
-		{[]string{"part-1", "part-3"}, 2, "13 of 40 episodes are in none of the folders, which are the shards 1/3, 3/3"},
+		{
+			[]string{"part-1", "part-3"}, 2,
+			"13 of 40 episodes are in none of the folders, which are the shards 1/3, 3/3",
+		},
 		{[]string{"part-1", "part-2", "part-2"}, 2, "is in part-2 and in part-2"},
 		{[]string{"part-1", "whole"}, 2, "is in part-1 and in whole"},
 		{[]string{"part-1", "nowhere"}, 3, "eval.json is missing"},
-		{nil, 2, "--merge wants the shards' folders"},
+		{nil, 2, "--merge needs the folders of the shards"},
 	} {
 		code, _, stderr := evalCLI(t, append([]string{"eval", "--merge", "--out", "merged"}, c.args...)...)
 		require.Equal(t, c.code, code, stderr)
@@ -402,7 +446,7 @@ func TestEvalShards(t *testing.T) {
 	require.FileExists(t, "merged/report.html")
 	code, _, stderr = evalCLI(t, "eval", "--merge", "part-1", "part-2", "part-3", "--out", "merged")
 	require.Equal(t, 2, code)
-	require.Contains(t, stderr, "the folder holds ")
+	require.Contains(t, stderr, "the folder contains ")
 
 	for _, s := range []string{"0/3", "4/3", "1/0", "a/b", "1/3x", "-1/3"} {
 		code, _, stderr := evalCLI(t, append(args, "--shard", s, "--out", "never")...)
@@ -422,7 +466,9 @@ func TestEvalShards(t *testing.T) {
 	require.Contains(t, out, "No difference shown")
 	require.Contains(t, out, "Newcombe")
 	require.Regexp(t, `(?m)^all .* 40 `, out)
-	for dir, change := range map[string][]string{"other-seed": {"--seed", "6"}, "fewer": {"--episodes", "39"}, "longer": {"--set", "rollout.max_steps=25"}} {
+	for dir, change := range map[string][]string{
+		"other-seed": {"--seed", "6"}, "fewer": {"--episodes", "39"}, "longer": {"--set", "rollout.max_steps=25"},
+	} {
 		code, _, stderr = evalCLI(t, append(append(args[:len(args)-1:len(args)-1], change...), "--out", dir)...)
 		require.Zero(t, code, stderr)
 	}
@@ -438,16 +484,23 @@ func TestEvalShards(t *testing.T) {
 		require.Contains(t, stderr, "try: ")
 	}
 	lines := evalRead(t, "greedy/episodes.jsonl")
-	require.NoError(t, os.WriteFile("greedy/episodes.jsonl", []byte(lines[:strings.LastIndex(strings.TrimSuffix(lines, "\n"), "\n")+1]), 0o644))
+	require.NoError(
+		t, os.WriteFile(
+			"greedy/episodes.jsonl", []byte(lines[:strings.LastIndex(strings.TrimSuffix(lines, "\n"), "\n")+1]), 0o644,
+		),
+	)
 	code, _, stderr = evalCLI(t, "eval", "--compare", "whole", "greedy")
 	require.Equal(t, 2, code)
 	require.Contains(t, stderr, "the evaluation has 39 of its 40 episodes")
 }
 
-// An env and a policy that are killed again and again cost time only: every episode is there once, and ended as it would have.
+// An env and a policy that are killed again and again cost time only: every episode is there once, and ended as it
+// would have.
 func TestEvalKilledPlugins(t *testing.T) {
 	run := smallPolicy(t)
-	args := []string{"eval", "--checkpoint", run, "--episodes", "60", "--lanes", "3", "--sample", "--set", "host.restarts=50"}
+	args := []string{
+		"eval", "--checkpoint", run, "--episodes", "60", "--lanes", "3", "--sample", "--set", "host.restarts=50",
+	}
 	code, _, stderr := evalCLI(t, append(args, "--out", "whole")...)
 	require.Zero(t, code, stderr)
 

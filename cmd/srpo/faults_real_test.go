@@ -20,8 +20,8 @@ import (
 	"github.com/srpo-dev/srpo/host/supervise/pyenv"
 )
 
-// realRig is a run with a plugin that people work with, whose process is killed. All of them reward by the distance to demonstrations, so that there is an update
-// though nobody succeeds after so little imitation.
+// realRig is a run with a plugin that people work with, whose process is killed. All of them reward by the distance
+// to demonstrations, so that there is an update though nobody succeeds after so little imitation.
 type realRig struct {
 	name, words, config string
 	// calls in which the plugin is killed, by turns.
@@ -52,19 +52,37 @@ func realRigs(t *testing.T) []realRig {
 	require.NoError(t, err)
 	tiny := "[policy.tiny]\nimitate_batch = 16\nhidden = 16\nvision = 8\nconv = [\"4,8,8\"]\n"
 	task := func(env, task, encoder, policy string, steps int) string {
-		return strings.Replace(realRun, "[run]\n", fmt.Sprintf("[run]\nenv = %q\ntask = [%q]\nencoder = %q\npolicy = %q\n", env, task, encoder, policy), 1) +
+		return strings.Replace(
+			realRun, "[run]\n", fmt.Sprintf(
+				"[run]\nenv = %q\ntask = [%q]\nencoder = %q\npolicy = %q\n", env, task, encoder, policy,
+			), 1,
+		) +
 			fmt.Sprintf("[imitate]\nsteps = %d\n", steps)
 	}
 	short := func(config string, steps int) string {
 		return strings.Replace(config, "[rollout]\n", fmt.Sprintf("[rollout]\nmax_steps = %d\n", steps), 1)
 	}
 	return []realRig{
-		{"onnx", "tabletop, tiny, **dinov2** with the 42 pixel model of its tests, on ONNX Runtime", short(task("tabletop", "tabletop/one_block", "dinov2", "tiny", 150), 40) + tiny +
-			fmt.Sprintf("[encoder.dinov2]\nthreads = 1\nmodel = %q\n", filepath.Join(source, "encoders/dinov2/testdata/plain-42.onnx")), []string{"encoder Encode", "encoder Encode", "encoder Describe", "encoder Configure", "encoder Encode"}},
-		{"openvla", "tabletop, **openvla** with 5 million random weights (`preset = tiny`), pixel", short(task("tabletop", "tabletop/one_block", "pixel", "openvla", 4), 40) +
-			"[policy.openvla]\npreset = \"tiny\"\nthreads = 1\n", []string{"policy Act", "policy Update", "policy Save", "policy Imitate", "policy Forget"}},
-		{"libero", "**libero** (bbq sauce, a process a lane), tiny, pixel", short(task("libero", "libero_object/*bbq*", "pixel", "tiny", 20), 180) + tiny +
-			"[env.libero]\nmultisample = 0\nmesh_cell_mm = 4\n", []string{"env Step", "env Reset", "env Step", "env Configure", "env Step"}},
+		{"onnx", "tabletop, tiny, **dinov2** with the 42 pixel model of its tests, on ONNX Runtime", short(
+			task("tabletop", "tabletop/one_block", "dinov2", "tiny", 150), 40,
+		) + tiny +
+			fmt.Sprintf(
+				"[encoder.dinov2]\nthreads = 1\nmodel = %q\n", filepath.Join(
+					source, "encoders/dinov2/testdata/plain-42.onnx",
+				),
+			), []string{"encoder Encode", "encoder Encode", "encoder Describe", "encoder Configure", "encoder Encode"}},
+		{"openvla", "tabletop, **openvla** with 5 million random weights (`preset = tiny`), pixel", short(
+			task("tabletop", "tabletop/one_block", "pixel", "openvla", 4), 40,
+		) +
+			"[policy.openvla]\npreset = \"tiny\"\nthreads = 1\n", []string{
+			"policy Act", "policy Update", "policy Save", "policy Imitate", "policy Forget",
+		}},
+		{"libero", "**libero** (bbq sauce, a process a lane), tiny, pixel", short(
+			task("libero", "libero_object/*bbq*", "pixel", "tiny", 20), 180,
+		) + tiny +
+			"[env.libero]\nmultisample = 0\nmesh_cell_mm = 4\n", []string{
+			"env Step", "env Reset", "env Step", "env Configure", "env Step",
+		}},
 	}
 }
 
@@ -77,8 +95,8 @@ type realPoint struct {
 	Seconds float64 `json:"seconds"`
 }
 
-// TestRealKillPoints is TestKillPoints for plugins with environments of their own, SRPO_FAULTS_REAL of "onnx openvla libero", at SRPO_FAULTS points each, in the folder
-// SRPO_FAULTS_DIR, where another call goes on from what is done.
+// TestRealKillPoints is TestKillPoints for plugins with environments of their own, SRPO_FAULTS_REAL of "onnx openvla
+// libero", at SRPO_FAULTS points each, in the folder SRPO_FAULTS_DIR, where another call goes on from what is done.
 func TestRealKillPoints(t *testing.T) {
 	names := strings.Fields(os.Getenv("SRPO_FAULTS_REAL"))
 	if len(names) == 0 {
@@ -131,9 +149,14 @@ func TestRealKillPoints(t *testing.T) {
 		}
 		want := faultResult(t, filepath.Join(work, "whole"))
 		require.Len(t, want.metrics, 2)
-		require.Contains(t, strings.Join(want.metrics, " "), `"updated":1`, "without an update there is nothing to lose")
+		require.Contains(
+			t, strings.Join(want.metrics, " "), `"updated":1`, "without an update there is nothing to lose",
+		)
 		points := readTrace(t, trace)
-		fmt.Fprintf(&page, "\n%s; %.0f s undisturbed.\n\n| killed | then | seconds | result |\n| --- | --- | ---: | --- |\n", x.words, done["whole"].Seconds)
+		fmt.Fprintf(
+			&page, "\n%s; %.0f s undisturbed.\n\n| killed | then | seconds | result |\n| --- | --- | ---: | --- |\n",
+			x.words, done["whole"].Seconds,
+		)
 		r := rand.New(rand.NewPCG(seed, 7))
 		for i := range n {
 			name := "call " + x.calls[i%len(x.calls)]
@@ -152,7 +175,10 @@ func TestRealKillPoints(t *testing.T) {
 				}
 				writeLine(t, log, was)
 			}
-			t.Logf("%s: %d of %d: %s: fired %v, resumed %d times, %.0f s %s", x.name, i+1, n, p.spec, was.Fired, was.Resumed, was.Seconds, was.Error)
+			t.Logf(
+				"%s: %d of %d: %s: fired %v, resumed %d times, %.0f s %s", x.name, i+1, n, p.spec, was.Fired,
+				was.Resumed, was.Seconds, was.Error,
+			)
 			if was.Error != "" {
 				t.Errorf("%s: SRPO_FAULT='%s': %s", x.name, p.spec, was.Error)
 			}
@@ -160,10 +186,14 @@ func TestRealKillPoints(t *testing.T) {
 		}
 	}
 	if out := os.Getenv("SRPO_FAULTS_OUT"); out != "" {
-		head := fmt.Sprintf("# Kill points of real plugins\n\nMade by `bash docs/results/faults-real.sh` on %s, %s, %d cores, seed %d, %s.\n\n", time.Now().UTC().Format("2006-01-02"), runtime.Version(), runtime.NumCPU(), seed,
+		head := fmt.Sprintf("# Kill points of real plugins\n\nMade by `bash docs/results/faults-real.sh` on %s, "+
+			"%s, %d cores, seed %d, %s.\n\n",
+			time.Now().UTC().Format("2006-01-02"), runtime.Version(), runtime.NumCPU(), seed,
 			os.Getenv("SRPO_FAULTS_COMMIT")) +
-			"As [faults.md](faults.md), with one process of the plugin in **bold** killed by SIGKILL in, before or after a call, at points drawn by the seed. A run has 2 iterations of one\n" +
-			"group of 3 episodes on 2 lanes. *Same*: metrics but for seconds, and every file of the checkpoints, are those of the undisturbed run, bit for bit.\n"
+			"As [faults.md](faults.md), with one process of the plugin in **bold** killed by SIGKILL in, before " +
+			"or after a call, at points drawn by the seed. A run has 2 iterations of one\n" +
+			"group of 3 episodes on 2 lanes. *Same*: metrics but for seconds, and every file of the checkpoints, " +
+			"are those of the undisturbed run, bit for bit.\n"
 		require.NoError(t, os.WriteFile(out, append([]byte(head), page.Bytes()...), 0o644))
 	}
 }
@@ -184,7 +214,9 @@ func (r realPoint) row(name string) string {
 	if us, err := strconv.Atoi(when); err == nil {
 		when = fmt.Sprintf("%.1f ms into", float64(us)/1000)
 	}
-	return fmt.Sprintf("| %s %s, no. %s | %s | %.0f | %s |\n", when, strings.TrimPrefix(name, "call "), f[3], then, r.Seconds, result)
+	return fmt.Sprintf(
+		"| %s %s, no. %s | %s | %.0f | %s |\n", when, strings.TrimPrefix(name, "call "), f[3], then, r.Seconds, result,
+	)
 }
 
 func writeLine(t *testing.T, path string, v any) {

@@ -23,8 +23,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// faultRun is a small run that comes by every kind of point: demonstrations, references, rollouts on several lanes, a reward of embeddings, updates, audits,
-// evaluations, videos, kept embeddings, commits, retention.
+// faultRun is a small run that comes by every kind of point: demonstrations, references, rollouts on several lanes, a
+// reward of embeddings, updates, audits, evaluations, videos, kept embeddings, commits, retention.
 const faultRun = `[run]
 task = ["tabletop/one_block"]
 iterations = 3
@@ -75,12 +75,15 @@ type faultPoint struct {
 type rig struct{ work, cache string }
 
 func newRig(work, config string) (rig, error) {
-	return rig{work, filepath.Join(work, "cache")}, os.WriteFile(filepath.Join(work, "tiny.toml"), []byte(config), 0o644)
+	return rig{work, filepath.Join(work, "cache")}, os.WriteFile(
+		filepath.Join(work, "tiny.toml"), []byte(config), 0o644,
+	)
 }
 
-// TestKillPoints kills plugins, and the host, at seeded points, lets the run go on (where the host died, by --resume), and compares checkpoints and metrics
-// with those of the undisturbed run bit for bit. SRPO_FAULTS is the number of points of each sort, SRPO_FAULTS_SEED their seed, SRPO_FAULTS_OUT a page to write. SRPO_FAULTS_ONLY names faults to
-// try instead, as errors do.
+// TestKillPoints kills plugins, and the host, at seeded points, lets the run go on (where the host died, by
+// --resume), and compares checkpoints and metrics with those of the undisturbed run bit for bit. SRPO_FAULTS is the
+// number of points of each sort, SRPO_FAULTS_SEED their seed, SRPO_FAULTS_OUT a page to write. SRPO_FAULTS_ONLY names
+// faults to try instead, as errors do.
 func TestKillPoints(t *testing.T) {
 	n, seed := 20, uint64(1)
 	if v := os.Getenv("SRPO_FAULTS"); v != "" {
@@ -136,7 +139,8 @@ func TestKillPoints(t *testing.T) {
 			fired[p.host]++
 		}
 	}
-	// Batches of calls are not the same in each run, so that a few come less often than in the first one. Where nobody is killed nothing is shown.
+	// Batches of calls are not the same in each run, so that a few come less often than in the first one. Where
+	// nobody is killed nothing is shown.
 	for host, n := range count {
 		if float64(fired[host]) < leastFired*float64(n) {
 			t.Errorf("host %v: %d of %d points came to pass", host, fired[host], n)
@@ -147,8 +151,9 @@ func TestKillPoints(t *testing.T) {
 // leastFired is the share of the points at which a process must have been killed; of 400 recorded ones it was 0.99.
 const leastFired = 0.75
 
-// TestHangs stops each plugin in each kind of call (SIGSTOP, as a simulator that hangs): its heart is not heard any more, long before deadlines of minutes, the process is replaced, and the run, or
-// its --resume, comes to what the undisturbed run comes to.
+// TestHangs stops each plugin in each kind of call (SIGSTOP, as a simulator that hangs): its heart is not heard any
+// more, long before deadlines of minutes, the process is replaced, and the run, or its --resume, comes to what the
+// undisturbed run comes to.
 func TestHangs(t *testing.T) {
 	work := t.TempDir()
 	rig, err := newRig(work, faultRun)
@@ -181,7 +186,10 @@ func TestHangs(t *testing.T) {
 				t.Errorf("SRPO_FAULT='%s': fired %v: %v", p.spec, p.fired, err)
 			}
 			if !strings.Contains(p.said, "sent no heartbeat") { // and not the deadline, minutes later
-				t.Errorf("SRPO_FAULT='%s': the words do not speak of the silence: %s", p.spec, lastLines(p.said, 12))
+				t.Errorf(
+					"SRPO_FAULT='%s': the message does not mention the missing heartbeat: %s", p.spec,
+					lastLines(p.said, 12),
+				)
 			}
 		}()
 	}
@@ -271,9 +279,15 @@ func (p comings) pick(n int, names []string, host bool, r *rand.Rand) (points []
 		case p.sort[name] == "torn":
 			when = "torn"
 		case p.sort[name] == "call":
-			when = []string{"before", "after", strconv.Itoa(r.IntN(p.length[name] + 1)), strconv.Itoa(r.IntN(p.length[name] + 1))}[r.IntN(4)]
+			when = []string{
+				"before", "after", strconv.Itoa(r.IntN(p.length[name] + 1)), strconv.Itoa(r.IntN(p.length[name] + 1)),
+			}[r.IntN(4)]
 		}
-		points = append(points, &faultPoint{spec: fmt.Sprintf("%s,%s,%s,%d", who, when, name, 1+r.IntN(p.count[name])), name: name, host: host})
+		points = append(
+			points, &faultPoint{
+				spec: fmt.Sprintf("%s,%s,%s,%d", who, when, name, 1+r.IntN(p.count[name])), name: name, host: host,
+			},
+		)
 	}
 	return points
 }
@@ -298,7 +312,8 @@ func (p *faultPoint) strike(t *testing.T, rig rig, dir string, want result) erro
 	code, out := rig.host(t, dir, false, "SRPO_FAULT="+p.spec, "SRPO_FAULT_TRACE="+trace)
 	p.said = out
 	if data, err := os.ReadFile(trace); err == nil {
-		p.fired = bytes.Contains(data, []byte("\nkilled\t")) || bytes.Contains(data, []byte("\ndied\t")) || bytes.HasPrefix(data, []byte("died\t"))
+		p.fired = bytes.Contains(data,
+			[]byte("\nkilled\t")) || bytes.Contains(data, []byte("\ndied\t")) || bytes.HasPrefix(data, []byte("died\t"))
 	}
 	switch {
 	case code == 0 && p.host && p.fired:
@@ -369,7 +384,8 @@ func faultResult(t *testing.T, dir string) result {
 			}
 			data, err := os.ReadFile(path)
 			rel, _ := filepath.Rel(dir, path)
-			if e.Name() == "MANIFEST" { // time of day and the lengths of logs differ; the sums of the files are the files'
+			// time of day and the lengths of logs differ; the sums of the files are the files'
+			if e.Name() == "MANIFEST" {
 				data = nil
 			}
 			r.files[rel] = string(data)
@@ -420,13 +436,30 @@ func (r result) differs(other result) error {
 // faultPage is the page of results.
 func faultPage(points []*faultPoint, planned int, seed uint64, one, all time.Duration) []byte {
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "# Kill points\n\nMade by `bash docs/results/faults.sh` on %s, %s, %d cores. Seed %d, %d of %d points were tried%s.\n\n",
-		time.Now().UTC().Format("2006-01-02"), runtime.Version(), runtime.NumCPU(), seed, len(points), planned, os.Getenv("SRPO_FAULTS_COMMIT"))
-	fmt.Fprintf(&b, "One small run (tabletop, tiny, pixel; 3 iterations of 2 groups of 3 episodes, 4 lanes, %.1f s undisturbed) for each point. A process got SIGKILL there:\n", one.Seconds())
-	fmt.Fprintf(&b, "a plugin in, before or after a call; the host likewise, between phases, and before or in the middle of each change that it makes to the run folder. Where the host\n"+
-		"ended, `--resume` went on (before there was a run to resume, the same command again). *Same*: metrics but for seconds, every file of the checkpoints, videos and\n"+
-		"kept embeddings are those of the undisturbed run, bit for bit, and nothing is left over. The whole took %.0f s.\n\n", all.Seconds())
-	fmt.Fprintf(&b, "| killed | points | came to pass | went on by itself | resumed | same | different |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: |\n")
+	fmt.Fprintf(&b,
+		"# Kill points\n\nMade by `bash docs/results/faults.sh` on %s, %s, %d cores. Seed %d, %d of %d points "+
+			"were tried%s.\n\n",
+		time.Now().UTC().Format("2006-01-02"), runtime.Version(), runtime.NumCPU(), seed, len(points), planned,
+		os.Getenv("SRPO_FAULTS_COMMIT"))
+	fmt.Fprintf(
+		&b,
+		"One small run (tabletop, tiny, pixel; 3 iterations of 2 groups of 3 episodes, 4 lanes, %.1f s "+
+			"undisturbed) for each point. A process got SIGKILL there:\n",
+		one.Seconds(),
+	)
+	fmt.Fprintf(&b,
+		"a plugin in, before or after a call; the host likewise, between phases, and before or in the middle of "+
+			"each change that it makes to the run folder. Where the host\n"+
+			"ended, `--resume` went on (before there was a run to resume, the same command again). *Same*: "+
+			"metrics but for seconds, every file of the checkpoints, videos and\n"+
+			"kept embeddings are those of the undisturbed run, bit for bit, and nothing is left over. The whole "+
+			"took %.0f s.\n\n",
+		all.Seconds())
+	fmt.Fprintf(
+		&b,
+		"| killed | points | came to pass | went on by itself | resumed | same | different |\n| --- | ---: | ---: "+
+			"| ---: | ---: | ---: | ---: |\n",
+	)
 	for _, host := range []bool{false, true} {
 		var n, fired, alone, resumed, bad int
 		for _, p := range points {
@@ -446,7 +479,11 @@ func faultPage(points []*faultPoint, planned int, seed uint64, one, all time.Dur
 				bad++
 			}
 		}
-		fmt.Fprintf(&b, "| %s | %d | %d | %d | %d | %d | %d |\n", map[bool]string{false: "plugin", true: "host"}[host], n, fired, alone, resumed, n-bad, bad)
+		fmt.Fprintf(
+			&b, "| %s | %d | %d | %d | %d | %d | %d |\n", map[bool]string{
+				false: "plugin", true: "host",
+			}[host], n, fired, alone, resumed, n-bad, bad,
+		)
 	}
 	type row struct{ n, resumed, bad int }
 	rows := map[string]*row{}

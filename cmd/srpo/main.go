@@ -19,8 +19,9 @@ import (
 
 // exitCodes are stable: scripts may rely on them.
 var exitCodes = map[plugins.ErrorKind]int{
-	plugins.Internal: 1, plugins.Invalid: 2, plugins.NotFound: 3, plugins.Unsupported: 4, plugins.Mismatch: 4, plugins.Exhausted: 5,
-	plugins.Deadline: 6, plugins.Unavailable: 7, plugins.Corrupt: 8, plugins.Diverged: 8, plugins.Canceled: 130,
+	plugins.Internal: 1, plugins.Invalid: 2, plugins.NotFound: 3, plugins.Unsupported: 4, plugins.Mismatch: 4,
+	plugins.Exhausted: 5,
+	plugins.Deadline:  6, plugins.Unavailable: 7, plugins.Corrupt: 8, plugins.Diverged: 8, plugins.Canceled: 130,
 }
 
 func main() { os.Exit(Main(os.Args[1:], os.Stdout, os.Stderr)) }
@@ -43,7 +44,11 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	}
 	e := plugins.AsError(err)
 	if app.json {
-		_ = json.NewEncoder(stdout).Encode(map[string]any{"error": map[string]string{"kind": e.Kind.String(), "message": e.Message, "place": e.Place, "hint": e.Hint, "detail": e.Detail}})
+		_ = json.NewEncoder(stdout).Encode(map[string]any{
+			"error": map[string]string{
+				"kind": e.Kind.String(), "message": e.Message, "place": e.Place, "hint": e.Hint, "detail": e.Detail,
+			},
+		})
 	}
 	printError(stderr, e)
 	if code, ok := exitCodes[e.Kind]; ok {
@@ -68,8 +73,8 @@ func printError(w io.Writer, e *plugins.Error) {
 	}
 }
 
-// interruptible returns a context that the first Ctrl-C or SIGTERM ends: the command stops in a committed state. The second one ends the process at
-// once; plugins die with it, by their lifelines.
+// interruptible returns a context that the first Ctrl-C or SIGTERM ends: the command stops in a committed state. The
+// second one ends the process at once; plugins die with it, by their lifelines.
 func interruptible(stderr io.Writer) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	signals := make(chan os.Signal, 2)
@@ -96,15 +101,18 @@ type app struct {
 
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
-		Use:           "srpo",
-		Short:         "Make a robot policy better by trying",
-		Long:          "srpo trains robot policies by reinforcement learning with a dense reward that costs nothing: the policy's own successes are the\nreference, a frozen encoder embeds every rollout, and a failure earns the more the closer it comes to a success (arXiv 2511.15605).",
+		Use:   "srpo",
+		Short: "Make a robot policy better by trying",
+		Long: "srpo trains robot policies by reinforcement learning with a dense reward that costs nothing: the\n" +
+			"policy's own successes are the reference, a frozen encoder embeds every rollout, and a failure\n" +
+			"earns the more the closer it comes to a success (arXiv 2511.15605).",
 		SilenceErrors: true, SilenceUsage: true,
 		Version: version(),
 	}
 	root.SetVersionTemplate(versionLine())
 	root.SetFlagErrorFunc(suggestFlag)
-	root.AddCommand(a.runCommand(), a.imitateCommand(), a.evalCommand(), a.rewardCommand(), a.recordCommand(), a.reportCommand(), a.encoderCommand(), a.policyCommand(), a.dataCommand(), a.pluginCommand(), a.doctorCommand(),
+	root.AddCommand(a.runCommand(), a.imitateCommand(), a.evalCommand(), a.rewardCommand(), a.recordCommand(),
+		a.reportCommand(), a.encoderCommand(), a.policyCommand(), a.dataCommand(), a.pluginCommand(), a.doctorCommand(),
 		a.benchCommand(), a.versionCommand())
 	for _, c := range root.Commands() {
 		if c.RunE != nil && c.Args == nil {
@@ -135,7 +143,8 @@ var synonyms = map[string][]string{
 
 func noArgs(c *cobra.Command, args []string) error {
 	if len(args) > 0 {
-		return plugins.Errorf(plugins.Invalid, "%s takes no argument %q", c.CommandPath(), args[0]).WithHint("%s --help", c.CommandPath())
+		return plugins.Errorf(plugins.Invalid, "%s takes no argument %q", c.CommandPath(), args[0]).
+			WithHint("%s --help", c.CommandPath())
 	}
 	return nil
 }
@@ -143,7 +152,8 @@ func noArgs(c *cobra.Command, args []string) error {
 func oneArg(what string) cobra.PositionalArgs {
 	return func(c *cobra.Command, args []string) error {
 		if len(args) != 1 {
-			return plugins.Errorf(plugins.Invalid, "%s wants %s, got %d arguments", c.CommandPath(), what, len(args)).WithHint("%s --help", c.CommandPath())
+			return plugins.Errorf(plugins.Invalid, "%s wants %s, got %d arguments", c.CommandPath(), what, len(args)).
+				WithHint("%s --help", c.CommandPath())
 		}
 		return nil
 	}

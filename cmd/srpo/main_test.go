@@ -18,8 +18,9 @@ import (
 	"github.com/srpo-dev/srpo/sdk"
 )
 
-// TestMain makes the test binary what the tests start: the commands of the scripts, srpo and badplugin, and the built-in plugins, which srpo serves by
-// starting its own program (under the name srpo in scripts, under the test's in tests that call Main).
+// TestMain makes the test binary what the tests start: the commands of the scripts, srpo and badplugin, and the
+// built-in plugins, which srpo serves by starting its own program (under the name srpo in scripts, under the test's
+// in tests that call Main).
 func TestMain(m *testing.M) {
 	if len(os.Args) > 2 && os.Args[1] == "plugin" && os.Args[2] == "serve" {
 		// Not os.Exit: GORACE does not reach plugins, and without it the race detector sleeps for a second at the end.
@@ -66,8 +67,12 @@ func badPlugin(mode string) {
 	}
 	sdk.ServeSim(sdk.SimSpec{
 		Info: plugins.Info{Name: "bad", Version: "0.1.0", Doc: "breaks promises"},
-		Env: plugins.EnvSpec{Cameras: []plugins.Camera{{Name: "main", Height: 8, Width: 8, View: "third_person"}}, Proprio: []string{"x"},
-			Action: plugins.ActionSpace{Names: []string{"x"}, Low: []float32{-1}, High: []float32{1}, Meaning: "nothing"}, Expert: mode == "shy"},
+		Env: plugins.EnvSpec{Cameras: []plugins.Camera{
+			{Name: "main", Height: 8, Width: 8, View: "third_person"},
+		}, Proprio: []string{"x"},
+			Action: plugins.ActionSpace{
+				Names: []string{"x"}, Low: []float32{-1}, High: []float32{1}, Meaning: "nothing",
+			}, Expert: mode == "shy"},
 		Tasks: []env.Task{{ID: "bad/task", Suite: "bad", Instruction: "do nothing", StartStates: 2, MaxSteps: 20}},
 		New:   newSim,
 	})
@@ -93,7 +98,8 @@ func (b *badSim) Reset(_ string, _ int, seed uint64) error {
 		b.dieAtStart()
 	case "careless":
 		b.x = rand.Float32()
-		_, _ = syscall.Write(1, []byte("resetting\n")) // as a C library or a child process does; fmt.Println goes to the log
+		// as a C library or a child process does; fmt.Println goes to the log
+		_, _ = syscall.Write(1, []byte("resetting\n"))
 	case "dies":
 		fmt.Fprintln(os.Stderr, "simulator: out of memory")
 		os.Exit(9)
@@ -115,7 +121,8 @@ func (b *badSim) Render(_ string, h, w int) []byte {
 	return picture
 }
 
-// TestRequirementsOfTemplates keeps one list of what srpo_sdk needs: the example's, which CI installs, and the one that `srpo plugin init` writes.
+// TestRequirementsOfTemplates keeps one list of what srpo_sdk needs: the example's, which CI installs, and the one
+// that `srpo plugin init` writes.
 func TestRequirementsOfTemplates(t *testing.T) {
 	for _, name := range []string{"requirements.in", "requirements.txt"} {
 		want, err := os.ReadFile("../../examples/reach-python/" + name)

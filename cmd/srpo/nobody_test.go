@@ -17,7 +17,8 @@ import (
 	"github.com/srpo-dev/srpo/host/supervise"
 )
 
-// workersPlugin is an env in Python whose process holds 4 worker processes and a child that left for a session of its own, with stdout and stderr.
+// workersPlugin is an env in Python whose process holds 4 worker processes and a child that left for a session of its
+// own, with stdout and stderr.
 const workersPlugin = `import srpo_sdk as srpo  # isort: skip
 import multiprocessing, os, subprocess, time
 import numpy as np
@@ -31,7 +32,8 @@ class Workers(srpo.Env):
     info = srpo.Info("workers", "0.1.0", doc="holds workers")
     @classmethod
     def describe(cls, settings):
-        return srpo.EnvSpec([srpo.Camera("top", 16, 16)], srpo.ActionSpace(["x"], low=[-1], high=[1], meaning="x"), ["x"])
+        return srpo.EnvSpec(
+            [srpo.Camera("top", 16, 16)], srpo.ActionSpace(["x"], low=[-1], high=[1], meaning="x"), ["x"])
     @classmethod
     def tasks(cls, settings):
         yield srpo.Task("a", "a", "do", start_states=4, max_steps=4)
@@ -89,8 +91,8 @@ vision = 8
 conv = ["4,8,8"]
 `
 
-// left lists what a run in a folder has left: processes that have anything to do with the folder, and what is in its temporary folder. Arenas have no name;
-// they live as long as a process that maps them.
+// left lists what a run in a folder has left: processes that have anything to do with the folder, and what is in its
+// temporary folder. Arenas have no name; they live as long as a process that maps them.
 func left(home, tmp string) (list []string) {
 	procs, _ := filepath.Glob("/proc/[0-9]*")
 	for _, p := range procs {
@@ -108,11 +110,13 @@ func left(home, tmp string) (list []string) {
 	return list
 }
 
-// soon is within how long nobody may be left. It is 2 s on an idle machine, which docs/results/nobody.sh checks; here other tests run beside this one.
+// soon is within how long nobody may be left. It is 2 s on an idle machine, which docs/results/nobody.sh checks; here
+// other tests run beside this one.
 const soon = 20 * time.Second
 
-// Whatever ends a run, soon nobody is left: no process of it, of its plugins or of their workers, no socket, no temporary folder. What SIGKILL kept the host from
-// removing, and a child that had left for another session, goes with the next start.
+// Whatever ends a run, soon nobody is left: no process of it, of its plugins or of their workers, no socket, no
+// temporary folder. What SIGKILL kept the host from removing, and a child that had left for another session, goes
+// with the next start.
 func TestNobodyIsLeft(t *testing.T) {
 	source, err := filepath.Abs("../..")
 	require.NoError(t, err)
@@ -128,7 +132,10 @@ func TestNobodyIsLeft(t *testing.T) {
 	requirements, err := os.ReadFile(filepath.Join(source, "examples/reach-python/requirements.txt"))
 	require.NoError(t, err)
 	for name, text := range map[string]string{"plugin.py": workersPlugin, "requirements.txt": string(requirements),
-		"plugin.toml": "name = \"workers\"\nkind = \"env\"\nversion = \"0.1.0\"\nprotocol = 1\n[python]\nversion = \">=3.10\"\n[env]\nPIDS = \"" + filepath.Join(work, "pids") + "\"\n"} {
+		"plugin.toml": "name = \"workers\"\nkind = \"env\"\nversion = \"0.1.0\"\nprotocol = 1\n[python]\nversion " +
+			"= \">=3.10\"\n[env]\nPIDS = \"" +
+			filepath.Join(work,
+				"pids") + "\"\n"} {
 		require.NoError(t, os.WriteFile(filepath.Join(pkg, name), []byte(text), 0o644))
 	}
 	require.NoError(t, os.WriteFile(filepath.Join(work, "run.toml"), []byte(workersRun), 0o644))
@@ -161,9 +168,15 @@ func TestNobodyIsLeft(t *testing.T) {
 		{"normal end", 0, nil, false},
 		{"SIGINT", 130, func(h *os.Process, _ []int) { _ = h.Signal(syscall.SIGINT) }, false},
 		{"SIGTERM", 130, func(h *os.Process, _ []int) { _ = h.Signal(syscall.SIGTERM) }, false},
-		{"twice SIGINT", 130, func(h *os.Process, _ []int) { _ = h.Signal(syscall.SIGINT); _ = h.Signal(syscall.SIGINT) }, true},
+		{
+			"twice SIGINT", 130,
+			func(h *os.Process, _ []int) { _ = h.Signal(syscall.SIGINT); _ = h.Signal(syscall.SIGINT) }, true,
+		},
 		{"SIGKILL of the host", -1, func(h *os.Process, _ []int) { _ = h.Kill() }, true},
-		{"an end without any cleaning up, as in a panic", 2, func(h *os.Process, _ []int) { _ = h.Signal(syscall.SIGQUIT) }, true},
+		{
+			"an end without any cleaning up, as in a panic", 2,
+			func(h *os.Process, _ []int) { _ = h.Signal(syscall.SIGQUIT) }, true,
+		},
 		{"SIGKILL of the plugin", 130, func(h *os.Process, p []int) { _ = syscall.Kill(p[0], syscall.SIGKILL) }, false},
 		// the plugin misses it and says so; the second time it is replaced
 		{"SIGKILL of a worker", 130, func(h *os.Process, p []int) { _ = syscall.Kill(p[2], syscall.SIGKILL) }, false},
@@ -182,7 +195,10 @@ func TestNobodyIsLeft(t *testing.T) {
 			}
 			cmd := exec.Command(program, args...)
 			cmd.Dir = work
-			cmd.Env = append(os.Environ(), "SRPO_TEST_MAIN=1", "SRPO_CACHE="+cache, "HOME="+home, "TMPDIR="+tmp, "XDG_RUNTIME_DIR=", "NO_COLOR=1", "GORACE=atexit_sleep_ms=0")
+			cmd.Env = append(
+				os.Environ(), "SRPO_TEST_MAIN=1", "SRPO_CACHE="+cache, "HOME="+home, "TMPDIR="+tmp, "XDG_RUNTIME_DIR=",
+				"NO_COLOR=1", "GORACE=atexit_sleep_ms=0",
+			)
 			var out bytes.Buffer
 			cmd.Stdout, cmd.Stderr = &out, &out
 			require.NoError(t, cmd.Start())
@@ -212,7 +228,9 @@ func TestNobodyIsLeft(t *testing.T) {
 					struck, gone := time.Now(), before[0]
 					wait("its whole family gone", func() bool {
 						for _, pid := range gone {
-							if environ, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/environ"); err == nil && bytes.Contains(environ, []byte("HOME="+home+"\x00")) {
+							if environ, err := os.ReadFile(
+								"/proc/" + strconv.Itoa(pid) + "/environ",
+							); err == nil && bytes.Contains(environ, []byte("HOME="+home+"\x00")) {
 								return false
 							}
 						}

@@ -46,16 +46,25 @@ type builtIn struct {
 }
 
 var builtIns = []builtIn{
-	{plugins.Env, "tabletop", "a small robot arm over a table, two blocks to bring to two plates", func() { sdk.ServeEnv(tabletop.New()) }, false},
-	{plugins.Policy, "tiny", "a small image, proprio and instruction policy that learns on a CPU", func() { sdk.ServePolicy(tiny.New()) }, false},
-	{plugins.Encoder, "pixel", "shrunken frames, averaged over the clip: the baseline", func() { sdk.ServeEncoder(pixel.New()) }, false},
+	{
+		plugins.Env, "tabletop", "a small robot arm over a table, two blocks to bring to two plates",
+		func() { sdk.ServeEnv(tabletop.New()) }, false,
+	},
+	{
+		plugins.Policy, "tiny", "a small image, proprio and instruction policy that learns on a CPU",
+		func() { sdk.ServePolicy(tiny.New()) }, false,
+	},
+	{
+		plugins.Encoder, "pixel", "shrunken frames, averaged over the clip: the baseline",
+		func() { sdk.ServeEncoder(pixel.New()) }, false,
+	},
 	{plugins.Encoder, "generic", "", func() { sdk.ServeEncoder(generic.New()) }, true},
 	{plugins.Encoder, "dinov2", "", func() { sdk.ServeEncoder(dinov2.New()) }, true},
 	{plugins.Encoder, "vjepa2", "", func() { sdk.ServeEncoder(vjepa2.New()) }, true},
 }
 
-// embedded are the packages that this program carries: programs in Python, and those that it serves itself and that need
-// an environment. Plugins do not import each other; what they share is put together here.
+// embedded lists the packages inside this program: programs in Python, and plugins that srpo serves itself but that
+// need an environment. A bundle adds the folders that plugins of one kind share.
 var embedded = []fs.FS{
 	bundle{libero.Files, libero.Shared},
 	bundle{liberoplus.Files, liberoplus.Shared},
@@ -68,11 +77,11 @@ var embedded = []fs.FS{
 	vjepa2.Files,
 }
 
-// settingsFlags are the flags that stand for settings of srpo.toml.
+// settingsFlags are the flags that set settings of srpo.toml.
 type settingsFlags struct {
 	file string
 	set  []string
-	own  []string // the flags that add added
+	own  []string // the flags that add has added
 	// recorded is true when the settings are from a run folder instead of the user's own file.
 	recorded bool
 	home     string // where the run was started that the settings are from, see fromRun; empty: here
@@ -88,22 +97,30 @@ var shorthands = []struct{ flag, key, doc string }{
 	{"seed", "run.seed", "seed of everything random"},
 	{"iterations", "run.iterations", "iterations to run"},
 	{"checkpoint", "run.checkpoint", "policy folder, checkpoint or run folder to start from"},
-	{"lanes", "run.lanes", "episodes in flight; 0: chosen by env and cores"},
+	{"lanes", "run.lanes", "episodes that run at the same time; 0: chosen by env and cores"},
 	{"out", "run.out", "run folder; default runs/NAME"},
 	{"name", "run.name", "name of the run"},
 	{"tensorboard", "run.tensorboard", "write TensorBoard event files"},
 	{"reward", "reward.kind", "zscore, minmax, anchored, binary (GRPO) or progress (a control)"},
 	{"cluster", "reward.cluster", "auto, reference, mean or nearest"},
 	{"references", "reward.references", "batch, memory or demos"},
-	{"offline", "offline.data", "learn from the episodes of this folder instead of acting: a run folder, a recording or a LeRobot data set"},
-	{"data", "imitate.data", "imitate the successes of this folder instead of the env's expert: a run folder, a recording or a LeRobot data set"},
+	{
+		"offline", "offline.data",
+		"learn offline from the episodes of this folder: a run folder, a recording or a LeRobot data set",
+	},
+	{
+		"data", "imitate.data",
+		"imitate the successes of this folder instead of the env's expert; folders as for --offline",
+	},
 	{"arena", "host.arena", "auto (shared memory) or off (bytes in messages)"},
 }
 
 func (f *settingsFlags) add(c *cobra.Command, skip ...string) {
 	f.cmd = c
-	c.Flags().StringVar(&f.file, "config", "", "configuration file; default srpo.toml where there is one")
-	c.Flags().StringArrayVar(&f.set, "set", nil, "setting over the file, e.g. --set policy.tiny.lr=1e-3; may be repeated")
+	c.Flags().StringVar(&f.file, "config", "", "configuration file; default srpo.toml, if it exists")
+	c.Flags().StringArrayVar(
+		&f.set, "set", nil, "override a setting of the file, e.g. --set policy.tiny.lr=1e-3; may be repeated",
+	)
 	for _, s := range shorthands {
 		if slices.Contains(skip, s.flag) {
 			continue
@@ -120,12 +137,13 @@ func (f *settingsFlags) add(c *cobra.Command, skip ...string) {
 	}
 }
 
-// given lists the flags that were typed.
+// given returns the flags that the user gave.
 func (f *settingsFlags) given() []config.Flag {
 	var out []config.Flag
 	for _, s := range shorthands {
 		fl := f.cmd.Flags().Lookup(s.flag)
-		if fl == nil || !fl.Changed || !slices.Contains(f.own, s.flag) { // a command may have a flag of its own by that name
+		// the command may have another flag of that name
+		if fl == nil || !fl.Changed || !slices.Contains(f.own, s.flag) {
 			continue
 		}
 		values := []string{fl.Value.String()}
@@ -148,7 +166,7 @@ func (f *settingsFlags) load() (*config.Config, error) {
 	return config.Load(in)
 }
 
-// packages knows every plugin that can be named.
+// packages returns the catalog of every plugin that can be named.
 func packages(cfg *config.Config) (*catalog.Catalog, error) {
 	cache, err := pyenv.CacheDir()
 	if err != nil {
@@ -162,12 +180,14 @@ func packages(cfg *config.Config) (*catalog.Catalog, error) {
 		if b.hidden {
 			continue
 		}
-		c.BuiltIns = append(c.BuiltIns, catalog.BuiltInPackage{Kind: b.kind, Name: b.name, Doc: b.doc, Version: version()})
+		c.BuiltIns = append(
+			c.BuiltIns, catalog.BuiltInPackage{Kind: b.kind, Name: b.name, Doc: b.doc, Version: version()},
+		)
 	}
 	return c, nil
 }
 
-// preparer installs what packages need and says so on the terminal.
+// preparer installs the environments of packages and reports progress on the terminal.
 func preparer(cfg *config.Config, term *report.Terminal) (*supervise.Preparer, error) {
 	cache, err := pyenv.CacheDir()
 	if err != nil {
@@ -177,14 +197,17 @@ func preparer(cfg *config.Config, term *report.Terminal) (*supervise.Preparer, e
 	if err != nil {
 		return nil, plugins.Errorf(plugins.Internal, "the working folder: %w", err)
 	}
-	p := &supervise.Preparer{Cache: cache, Lock: filepath.Join(dir, lock.FileName), SDK: pythonsdk.Files, Notice: func(s string) { term.Line("%s", s) }, Progress: showInstall(term)}
+	p := &supervise.Preparer{
+		Cache: cache, Lock: filepath.Join(dir, lock.FileName), SDK: pythonsdk.Files,
+		Notice: func(s string) { term.Line("%s", s) }, Progress: showInstall(term),
+	}
 	if cfg != nil {
 		p.Interpreter = cfg.Host.Python
 	}
 	return p, nil
 }
 
-// showInstall turns an installation's progress into lines: one for each step, then one every few seconds.
+// showInstall prints the progress of an installation: one line per step, and one every few seconds.
 func showInstall(term *report.Terminal) func(pyenv.Progress) {
 	var what string
 	var last time.Time
@@ -220,7 +243,7 @@ func launcher(cfg *config.Config, term *report.Terminal) (session.Launcher, erro
 	return packaged{cat, prep}, nil
 }
 
-// packaged launches what the catalog finds.
+// packaged launches the packages of a catalog.
 type packaged struct {
 	*catalog.Catalog
 	prep *supervise.Preparer

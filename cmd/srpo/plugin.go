@@ -25,9 +25,9 @@ import (
 func (a *app) pluginCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "plugin",
-		Short: "List, make, test, install and lock plugins",
-		Long: "Environments, policies and encoders are plugins: processes of their own, in any language, that srpo starts, watches and restarts.\n" +
-			"A plugin is given by its name or by the path of its folder.",
+		Short: "List, create, test, install and lock plugins",
+		Long: "Environments, policies and encoders are plugins: separate processes, in any language, that srpo\n" +
+			"starts, supervises and restarts. A plugin is given by its name or by the path of its folder.",
 		Args: cobra.ArbitraryArgs,
 		RunE: onlySubcommands,
 	}
@@ -35,7 +35,7 @@ func (a *app) pluginCommand() *cobra.Command {
 	return c
 }
 
-// pluginServe is how srpo starts the plugins that it carries: as processes of its own program.
+// pluginServe serves a built-in plugin: srpo starts itself with this command.
 func (a *app) pluginServe() *cobra.Command {
 	return &cobra.Command{Use: "serve KIND NAME", Hidden: true, RunE: func(_ *cobra.Command, args []string) error {
 		for _, b := range builtIns {
@@ -48,7 +48,7 @@ func (a *app) pluginServe() *cobra.Command {
 	}}
 }
 
-// workbench is what the plugin verbs work with: the configuration, the packages, and how they are made ready.
+// workbench holds what the plugin commands need: the configuration, the catalog, and the installer of packages.
 type workbench struct {
 	cfg  *config.Config
 	cat  *catalog.Catalog
@@ -56,7 +56,7 @@ type workbench struct {
 	term *report.Terminal
 }
 
-// workbench opens srpo.toml (file; empty: the one that lies here, if any) with --set over it.
+// workbench reads the settings from file and --set. An empty file is the srpo.toml of this folder, if it exists.
 func (a *app) workbench(file string, set []string) (*workbench, error) {
 	in := config.Input{File: file, Set: set}
 	if in.File == "" {
@@ -74,20 +74,22 @@ func (a *app) workbench(file string, set []string) (*workbench, error) {
 	return w, err
 }
 
-// parseKind reads a --kind flag; empty is any kind.
+// parseKind parses a --kind flag. Empty is any kind.
 func parseKind(s string) (plugins.Kind, error) {
 	if s == "" || slices.Contains(plugins.Kinds, plugins.Kind(s)) {
 		return plugins.Kind(s), nil
 	}
-	return "", plugins.Errorf(plugins.Invalid, "there is no kind %q", s).WithPlace("--kind").WithHint("one of env, policy, encoder")
+	return "", plugins.Errorf(plugins.Invalid, "there is no kind %q", s).WithPlace("--kind").
+		WithHint("give one of env, policy, encoder")
 }
 
-// find returns the package that a name or path means; kind "" is any.
+// find returns the package with a name or path. An empty kind is any kind.
 func (w *workbench) find(kind plugins.Kind, nameOrPath string) (catalog.Package, error) {
 	if catalog.IsPath(nameOrPath) {
 		pkg, err := w.cat.Open(nameOrPath)
 		if err == nil && kind != "" && pkg.Kind != kind {
-			err = plugins.Errorf(plugins.Invalid, "%s is of kind %s, not %s", nameOrPath, pkg.Kind, kind).WithHint("leave --kind out")
+			err = plugins.Errorf(plugins.Invalid, "%s is of kind %s, not %s", nameOrPath, pkg.Kind, kind).
+				WithHint("leave --kind out")
 		}
 		return pkg, err
 	}
@@ -108,22 +110,27 @@ func (w *workbench) find(kind plugins.Kind, nameOrPath string) (catalog.Package,
 	case len(have) == 1:
 		return w.cat.Find(have[0], nameOrPath)
 	case len(have) > 1:
-		return catalog.Package{}, plugins.Errorf(plugins.Invalid, "%q is the name of several plugins: %v", nameOrPath, have).WithHint("say which: --kind %s", have[0])
+		return catalog.Package{}, plugins.Errorf(
+			plugins.Invalid, "%q is the name of several plugins: %v", nameOrPath, have,
+		).
+			WithHint("choose one with --kind %s", have[0])
 	}
 	if _, err := os.Stat(filepath.Join(nameOrPath, manifest.FileName)); err == nil {
 		return catalog.Package{}, plugins.Errorf(plugins.NotFound, "no plugin is called %q", nameOrPath).
 			WithHint("for the package in the folder of that name, give its path: ./%s", nameOrPath)
 	}
-	e := plugins.Errorf(plugins.NotFound, "no plugin is called %q; there is %s", nameOrPath, strings.Join(names, ", "))
+	e := plugins.Errorf(plugins.NotFound, "no plugin is called %q; known: %s", nameOrPath, strings.Join(names, ", "))
 	if near := nearest.To(nameOrPath, known); near != "" {
 		return catalog.Package{}, e.WithHint("did you mean %q?", near)
 	}
-	return catalog.Package{}, e.WithHint("give the path of a package's folder (./NAME), or name the folder of your packages in [host] plugin_path")
+	return catalog.Package{}, e.WithHint("give the path of the package (./NAME), or list the folder of your " +
+		"packages in [host] plugin_path")
 }
 
 const notInstalled = "not installed"
 
-// state says whether a package can start as it is: "ready", notInstalled, or what is wrong with it. pkg.Dir must be set.
+// state returns whether a package can start: "ready", notInstalled, or a description of the problem. pkg.Dir must be
+// set.
 func (w *workbench) state(pkg catalog.Package) (string, *pyenv.Env) {
 	spec, o, ok := w.prep.Environment(pkg)
 	if !ok {
@@ -139,7 +146,7 @@ func (w *workbench) state(pkg catalog.Package) (string, *pyenv.Env) {
 	return "changed since it was installed", nil
 }
 
-// sizes says what an installation takes, as far as the package knows: ", 771 MB to download, 1967 MB on disk".
+// sizes describes the size of an installation, if the package declares it: ", 771 MB to download, 1967 MB on disk".
 func sizes(pkg catalog.Package) string {
 	s := ""
 	if pkg.Manifest != nil && pkg.Manifest.Python != nil {
@@ -153,7 +160,7 @@ func sizes(pkg catalog.Package) string {
 	return s
 }
 
-// respectLock refuses a folder that is in srpo.lock and has changed since. Unlike a run it adds nothing to the lock: looking is not using.
+// respectLock refuses a folder that is in srpo.lock and has changed. Unlike a run, it adds nothing to the lock.
 func (w *workbench) respectLock(pkg catalog.Package) error {
 	if pkg.Origin != catalog.Folder {
 		return nil
@@ -165,19 +172,20 @@ func (w *workbench) respectLock(pkg catalog.Package) error {
 	return f.Verify(lock.Package{Kind: pkg.Kind, Name: pkg.Name, Version: pkg.Version, Dir: pkg.Dir})
 }
 
-// launch makes a package ready without adding it to the lock.
+// launch prepares a package without adding it to the lock.
 func (w *workbench) launch(ctx context.Context, pkg catalog.Package) (supervise.Launch, error) {
 	p := *w.prep
 	p.Lock = ""
 	return p.Prepare(ctx, pkg)
 }
 
-// logs makes a folder for one command's plugin logs in the cache; drop removes it.
+// logs creates a folder in the cache for the plugin logs of one command. drop removes it.
 func (w *workbench) logs(name string) (dir string, drop func(), err error) {
 	return pluginLogs(w.prep.Cache, name)
 }
 
-// pluginLogs makes a folder for one command's plugin logs in srpo's cache folder; drop removes it. Those that commands kept are removed after a week.
+// pluginLogs creates a folder in srpo's cache folder for the plugin logs of one command. drop removes it. Folders that
+// were kept are removed after a week.
 func pluginLogs(cache, name string) (dir string, drop func(), err error) {
 	root := filepath.Join(cache, "logs")
 	old, _ := os.ReadDir(root)
@@ -190,21 +198,25 @@ func pluginLogs(cache, name string) (dir string, drop func(), err error) {
 		dir, err = os.MkdirTemp(root, name+"-")
 	}
 	if err != nil {
-		return "", nil, plugins.Errorf(plugins.Exhausted, "the folder of plugin logs: %w", err).WithHint("set SRPO_CACHE to a folder that can be written to")
+		return "", nil, plugins.Errorf(plugins.Exhausted, "the folder of plugin logs: %w", err).
+			WithHint("set SRPO_CACHE to a writable folder")
 	}
 	return dir, func() { _ = os.RemoveAll(dir) }, nil
 }
 
-// supervisor starts plugins with the configuration's deadlines. arenaBytes 0: tensors travel in the messages.
+// supervisor starts plugins with the configured deadlines. With arenaBytes 0 tensors are sent in the messages.
 func (w *workbench) supervisor(logDir string, arenaBytes int) (*supervise.Supervisor, error) {
 	seconds := func(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
 	h := w.cfg.Host
-	return supervise.New(supervise.Options{LogDir: logDir, StartTimeout: seconds(h.StartTimeoutS), ArenaBytes: arenaBytes, EnvAllow: h.EnvAllow,
-		Silence: seconds(h.SilenceTimeoutS), Patience: h.Patience, Deadlines: supervise.Deadlines{Reset: seconds(h.ResetTimeoutS), Step: seconds(h.StepTimeoutS), Act: seconds(h.ActTimeoutS),
+	return supervise.New(supervise.Options{LogDir: logDir, StartTimeout: seconds(h.StartTimeoutS),
+		ArenaBytes: arenaBytes, EnvAllow: h.EnvAllow,
+		Silence: seconds(h.SilenceTimeoutS), Patience: h.Patience,
+		Deadlines: supervise.Deadlines{Reset: seconds(h.ResetTimeoutS),
+			Step: seconds(h.StepTimeoutS), Act: seconds(h.ActTimeoutS),
 			Encode: seconds(h.EncodeTimeoutS), Save: seconds(h.SaveTimeoutS), Update: seconds(h.UpdateTimeoutS)}})
 }
 
-// arenaBytes is the size of the arenas that the configuration asks for; 0: off.
+// arenaBytes returns the configured size of the arenas; 0: off.
 func (w *workbench) arenaBytes() int {
 	if w.cfg.Host.Arena == "off" {
 		return 0
@@ -212,8 +224,10 @@ func (w *workbench) arenaBytes() int {
 	return w.cfg.Host.ArenaMB << 20
 }
 
-// ask starts a plugin that is not configured, and hands it to f.
-func (w *workbench) ask(ctx context.Context, pkg catalog.Package, f func(ctx context.Context, p plugins.Plugin) error) error {
+// ask starts a plugin without configuring it, and passes it to f.
+func (w *workbench) ask(
+	ctx context.Context, pkg catalog.Package, f func(ctx context.Context, p plugins.Plugin) error,
+) error {
 	l, err := w.launch(ctx, pkg)
 	if err != nil {
 		return err
@@ -242,6 +256,6 @@ func (w *workbench) ask(ctx context.Context, pkg catalog.Package, f func(ctx con
 	if err := f(ctx, p); err != nil {
 		return err
 	}
-	drop() // kept where something failed: the error names it
+	drop() // after a failure the log is kept, because the error refers to it
 	return nil
 }

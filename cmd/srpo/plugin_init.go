@@ -5,11 +5,13 @@ import (
 	"embed"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"text/template"
 
@@ -36,13 +38,14 @@ func (a *app) pluginInit() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "init FOLDER --lang go|python --kind env|policy|encoder",
 		Short: "Write a small plugin that works, to start from",
-		Long: "init writes a complete plugin into an empty or new folder. It passes srpo plugin test without changes, and its\n" +
-			"README has the next commands.\n" +
-			"A Go plugin requires the module of this version of srpo. To build against a checkout instead, give its folder\n" +
-			"with --srpo-source. In a folder inside a checkout this is the default.\n" +
-			"With --from gymnasium:ID the plugin is an environment of gymnasium. If a package registers it, ID is\n" +
-			"MODULE:ID, and the package must be added to requirements.in.",
-		Example: "  srpo plugin init my-env --lang python --kind env\n  srpo plugin init my-policy --lang go --kind policy --srpo-source ~/srpo\n" +
+		Long: "init writes a complete plugin into an empty or new folder. It passes srpo plugin test without\n" +
+			"changes, and its README has the next commands. A Go plugin requires the module of this version of\n" +
+			"srpo. To build against a checkout instead, give its folder with --srpo-source. In a folder inside\n" +
+			"a checkout this is the default. With --from gymnasium:ID the plugin is an environment of\n" +
+			"gymnasium. If a package registers it, ID is MODULE:ID, and the package must be added to\n" +
+			"requirements.in.",
+		Example: "  srpo plugin init my-env --lang python --kind env\n" +
+			"  srpo plugin init my-policy --lang go --kind policy --srpo-source ~/srpo\n" +
 			"  srpo plugin init fetch --from gymnasium:gymnasium_robotics:FetchReach-v4",
 		Args: oneArg("a folder"),
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -70,13 +73,49 @@ type scaffold struct {
 	EnvID, EnvModule string
 }
 
+// checkNewPlugin returns the name of a new plugin, by default made from its folder. It refuses a folder that is not
+// empty.
+func checkNewPlugin(dir, abs, name string) (string, error) {
+	if name == "" {
+		name = strings.Trim(
+			regexp.MustCompile(`[^a-z0-9_-]+`).ReplaceAllString(strings.ToLower(filepath.Base(abs)), "-"), "-_",
+		)
+	}
+	if !pluginName.MatchString(name) {
+		return "", plugins.Errorf(plugins.Invalid, "%q cannot be a plugin's name", name).WithPlace("--name").
+			WithHint("use up to 64 lower-case letters, digits, - and _")
+	}
+	if entries, err := os.ReadDir(abs); err == nil && len(entries) > 0 {
+		return "", plugins.Errorf(plugins.Invalid, "%s is not empty: it contains %s", dir, entries[0].Name()).
+			WithHint("give a new folder; nothing is overwritten")
+	} else if err != nil && !os.IsNotExist(err) {
+		return "", plugins.Errorf(plugins.Invalid, "%s: %w", dir, err).WithHint("give a new folder")
+	}
+	return name, nil
+}
+
+// writeNewFolder writes the files of a new plugin and returns their names in order.
+func writeNewFolder(dir string, files map[string][]byte) ([]string, error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, plugins.Errorf(plugins.Exhausted, "%w", err).WithHint("give a folder that you can create")
+	}
+	names := sortedFiles(files)
+	for _, f := range names {
+		if err := os.WriteFile(filepath.Join(dir, f), files[f], 0o644); err != nil {
+			return nil, plugins.Errorf(plugins.Exhausted, "%w", err).WithHint("check that the disk is not full")
+		}
+	}
+	return names, nil
+}
+
 func (a *app) init(dir, lang, kind, name, source, from string) error {
 	k, err := parseKind(kind)
 	if err != nil {
 		return err
 	}
 	if k == "" {
-		return plugins.Errorf(plugins.Invalid, "no kind given").WithPlace("--kind").WithHint("give env, policy or encoder")
+		return plugins.Errorf(plugins.Invalid, "no kind given").WithPlace("--kind").
+			WithHint("give env, policy or encoder")
 	}
 	if lang != "go" && lang != "python" {
 		return plugins.Errorf(plugins.Invalid, "there is no language %q", lang).WithPlace("--lang").
@@ -86,18 +125,8 @@ func (a *app) init(dir, lang, kind, name, source, from string) error {
 	if err != nil {
 		return plugins.Errorf(plugins.Invalid, "the path %q: %w", dir, err).WithHint("give the path of a folder")
 	}
-	if name == "" {
-		name = strings.Trim(regexp.MustCompile(`[^a-z0-9_-]+`).ReplaceAllString(strings.ToLower(filepath.Base(abs)), "-"), "-_")
-	}
-	if !pluginName.MatchString(name) {
-		return plugins.Errorf(plugins.Invalid, "%q cannot be a plugin's name", name).WithPlace("--name").
-			WithHint("use up to 64 lower-case letters, digits, - and _")
-	}
-	if entries, err := os.ReadDir(abs); err == nil && len(entries) > 0 {
-		return plugins.Errorf(plugins.Invalid, "%s is not empty: it contains %s", dir, entries[0].Name()).
-			WithHint("give a new folder; nothing is overwritten")
-	} else if err != nil && !os.IsNotExist(err) {
-		return plugins.Errorf(plugins.Invalid, "%s: %w", dir, err).WithHint("give a new folder")
+	if name, err = checkNewPlugin(dir, abs, name); err != nil {
+		return err
 	}
 	s := scaffold{Name: name, Kind: kind, Dir: "./" + filepath.ToSlash(filepath.Clean(dir)), Protocol: plugins.Protocol}
 	if filepath.IsAbs(dir) || strings.HasPrefix(dir, "..") {
@@ -132,14 +161,9 @@ func (a *app) init(dir, lang, kind, name, source, from string) error {
 			return err
 		}
 	}
-	if err := os.MkdirAll(abs, 0o755); err != nil {
-		return plugins.Errorf(plugins.Exhausted, "%w", err).WithHint("give a folder that you can create")
-	}
-	names := sortedFiles(files)
-	for _, f := range names {
-		if err := os.WriteFile(filepath.Join(abs, f), files[f], 0o644); err != nil {
-			return plugins.Errorf(plugins.Exhausted, "%w", err).WithHint("check that the disk is not full")
-		}
+	names, err := writeNewFolder(abs, files)
+	if err != nil {
+		return err
 	}
 	if a.json {
 		return a.printJSON(map[string]any{"folder": abs, "name": name, "kind": kind, "lang": lang, "files": names})
@@ -149,7 +173,10 @@ func (a *app) init(dir, lang, kind, name, source, from string) error {
 		fmt.Fprintf(a.out, "first:  cd %s && go mod tidy\n", s.Dir)
 	}
 	if s.EnvModule != "" {
-		fmt.Fprintf(a.out, "first:  add the package that has the module %s to %s/requirements.in, and lock it\n", s.EnvModule, s.Dir)
+		fmt.Fprintf(
+			a.out, "first:  add the package that has the module %s to %s/requirements.in, and lock it\n", s.EnvModule,
+			s.Dir,
+		)
 	}
 	fmt.Fprintf(a.out, "next:   srpo plugin test %s\n", s.Dir)
 	return nil
@@ -208,7 +235,9 @@ func (s *scaffold) fill(folder string, files map[string][]byte) error {
 func (s *scaffold) goModule(abs, source string, files map[string][]byte) error {
 	if source == "" {
 		if s.Module = version(); !releaseVersion.MatchString(s.Module) {
-			return plugins.Errorf(plugins.NotFound, "this srpo is version %s, which has no published Go module", s.Module).
+			return plugins.Errorf(
+				plugins.NotFound, "this srpo is version %s, which has no published Go module", s.Module,
+			).
 				WithPlace("--srpo-source").WithHint("give the checkout of srpo that it was built from")
 		}
 		s.Go = strings.TrimPrefix(runtime.Version(), "go")
@@ -222,12 +251,15 @@ func (s *scaffold) goModule(abs, source string, files map[string][]byte) error {
 	}
 	mod, err := os.ReadFile(filepath.Join(source, "go.mod"))
 	if err != nil || moduleOf(mod) != modulePath {
-		return plugins.Errorf(plugins.NotFound, "%s is not a checkout of srpo: it has no go.mod of %s", given, modulePath).
+		return plugins.Errorf(
+			plugins.NotFound, "%s is not a checkout of srpo: it has no go.mod of %s", given, modulePath,
+		).
 			WithPlace("--srpo-source").WithHint("give the folder that contains srpo's go.mod")
 	}
 	sum, err := os.ReadFile(filepath.Join(source, "go.sum"))
 	if err != nil {
-		return plugins.Errorf(plugins.NotFound, "%w", err).WithPlace("--srpo-source").WithHint("give a complete checkout")
+		return plugins.Errorf(plugins.NotFound, "%w", err).WithPlace("--srpo-source").
+			WithHint("give a complete checkout")
 	}
 	files["go.sum"] = sum
 	s.Source, s.Module = filepath.ToSlash(source), "v0.0.0"
@@ -289,5 +321,5 @@ func sortedFiles(m map[string][]byte) []string {
 	for n := range m {
 		set[n] = ""
 	}
-	return sortedNames(set)
+	return slices.Sorted(maps.Keys(set))
 }

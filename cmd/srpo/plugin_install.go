@@ -19,11 +19,13 @@ func (a *app) pluginInstall() *cobra.Command {
 	var repair bool
 	c := &cobra.Command{
 		Use:   "install NAME|FOLDER",
-		Short: "Make a plugin ready to run",
-		Long: "install makes what a plugin needs, once: a Python plugin's own environment from its hash-locked requirements, or a program built from source,\n" +
-			"both in srpo's cache folder. Then it starts the plugin to see that it works. A run does the same by itself at the first use.",
-		Example: "  srpo plugin install libero\n  srpo plugin install ./my-env --repair",
-		Args:    oneArg("one plugin"),
+		Short: "Install a plugin",
+		Long: "install builds what a plugin needs, once: the environment of a Python plugin from its hash-locked\n" +
+			"requirements, or a program from source, both in srpo's cache folder. Then it starts the plugin to\n" +
+			"check that it works. A run does the same at the first use.",
+		Example: "  srpo plugin install libero\n" +
+			"  srpo plugin install ./my-env --repair",
+		Args: oneArg("one plugin"),
 		RunE: func(c *cobra.Command, args []string) error {
 			k, err := parseKind(kind)
 			if err != nil {
@@ -41,9 +43,9 @@ func (a *app) pluginInstall() *cobra.Command {
 			return a.install(c.Context(), w, pkg, repair)
 		},
 	}
-	c.Flags().StringVar(&kind, "kind", "", "env, policy or encoder, where a name is not enough")
-	c.Flags().BoolVar(&repair, "repair", false, "make it anew where its files have changed or are missing")
-	c.Flags().StringVar(&file, "config", "", "configuration file; default srpo.toml where there is one")
+	c.Flags().StringVar(&kind, "kind", "", "env, policy or encoder, if the name is ambiguous")
+	c.Flags().BoolVar(&repair, "repair", false, "build it again if its files have changed or are missing")
+	c.Flags().StringVar(&file, "config", "", "configuration file; default srpo.toml, if it exists")
 	return c
 }
 
@@ -54,7 +56,7 @@ func (a *app) install(ctx context.Context, w *workbench, pkg catalog.Package, re
 		Folder    string       `json:"folder,omitempty"`
 		MB        float64      `json:"mb,omitempty"`
 		Made      *time.Time   `json:"made,omitempty"`
-		Files     string       `json:"files,omitempty"` // what post_install made
+		Files     string       `json:"files,omitempty"` // written by post_install
 		Python    string       `json:"python,omitempty"`
 		Installer string       `json:"installer,omitempty"`
 		Start     float64      `json:"start_seconds"`
@@ -65,23 +67,30 @@ func (a *app) install(ctx context.Context, w *workbench, pkg catalog.Package, re
 		return err
 	}
 	out := result{Kind: pkg.Kind, Name: pkg.Name}
-	words := "is part of srpo, there is nothing to install"
+	state := "is part of srpo; there is nothing to install"
 	if _, env := w.state(pkg); env != nil {
-		out.Folder, out.MB, out.Made, out.Files, out.Python, out.Installer = env.Dir, env.Stamp.MB, &env.Stamp.Built, env.Made, env.Stamp.Version, env.Stamp.Installer
-		words = fmt.Sprintf("is installed: %.0f MB in %s, made %s with Python %s and %s", out.MB, out.Folder, out.Made.Local().Format("2006-01-02 15:04"), out.Python, out.Installer)
+		stamp := &env.Stamp
+		out.Folder, out.Files, out.MB, out.Made = env.Dir, env.Made, stamp.MB, &stamp.Built
+		out.Python, out.Installer = stamp.Version, stamp.Installer
+		state = fmt.Sprintf(
+			"is installed: %.0f MB in %s, made %s with Python %s and %s", out.MB, out.Folder,
+			out.Made.Local().Format("2006-01-02 15:04"), out.Python, out.Installer,
+		)
 	} else if pkg.Origin != catalog.BuiltIn {
 		out.Folder = filepath.Dir(l.Argv[0])
-		words = "is ready: " + l.Argv[0]
+		state = "is ready: " + l.Argv[0]
 	}
 	began := time.Now()
-	if err := w.ask(ctx, pkg, func(ctx context.Context, p plugins.Plugin) error { _, err := p.Info(ctx); return err }); err != nil {
+	if err := w.ask(
+		ctx, pkg, func(ctx context.Context, p plugins.Plugin) error { _, err := p.Info(ctx); return err },
+	); err != nil {
 		return err
 	}
 	out.Start = time.Since(began).Seconds()
 	if a.json {
 		return a.printJSON(out)
 	}
-	fmt.Fprintf(a.out, "%s %s %s\nit starts, in %.1f s\n", pkg.Kind, pkg.Name, words, out.Start)
+	fmt.Fprintf(a.out, "%s %s %s\nit starts in %.1f s\n", pkg.Kind, pkg.Name, state, out.Start)
 	return nil
 }
 
@@ -90,11 +99,14 @@ func (a *app) pluginLock() *cobra.Command {
 	var prune bool
 	c := &cobra.Command{
 		Use:   "lock [FOLDER...]",
-		Short: "Accept changed plugin packages into srpo.lock",
-		Long: "srpo.lock, beside srpo.toml, holds a hash of every file of each plugin package that is not part of srpo. The first use of a package adds it, and\n" +
-			"from then on a changed byte is refused. lock says that the changes were meant: of the packages given, or of all that are in the lock.",
-		Example: "  srpo plugin lock ./my-env\n  srpo plugin lock",
-		Args:    cobra.ArbitraryArgs,
+		Short: "Accept changes of plugin packages",
+		Long: "srpo.lock, beside srpo.toml, contains a hash of every file of each plugin package that is not part\n" +
+			"of srpo. The first use of a package adds it; from then on a changed file is refused, except in a\n" +
+			"folder that only you can write to. lock accepts the changes of the given packages, or of all\n" +
+			"packages in the lock.",
+		Example: "  srpo plugin lock ./my-env\n" +
+			"  srpo plugin lock",
+		Args: cobra.ArbitraryArgs,
 		RunE: func(_ *cobra.Command, args []string) error {
 			w, err := a.workbench(file, nil)
 			if err != nil {
@@ -103,12 +115,12 @@ func (a *app) pluginLock() *cobra.Command {
 			return a.lock(w, args, prune)
 		},
 	}
-	c.Flags().StringVar(&file, "config", "", "configuration file; default srpo.toml where there is one")
-	c.Flags().BoolVar(&prune, "prune", false, "drop entries whose folder is gone")
+	c.Flags().StringVar(&file, "config", "", "configuration file; default srpo.toml, if it exists")
+	c.Flags().BoolVar(&prune, "prune", false, "remove entries whose folder does not exist")
 	return c
 }
 
-// lockedPackage is what became of one entry of the lock.
+// lockedPackage is the result for one entry of the lock.
 type lockedPackage struct {
 	Kind    plugins.Kind `json:"kind"`
 	Name    string       `json:"name"`
@@ -127,67 +139,21 @@ func (a *app) lock(w *workbench, folders []string, prune bool) error {
 		return err
 	}
 	out := []lockedPackage{}
-	gone := 0
 	if len(folders) == 0 {
-		if len(before.Entries()) == 0 {
-			return plugins.Errorf(plugins.NotFound, "there is nothing in %s yet", file).WithHint("name the folder of a package: srpo plugin lock ./my-env")
-		}
-		for _, e := range before.Entries() {
-			dir := filepath.FromSlash(e.Path)
-			if !filepath.IsAbs(dir) {
-				dir = filepath.Join(filepath.Dir(file), dir)
-			}
-			if _, err := os.Stat(dir); os.IsNotExist(err) {
-				gone++
-				out = append(out, lockedPackage{Kind: e.Kind, Name: e.Name, Version: e.Version, Folder: dir, What: "gone"})
-				continue
-			}
-			folders = append(folders, dir)
+		if folders, out, err = lockedFolders(file, before); err != nil {
+			return err
 		}
 	}
+	gone := len(out)
 	for _, dir := range folders {
-		if !catalog.IsPath(dir) {
-			dir = "." + string(filepath.Separator) + dir
-		}
-		pkg, err := w.cat.Open(dir)
+		p, err := w.relock(file, before, dir)
 		if err != nil {
 			return err
 		}
-		p := lockedPackage{Kind: pkg.Kind, Name: pkg.Name, Version: pkg.Version, Folder: pkg.Dir, What: "added"}
-		for _, e := range before.Entries() {
-			if e.Kind == pkg.Kind && e.Name == pkg.Name {
-				p.What = "unchanged"
-			}
-		}
-		changes, err := lock.Relock(file, lock.Package{Kind: pkg.Kind, Name: pkg.Name, Version: pkg.Version, Dir: pkg.Dir})
-		if err != nil {
-			return err
-		}
-		for _, c := range changes {
-			p.Changes = append(p.Changes, c.String())
-		}
-		if len(p.Changes) > 0 {
-			p.What = "renewed"
-		}
-		tree, err := lock.HashDir(pkg.Dir)
-		if err != nil {
-			return err
-		}
-		p.SHA256 = tree.Sum()
 		out = append(out, p)
 	}
 	if prune && gone > 0 {
-		now, err := lock.Load(file)
-		if err != nil {
-			return err
-		}
-		for i := range out {
-			if out[i].What == "gone" {
-				now.Remove(out[i].Kind, out[i].Name)
-				out[i].What = "dropped"
-			}
-		}
-		if err := now.Write(); err != nil {
+		if err := pruneLock(file, out[:gone]); err != nil {
 			return err
 		}
 		gone = 0
@@ -196,25 +162,90 @@ func (a *app) lock(w *workbench, folders []string, prune bool) error {
 		return a.printJSON(map[string]any{"lock": file, "plugins": out})
 	}
 	for _, p := range out {
-		fmt.Fprintf(a.out, "%s %s %s: %s\n", p.Kind, p.Name, p.Version, lockWords(p))
+		fmt.Fprintf(a.out, "%s %s %s: %s\n", p.Kind, p.Name, p.Version, lockResult(p))
 		for _, c := range p.Changes {
 			fmt.Fprintf(a.out, "  %s\n", c)
 		}
 	}
 	if gone > 0 {
-		fmt.Fprintln(a.err, "drop what is gone: srpo plugin lock --prune")
+		fmt.Fprintln(a.err, "remove entries without a folder: srpo plugin lock --prune")
 	}
 	return nil
 }
 
-func lockWords(p lockedPackage) string {
+// lockedFolders returns the folders of the packages in a lock, and the packages whose folder does not exist.
+func lockedFolders(file string, f *lock.File) (folders []string, gone []lockedPackage, err error) {
+	if len(f.Entries()) == 0 {
+		return nil, nil, plugins.Errorf(plugins.NotFound, "%s has no entries", file).
+			WithHint("give the folder of a package: srpo plugin lock ./my-env")
+	}
+	for _, e := range f.Entries() {
+		dir := filepath.FromSlash(e.Path)
+		if !filepath.IsAbs(dir) {
+			dir = filepath.Join(filepath.Dir(file), dir)
+		}
+		if _, err := os.Stat(dir); os.IsNotExist(err) {
+			gone = append(
+				gone, lockedPackage{Kind: e.Kind, Name: e.Name, Version: e.Version, Folder: dir, What: "gone"},
+			)
+			continue
+		}
+		folders = append(folders, dir)
+	}
+	return folders, gone, nil
+}
+
+// relock locks the package in dir as it is now. before is the lock before the command.
+func (w *workbench) relock(file string, before *lock.File, dir string) (lockedPackage, error) {
+	if !catalog.IsPath(dir) {
+		dir = "." + string(filepath.Separator) + dir
+	}
+	pkg, err := w.cat.Open(dir)
+	if err != nil {
+		return lockedPackage{}, err
+	}
+	p := lockedPackage{Kind: pkg.Kind, Name: pkg.Name, Version: pkg.Version, Folder: pkg.Dir, What: "added"}
+	for _, e := range before.Entries() {
+		if e.Kind == pkg.Kind && e.Name == pkg.Name {
+			p.What = "unchanged"
+		}
+	}
+	changes, err := lock.Relock(file, lock.Package{Kind: pkg.Kind, Name: pkg.Name, Version: pkg.Version, Dir: pkg.Dir})
+	if err != nil {
+		return p, err
+	}
+	for _, c := range changes {
+		p.Changes = append(p.Changes, c.String())
+	}
+	if len(p.Changes) > 0 {
+		p.What = "renewed"
+	}
+	tree, err := lock.HashDir(pkg.Dir)
+	p.SHA256 = tree.Sum()
+	return p, err
+}
+
+// pruneLock removes packages from the lock and marks them as dropped.
+func pruneLock(file string, list []lockedPackage) error {
+	f, err := lock.Load(file)
+	if err != nil {
+		return err
+	}
+	for i := range list {
+		f.Remove(list[i].Kind, list[i].Name)
+		list[i].What = "dropped"
+	}
+	return f.Write()
+}
+
+func lockResult(p lockedPackage) string {
 	switch p.What {
 	case "added":
 		return "added, sha256 " + p.SHA256[:16]
 	case "renewed":
 		return fmt.Sprintf("renewed, %s, sha256 %s", count(len(p.Changes), "change"), p.SHA256[:16])
 	case "gone":
-		return "its folder " + p.Folder + " is gone"
+		return "the folder " + p.Folder + " does not exist"
 	}
 	return p.What
 }

@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -17,7 +19,7 @@ import (
 	"github.com/srpo-dev/srpo/plugins/env"
 )
 
-// listedPlugin is a plugin in `srpo plugin list --json`.
+// listedPlugin is a plugin in the output of `srpo plugin list --json`.
 type listedPlugin struct {
 	Kind    plugins.Kind   `json:"kind"`
 	Name    string         `json:"name"`
@@ -63,10 +65,13 @@ func (a *app) pluginList() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "list [NAME|FOLDER]",
 		Short: "List the plugins, or one plugin's settings and tasks",
-		Long: "list prints every plugin that a run can name: those inside of this program and those in the folders of [host] plugin_path.\n" +
-			"With a plugin it prints the settings that it takes, which it starts the plugin to ask for; with --tasks an env's tasks.",
-		Example: "  srpo plugin list\n  srpo plugin list tiny\n  srpo plugin list libero --tasks | grep bbq",
-		Args:    cobra.MaximumNArgs(1),
+		Long: "list prints every plugin that a run can name: those of srpo and those in the folders of [host]\n" +
+			"plugin_path. For a given plugin it starts the plugin and prints its settings, or with --tasks the\n" +
+			"tasks of an env.",
+		Example: "  srpo plugin list\n" +
+			"  srpo plugin list tiny\n" +
+			"  srpo plugin list libero --tasks | grep bbq",
+		Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			k, err := parseKind(kind)
 			if err != nil {
@@ -79,7 +84,8 @@ func (a *app) pluginList() *cobra.Command {
 			defer w.term.Close()
 			if len(args) == 0 {
 				if tasks {
-					return plugins.Errorf(plugins.Invalid, "--tasks wants an env").WithHint("srpo plugin list tabletop --tasks")
+					return plugins.Errorf(plugins.Invalid, "--tasks needs an env").
+						WithHint("srpo plugin list tabletop --tasks")
 				}
 				return a.listAll(w, k)
 			}
@@ -95,8 +101,8 @@ func (a *app) pluginList() *cobra.Command {
 	}
 	c.Flags().StringVar(&kind, "kind", "", "env, policy or encoder; default all")
 	c.Flags().BoolVar(&tasks, "tasks", false, "print an env's task ids with their instructions")
-	c.Flags().StringVar(&file, "config", "", "configuration file; default srpo.toml where there is one")
-	c.Flags().StringArrayVar(&set, "set", nil, "setting over the file; may be repeated")
+	c.Flags().StringVar(&file, "config", "", "configuration file; default srpo.toml, if it exists")
+	c.Flags().StringArrayVar(&set, "set", nil, "override a setting of the file; may be repeated")
 	return c
 }
 
@@ -112,7 +118,12 @@ func (a *app) listAll(w *workbench, kind plugins.Kind) error {
 			}
 			state, _ = w.state(p)
 		}
-		out = append(out, listedPlugin{Kind: p.Kind, Name: p.Name, Version: p.Version, Origin: p.Origin, Folder: p.Dir, Doc: p.Doc, State: state})
+		out = append(
+			out, listedPlugin{
+				Kind: p.Kind, Name: p.Name, Version: p.Version, Origin: p.Origin, Folder: p.Dir, Doc: p.Doc,
+				State: state,
+			},
+		)
 	}
 	if a.json {
 		type problem struct {
@@ -151,15 +162,20 @@ func kindOrder(k plugins.Kind) int {
 	return len(plugins.Kinds)
 }
 
-// listOne prints what a plugin says of itself.
+// listOne prints a plugin and its settings.
 func (a *app) listOne(ctx context.Context, w *workbench, pkg catalog.Package) error {
 	if err := w.respectLock(pkg); err != nil {
 		return err
 	}
 	state, _ := w.state(pkg)
-	out := listedPlugin{Kind: pkg.Kind, Name: pkg.Name, Version: pkg.Version, Origin: pkg.Origin, Folder: pkg.Dir, Doc: pkg.Doc, State: state}
+	out := listedPlugin{
+		Kind: pkg.Kind, Name: pkg.Name, Version: pkg.Version, Origin: pkg.Origin, Folder: pkg.Dir, Doc: pkg.Doc,
+		State: state,
+	}
 	if state == "ready" {
-		if err := w.ask(ctx, pkg, func(ctx context.Context, p plugins.Plugin) error { return w.describe(ctx, p, &out) }); err != nil {
+		if err := w.ask(
+			ctx, pkg, func(ctx context.Context, p plugins.Plugin) error { return w.describe(ctx, p, &out) },
+		); err != nil {
 			return err
 		}
 	}
@@ -175,22 +191,28 @@ func (a *app) listOne(ctx context.Context, w *workbench, pkg catalog.Package) er
 		fmt.Fprintln(a.out, out.Doc)
 	}
 	if state != "ready" {
-		fmt.Fprintf(a.out, "\n%s: its settings are known when it can be started\n  %s\n", stateWords(state, pkg), installCommand(state, pkg))
+		fmt.Fprintf(
+			a.out, "\n%s; its settings are listed once it can start\n  %s\n", stateText(state, pkg),
+			installCommand(state, pkg),
+		)
 		return nil
 	}
 	facts := fmt.Sprintf("protocol %d", out.Protocol)
 	if pkg.Kind == plugins.Env {
-		facts += ", up to " + count(max(1, out.MaxLanes), "lane") + " a process"
+		facts += ", up to " + count(max(1, out.MaxLanes), "lane") + " per process"
 	}
-	for _, name := range sortedNames(out.Versions) {
+	for _, name := range slices.Sorted(maps.Keys(out.Versions)) {
 		facts += fmt.Sprintf(", %s %s", name, out.Versions[name])
 	}
 	fmt.Fprintln(a.out, facts)
 	if len(out.Settings) == 0 {
-		fmt.Fprintln(a.out, "\nit takes no settings")
+		fmt.Fprintln(a.out, "\nit has no settings")
 		return nil
 	}
-	fmt.Fprintf(a.out, "\nsettings, in srpo.toml under [%s.%s] or as --set %s.%s.NAME=VALUE\n", pkg.Kind, pkg.Name, pkg.Kind, pkg.Name)
+	fmt.Fprintf(
+		a.out, "\nsettings, in srpo.toml under [%s.%s] or as --set %s.%s.NAME=VALUE\n", pkg.Kind, pkg.Name, pkg.Kind,
+		pkg.Name,
+	)
 	width := 0
 	for _, s := range out.Settings {
 		width = max(width, len(s.Name))
@@ -201,7 +223,7 @@ func (a *app) listOne(ctx context.Context, w *workbench, pkg catalog.Package) er
 			line += ", " + allowed
 		}
 		if s.From != "default" {
-			line = fmt.Sprintf("%s by %s; %s", showValue(s.Value), s.From, line)
+			line = fmt.Sprintf("%s from %s; %s", showValue(s.Value), s.From, line)
 		}
 		fmt.Fprintf(a.out, "  %-*s  %s\n", width, s.Name, line)
 		for _, l := range wrapped(s.Doc, max(40, 110-width)) {
@@ -211,7 +233,7 @@ func (a *app) listOne(ctx context.Context, w *workbench, pkg catalog.Package) er
 	return nil
 }
 
-// describe fills in what only the running plugin knows.
+// describe fills in what the running plugin reports.
 func (w *workbench) describe(ctx context.Context, p plugins.Plugin, out *listedPlugin) error {
 	i, err := p.Info(ctx)
 	if err != nil {
@@ -226,8 +248,11 @@ func (w *workbench) describe(ctx context.Context, p plugins.Plugin, out *listedP
 		out.Doc = i.Doc
 	}
 	for _, s := range i.Settings {
-		out.Settings = append(out.Settings, listedSetting{Name: s.Name, Type: settingType(s.Default), Default: s.Default, Value: values[s.Name],
-			From: w.cfg.Origin(fmt.Sprintf("%s.%s.%s", out.Kind, out.Name, s.Name)).String(), Choices: s.Choices, Min: s.Min, Max: s.Max, Doc: s.Doc})
+		out.Settings = append(out.Settings,
+			listedSetting{Name: s.Name, Type: settingType(s.Default), Default: s.Default, Value: values[s.Name],
+				From: w.cfg.Origin(
+					fmt.Sprintf("%s.%s.%s", out.Kind, out.Name, s.Name),
+				).String(), Choices: s.Choices, Min: s.Min, Max: s.Max, Doc: s.Doc})
 	}
 	return nil
 }
@@ -235,13 +260,15 @@ func (w *workbench) describe(ctx context.Context, p plugins.Plugin, out *listedP
 // listTasks prints the tasks of an env as they arrive.
 func (a *app) listTasks(ctx context.Context, w *workbench, pkg catalog.Package) error {
 	if pkg.Kind != plugins.Env {
-		return plugins.Errorf(plugins.Invalid, "%s is of kind %s: only envs have tasks", pkg.Name, pkg.Kind).WithHint("srpo plugin list --kind env")
+		return plugins.Errorf(plugins.Invalid, "%s is of kind %s: only envs have tasks", pkg.Name, pkg.Kind).
+			WithHint("srpo plugin list --kind env")
 	}
 	if err := w.respectLock(pkg); err != nil {
 		return err
 	}
 	if state, _ := w.state(pkg); state != "ready" {
-		return plugins.Errorf(plugins.NotFound, "%s: its tasks are known when it can be started", stateWords(state, pkg)).WithPlace("env %s", pkg.Name).
+		return plugins.Errorf(plugins.NotFound, "%s; its tasks are listed once it can start", stateText(state, pkg)).
+			WithPlace("env %s", pkg.Name).
 			WithHint("%s", installCommand(state, pkg))
 	}
 	list := []listedTask{}
@@ -251,7 +278,7 @@ func (a *app) listTasks(ctx context.Context, w *workbench, pkg catalog.Package) 
 		line := t.ID + "  " + t.Instruction
 		if t.Unavailable != "" {
 			unavailable++
-			line += "  (not here: " + t.Unavailable + ")"
+			line += "  (unavailable: " + t.Unavailable + ")"
 		}
 		if a.json {
 			return nil
@@ -265,7 +292,7 @@ func (a *app) listTasks(ctx context.Context, w *workbench, pkg catalog.Package) 
 	if a.json {
 		return a.printJSON(map[string]any{"env": pkg.Name, "tasks": list})
 	}
-	w.term.Line("%s", count(len(list), "task")+unavailableWords(unavailable))
+	w.term.Line("%s", count(len(list), "task")+unavailableText(unavailable))
 	return nil
 }
 
@@ -295,11 +322,11 @@ func (w *workbench) tasks(ctx context.Context, pkg catalog.Package, each func(li
 	})
 }
 
-func unavailableWords(n int) string {
+func unavailableText(n int) string {
 	if n == 0 {
 		return ""
 	}
-	return fmt.Sprintf(", %d of them cannot run here", n)
+	return fmt.Sprintf(", %d of them unavailable here", n)
 }
 
 func count(n int, what string) string {
@@ -309,14 +336,14 @@ func count(n int, what string) string {
 	return fmt.Sprintf("%d %ss", n, what)
 }
 
-func stateWords(state string, pkg catalog.Package) string {
+func stateText(state string, pkg catalog.Package) string {
 	if state == notInstalled {
 		return state + sizes(pkg)
 	}
 	return state
 }
 
-// installCommand is what makes a package ready that is not.
+// installCommand returns the command that makes a package ready.
 func installCommand(state string, pkg catalog.Package) string {
 	if state == notInstalled {
 		return "srpo plugin install " + installName(pkg)
@@ -324,7 +351,7 @@ func installCommand(state string, pkg catalog.Package) string {
 	return "srpo plugin install " + installName(pkg) + " --repair"
 }
 
-// installName is what `srpo plugin install` takes for a package.
+// installName returns the argument of `srpo plugin install` for a package.
 func installName(pkg catalog.Package) string {
 	if pkg.Origin == catalog.Folder {
 		return pkg.Dir
@@ -400,13 +427,4 @@ func wrapped(text string, width int) []string {
 		lines = append(lines, line)
 	}
 	return lines
-}
-
-func sortedNames(m map[string]string) []string {
-	names := make([]string, 0, len(m))
-	for n := range m {
-		names = append(names, n)
-	}
-	sort.Strings(names)
-	return names
 }

@@ -13,9 +13,10 @@ import (
 	"github.com/srpo-dev/srpo/policies/tiny"
 )
 
-// poisonPolicy is tiny, but for iteration 2: the actions of group 1 are all but impossible, and an update with them gives no numbers; in mode always, any update.
-// In mode diverges the update says so by an error. In mode nan one episode of it has no log-probabilities, in mode nans every one. In mode drowns it is the loss of
-// imitation that is no number.
+// poisonPolicy is tiny, but for iteration 2: the actions of group 1 are all but impossible, and an update with them
+// gives no numbers; in mode always, any update. In mode diverges the update says so by an error. In mode nan one
+// episode of it has no log-probabilities, in mode nans every one. In mode drowns it is the loss of imitation that is
+// no number.
 type poisonPolicy struct {
 	*tiny.Policy
 	mode string
@@ -39,7 +40,8 @@ func (p poisonPolicy) Act(ctx context.Context, a policy.Act) ([]policy.Result, e
 		id := a.Items[i].Trajectory
 		for k := range r[i].LogProbs {
 			switch {
-			case p.mode == "nan" && poisonedID(id) && strings.HasSuffix(id, "/0"), p.mode == "nans" && strings.HasPrefix(id, "2/"):
+			case p.mode == "nan" && poisonedID(id) && strings.HasSuffix(id,
+				"/0"), p.mode == "nans" && strings.HasPrefix(id, "2/"):
 				r[i].LogProbs[k] = float32(math.NaN())
 			case !strings.HasPrefix(p.mode, "nan") && poisonedID(id):
 				r[i].LogProbs[k] = -1e6
@@ -49,7 +51,10 @@ func (p poisonPolicy) Act(ctx context.Context, a policy.Act) ([]policy.Result, e
 	return r, err
 }
 
-func (p poisonPolicy) Imitate(ctx context.Context, im policy.Imitate, demos iter.Seq2[policy.Demonstration, error], progress func(done, loss float64)) error {
+func (p poisonPolicy) Imitate(
+	ctx context.Context, im policy.Imitate, demos iter.Seq2[policy.Demonstration, error],
+	progress func(done, loss float64),
+) error {
 	return p.Policy.Imitate(ctx, im, demos, func(done, loss float64) {
 		if p.mode == "drowns" {
 			loss = math.Inf(1)
@@ -62,7 +67,8 @@ func (p poisonPolicy) Update(ctx context.Context, u policy.Update, progress func
 	s, err := p.Policy.Update(ctx, u, progress)
 	for _, t := range u.Trajectories {
 		if p.mode == "diverges" && poisonedID(t.Trajectory) {
-			return s, plugins.Errorf(plugins.Diverged, "loss or gradient is not finite at step 0").WithHint("lower policy.poison.lr")
+			return s, plugins.Errorf(plugins.Diverged, "loss or gradient is not finite at step 0").
+				WithHint("lower policy.poison.lr")
 		}
 		if p.mode == "once" && poisonedID(t.Trajectory) || p.mode == "always" && strings.HasPrefix(t.Trajectory, "2/") {
 			s.GradNorm = math.NaN()

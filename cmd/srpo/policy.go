@@ -14,7 +14,7 @@ import (
 func (a *app) policyCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "policy",
-		Short: "Take a trained policy out of a run",
+		Short: "Export a trained policy from a run",
 		Args:  cobra.ArbitraryArgs,
 		RunE:  onlySubcommands,
 	}
@@ -26,18 +26,24 @@ func (a *app) policyExport() *cobra.Command {
 	o := export.Options{Iteration: -1}
 	c := &cobra.Command{
 		Use:   "export RUN --to FOLDER",
-		Short: "Copy a checkpoint's policy, in its published format where it has one",
-		Long: "export copies the policy of a run's newest good checkpoint, of the one after iteration --checkpoint, or of the --best one, and compares every byte with\n" +
-			"its checksum. A policy with a published format (openvla, pi0, pi0-fast) leaves in it what the original code loads, and not the optimiser's state; others give what they\n" +
-			"saved. The folder goes into --checkpoint of srpo run and srpo eval. Nothing is overwritten.",
-		Example: "  srpo policy export runs/NAME --to my-policy\n  srpo policy export runs/NAME --best --to my-policy",
-		Args:    oneArg("a run folder or one of its checkpoints"),
+		Short: "Copy the policy of a checkpoint, in its published format if it has one",
+		Long: "export copies the policy of a run's newest good checkpoint, of the one after iteration\n" +
+			"--checkpoint, or of the --best one, and compares every byte with its checksum. For a policy with a\n" +
+			"published format (openvla, pi0, pi0-fast) the copy contains what the original code loads, without\n" +
+			"the optimiser state; for others it contains everything. --checkpoint of srpo run and srpo eval\n" +
+			"takes the folder. Nothing is overwritten.",
+		Example: "  srpo policy export runs/NAME --to my-policy\n" +
+			"  srpo policy export runs/NAME --best --to my-policy",
+		Args: oneArg("a run folder or one of its checkpoints"),
 		RunE: func(c *cobra.Command, args []string) error {
 			if o.To == "" {
-				return plugins.Errorf(plugins.Invalid, "no folder to export to").WithPlace("--to").WithHint("--to my-policy")
+				return plugins.Errorf(plugins.Invalid, "no folder to export to").WithPlace("--to").
+					WithHint("give a new folder: --to my-policy")
 			}
 			if c.Flags().Changed("checkpoint") && o.Iteration < 0 {
-				return plugins.Errorf(plugins.Invalid, "there is no iteration %d", o.Iteration).WithPlace("--checkpoint").WithHint("0 is the starting policy")
+				return plugins.Errorf(plugins.Invalid, "there is no iteration %d", o.Iteration).
+					WithPlace("--checkpoint").
+					WithHint("give 0 for the starting policy, or a later iteration")
 			}
 			term := report.NewTerminal(a.err)
 			defer term.Close()
@@ -54,15 +60,20 @@ func (a *app) policyExport() *cobra.Command {
 			if x.SuccessRate != nil {
 				rate = fmt.Sprintf(", success %.0f %%", 100**x.SuccessRate)
 			}
-			fmt.Fprintf(a.out, "%s: %d files, %.1f MB, of iteration %d%s\n", x.To, x.Files, float64(x.Bytes)/1e6, x.Iteration, rate)
+			fmt.Fprintf(
+				a.out, "%s: %d files, %.1f MB, from iteration %d%s\n", x.To, x.Files, float64(x.Bytes)/1e6, x.Iteration,
+				rate,
+			)
 			if len(x.LeftOut) > 0 {
-				fmt.Fprintf(a.out, "left out, only training needs them: %s\n", strings.Join(x.LeftOut, ", "))
+				fmt.Fprintf(a.out, "left out, because only training needs them: %s\n", strings.Join(x.LeftOut, ", "))
 			}
 			return nil
 		},
 	}
-	c.Flags().StringVar(&o.To, "to", "", "folder to make")
-	c.Flags().IntVar(&o.Iteration, "checkpoint", -1, "iteration whose checkpoint is meant; default the newest good one")
-	c.Flags().BoolVar(&o.Best, "best", false, "the checkpoint with the highest success rate")
+	c.Flags().StringVar(&o.To, "to", "", "folder to create")
+	c.Flags().IntVar(
+		&o.Iteration, "checkpoint", -1, "iteration whose checkpoint to export; default: the newest good one",
+	)
+	c.Flags().BoolVar(&o.Best, "best", false, "export the checkpoint with the highest success rate")
 	return c
 }

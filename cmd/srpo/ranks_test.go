@@ -14,8 +14,8 @@ import (
 	"github.com/srpo-dev/srpo/policies/tiny"
 )
 
-// rankedPolicy is tiny as several processes, which meet and then leave the work to rank 0. Where the file $ONCE is not there yet, rank 1 makes it at rank 0's third
-// Act, and dies.
+// rankedPolicy is tiny as several processes, which meet and then leave the work to rank 0. Where the file $ONCE is
+// not there yet, rank 1 makes it at rank 0's third Act, and dies.
 type rankedPolicy struct {
 	*tiny.Policy
 	peers []net.Conn

@@ -16,21 +16,29 @@ func (a *app) recordCommand() *cobra.Command {
 	o := record.Options{}
 	c := &cobra.Command{
 		Use:   "record",
-		Short: "Record episodes of an expert, random actions or a policy, as clips with labels",
-		Long: "record rolls episodes of the env's scripted expert, of the expert with noise or failing on purpose, of random actions or of a policy, and writes each one's frames as\n" +
-			"clips/*.npz (T x H x W x 3 uint8) with a line in labels.jsonl: what srpo encoder train and srpo reward take. Frames are of the env's recording\n" +
-			"camera, one each rollout.record_every steps. With --trajectories the folder also gets observations and actions of every step: what srpo run --offline\n" +
-			"and srpo imitate --data learn from, and srpo data export writes as a LeRobot data set. Stopped at any time, the same command goes on where it was.",
-		Example: "  srpo record --task 'tabletop/*' --actor expert --actor noise:0.6 --actor random --episodes 300 --out clips\n" +
-			"  srpo record --env libero --task 'libero_object/*' --actor expert --actor noise:0.5 --episodes 100 --set rollout.record_every=2\n" +
+		Short: "Record episodes of an expert, of random actions or of a policy, as clips with labels",
+		Long: "record runs episodes of the env's scripted expert (also with noise, or failing on purpose), of\n" +
+			"random actions or of a policy, and writes the frames of each as clips/*.npz (T x H x W x 3 uint8)\n" +
+			"with a line in labels.jsonl, for srpo encoder train and srpo reward. Frames are from the env's\n" +
+			"recording camera, one every rollout.record_every steps. --trajectories adds observations and\n" +
+			"actions of every step, for srpo run --offline, srpo imitate --data and srpo data export. If the\n" +
+			"command is stopped, the same command continues.",
+		Example: "  srpo record --task 'tabletop/*' --actor expert --actor noise:0.6 --actor random --episodes 300 " +
+			"--out clips\n" +
+			"  srpo record --env libero --task 'libero_object/*' --actor expert --actor noise:0.5 --episodes " +
+			"100 --set rollout.record_every=2\n" +
 			"  srpo record --actor policy --checkpoint runs/one-shot --episodes 200 --trajectories --out attempts",
 		RunE: func(c *cobra.Command, _ []string) error { return a.record(c.Context(), &f, o) },
 	}
-	f.add(c, "encoder", "iterations", "out", "name", "tensorboard", "reward", "cluster", "references", "offline", "data")
+	f.add(
+		c, "encoder", "iterations", "out", "name", "tensorboard", "reward", "cluster", "references", "offline", "data",
+	)
 	c.Flags().StringVar(&o.Dir, "out", "recording", "folder for clips and labels")
-	c.Flags().StringArrayVar(&o.Actors, "actor", []string{"expert"}, "expert, noise:SIGMA (std in action units), fail:WAY (what the env's expert offers, e.g. miss, drop, wrong, stall; +noise:SIGMA), random, "+
-		"policy (sampled at rollout.temperature) or policy:greedy; may be repeated")
-	c.Flags().BoolVar(&o.Trajectories, "trajectories", false, "keep observations and actions of every step too")
+	c.Flags().StringArrayVar(&o.Actors, "actor", []string{"expert"},
+		"expert, noise:SIGMA (std in action units), fail:WAY (one that the env offers, e.g. miss, drop, "+
+			"wrong, stall; +noise:SIGMA), random, policy (sampled at rollout.temperature) or policy:greedy; "+
+			"may be repeated")
+	c.Flags().BoolVar(&o.Trajectories, "trajectories", false, "also keep observations and actions of every step")
 	c.Flags().IntVar(&o.Episodes, "episodes", 100, "episodes of each actor, spread over tasks and start states")
 	return c
 }
@@ -58,6 +66,9 @@ func (a *app) record(ctx context.Context, f *settingsFlags, o record.Options) er
 	for _, by := range r.ByActor {
 		fmt.Fprintf(a.out, "%s: %d episodes, %d successes\n", by.Actor, by.Episodes, by.Successes)
 	}
-	fmt.Fprintf(a.out, "%d clips in %s, labels in %s; %.1f s\n", r.Episodes, filepath.Join(r.Dir, "clips"), filepath.Join(r.Dir, "labels.jsonl"), r.Seconds)
+	fmt.Fprintf(
+		a.out, "%d clips in %s, labels in %s; %.1f s\n", r.Episodes, filepath.Join(r.Dir, "clips"),
+		filepath.Join(r.Dir, "labels.jsonl"), r.Seconds,
+	)
 	return nil
 }

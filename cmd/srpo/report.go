@@ -21,11 +21,12 @@ func (a *app) reportCommand() *cobra.Command {
 	var evaluated bool
 	c := &cobra.Command{
 		Use:   "report RUN",
-		Short: "Write a run's page, or compare groups of runs",
-		Long: "report writes report.html into a run folder again. With --compare it draws groups of runs, one run a seed, with 95 % bands over seeds,\n" +
-			"and writes NAME.html, NAME.svg and NAME.md.",
-		Example: "  srpo report runs/NAME\n  srpo report --out docs/results/tabletop --compare 'zscore=runs/z-*' --compare 'binary=runs/b-*'",
-		Args:    cobra.ArbitraryArgs,
+		Short: "Write the page of a run, or compare groups of runs",
+		Long: "report writes report.html into a run folder again. With --compare it draws groups of runs, one run\n" +
+			"per seed, with 95 % bands over seeds, and writes NAME.html, NAME.svg and NAME.md.",
+		Example: "  srpo report runs/NAME\n" +
+			"  srpo report --out docs/results/tabletop --compare 'zscore=runs/z-*' --compare 'binary=runs/b-*'",
+		Args: cobra.ArbitraryArgs,
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(compare) > 0 {
 				return a.compare(compare, title, out, evaluated)
@@ -34,7 +35,8 @@ func (a *app) reportCommand() *cobra.Command {
 				return err
 			}
 			if _, err := os.Stat(filepath.Join(args[0], "manifest.json")); err != nil {
-				return plugins.Errorf(plugins.NotFound, "%s is no run folder", args[0]).WithHint("give the folder that `srpo run` printed")
+				return plugins.Errorf(plugins.NotFound, "%s is not a run folder", args[0]).
+					WithHint("give the folder that `srpo run` printed")
 			}
 			page, err := report.Render(args[0], report.Page{Now: time.Now()})
 			if err != nil {
@@ -62,11 +64,13 @@ func (a *app) compare(groups []string, title, out string, evaluated bool) error 
 	for _, g := range groups {
 		label, pattern, ok := strings.Cut(g, "=")
 		if !ok {
-			return plugins.Errorf(plugins.Invalid, "--compare wants LABEL=FOLDER-PATTERN, got %q", g).WithHint("--compare 'zscore=runs/z-*'")
+			return plugins.Errorf(plugins.Invalid, "--compare needs LABEL=FOLDER-PATTERN, got %q", g).
+				WithHint("write, for example, --compare 'zscore=runs/z-*'")
 		}
 		folders, err := filepath.Glob(pattern)
 		if err != nil || len(folders) == 0 {
-			return plugins.Errorf(plugins.NotFound, "no folder matches %q", pattern).WithPlace("--compare %s", g).WithHint("quote the pattern, and name run folders")
+			return plugins.Errorf(plugins.NotFound, "no folder matches %q", pattern).WithPlace("--compare %s", g).
+				WithHint("quote the pattern, and give run folders")
 		}
 		group := report.Group{Label: label}
 		for _, f := range folders {

@@ -44,8 +44,8 @@ func film(seed uint64, goal [2]int, share float64, frames int) plugins.Tensor {
 	return plugins.Bytes(data, frames, h, w, 3)
 }
 
-// writeVideos makes videos of two tasks with labels.csv: 5 successes and 4 failures each, which come 0, 20, 40 and 60 percent of the way, of lengths that
-// tell nothing.
+// writeVideos makes videos of two tasks with labels.csv: 5 successes and 4 failures each, which come 0, 20, 40 and 60
+// percent of the way, of lengths that tell nothing.
 func writeVideos(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
@@ -72,8 +72,9 @@ func writeVideos(dir string) error {
 	return os.WriteFile(filepath.Join(dir, "labels.csv"), []byte(labels), 0o644)
 }
 
-// badEncoder is told by a clip's length what to do wrong: 13 frames kill it, 14 make it refuse, 15 give no numbers. It is blind to a clip of 16 frames, which the
-// anchor of the anchored reward is, in mode blind; in mode fragile the first of them kills it.
+// badEncoder is told by a clip's length what to do wrong: 13 frames kill it, 14 make it refuse, 15 give no numbers.
+// It is blind to a clip of 16 frames, which the anchor of the anchored reward is, in mode blind; in mode fragile the
+// first of them kills it.
 type badEncoder struct{ mode string }
 
 func (badEncoder) Info(context.Context) (plugins.Info, error) {
@@ -167,7 +168,8 @@ func TestRewardOfVideos(t *testing.T) {
 	require.Len(t, r.Metrics.Definitions, len(m)) // each is explained
 }
 
-// A second call with another reward embeds nothing; a damaged entry is noticed and made again; other settings of the encoder are other embeddings.
+// A second call with another reward embeds nothing; a damaged entry is noticed and made again; other settings of the
+// encoder are other embeddings.
 func TestRewardRemembers(t *testing.T) {
 	dir := newVideos(t)
 	first := scoreJSON(t, dir, "--metrics")
@@ -177,7 +179,9 @@ func TestRewardRemembers(t *testing.T) {
 	require.NotEqual(t, first.Attempts[6].Reward, second.Attempts[6].Reward)
 
 	var entries []string
-	require.NoError(t, filepath.WalkDir(filepath.Join(os.Getenv("SRPO_CACHE"), "embeddings"), func(path string, d fs.DirEntry, err error) error {
+	require.NoError(t, filepath.WalkDir(filepath.Join(
+		os.Getenv("SRPO_CACHE"), "embeddings",
+	), func(path string, d fs.DirEntry, err error) error {
 		if err == nil && !d.IsDir() {
 			entries = append(entries, path)
 		}
@@ -193,7 +197,11 @@ func TestRewardRemembers(t *testing.T) {
 	mended := scoreJSON(t, dir, "--metrics")
 	require.Equal(t, first.Embedded, mended.Embedded)
 	require.Equal(t, first.Attempts, mended.Attempts)
-	require.Equal(t, []string{fmt.Sprintf("%d cached embeddings were damaged and are computed again", len(entries))}, mended.Warnings)
+	require.Equal(
+		t, []string{
+			fmt.Sprintf("%d cached embeddings were damaged and are computed again", len(entries)),
+		}, mended.Warnings,
+	)
 	again := scoreJSON(t, dir)
 	require.Zero(t, again.Embedded)
 
@@ -212,7 +220,9 @@ func TestRewardComparesSettings(t *testing.T) {
 	require.Len(t, names, 3, "the same one twice is one")
 	pixel := scoreJSON(t, dir)
 	coarse := scoreJSON(t, dir, "--set", "encoder.pixel.size=4")
-	require.Equal(t, []string{fmt.Sprint("pixel  ", pixel.Dimension), fmt.Sprint("coarse pixel ", coarse.Dimension)}, names[:2])
+	require.Equal(
+		t, []string{fmt.Sprint("pixel  ", pixel.Dimension), fmt.Sprint("coarse pixel ", coarse.Dimension)}, names[:2],
+	)
 	require.Equal(t, "pixel:size=6", r.Encoders[2].Encoder)
 	require.Equal(t, pixel.Attempts, r.Encoders[0].Attempts)
 	require.Equal(t, coarse.Attempts, r.Encoders[1].Attempts)
@@ -229,10 +239,10 @@ func TestRewardComparesSettings(t *testing.T) {
 	for list, want := range map[string]string{
 		"a=pixel:size=4,a=pixel:size=6":       `two encoders are called "a"`,
 		"pixel,pixel=generic":                 `two encoders are called "pixel"`,
-		"coarse=pixel:size":                   `"size" is no setting`,
+		"coarse=pixel:size":                   `"size" is not a setting`,
 		"coarse=pixel:sise=4":                 "did you mean",
-		"=pixel":                              "a label that is empty",
-		"a=":                                  "no encoder is named",
+		"=pixel":                              "the label is empty",
+		"a=":                                  "the encoder is missing",
 		"a=pixl:size=4":                       `no encoder is called "pixl"`,
 		"pixel,coarse=pixel:size=4:size=many": "size",
 	} {
@@ -241,7 +251,9 @@ func TestRewardComparesSettings(t *testing.T) {
 		require.Contains(t, stderr, want, list)
 		require.Contains(t, stderr, "try: ", list)
 	}
-	code, _, stderr := evalCLI(t, "reward", dir, "--compare", "pixel,coarse=pixel:size=4", "--set", "encoder.vjepa2.model=x.onnx")
+	code, _, stderr := evalCLI(
+		t, "reward", dir, "--compare", "pixel,coarse=pixel:size=4", "--set", "encoder.vjepa2.model=x.onnx",
+	)
 	require.Equal(t, 2, code)
 	require.Contains(t, stderr, `uses no encoder "vjepa2"`)
 }
@@ -281,7 +293,8 @@ func TestRewardOfBadVideos(t *testing.T) {
 	for i, a := range r.Attempts {
 		byID[a.ID] = i
 	}
-	for id, want := range map[string]string{"black.npz": "every frame is black", "none.npz": "the video is empty", "empty.gif": "the file is empty", "broken.gif": "it does not decode",
+	for id, want := range map[string]string{"black.npz": "every frame is black", "none.npz": "the video is empty",
+		"empty.gif": "the file is empty", "broken.gif": "it does not decode",
 		"gone.mp4": "the video does not exist: gone.mp4"} {
 		a := r.Attempts[byID[id]]
 		require.True(t, a.Dropped, id)
@@ -291,7 +304,11 @@ func TestRewardOfBadVideos(t *testing.T) {
 	still := r.Attempts[byID["still.npz"]]
 	require.False(t, still.Dropped)
 	require.Equal(t, "a single frame: there is no progress to see", still.Note)
-	require.Equal(t, map[string]int{"left": 12, "right": 12, "lonely": 10, "hopeless": 10}, r.Metrics.EqualLength.Frames, "a single frame does not cut the others to it")
+	require.Equal(
+		t, map[string]int{
+			"left": 12, "right": 12, "lonely": 10, "hopeless": 10,
+		}, r.Metrics.EqualLength.Frames, "a single frame does not cut the others to it",
+	)
 	bad := r.Attempts[byID["bad.npz"]]
 	require.Equal(t, 1.0, bad.Reward, "a success is a success, also when its video is broken")
 	require.Contains(t, bad.Reason, "not an .npz file")
@@ -315,14 +332,17 @@ func TestRewardOfBadVideos(t *testing.T) {
 	}
 	page, err := os.ReadFile("page/index.html")
 	require.NoError(t, err)
-	for _, want := range []string{"every frame is black", "AUROC", "data:image/gif;base64", "stalled: told apart", "a single frame"} {
+	for _, want := range []string{
+		"every frame is black", "AUROC", "data:image/gif;base64", "stalled: told apart", "a single frame",
+	} {
 		require.Contains(t, string(page), want)
 	}
 	require.NotContains(t, string(page), "http://")
 	require.NotContains(t, string(page), "https://")
 }
 
-// An encoder that dies on a clip, refuses one or gives no numbers costs those attempts; one that cannot be used at all ends the command.
+// An encoder that dies on a clip, refuses one or gives no numbers costs those attempts; one that cannot be used at
+// all ends the command.
 func TestRewardWithABadEncoder(t *testing.T) {
 	dir := newVideos(t)
 	program, err := os.Executable()
@@ -331,13 +351,29 @@ func TestRewardWithABadEncoder(t *testing.T) {
 	require.NoError(t, os.Symlink(program, "badplugin"))
 	wd, err := os.Getwd()
 	require.NoError(t, err)
-	require.NoError(t, os.WriteFile("bad/plugin.toml", []byte("name = \"bad\"\nkind = \"encoder\"\nversion = \"0.1.0\"\nprotocol = 1\n[command]\nexec = [\"./run\"]\n"), 0o644))
+	require.NoError(
+		t, os.WriteFile(
+			"bad/plugin.toml",
+			[]byte("name = \"bad\"\nkind = \"encoder\"\nversion = \"0.1.0\"\nprotocol = 1\n[command]\nexec = "+
+				"[\"./run\"]\n"),
+			0o644,
+		),
+	)
 	require.NoError(t, os.WriteFile("bad/run", []byte("#!/bin/sh\nexec "+wd+"/badplugin encoder\n"), 0o755))
 	// of each task the lengths are 12, 15, 14, 13, 12 for successes and 15, 14, 13, 12 for failures
-	require.NoError(t, os.WriteFile("few.csv", []byte("id,success,video\na,1,videos/left-0.npz\nb,1,videos/left-4.npz\nc,0,videos/left-8.npz\nd,0,videos/left-7.npz\ne,0,videos/left-6.npz\nf,0,videos/left-5.npz\n"), 0o644))
+	require.NoError(
+		t, os.WriteFile(
+			"few.csv",
+			[]byte("id,success,video\na,1,videos/left-0.npz\nb,1,videos/left-4.npz\nc,0,videos/left-8.npz\n"+
+				"d,0,videos/left-7.npz\ne,0,videos/left-6.npz\nf,0,videos/left-5.npz\n"),
+			0o644,
+		),
+	)
 	r := scoreJSON(t, "few.csv", "--encoder", "./bad", "--no-cache")
 	require.Len(t, r.Attempts, 6)
-	for i, want := range []string{"", "", "", "exited with status 9 during Encode of 1 clips", "not to my taste", "is missing|not a number"} {
+	for i, want := range []string{
+		"", "", "", "exited with status 9 during Encode of 1 clips", "not to my taste", "is missing|not a number",
+	} {
 		a := r.Attempts[i]
 		if want == "" {
 			require.Empty(t, a.Reason, a.ID)
@@ -355,7 +391,12 @@ func TestRewardWithABadEncoder(t *testing.T) {
 	require.Equal(t, exitCodes[plugins.NotFound], code, stderr)
 
 	// it is given up after three deaths in a row, and the log that the error names is still there
-	require.NoError(t, os.WriteFile("deadly.csv", []byte("id,success,video\na,1,videos/left-3.npz\nb,0,videos/left-7.npz\nc,0,videos/right-7.npz\n"), 0o644))
+	require.NoError(
+		t, os.WriteFile(
+			"deadly.csv",
+			[]byte("id,success,video\na,1,videos/left-3.npz\nb,0,videos/left-7.npz\nc,0,videos/right-7.npz\n"), 0o644,
+		),
+	)
 	code, _, stderr = evalCLI(t, "reward", "deadly.csv", "--encoder", "./bad", "--no-cache")
 	require.Equal(t, exitCodes[plugins.Unavailable], code, stderr)
 	found := regexp.MustCompile(`its output is in (\S+)`).FindStringSubmatch(stderr)
@@ -367,7 +408,10 @@ func TestRewardWithABadEncoder(t *testing.T) {
 
 func TestRewardOfEvaluations(t *testing.T) {
 	checkpoint := smallPolicy(t)
-	code, _, stderr := evalCLI(t, "eval", "--checkpoint", checkpoint, "--episodes", "6", "--out", "e", "--sample", "--set", "run.keep_clips=all")
+	code, _, stderr := evalCLI(
+		t, "eval", "--checkpoint", checkpoint, "--episodes", "6", "--out", "e", "--sample", "--set",
+		"run.keep_clips=all",
+	)
 	require.Zero(t, code, stderr)
 	r := scoreJSON(t, "e")
 	require.Equal(t, "evaluation", r.Form)
@@ -387,9 +431,12 @@ func TestRewardOfEvaluations(t *testing.T) {
 func TestRewardOfRuns(t *testing.T) {
 	checkpoint := smallPolicy(t)
 	run := func(out string, set ...string) {
-		args := []string{"run", "--out", out, "--checkpoint", checkpoint, "--iterations", "1", "--task", "tabletop/one_block", "--set", "policy.tiny.hidden=16", "--set", "policy.tiny.vision=8",
-			"--set", "policy.tiny.conv=4,8,8", "--set", "rollout.max_steps=24", "--set", "rollout.groups=1", "--set", "rollout.group_size=4", "--set", "rollout.extra_groups=0",
-			"--set", "rollout.keep_low=0", "--set", "rollout.keep_high=1", "--set", "run.videos=2", "--set", "report.audit_every=1"}
+		args := []string{"run", "--out", out, "--checkpoint", checkpoint, "--iterations", "1", "--task",
+			"tabletop/one_block", "--set", "policy.tiny.hidden=16", "--set", "policy.tiny.vision=8",
+			"--set", "policy.tiny.conv=4,8,8", "--set", "rollout.max_steps=24", "--set", "rollout.groups=1", "--set",
+			"rollout.group_size=4", "--set", "rollout.extra_groups=0",
+			"--set", "rollout.keep_low=0", "--set", "rollout.keep_high=1", "--set", "run.videos=2", "--set",
+			"report.audit_every=1"}
 		for _, s := range set {
 			args = append(args, "--set", s)
 		}

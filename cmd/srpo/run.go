@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -26,18 +27,23 @@ func (a *app) runCommand() *cobra.Command {
 	var resume string
 	c := &cobra.Command{
 		Use:   "run",
-		Short: "Train a policy: rollouts, rewards, updates, again",
-		Long: "run makes the starting policy from the env's expert when no checkpoint is given, and then trains it. Whatever ends the run, --resume goes on\n" +
-			"from the last committed iteration, with the same results as if nothing had happened.\n\n" +
-			"With --offline it does not act: it learns from recorded episodes, weighing each step by the progress that its video shows, see [offline].",
-		Example: "  srpo run\n  srpo run --env libero --task 'libero_object/*bbq*'\n  srpo run --reward binary --set policy.tiny.lr=1e-3\n" +
-			"  srpo run --offline attempts --checkpoint runs/one-shot\n  srpo run --resume runs/NAME",
+		Short: "Train a policy",
+		Long: "run repeats rollouts, rewards, update and commit. Without --checkpoint it first trains the starting\n" +
+			"policy on demonstrations of the env's expert. Whatever ends the run, --resume continues from the\n" +
+			"last committed iteration, with the same results as without the interruption.\n\n" +
+			"With --offline no action is executed: the policy learns from recorded episodes, and each step is\n" +
+			"weighted by the progress in its video, see [offline].",
+		Example: "  srpo run\n" +
+			"  srpo run --env libero --task 'libero_object/*bbq*'\n" +
+			"  srpo run --reward binary --set policy.tiny.lr=1e-3\n" +
+			"  srpo run --offline attempts --checkpoint runs/one-shot\n" +
+			"  srpo run --resume runs/NAME",
 		RunE: func(c *cobra.Command, _ []string) error {
 			return a.train(c.Context(), &f, resume, false)
 		},
 	}
 	f.add(c)
-	c.Flags().StringVar(&resume, "resume", "", "run folder to go on with")
+	c.Flags().StringVar(&resume, "resume", "", "run folder to continue")
 	return c
 }
 
@@ -47,14 +53,18 @@ func (a *app) imitateCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "imitate",
 		Short: "Make a starting policy from demonstrations",
-		Long: "imitate trains the policy on [imitate] demos demonstrations a task of the env's scripted expert, or on the successes among the episodes of --data: a run\n" +
-			"folder or recording with trajectories, or a LeRobot data set. --checkpoint is what it starts from, fresh weights otherwise. The result is checkpoint 0 of a\n" +
-			"run folder. Give that folder to `srpo run --checkpoint` or `srpo eval --checkpoint`.\n\n" +
-			"With --export lerobot DIR nothing is trained: the expert's demonstrations, the same that training would see, become a LeRobot data set (v3.0) in DIR, with every\n" +
-			"camera of the env.",
-		Example: "  srpo imitate --out runs/one-shot\n  srpo imitate --env libero --task 'libero_object/*bbq*' --set imitate.demos=5\n" +
-			"  srpo imitate --env libero --task 'libero_object/*' --policy openvla --checkpoint OPENVLA_7B --data DATA_SET\n" +
-			"  srpo imitate --env libero --task 'libero_object/*' --set imitate.demos=50 --export lerobot demos-lerobot",
+		Long: "imitate trains the policy on demonstrations of the env's scripted expert, [imitate] demos per task,\n" +
+			"or on the successful episodes of --data: a run folder or recording with trajectories, or a LeRobot\n" +
+			"data set. It starts from --checkpoint, or else from the policy's initial weights. The result is\n" +
+			"checkpoint 0 of a run folder, for --checkpoint of srpo run and srpo eval.\n\n" +
+			"With --export lerobot DIR nothing is trained: the same demonstrations are written to DIR as a\n" +
+			"LeRobot data set (v3.0), with every camera of the env.",
+		Example: "  srpo imitate --out runs/one-shot\n" +
+			"  srpo imitate --env libero --task 'libero_object/*bbq*' --set imitate.demos=5\n" +
+			"  srpo imitate --env libero --task 'libero_object/*' --policy openvla --checkpoint OPENVLA_7B " +
+			"--data DATA_SET\n" +
+			"  srpo imitate --env libero --task 'libero_object/*' --set imitate.demos=50 --export lerobot " +
+			"demos-lerobot",
 		Args: func(c *cobra.Command, args []string) error {
 			if export != "" {
 				return oneArg("a folder to write the demonstrations into")(c, args)
@@ -69,7 +79,10 @@ func (a *app) imitateCommand() *cobra.Command {
 		},
 	}
 	f.add(c, "iterations", "reward", "cluster", "references", "encoder", "tensorboard", "offline")
-	c.Flags().StringVar(&export, "export", "", "lerobot: write the expert's demonstrations as a LeRobot data set into the folder that follows, instead of training")
+	c.Flags().StringVar(
+		&export, "export", "",
+		"lerobot: write the demonstrations as a LeRobot data set into the given folder instead of training",
+	)
 	return c
 }
 
@@ -77,17 +90,19 @@ func (a *app) imitateCommand() *cobra.Command {
 func (a *app) exportDemonstrations(c *cobra.Command, f *settingsFlags, form, out string) error {
 	ctx, place := c.Context(), "--export "+form+" "+out
 	if form != "lerobot" {
-		return plugins.Errorf(plugins.Invalid, "%q is no form of a data set", form).WithPlace("--export").WithHint("--export lerobot DIR")
+		return plugins.Errorf(plugins.Invalid, "%q is not a form of a data set", form).WithPlace("--export").
+			WithHint("give --export lerobot DIR")
 	}
 	for _, x := range []struct{ flag, hint string }{
-		{"data", "srpo data export FOLDER --out DIR writes what was recorded"},
-		{"checkpoint", "srpo record --actor policy --trajectories records a policy, and srpo data export writes that"},
-		{"policy", "leave it out: only the env is started"},
-		{"out", "leave it out: the data set's folder follows --export lerobot"},
+		{"data", "run srpo data export FOLDER --out DIR for recorded episodes"},
+		{"checkpoint", "record the policy with srpo record --actor policy --trajectories, then run srpo data export"},
+		{"policy", "leave it out: only the env starts"},
+		{"out", "leave it out, and give the folder after --export lerobot"},
 		{"name", "leave it out: there is no run"},
 	} {
 		if fl := c.Flags().Lookup(x.flag); fl != nil && fl.Changed {
-			return plugins.Errorf(plugins.Invalid, "--%s has no use where the expert's demonstrations are written", x.flag).WithPlace("%s", place).WithHint("%s", x.hint)
+			return plugins.Errorf(plugins.Invalid, "--%s has no effect on an export of demonstrations", x.flag).
+				WithPlace("%s", place).WithHint("%s", x.hint)
 		}
 	}
 	term := report.NewTerminal(a.err)
@@ -103,7 +118,7 @@ func (a *app) exportDemonstrations(c *cobra.Command, f *settingsFlags, form, out
 	if err != nil {
 		return err
 	}
-	if _, err := lerobotLaunch(ctx, cfg, term); err != nil { // before anything is rolled
+	if _, err := lerobotLaunch(ctx, cfg, term); err != nil { // before the first episode
 		return err
 	}
 	dir, err := record.DemonstrationsFolder(out)
@@ -112,11 +127,13 @@ func (a *app) exportDemonstrations(c *cobra.Command, f *settingsFlags, form, out
 	}
 	defer os.RemoveAll(dir)
 	export := leRobotExport{from: dir, out: out}
-	made, err := record.Demonstrate(ctx, record.DemonstrateOptions{Config: cfg, Launch: launch, Terminal: term, Dir: dir, Check: func(space dataset.Space) error {
-		export.space = space
-		_, err := exportRate(cfg, space, place)
-		return err
-	}})
+	made, err := record.Demonstrate(ctx,
+		record.DemonstrateOptions{Config: cfg, Launch: launch, Terminal: term, Dir: dir,
+			Check: func(space dataset.Space) error {
+				export.space = space
+				_, err := exportRate(cfg, space, place)
+				return err
+			}})
 	if err != nil {
 		return err
 	}
@@ -131,9 +148,30 @@ func (a *app) exportDemonstrations(c *cobra.Command, f *settingsFlags, form, out
 	return a.exported(out, result)
 }
 
-// free are the host's settings that a resumed run may change: they do not change what an iteration computes. Those of plugins may change too, so that a policy
-// without enough memory goes on with less; the run then says what was changed (changedSettings in host/train/folder.go).
-var free = []string{"run.iterations", "run.solved_after", "run.lanes", "run.videos", "run.keep", "run.keep_clips", "run.keep_embeddings", "run.keep_trajectories", "run.tensorboard", "report.", "host."}
+// resumable lists the settings of the host that a resumed run may change, because they do not change the result of an
+// iteration. Settings of plugins may change too, so that a run can continue with less memory; the run reports the
+// changes.
+var resumable = []string{
+	"run.iterations", "run.solved_after", "run.lanes", "run.videos", "run.keep", "run.keep_clips",
+	"run.keep_embeddings", "run.keep_trajectories", "run.tensorboard", "report.", "host.",
+}
+
+// checkResumable refuses settings that a resumed run cannot change.
+func checkResumable(cfg *config.Config, resume string) error {
+	for _, v := range cfg.Values() {
+		if o := v.Origin; o.Layer != "set" && o.Layer != "flag" {
+			continue
+		}
+		allowed := slices.ContainsFunc(resumable, func(r string) bool {
+			return v.Key == r || strings.HasSuffix(r, ".") && strings.HasPrefix(v.Key, r)
+		})
+		if !allowed {
+			return plugins.Errorf(plugins.Invalid, "a resumed run keeps its %s", v.Key).WithPlace("%s", v.Origin).
+				WithHint("leave it out, or start a new run with --checkpoint %s", resume)
+		}
+	}
+	return nil
+}
 
 func (a *app) train(ctx context.Context, f *settingsFlags, resume string, imitateOnly bool) error {
 	term := report.NewTerminal(a.err)
@@ -144,17 +182,8 @@ func (a *app) train(ctx context.Context, f *settingsFlags, resume string, imitat
 		if cfg, err = f.loadRun(&resume, term); err != nil {
 			return err
 		}
-		for _, v := range cfg.Values() {
-			key := v.Key
-			if o := cfg.Origin(key); o.Layer == "set" || o.Layer == "flag" {
-				ok := false
-				for _, k := range free {
-					ok = ok || key == k || strings.HasSuffix(k, ".") && strings.HasPrefix(key, k)
-				}
-				if !ok {
-					return plugins.Errorf(plugins.Invalid, "a resumed run keeps its %s", key).WithPlace("%s", o).WithHint("leave it out, or start a new run with --checkpoint %s", resume)
-				}
-			}
+		if err := checkResumable(cfg, resume); err != nil {
+			return err
 		}
 	} else if cfg, err = f.load(); err != nil {
 		return err
@@ -167,15 +196,21 @@ func (a *app) train(ctx context.Context, f *settingsFlags, resume string, imitat
 	if err != nil {
 		return err
 	}
-	if cfg.Offline.Data != "" { // the defaults are meant for updates from fresh rollouts
+	if cfg.Offline.Data != "" { // the defaults are those of online learning
 		if !cfg.Chosen("run.iterations") {
 			cfg.Run.Iterations = 1 // one regression
 		}
 		if !cfg.Chosen("run.eval_every") {
-			cfg.Run.EvalEvery = 0 // who learns offline may have an arm that should not move unasked
+			cfg.Run.EvalEvery = 0 // the env may be a real arm, which must not move unasked
 		}
 	}
-	sum, err := train.Run(ctx, train.Options{Cache: filepath.Join(cache, "embeddings"), Reader: lerobotReader(cfg, term), Config: cfg, Launch: launch, Terminal: term, Version: version(), Command: append([]string{"srpo"}, os.Args[1:]...), Resume: resume, ImitateOnly: imitateOnly})
+	sum, err := train.Run(
+		ctx, train.Options{
+			Cache: filepath.Join(cache, "embeddings"), Reader: lerobotReader(cfg, term), Config: cfg, Launch: launch,
+			Terminal: term, Version: version(), Command: append([]string{"srpo"}, os.Args[1:]...), Resume: resume,
+			ImitateOnly: imitateOnly,
+		},
+	)
 	term.Close()
 	if err != nil {
 		return err
@@ -189,10 +224,12 @@ func (a *app) train(ctx context.Context, f *settingsFlags, resume string, imitat
 		term.Line("next: srpo eval --checkpoint %s, or %s", sum.Dir, nextRun(cfg, sum.Dir))
 	} else {
 		var events []store.Event
-		if rec, err := store.Read(sum.Dir); err == nil { // without the evaluations there is still the rest to say
+		if rec, err := store.Read(sum.Dir); err == nil { // otherwise a summary without evaluations
 			events = rec.Events
 		}
-		term.Summary(sum.Metrics, events, "report: "+filepath.Join(sum.Dir, "report.html"), "checkpoint: "+sum.Checkpoint)
+		term.Summary(
+			sum.Metrics, events, "report: "+filepath.Join(sum.Dir, "report.html"), "checkpoint: "+sum.Checkpoint,
+		)
 	}
 	if a.json {
 		return a.printJSON(sum)
@@ -200,8 +237,8 @@ func (a *app) train(ctx context.Context, f *settingsFlags, resume string, imitat
 	return nil
 }
 
-// nextRun is the command that trains the policy of a run folder by acting. Where env or policy are not the defaults it takes them, and their settings, from the folder:
-// a policy is of no use in another env, and its weights are none of another policy's.
+// nextRun returns the command that trains the policy of a run folder online. If env or policy are not the defaults, it
+// takes them and their settings from the folder, because the weights fit no other policy or env.
 func nextRun(cfg *config.Config, dir string) string {
 	if d := config.Default(); cfg.Run.Env == d.Run.Env && cfg.Run.Policy == d.Run.Policy {
 		return "srpo run --checkpoint " + dir
@@ -210,17 +247,21 @@ func nextRun(cfg *config.Config, dir string) string {
 	if cfg.Offline.Data != "" {
 		acting = " --offline ''"
 	}
-	return fmt.Sprintf("srpo run --config %s --checkpoint %s%s --out %s-srpo", filepath.Join(dir, "srpo.toml"), dir, acting, dir)
+	return fmt.Sprintf(
+		"srpo run --config %s --checkpoint %s%s --out %s-srpo", filepath.Join(dir, "srpo.toml"), dir, acting, dir,
+	)
 }
 
-// loadRun reads the configuration of a run that is to go on, and moves to where it was started: relative paths in it begin there, and so does its srpo.lock. What
-// was typed now begins where it was typed. folder becomes absolute.
+// loadRun reads the settings of a run to resume and changes to the folder in which it was started, where its relative
+// paths start and its srpo.lock is. Paths on the command line stay relative to the current folder. folder becomes
+// absolute.
 func (f *settingsFlags) loadRun(folder *string, term *report.Terminal) (*config.Config, error) {
 	const place = "--resume"
 	f.recorded = true
 	given := *folder
 	if _, err := os.Stat(given); err != nil {
-		return nil, plugins.Errorf(plugins.NotFound, "no run folder %s", given).WithPlace(place).WithHint("give the folder that an earlier run printed, e.g. runs/NAME")
+		return nil, plugins.Errorf(plugins.NotFound, "no run folder %s", given).WithPlace(place).
+			WithHint("give the folder that an earlier run printed, e.g. runs/NAME")
 	}
 	abs, err := filepath.Abs(given)
 	if err != nil {
@@ -232,8 +273,9 @@ func (f *settingsFlags) loadRun(folder *string, term *report.Terminal) (*config.
 	}
 	in := config.Input{File: filepath.Join(given, "srpo.toml"), Set: f.set, Flags: f.given()}
 	if _, err := os.Stat(in.File); errors.Is(err, fs.ErrNotExist) {
-		return nil, plugins.Errorf(plugins.Corrupt, "the run's settings are gone: %s is missing", in.File).WithPlace(place).
-			WithHint("bring it back from a backup, or start a new run from its policy: srpo run --checkpoint %s", given)
+		return nil, plugins.Errorf(plugins.Corrupt, "the settings of the run are missing: there is no %s", in.File).
+			WithPlace(place).
+			WithHint("restore it from a backup, or start a new run from its policy: srpo run --checkpoint %s", given)
 	}
 	cfg, err := config.Load(in)
 	if err != nil {
@@ -258,9 +300,12 @@ func (f *settingsFlags) loadRun(folder *string, term *report.Terminal) (*config.
 		}
 	}
 	if err := os.Chdir(m.WorkingFolder); err != nil {
-		term.Warn("the run was started in %s, which cannot be entered: relative paths in its settings are looked for in %s", m.WorkingFolder, here)
+		term.Warn(
+			"cannot change to %s, where the run was started; relative paths in its settings start in %s",
+			m.WorkingFolder, here,
+		)
 		return cfg, nil
 	}
-	term.Line("going on in %s, where the run was started", m.WorkingFolder)
+	term.Line("continuing in %s, where the run was started", m.WorkingFolder)
 	return cfg, nil
 }

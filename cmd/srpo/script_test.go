@@ -28,7 +28,8 @@ import (
 // Besides testscript's own commands there are
 //
 //	fails CODE ARG...               srpo ARG... must end with this exit code
-//	interrupt FILE PATTERN ARG...   srpo ARG... gets Ctrl-C as soon as FILE has a line that matches PATTERN; it must end with 130
+//	interrupt FILE PATTERN ARG...   srpo ARG... gets Ctrl-C when FILE has a line that matches PATTERN;
+//	                                it must exit with 130
 //	strike FILE PATTERN ARG...      the same with SIGKILL
 //	same FILE FILE...               files are equal byte by byte
 //	videos DIR                      videos of two tasks with labels.csv: 5 successes and 4 failures each
@@ -86,9 +87,21 @@ func TestScripts(t *testing.T) {
 					ts.Fatalf("srpo %s ended with code %d, want %d", strings.Join(args[1:], " "), got, want)
 				}
 			},
-			"interrupt": func(ts *testscript.TestScript, _ bool, args []string) { interrupt(ts, args, syscall.SIGINT, 130) },
-			"strike":    func(ts *testscript.TestScript, _ bool, args []string) { interrupt(ts, args, syscall.SIGKILL, -1) },
-			"videos":    func(ts *testscript.TestScript, _ bool, args []string) { ts.Check(writeVideos(ts.MkAbs(args[0]))) },
+			"interrupt": func(
+				ts *testscript.TestScript, _ bool, args []string,
+			) {
+				interrupt(ts, args, syscall.SIGINT, 130)
+			},
+			"strike": func(
+				ts *testscript.TestScript, _ bool, args []string,
+			) {
+				interrupt(ts, args, syscall.SIGKILL, -1)
+			},
+			"videos": func(
+				ts *testscript.TestScript, _ bool, args []string,
+			) {
+				ts.Check(writeVideos(ts.MkAbs(args[0])))
+			},
 			"same": func(ts *testscript.TestScript, neg bool, args []string) {
 				first := ts.ReadFile(args[0])
 				for _, f := range args[1:] {
@@ -101,7 +114,8 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// pythonCache is the user's own cache when the environment of a plugin like the one that `srpo plugin init` writes is there; a test installs nothing.
+// pythonCache is the user's own cache when the environment of a plugin like the one that `srpo plugin init` writes is
+// there; a test installs nothing.
 func pythonCache(source string) (cache, whyNot string) {
 	pkg, err := (&catalog.Catalog{}).Open(filepath.Join(source, "examples", "reach-python"))
 	if err != nil {
@@ -112,7 +126,9 @@ func pythonCache(source string) (cache, whyNot string) {
 
 // lerobotCache is the same where LeRobot data sets can be read and written.
 func lerobotCache(scratch string) (cache, whyNot string) {
-	pkg, err := (&catalog.Catalog{Embedded: []fs.FS{dataset.LeRobotFiles()}, Cache: scratch}).Find(plugins.Encoder, "lerobot")
+	pkg, err := (&catalog.Catalog{
+		Embedded: []fs.FS{dataset.LeRobotFiles()}, Cache: scratch,
+	}).Find(plugins.Encoder, "lerobot")
 	if err != nil {
 		return "", err.Error()
 	}
@@ -162,7 +178,9 @@ func interrupt(ts *testscript.TestScript, args []string, signal syscall.Signal, 
 		case err := <-done:
 			ts.Check(os.WriteFile(ts.MkAbs("interrupted"), out.Bytes(), 0o644))
 			if got := exitCode(err); got != code {
-				ts.Fatalf("srpo %s ended with code %d, want %d:\n%s", strings.Join(args[2:], " "), got, code, out.Bytes())
+				ts.Fatalf(
+					"srpo %s ended with code %d, want %d:\n%s", strings.Join(args[2:], " "), got, code, out.Bytes(),
+				)
 			}
 			return
 		case <-limit:

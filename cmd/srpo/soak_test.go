@@ -68,8 +68,8 @@ type soakSeries struct {
 	list               []usage
 }
 
-// TestSoak restarts plugins SRPO_SOAK_RESTARTS times (20), runs the default run for SRPO_SOAK (1m), and writes what the host held meanwhile to the page
-// SRPO_SOAK_OUT and the drawing beside it. What grows without end fails.
+// TestSoak restarts plugins SRPO_SOAK_RESTARTS times (20), runs the default run for SRPO_SOAK (1m), and writes what
+// the host held meanwhile to the page SRPO_SOAK_OUT and the drawing beside it. What grows without end fails.
 func TestSoak(t *testing.T) {
 	restarts, length := 20, time.Minute
 	if v := os.Getenv("SRPO_SOAK_RESTARTS"); v != "" {
@@ -89,10 +89,14 @@ func TestSoak(t *testing.T) {
 	}
 	for _, p := range parts {
 		first, last := steady(p.list)
-		t.Logf("%s: %d to %d goroutines, %d to %d descriptors, %.1f to %.1f MB resident, %.1f to %.1f MB of heap", p.title, first.goroutines, last.goroutines,
+		t.Logf("%s: %d to %d goroutines, %d to %d descriptors, %.1f to %.1f MB resident, %.1f to %.1f MB of heap",
+			p.title, first.goroutines, last.goroutines,
 			first.descriptors, last.descriptors, first.resident, last.resident, first.heap, last.heap)
 		if last.goroutines > first.goroutines+5 || last.descriptors > first.descriptors+5 {
-			t.Errorf("%s: goroutines went from %d to %d, descriptors from %d to %d", p.title, first.goroutines, last.goroutines, first.descriptors, last.descriptors)
+			t.Errorf(
+				"%s: goroutines went from %d to %d, descriptors from %d to %d", p.title, first.goroutines,
+				last.goroutines, first.descriptors, last.descriptors,
+			)
 		}
 		if last.resident > 1.2*first.resident+20 {
 			t.Errorf("%s: resident memory went from %.1f to %.1f MB", p.title, first.resident, last.resident)
@@ -103,14 +107,15 @@ func TestSoak(t *testing.T) {
 	}
 }
 
-// steady is the most in the second quarter and in the last one: how it begins is no growth, and phases of an iteration hold more than others.
+// steady is the most in the second quarter and in the last one: how it begins is no growth, and phases of an
+// iteration hold more than others.
 func steady(list []usage) (first, last usage) {
 	n := len(list)
 	return most(list[n/4 : max(n/2, n/4+1)]), most(list[min(3*n/4, n-1):])
 }
 
-// disk is by how many 10^6 bytes the folder grew at each restart or iteration, in the second quarter and in the last one: logs, lines and videos are kept, as many each
-// time, and nothing else is.
+// disk is by how many 10^6 bytes the folder grew at each restart or iteration, in the second quarter and in the last
+// one: logs, lines and videos are kept, as many each time, and nothing else is.
 func (s soakSeries) disk() (before, after float64) {
 	n := len(s.list)
 	each := func(from, to usage) float64 { return (to.disk - from.disk) / float64(max(1, to.count-from.count)) }
@@ -125,10 +130,14 @@ func most(list []usage) (m usage) {
 	return m
 }
 
-// restartPlugins kills the three plugins of the default run by turns, each when it lives again, and every tenth by stopping it in a call.
+// restartPlugins kills the three plugins of the default run by turns, each when it lives again, and every tenth by
+// stopping it in a call.
 func restartPlugins(t *testing.T, n int) soakSeries {
 	folder := t.TempDir()
-	s, err := supervise.New(supervise.Options{LogDir: folder, ArenaBytes: 64 << 20, Restarts: n + 1, Backoff: time.Millisecond, MaxBackoff: time.Millisecond, Silence: time.Second})
+	s, err := supervise.New(supervise.Options{
+		LogDir: folder, ArenaBytes: 64 << 20, Restarts: n + 1, Backoff: time.Millisecond, MaxBackoff: time.Millisecond,
+		Silence: time.Second,
+	})
 	require.NoError(t, err)
 	defer s.Close()
 	self, err := os.Executable()
@@ -182,16 +191,22 @@ func restartPlugins(t *testing.T, n int) soakSeries {
 		}
 		if (i+1)%max(1, n/20) == 0 {
 			took := time.Since(began)
-			t.Logf("%d of %d restarts, %v left", i+1, n, (took / time.Duration(i+1) * time.Duration(n-i-1)).Round(time.Second))
+			t.Logf(
+				"%d of %d restarts, %v left", i+1, n,
+				(took / time.Duration(i+1) * time.Duration(n-i-1)).Round(time.Second),
+			)
 		}
 	}
-	out.words = fmt.Sprintf("tabletop, tiny and pixel were ended %d times, by turns, %d of them by SIGSTOP in a call and the others by SIGKILL, and came back each time; %.2f s for one on average. "+
+	out.words = fmt.Sprintf("tabletop, tiny and pixel were ended %d times, by turns, %d of them by SIGSTOP in a "+
+		"call and the others by SIGKILL, and came back each time; %.2f s for one on average. "+
 		"What grows on disk are the logs, two lines a process.", n, slow, time.Since(began).Seconds()/float64(n))
 	return out
 }
 
 // asked makes sure that a plugin lives, and answers.
-func asked[T any](ctx context.Context, w *supervise.ProcessWorker[T], plugin func(T) plugins.Plugin) (*supervise.Process, error) {
+func asked[T any](
+	ctx context.Context, w *supervise.ProcessWorker[T], plugin func(T) plugins.Plugin,
+) (*supervise.Process, error) {
 	c, _, err := w.Client(ctx)
 	if err == nil {
 		_, err = plugin(c).Info(ctx)
@@ -207,7 +222,9 @@ func soakRun(t *testing.T, length time.Duration) soakSeries {
 	done := make(chan int, 1)
 	began := time.Now()
 	go func() {
-		done <- Main([]string{"run", "--out", folder, "--iterations", "1000000", "--set", "run.solved_after=0"}, &said, &said)
+		done <- Main(
+			[]string{"run", "--out", folder, "--iterations", "1000000", "--set", "run.solved_after=0"}, &said, &said,
+		)
 	}()
 	iterations := func() int {
 		data, _ := os.ReadFile(filepath.Join(folder, "metrics.jsonl"))
@@ -228,7 +245,8 @@ func soakRun(t *testing.T, length time.Duration) soakSeries {
 			if time.Since(told) >= length/24 && len(out.list) > 0 {
 				told = time.Now()
 				u := out.list[len(out.list)-1]
-				t.Logf("%d iterations, %d goroutines, %d descriptors, %.0f MB resident, %.1f MB on disk; %v left", u.count, u.goroutines, u.descriptors, u.resident, u.disk,
+				t.Logf("%d iterations, %d goroutines, %d descriptors, %.0f MB resident, %.1f MB on disk; %v left",
+					u.count, u.goroutines, u.descriptors, u.resident, u.disk,
 					max(0, length-time.Since(began)).Round(time.Second))
 			}
 			over = time.Since(began) > length && len(out.list) > 8
@@ -239,7 +257,8 @@ func soakRun(t *testing.T, length time.Duration) soakSeries {
 	kept, err := os.ReadDir(filepath.Join(folder, "checkpoints"))
 	require.NoError(t, err)
 	require.LessOrEqual(t, len(kept), config.Default().Run.Keep+1, "the newest, and the best")
-	out.words = fmt.Sprintf("`srpo run` with its defaults (tabletop, tiny, pixel) for %v, %d iterations; the run's own end, `solved_after`, is off. What grows on disk are the lines of "+
+	out.words = fmt.Sprintf("`srpo run` with its defaults (tabletop, tiny, pixel) for %v, %d iterations; the "+
+		"run's own end, `solved_after`, is off. What grows on disk are the lines of "+
 		"metrics and events, the report and the videos; checkpoints are kept to 3 and the best.", length, iterations())
 	return out
 }
@@ -263,18 +282,32 @@ func (s *safeBuffer) String() string {
 
 func soakPage(parts []soakSeries) []byte {
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "# Long runs\n\nMade by `bash docs/results/soak.sh` on %s, %s, %d cores%s. What the host's process holds: goroutines, open descriptors, resident memory,\n"+
-		"Go's heap; and its folder.\n\n![goroutines, descriptors, memory and disk over time](soak.svg)\n", time.Now().UTC().Format("2006-01-02"), runtime.Version(), runtime.NumCPU(), os.Getenv("SRPO_SOAK_COMMIT"))
+	fmt.Fprintf(&b,
+		"# Long runs\n\nMade by `bash docs/results/soak.sh` on %s, %s, %d cores%s. What the host's process holds: "+
+			"goroutines, open descriptors, resident memory,\n"+
+			"Go's heap; and its folder.\n\n![goroutines, descriptors, memory and disk over time](soak.svg)\n",
+		time.Now().UTC().Format("2006-01-02"), runtime.Version(), runtime.NumCPU(), os.Getenv("SRPO_SOAK_COMMIT"))
 	row := func(u usage) {
-		fmt.Fprintf(&b, "| %s | %d | %d | %d | %.1f | %.1f | %.1f | %d |\n", u.at.Round(time.Second), u.count, u.goroutines, u.descriptors, u.resident, u.heap, u.disk, u.files)
+		fmt.Fprintf(
+			&b, "| %s | %d | %d | %d | %.1f | %.1f | %.1f | %d |\n", u.at.Round(time.Second), u.count, u.goroutines,
+			u.descriptors, u.resident, u.heap, u.disk, u.files,
+		)
 	}
 	for _, p := range parts {
 		first, last := steady(p.list)
 		before, after := p.disk()
-		fmt.Fprintf(&b, "\n## %s\n\n%s\n\nThe most in the second quarter and in the last one: %d and %d goroutines, %d and %d descriptors, %.1f and %.1f MB resident, %.1f and %.1f MB of heap. "+
-			"The folder grew by %.4f and %.4f MB for each of the %s.\n\n",
-			p.title, p.words, first.goroutines, last.goroutines, first.descriptors, last.descriptors, first.resident, last.resident, first.heap, last.heap, before, after, p.unit)
-		fmt.Fprintf(&b, "| after | %s | goroutines | descriptors | resident, MB | heap, MB | disk, MB | files |\n| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n", p.unit)
+		fmt.Fprintf(&b,
+			"\n## %s\n\n%s\n\nThe most in the second quarter and in the last one: %d and %d goroutines, %d and %d "+
+				"descriptors, %.1f and %.1f MB resident, %.1f and %.1f MB of heap. "+
+				"The folder grew by %.4f and %.4f MB for each of the %s.\n\n",
+			p.title, p.words, first.goroutines, last.goroutines, first.descriptors, last.descriptors, first.resident,
+			last.resident, first.heap, last.heap, before, after, p.unit)
+		fmt.Fprintf(
+			&b,
+			"| after | %s | goroutines | descriptors | resident, MB | heap, MB | disk, MB | files |\n| ---: | "+
+				"---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
+			p.unit,
+		)
 		rows := min(12, len(p.list))
 		for i := range rows {
 			row(p.list[i*(len(p.list)-1)/max(rows-1, 1)])
@@ -290,22 +323,34 @@ func soakDrawing(parts []soakSeries) []byte {
 		name string
 		of   func(usage) float64
 	}{
-		{"goroutines", func(u usage) float64 { return float64(u.goroutines) }}, {"descriptors", func(u usage) float64 { return float64(u.descriptors) }},
-		{"resident, MB", func(u usage) float64 { return u.resident }}, {"disk, MB", func(u usage) float64 { return u.disk }},
+		{"goroutines", func(u usage) float64 { return float64(u.goroutines) }}, {
+			"descriptors", func(u usage) float64 { return float64(u.descriptors) },
+		},
+		{
+			"resident, MB", func(u usage) float64 { return u.resident },
+		}, {"disk, MB", func(u usage) float64 { return u.disk }},
 	}
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" font-family=\"sans-serif\" font-size=\"11\" fill=\"#444\">\n<rect width=\"100%%\" height=\"100%%\" fill=\"#fff\"/>\n",
+	fmt.Fprintf(&b,
+		"<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" font-family=\"sans-serif\" "+
+			"font-size=\"11\" fill=\"#444\">\n<rect width=\"100%%\" height=\"100%%\" fill=\"#fff\"/>\n",
 		len(columns)*(w+left)+20, len(parts)*(h+above+24)+10)
 	for r, p := range parts {
 		y := r*(h+above+24) + above
-		fmt.Fprintf(&b, "<text x=\"%d\" y=\"%d\" font-weight=\"bold\">%s, %v</text>\n", left, y-22, p.title, p.list[len(p.list)-1].at.Round(time.Second))
+		fmt.Fprintf(
+			&b, "<text x=\"%d\" y=\"%d\" font-weight=\"bold\">%s, %v</text>\n", left, y-22, p.title,
+			p.list[len(p.list)-1].at.Round(time.Second),
+		)
 		for c, column := range columns {
 			x := c*(w+left) + left
 			top := 1e-9
 			for _, u := range p.list {
 				top = max(top, column.of(u))
 			}
-			fmt.Fprintf(&b, "<text x=\"%d\" y=\"%d\">%s</text><text x=\"%d\" y=\"%d\" text-anchor=\"end\">%.3g</text><text x=\"%d\" y=\"%d\" text-anchor=\"end\">0</text>\n<path d=\"M%d %dv%dh%d\" fill=\"none\" stroke=\"#bbb\"/>\n<polyline fill=\"none\" stroke=\"#2563a8\" stroke-width=\"1.3\" points=\"",
+			fmt.Fprintf(&b,
+				"<text x=\"%d\" y=\"%d\">%s</text><text x=\"%d\" y=\"%d\" text-anchor=\"end\">%.3g</text><text "+
+					"x=\"%d\" y=\"%d\" text-anchor=\"end\">0</text>\n<path d=\"M%d %dv%dh%d\" fill=\"none\" "+
+					"stroke=\"#bbb\"/>\n<polyline fill=\"none\" stroke=\"#2563a8\" stroke-width=\"1.3\" points=\"",
 				x, y-6, column.name, x-4, y+9, top, x-4, y+h, x, y, h, w)
 			end := p.list[len(p.list)-1].at.Seconds()
 			for _, u := range p.list {

@@ -36,7 +36,7 @@ cat <<EOF
 # The packages of host before and after
 
 Made by \`docs/results/rooms.sh $before $after\` with \`go list\`. Imports are those of the packages without their tests.
-Lines include comments. Lines are at most 120 columns wide after, and were up to 300 wide before, so that there are more of them; the code
+Lines include comments. Lines are at most 120 columns wide after, and were over 250 wide before, so that there are more of them; the code
 in kB is without comments and white space.
 
 Before, the root of host was one package with the code of six commands, and \`score\` imported \`report\` for its statistics. Now each

@@ -1,5 +1,4 @@
-// Command reach-go is a complete environment: a point has to reach a target. `srpo plugin init --lang go` writes one
-// like it.
+// Command reach-go is a complete environment: a point has to reach a target.
 package main
 
 import (

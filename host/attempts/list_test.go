@@ -180,10 +180,10 @@ func TestBadLists(t *testing.T) {
 
 func TestMisspeltKeys(t *testing.T) {
 	list, err := Read(context.Background(),
-		write(t, "l.json", `[{"id":"x","sucess":true,"embedding":[1],"camera":"front"},
-			{"id":"y","sucess":true,"embedding":[1]}]`))
+		write(t, "l.json", `[{"id":"x","suxcess":true,"embedding":[1],"camera":"front"},
+			{"id":"y","suxcess":true,"embedding":[1]}]`))
 	require.NoError(t, err)
-	require.Equal(t, []string{`"sucess" is ignored; did you mean "success"?`}, list.Warnings)
+	require.Equal(t, []string{`"suxcess" is ignored; did you mean "success"?`}, list.Warnings)
 }
 
 func put(t *testing.T, path string, data []byte) string {

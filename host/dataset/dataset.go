@@ -25,10 +25,10 @@ type Set interface {
 	// [T, H, W, 3] of the given cameras.
 	Demonstration(ctx context.Context, i int, cameras []string) (policy.Demonstration, error)
 	// Clip reads the frames of episode i for an encoder, uint8 [F, H, W, 3]. Frame k was recorded after k
-	// times Every env steps.
+	// times RecordEvery env steps.
 	Clip(ctx context.Context, i int) (media.Clip, error)
-	// Every is the number of env steps between two frames of a clip.
-	Every() int
+	// RecordEvery is the number of env steps between two frames of a clip.
+	RecordEvery() int
 	Close()
 }
 
@@ -53,13 +53,13 @@ type Space struct {
 
 // Options are the settings for LeRobot data sets.
 type Options struct {
-	// Cameras are CAMERA=FEATURE; without them, features are matched by name. Wanted are the cameras that
+	// Cameras are CAMERA=FEATURE; without them, features are matched by name. RequestedCameras are the cameras that
 	// will be requested, the recording camera first.
-	Cameras, Wanted []string
+	Cameras, RequestedCameras []string
 	// Action and State are names of features. Success is "auto", "all", "none" or the name of a feature.
 	Action, State, Success string
-	// Every is the number of steps between two frames of a clip.
-	Every int
+	// RecordEvery is the number of steps between two frames of a clip.
+	RecordEvery int
 	// Reader starts the program that reads parquet and video. If it is nil, LeRobot data sets cannot be read.
 	Reader *Reader
 }

@@ -78,7 +78,7 @@ func TestTrajectories(t *testing.T) {
 	require.NoError(t, err)
 	defer s.Close()
 	require.Equal(t, space, s.Space())
-	require.Equal(t, 4, s.Every())
+	require.Equal(t, 4, s.RecordEvery())
 	for i, e := range s.Episodes() {
 		require.Equal(t, demos[i].ID, e.ID)
 		require.Equal(t, fmt.Sprintf("task/%d", i%2), e.Task)
@@ -160,7 +160,7 @@ func TestLeRobotRoundTrip(t *testing.T) {
 	reader := &Reader{Command: func(context.Context) ([]string, []string, error) {
 		return []string{interpreter, "lerobot/read.py"}, []string{"PYTHONDONTWRITEBYTECODE=1"}, nil
 	}}
-	o := Options{Action: "action", State: "observation.state", Every: 4, Wanted: []string{"front", "wrist"},
+	o := Options{Action: "action", State: "observation.state", RecordEvery: 4, RequestedCameras: []string{"front", "wrist"},
 		Reader: reader}
 	for folder, form := range map[string]string{v3: "LeRobot v3.0", v2: "LeRobot v2.1"} {
 		requireEpisodes(t, folder, form, o, demos)
@@ -220,7 +220,7 @@ func requireErrors(t *testing.T, folder string, o Options) {
 		`no feature "nowhere"`:           func(o *Options) { o.Cameras = []string{"front=nowhere"} },
 		`not of the form CAMERA=FEATURE`: func(o *Options) { o.Cameras = []string{"front"} },
 		`there is no feature 'won'`:      func(o *Options) { o.Success = "won" },
-		`it is not known which camera`:   func(o *Options) { o.Wanted = []string{"top"} },
+		`it is not known which camera`:   func(o *Options) { o.RequestedCameras = []string{"top"} },
 	} {
 		bad := o
 		change(&bad)

@@ -224,20 +224,20 @@ func (s *lerobot) Episodes() []Episode { return s.list }
 
 func (s *lerobot) Space() Space { return s.space }
 
-func (s *lerobot) Every() int { return max(1, s.o.Every) }
+func (s *lerobot) RecordEvery() int { return max(1, s.o.RecordEvery) }
 
 func (s *lerobot) Clip(ctx context.Context, i int) (media.Clip, error) {
-	if len(s.o.Wanted) == 0 {
+	if len(s.o.RequestedCameras) == 0 {
 		return media.Clip{}, plugins.Errorf(plugins.Mismatch,
 			"the env has no recording camera").
 			WithPlace("%s", s.dir)
 	}
-	f, err := s.camera(s.o.Wanted[0])
+	f, err := s.camera(s.o.RequestedCameras[0])
 	if err != nil {
 		return media.Clip{}, err
 	}
 	_, arrays, err := s.call(ctx, map[string]any{"episode": i, "columns": []string{}, "images": []string{f},
-		"every": s.Every()})
+		"every": s.RecordEvery()})
 	if err != nil {
 		return media.Clip{}, plugins.AsError(err).WithPlace("%s, %s", s.dir, s.list[i].ID)
 	}

@@ -189,7 +189,7 @@ func (s *trajectories) Form() string { return "trajectories" }
 
 func (s *trajectories) Episodes() []Episode { return s.list }
 
-func (s *trajectories) Every() int { return s.space.RecordEvery }
+func (s *trajectories) RecordEvery() int { return s.space.RecordEvery }
 
 func (s *trajectories) Close() {}
 

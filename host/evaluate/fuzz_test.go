@@ -12,8 +12,8 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// FuzzFolder reads any text in the files of an evaluation's folder. It is refused with its place and a remedy, or can be
-// summed up, shown, merged and compared.
+// FuzzFolder reads any text in the files of an evaluation's folder. It is refused with its place and a remedy,
+// or can be summed up, shown, merged and compared.
 func FuzzFolder(f *testing.F) {
 	record := []byte(
 		`{"format":2,"seed":"7","identity":{"env":"tabletop"},"trials":2,"mine":2,` +

@@ -12,8 +12,8 @@ import (
 // maxTasksOnPage is the largest number of tasks that the page shows one by one.
 const maxTasksOnPage = 150
 
-// Page returns report.html. video reads a video by its path relative to the folder. The page notes a video that cannot be
-// read.
+// Page returns report.html. video reads a video by its path relative to the folder. The page notes a video that
+// cannot be read.
 func (r *Results) Page(name string, rec Record, video func(string) ([]byte, error)) report.EvalPage {
 	p := report.EvalPage{Name: name, Summary: fmt.Sprintf("%s in %s · %s · seed %d", r.Policy, r.Env, r.Mode, r.Seed)}
 	p.Tiles = r.tiles()
@@ -58,8 +58,11 @@ func (r *Results) tiles() []report.EvalTile {
 	}
 	tiles := []report.EvalTile{ofScore("success, weighted by episodes", r.All)}
 	if t := r.Totals; t != nil {
-		tiles = append(tiles, report.EvalTile{Label: "plain mean of the " + t.Of, Rate: t.Mean, Low: t.Low, High: t.High,
-			Note: "unweighted"})
+		tiles = append(
+			tiles,
+			report.EvalTile{Label: "plain mean of the " + t.Of, Rate: t.Mean, Low: t.Low, High: t.High,
+				Note: "unweighted"},
+		)
 	}
 	if t := r.Split.TrainedOn; t == "train" || t == "test" {
 		for _, s := range []Score{r.Split.Train, r.Split.Test} {

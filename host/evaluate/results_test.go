@@ -13,8 +13,8 @@ import (
 	"github.com/srpo-dev/srpo/host/stats"
 )
 
-// plus returns the tasks and episodes of an evaluation of LIBERO-Plus: n variants per dimension over levels and suites, of
-// which `share` succeed.
+// plus returns the tasks and episodes of an evaluation of LIBERO-Plus: n variants per dimension over levels and
+// suites, of which `share` succeed.
 func plus(n int, share map[string]float64) (tasks []evaluate.Task, episodes []evaluate.Episode) {
 	for _, d := range evaluate.PlusDimensions {
 		for i := range n {
@@ -143,7 +143,8 @@ func TestPublished(t *testing.T) {
 			require.InDelta(t, want.weighted, 100**r.Published[i].Weighted, 0.06, r.Published[i].Name)
 		}
 	}
-	// A sample with equally many episodes per dimension is weighted by the benchmark's counts: 1599 of 10,030 for camera.
+	// A sample with equally many episodes per dimension is weighted by the benchmark's counts: 1599 of 10,030
+	// for camera.
 	tasks, episodes = plus(1, map[string]float64{"camera": 1})
 	var table bytes.Buffer
 	require.NoError(t, evaluate.Summarize(evaluate.Record{}, tasks, episodes, nil).Table(&table))

@@ -5,8 +5,8 @@ import (
 	"sort"
 )
 
-// Summarize computes the results of an evaluation. The episodes may be in any order. videos are the names of the videos
-// by the ids of their episodes.
+// Summarize computes the results of an evaluation. The episodes may be in any order. videos are the names of
+// the videos by the ids of their episodes.
 func Summarize(rec Record, tasks []Task, episodes []Episode, videos map[string]string) *Results {
 	r := &Results{Checkpoint: rec.Checkpoint, Env: rec.Identity["env"], Policy: rec.Identity["policy"],
 		States: rec.Identity["states"], Mode: rec.Identity["actions"], Shard: rec.Identity["shard"], Seed: rec.Seed,

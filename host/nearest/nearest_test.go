@@ -17,7 +17,8 @@ func TestTo(t *testing.T) {
 
 func TestMisspelt(t *testing.T) {
 	known := []string{"groups", "group_size", "record_every", "lr", "kind"}
-	for in, want := range map[string]string{"group": "groups", "group_siz": "group_size", "gruop_size": "group_size", "Groups": "groups", "recordevery": "record_every",
+	for in, want := range map[string]string{"group": "groups", "group_siz": "group_size", "gruop_size": "group_size",
+		"Groups": "groups", "recordevery": "record_every",
 		"rl": "lr", "size": "group_size", "banana": "", "x": "", "": "", "king": "kind"} {
 		require.Equal(t, want, To(in, known), in)
 	}

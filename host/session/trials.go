@@ -78,10 +78,8 @@ func (s *Session) Trials(side string, n int) []rollout.Trial {
 			}
 		}
 		// The order depends on the seed, so that any part of the list is a fair sample.
-		sort.SliceStable(states, func(a, b int) bool {
-			return rollout.Seed(s.Config.Run.Seed, "trial order", t.ID, states[a]) < rollout.Seed(s.Config.Run.Seed,
-				"trial order", t.ID, states[b])
-		})
+		key := func(state int) uint64 { return rollout.Seed(s.Config.Run.Seed, "trial order", t.ID, state) }
+		sort.SliceStable(states, func(a, b int) bool { return key(states[a]) < key(states[b]) })
 		var list []rollout.Trial
 		for _, st := range states {
 			list = append(list, rollout.Trial{Task: t, StartState: st})

@@ -75,20 +75,22 @@ func FuzzPrinted(f *testing.F) {
 func FuzzReports(f *testing.F) {
 	f.Add(
 		[]byte(
-			`{"say":"hello"}` + "\n" + `{"phase":"export","done":1,"total":3,"note":"x"}` + "\n" + `{"result":{"a":[1]}}` + "\n",
+			`{"say":"hello"}` + "\n" + `{"phase":"export","done":1,"total":3,"note":"x"}` + "\n" +
+				`{"result":{"a":[1]}}` + "\n",
 		),
 	)
 	f.Add(
 		[]byte(
-			`{"error":{"kind":"exhausted","message":"no memory","place":"x","hint":"less"}}` + "\nnonsense\n[]\n{\"result\":null}",
+			`{"error":{"kind":"exhausted","message":"no memory","place":"x","hint":"less"}}` +
+				"\nnonsense\n[]\n{\"result\":null}",
 		),
 	)
 	f.Add([]byte(`{"error":{}}` + "\n" + `{"result":1e999}` + "\n\n\n"))
 	f.Add([]byte(strings.Repeat("[", 1<<17)))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		told := 0
-		result, reported := readReports(bytes.NewReader(data), &output{}, func(Report) { told++ })
-		require.LessOrEqual(t, told, bytes.Count(data, []byte("\n"))+1)
+		reports := 0
+		result, reported := readReports(bytes.NewReader(data), &output{}, func(Report) { reports++ })
+		require.LessOrEqual(t, reports, bytes.Count(data, []byte("\n"))+1)
 		require.True(t, result == nil || json.Valid(result))
 		if reported != nil {
 			require.NotZero(t, reported.Kind)

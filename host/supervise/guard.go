@@ -38,8 +38,9 @@ type Deadlines struct {
 
 // DefaultDeadlines are used where a field is zero.
 var DefaultDeadlines = Deadlines{
-	Ask: 60 * time.Second, Configure: 600 * time.Second, Tasks: 120 * time.Second, Reset: 120 * time.Second, Step: 60 * time.Second,
-	Act: 120 * time.Second, Encode: 600 * time.Second, Save: 600 * time.Second, Update: 3600 * time.Second,
+	Ask: 60 * time.Second, Configure: 600 * time.Second, Tasks: 120 * time.Second, Reset: 120 * time.Second,
+	Step: 60 * time.Second,
+	Act:  120 * time.Second, Encode: 600 * time.Second, Save: 600 * time.Second, Update: 3600 * time.Second,
 }
 
 func (d Deadlines) orDefaults() Deadlines {

@@ -43,7 +43,8 @@ func TestStoppedProcessIsKilled(t *testing.T) {
 	require.ErrorContains(
 		t,
 		err,
-		"env toy: the process sent no heartbeat for 2s in Reset of lane 3: it was stopped, or its interpreter is blocked",
+		"env toy: the process sent no heartbeat for 2s in Reset of lane 3: it was stopped, or its interpreter is "+
+			"blocked",
 	)
 	require.Contains(t, plugins.AsError(err).Hint, "[host] silence_timeout_s")
 	c, inc, err := w.Client(background)
@@ -97,14 +98,16 @@ func TestSilenceOutsideOfCalls(t *testing.T) {
 func TestSlowIsNotHung(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
-		plugin, task, words string
-		patience            float64
+		plugin, task, message string
+		patience              float64
 	}{
 		"slow":                                   {"good", "work:2s", "", 60},
 		"waits for something that never happens": {"good", "hang", "Reset of lane 0 did not answer within 1s", 60},
-		"works forever":                          {"good", "work:1h", "Reset of lane 0 did not answer within 2s, 2 times its deadline, though it was working", 2},
-		"slow, without heartbeats":               {"no heartbeat", "work:1h", "Reset of lane 0 did not answer within 1s", 60},
-		"no patience":                            {"good", "work:1h", "Reset of lane 0 did not answer within 1s", 1},
+		"works forever": {"good", "work:1h",
+			"Reset of lane 0 did not answer within 2s, 2 times its deadline, though it was working", 2},
+		"slow, without heartbeats": {"no heartbeat", "work:1h",
+			"Reset of lane 0 did not answer within 1s", 60},
+		"no patience": {"good", "work:1h", "Reset of lane 0 did not answer within 1s", 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := supervisor(
@@ -123,13 +126,13 @@ func TestSlowIsNotHung(t *testing.T) {
 				)
 			}
 			_, err = e.Reset(background, env.Reset{Task: c.task})
-			if c.words == "" {
+			if c.message == "" {
 				require.NoError(t, err)
 				return
 			}
 			require.Equal(t, plugins.Deadline, plugins.KindOf(err))
-			require.ErrorContains(t, err, c.words)
-			require.NotContains(t, err.Error()[len("env toy: "+c.words):], "working")
+			require.ErrorContains(t, err, c.message)
+			require.NotContains(t, err.Error()[len("env toy: "+c.message):], "working")
 		})
 	}
 }

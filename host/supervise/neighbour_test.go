@@ -53,12 +53,13 @@ func neighbour(rest string) {
 	if err != nil {
 		panic(err)
 	}
-	try("connect with a certificate of its own", dial(own))
+	try("connect with another certificate", dial(own))
 	try("put a socket there", os.WriteFile(filepath.Join(filepath.Dir(socket), "mine"), nil, 0o600))
 	_, err = os.ReadDir(filepath.Dir(socket))
 	try("read the folder", err)
 	for who, pid := range map[string]string{"host": host, "plugin": plugin} {
-		for _, what := range []string{"fd", "mem", "environ", "map_files"} { // the arena is a memory file without a name, accessible only through these
+		// the arena is a memory file without a name, accessible only through these
+		for _, what := range []string{"fd", "mem", "environ", "map_files"} {
 			path := "/proc/" + pid + "/" + what
 			f, err := os.Open(path)
 			if err == nil {
@@ -115,28 +116,28 @@ func TestNeighbour(t *testing.T) {
 		require.NoError(t, err, string(out))
 		m := map[string]string{}
 		for _, line := range strings.Split(strings.TrimSpace(string(out)), "\n") {
-			what, came, _ := strings.Cut(line, ": ")
-			m[what] = came
+			what, results, _ := strings.Cut(line, ": ")
+			m[what] = results
 		}
 		require.Len(t, m, 12, string(out))
 		return m
 	}
-	for what, came := range attempts() {
-		require.Contains(t, came, "permission denied", what)
+	for what, results := range attempts() {
+		require.Contains(t, results, "permission denied", what)
 	}
 
 	// With open permissions, the certificate is the last protection.
 	for path := socket; path != filepath.Dir(s.folder.path); path = filepath.Dir(path) {
 		require.NoError(t, os.Chmod(path, 0o777))
 	}
-	came := attempts()
-	require.Regexp(t, "certificate required|bad certificate", came["connect"])
+	results := attempts()
+	require.Regexp(t, "certificate required|bad certificate", results["connect"])
 	require.Regexp(
 		t,
 		"unknown certificate|bad certificate|certificate required",
-		came["connect with a certificate of its own"],
+		results["connect with another certificate"],
 	)
-	for what, c := range came {
+	for what, c := range results {
 		if strings.HasPrefix(what, "the ") {
 			require.Contains(t, c, "permission denied", what)
 		}

@@ -63,7 +63,8 @@ func TestOutputOfACrash(t *testing.T) {
 	w := &lines{to: o, source: "err"}
 	_, err := w.Write(
 		[]byte(
-			"loading\nruntime: out of memory: cannot allocate 4194304-byte block (0 in use)\nfatal error: out of memory\n\n" + stacks,
+			"loading\nruntime: out of memory: cannot allocate 4194304-byte block (0 in use)\nfatal error: out of " +
+				"memory\n\n" + stacks,
 		),
 	)
 	require.NoError(t, err)
@@ -92,7 +93,8 @@ func TestOutputWithoutALog(t *testing.T) {
 }
 
 func TestAllowed(t *testing.T) {
-	for name, want := range map[string]bool{"PATH": true, "LC_TIME": true, "LC": false, "NVIDIA_DRIVER": true, "AWS_SECRET_ACCESS_KEY": false, "PATHX": false, "HTTPS_PROXY": false} {
+	for name, want := range map[string]bool{"PATH": true, "LC_TIME": true, "LC": false, "NVIDIA_DRIVER": true,
+		"AWS_SECRET_ACCESS_KEY": false, "PATHX": false, "HTTPS_PROXY": false} {
 		require.Equal(t, want, allowed(name, EnvAllow), name)
 	}
 	require.False(t, allowed("ANYTHING", []string{"*"}), "a star alone would allow everything")

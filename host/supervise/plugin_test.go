@@ -115,8 +115,10 @@ func serveEnv(impl env.Env) {
 	plugin.Serve(&plugin.ServeConfig{
 		HandshakeConfig:  plugins.Handshake,
 		VersionedPlugins: map[int]plugin.PluginSet{plugins.Protocol: {"env": &env.Plugin{Impl: impl}}},
-		GRPCServer:       func(o []grpc.ServerOption) *grpc.Server { return grpc.NewServer(append(o, serve.Options()...)...) },
-		Logger:           hclog.NewNullLogger(),
+		GRPCServer: func(o []grpc.ServerOption) *grpc.Server {
+			return grpc.NewServer(append(o, serve.Options()...)...)
+		},
+		Logger: hclog.NewNullLogger(),
 	})
 }
 

@@ -51,7 +51,8 @@ func TestPrepareCommand(t *testing.T) {
 	write(
 		t,
 		filepath.Join(dir, "plugin.toml"),
-		toyHead+"[command]\nexec = [\"./run.sh\"]\n[env]\n"+modeEnv+" = \"good\"\nDATA = \"{cache}/x\"\nHERE = \"{package}\"\n",
+		toyHead+"[command]\nexec = [\"./run.sh\"]\n[env]\n"+modeEnv+" = \"good\"\nDATA = \"{cache}/x\"\nHERE = "+
+			"\"{package}\"\n",
 		0o644,
 	)
 	write(t, filepath.Join(dir, "run.sh"), "#!/bin/sh\nexec "+exe+"\n", 0o755)
@@ -147,7 +148,7 @@ func TestPrepareBuilds(t *testing.T) {
 	require.Len(t, steps, 1, "a build without changes reports nothing")
 	// A library beside the package, as with a replace in go.mod, is not in the package's hash.
 	write(t, filepath.Join(root, "outside"), "echo library\n", 0o644)
-	require.Equal(t, "one\nlibrary\n", run(), "what lies outside the package counts too")
+	require.Equal(t, "one\nlibrary\n", run(), "files outside the package count too")
 	write(t, filepath.Join(root, "outside"), "", 0o644)
 	write(t, filepath.Join(dir, "source"), "#!/bin/sh\necho two\n", 0o644)
 	require.Equal(t, "two\n", run(), "changed source is built again")
@@ -178,7 +179,8 @@ func TestPreparePython(t *testing.T) {
 	write(
 		t,
 		filepath.Join(dir, "plugin.py"),
-		"import os, sys, part, srpo_sdk\nprint(srpo_sdk.here, sys.prefix, hash('a') == hash('a'), os.getcwd())\nsys.exit(3)\n",
+		"import os, sys, part, srpo_sdk\nprint(srpo_sdk.here, sys.prefix, hash('a') == hash('a'), "+
+			"os.getcwd())\nsys.exit(3)\n",
 		0o644,
 	)
 	sdk := fstest.MapFS{"srpo_sdk/__init__.py": {Data: []byte("here = 'sdk'\n")}}
@@ -214,7 +216,8 @@ func TestGPURequirements(t *testing.T) {
 	write(
 		t,
 		filepath.Join(dir, "plugin.toml"),
-		toyHead+"[python]\nversion = \">=3.8\"\ndownload_mb = 1\n[python.gpu]\nrequirements = \"gpu.txt\"\ndownload_mb = 7\n",
+		toyHead+"[python]\nversion = \">=3.8\"\ndownload_mb = 1\n[python.gpu]\nrequirements = "+
+			"\"gpu.txt\"\ndownload_mb = 7\n",
 		0o644,
 	)
 	for _, name := range []string{"requirements.txt", "gpu.txt", "plugin.py"} {
@@ -277,7 +280,8 @@ func TestPrepareServed(t *testing.T) {
 	root := t.TempDir()
 	exe, err := os.Executable()
 	require.NoError(t, err)
-	text := toyHead + "[python]\nversion = \">=3.8\"\npost_install = \"make.py\"\n[command]\nexec = [\"{srpo}\", \"plugin\", \"serve\"]\n[env]\n" +
+	text := toyHead + "[python]\nversion = \">=3.8\"\npost_install = \"make.py\"\n[command]\nexec = [\"{srpo}\", " +
+		"\"plugin\", \"serve\"]\n[env]\n" +
 		modeEnv + " = \"good\"\nMODEL = \"{made}/model\"\nLIBRARY = \"{venv}/lib\"\n"
 	embedded := fstest.MapFS{"plugin.toml": {Data: []byte(text)}, "requirements.txt": {Data: []byte("# nothing\n")},
 		"make.py": {Data: []byte("import sys\nopen(sys.argv[1] + '/model', 'w').write('weights')\n")}}

@@ -323,7 +323,8 @@ func (p *Process) share(vars map[string]string) (inherits []*os.File, lifelineR,
 		case err == nil:
 			vars[plugins.ArenaEnv] = fmt.Sprint(plugins.ArenaFD)
 			inherits = append(inherits, p.arena.File())
-		case plugins.KindOf(err) == plugins.Unsupported: // no memory files on this system: tensors travel in the messages
+		// no memory files on this system: tensors travel in the messages
+		case plugins.KindOf(err) == plugins.Unsupported:
 			p.out.line("srpo", "--- "+err.Error())
 		default:
 			return nil, nil, nil, plugins.AsError(err).WithPlace("%s", p.Label())
@@ -457,7 +458,8 @@ func (p *Process) explainStart(failure error) *plugins.Error {
 		detail = cutLines(detail, maxQuotedDetail)
 		quoted := cutLines(shown, maxQuoted)
 		return fail(plugins.Corrupt, "printed on stdout before the handshake: %q%s", quoted, l.alsoExited()).
-			WithHint("print to stderr instead; in Python import srpo_sdk before anything else, in Go call sdk.Serve first in main")
+			WithHint("print to stderr instead; in Python import srpo_sdk before anything else, in Go call " +
+				"sdk.Serve first in main")
 	case line != "" && version != plugins.Protocol:
 		hint := "install a version of the plugin for this srpo"
 		if version > plugins.Protocol {
@@ -481,7 +483,8 @@ func (p *Process) explainStart(failure error) *plugins.Error {
 	case line == "":
 		hint := l.hint()
 		if l.exitReason() == "exited with status 0" {
-			hint = "check that the program calls srpo.serve(...) in Python, or sdk.ServeSim or a similar function in Go; " + hint
+			hint = "check that the program calls srpo.serve(...) in Python, or sdk.ServeSim or a similar function " +
+				"in Go; " + hint
 		}
 		return fail(plugins.Unavailable, "%s before its handshake", l.exitReason()).WithHint("%s", hint)
 	}

@@ -119,10 +119,13 @@ func TestStartFailures(t *testing.T) {
 		message string
 		detail  string
 	}{
-		{"prints", plugins.Corrupt, `env toy: printed on stdout before the handshake: "hello from an import"`, "hello from an import"},
-		{"prints and dies", plugins.Corrupt, `printed on stdout before the handshake: "Traceback: no such module"; then it exited with status 3`, ""},
+		{"prints", plugins.Corrupt, `env toy: printed on stdout before the handshake: "hello from an import"`,
+			"hello from an import"},
+		{"prints and dies", plugins.Corrupt,
+			`printed on stdout before the handshake: "Traceback: no such module"; then it exited with status 3`, ""},
 		{"ends", plugins.Unavailable, "env toy: exited with status 0 before its handshake", ""},
-		{"dies", plugins.Unavailable, "env toy: exited with status 7 before its handshake", "libEGL.so.1: cannot open shared object file"},
+		{"dies", plugins.Unavailable, "env toy: exited with status 7 before its handshake",
+			"libEGL.so.1: cannot open shared object file"},
 		{"hangs", plugins.Deadline, "did not finish its handshake within 700ms", "loading a large model"},
 		{"newer", plugins.Mismatch, "uses protocol version 9, this srpo uses 1", ""},
 		{"no certificate", plugins.Corrupt, "sent no TLS certificate in its handshake", ""},
@@ -150,7 +153,8 @@ func TestStartFailures(t *testing.T) {
 		_, err := supervisor(t, Options{}).Start(context.Background(), launch(t, "ends"))
 		require.Equal(
 			t,
-			"check that the program calls srpo.serve(...) in Python, or sdk.ServeSim or a similar function in Go; it printed nothing",
+			"check that the program calls srpo.serve(...) in Python, or sdk.ServeSim or a similar function in Go; "+
+				"it printed nothing",
 			plugins.AsError(err).Hint,
 		)
 	})

@@ -28,7 +28,8 @@ func script(t *testing.T, text string) Program {
 func TestProgramReports(t *testing.T) {
 	p := script(
 		t,
-		`echo printed; echo '{"say":"hello"}' >&4; echo '{"phase":"working","done":1,"total":3,"note":"slowly"}' >&4; echo '{"result":{"file":"x"}}' >&$SRPO_REPORT_FD`,
+		`echo printed; echo '{"say":"hello"}' >&4; echo '{"phase":"working","done":1,"total":3,"note":"slowly"}' `+
+			`>&4; echo '{"result":{"file":"x"}}' >&$SRPO_REPORT_FD`,
 	)
 	var got []Report
 	p.OnReport = func(r Report) { got = append(got, r) }
@@ -48,13 +49,20 @@ func TestProgramFailures(t *testing.T) {
 		text, message, hint, detail string
 		kind                        plugins.ErrorKind
 	}{
-		"a reported error":    {`echo '{"error":{"kind":"not found","message":"no weights","place":"folder","hint":"download them"}}' >&4; exit 1`, "folder: no weights", "download them", "", plugins.NotFound},
-		"an unknown kind":     {`echo '{"error":{"kind":"odd","message":"hm","place":"","hint":"look"}}' >&4; exit 1`, "hm", "look", "", plugins.Internal},
-		"a crash":             {`echo 'ImportError: torch' >&2; exit 3`, "encoder toy: it exited with status 3", "its output is in ", "ImportError: torch", plugins.Unavailable},
-		"killed":              {`kill -9 $$`, "was killed by signal 9", "out of memory", "", plugins.Unavailable},
-		"no result":           {`echo bye >&2`, "it ended without a result", "its output is in ", "bye", plugins.Corrupt},
-		"no JSON":             {`echo '{"result"' >&4`, "it ended without a result", "", `not a report: {"result"`, plugins.Corrupt},
-		"a result, then dead": {`echo '{"result":{}}' >&4; exit 9`, "exited with status 9", "", "", plugins.Unavailable},
+		"a reported error": {`echo '{"error":{"kind":"not found","message":"no ` +
+			`weights","place":"folder","hint":"download them"}}' >&4; exit 1`, "folder: no weights", "download them",
+			"", plugins.NotFound},
+		"an unknown kind": {`echo '{"error":{"kind":"odd","message":"hm","place":"","hint":"look"}}' >&4; exit 1`,
+			"hm", "look", "", plugins.Internal},
+		"a crash": {`echo 'ImportError: torch' >&2; exit 3`, "encoder toy: it exited with status 3",
+			"its output is in ", "ImportError: torch", plugins.Unavailable},
+		"killed": {`kill -9 $$`, "was killed by signal 9", "out of memory", "", plugins.Unavailable},
+		"no result": {`echo bye >&2`, "it ended without a result", "its output is in ", "bye",
+			plugins.Corrupt},
+		"no JSON": {`echo '{"result"' >&4`, "it ended without a result", "", `not a report: {"result"`,
+			plugins.Corrupt},
+		"a result, then dead": {`echo '{"result":{}}' >&4; exit 9`, "exited with status 9", "", "",
+			plugins.Unavailable},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := script(t, c.text).Run(context.Background())
@@ -88,9 +96,12 @@ func TestProgramLeavesNobody(t *testing.T) {
 
 func TestProgramStops(t *testing.T) {
 	for name, c := range map[string]struct{ text, want string }{
-		"when asked":        {`trap 'exit 5' TERM; echo '{"say":"ready"}' >&4; while :; do sleep 0.02; done`, "stopped: enough"},
-		"and says why":      {`trap 'echo "{\"error\":{\"kind\":\"canceled\",\"message\":\"saved at step 3\"}}" >&4; exit 1' TERM; echo '{"say":"ready"}' >&4; while :; do sleep 0.02; done`, "saved at step 3"},
-		"when it will not":  {`trap '' TERM; echo '{"say":"ready"}' >&4; while :; do sleep 0.02; done`, "stopped: enough"},
+		"when asked": {`trap 'exit 5' TERM; echo '{"say":"ready"}' >&4; while :; do sleep 0.02; done`,
+			"stopped: enough"},
+		"and says why": {`trap 'echo "{\"error\":{\"kind\":\"canceled\",\"message\":\"saved at step 3\"}}" ` +
+			`>&4; exit 1' TERM; echo '{"say":"ready"}' >&4; while :; do sleep 0.02; done`, "saved at step 3"},
+		"when it will not": {`trap '' TERM; echo '{"say":"ready"}' >&4; while :; do sleep 0.02; done`,
+			"stopped: enough"},
 		"before it started": {`:`, ""},
 	} {
 		t.Run(name, func(t *testing.T) {

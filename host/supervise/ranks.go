@@ -164,7 +164,8 @@ func (s *Supervisor) rankConfigs(info plugins.Info, n int, c plugins.Config) ([]
 		if !info.Distributed {
 			return nil, plugins.Errorf(plugins.Unsupported, "it runs as one process, not as %d", n).
 				WithPlace("policy %s", info.Name).
-				WithHint("set host.policy_processes = 1, or use a policy that can run as several (openvla, pi0, pi0-fast)")
+				WithHint("set host.policy_processes = 1, or use a policy that can run as several (openvla, pi0, " +
+					"pi0-fast)")
 		}
 		// A private folder, with a path short enough for a socket.
 		c.Rendezvous = filepath.Join(s.folder.path, fmt.Sprintf("world-%d", s.count.Add(1)))

@@ -28,11 +28,12 @@ const drain = 300 * time.Millisecond
 // go-plugin, whose own runner gives the host's stdin to the plugin, kills the leader only, and waits
 // forever for children that hold stdout or stderr.
 type leader struct {
-	cmd      *exec.Cmd
-	tag      string
-	out      *output
-	inherits []*os.File // descriptors 3, 4, ... of the plugin; the first is the read end of the lifeline, closed after the start
-	lifeline *os.File   // write end, open while the plugin may live
+	cmd *exec.Cmd
+	tag string
+	out *output
+	// descriptors 3, 4, ... of the plugin; the first is the read end of the lifeline, closed after the start
+	inherits []*os.File
+	lifeline *os.File // write end, open while the plugin may live
 
 	stdout     *os.File
 	stderr     *os.File

@@ -24,8 +24,8 @@ func (r *run) openData(ctx context.Context, dir string, from config.Origin) (dat
 		others := slices.DeleteFunc(wanted, func(x string) bool { return x == camera })
 		wanted = append([]string{camera}, others...)
 	}
-	set, err := dataset.Open(ctx, dir, dataset.Options{Cameras: c.Cameras, Wanted: wanted, Action: c.Action,
-		State: c.State, Success: c.Success, Every: r.cfg.Rollout.RecordEvery, Reader: r.Reader})
+	set, err := dataset.Open(ctx, dir, dataset.Options{Cameras: c.Cameras, RequestedCameras: wanted, Action: c.Action,
+		State: c.State, Success: c.Success, RecordEvery: r.cfg.Rollout.RecordEvery, Reader: r.Reader})
 	if err != nil {
 		if e := plugins.AsError(err); e.Place == "" {
 			return nil, nil, e.WithPlace("%s", from)

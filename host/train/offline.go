@@ -309,7 +309,7 @@ func (r *run) progressCurves(ctx context.Context, set dataset.Set, episodes []in
 	}
 	for n := range curves {
 		k := index[curves[n].ID]
-		curves[n].Ends = endSteps(curves[n].Ends, clips.Info[k].Frames, set.Every(), all[episodes[k]].Steps)
+		curves[n].Ends = endSteps(curves[n].Ends, clips.Info[k].Frames, set.RecordEvery(), all[episodes[k]].Steps)
 	}
 	return curves, nil
 }

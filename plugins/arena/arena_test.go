@@ -55,7 +55,7 @@ func TestLongWritesArriveWhole(t *testing.T) {
 		seen, err := host.View(uint64(slot.Offset), uint64(slot.Length), slot.Generation)
 		require.NoError(t, err)
 		require.True(t, bytes.Equal(data, seen[Align:Align+n]), "%d bytes", n)
-		require.Equal(t, make([]byte, Align), seen[Align+n:][:Align], "%d bytes, and what lies after them", n)
+		require.Equal(t, make([]byte, Align), seen[Align+n:][:Align], "%d bytes, and the bytes after them", n)
 		clear(seen)
 		slot.Release()
 	}
@@ -85,7 +85,7 @@ func TestStaleAndForeignReferencesAreRefused(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, int(off), again.Offset)
 	_, err = plug.View(off, 8, gen)
-	require.Equal(t, plugins.Corrupt, plugins.KindOf(err), "granted to somebody else")
+	require.Equal(t, plugins.Corrupt, plugins.KindOf(err), "granted to another call")
 }
 
 // TestGrantsNeverOverlap grants and releases at random. Live slots keep their bytes, and in the end all memory is

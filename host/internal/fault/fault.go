@@ -1,16 +1,15 @@
-// Package fault lets tests kill srpo's processes at chosen points. In a normal build [On] is false and
-// every function is empty: what it guards is compiled away. With the build tag "faults" a program follows
-// the plan in the variable SRPO_FAULT, and writes what it comes by into the file that SRPO_FAULT_TRACE
-// names.
+// Package fault lets tests kill the processes of srpo at chosen points. In a normal build [On] is false and every
+// function is empty, so the compiler removes the code. With the build tag "faults", a program follows the plan in
+// the variable SRPO_FAULT, and writes the points that it passes to the file that SRPO_FAULT_TRACE names.
 //
-// A point has a name, in which numbers count as one ("store rename checkpoints/N"), so that a point means
-// the same in every iteration, and is told from others of its name by its place among them. A plan is a
-// list of faults with a semicolon between them, each "WHO,WHEN,NAME,K":
+// A point has a name in which every number is replaced by N ("store rename checkpoints/N"), so it has the same name
+// in every iteration. The points of one name are numbered. A plan is a list of faults, separated by semicolons, each
+// "WHO,WHEN,NAME,K":
 //
-//	WHO   host: this very process gets SIGKILL; plugin: the process that the call goes to; stop: that process gets SIGSTOP, and hangs
-//	WHEN  before or after; torn: a write that gets half of its bytes into the file; a number: so many microseconds into the call
+//	WHO   host: this process gets SIGKILL; plugin: the called process gets it; stop: the called process gets SIGSTOP
+//	WHEN  before or after the call; a number: so many microseconds into it; torn: in the middle of a write
 //	NAME  of the point or call
-//	K     the how many-th of that name, from 1
+//	K     number of the point among those of that name, from 1
 package fault
 
 import "strings"

@@ -52,7 +52,8 @@ func TestLocate(t *testing.T) {
 		{"a = 1", 99, 1, 6, "1 | a = 1\n  |      ^"},
 		{"a = 1", -1, 1, 1, "1 | a = 1\n  | ^"},
 		{"\ta = \x00", 5, 1, 6, "1 | \ta = ?\n  | \t    ^"},
-		{strings.Repeat("a", 500), 400, 1, 401, "1 | " + strings.Repeat("a", 160) + "\n  | " + strings.Repeat(" ", 80) + "^"},
+		{strings.Repeat("a", 500), 400, 1, 401,
+			"1 | " + strings.Repeat("a", 160) + "\n  | " + strings.Repeat(" ", 80) + "^"},
 	} {
 		line, column, excerpt := Locate(c.text, c.offset)
 		require.Equal(t, []any{c.line, c.column, c.excerpt}, []any{line, column, excerpt}, c.text)

@@ -149,7 +149,8 @@ func (c *Catalog) Open(dir string) (Package, error) {
 		return Package{}, err
 	}
 	if m.Command != nil && m.Command.IsSelf() {
-		e := plugins.Errorf(plugins.Invalid, "%s %s is served by srpo's own program, which only packages inside srpo may be", m.Kind, m.Name).
+		e := plugins.Errorf(plugins.Invalid,
+			"%s %s is served by srpo's own program, which only packages inside srpo may be", m.Kind, m.Name).
 			WithPlace("%s", filepath.Join(abs, manifest.FileName))
 		for _, f := range c.Embedded {
 			if own, err := manifest.Load(f, "embedded"); err == nil && own.Kind == m.Kind && own.Name == m.Name {

@@ -14,7 +14,8 @@ import (
 )
 
 func manifestText(name, kind string) string {
-	return "name = \"" + name + "\"\nkind = \"" + kind + "\"\nversion = \"0.1.0\"\nprotocol = 1\n[command]\nexec = [\"./run.sh\"]\n"
+	return "name = \"" + name + "\"\nkind = \"" + kind + "\"\nversion = \"0.1.0\"\nprotocol = 1\n[command]\nexec = " +
+		"[\"./run.sh\"]\n"
 }
 
 func put(t *testing.T, dir, text string) {
@@ -44,7 +45,9 @@ func catalog(t *testing.T) *Catalog {
 		},
 		Embedded: []fs.FS{
 			embedded,
-		}, Path: []string{filepath.Join(root, "a"), filepath.Join(root, "b"), filepath.Join(root, "absent")}, Cache: filepath.Join(root, "cache"),
+		},
+		Path:  []string{filepath.Join(root, "a"), filepath.Join(root, "b"), filepath.Join(root, "absent")},
+		Cache: filepath.Join(root, "cache"),
 	}
 }
 
@@ -81,7 +84,8 @@ func TestNotFound(t *testing.T) {
 		name, message, hint string
 		is                  plugins.ErrorKind
 	}{
-		{plugins.Env, "table-top", `no env is called "table-top"; there is tabletop, libero, reach`, `did you mean "tabletop"?`, plugins.NotFound},
+		{plugins.Env, "table-top", `no env is called "table-top"; there is tabletop, libero, reach`,
+			`did you mean "tabletop"?`, plugins.NotFound},
 		{plugins.Policy, "openvla", `there is tiny`, "plugin_path", plugins.NotFound},
 		{plugins.Policy, "tabletop", "no policy is called", "", plugins.NotFound},
 		{plugins.Env, "sh", "no env is called", "", plugins.NotFound}, // PATH is not searched

@@ -83,7 +83,8 @@ func Load(path string) (*File, error) {
 	}
 	broken := func(format string, args ...any) (*File, error) {
 		return nil, plugins.Errorf(plugins.Corrupt, format, args...).WithPlace("%s", path).
-			WithHint("restore it from version control, or delete it: the next run writes a new one and trusts the packages as they are then")
+			WithHint("restore it from version control, or delete it: the next run writes a new one and trusts the " +
+				"packages as they are then")
 	}
 	if errors.Is(err, bounded.ErrTooLarge) {
 		return broken("%v: srpo did not write this lock", err)
@@ -199,7 +200,8 @@ func (f *File) changedError(p Package, changes []Change, reason string) error {
 	if reason != "" {
 		hint += " (it is not re-locked automatically: " + reason + ")"
 	}
-	return plugins.Errorf(plugins.Corrupt, "%s %s in %s differs from the lock: %s%s", p.Kind, p.Name, p.Dir, changes[0], more).
+	return plugins.Errorf(plugins.Corrupt, "%s %s in %s differs from the lock: %s%s", p.Kind, p.Name, p.Dir,
+		changes[0], more).
 		WithPlace("%s", f.path).
 		WithDetail(Describe(changes[:min(len(changes), maxShown)], "\n")).
 		WithHint("%s", hint)
@@ -242,8 +244,9 @@ func (f *File) Remove(kind plugins.Kind, name string) {
 }
 
 // header is the comment at the top of the file.
-const header = `# The files of the plugin packages: SHA-256, kind (- file, x executable, l link), bytes and path of each. Written by srpo;
-# keep it in version control. A package that differs is refused until srpo plugin lock FOLDER confirms the change.
+const header = `# The files of the plugin packages: SHA-256, kind (- file, x executable, l link), bytes and path.
+# Written by srpo; keep it in version control. A package that differs is refused until
+# srpo plugin lock FOLDER confirms the change.
 `
 
 // Write replaces the file atomically.
@@ -253,7 +256,8 @@ func (f *File) Write() error {
 	fmt.Fprintf(&b, "version = %d\n", version)
 	for _, e := range f.entries {
 		b.WriteString("\n[[plugin]]\n")
-		for _, field := range [][2]string{{"kind", string(e.Kind)}, {"name", e.Name}, {"version", e.Version}, {"path", e.Path},
+		for _, field := range [][2]string{{"kind", string(e.Kind)}, {"name", e.Name}, {"version", e.Version},
+			{"path", e.Path},
 			{"sha256", e.Tree.Sum()}} {
 			fmt.Fprintf(&b, "%s = %s\n", field[0], quote(field[1]))
 		}

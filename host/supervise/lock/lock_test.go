@@ -66,7 +66,8 @@ func TestTampering(t *testing.T) {
 		name, want string
 		do         func(t *testing.T, dir string)
 	}{
-		{"one byte", "plugin.py changed", func(t *testing.T, dir string) { write(t, filepath.Join(dir, "plugin.py"), "import srpo_sdl\n", 0o644) }},
+		{"one byte", "plugin.py changed",
+			func(t *testing.T, dir string) { write(t, filepath.Join(dir, "plugin.py"), "import srpo_sdl\n", 0o644) }},
 		{"last byte of a large file", "meshes/arm.bin changed", func(t *testing.T, dir string) {
 			f, err := os.OpenFile(filepath.Join(dir, "meshes", "arm.bin"), os.O_WRONLY, 0)
 			require.NoError(t, err)
@@ -74,9 +75,12 @@ func TestTampering(t *testing.T) {
 			require.NoError(t, err)
 			require.NoError(t, f.Close())
 		}},
-		{"added", "sitecustomize.py was added", func(t *testing.T, dir string) { write(t, filepath.Join(dir, "sitecustomize.py"), "", 0o644) }},
-		{"removed", "bin/tool was removed", func(t *testing.T, dir string) { require.NoError(t, os.Remove(filepath.Join(dir, "bin", "tool"))) }},
-		{"executable", "plugin.py became executable", func(t *testing.T, dir string) { require.NoError(t, os.Chmod(filepath.Join(dir, "plugin.py"), 0o755)) }},
+		{"added", "sitecustomize.py was added",
+			func(t *testing.T, dir string) { write(t, filepath.Join(dir, "sitecustomize.py"), "", 0o644) }},
+		{"removed", "bin/tool was removed",
+			func(t *testing.T, dir string) { require.NoError(t, os.Remove(filepath.Join(dir, "bin", "tool"))) }},
+		{"executable", "plugin.py became executable",
+			func(t *testing.T, dir string) { require.NoError(t, os.Chmod(filepath.Join(dir, "plugin.py"), 0o755)) }},
 		{"not executable", "bin/tool is no longer executable", func(t *testing.T, dir string) {
 			require.NoError(t, os.Chmod(filepath.Join(dir, "bin", "tool"), 0o644))
 		}},
@@ -120,11 +124,16 @@ func TestRefused(t *testing.T) {
 		{"absolute link", "data is a link to /etc/hostname, an absolute path", func(t *testing.T, dir string) {
 			require.NoError(t, os.Symlink("/etc/hostname", filepath.Join(dir, "data")))
 		}},
-		{"link out", "data is a link to ../../x, outside the package", func(t *testing.T, dir string) { require.NoError(t, os.Symlink("../../x", filepath.Join(dir, "data"))) }},
-		{"link to nothing", "which does not exist", func(t *testing.T, dir string) { require.NoError(t, os.Symlink("nothing", filepath.Join(dir, "data"))) }},
-		{"loop", "data is a link to data", func(t *testing.T, dir string) { require.NoError(t, os.Symlink("data", filepath.Join(dir, "data"))) }},
-		{"fifo", "pipe is neither a file nor a folder", func(t *testing.T, dir string) { require.NoError(t, syscall.Mkfifo(filepath.Join(dir, "pipe"), 0o644)) }},
-		{"newline in a name", "unprintable name", func(t *testing.T, dir string) { write(t, filepath.Join(dir, "a\nb"), "", 0o644) }},
+		{"link out", "data is a link to ../../x, outside the package",
+			func(t *testing.T, dir string) { require.NoError(t, os.Symlink("../../x", filepath.Join(dir, "data"))) }},
+		{"link to nothing", "which does not exist",
+			func(t *testing.T, dir string) { require.NoError(t, os.Symlink("nothing", filepath.Join(dir, "data"))) }},
+		{"loop", "data is a link to data",
+			func(t *testing.T, dir string) { require.NoError(t, os.Symlink("data", filepath.Join(dir, "data"))) }},
+		{"fifo", "pipe is neither a file nor a folder",
+			func(t *testing.T, dir string) { require.NoError(t, syscall.Mkfifo(filepath.Join(dir, "pipe"), 0o644)) }},
+		{"newline in a name", "unprintable name",
+			func(t *testing.T, dir string) { write(t, filepath.Join(dir, "a\nb"), "", 0o644) }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p, path := pack(t)
@@ -153,8 +162,10 @@ func TestBrokenLock(t *testing.T) {
 	}{
 		{"not TOML", "what is this", "line 1", plugins.Corrupt},
 		{"another form", "version = 7\n", "format 7", plugins.Mismatch},
-		{"a changed hash", strings.Replace(string(good), tree.Files[0].SHA256, strings.Repeat("0", 64), 1), "does not have the hash", plugins.Corrupt},
-		{"a removed file", strings.Replace(string(good), "  \""+tree.Files[1].String()+"\",\n", "", 1), "does not have the hash", plugins.Corrupt},
+		{"a changed hash", strings.Replace(string(good), tree.Files[0].SHA256, strings.Repeat("0", 64), 1),
+			"does not have the hash", plugins.Corrupt},
+		{"a removed file", strings.Replace(string(good), "  \""+tree.Files[1].String()+"\",\n", "", 1),
+			"does not have the hash", plugins.Corrupt},
 		{"unknown key", "version = 1\nsurprise = 2\n", "unknown key surprise", plugins.Corrupt},
 	} {
 		write(t, path, c.text, 0o644)

@@ -228,7 +228,8 @@ func hashFile(fsys fs.FS, dir, name string, d fs.DirEntry) (FileHash, error) {
 // checkLink returns the target of a link. A target outside the package is an error.
 func checkLink(dir, name string) (string, error) {
 	refuse := func(format string, args ...any) (string, error) {
-		return "", plugins.Errorf(plugins.Invalid, "%s", fmt.Sprintf("%s is a link ", name)+fmt.Sprintf(format, args...)).
+		return "", plugins.Errorf(plugins.Invalid, "%s",
+			fmt.Sprintf("%s is a link ", name)+fmt.Sprintf(format, args...)).
 			WithHint("a package contains all its files: copy the file into it")
 	}
 	if dir == "" {

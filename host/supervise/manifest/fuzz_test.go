@@ -15,7 +15,8 @@ import (
 // the package.
 func FuzzManifest(f *testing.F) {
 	f.Add(
-		head + "[python]\nversion = \">=3.10\"\nno_deps = true\n[python.gpu]\nrequirements = \"requirements.txt\"\n[[system]]\nlibrary = \"libEGL.so.1\"\n[env]\nA = \"{cache}\"\n",
+		head + "[python]\nversion = \">=3.10\"\nno_deps = true\n[python.gpu]\nrequirements = " +
+			"\"requirements.txt\"\n[[system]]\nlibrary = \"libEGL.so.1\"\n[env]\nA = \"{cache}\"\n",
 	)
 	f.Add(head + "[command]\nexec = [\"./x\", \"-v\"]\nbuild = [\"go\", \"build\", \"-o\", \"x\", \".\"]\n")
 	f.Add(head + "[command]\nexec = [\"../x\"]\n")

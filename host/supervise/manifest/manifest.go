@@ -156,7 +156,8 @@ func Load(fsys fs.FS, place string) (*Manifest, error) {
 // typeError matches the message of the TOML package for a value of the wrong type. There is no error type
 // for it.
 var typeError = regexp.MustCompile(
-	`^toml: (?:line (\d+) )?\(last key "(.*?)"\): incompatible types: TOML value has type (\w+); destination has type (\w+)`,
+	`^toml: (?:line (\d+) )?\(last key "(.*?)"\): incompatible types: TOML value has type (\w+); destination has ` +
+		`type (\w+)`,
 )
 
 func wrongType(err error, file string) error {

@@ -80,7 +80,8 @@ func (b *builder) build(ctx context.Context) error {
 	} else if !in.Venv {
 		const message = "%s (Python %s) cannot make environments: it lacks the modules venv and ensurepip; and %s"
 		return plugins.Errorf(plugins.NotFound, message, in.Path, in.Version, version).
-			WithHint("install python3-venv (apt-get install python3.%d-venv) or uv, or give another Python in [host] python",
+			WithHint("install python3-venv (apt-get install python3.%d-venv) or uv, or give another Python in "+
+				"[host] python",
 				in.Version.Minor)
 	}
 	b.report(Progress{What: b.plan(in, installer, count)})
@@ -247,7 +248,8 @@ func (b *builder) checkSpace() error {
 		return nil
 	}
 	if free := float64(st.Bavail) * float64(st.Bsize) / 1e6; free < b.DiskMB {
-		return plugins.Errorf(plugins.Exhausted, "needs %.0f MB, %s has %.0f MB free", b.DiskMB, filepath.Dir(b.dir), free).
+		return plugins.Errorf(plugins.Exhausted, "needs %.0f MB, %s has %.0f MB free", b.DiskMB, filepath.Dir(b.dir),
+			free).
 			WithHint("free some space, or set SRPO_CACHE to a folder on another disk")
 	}
 	return nil
@@ -396,12 +398,17 @@ func (b *builder) explain(err error, name, output string) error {
 		kind, hint = plugins.NotFound, "check that the program exists"
 	case has("no space left"):
 		kind, hint = plugins.Exhausted, "free some space, or set SRPO_CACHE to a folder on another disk"
-	case has("hash mismatch", "do not match the hashes", "hashes are required", "hashes in --require-hashes", "require-hashes"):
-		kind, hint = plugins.Corrupt, "the package index returned other files than those that the plugin's author locked, or a line has no hash: do not install it, and tell the author"
+	case has("hash mismatch", "do not match the hashes", "hashes are required", "hashes in --require-hashes",
+		"require-hashes"):
+		kind, hint = plugins.Corrupt, "the package index returned other files than those that the plugin's author "+
+			"locked, or a line has no hash: do not install it, and tell the author"
 	case has("no matching distribution", "no solution found", "could not find a version"):
-		kind, hint = plugins.NotFound, "the index does not have a wheel for this Python and machine: give another Python in [host] python, or ask the plugin's author"
-	case has("connection", "network", "resolve", "timed out", "timeout", "proxy", "dns", "failed to fetch", "unreachable"):
-		hint = "check that the network and the package index can be reached (proxy, index address), then run the same command again; downloads are kept"
+		kind, hint = plugins.NotFound, "the index does not have a wheel for this Python and machine: give another "+
+			"Python in [host] python, or ask the plugin's author"
+	case has("connection", "network", "resolve", "timed out", "timeout", "proxy", "dns", "failed to fetch",
+		"unreachable"):
+		hint = "check that the network and the package index can be reached (proxy, index address), then run the " +
+			"same command again; downloads are kept"
 	}
 	return plugins.Errorf(kind, "%s failed: %w", filepath.Base(name), err).
 		WithDetail(output).
@@ -463,13 +470,15 @@ func checkRequirements(text, path string) (count int, err error) {
 		}
 		logical = strings.TrimSpace(logical + line)
 		if logical != "" &&
-			(!strings.HasPrefix(logical, "-") || strings.HasPrefix(logical, "-e") || strings.HasPrefix(logical, "--editable")) {
+			(!strings.HasPrefix(logical, "-") || strings.HasPrefix(logical, "-e") || strings.HasPrefix(logical,
+				"--editable")) {
 			count++
 			if !strings.Contains(logical, "--hash=") {
 				shown, _, _ := strings.Cut(logical, " ")
 				return count, plugins.Errorf(plugins.Invalid, "the requirement %s has no hash", shown).
 					WithPlace("%s:%d", path, start).
-					WithHint("lock the list with its hashes: uv pip compile --generate-hashes requirements.in -o requirements.txt")
+					WithHint("lock the list with its hashes: uv pip compile --generate-hashes requirements.in -o " +
+						"requirements.txt")
 			}
 		}
 		logical = ""

@@ -73,7 +73,8 @@ func Find(ctx context.Context, want Requirement, given string) (Interpreter, err
 	if m := want.minors(); len(m) > 0 {
 		minor = fmt.Sprintf("3.%d", m[0])
 	}
-	const hint = "install one (uv python install %s, pyenv install %s, or your system's package), or give its path in [host] python"
+	const hint = "install one (uv python install %s, pyenv install %s, or your system's package), or give its path " +
+		"in [host] python"
 	return Interpreter{}, plugins.Errorf(plugins.NotFound, "no Python %s on this machine", want).
 		WithDetail(strings.Join(failures, "\n")).WithHint(hint, minor, minor)
 }
@@ -232,9 +233,11 @@ venv = bool(u.find_spec("venv")) and bool(u.find_spec("ensurepip"))
 pip = []
 if venv:
     import ensurepip
-    for d in (os.path.join(os.path.dirname(ensurepip.__file__), "_bundled"), getattr(ensurepip, "_WHEEL_PKG_DIR", None)):
+    bundled = os.path.join(os.path.dirname(ensurepip.__file__), "_bundled")
+    for d in (bundled, getattr(ensurepip, "_WHEEL_PKG_DIR", None)):
         pip += sorted(glob.glob(os.path.join(d, "pip-*.whl"))) if d else []
-print(json.dumps({"version": list(sys.version_info[:3]), "real": os.path.realpath(sys.executable), "implementation": sys.implementation.name,
+print(json.dumps({"version": list(sys.version_info[:3]), "real": os.path.realpath(sys.executable),
+    "implementation": sys.implementation.name,
     "venv": venv, "pip": pip[0] if pip else ""}))`
 
 // probe runs a program to find out whether it is a Python.

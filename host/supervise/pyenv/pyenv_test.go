@@ -132,7 +132,8 @@ func TestByVersion(t *testing.T) {
 
 func TestCheckRequirements(t *testing.T) {
 	n, err := checkRequirements(
-		"# list\n\nnumpy==1.26.4 \\\n    --hash=sha256:aa \\\n    --hash=sha256:bb\n    # via x\n--index-url https://x\nsix==1 --hash=sha256:cc # comment\n",
+		"# list\n\nnumpy==1.26.4 \\\n    --hash=sha256:aa \\\n    --hash=sha256:bb\n    # via x\n--index-url "+
+			"https://x\nsix==1 --hash=sha256:cc # comment\n",
 		"r.txt",
 	)
 	require.NoError(t, err)
@@ -224,7 +225,8 @@ func TestEnsure(t *testing.T) {
 			require.Contains(
 				t,
 				strings.Join(steps, "\n"),
-				"installing toy's Python environment (1 packages, 1 MB on disk) into "+env.Dir+" with Python "+in.Version.String(),
+				"installing toy's Python environment (1 packages, 1 MB on disk) into "+
+					""+env.Dir+" with Python "+in.Version.String(),
 			)
 			out, err := exec.Command(env.Python, "-c", "import srpotoy; print(srpotoy.value)").Output()
 			require.NoError(t, err)

@@ -27,11 +27,15 @@ def model(dtype: int, loop: bool = False) -> onnx.ModelProto:
         body = helper.make_graph(
             [helper.make_node("Identity", ["going"], ["on"]), helper.make_node("Add", ["state", "zeros"], ["next"])],
             "body",
-            [helper.make_tensor_value_info("round", TensorProto.INT64, []),
-             helper.make_tensor_value_info("going", TensorProto.BOOL, []),
-             helper.make_tensor_value_info("state", dtype, None)],
-            [helper.make_tensor_value_info("on", TensorProto.BOOL, []),
-             helper.make_tensor_value_info("next", dtype, None)],
+            [
+                helper.make_tensor_value_info("round", TensorProto.INT64, []),
+                helper.make_tensor_value_info("going", TensorProto.BOOL, []),
+                helper.make_tensor_value_info("state", dtype, None),
+            ],
+            [
+                helper.make_tensor_value_info("on", TensorProto.BOOL, []),
+                helper.make_tensor_value_info("next", dtype, None),
+            ],
         )
         values.append(numpy_helper.from_array(np.int64(1 << 62), "rounds"))
         values.append(numpy_helper.from_array(np.bool_(True), "true"))
@@ -52,5 +56,10 @@ onnx.save(model(TensorProto.FLOAT), HERE / "means.onnx")
 onnx.save(model(TensorProto.FLOAT16), HERE / "half.onnx")
 onnx.save(model(TensorProto.FLOAT, loop=True), HERE / "endless.onnx")
 (HERE / "outside.onnx.data").unlink(missing_ok=True)
-onnx.save(model(TensorProto.FLOAT), HERE / "outside.onnx", save_as_external_data=True, location="outside.onnx.data",
-          size_threshold=0)
+onnx.save(
+    model(TensorProto.FLOAT),
+    HERE / "outside.onnx",
+    save_as_external_data=True,
+    location="outside.onnx.data",
+    size_threshold=0,
+)

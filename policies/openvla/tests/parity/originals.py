@@ -96,30 +96,72 @@ def load(folder: str, kind: str, fork: str | None):
     return model.eval(), processing.PrismaticImageProcessor(**files)
 
 
+def preprocessing():
+    """siirl's image functions as one: uint8 [H, W, 3] to (resized, and cropped), uint8 [224, 224, 3] each."""
+    (resize_image,) = functions("utils/embodied/libero_utils.py", ["resize_image"])
+    (crop,) = functions("engine/rollout/embodied_rollout.py", ["center_crop_image"])[:1]
+    (crop.__globals__["crop_and_resize"],) = functions("engine/rollout/embodied_rollout.py", ["crop_and_resize"])
+    crop.__globals__["tf"] = resize_image.__globals__["tf"]
+
+    def preprocess(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        resized = resize_image(image, (224, 224))
+        return resized, np.asarray(crop(Image.fromarray(resized)))
+
+    return preprocess
+
+
+@torch.no_grad()
+def golden(model, processor, tokenizer, kind: str, instruction: str, image: np.ndarray, tokens: np.ndarray) -> dict:
+    """What the original computes for one observation, by name.
+
+    Args:
+        image: uint8 [224, 224, 3], cropped.
+        tokens: action tokens 0 to 255, int64 [n], whose log-probabilities are computed.
+    """
+    prompt = f"In: What action should the robot take to {instruction.lower()}?\nOut:"
+    ids = tokenizer(prompt, return_tensors="pt").input_ids
+    if not torch.all(ids[:, -1] == 29871):  # as predict_action and process_input do it
+        ids = torch.cat((ids, torch.tensor([[29871]])), dim=1)
+    pixels = processor(Image.fromarray(image), return_tensors="pt")["pixel_values"]
+    token_ids = torch.from_numpy(tokens)[None] + 31744
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
+    out = {"ids": ids[0].numpy(), "pixels": pixels[0, :, ::16, ::16].numpy()}
+    if kind == "openvla-oft":
+        logits = model(**inputs)
+        actions, greedy = model.generate_action_verl(
+            **inputs, unnorm_key="tiny", do_sample=False, temperature=1.0, padding_idx=32000
+        )
+        out["greedy"], out["actions"] = greedy[0].numpy(), actions[0]
+    else:
+        full = torch.cat([ids, token_ids], 1)
+        logits = model(
+            input_ids=full, attention_mask=torch.ones_like(full), pixel_values=pixels, use_cache=False
+        ).logits[:, -len(tokens) - 1 : -1]
+        # The original samples from the whole vocabulary, and the plugin from the action tokens only.
+        allowed = list(range(31744, 32000))
+        out["actions"] = model.predict_action(
+            **inputs, unnorm_key="tiny", do_sample=False, prefix_allowed_tokens_fn=lambda *_: allowed
+        )
+    action_logits = logits[..., -256 - 64 : -64]
+    out["logits"] = action_logits[0, :: max(1, len(tokens) // 14)].numpy()
+    out["whole"] = logits[0, 0, ::64].numpy()
+    log_probs = torch.log_softmax(action_logits / cases.TEMPERATURE, -1)
+    out["log_probs"] = log_probs.gather(-1, (token_ids - 31744)[..., None])[0, :, 0].numpy()
+    return out
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("checkpoints")
     parser.add_argument("goldens")
     parser.add_argument("--fork", required=True)
     args = parser.parse_args()
-    (resize_image,) = functions("utils/embodied/libero_utils.py", ["resize_image"])
-    (crop,) = functions("engine/rollout/embodied_rollout.py", ["center_crop_image"])[:1]
-    (crop.__globals__["crop_and_resize"],) = functions("engine/rollout/embodied_rollout.py", ["crop_and_resize"])
-    crop.__globals__["tf"] = resize_image.__globals__["tf"]
-
-    def preprocess(n: int) -> tuple[np.ndarray, np.ndarray]:
-        small = resize_image(cases.frame(n), (224, 224))
-        return small, np.asarray(crop(Image.fromarray(small)))
-
-    resized, cropped = zip(*(preprocess(n) for n in range(4)))
+    preprocess = preprocessing()
+    resized, cropped = (np.stack(x) for x in zip(*(preprocess(cases.frame(n)) for n in range(4))))
     np.savez_compressed(
-        os.path.join(args.goldens, "pictures.npz"),
-        resized=np.stack(resized)[:, ::5, ::3],
-        cropped=np.stack(cropped)[:, ::5, ::3],
+        os.path.join(args.goldens, "pictures.npz"), resized=resized[:, ::5, ::3], cropped=cropped[:, ::5, ::3]
     )
-    np.savez_compressed(
-        os.path.join(args.checkpoints, "pictures.npz"), resized=np.stack(resized), cropped=np.stack(cropped)
-    )
+    np.savez_compressed(os.path.join(args.checkpoints, "pictures.npz"), resized=resized, cropped=cropped)
 
     # The checkpoints saved after an update are new in each run, so their goldens are written beside them and are not
     # committed.
@@ -127,57 +169,17 @@ def main() -> None:
         (case + saved, what) for case, what in cases.CASES.items() for saved in ("", cases.SAVED)
     ]:
         folder, kind = os.path.join(args.checkpoints, name), arguments["kind"]
-        to = os.path.join(args.checkpoints if name.endswith(cases.SAVED) else args.goldens, f"{name}.npz")
         model, processor = load(folder, kind, None if causal else args.fork)
         tokenizer = PreTrainedTokenizerFast(tokenizer_file=os.path.join(folder, "tokenizer.json"), pad_token="<PAD>")
-        out: dict[str, list] = {}
+        tokens = cases.tokens(56 if kind == "openvla-oft" else 7)
+        out = {}
         for i, instruction in enumerate(cases.INSTRUCTIONS):
-            text = tokenizer(
-                f"In: What action should the robot take to {instruction.lower()}?\nOut:", return_tensors="pt"
-            )
-            ids = text.input_ids
-            if not torch.all(ids[:, -1] == 29871):  # as predict_action and process_input do it
-                ids = torch.cat((ids, torch.tensor([[29871]])), dim=1)
-            pixels = processor(Image.fromarray(preprocess(cases.FRAMES[i])[1]), return_tensors="pt")["pixel_values"]
-            n = 56 if kind == "openvla-oft" else 7
-            tokens = torch.from_numpy(cases.tokens(n)[i : i + 1]) + 31744
-            keep = {"ids": ids[0].numpy(), "pixels": pixels[0, :, ::16, ::16].numpy()}
-            with torch.no_grad():
-                if kind == "openvla-oft":
-                    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=pixels)
-                    actions, greedy = model.generate_action_verl(
-                        input_ids=ids,
-                        attention_mask=torch.ones_like(ids),
-                        pixel_values=pixels,
-                        unnorm_key="tiny",
-                        do_sample=False,
-                        temperature=1.0,
-                        padding_idx=32000,
-                    )
-                    keep["greedy"], keep["actions"] = greedy[0].numpy(), actions[0]
-                else:
-                    full = torch.cat([ids, tokens], 1)
-                    logits = model(
-                        input_ids=full, attention_mask=torch.ones_like(full), pixel_values=pixels, use_cache=False
-                    ).logits[:, -n - 1 : -1]
-                    # The original samples from the whole vocabulary, and the plugin from the action tokens only.
-                    keep["actions"] = model.predict_action(
-                        input_ids=ids,
-                        attention_mask=torch.ones_like(ids),
-                        pixel_values=pixels,
-                        unnorm_key="tiny",
-                        do_sample=False,
-                        prefix_allowed_tokens_fn=lambda *_: list(range(31744, 32000)),
-                    )
-            action = logits[..., -256 - 64 : -64]
-            keep["logits"] = action[0, :: max(1, n // 14)].numpy()
-            keep["whole"] = logits[0, 0, ::64].numpy()
-            score = torch.log_softmax(action / cases.TEMPERATURE, -1)
-            keep["log_probs"] = score.gather(-1, (tokens - 31744)[..., None])[0, :, 0].numpy()
-            for key, value in keep.items():
-                out[f"{key}{i}"] = value
-        np.savez_compressed(to, **out)
-        print(f"{name}: {os.path.getsize(to) / 1e3:.0f} kB")
+            _, image = preprocess(cases.frame(cases.FRAMES[i]))
+            values = golden(model, processor, tokenizer, kind, instruction, image, tokens[i])
+            out |= {f"{key}{i}": value for key, value in values.items()}
+        path = os.path.join(args.checkpoints if name.endswith(cases.SAVED) else args.goldens, f"{name}.npz")
+        np.savez_compressed(path, **out)
+        print(f"{name}: {os.path.getsize(path) / 1e3:.0f} kB")
 
 
 if __name__ == "__main__":

@@ -8,10 +8,10 @@ import json
 import sys
 
 ORIGINALS = {
-    "openvla": "the classes of the package siirl 0.2.0, under transformers 4.40.1 (OFT: with its fork's Llama), timm "
-    "0.9.16, TensorFlow's pictures; goldens made by their own from_pretrained",
-    "pi0": "lerobot 0.6.1, its own classes and processors",
-    "pi0-fast": "lerobot 0.6.1, its own classes, processors and copy of FAST's program",
+    "openvla": "the classes of the package siirl 0.2.0 with their own from_pretrained, under transformers 4.40.1 (OFT: "
+    "with the Llama of its fork), timm 0.9.16 and TensorFlow's image functions",
+    "pi0": "lerobot 0.6.1 with its own classes and processors",
+    "pi0-fast": "lerobot 0.6.1 with its own classes, processors and copy of FAST's program",
 }
 
 
@@ -20,12 +20,13 @@ def main() -> None:
     with open(differences, encoding="utf-8") as f:
         rows = [json.loads(line) for line in f]
     print(
-        f"# Policies against the original code\n\nMade by `make parity` at commit {commit}. Small random checkpoints "
-        "in the true formats, loaded by both, float32 on a CPU;\nthe number is the largest difference of any value. "
-        f"OpenVLA's goldens: {goldens}."
+        f"# Policies compared with the original code\n\nWritten by `make parity` at commit {commit}. Both load the "
+        "same small random checkpoints in the published formats, in float32\non a CPU. The number is the largest "
+        f"difference of any value. OpenVLA's goldens: {goldens}."
     )
     for plugin, original in ORIGINALS.items():
-        print(f"\n## {plugin}\n\nAgainst {original}.\n\n| what | largest difference | allowed |\n| --- | --- | --- |")
+        print(f"\n## {plugin}\n\nCompared with {original}.\n")
+        print("| what | largest difference | tolerance |\n| --- | --- | --- |")
         own = [r for r in rows if r["plugin"] == plugin]
         for r in own:
             print(f"| {r['what']} | {r['apart']:.2g} | {r['most']:.2g} |")
