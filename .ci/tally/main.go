@@ -7,8 +7,8 @@
 //	tally check NAME STATUS
 //	tally sum
 //
-// Only leaf tests count: a test with subtests counts as its subtests, plus one when it failed and no subtest did. A step
-// that ends with a non-zero status and no failed test counts as one failure.
+// Only leaf tests count: a test with subtests counts as its subtests, plus one when it failed and no subtest did. A
+// step that ends with a non-zero status and no failed test counts as one failure.
 package main
 
 import (
@@ -179,7 +179,10 @@ func pluginTest(data []byte, out io.Writer, c *Counts) error {
 			fmt.Fprintf(out, "FAILED %s: %s\n%s\n  try: %s\n", name, k.Message, k.Detail, k.Hint)
 		}
 	}
-	fmt.Fprintf(out, "%s %s: %d passed, %d failed, %d skipped\n", report.Kind, report.Name, report.Passed, report.Failed, report.Skipped)
+	fmt.Fprintf(
+		out, "%s %s: %d passed, %d failed, %d skipped\n", report.Kind, report.Name, report.Passed, report.Failed,
+		report.Skipped,
+	)
 	return nil
 }
 

@@ -36,8 +36,11 @@ func TestNothingRanIsAFailure(t *testing.T) {
 }
 
 func TestJUnit(t *testing.T) {
-	c, err := junit([]byte(`<testsuites><testsuite><testcase classname="m" name="good"/><testcase classname="m" name="bad"><failure>x</failure></testcase>
-		<testcase classname="m" name="bad"><error/></testcase><testcase classname="m" name="broken"><error/></testcase><testcase classname="m" name="not"><skipped/></testcase></testsuite></testsuites>`))
+	c, err := junit([]byte(`<testsuites><testsuite><testcase classname="m" name="good"/>
+		<testcase classname="m" name="bad"><failure>x</failure></testcase>
+		<testcase classname="m" name="bad"><error/></testcase>
+		<testcase classname="m" name="broken"><error/></testcase>
+		<testcase classname="m" name="not"><skipped/></testcase></testsuite></testsuites>`))
 	require.NoError(t, err)
 	require.Equal(t, 1, c.Passed)
 	require.Equal(t, []string{"m.bad", "m.broken"}, c.Failed)
@@ -47,8 +50,11 @@ func TestJUnit(t *testing.T) {
 func TestPlugin(t *testing.T) {
 	var c Counts
 	var out bytes.Buffer
-	require.NoError(t, pluginTest([]byte(`{"kind":"env","name":"reach","checks":[{"part":"messages","check":"good","outcome":"pass"},
-		{"part":"messages","check":"bad","outcome":"fail","message":"why"},{"part":"process","check":"other","outcome":"skip","message":"no expert"}]}`), &out, &c))
+	require.NoError(t,
+		pluginTest([]byte(`{"kind":"env","name":"reach","checks":[{"part":"messages","check":"good","outcome":"pass"},
+		{"part":"messages","check":"bad","outcome":"fail","message":"why"},
+		{"part":"process","check":"other","outcome":"skip","message":"no expert"}]}`),
+			&out, &c))
 	require.Equal(t, 1, c.Passed)
 	require.Equal(t, []string{"env reach: bad (messages)"}, c.Failed)
 	require.Equal(t, []string{"env reach: other (process): no expert"}, c.Skipped)
@@ -75,7 +81,8 @@ func TestSum(t *testing.T) {
 	}
 	out, err := say("sum")
 	require.ErrorIs(t, err, errFailed)
-	require.True(t, strings.HasSuffix(out, "\n4 passed, 3 failed\n"), out) // TestLeaf, TestParent/one, TestB, vet; TestParent/two, c, fmt
+	// TestLeaf, TestParent/one, TestB, vet; TestParent/two, c, fmt
+	require.True(t, strings.HasSuffix(out, "\n4 passed, 3 failed\n"), out)
 	require.NoError(t, os.Remove(filepath.Join(dir, "go.json")))
 	require.NoError(t, os.Remove(filepath.Join(dir, "fmt.json")))
 	out, err = say("sum")

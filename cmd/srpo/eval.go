@@ -72,14 +72,8 @@ func (a *app) evalCommand() *cobra.Command {
 				return plugins.Errorf(plugins.Invalid, "eval takes no argument, got %q", args[0]).
 					WithHint("give --checkpoint FOLDER")
 			}
-			if shard != "" {
-				var rest string
-				if n, err := fmt.Sscanf(
-					shard+" .", "%d/%d %s", &o.Shard, &o.Shards, &rest,
-				); n != 3 || err != nil || rest != "." || o.Shards < 1 {
-					return plugins.Errorf(plugins.Invalid, "%q is not a shard", shard).WithPlace("--shard").
-						WithHint("give I/N, for example 1/4 to 4/4")
-				}
+			if err := parseShard(shard, &o); err != nil {
+				return err
 			}
 			return a.evaluate(c.Context(), &f, o)
 		},
@@ -100,6 +94,20 @@ func (a *app) evalCommand() *cobra.Command {
 	c.Flags().BoolVar(&compare, "compare", false, "compare two evaluations: --compare A B")
 	c.Flags().BoolVar(&merge, "merge", false, "merge the folders of shards: --merge A B C --out FOLDER")
 	return c
+}
+
+// parseShard parses I/N into o. An empty text is the whole evaluation.
+func parseShard(text string, o *evaluate.Options) error {
+	if text == "" {
+		return nil
+	}
+	var rest string
+	n, err := fmt.Sscanf(text+" .", "%d/%d %s", &o.Shard, &o.Shards, &rest)
+	if n != 3 || err != nil || rest != "." || o.Shards < 1 {
+		return plugins.Errorf(plugins.Invalid, "%q is not a shard", text).WithPlace("--shard").
+			WithHint("give I/N, for example 1/4 to 4/4")
+	}
+	return nil
 }
 
 func (a *app) evaluate(ctx context.Context, f *settingsFlags, o evaluate.Options) error {

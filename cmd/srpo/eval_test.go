@@ -423,7 +423,7 @@ func TestEvalShards(t *testing.T) {
 		{[]string{"part-1", "part-2", "part-2"}, 2, "is in part-2 and in part-2"},
 		{[]string{"part-1", "whole"}, 2, "is in part-1 and in whole"},
 		{[]string{"part-1", "nowhere"}, 3, "eval.json is missing"},
-		{nil, 2, "--merge wants the shards' folders"},
+		{nil, 2, "--merge needs the folders of the shards"},
 	} {
 		code, _, stderr := evalCLI(t, append([]string{"eval", "--merge", "--out", "merged"}, c.args...)...)
 		require.Equal(t, c.code, code, stderr)

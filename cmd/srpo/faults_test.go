@@ -186,7 +186,10 @@ func TestHangs(t *testing.T) {
 				t.Errorf("SRPO_FAULT='%s': fired %v: %v", p.spec, p.fired, err)
 			}
 			if !strings.Contains(p.said, "sent no heartbeat") { // and not the deadline, minutes later
-				t.Errorf("SRPO_FAULT='%s': the words do not speak of the silence: %s", p.spec, lastLines(p.said, 12))
+				t.Errorf(
+					"SRPO_FAULT='%s': the message does not mention the missing heartbeat: %s", p.spec,
+					lastLines(p.said, 12),
+				)
 			}
 		}()
 	}

@@ -261,7 +261,8 @@ func (x *contractTest) reportLock() {
 	err = f.Verify(lock.Package{Kind: x.pkg.Kind, Name: x.pkg.Name, Version: x.pkg.Version, Dir: x.pkg.Dir})
 	if plugins.KindOf(err) == plugins.Corrupt {
 		changes := strings.ReplaceAll(plugins.AsError(err).Detail, "\n", ", ")
-		x.print("- it differs from srpo.lock (%s): before a run, srpo plugin lock %s", changes, x.pkg.Dir)
+		x.print("- it differs from srpo.lock (%s); a run locks it again if only you can write to it, otherwise: "+
+			"srpo plugin lock %s", changes, x.pkg.Dir)
 	}
 }
 
@@ -317,20 +318,7 @@ func (x *contractTest) examine(ctx context.Context, part string, arenaBytes int,
 	}
 	defer p.Stop()
 
-	var client plugins.Plugin
-	switch x.pkg.Kind {
-	case plugins.Env:
-		client = &recordingEnv{Client: env.NewClient(p.Conn(), p.Arena()), t: t}
-	case plugins.Policy:
-		h := &recordingPolicy{t: t, super: s}
-		for _, q := range p.Ranks() {
-			h.ranks = append(h.ranks, policy.NewClient(q.Conn(), q.Arena()))
-		}
-		h.Client = h.ranks[0].(*policy.Client)
-		client = h
-	default:
-		client = &recordingEncoder{Client: encoder.NewClient(p.Conn(), p.Arena()), t: t}
-	}
+	client := x.client(s, p, t)
 	began = time.Now()
 	given, err := x.given(ctx, client)
 	if w := (settingError{}); errors.As(err, &w) {
@@ -353,6 +341,27 @@ func (x *contractTest) examine(ctx context.Context, part string, arenaBytes int,
 	if err := stopRequested(ctx); err != nil {
 		return false, err
 	}
+	return true, x.examineEnd(part, p)
+}
+
+// client returns a client of the plugin that records its calls in t.
+func (x *contractTest) client(s *supervise.Supervisor, p *supervise.Process, t *transcript) plugins.Plugin {
+	switch x.pkg.Kind {
+	case plugins.Env:
+		return &recordingEnv{Client: env.NewClient(p.Conn(), p.Arena()), t: t}
+	case plugins.Policy:
+		h := &recordingPolicy{t: t, super: s}
+		for _, q := range p.Ranks() {
+			h.ranks = append(h.ranks, policy.NewClient(q.Conn(), q.Arena()))
+		}
+		h.Client = h.ranks[0].(*policy.Client)
+		return h
+	}
+	return &recordingEncoder{Client: encoder.NewClient(p.Conn(), p.Arena()), t: t}
+}
+
+// examineEnd stops the plugin and reports what it printed on stdout and what it left behind.
+func (x *contractTest) examineEnd(part string, p *supervise.Process) error {
 	var stray error
 	groups := map[*supervise.Process]int{}
 	for _, q := range p.Ranks() {
@@ -362,10 +371,10 @@ func (x *contractTest) examine(ctx context.Context, part string, arenaBytes int,
 	x.report(part, "nothing but the handshake is printed on stdout", stray, 0)
 	select {
 	case <-p.Exited():
-		return true, nil // already reported
+		return nil // already reported
 	default:
 	}
-	began = time.Now()
+	began := time.Now()
 	p.Stop()
 	d := time.Since(began)
 	var unclean error
@@ -373,7 +382,7 @@ func (x *contractTest) examine(ctx context.Context, part string, arenaBytes int,
 		unclean = cmp.Or(unclean, checkStop(q, groups[q], d))
 	}
 	x.report(part, "it stops on request and leaves no process behind", unclean, d)
-	return true, nil
+	return nil
 }
 
 func stopRequested(ctx context.Context) error {

@@ -73,6 +73,41 @@ type scaffold struct {
 	EnvID, EnvModule string
 }
 
+// checkNewPlugin returns the name of a new plugin, by default made from its folder. It refuses a folder that is not
+// empty.
+func checkNewPlugin(dir, abs, name string) (string, error) {
+	if name == "" {
+		name = strings.Trim(
+			regexp.MustCompile(`[^a-z0-9_-]+`).ReplaceAllString(strings.ToLower(filepath.Base(abs)), "-"), "-_",
+		)
+	}
+	if !pluginName.MatchString(name) {
+		return "", plugins.Errorf(plugins.Invalid, "%q cannot be a plugin's name", name).WithPlace("--name").
+			WithHint("use up to 64 lower-case letters, digits, - and _")
+	}
+	if entries, err := os.ReadDir(abs); err == nil && len(entries) > 0 {
+		return "", plugins.Errorf(plugins.Invalid, "%s is not empty: it contains %s", dir, entries[0].Name()).
+			WithHint("give a new folder; nothing is overwritten")
+	} else if err != nil && !os.IsNotExist(err) {
+		return "", plugins.Errorf(plugins.Invalid, "%s: %w", dir, err).WithHint("give a new folder")
+	}
+	return name, nil
+}
+
+// writeNewFolder writes the files of a new plugin and returns their names in order.
+func writeNewFolder(dir string, files map[string][]byte) ([]string, error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, plugins.Errorf(plugins.Exhausted, "%w", err).WithHint("give a folder that you can create")
+	}
+	names := sortedFiles(files)
+	for _, f := range names {
+		if err := os.WriteFile(filepath.Join(dir, f), files[f], 0o644); err != nil {
+			return nil, plugins.Errorf(plugins.Exhausted, "%w", err).WithHint("check that the disk is not full")
+		}
+	}
+	return names, nil
+}
+
 func (a *app) init(dir, lang, kind, name, source, from string) error {
 	k, err := parseKind(kind)
 	if err != nil {
@@ -90,20 +125,8 @@ func (a *app) init(dir, lang, kind, name, source, from string) error {
 	if err != nil {
 		return plugins.Errorf(plugins.Invalid, "the path %q: %w", dir, err).WithHint("give the path of a folder")
 	}
-	if name == "" {
-		name = strings.Trim(
-			regexp.MustCompile(`[^a-z0-9_-]+`).ReplaceAllString(strings.ToLower(filepath.Base(abs)), "-"), "-_",
-		)
-	}
-	if !pluginName.MatchString(name) {
-		return plugins.Errorf(plugins.Invalid, "%q cannot be a plugin's name", name).WithPlace("--name").
-			WithHint("use up to 64 lower-case letters, digits, - and _")
-	}
-	if entries, err := os.ReadDir(abs); err == nil && len(entries) > 0 {
-		return plugins.Errorf(plugins.Invalid, "%s is not empty: it contains %s", dir, entries[0].Name()).
-			WithHint("give a new folder; nothing is overwritten")
-	} else if err != nil && !os.IsNotExist(err) {
-		return plugins.Errorf(plugins.Invalid, "%s: %w", dir, err).WithHint("give a new folder")
+	if name, err = checkNewPlugin(dir, abs, name); err != nil {
+		return err
 	}
 	s := scaffold{Name: name, Kind: kind, Dir: "./" + filepath.ToSlash(filepath.Clean(dir)), Protocol: plugins.Protocol}
 	if filepath.IsAbs(dir) || strings.HasPrefix(dir, "..") {
@@ -138,14 +161,9 @@ func (a *app) init(dir, lang, kind, name, source, from string) error {
 			return err
 		}
 	}
-	if err := os.MkdirAll(abs, 0o755); err != nil {
-		return plugins.Errorf(plugins.Exhausted, "%w", err).WithHint("give a folder that you can create")
-	}
-	names := sortedFiles(files)
-	for _, f := range names {
-		if err := os.WriteFile(filepath.Join(abs, f), files[f], 0o644); err != nil {
-			return plugins.Errorf(plugins.Exhausted, "%w", err).WithHint("check that the disk is not full")
-		}
+	names, err := writeNewFolder(abs, files)
+	if err != nil {
+		return err
 	}
 	if a.json {
 		return a.printJSON(map[string]any{"folder": abs, "name": name, "kind": kind, "lang": lang, "files": names})

@@ -139,72 +139,21 @@ func (a *app) lock(w *workbench, folders []string, prune bool) error {
 		return err
 	}
 	out := []lockedPackage{}
-	gone := 0
 	if len(folders) == 0 {
-		if len(before.Entries()) == 0 {
-			return plugins.Errorf(plugins.NotFound, "%s has no entries", file).
-				WithHint("give the folder of a package: srpo plugin lock ./my-env")
-		}
-		for _, e := range before.Entries() {
-			dir := filepath.FromSlash(e.Path)
-			if !filepath.IsAbs(dir) {
-				dir = filepath.Join(filepath.Dir(file), dir)
-			}
-			if _, err := os.Stat(dir); os.IsNotExist(err) {
-				gone++
-				out = append(
-					out, lockedPackage{Kind: e.Kind, Name: e.Name, Version: e.Version, Folder: dir, What: "gone"},
-				)
-				continue
-			}
-			folders = append(folders, dir)
+		if folders, out, err = lockedFolders(file, before); err != nil {
+			return err
 		}
 	}
+	gone := len(out)
 	for _, dir := range folders {
-		if !catalog.IsPath(dir) {
-			dir = "." + string(filepath.Separator) + dir
-		}
-		pkg, err := w.cat.Open(dir)
+		p, err := w.relock(file, before, dir)
 		if err != nil {
 			return err
 		}
-		p := lockedPackage{Kind: pkg.Kind, Name: pkg.Name, Version: pkg.Version, Folder: pkg.Dir, What: "added"}
-		for _, e := range before.Entries() {
-			if e.Kind == pkg.Kind && e.Name == pkg.Name {
-				p.What = "unchanged"
-			}
-		}
-		changes, err := lock.Relock(
-			file, lock.Package{Kind: pkg.Kind, Name: pkg.Name, Version: pkg.Version, Dir: pkg.Dir},
-		)
-		if err != nil {
-			return err
-		}
-		for _, c := range changes {
-			p.Changes = append(p.Changes, c.String())
-		}
-		if len(p.Changes) > 0 {
-			p.What = "renewed"
-		}
-		tree, err := lock.HashDir(pkg.Dir)
-		if err != nil {
-			return err
-		}
-		p.SHA256 = tree.Sum()
 		out = append(out, p)
 	}
 	if prune && gone > 0 {
-		now, err := lock.Load(file)
-		if err != nil {
-			return err
-		}
-		for i := range out {
-			if out[i].What == "gone" {
-				now.Remove(out[i].Kind, out[i].Name)
-				out[i].What = "dropped"
-			}
-		}
-		if err := now.Write(); err != nil {
+		if err := pruneLock(file, out[:gone]); err != nil {
 			return err
 		}
 		gone = 0
@@ -222,6 +171,71 @@ func (a *app) lock(w *workbench, folders []string, prune bool) error {
 		fmt.Fprintln(a.err, "remove entries without a folder: srpo plugin lock --prune")
 	}
 	return nil
+}
+
+// lockedFolders returns the folders of the packages in a lock, and the packages whose folder does not exist.
+func lockedFolders(file string, f *lock.File) (folders []string, gone []lockedPackage, err error) {
+	if len(f.Entries()) == 0 {
+		return nil, nil, plugins.Errorf(plugins.NotFound, "%s has no entries", file).
+			WithHint("give the folder of a package: srpo plugin lock ./my-env")
+	}
+	for _, e := range f.Entries() {
+		dir := filepath.FromSlash(e.Path)
+		if !filepath.IsAbs(dir) {
+			dir = filepath.Join(filepath.Dir(file), dir)
+		}
+		if _, err := os.Stat(dir); os.IsNotExist(err) {
+			gone = append(
+				gone, lockedPackage{Kind: e.Kind, Name: e.Name, Version: e.Version, Folder: dir, What: "gone"},
+			)
+			continue
+		}
+		folders = append(folders, dir)
+	}
+	return folders, gone, nil
+}
+
+// relock locks the package in dir as it is now. before is the lock before the command.
+func (w *workbench) relock(file string, before *lock.File, dir string) (lockedPackage, error) {
+	if !catalog.IsPath(dir) {
+		dir = "." + string(filepath.Separator) + dir
+	}
+	pkg, err := w.cat.Open(dir)
+	if err != nil {
+		return lockedPackage{}, err
+	}
+	p := lockedPackage{Kind: pkg.Kind, Name: pkg.Name, Version: pkg.Version, Folder: pkg.Dir, What: "added"}
+	for _, e := range before.Entries() {
+		if e.Kind == pkg.Kind && e.Name == pkg.Name {
+			p.What = "unchanged"
+		}
+	}
+	changes, err := lock.Relock(file, lock.Package{Kind: pkg.Kind, Name: pkg.Name, Version: pkg.Version, Dir: pkg.Dir})
+	if err != nil {
+		return p, err
+	}
+	for _, c := range changes {
+		p.Changes = append(p.Changes, c.String())
+	}
+	if len(p.Changes) > 0 {
+		p.What = "renewed"
+	}
+	tree, err := lock.HashDir(pkg.Dir)
+	p.SHA256 = tree.Sum()
+	return p, err
+}
+
+// pruneLock removes packages from the lock and marks them as dropped.
+func pruneLock(file string, list []lockedPackage) error {
+	f, err := lock.Load(file)
+	if err != nil {
+		return err
+	}
+	for i := range list {
+		f.Remove(list[i].Kind, list[i].Name)
+		list[i].What = "dropped"
+	}
+	return f.Write()
 }
 
 func lockResult(p lockedPackage) string {

@@ -239,10 +239,10 @@ func TestRewardComparesSettings(t *testing.T) {
 	for list, want := range map[string]string{
 		"a=pixel:size=4,a=pixel:size=6":       `two encoders are called "a"`,
 		"pixel,pixel=generic":                 `two encoders are called "pixel"`,
-		"coarse=pixel:size":                   `"size" is no setting`,
+		"coarse=pixel:size":                   `"size" is not a setting`,
 		"coarse=pixel:sise=4":                 "did you mean",
-		"=pixel":                              "a label that is empty",
-		"a=":                                  "no encoder is named",
+		"=pixel":                              "the label is empty",
+		"a=":                                  "the encoder is missing",
 		"a=pixl:size=4":                       `no encoder is called "pixl"`,
 		"pixel,coarse=pixel:size=4:size=many": "size",
 	} {

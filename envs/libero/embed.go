@@ -1,4 +1,5 @@
-// Package libero carries the LIBERO plugin, a Python package, so that the srpo binary can unpack it into the user's cache.
+// Package libero carries the LIBERO plugin, a Python package, so that the srpo binary can unpack it into the user's
+// cache.
 package libero
 
 import (

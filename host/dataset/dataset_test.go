@@ -160,8 +160,9 @@ func TestLeRobotRoundTrip(t *testing.T) {
 	reader := &Reader{Command: func(context.Context) ([]string, []string, error) {
 		return []string{interpreter, "lerobot/read.py"}, []string{"PYTHONDONTWRITEBYTECODE=1"}, nil
 	}}
-	o := Options{Action: "action", State: "observation.state", RecordEvery: 4, RequestedCameras: []string{"front", "wrist"},
-		Reader: reader}
+	o := Options{Action: "action", State: "observation.state", RecordEvery: 4,
+		RequestedCameras: []string{"front", "wrist"},
+		Reader:           reader}
 	for folder, form := range map[string]string{v3: "LeRobot v3.0", v2: "LeRobot v2.1"} {
 		requireEpisodes(t, folder, form, o, demos)
 	}

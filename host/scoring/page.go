@@ -86,10 +86,11 @@ func (s *scoring) findFalseSuccesses(ctx context.Context) error {
 		for _, i := range f.Indices[:min(maxFalseSuccesses, len(f.Indices))] {
 			chosen = append(chosen, report.Chosen{Index: i})
 		}
-		var err error
-		if f.Clips, err = s.writeFilms(ctx, chosen, maxFalseSuccesses, "fooled-"+fileName(x.Encoder)+".gif"); err != nil {
+		clips, err := s.writeFilms(ctx, chosen, maxFalseSuccesses, "fooled-"+fileName(x.Encoder)+".gif")
+		if err != nil {
 			return err
 		}
+		f.Clips = clips
 		s.result.FalseSuccesses = append(s.result.FalseSuccesses, f)
 	}
 	return nil

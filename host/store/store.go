@@ -119,22 +119,22 @@ type EventType string
 
 // The types of events.
 const (
-	Started        EventType = "started"         // the run began
-	ResumedRun     EventType = "resumed"         // the run goes on from a checkpoint
-	Imitated       EventType = "imitated"        // the starting policy was trained on demonstrations
-	PluginStarted  EventType = "plugin_started"  // a plugin's process is up
-	PluginFailed   EventType = "plugin_failed"   // a plugin died, hung or answered wrongly
-	EpisodeRetried EventType = "episode_retried" // an episode is rolled again from its seed
-	GroupDropped   EventType = "group_dropped"   // a group was outside keep_low to keep_high, or lost too many members
-	Dropped        EventType = "embedding_dropped"
-	EpisodeDropped EventType = "episode_dropped" // what the policy said in it cannot be used
-	Solved         EventType = "solved"          // the run ended before its last iteration, as there was nothing left to learn
-	Evaluated      EventType = "evaluated"       // an evaluation ended; Event.Evaluation holds it
-	Committed      EventType = "committed"       // an iteration was committed
-	Warning        EventType = "warning"         // something that a person should know
-	Interrupted    EventType = "interrupted"     // the user stopped the run
-	Failed         EventType = "failed"          // the run ended with an error
-	Finished       EventType = "finished"        // all iterations are done
+	Started          EventType = "started"           // the run began
+	ResumedRun       EventType = "resumed"           // the run goes on from a checkpoint
+	Imitated         EventType = "imitated"          // the starting policy was trained on demonstrations
+	PluginStarted    EventType = "plugin_started"    // a plugin's process is up
+	PluginFailed     EventType = "plugin_failed"     // a plugin died, hung or answered wrongly
+	EpisodeRetried   EventType = "episode_retried"   // an episode is rolled again from its seed
+	GroupDropped     EventType = "group_dropped"     // a group was outside keep_low to keep_high, or lost too many members
+	EmbeddingDropped EventType = "embedding_dropped" // a failure without a usable embedding was left out
+	EpisodeDropped   EventType = "episode_dropped"   // what the policy said in it cannot be used
+	Solved           EventType = "solved"            // the run ended before its last iteration, as there was nothing left to learn
+	Evaluated        EventType = "evaluated"         // an evaluation ended; Event.Evaluation holds it
+	Committed        EventType = "committed"         // an iteration was committed
+	Warning          EventType = "warning"           // something that a person should know
+	Interrupted      EventType = "interrupted"       // the user stopped the run
+	Failed           EventType = "failed"            // the run ended with an error
+	Finished         EventType = "finished"          // all iterations are done
 )
 
 // Event is something that happened in a run.

@@ -360,7 +360,8 @@ func (l *learning) iterate(t *testing.T, it int) float64 {
 	watch = startCPUTime()
 	u := policy.Update{ID: uint64(it + 1), Temperature: *learnTemp, Seed: deriveSeed(l.seed, "update", it),
 		Trajectories: advantages(episodes), Hyperparameters: policy.Hyperparameters{ClipLow: *learnLow,
-			ClipHigh: *learnHigh, ClipDual: *learnDual, KLBeta: *learnBeta, Epochs: *learnEpoch, MiniBatch: *learnBatch}}
+			ClipHigh: *learnHigh, ClipDual: *learnDual, KLBeta: *learnBeta, Epochs: *learnEpoch,
+			MiniBatch: *learnBatch}}
 	var s policy.Statistics
 	if len(u.Trajectories) > 0 {
 		var err error
