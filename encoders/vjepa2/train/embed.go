@@ -1,4 +1,5 @@
-// Package train carries the program behind `srpo encoder train`, Python that runs in the environment of encoders/export.
+// Package train carries the program behind `srpo encoder train`, Python that runs in the environment of
+// encoders/export.
 package train
 
 import "embed"
