@@ -91,7 +91,7 @@ func (r *run) logIteration(it *result) {
 		}
 		for _, e := range g.Episodes {
 			if e.EmbeddingError != "" {
-				log(store.Dropped, e.ID+": "+e.EmbeddingError)
+				log(store.EmbeddingDropped, e.ID+": "+e.EmbeddingError)
 			}
 		}
 	}
