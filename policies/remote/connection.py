@@ -49,7 +49,7 @@ class Connection:
         )
 
     def _wait_until_healthy(self, seconds: float) -> None:
-        """Requests /healthz, below the server's path, until the server answers: one that still loads does not listen yet.
+        """Requests /healthz, below the server's path, until it answers: a server that still loads does not listen.
 
         Any status below 500 will do, because some servers have no /healthz.
         """
