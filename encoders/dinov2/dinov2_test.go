@@ -57,11 +57,9 @@ func TestParity(t *testing.T) {
 							modeltest.Difference(t, all[j*card.Dimension:(j+1)*card.Dimension], want[j]), 1e-4)
 					}
 					for _, batch := range []int64{1, 2, 8} {
-						e := modeltest.Configured(
-							t, New(), plugins.Settings{
-								"model": g.Path(), "pooling": pooling, "batch": batch, "provider": "cpu",
-							},
-						)
+						e := modeltest.Configured(t, New(), plugins.Settings{
+							"model": g.Path(), "pooling": pooling, "batch": batch, "provider": "cpu",
+						})
 						got, err := e.Encode(t.Context(), []plugins.Tensor{raw})
 						require.NoError(t, err)
 						require.Less(t, modeltest.Difference(t, got[0], modeltest.Mean(want)), 1e-4)
@@ -102,7 +100,9 @@ func TestWindows(t *testing.T) {
 		require.NoError(t, err)
 		require.Regexp(t, "^[0-9a-f]{64}, cls, cpu$", spec.Model)
 		spec.Model = ""
-		require.Equal(t, encoder.Spec{Dimension: 24, Frames: int(maxFrames), Height: 42, Width: 42, FrameWise: true}, spec)
+		require.Equal(
+			t, encoder.Spec{Dimension: 24, Frames: int(maxFrames), Height: 42, Width: 42, FrameWise: true}, spec,
+		)
 		got, err := e.(encoder.Windower).EncodeWindows(t.Context(), clip, ends)
 		require.NoError(t, err)
 		for i, end := range ends {

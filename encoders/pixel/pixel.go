@@ -142,9 +142,8 @@ func (p *Pixel) EncodeWindows(ctx context.Context, clip plugins.Tensor, ends []i
 
 // usable reports whether clip is uint8 [T, H, W, 3] with T, H and W of at least 1.
 func usable(clip plugins.Tensor) bool {
-	return clip.Check(
-		"clip", plugins.Uint8, -1, -1, -1, 3,
-	) == nil && clip.Shape[0] > 0 && clip.Shape[1] > 0 && clip.Shape[2] > 0
+	return clip.Check("clip", plugins.Uint8, -1, -1, -1, 3) == nil &&
+		clip.Shape[0] > 0 && clip.Shape[1] > 0 && clip.Shape[2] > 0
 }
 
 // nanRow returns the row of a clip that cannot be embedded.
@@ -156,8 +155,8 @@ func (p *Pixel) nanRow() []float32 {
 	return row
 }
 
-// windows embeds clip[:end] for each end. Sums are float64 and run over the frames in order, so the vector of a window does
-// not depend on the other windows. If ctx ends, windows returns early with rows missing.
+// windows embeds clip[:end] for each end. Sums are float64 and run over the frames in order, so the vector of a
+// window does not depend on the other windows. If ctx ends, windows returns early with rows missing.
 func (p *Pixel) windows(ctx context.Context, clip plugins.Tensor, ends []int) [][]float32 {
 	height, width := clip.Shape[1], clip.Shape[2]
 	w := &windows{

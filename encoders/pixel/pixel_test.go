@@ -39,8 +39,13 @@ func TestEncode(t *testing.T) {
 			e := configured(t, plugins.Settings{"size": int64(8), "pool": pool, "gray": gray})
 			spec, err := e.Describe(t.Context())
 			require.NoError(t, err)
-			want := 8 * 8 * map[bool]int{false: 3,
-				true: 1}[gray] * map[bool]int{false: 1, true: 3}[pool == "first_last_mean"]
+			want := 8 * 8 * 3
+			if gray {
+				want = 8 * 8
+			}
+			if pool == "first_last_mean" {
+				want *= 3
+			}
 			require.Equal(t, want, spec.Dimension)
 			clips := []plugins.Tensor{
 				noiseClip(1, 5, 16, 16), noiseClip(2, 1, 7, 31), noiseClip(3, 9, 3, 2), noiseClip(4, 2, 64, 48),

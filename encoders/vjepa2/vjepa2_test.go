@@ -131,11 +131,8 @@ func TestNoModel(t *testing.T) {
 	require.Contains(t, e.Hint, "--set encoder.vjepa2.model=FILE.onnx")
 
 	modeltest.Environment(t, "vjepa2")
-	e = plugins.AsError(
-		New().Configure(
-			t.Context(), plugins.Config{Settings: plugins.Settings{"model": "../dinov2/testdata/plain-42.onnx"}},
-		),
-	)
+	other := plugins.Settings{"model": "../dinov2/testdata/plain-42.onnx"}
+	e = plugins.AsError(New().Configure(t.Context(), plugins.Config{Settings: other}))
 	require.Equal(t, plugins.Mismatch, e.Kind)
 	require.Contains(t, e.Message, "of the family dinov2")
 }

@@ -251,11 +251,9 @@ func (e *Encoder) embed(ctx context.Context, windows []window) error {
 	return e.run(ctx, len(windows), func(i int, to []float32) {
 		w, size := windows[i], 3*side*side
 		selected := frames.Sample(w.end, count)
-		parallel(
-			ctx, min(w.end, count), func(j int) {
-				e.transform.Normalise(w.picture(selected[j]), to[j*size:(j+1)*size])
-			},
-		)
+		parallel(ctx, min(w.end, count), func(j int) {
+			e.transform.Normalise(w.picture(selected[j]), to[j*size:(j+1)*size])
+		})
 		for j := w.end; j < count; j++ { // a shorter clip is repeated
 			copy(to[j*size:(j+1)*size], to[(j-w.end)*size:])
 		}
@@ -440,9 +438,8 @@ func parallel(ctx context.Context, n int, f func(i int)) bool {
 
 // usable reports whether clip is uint8 [T, H, W, 3] with T, H and W of at least 1.
 func usable(clip plugins.Tensor) bool {
-	return clip.Check(
-		"clip", plugins.Uint8, -1, -1, -1, 3,
-	) == nil && clip.Shape[0] > 0 && clip.Shape[1] > 0 && clip.Shape[2] > 0
+	return clip.Check("clip", plugins.Uint8, -1, -1, -1, 3) == nil &&
+		clip.Shape[0] > 0 && clip.Shape[1] > 0 && clip.Shape[2] > 0
 }
 
 // nanRow returns the row of a clip that cannot be embedded.

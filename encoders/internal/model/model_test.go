@@ -91,12 +91,12 @@ func TestExternalWeights(t *testing.T) {
 	require.ErrorContains(t, err, "the weight file outside.onnx.data of the model")
 	data, err := os.ReadFile("testdata/outside.onnx.data")
 	require.NoError(t, err)
-	beside := filepath.Join(filepath.Dir(path), "outside.onnx.data")
-	require.NoError(t, os.WriteFile(beside, data[:100], 0o644))
+	weights := filepath.Join(filepath.Dir(path), "outside.onnx.data")
+	require.NoError(t, os.WriteFile(weights, data[:100], 0o644))
 	_, err = Inspect(path)
 	require.Equal(t, plugins.Corrupt, plugins.KindOf(err))
 	require.ErrorContains(t, err, "truncated: 100 bytes instead of 192")
-	require.NoError(t, os.WriteFile(beside, data, 0o644))
+	require.NoError(t, os.WriteFile(weights, data, 0o644))
 	got, err := open(t, path).Run(t.Context(), ramp(1), 1)
 	require.NoError(t, err)
 	require.Equal(t, []float32{0, 1, 2}, got)
@@ -204,10 +204,8 @@ func TestMemory(t *testing.T) {
 	small := &File{Path: "small.onnx", Bytes: 10_000_000} // 4096 clips of 16 frames of 256 px
 	err = checkMemory(small, 40_000, true, 4096, 16*3*256*256)
 	require.Equal(t, plugins.Exhausted, plugins.KindOf(err))
-	require.ErrorContains(
-		t, err,
-		"needs about 15 MB to load and 103079 MB for pictures in batches of 4096, more than the limit of 40000 MB",
-	)
+	require.ErrorContains(t, err, "needs about 15 MB to load and 103079 MB for pictures in batches of 4096, "+
+		"more than the limit of 40000 MB")
 	require.Contains(t, plugins.AsError(err).Hint, "lower the setting batch")
 	require.NoError(t, checkMemory(small, 40_000, true, 16, 16*3*256*256))
 	require.Contains(t, plugins.AsError(checkMemory(f, 5000, true, 1, 16*3*256*256)).Hint, "use a smaller model")
