@@ -10,14 +10,14 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A driver that hangs, as EGL's may, costs doctor its deadline and leaves nobody: neither the program nor its child.
+// A probe that hangs ends at its deadline, together with its child processes.
 func TestProbeEnds(t *testing.T) {
 	long := probeTime
 	probeTime = 500 * time.Millisecond
 	t.Cleanup(func() { probeTime = long })
 	mark := filepath.Join(t.TempDir(), "child")
 	_, err := output(t.Context(), os.Environ(), "sh", "-c", "sleep 300 & echo $! > "+mark+"; wait")
-	require.EqualError(t, err, "no answer within 500ms")
+	require.EqualError(t, err, "it did not finish within 500ms")
 	pid, err := os.ReadFile(mark)
 	require.NoError(t, err)
 	require.Eventually(t, func() bool {
@@ -26,5 +26,5 @@ func TestProbeEnds(t *testing.T) {
 	}, 10*time.Second, 10*time.Millisecond)
 
 	_, err = output(t.Context(), nil, "sh", "-c", "echo working >&2; echo libEGL: no display >&2; exit 3")
-	require.EqualError(t, err, "libEGL: no display", "the last line says why")
+	require.EqualError(t, err, "libEGL: no display", "the last line of stderr")
 }

@@ -409,7 +409,7 @@ func (a *app) encoderShow() *cobra.Command {
 				}
 				row(
 					"verified", "in %s with ONNX Runtime %s: %s; %.2f s per clip", precision, v.ONNXRuntime,
-					agreement(v), v.SecondsAClip,
+					agreement(v), v.SecondsPerClip,
 				)
 			}
 			return t.Flush()

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Writes docs/results/faults.md: a small run is killed at 200 points of its plugins and 200 of its host (another number: first argument), and must come to the
-# same checkpoints and metrics. Takes some 10 minutes on two idle cores.
+# Writes docs/results/faults.md: kills one process of a small run at 200 points of its plugins and at 200 points of its host (first argument:
+# another number), and compares the checkpoints and metrics with those of an undisturbed run. Takes about 10 minutes on two idle cores.
+# Usage: docs/results/faults.sh [POINTS] [SEED]
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 cd "$root"

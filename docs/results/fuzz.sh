@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Writes docs/results/fuzz.md: every fuzz target of the repository for 10 minutes on one core each (other seconds: first argument), as many at a time as there are cores (second
-# argument). Usage: docs/results/fuzz.sh [SECONDS] [JOBS] [FOLDER]; with 30 targets 2 h 30 min on two cores. A stopped script goes on where it was; give another FOLDER to
-# begin anew.
+# Writes docs/results/fuzz.md: executes each fuzz target of the repository for 10 minutes on one core (first argument: another number of
+# seconds). Second argument: how many targets run at a time (default: the number of cores). Takes 2 h 30 min for 30 targets on two cores. Run
+# it again after an interruption to continue; give another FOLDER to start again.
+# Usage: docs/results/fuzz.sh [SECONDS] [JOBS] [FOLDER]
 #
-# Fixed beforehand: which targets (all that .ci/fuzz runs), from the committed inputs and what earlier fuzzing left in Go's cache, and that a target which fails stays in
-# the page. Its input is then in testdata/fuzz of its package: commit it with the mend.
+# Fixed before any result was seen: the targets (all that .ci/fuzz runs) start from the committed inputs and from the inputs that earlier
+# fuzzing left in Go's cache. A target that fails stays in the page. Go writes its input to testdata/fuzz of the package: commit the input
+# together with the fix.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export seconds=${1:-600}
@@ -13,16 +15,18 @@ mkdir -p "$folder"
 folder=$(cd "$folder" && pwd)
 export folder
 
-one() { # one PACKAGE TARGET: fuzzes a target, unless that is done, and leaves a line of the page
+one() { # one PACKAGE TARGET: fuzzes a target unless its line of the page exists, and writes that line
   local log=$folder/$2.log line=$folder/$2.md result=passed last
   [ -e "$line" ] && return 0
   echo "$2 in $1: $seconds s"
-  if ! GOMAXPROCS=2 "${GO:-go}" test -run '^$' -fuzz "^$2\$" -fuzztime "${seconds}s" -fuzzminimizetime 5s -parallel 1 "./$1" > "$log" 2>&1 && ! bash .ci/fuzz-deadline "$log"; then
+  if ! GOMAXPROCS=2 "${GO:-go}" test -run '^$' -fuzz "^$2\$" -fuzztime "${seconds}s" -fuzzminimizetime 5s -parallel 1 \
+    "./$1" > "$log" 2>&1 && ! bash .ci/fuzz-deadline "$log"; then
     result="**failed**: $(grep -m1 -oE 'testdata/fuzz/[^ ]+' "$log" || tail -1 "$log")"
   fi
   last=$(grep -E '^fuzz: elapsed: .*execs: ' "$log" | tail -1 || true)
-  printf '| `%s` | %s | %s | %s | %s | %s |\n' "$2" "$1" "$(grep -oP 'elapsed: \K[^,]+' <<<"$last" || echo -)" "$(grep -oP 'execs: \K[0-9]+' <<<"$last" || echo -)" \
-    "$(grep -oP 'new interesting: \K[0-9]+' <<<"$last" || echo -)" "$result" > "$line.part"
+  field() { grep -oP "$1: \\K$2" <<<"$last" || echo -; }
+  printf '| `%s` | %s | %s | %s | %s | %s |\n' "$2" "$1" "$(field elapsed '[^,]+')" "$(field execs '[0-9]+')" \
+    "$(field 'new interesting' '[0-9]+')" "$result" > "$line.part"
   mv "$line.part" "$line"
   echo "$2: ${last#fuzz: } $result"
 }
@@ -31,15 +35,26 @@ export -f one
 mapfile -t targets < <(bash .ci/fuzz list)
 printf '%s\n' "${targets[@]}" | xargs -P "$jobs" -L 1 bash -c 'one "$0" "$1"'
 
-{
-  echo "# Fuzzing"
-  echo
-  echo "Made by \`bash docs/results/fuzz.sh $seconds\` on $(date -u +%F), $("${GO:-go}" env GOVERSION), one core a target, at commit $(git rev-parse --short HEAD)$(git diff --quiet HEAD || echo ' with changes')."
-  echo "\`make fuzz\` runs the same targets for 60 s together. *New* are inputs that reached code which no earlier one had."
-  echo
-  echo "| target | package | time | executions | new | |"
-  echo "| --- | --- | ---: | ---: | ---: | --- |"
-  for t in "${targets[@]}"; do cat "$folder/${t#* }.md"; done
-} > docs/results/fuzz.md
+commit=$(git rev-parse --short HEAD)$(git diff --quiet HEAD || echo ' with changes')
+lines=$(for t in "${targets[@]}"; do cat "$folder/${t#* }.md"; done)
+cat > docs/results/fuzz.md <<EOF
+# Fuzzing
+
+**Question.** Do the parsers and checks of data from outside return an error for every invalid input, without a crash?
+
+**Result.** $(grep -c '| passed |' <<<"$lines" || true) of ${#targets[@]} fuzz targets passed.
+
+Made by \`bash docs/results/fuzz.sh $seconds\` on $(date -u +%F) with $("${GO:-go}" env GOVERSION), one core per target, at commit $commit.
+\`make fuzz\` runs the same targets for 60 s in total. *New*: inputs that reached code which no earlier input had reached.
+
+| target | package | time | executions | new | result |
+| --- | --- | ---: | ---: | ---: | --- |
+$lines
+
+## Limits
+
+Fuzzing finds defects and does not prove that there are none. The number of executions, not the time, shows how much was
+tried.
+EOF
 echo "docs/results/fuzz.md: $(grep -c '| passed |' docs/results/fuzz.md) of ${#targets[@]} passed"
 ! grep -q '\*\*failed' docs/results/fuzz.md

@@ -1,7 +1,7 @@
 """Writes docs/results/libero.md from the folders of libero.sh: success before and after by side, and where time goes.
 
 Usage: python3 docs/results/libero.py RUNS TASK...; standard library only.
-What a person wrote on the page below SEEN stays.
+The text below the line SEEN is written by hand and stays.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import statistics
 import sys
 from pathlib import Path
 
-SEEN = "## What was seen"
+SEEN = "## Observations and limits"
 PHASES = ("rollout", "encode", "reward", "update", "commit")
 
 
 def result(folder: Path) -> tuple[int, int] | None:
-    """Successes and episodes of an evaluation, None where it is not there or not complete."""
+    """Successes and episodes of an evaluation; None if it is missing or incomplete."""
     try:
         score = json.loads((folder / "results.json").read_text())["all"]
     except (OSError, ValueError, KeyError):
@@ -30,7 +30,7 @@ def cell(pair: tuple[int, int] | None) -> str:
 
 
 def both(folder: Path) -> list[tuple[int, int] | None]:
-    """Of an evaluated checkpoint: start states trained on, held-out ones, all of them."""
+    """Results of an evaluated checkpoint: start states of the train side, of the test side, all."""
     train, test = (result(folder.with_name(f"{folder.name}-{side}")) for side in ("train", "test"))
     return [train, test, (train[0] + test[0], train[1] + test[1]) if train and test else None]
 
@@ -58,7 +58,7 @@ def interval(differences: list[float]) -> str:
 
 
 def task_rows(runs: Path, task: str) -> tuple[list[str], dict[str, list[float]], list[dict]]:
-    """The table's rows of a task, the greedy success over all 50 states by label and seed in %, and all iterations."""
+    """Rows of the task's table, greedy success in % over all 50 states by label and seed, and all iterations."""
     steps = runs / f"{task}-steps"
     if not steps.exists():
         return [], {}, []
@@ -85,17 +85,10 @@ def task_rows(runs: Path, task: str) -> tuple[list[str], dict[str, list[float]],
 def main() -> None:
     runs, tasks = Path(sys.argv[1]), sys.argv[2:]
     commit = (runs / "commit").read_text().strip()
-    out = [
-        "# SRPO against GRPO on real LIBERO, from one demonstration",
-        "",
-        f"Made by `docs/results/libero.sh` ({', '.join(tasks)}), commit {commit}; its head says what was fixed before.",
-        "Sampled: the policy's own episodes in the first and the last iteration (start: the 16 of the selection).",
-        "Greedy: every start state once, by side of the split; training saw the train side. Each seed draws its own",
-        "split; the start's is that of seed 0. Pictures are not LIBERO's own: no multisampling and coarser meshes",
-        "(`multisample = 0`, `mesh_cell_mm = 4`, about 29 dB from them), for speed; physics and success are LIBERO's.",
-        "",
-    ]
+    out: list[str] = []
     seconds: list[dict] = []
+    verdicts: list[str] = []
+    seeds = 0
     for task in tasks:
         rows, rates, iterations = task_rows(runs, task)
         if not rows:
@@ -105,25 +98,48 @@ def main() -> None:
         out += ["| seed | | sampled | greedy, train | greedy, test | all 50 |", "|---|---|---|---|---|---|", *rows, ""]
         zscore, binary = (rates.get(k, []) for k in ("SRPO (zscore)", "GRPO (binary)"))
         n = min(len(zscore), len(binary))
+        seeds = max(seeds, n)
         if n:
+            difference = interval([a - b for a, b in zip(zscore[:n], binary[:n])])
+            verdicts.append(f"{task.replace('_', ' ')}: {difference}")
             start = rates["start"][0]
             out += [f"SRPO minus start, greedy, all states: {interval([a - start for a in zscore])}. "
                     f"GRPO minus start: {interval([b - start for b in binary])}. "
-                    f"SRPO minus GRPO: {interval([a - b for a, b in zip(zscore[:n], binary[:n])])}.", ""]  # fmt: skip
+                    f"SRPO minus GRPO: {difference}.", ""]  # fmt: skip
     if seconds:
         total = sum(m["seconds"] for m in seconds)
         share = {name: 100 * sum(m["seconds_by_phase"].get(name, 0) for m in seconds) / total for name in PHASES}
         stepping = 100 * sum(m["env_step_seconds"] for m in seconds) / (2 * total)
+        median = statistics.median(m["seconds"] for m in seconds)
         out += [
-            f"An iteration of 24 episodes took {statistics.median(m['seconds'] for m in seconds):.0f} s at the median",
-            f"({len(seconds)} iterations, other work on the machine at times): rollout {share['rollout']:.1f} %,",
-            f"update {share['update']:.1f} %, commit {share['commit']:.1f} %; encoding runs during the rollout",
+            f"The median time of an iteration of 24 episodes was {median:.0f} s",
+            f"({len(seconds)} iterations, with other work on the machine at times): rollout {share['rollout']:.1f} %,",
+            f"update {share['update']:.1f} %, commit {share['commit']:.1f} %. Encoding runs during the rollout",
             f"({share['encode']:.1f} %). Both lanes were inside the simulator for {stepping:.0f} % of the time.",
             "",
         ]
     page = Path(__file__).with_suffix(".md")
-    _, found, words = page.read_text().partition(SEEN) if page.exists() else ("", "", "")
-    page.write_text("\n".join(out) + ("\n" + found + words if found else ""))
+    _, found, text = page.read_text().partition(SEEN) if page.exists() else ("", "", "")
+    head = [
+        "# SRPO against GRPO on LIBERO, from one demonstration",
+        "",
+        "**Question.** From one demonstration and a weak start, does the SRPO reward improve a policy more than a 0/1",
+        "reward (GRPO) on LIBERO?",
+        "",
+        f"**Result.** Greedy success, SRPO minus GRPO: {'; '.join(verdicts) or 'not measured yet'}.",
+        "",
+        f"Made by `docs/results/libero.sh` ({', '.join(tasks)}), commit {commit}, seeds 0 to {max(seeds - 1, 0)}.",
+        "The head of the script lists what was fixed before any result was seen.",
+        "",
+        "- Sampled: the policy's own episodes in the first and the last iteration. Start: the 16 episodes that",
+        "  selected it.",
+        "- Greedy: each start state once, by side of the split. Training used the train side. Each seed draws its own",
+        "  split; the row of the start uses the split of seed 0.",
+        "- For speed the frames are not LIBERO's own: no multisampling and coarser meshes (`multisample = 0`,",
+        "  `mesh_cell_mm = 4`, about 29 dB from LIBERO's). Physics and success are LIBERO's.",
+        "",
+    ]
+    page.write_text("\n".join(head + out) + ("\n" + found + text if found else ""))
 
 
 main()

@@ -1,28 +1,46 @@
 #!/usr/bin/env bash
-# Writes docs/results/nobody.md: how long after each kind of end of a run the last of its processes, sockets and temporary folders was gone (TestNobodyIsLeft: an env in
-# Python with 4 worker processes and a child in a session of its own, two of them at a time). Fails when one took more than 2 s, for which the machine must be idle. Takes a minute or two.
+# Writes docs/results/nobody.md: the time from each kind of end of a run until its last process, socket and temporary folder is gone
+# (TestNobodyIsLeft). Fails if one takes more than 2 s, so it needs an idle machine. Takes a minute or two.
+# Usage: docs/results/nobody.sh
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 out=$(mktemp)
 trap 'rm -f "$out"' EXIT
-"${GO:-go}" test -count=1 -timeout 30m -v -run '^TestNobodyIsLeft$' ./cmd/srpo | tee "$out" | grep --line-buffered -E '^ *--- |was left after' || true
+"${GO:-go}" test -count=1 -timeout 30m -v -run '^TestNobodyIsLeft$' ./cmd/srpo | tee "$out" |
+  grep --line-buffered -E '^ *--- |was left after' || true
 grep -q '^--- PASS' "$out"
-{
-  echo "# Who is left"
-  echo
-  echo "Made by \`bash docs/results/nobody.sh\` on $(date -u +%F), $("${GO:-go}" env GOVERSION), $(nproc) cores, at commit $(git rev-parse --short HEAD)$(git diff --quiet HEAD || echo ' with changes')."
-  echo "A run with an env in Python that holds 4 workers and a child in another session, ended in each way. Seconds from the end of srpo's own process until nothing was"
-  echo "left that has to do with the run: no process, socket or temporary folder (arenas live as long as a process that maps them). They are looked for every 20 ms."
-  echo "*Next start*: what SIGKILL kept the host from removing, that child and the sockets' folder, goes with the next start of any srpo, which is counted in."
-  echo
-  echo "| end | processes gone, s | all gone, s | by |"
-  echo "| --- | ---: | ---: | --- |"
-  awk '
+commit=$(git rev-parse --short HEAD)$(git diff --quiet HEAD || echo ' with changes')
+rows=$(awk '
     /=== RUN +TestNobodyIsLeft\// { name = $3; sub(/.*\//, "", name); gsub(/_/, " ", name); first = "" }
     /but the one in another session/ { first = $(NF-1) }
-    /nothing was left after/ { s = $(NF-1); printf "| %s | %s | %s | %s |\n", name, first == "" ? s : first, s, first == "" ? "the host" : "next start" }
-  ' "$out"
-} > docs/results/nobody.md
+    /nothing was left after/ {
+      s = $(NF-1)
+      printf "| %s | %s | %s | %s |\n", name, first == "" ? s : first, s, first == "" ? "the host" : "next start"
+    }
+  ' "$out")
+cat > docs/results/nobody.md <<EOF
+# What remains after a run
+
+**Question.** Does a run leave processes, sockets or temporary folders behind, however it ends?
+
+**Result.** Everything was gone after at most $(awk -F'|' '$4 > most { most = $4 } END { printf "%.2f", most }' <<<"$rows") s.
+
+Made by \`bash docs/results/nobody.sh\` on $(date -u +%F) with $("${GO:-go}" env GOVERSION) on $(nproc) cores, at commit $commit.
+
+The env is a Python plugin with 4 worker processes and a child process in another session. The times start when srpo's own
+process has ended, and a check runs every 20 ms. Arenas exist as long as a process that maps them.
+
+*Next start*: after SIGKILL the host cannot remove the child in the other session or the folder of the sockets. The next start
+of any srpo removes them, and its time is included.
+
+| end | processes gone, s | all gone, s | removed by |
+| --- | ---: | ---: | --- |
+$rows
+
+## Limits
+
+One machine and one plugin. On a busy machine the times are longer.
+EOF
 cat docs/results/nobody.md
-# Both times of each end, and that of the plugin that was killed while the run went on.
+# Both times of each end, and the time of the plugin that was killed while the run continued.
 ! grep -oP 'was left after \K[0-9.]+' "$out" | awk '$1 > 2' | grep .

@@ -1,34 +1,43 @@
 #!/usr/bin/env bash
-# The policies that people use, small and from random weights, on a CPU: the expert's demonstrations, fine-tuning on them, then SRPO; success before and after.
-# OpenVLA-OFT of 5 million parameters and pi0 of 0.9 million (preset = tiny), in the true formats and through the code that real checkpoints take: a folder as
-# policy.NAME.checkpoint in place of the preset is the real thing (docs/recipes.md).
-# Usage: docs/results/openvla.sh [ITERATIONS] [RUN-FOLDER] [POLICY...], policies openvla and pi0 unless given (pi0-fast is known too); a stopped script goes on where
-# it was; writes docs/results/openvla.md. ENVIRONMENT=tabletop is the same on the tabletop's one block, where an episode takes a tenth of a second: docs/results/openvla-tabletop.md.
-# LRS='2e-5' makes SRPO's run again from the same start with other learning rates.
-# With STARTS='1:4' SMALL=1 it tries the script itself, in minutes, and its numbers mean nothing.
+# Published policy architectures, small and from random weights, on a CPU: the expert's demonstrations, fine-tuning on them, then SRPO; success
+# before and after. OpenVLA-OFT with 5 million parameters and pi0 with 0.9 million (preset = tiny), in the published formats and through the
+# code that published checkpoints use. For a published checkpoint set policy.NAME.checkpoint instead of the preset (docs/plugins.md).
+# Writes docs/results/openvla.md; the text below its line "## Observations and limits" is written by hand and stays. Run it again after an
+# interruption to continue.
+# Usage: docs/results/openvla.sh [ITERATIONS] [RUN-FOLDER] [POLICY...], policies openvla and pi0 by default (also: pi0-fast)
+#
+# ENVIRONMENT=tabletop: the same on tabletop's one block, where an episode takes a tenth of a second: docs/results/openvla-tabletop.md.
+# LRS='2e-5': repeats SRPO's run from the same start with other learning rates.
+# STARTS='1:4' SMALL=1: tests the script itself in minutes. Its numbers carry no meaning.
 #
 # Fixed before any result was seen:
-# - libero_object's bbq sauce, seed 0, episodes of at most 180 steps; half of the 50 start states train, all 50 are evaluated, greedy, before and after, by side;
-# - the start, by one rule for every policy: demonstrations and steps of fine-tuning STARTS (default 30:3000 60:8000), tried in this order; the first with which
-#   the sampled policy succeeds in 10 to 90 % of 16 episodes on the train side is taken; where none is, the most successful one, or the last where all fail;
-#   (changed three times after a look at openvla's first entries, 0 of 16 each. 5:1000, with random crops and colours: its actions did not depend on the picture yet; presets learn
-#   without them since. 5:2000 without them: the greedy action on frames of three other demonstrations is off by 0.08 of 1 in x, but once the arm has left the demonstrated
-#   way it never comes back. 30:3000 with an expert whose actions have noise, std 0.2, learned as they were executed: a loss of 4.6, and the hand hovers over the bottle.
-#   Now the same with what the expert meant);
-# - SRPO: zscore, pixel, references of the batch; where the start never succeeded, those of the demonstrations, since a batch without a success has nothing to
-#   measure failures by; 4 groups of 6 rollouts an iteration, all kept, so that each iteration costs 24 episodes; clip 0.2 and 0.28 (published), temperature 1, learning
-#   rate and the rest as they are by default for a preset; clips are all recorded frames as they are;
-# - frames without multisampling and of coarser meshes, as in libero.sh;
-# - compared: greedy success on the train and the test side, before and after, paired by episode, with Newcombe's 95 % interval; beside it the same of the sampled
-#   policy, at temperature 1 (added after the first look: the greedy one came to 0 of 25 where 2 of 16 sampled episodes succeeded). One seed: one run's result;
-# - on tabletop, which asks whether more episodes help where LIBERO's 24 an iteration did not (it was begun after those were seen): 8 groups of 8, 64 episodes a side.
+# - libero_object's bbq sauce, seed 0, episodes of at most 180 steps. Half of the 50 start states are for training. All 50 are evaluated,
+#   greedily, before and after, by side.
+# - The start, by one rule for each policy: demonstrations and steps of fine-tuning STARTS (default 30:3000 60:8000) are tried in this order. The
+#   first one is used whose sampled policy succeeds in 10 to 90 % of 16 episodes on the train side. If there is none, the most successful one
+#   is used, or the last one if all fail.
+#   The rule changed three times after the first entries of openvla were seen, 0 of 16 each. 5:1000, with random crops and colours: its actions did
+#   not depend on the picture yet; presets learn without these since then. 5:2000 without them: the greedy action on frames of three other
+#   demonstrations is off by 0.08 of 1 in x, but when the arm has left the demonstrated path it never returns. 30:3000 with an expert
+#   whose actions have noise, std 0.2, learned as they were executed: a loss of 4.6, and the hand hovers over the bottle. Now the same with the
+#   actions that the expert intended.
+# - SRPO: zscore, pixel, references of the batch. If the start never succeeded, the references are the demonstrations, because a batch without
+#   a success has no reference for failures. 4 groups of 6 rollouts per iteration, all kept, so that each iteration costs 24 episodes; clip 0.2
+#   and 0.28 (published), temperature 1, learning rate and other settings at the defaults of a preset; clips are all recorded frames.
+# - Frames without multisampling and with coarser meshes, as in libero.sh.
+# - Compared: greedy success on the train and on the test side, before and after, paired by episode, with Newcombe's 95 % interval; and the same of
+#   the sampled policy at temperature 1 (added after the first results: greedy success was 0 of 25 where 2 of 16 sampled episodes succeeded).
+#   One seed: the result of one run.
+# - On tabletop, to see whether more episodes help where LIBERO's 24 per iteration did not (started after those were seen): 8 groups of 8, 64
+#   episodes per side.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 env=${ENVIRONMENT:-libero}
 case $env in
-  libero) page=openvla task='libero_object/*bbq*' starts='30:3000 60:8000' groups=4 size=6 sampled=16 trials=0 ;; # trials 0: each start state of the side once
+  # trials=0: each start state of the side once
+  libero) page=openvla task='libero_object/*bbq*' starts='30:3000 60:8000' groups=4 size=6 sampled=16 trials=0 ;;
   tabletop) page=openvla-tabletop task=tabletop/one_block starts='10:1000 20:2000' groups=8 size=8 sampled=64 trials=64 ;;
-  *) echo "there is no recipe for $env: libero or tabletop" >&2 && exit 2 ;;
+  *) echo "unknown ENVIRONMENT $env: use libero or tabletop" >&2 && exit 2 ;;
 esac
 iterations=${1:-10} runs=${2:-runs/$page}
 shift $(($# < 2 ? $# : 2))
@@ -47,8 +56,10 @@ if [ -n "$small" ]; then
 fi
 
 rate() { python3 -c 'import json, sys; print(json.load(open(sys.argv[1] + "/results.json"))["all"]["success_rate"])' "$1"; }
-within() { python3 -c 'import sys; sys.exit(not float(sys.argv[1]) <= float(sys.argv[2]) <= float(sys.argv[3]))' "$2" "$1" "$3"; } # within VALUE LOW HIGH
-sides() { # sides CHECKPOINT NAME: greedy and sampled, on the states that train and on the others
+within() { # within VALUE LOW HIGH
+  python3 -c 'import sys; sys.exit(not float(sys.argv[1]) <= float(sys.argv[2]) <= float(sys.argv[3]))' "$2" "$1" "$3"
+}
+sides() { # sides CHECKPOINT NAME: greedy and sampled evaluations of both sides
   for side in train test; do
     "$srpo" eval --checkpoint "$1" --states "$side" --episodes "$trials" --out "$2-$side"
     "$srpo" eval --checkpoint "$1" --states "$side" --episodes "$trials" --sample --out "$2-$side-as-sampled"
@@ -86,9 +97,9 @@ for policy in "${policies[@]}"; do
     if [ -e "$out/manifest.json" ]; then
       "$srpo" run --resume "$out" --iterations "$iterations"
     else
-      "$srpo" run "${own[@]}" --checkpoint "$sft" --iterations "$iterations" --references "$references" --out "$out" --set run.videos=4 --set run.eval_every=0 --set run.solved_after=0 \
-        --set rollout.groups=$groups --set rollout.group_size=$size --set rollout.extra_groups=0 --set rollout.keep_low=0 --set rollout.keep_high=1 \
-        --set update.clip_low=0.2 --set update.clip_high=0.28 "${extra[@]}"
+      "$srpo" run "${own[@]}" --checkpoint "$sft" --iterations "$iterations" --references "$references" --out "$out" \
+        --set run.videos=4 --set run.eval_every=0 --set run.solved_after=0 --set rollout.groups=$groups --set rollout.group_size=$size \
+        --set rollout.extra_groups=0 --set rollout.keep_low=0 --set rollout.keep_high=1 --set update.clip_low=0.2 --set update.clip_high=0.28 "${extra[@]}"
     fi
     sides "$out" "$runs/$name-after"
     for side in train test; do

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The default run (shorter), again and in other ways: the same numbers and the same weights? Usage: docs/results/same.sh [ITERATIONS] [RUN-FOLDER]; about a minute on two
-# cores; writes docs/results/same.md, and ends with 1 where anything differs.
+# Writes docs/results/same.md: executes the default run, shortened, in several ways and compares the numbers and the weights. Exits with 1 if
+# anything differs. Takes about a minute on two cores.
+# Usage: docs/results/same.sh [ITERATIONS] [RUN-FOLDER]
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 iterations=${1:-5} runs=${2:-$(mktemp -d)}
@@ -26,8 +27,10 @@ import json, subprocess, sys
 from pathlib import Path
 
 runs, last = Path(sys.argv[1]), int(sys.argv[2])
-# What the machine and the way there change: time, and how calls were batched.
+# Metrics that depend on the machine and the way: times, and how calls were batched.
 machine = ("seconds", "lane_utilisation", "act_batch", "faults")
+ways = ["default", "default again", "1 lane", "4 lanes", "no shared memory", "1 lane, no shared memory",
+        "stopped and resumed", "one processor"]
 
 
 def numbers(run):
@@ -40,20 +43,35 @@ def sums(run):
 
 
 commit = subprocess.run(["git", "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True).stdout.strip()
-first, bad = runs / "default", 0
+first, bad, table = runs / "default", 0, []
 compared = len(numbers(first)[0])
-out = ["# The same run in other ways", "",
-       f"Made by `docs/results/same.sh {last}` at commit {commit}, seed 0: the built-in default (tabletop, tiny, pixel, zscore) for {last} iterations. Every number of",
-       f"metrics.jsonl that does not say something of the machine ({compared} an iteration) and every file of the last checkpoint, compared with the first row's.", "",
-       "| way | numbers that differ | files that differ | success, last iteration |", "|---|---|---|---|"]  # fmt: skip
-for way in ["default", "default again", "1 lane", "4 lanes", "no shared memory", "1 lane, no shared memory", "stopped and resumed", "one processor"]:
+for way in ways:
     rows, files = numbers(runs / way), sums(runs / way)
     assert len(rows) == last and set(files) == set(sums(first))
     wrong = sum(a[k] != b.get(k) for a, b in zip(numbers(first), rows) for k in a)
     other = sum(files[f] != s for f, s in sums(first).items())
     bad += wrong + other
-    out.append(f"| {way} | {wrong} of {last * compared} | {other} of {len(files)} | {100 * rows[-1]['success_rate']:.1f} % |")
-Path("docs/results/same.md").write_text("\n".join(out) + "\n")
-print("\n".join(out[5:]))
+    success = f"{100 * rows[-1]['success_rate']:.1f} %"
+    table.append(f"| {way} | {wrong} of {last * compared} | {other} of {len(files)} | {success} |")
+result = f"{bad} numbers or files differ" if bad else "All numbers and all files are equal"
+Path("docs/results/same.md").write_text(f"""# The same run in other ways
+
+**Question.** Is a run the same with one lane or many, with or without shared memory, and when it is stopped and resumed?
+
+**Result.** {result} in {len(ways)} executions.
+
+Made by `docs/results/same.sh {last}` at commit {commit}, seed 0. The run is the default (tabletop, tiny, pixel, zscore)
+for {last} iterations. Compared with the first row: all numbers of metrics.jsonl that do not describe the machine ({compared} per
+iteration), and all files of the last checkpoint.
+
+| way | numbers that differ | files that differ | success, last iteration |
+|---|---|---|---|
+""" + "\n".join(table) + """
+
+## Limits
+
+The comparison uses one machine. Another processor can round differently. LIBERO and the torch policies are not compared.
+""")
+print("\n".join(table))
 sys.exit(bad > 0)
 PYTHON

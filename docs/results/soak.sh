@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Writes docs/results/soak.md and soak.svg: 1000 restarts of plugins (another number: first argument), then the default run for 2 hours (second argument, as 90m),
-# and what the host's process held meanwhile. Fails when goroutines, descriptors or memory grow, or what an iteration leaves on disk. It cannot go on where it was
-# stopped: it is one process that is watched.
+# Writes docs/results/soak.md and soak.svg: restarts plugins 1000 times (first argument: another number), then executes the default run for
+# 2 hours (second argument: another duration, such as 90m), and records what the host's process uses. Fails if goroutines, descriptors,
+# memory, or the growth of the folder per iteration increase. It cannot continue after an interruption, because it observes one process.
+# Usage: docs/results/soak.sh [RESTARTS] [DURATION]
 #
-# Fixed beforehand: what grows is the most in the last quarter against the most in the second one, by more than 5 goroutines or descriptors, or 20 % and 20 MB,
-# and the folder by more than half as much again for each iteration; more checkpoints than keep and the best fail too.
+# Fixed before any result was seen. The maximum in the last quarter is compared with the maximum in the second quarter. These count as
+# growth: more than 5 goroutines or descriptors; more than 20 % plus 20 MB of memory; 1.5 times the growth of the folder per iteration. The
+# test also fails if more checkpoints remain than the setting keep allows, plus the best one.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 cd "$root"

@@ -1,6 +1,7 @@
 package export
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 	"strings"
@@ -9,13 +10,15 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"github.com/srpo-dev/srpo/encoders/internal/modeltest"
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-const model = "../vjepa2/testdata/patch8-16x32.onnx"
+// exported is a model that srpo exported.
+const exported = "../vjepa2/testdata/patch8-16x32.onnx"
 
 func TestReadCard(t *testing.T) {
-	c, v, err := ReadCard(model)
+	c, v, err := ReadCard(exported)
 	require.NoError(t, err)
 	require.Equal(t, "vjepa2", c.Family)
 	require.Equal(t, 24, c.Dimension)
@@ -24,7 +27,7 @@ func TestReadCard(t *testing.T) {
 	require.Equal(t, 32, c.Input.Height)
 	require.Equal(t, map[string]string{"mean": "mean"}, c.Outputs)
 	require.Equal(t, 36, c.Preprocess.Resize) // int(32*256/224)
-	require.Equal(t, [3]float64{0.485, 0.456, 0.406}, c.Preprocess.Mean)
+	require.Equal(t, []float64{0.485, 0.456, 0.406}, c.Preprocess.Mean)
 	require.Len(t, c.SHA256, 64)
 	require.Equal(t, []int{1, 2, 3}, v.Batches)
 	require.Less(t, v.LargestRelativeDifference, v.Tolerance)
@@ -37,26 +40,23 @@ func TestReadCard(t *testing.T) {
 }
 
 func TestReadCardRefuses(t *testing.T) {
-	whole, err := os.ReadFile(model)
+	whole, err := os.ReadFile(exported)
 	require.NoError(t, err)
-	entry := func(key, value string) []byte {
-		e := protowire.AppendString(protowire.AppendTag(nil, entryKey, protowire.BytesType), key)
-		e = protowire.AppendString(protowire.AppendTag(e, entryValue, protowire.BytesType), value)
-		return protowire.AppendBytes(protowire.AppendTag(nil, modelMetadata, protowire.BytesType), e)
-	}
 	for name, c := range map[string]struct {
 		data    []byte
 		kind    plugins.ErrorKind
 		message string
 	}{
-		"cut off":          {whole[:len(whole)/2], plugins.Corrupt, "cut off"},
-		"cut in a length":  {[]byte{0x3a, 0x80}, plugins.Corrupt, "cut off"},
-		"empty":            {nil, plugins.Corrupt, "no ONNX file"},
+		"truncated":        {whole[:len(whole)/2], plugins.Corrupt, "truncated"},
+		"truncated length": {[]byte{0x3a, 0x80}, plugins.Corrupt, "truncated"},
+		"empty":            {nil, plugins.Corrupt, "not an ONNX file"},
 		"text":             {[]byte(strings.Repeat("this is no protobuf at all\n", 9)), plugins.Corrupt, ""},
-		"of something":     {entry("author", "somebody"), plugins.Mismatch, "srpo did not export it"},
-		"a newer format":   {entry("srpo.encoder", `{"format":2}`), plugins.Mismatch, "format 2"},
-		"a card in pieces": {entry("srpo.encoder", `{"format":`), plugins.Corrupt, "its card"},
-		"a length over 64": {[]byte{0x3a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, plugins.Corrupt, "no ONNX file"},
+		"other metadata":   {modeltest.Metadata("author", "somebody"), plugins.Mismatch, "srpo did not export"},
+		"newer format":     {modeltest.Metadata("srpo.encoder", `{"format":2}`), plugins.Mismatch, "format 2"},
+		"truncated card":   {modeltest.Metadata("srpo.encoder", `{"format":`), plugins.Corrupt, "invalid model card"},
+		"length of 70 bits": {
+			append([]byte{0x3a}, bytes.Repeat([]byte{0xff}, 11)...), plugins.Corrupt, "not an ONNX file",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "m.onnx")
@@ -76,15 +76,15 @@ func TestReadCardRefuses(t *testing.T) {
 	require.Equal(t, plugins.Invalid, plugins.KindOf(err))
 }
 
-// A model's weights are passed over, not read: here they are a hole of 3 GB.
+// TestReadCardSkipsWeights checks that weights are not read: here they are a hole of 3 GB in a sparse file.
 func TestReadCardSkipsWeights(t *testing.T) {
-	whole, err := os.ReadFile(model)
+	whole, err := os.ReadFile(exported)
 	require.NoError(t, err)
 	const hole = 3 << 30
 	f, err := os.Create(filepath.Join(t.TempDir(), "large.onnx"))
 	require.NoError(t, err)
 	defer f.Close()
-	head := protowire.AppendVarint(protowire.AppendTag(nil, 7, protowire.BytesType), hole)
+	head := protowire.AppendVarint(protowire.AppendTag(nil, 7, protowire.BytesType), hole) // the graph
 	_, err = f.Write(head)
 	require.NoError(t, err)
 	_, err = f.WriteAt(whole, int64(len(head))+hole)
@@ -95,7 +95,7 @@ func TestReadCardSkipsWeights(t *testing.T) {
 }
 
 func FuzzReadCard(f *testing.F) {
-	whole, err := os.ReadFile(model)
+	whole, err := os.ReadFile(exported)
 	require.NoError(f, err)
 	f.Add(whole[len(whole)-3000:])
 	f.Add([]byte{0x08, 0x0a, 0x72, 0x02, 0x0a, 0x00})
@@ -106,8 +106,11 @@ func FuzzReadCard(f *testing.F) {
 	})
 }
 
-func TestFilesAreWhole(t *testing.T) {
-	for _, name := range []string{"export.py", "checkpoint.py", "network.py", "graph.py", "clips.py", "talk.py", "requirements.txt", "episodes/expert.npz"} {
+func TestFilesAreComplete(t *testing.T) {
+	for _, name := range []string{
+		"export.py", "checkpoint.py", "network.py", "graph.py", "clips.py", "talk.py", "requirements.txt",
+		"episodes/expert.npz",
+	} {
 		_, err := Files.Open(name)
 		require.NoError(t, err)
 	}

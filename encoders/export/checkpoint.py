@@ -1,4 +1,4 @@
-"""From --model to a folder in the format of transformers whose parts were looked at: config, weights, preprocessing."""
+"""Finds the checkpoint of --model and checks its files: config, weights and preprocessing."""
 
 import hashlib
 import json
@@ -11,10 +11,11 @@ from pathlib import Path
 
 from talk import Refused
 
-# model_type in config.json by family.
+# The values of model_type in config.json, by family.
 FAMILIES = {"vjepa2": ("vjepa2",), "dinov2": ("dinov2", "dinov2_with_registers")}
 
-WANTED = {
+# The files of a checkpoint, by family.
+FILES = {
     "vjepa2": ("config.json", "model.safetensors", "video_preprocessor_config.json"),
     "dinov2": ("config.json", "model.safetensors", "preprocessor_config.json"),
 }
@@ -24,12 +25,12 @@ INTERPOLATION = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
 
 @dataclass
 class Checkpoint:
-    """A checkpoint's folder and what its files say."""
+    """A folder in the format of transformers, and the content of its files."""
 
     folder: Path
     family: str
     config: dict
-    preprocess: dict  # in the form of the model card
+    preprocess: dict  # as in the model card
     weights: list[Path]
     source: str
     revision: str = ""
@@ -37,7 +38,7 @@ class Checkpoint:
     place: str = field(default="", repr=False)
 
     def sha256(self) -> str:
-        """The SHA-256 over the weight files: for each, sorted by name, its name, a NUL byte and its bytes."""
+        """The SHA-256 over the weight files: of each, sorted by name, its name, a NUL byte and its content."""
         h = hashlib.sha256()
         for path in sorted(self.weights, key=lambda p: p.name):
             h.update(path.name.encode() + b"\0")
@@ -47,33 +48,34 @@ class Checkpoint:
         return h.hexdigest()
 
     def parameters(self) -> int:
-        """How many numbers the weight files hold, by their headers."""
+        """The number of values in the weight files, according to their headers."""
         return sum(
             math.prod(e["shape"]) for path in self.weights for k, e in header(path).items() if k != "__metadata__"
         )
 
 
 def header(path: Path) -> dict:
-    """The header of a safetensors file that was checked: tensors by name, with dtype, shape and data_offsets."""
+    """The header of a valid safetensors file: dtype, shape and data_offsets by the name of the tensor."""
     with open(path, "rb") as f:
         return json.loads(f.read(struct.unpack("<Q", f.read(8))[0]))
 
 
 def find(family: str, model: str, revision: str = "") -> Checkpoint:
-    """Opens the checkpoint that --model means: a folder, or the id of one on the model hub.
+    """Opens and checks a checkpoint. model is a folder, or the id of a checkpoint on the model hub.
 
-    Raises Refused: not found, mismatch (another architecture), corrupt (a truncated file), invalid (preprocessing).
+    Raises Refused: not found, unavailable (the hub), mismatch (another architecture), corrupt (a truncated file),
+    invalid (unsupported preprocessing).
     """
     folder = Path(os.path.expanduser(model))
     source, commit = folder.resolve().name, ""
     if folder.is_file():
-        raise Refused("invalid", f"{model} is a file", f"give the folder that holds it, with {_list(WANTED[family])}")
+        raise Refused("invalid", f"{model} is a file", f"give its folder, with {_list(FILES[family])}")
     if not folder.is_dir():
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
             raise Refused(
                 "not found",
                 f"there is no folder {model}",
-                f"give a folder with {_list(WANTED[family])}, or the id of a checkpoint on the model hub, OWNER/NAME",
+                f"give a folder with {_list(FILES[family])}, or the id of a checkpoint on the model hub, OWNER/NAME",
             )
         folder, commit, source = _fetch(family, model, revision), revision, model
         if re.fullmatch(r"[0-9a-f]{40}", folder.name):
@@ -105,7 +107,7 @@ def _list(names) -> str:
 
 
 def _fetch(family: str, model: str, revision: str) -> Path:
-    """Brings a checkpoint from the model hub, or finds it in the hub's cache on this machine."""
+    """Downloads a checkpoint from the model hub, or finds it in the hub's cache on this machine."""
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "10")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from huggingface_hub import snapshot_download
@@ -117,28 +119,31 @@ def _fetch(family: str, model: str, revision: str) -> Path:
     except GatedRepoError as e:
         raise Refused(
             "unavailable",
-            f"{model} asks for a licence to be accepted first",
-            "accept it on the hub's page and set HF_TOKEN, or download the files there",
+            f"{model} requires that you accept its licence",
+            "accept it on the checkpoint's page of the hub and set HF_TOKEN, or download the files there",
         ) from e
     except RevisionNotFoundError as e:
-        raise Refused("not found", f"{model} has no revision {revision}", "leave --revision out for the newest") from e
+        raise Refused(
+            "not found", f"{model} has no revision {revision}", "leave --revision out to use the newest"
+        ) from e
     except RepositoryNotFoundError as e:
         raise Refused(
             "not found",
             f"the model hub has no {model}, or it is private",
-            "check the id; for a private one set HF_TOKEN",
+            "check the id; for a private checkpoint set HF_TOKEN",
         ) from e
-    except Exception as e:  # the hub's client raises what its HTTP library does, which changes between versions
+    except Exception as e:  # the hub's client passes on errors of its HTTP library, which differ by version
         name = model.split("/")[-1]
         raise Refused(
             "unavailable",
             f"{model} is not on this machine and the model hub cannot be reached ({type(e).__name__})",
-            f"on a machine with network download {_list(WANTED[family])} of {model}, put them into one folder here, for"
-            f" example ~/models/{name}, and give --model ~/models/{name}",
+            f"on a machine with a network, download {_list(FILES[family])} of {model}, put them into one folder here,"
+            f" for example ~/models/{name}, and set --model ~/models/{name}",
         ) from e
 
 
 def _json(folder: Path, name: str, family: str) -> dict:
+    """Reads a JSON object from a file of the checkpoint. Raises Refused: not found, corrupt."""
     path = folder / name
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -146,16 +151,17 @@ def _json(folder: Path, name: str, family: str) -> dict:
         raise Refused(
             "not found",
             f"{folder} has no {name}",
-            f"a checkpoint in the format of transformers has {_list(WANTED[family])}: bring the missing file",
+            f"a checkpoint in the format of transformers has {_list(FILES[family])}: add the missing file",
         ) from None
     except (ValueError, UnicodeDecodeError) as e:
-        raise Refused("corrupt", f"it is no JSON: {e}", "bring the file again", str(path)) from None
+        raise Refused("corrupt", f"it is not JSON: {e}", "copy the file again", str(path)) from None
     if not isinstance(value, dict):
-        raise Refused("corrupt", "it is no JSON object", "bring the file again", str(path))
+        raise Refused("corrupt", "it is not a JSON object", "copy the file again", str(path))
     return value
 
 
 def _check_family(family: str, config: dict, folder: Path) -> None:
+    """Raises Refused (mismatch) if model_type in config.json is not of the family."""
     kind = config.get("model_type", "")
     if kind in FAMILIES[family]:
         return
@@ -163,7 +169,7 @@ def _check_family(family: str, config: dict, folder: Path) -> None:
     hint = (
         f"srpo encoder export {other[0]} --model {folder}"
         if other
-        else f"{family} takes checkpoints with model_type {' or '.join(FAMILIES[family])}"
+        else f"{family} supports checkpoints with model_type {' or '.join(FAMILIES[family])}"
     )
     raise Refused(
         "mismatch",
@@ -174,6 +180,7 @@ def _check_family(family: str, config: dict, folder: Path) -> None:
 
 
 def _weights(folder: Path, family: str) -> list[Path]:
+    """The weight files of the checkpoint. Raises Refused (not found)."""
     index = folder / "model.safetensors.index.json"
     if index.exists():
         names = sorted(set(_json(folder, index.name, family).get("weight_map", {}).values()))
@@ -182,42 +189,45 @@ def _weights(folder: Path, family: str) -> list[Path]:
             raise Refused(
                 "not found",
                 f"{folder} lacks {', '.join(missing[:3]) or 'weights'}, which {index.name} lists",
-                "bring the missing files into the folder",
+                "copy the missing files to the folder",
             )
         return [folder / n for n in names]
     if (folder / "model.safetensors").is_file():
         return [folder / "model.safetensors"]
-    hint = "bring model.safetensors into the folder"
+    hint = "copy model.safetensors to the folder"
     if list(folder.glob("pytorch_model*.bin")):
-        hint = "it has the older pytorch_model.bin: load it with transformers and save it again with save_pretrained"
+        hint = "convert pytorch_model.bin: load it with transformers and save it with save_pretrained"
     raise Refused("not found", f"{folder} has no model.safetensors", hint)
 
 
 def check_safetensors(path: Path) -> None:
-    """Compares a file's length with what its header says, before gigabytes are loaded. Raises Refused (corrupt)."""
-    again = "bring the file again: its copy or download did not finish"
+    """Checks the length of a safetensors file against its header, without loading it. Raises Refused (corrupt)."""
+    again = "copy or download the file again: it is incomplete"
     size = path.stat().st_size
     with open(path, "rb") as f:
         head = f.read(8)
         if len(head) < 8:
-            raise Refused("corrupt", f"it is cut off: {size} bytes", again, str(path))
+            raise Refused("corrupt", f"it is truncated: {size} bytes", again, str(path))
         length = struct.unpack("<Q", head)[0]
         if 8 + length > size:
-            what = "it is cut off within its header" if length < 1 << 30 else "it is no safetensors file"
+            what = "it is truncated within its header" if length < 1 << 30 else "it is not a safetensors file"
             raise Refused("corrupt", what, again, str(path))
         try:
             entries = json.loads(f.read(length))
             end = max((e["data_offsets"][1] for k, e in entries.items() if k != "__metadata__"), default=0)
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise Refused("corrupt", "it is no safetensors file", again, str(path)) from None
+            raise Refused("corrupt", "it is not a safetensors file", again, str(path)) from None
     if 8 + length + end != size:
         raise Refused(
-            "corrupt", f"it is cut off: its header speaks of {8 + length + end} bytes, it has {size}", again, str(path)
+            "corrupt",
+            f"it is truncated: it has {size} bytes, {8 + length + end} according to its header",
+            again,
+            str(path),
         )
 
 
 def _preprocess(family: str, folder: Path, config: dict) -> dict:
-    """What must be done to frames before the model, from the checkpoint's own preprocessor config."""
+    """The preprocessing of frames, from the checkpoint's preprocessor config, as in the model card. Raises Refused."""
     names = ["preprocessor_config.json"]
     if family == "vjepa2":
         names.insert(0, "video_preprocessor_config.json")
@@ -225,12 +235,12 @@ def _preprocess(family: str, folder: Path, config: dict) -> dict:
     p = _json(folder, name, family)
     place = str(folder / name)
 
-    def bad(message: str, hint: str = "take the checkpoint's published file") -> Refused:
+    def bad(message: str, hint: str = "use the file that was published with the checkpoint") -> Refused:
         return Refused("invalid", message, hint, place)
 
     for key in ("do_resize", "do_rescale", "do_normalize"):
         if p.get(key) is False:
-            raise bad(f"{key} is false, which srpo's encoders do not do")
+            raise bad(f"srpo's encoders do not support {key} = false")
     out: dict = {"antialias": True, "rescale": p.get("rescale_factor", 1 / 255)}
     default = {"vjepa2": 2, "dinov2": 3}[family]
     if p.get("resample", default) not in INTERPOLATION:
@@ -246,22 +256,22 @@ def _preprocess(family: str, folder: Path, config: dict) -> dict:
     crop = _side(p.get("crop_size"))
     if family == "vjepa2":
         if crop is None:
-            raise bad("crop_size is no square")
+            raise bad("crop_size is not a square")
         if crop != config.get("crop_size", 256):
             raise Refused(
                 "mismatch",
-                f"crop_size is {crop}, and {config.get('crop_size', 256)} in config.json",
-                "take both files from one checkpoint",
+                f"crop_size is {crop}, but {config.get('crop_size', 256)} in config.json",
+                "use two files from the same checkpoint",
                 place,
             )
-        # As the published processor does, whatever size the file gives.
+        # The published processor ignores size in the file.
         out.update(resize=int(crop * 256 / 224), resize_mode="short_side", crop=crop)
     else:
         size = p.get("size")
         short = size.get("shortest_edge") if isinstance(size, dict) else size
         if short is not None and p.get("do_center_crop", True):
             if crop is None:
-                raise bad("crop_size is no square")
+                raise bad("crop_size is not a square")
             out.update(resize=int(short), resize_mode="short_side", crop=crop)
         elif _side(size) is not None:
             side = _side(size)
@@ -269,23 +279,23 @@ def _preprocess(family: str, folder: Path, config: dict) -> dict:
         else:
             raise bad("size gives neither shortest_edge nor a square")
     if out["crop"] > out["resize"]:
-        raise bad(f"crop_size {out['crop']} is larger than what frames are resized to, {out['resize']}")
+        raise bad(f"crop_size {out['crop']} is larger than the size after resizing, {out['resize']}")
     patch = config.get("patch_size", {"vjepa2": 16, "dinov2": 14}[family])
     patch = patch if isinstance(patch, int) else patch[0]
     if out["crop"] % patch or out["crop"] < patch:
-        raise bad(f"crop_size {out['crop']} is no multiple of the patch size {patch}")
+        raise bad(f"crop_size {out['crop']} is not a multiple of the patch size {patch}")
     return out
 
 
 def _side(size) -> int | None:
-    """The side of a square given as a number or {"height", "width"}; None for anything else."""
+    """The side of a square given as a number or as {"height", "width"}; None for anything else."""
     if isinstance(size, dict):
         size = size["height"] if "height" in size and size.get("height") == size.get("width") else None
     return size if isinstance(size, int) and not isinstance(size, bool) and size > 0 else None
 
 
 def _licence(folder: Path) -> str:
-    """The licence in the front matter of README.md; empty where there is none."""
+    """The licence in the front matter of README.md, or an empty string."""
     try:
         text = (folder / "README.md").read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):

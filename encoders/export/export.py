@@ -1,4 +1,4 @@
-"""Checkpoint to ONNX, verified against torch: the program behind `srpo encoder export`.
+"""Exports a checkpoint to ONNX and verifies it against torch: the program behind `srpo encoder export`.
 
 python export.py vjepa2 --model FOLDER|OWNER/NAME --out FILE.onnx [--half] [--revision R] [--frames N] [--clips DIR]
 """
@@ -17,12 +17,12 @@ from pathlib import Path
 import checkpoint
 from talk import Refused, Reports, run
 
-# The largest relative difference between torch's embeddings and the file's that is accepted: |a - b| / |b|, Euclidean.
+# The largest accepted relative difference between the embeddings of the file and of torch: |a - b| / |b|, Euclidean.
 TOLERANCE = 1e-4
-# In float16 each of some hundred roundings costs up to 5e-4 of a value, most of which cancel in the mean.
+# In float16, each of some hundred roundings changes a value by up to 5e-4, and most of them cancel in the mean.
 HALF_TOLERANCE = 2e-2
-FORMAT = 1
-SHARDS = ((0,), (1, 2), (0, 1, 2))  # the clips of each call: batches of 1, 2 and 3
+FORMAT = 1  # of the model card
+BATCHES = ((0,), (1, 2), (0, 1, 2))  # the clips of each call: batches of 1, 2 and 3
 
 
 def arguments(argv):
@@ -39,12 +39,11 @@ def arguments(argv):
 
 
 def export(a, reports: Reports) -> dict:
-    """Does all of it and returns what came out. The file has its name only when it was verified."""
-    out = Path(os.path.abspath(os.path.expanduser(a.out)))
-    if out.suffix != ".onnx":
-        raise Refused("invalid", f"{out.name} does not end with .onnx", "give --out FILE.onnx")
-    if out.is_dir():
-        raise Refused("invalid", f"{out} is a folder", "give --out FOLDER/FILE.onnx")
+    """Exports the checkpoint a.model to the file a.out and returns the result for srpo: file, bytes, card, verified.
+
+    The file gets its name only after it is verified. Raises Refused.
+    """
+    out = output_path(a.out)
     reports.phase("loading", note=a.model)
     c = checkpoint.find(a.family, a.model, a.revision)
 
@@ -56,77 +55,96 @@ def export(a, reports: Reports) -> dict:
         torch.set_num_threads(a.threads)
     frames = network.frames_of(c, a.frames)
     began = time.monotonic()
-    enough_memory(c.parameters())
+    check_memory(c.parameters())
     wrapper = network.load(c)
     card = describe(c, wrapper, frames)
     count = sum(p.numel() for p in wrapper.parameters())
-    reports.say(
+    reports.message(
         f"{c.source}: {a.family}, {count / 1e6:.1f} M parameters, {card['input']['height']} px, {frames} frames,"
-        f" {card['dimension']} numbers a vector; loaded in {time.monotonic() - began:.1f} s"
+        f" {card['dimension']} numbers per vector; loaded in {time.monotonic() - began:.1f} s"
     )
 
-    shown = pictures(a, card)
-    reference = embed_torch(wrapper, shown, reports)
+    inputs = example_inputs(a, card)
+    reference = embed_torch(wrapper, inputs, reports)
 
     reports.phase("exporting", note="float16" if a.half else "float32")
     network.prepare(wrapper, frames, card["input"]["height"], a.half)
     import graph
 
     model = graph.export(wrapper, network.example(wrapper, frames, card["input"]["height"], 2))
+    del wrapper
     card["sha256"] = c.sha256()
+    model.metadata_props["srpo.encoder"] = json.dumps(card)
     out.parent.mkdir(parents=True, exist_ok=True)
-    for left in out.parent.glob(f".{out.stem}-tmp-*"):
-        if not alive(left.name.split("-")[-2]):
-            shutil.rmtree(left, ignore_errors=True)
+    remove_unfinished(out)
+    # Each checkpoint has its own name for the weight file, so an existing model stays complete until it is replaced.
+    weight_file = f"{out.stem}-{card['sha256'][:12]}-{frames}{'-half' if a.half else ''}.data"
     work = Path(tempfile.mkdtemp(prefix=f".{out.stem}-tmp-{os.getpid()}-", dir=out.parent))
     try:
         reports.phase("writing", note=f"{graph.weight_bytes(model) / 1e6:.1f} MB")
-        # Other weights have another name, so the file that is there stays whole until the new one takes its place.
-        beside = f"{out.stem}-{card['sha256'][:12]}-{frames}{'-half' if a.half else ''}.data"
-        model.metadata_props["srpo.encoder"] = json.dumps(card)
-        outside = graph.save(model, work / out.name, beside)
-        del model, wrapper
+        external = graph.save(model, work / out.name, weight_file)
+        del model
         gc.collect()
-        verified = verify(work / out.name, shown, reference, a, reports)
+        verified = verify(work / out.name, inputs, reference, a, reports)
         append_metadata(work / out.name, "srpo.verified", json.dumps(verified))
-        if outside:
-            os.replace(work / beside, out.parent / beside)
+        if external:
+            os.replace(work / weight_file, out.parent / weight_file)
         os.replace(work / out.name, out)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    # Weights of exports that this one replaces.
-    for old in out.parent.iterdir():
-        if re.fullmatch(re.escape(out.stem) + r"-[0-9a-f]{12}-\d+(-half)?\.data", old.name) and not (
-            outside and old.name == beside
-        ):
-            old.unlink()
-    size = out.stat().st_size + ((out.parent / beside).stat().st_size if outside else 0)
+    remove_weights(out, keep=weight_file if external else "")
+    size = out.stat().st_size + ((out.parent / weight_file).stat().st_size if external else 0)
     return {"file": str(out), "bytes": size, "card": card, "verified": verified}
 
 
-# Peak memory over the float32 weights, estimated: torch's, the graph's copy of most of them, and room to compute.
+def output_path(text: str) -> Path:
+    """The absolute path of --out. Raises Refused (invalid) if it is not the path of an .onnx file."""
+    out = Path(os.path.abspath(os.path.expanduser(text)))
+    if out.suffix != ".onnx":
+        raise Refused("invalid", f"{out.name} does not end with .onnx", "set --out to FILE.onnx")
+    if out.is_dir():
+        raise Refused("invalid", f"{out} is a folder", "set --out to FOLDER/FILE.onnx")
+    return out
+
+
+def remove_unfinished(out: Path) -> None:
+    """Removes the temporary folders of exports to out whose process has ended."""
+    for folder in out.parent.glob(f".{out.stem}-tmp-*"):
+        if not alive(folder.name.split("-")[-2]):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_weights(out: Path, keep: str) -> None:
+    """Removes the weight files of earlier exports to out, except the one named keep."""
+    for path in out.parent.iterdir():
+        if re.fullmatch(re.escape(out.stem) + r"-[0-9a-f]{12}-\d+(-half)?\.data", path.name) and path.name != keep:
+            path.unlink()
+
+
+# Estimated peak memory as a multiple of the float32 weights: torch's weights, most of them again in the graph, and
+# intermediate results.
 MEMORY = 2.3
 
 
-def enough_memory(parameters: int) -> None:
-    """Raises Refused (exhausted) where the network cannot be exported, before the system ends some program."""
+def check_memory(parameters: int) -> None:
+    """Raises Refused (exhausted) if there is not enough memory to export so many parameters. Linux only."""
     try:
         text = Path("/proc/meminfo").read_text()
     except OSError:
-        return  # not Linux
-    have = int(re.search(r"MemAvailable:\s+(\d+) kB", text).group(1)) * 1024
+        return
+    free = int(re.search(r"MemAvailable:\s+(\d+) kB", text).group(1)) * 1024
     need = MEMORY * 4 * parameters
-    if need > have:
+    if need > free:
         raise Refused(
             "exhausted",
             f"the network's {parameters / 1e6:.0f} M parameters need about {need / 1e9:.1f} GB of memory to export,"
-            f" and {have / 1e9:.1f} GB are free",
-            "close other programs, or export on a larger machine and bring the files: they run with less",
+            f" and {free / 1e9:.1f} GB are free",
+            "close other programs, or export on a machine with more memory and copy the files: they run with less",
         )
 
 
 def alive(pid: str) -> bool:
-    """Whether a process with this id may still be there."""
+    """Whether a process with this id exists."""
     try:
         os.kill(int(pid), 0)
     except (ValueError, ProcessLookupError):
@@ -137,7 +155,7 @@ def alive(pid: str) -> bool:
 
 
 def describe(c: checkpoint.Checkpoint, wrapper, frames: int) -> dict:
-    """The model card: what the encoders in Go must know to run the file (sha256 is filled in later)."""
+    """The model card, from which the encoders in Go learn how to run the file. The caller fills in sha256."""
     import torch
     import transformers
 
@@ -168,12 +186,15 @@ def describe(c: checkpoint.Checkpoint, wrapper, frames: int) -> dict:
     return card
 
 
-# Rollouts of srpo's tabletop: the expert, the expert with noise, random actions.
+# Episodes of srpo's tabletop: by the expert, by the expert with noise, and with random actions.
 EPISODES = Path(__file__).resolve().parent / "episodes"
 
 
-def pictures(a, card: dict) -> list:
-    """Three preprocessed inputs: of the user's clips where given (repeated when fewer), else of tabletop episodes."""
+def example_inputs(a, card: dict) -> list:
+    """Three preprocessed inputs, float32 [T, 3, H, W] or, for single frames, [3, H, W].
+
+    They come from the clips in a.clips, repeated if there are fewer than three, or from tabletop episodes.
+    """
     import clips
 
     raw = clips.read(Path(a.clips) if a.clips else EPISODES, 3)
@@ -183,16 +204,16 @@ def pictures(a, card: dict) -> list:
     return [clips.preprocess(clip[len(clip) // 2 :][:1], card)[0] for clip in raw]
 
 
-def embed_torch(wrapper, shown: list, reports: Reports) -> list[dict]:
-    """What torch makes of each input: output name to float32 [dimension]. A GPU is used where there is one."""
+def embed_torch(wrapper, inputs: list, reports: Reports) -> list[dict]:
+    """Embeds each input with torch, on a GPU if there is one: output name to float32 [dimension]."""
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     wrapper.to(device)
     out, began = [], time.monotonic()
     with torch.inference_mode():
-        for i, x in enumerate(shown):
-            reports.phase("reference", i, len(shown), rate(began, i, len(shown)))
+        for i, x in enumerate(inputs):
+            reports.phase("reference", i, len(inputs), rate(began, i, len(inputs)))
             y = wrapper(x[None].to(device))
             y = y if isinstance(y, tuple) else (y,)
             out.append({name: v[0].cpu().numpy() for name, v in zip(wrapper.outputs, y)})
@@ -201,17 +222,17 @@ def embed_torch(wrapper, shown: list, reports: Reports) -> list[dict]:
 
 
 def rate(began: float, done: int, total: int) -> str:
-    """Seconds a clip and the time left, in words; empty before the first."""
+    """The seconds per clip and the time left, for a report. Empty before the first clip."""
     if not done:
         return ""
     each = (time.monotonic() - began) / done
-    return f"{each:.1f} s a clip, {each * (total - done):.0f} s left"
+    return f"{each:.1f} s per clip, {each * (total - done):.0f} s left"
 
 
-def verify(path: Path, shown: list, reference: list[dict], a, reports: Reports) -> dict:
-    """Runs the file in ONNX Runtime with batches of 1, 2 and 3 and compares with torch.
+def verify(path: Path, inputs: list, reference: list[dict], a, reports: Reports) -> dict:
+    """Runs the file in ONNX Runtime, in batches of 1, 2 and 3, and compares the outputs with reference.
 
-    Raises Refused (corrupt) with the numbers when any difference is above the tolerance.
+    Returns the value of srpo.verified in the metadata. Raises Refused (corrupt) if a difference exceeds the tolerance.
     """
     import numpy as np
     import onnxruntime
@@ -224,24 +245,24 @@ def verify(path: Path, shown: list, reference: list[dict], a, reports: Reports) 
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     names = [o.name for o in session.get_outputs()]
-    total, done, began = sum(map(len, SHARDS)), 0, time.monotonic()
+    total, done, began = sum(map(len, BATCHES)), 0, time.monotonic()
     worst, where = 0.0, ""
-    for shard in SHARDS:
+    for batch in BATCHES:
         reports.phase("verifying", done, total, rate(began, done, total))
-        got = session.run(None, {name: np.stack([shown[i].numpy() for i in shard])})
-        done += len(shard)
+        got = session.run(None, {name: np.stack([inputs[i].numpy() for i in batch])})
+        done += len(batch)
         for output, rows in zip(names, got):
-            for i, row in zip(shard, rows):
+            for i, row in zip(batch, rows):
                 want = reference[i][output]
                 difference = float(np.linalg.norm(row.astype(np.float64) - want) / np.linalg.norm(want))
-                if not difference <= worst:  # a NaN is worst
-                    worst, where = difference, f"output {output}, clip {i} in a batch of {len(shard)}"
+                if not difference <= worst:  # also true for NaN
+                    worst, where = difference, f"output {output}, clip {i} in a batch of {len(batch)}"
     reports.phase("verifying", done, total, rate(began, done, total))
     if not worst <= tolerance:
         hint = (
-            "export it in float32: its values are too large for float16"
+            "export in float32: values of the network are too large for float16"
             if a.half
-            else "the file was not kept; report it with the checkpoint's config.json"
+            else "report it with the checkpoint's config.json; the file was not kept"
         )
         raise Refused(
             "corrupt",
@@ -252,8 +273,8 @@ def verify(path: Path, shown: list, reference: list[dict], a, reports: Reports) 
     return {
         "largest_relative_difference": worst,
         "tolerance": tolerance,
-        "clips": len(shown),
-        "batches": [len(s) for s in SHARDS],
+        "clips": len(inputs),
+        "batches": [len(b) for b in BATCHES],
         "pictures": Path(a.clips).resolve().name if a.clips else "tabletop episodes",
         "half": a.half,
         "onnxruntime": onnxruntime.__version__,
@@ -262,8 +283,10 @@ def verify(path: Path, shown: list, reference: list[dict], a, reports: Reports) 
 
 
 def append_metadata(path: Path, key: str, value: str) -> None:
-    """Adds an entry to the model's metadata without reading gigabytes again: two protobuf messages, one after the other
-    in a file, are one with the entries of both."""
+    """Adds an entry to the metadata of a model file without reading it.
+
+    Two concatenated protobuf messages are one message with the entries of both.
+    """
     import onnx
 
     addition = onnx.ModelProto()

@@ -1,11 +1,12 @@
-"""Small models with random weights of the true architectures, and what torch makes of clips: the goldens of Go's tests.
+"""Makes the goldens of the Go tests: small models with random weights, and the embeddings that torch computes with
+them.
 
     python fixtures.py ENCODERS_FOLDER
 
-writes ENCODERS_FOLDER/vjepa2/testdata and ENCODERS_FOLDER/dinov2/testdata: NAME.onnx, made by export.py as any other
-checkpoint, and NAME.json with, for each clip, its pictures one below the other as a PNG, what the published
-preprocessing of transformers makes of them (resized and cropped, not yet normalised), likewise, and the embeddings that
-the published network in torch gives for those. It needs torchvision besides the requirements.
+writes ENCODERS_FOLDER/vjepa2/testdata and ENCODERS_FOLDER/dinov2/testdata. NAME.onnx is exported by export.py.
+NAME.json lists clips. Each has a PNG with its frames below each other, a PNG with the frames after the published
+preprocessing of transformers (resized and cropped, not yet normalised), and the embeddings of these by the published
+network in torch. This needs torchvision besides the requirements.
 """
 
 import json
@@ -24,7 +25,7 @@ import random_checkpoint
 from export import export
 from talk import Reports
 
-# Name, config, --half, and the clips' sizes (height, width, noise).
+# Name, config, --half, and the height, width and noise of each clip.
 VJEPA2 = [
     (
         "patch16-8x64",
@@ -45,7 +46,8 @@ VJEPA2 = [
         [(50, 70, 4), (128, 128, 0)],
     ),
 ]
-# Here also what pictures are resized and cropped to.
+# Name, config, the sizes in pixels that pictures are resized and cropped to, and the height, width and noise of each
+# clip.
 DINOV2 = [
     ("plain-42", {"image_size": 56, "hidden_size": 24, "num_attention_heads": 2}, 48, 42, [(64, 64, 0), (60, 80, 4)]),
     (
@@ -59,7 +61,10 @@ DINOV2 = [
 
 
 def published(model, processor, frames: np.ndarray, normalise: bool = True) -> torch.Tensor:
-    """What the published preprocessing gives for uint8 [T, H, W, 3]: [T, 3, crop, crop], uint8 when not normalised."""
+    """Applies the published preprocessing to frames, uint8 [T, H, W, 3].
+
+    Returns [T, 3, crop, crop], with values from 0 to 255 if not normalised.
+    """
     off = {} if normalise else {"do_rescale": False, "do_normalize": False}
     if isinstance(processor, transformers.VJEPA2VideoProcessor):
         return processor(torch.from_numpy(frames).permute(0, 3, 1, 2), return_tensors="pt", **off)[
@@ -69,7 +74,7 @@ def published(model, processor, frames: np.ndarray, normalise: bool = True) -> t
 
 
 def embed(model, pixels: torch.Tensor) -> dict[str, list[list[float]]]:
-    """The published network's embeddings by output: a row for the clip (V-JEPA 2) or for each frame (DINOv2)."""
+    """The embeddings of the published network by output: one row for the clip (V-JEPA 2) or per frame (DINOv2)."""
     with torch.inference_mode():
         if model.config.model_type == "vjepa2":
             return {
@@ -81,12 +86,13 @@ def embed(model, pixels: torch.Tensor) -> dict[str, list[list[float]]]:
 
 
 def strip(frames: np.ndarray, path: Path) -> str:
-    """Writes uint8 [T, H, W, 3] as one picture, the frames one below the other."""
+    """Writes uint8 [T, H, W, 3] as one picture with the frames below each other. Returns its name."""
     Image.fromarray(np.ascontiguousarray(frames).reshape(-1, *frames.shape[2:])).save(path, optimize=True)
     return path.name
 
 
 def make(out: Path, name: str, family: str, half: bool, make_checkpoint, sizes) -> None:
+    """Writes one model and its golden to the folder out. make_checkpoint(folder) saves and returns the network."""
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(len(name))
     with tempfile.TemporaryDirectory() as folder:

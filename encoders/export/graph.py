@@ -1,4 +1,4 @@
-"""From a network in torch to an ONNX file that ONNX Runtime runs without materialising attention scores."""
+"""Exports a network in torch to an ONNX file that ONNX Runtime runs without materialising attention scores."""
 
 from pathlib import Path
 
@@ -8,20 +8,20 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from talk import Refused
 
-# The whole model must fit into one protobuf message below 2 GiB; above this many bytes of weights they lie beside it.
+# A protobuf message must be smaller than 2 GiB. A model with more weights than this has them in a second file.
 INLINE_BYTES = 1_900_000_000
-# Tensors smaller than this stay in the model's file in any case.
+# Tensors smaller than this always stay in the model file.
 SMALL_BYTES = 1024
-OPSET = 20  # the first with Gelu
+OPSET = 20  # has Gelu
 
 
 def _fused(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **_):
-    """Attention as one node com.microsoft.MultiHeadAttention, which works in tiles: S x S scores never exist.
+    """Attention as one com.microsoft.MultiHeadAttention node, which works in tiles and never stores S x S scores.
 
-    query, key and value are [B, heads, S, D]; the answer is [B, S, heads, D].
+    query, key and value are [B, heads, S, D]; the result is [B, S, heads, D].
     """
     if attention_mask is not None:
-        raise Refused("internal", "the network masks its attention, which the fused form does not", "report it")
+        raise Refused("internal", "fused attention does not support the attention mask of this network", "report it")
     b, heads, s, d = query.shape
     flat = [x.transpose(1, 2).reshape(b, s, heads * d) for x in (query, key, value)]
     scale = d**-0.5 if scaling is None else scaling
@@ -41,9 +41,9 @@ AttentionMaskInterface.register("srpo_fused", lambda *_, **__: None)
 
 
 def export(wrapper, sample: torch.Tensor) -> ir.Model:
-    """The graph of a network, with a batch that varies; sample is an input with a batch of 2 or more.
+    """The graph of a network with a dynamic batch size. sample is an input with a batch of at least 2.
 
-    Raises Refused (internal) when attention was not fused.
+    Raises Refused (internal) if the attention of a layer is not fused or the batch size is fixed.
     """
     wrapper.model.set_attn_implementation("srpo_fused")
     with torch.no_grad():
@@ -64,19 +64,19 @@ def export(wrapper, sample: torch.Tensor) -> ir.Model:
         raise Refused(
             "internal",
             f"{kinds.count('MultiHeadAttention')} of {layers} layers have fused attention",
-            "this exporter does not know the checkpoint's form: report it with its config.json",
+            "this exporter does not support the checkpoint: report it with its config.json",
         )
     batch = model.graph.inputs[0].shape[0]
     if isinstance(batch, int):
         raise Refused(
-            "internal", f"the graph takes a batch of {batch} only", "report it with the checkpoint's config.json"
+            "internal", f"the graph has the fixed batch size {batch}", "report it with the checkpoint's config.json"
         )
     _strip(model)
     return model
 
 
 def _strip(model: ir.Model) -> None:
-    """Removes what the exporter notes for its own debugging: source lines and paths of this machine."""
+    """Removes debugging information of torch's exporter: source lines and paths of this machine."""
     model.metadata_props.clear()
     model.doc_string = None
     for graph in [model.graph, *(f.graph for f in model.functions.values())]:
@@ -94,18 +94,18 @@ def _strip(model: ir.Model) -> None:
 
 
 def weight_bytes(model: ir.Model) -> int:
-    """Bytes of the model's weights."""
+    """The size of the model's weights in bytes."""
     return sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
 
 
-def save(model: ir.Model, path: Path, beside: str) -> bool:
-    """Writes the model; weights of more than INLINE_BYTES go into the file named beside in the same folder.
+def save(model: ir.Model, path: Path, weight_file: str) -> bool:
+    """Writes the model. Weights of more than INLINE_BYTES go into a second file, weight_file in the same folder.
 
-    Returns whether they did.
+    Returns whether there is a second file.
     """
-    outside = weight_bytes(model) > INLINE_BYTES
-    if outside:
-        ir.save(model, path, external_data=beside, size_threshold_bytes=SMALL_BYTES)
+    external = weight_bytes(model) > INLINE_BYTES
+    if external:
+        ir.save(model, path, external_data=weight_file, size_threshold_bytes=SMALL_BYTES)
     else:
         ir.save(model, path)
-    return outside
+    return external

@@ -1,4 +1,4 @@
-"""The networks in torch: loaded and looked through, as modules that give one vector a clip or frame."""
+"""Loads and checks networks in torch, as modules that return one vector per clip or frame."""
 
 import os
 
@@ -8,13 +8,13 @@ from torch import nn
 from checkpoint import Checkpoint
 from talk import Refused
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the files are here: nothing is to be asked of a network any more
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the files are local; transformers must not look for newer ones
 
 
 class VideoMean(nn.Module):
     """V-JEPA 2: the mean over all tokens.
 
-    forward takes normalised frames [B, T, 3, H, W] and gives float32 [B, dimension].
+    forward maps normalised clips [B, T, 3, H, W] to float32 [B, dimension].
     """
 
     inputs, outputs = "pixel_values_videos", ("mean",)
@@ -29,9 +29,9 @@ class VideoMean(nn.Module):
 
 
 class FrameTokens(nn.Module):
-    """DINOv2: the class token, and the mean of the patch tokens (registers left out).
+    """DINOv2: the class token, and the mean of the patch tokens without registers.
 
-    forward takes normalised frames [B, 3, H, W] and gives two tensors, float32 [B, dimension] each.
+    forward maps normalised frames [B, 3, H, W] to two tensors, float32 [B, dimension] each.
     """
 
     inputs, outputs = "pixel_values", ("cls", "patches")
@@ -47,9 +47,9 @@ class FrameTokens(nn.Module):
 
 
 def load(c: Checkpoint) -> nn.Module:
-    """The checkpoint's network in float32, ready to be called.
+    """Loads the checkpoint's network in float32, in evaluation mode.
 
-    Raises Refused: corrupt (weights missing, of another shape, NaN or infinite), invalid (config.json).
+    Raises Refused (corrupt) if transformers cannot load it, or weights are missing, of another shape, NaN or infinite.
     """
     import transformers
 
@@ -67,17 +67,17 @@ def load(c: Checkpoint) -> nn.Module:
         raise Refused(
             "corrupt",
             f"transformers cannot load it: {line}",
-            "see that config.json and the weights are of one checkpoint",
+            "use config.json and weights of the same checkpoint",
             str(c.folder),
         ) from e
     wanted = [k for k in info["missing_keys"] if not k.startswith("predictor.")]
     shapes = [str(k[0] if isinstance(k, tuple) else k) for k in info.get("mismatched_keys", ())]
-    for names, what in ((wanted, "lacks"), (shapes, "has other shapes than config.json says for")):
+    for names, what in ((wanted, "lacks"), (shapes, "has other shapes than in config.json for")):
         if names:
             raise Refused(
                 "corrupt",
                 f"the checkpoint {what} {len(names)} of its network's weights, such as {sorted(names)[0]}",
-                "see that config.json and the weights are of one checkpoint",
+                "use config.json and weights of the same checkpoint",
                 str(c.folder),
             )
     for name, p in model.named_parameters():
@@ -85,22 +85,22 @@ def load(c: Checkpoint) -> nn.Module:
             raise Refused(
                 "corrupt",
                 f"the weight {name} has {int((~torch.isfinite(p)).sum())} values that are NaN or infinite",
-                "take another checkpoint: this one was damaged, or its training diverged",
+                "use another checkpoint: this one is damaged, or its training diverged",
                 str(c.folder),
             )
     if kind == "vjepa2":
-        model.predictor = None  # never asked
+        model.predictor = None  # unused
     model.requires_grad_(False)
     return (VideoMean if kind == "vjepa2" else FrameTokens)(model).eval()
 
 
 def frames_of(c: Checkpoint, wanted: int | None) -> int:
-    """Frames a clip: as in config.json, or as asked for. Raises Refused (invalid)."""
+    """The number of frames per clip: wanted or, if it is None, that of config.json. Raises Refused (invalid)."""
     if c.family != "vjepa2":
         if wanted is not None:
             raise Refused(
                 "invalid",
-                f"{c.family} looks at single frames, whose number is no part of the model",
+                f"{c.family} embeds single frames, so its model has no number of frames",
                 "leave --frames out",
             )
         return 1
@@ -109,24 +109,24 @@ def frames_of(c: Checkpoint, wanted: int | None) -> int:
     if frames < tubelet or frames % tubelet:
         raise Refused(
             "invalid",
-            f"{frames} frames a clip is no multiple of the checkpoint's tubelet of {tubelet}",
+            f"{frames} frames per clip are not a multiple of the checkpoint's tubelet of {tubelet}",
             f"--frames {max(tubelet, frames - frames % tubelet)}",
         )
     return frames
 
 
 def example(wrapper, frames: int, crop: int, batch: int) -> torch.Tensor:
-    """Normalised noise of the network's input shape."""
+    """Normalised noise in the network's input shape, float32 [batch, ...]."""
     shape = (batch, frames, 3, crop, crop) if isinstance(wrapper, VideoMean) else (batch, 3, crop, crop)
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
 def prepare(wrapper, frames: int, crop: int, half: bool) -> None:
-    """Makes the network ready to be exported, in place: what depends on sizes only is computed once, here.
+    """Prepares the network for export, in place: values that depend only on sizes are computed once, here.
 
-    V-JEPA 2's rotary tables become two buffers that all layers share instead of arithmetic in each; DINOv2's position
-    embeddings are interpolated to the crop's grid. With half, weights and arithmetic become float16; the tables are
-    computed in float32 first, because positions times frequencies have too few digits in float16.
+    The rotary tables of V-JEPA 2 become two buffers that all layers share. The position embeddings of DINOv2 are
+    interpolated to the grid of the crop. With half, weights and arithmetic become float16. The tables are computed in
+    float32 first, because float16 has too few digits for positions times frequencies.
     """
     model = wrapper.model
     if isinstance(wrapper, VideoMean):
@@ -141,25 +141,25 @@ def prepare(wrapper, frames: int, crop: int, half: bool) -> None:
             attention.get_position_ids = lambda x, masks=None: None
             attention.apply_rotary_embeddings = lambda x, _, a=attention: rotate(x, a.cos, a.sin)
         return
-    parts = model.embeddings
-    patch = parts.patch_embeddings.patch_size
+    embeddings = model.embeddings
+    patch = embeddings.patch_embeddings.patch_size
     grid = (crop // patch[0]) * (crop // patch[1])
     with torch.no_grad():
         tokens = torch.zeros(1, grid + 1, model.config.hidden_size)
-        table = parts.interpolate_pos_encoding(tokens, crop, crop).clone()
+        table = embeddings.interpolate_pos_encoding(tokens, crop, crop).clone()
     if half:
         model.half()
         table = table.half()
-    parts.position_embeddings = nn.Parameter(table, requires_grad=False)
-    parts.interpolate_pos_encoding = lambda *_: parts.position_embeddings
+    embeddings.position_embeddings = nn.Parameter(table, requires_grad=False)
+    embeddings.interpolate_pos_encoding = lambda *_: embeddings.position_embeddings
 
 
 def rotary_tables(config, frames: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosine and sine for each token and each number of a head, float32 [tokens, head size] each.
+    """Cosine and sine for each token and each dimension of a head, float32 [tokens, head size] each.
 
-    A head's numbers are three parts of equal, even length for depth, height and width, and what is left over, which is
-    not rotated. In a part of d numbers the angle of number i is position / 10000^((i mod d/2) / (d/2)): the published
-    network repeats the frequencies one after the other, while pairs that are rotated lie side by side.
+    The dimensions of a head are three parts of equal, even length for depth, height and width, and a rest that is not
+    rotated. In a part of d dimensions the angle of dimension i is position / 10000^((i mod d/2) / (d/2)). Like the
+    published network, this repeats the frequencies as a block, although rotated pairs are neighbours.
     """
     side = config.crop_size // config.patch_size
     ids = torch.arange(frames // config.tubelet_size * side * side)
@@ -173,6 +173,6 @@ def rotary_tables(config, frames: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Turns each pair of neighbours of x [..., tokens, head size] by the tables' angles; 0 changes nothing."""
+    """Rotates each pair of neighbouring dimensions of x [..., tokens, head size] by the angles of the tables."""
     even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
     return x * cos + torch.stack((-odd, even), -1).flatten(-2) * sin

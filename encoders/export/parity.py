@@ -1,5 +1,6 @@
-"""Exports random checkpoints of many shapes, the published networks' widths among them, and prints how far the ONNX
-file is from torch: the table of docs/results/parity-encoders.md.
+"""Measures how much exported files differ from torch: the table of docs/results/parity-encoders.md.
+
+It exports checkpoints of many shapes with random weights, including the widths of the published networks.
 
     python parity.py > TABLE.md
 """
@@ -18,8 +19,8 @@ import transformers
 import random_checkpoint
 from export import export
 
-# Name, size and depth of the network, and what else is asked for. Widths, heads and MLP ratios of ViT-L, ViT-H and
-# ViT-g are the published ones; depth is cut so that a laptop checks them in minutes.
+# Name and config of the network, and options of the export. ViT-L, ViT-H and ViT-g have the published widths, heads and
+# MLP ratios, but fewer layers, so that a laptop checks them in minutes.
 VJEPA2 = [
     (
         "tiny 32 px, 4 frames",
@@ -72,6 +73,7 @@ VJEPA2 = [
         {},
     ),
 ]
+# The same, and the sizes in pixels that pictures are resized and cropped to before the options.
 DINOV2 = [
     ("tiny, 42 px of 56", {"image_size": 56, "hidden_size": 24, "num_attention_heads": 2}, 48, 42, {}),
     (
@@ -100,14 +102,16 @@ DINOV2 = [
 
 
 class Silent:
+    """Discards reports."""
+
     def phase(self, *_, **__):
         pass
 
-    say = phase
+    message = phase
 
 
 def batches(session, sample: np.ndarray) -> float:
-    """The largest relative difference between a clip alone and the same in batches of 2, 3 and 5."""
+    """The largest relative difference between a clip embedded alone and in batches of 2, 3 and 5."""
     name = session.get_inputs()[0].name
     alone = [session.run(None, {name: sample[i : i + 1]}) for i in range(len(sample))]
     worst = 0.0
@@ -119,7 +123,40 @@ def batches(session, sample: np.ndarray) -> float:
     return worst
 
 
+def measure(family: str, config: dict, sides: tuple[int, int] | None, options: dict) -> tuple[int, int, float, float]:
+    """Exports one network with random weights.
+
+    Returns its number of parameters and of tokens per input, and the largest relative differences between the file and
+    torch, and between batches.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = Path(folder) / "checkpoint"
+        if family == "vjepa2":
+            model = random_checkpoint.vjepa2(checkpoint, **config)
+            parameters = sum(p.numel() for p in model.encoder.parameters())
+            c = model.config
+            frames = options.get("frames", c.frames_per_clip)
+            tokens = frames // c.tubelet_size * (c.crop_size // c.patch_size) ** 2
+            shape = (5, frames, 3, c.crop_size, c.crop_size)
+        else:
+            model = random_checkpoint.dinov2(checkpoint, *sides, **config)
+            parameters = sum(p.numel() for p in model.parameters())
+            tokens = 1 + config.get("num_register_tokens", 0) + (sides[1] // 14) ** 2
+            shape = (5, 3, sides[1], sides[1])
+        del model
+        default = {"half": False, "frames": None, "revision": "", "clips": "", "threads": 1}
+        out = Path(folder) / "model.onnx"
+        arguments = {**default, **options, "family": family, "model": str(checkpoint), "out": str(out)}
+        verified = export(Namespace(**arguments), Silent())["verified"]
+        session_options = onnxruntime.SessionOptions()
+        session_options.intra_op_num_threads = 1
+        session = onnxruntime.InferenceSession(str(out), session_options)
+        sample = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+        return parameters, tokens, verified["largest_relative_difference"], batches(session, sample)
+
+
 def main() -> int:
+    """Prints the table. Returns 1 if a network in float32 differs from torch by more than 1e-4."""
     torch.set_num_threads(1)
     print(
         f"torch {torch.__version__}, transformers {transformers.__version__}, ONNX Runtime {onnxruntime.__version__},"
@@ -128,44 +165,20 @@ def main() -> int:
     print("| family | network | parameters | tokens | against torch | batch of 1 against 2, 3, 5 | seconds |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     worst = 0.0
-    cases = [("vjepa2", name, c, None, more) for name, c, more in VJEPA2]
-    cases += [("dinov2", name, c, (resize, crop), more) for name, c, resize, crop, more in DINOV2]
-    for family, name, config, sides, more in cases:
+    cases = [("vjepa2", name, config, None, options) for name, config, options in VJEPA2]
+    cases += [("dinov2", name, config, (resize, crop), options) for name, config, resize, crop, options in DINOV2]
+    for family, name, config, sides, options in cases:
         torch.manual_seed(0)
         began = time.monotonic()
-        with tempfile.TemporaryDirectory() as folder:
-            checkpoint = Path(folder) / "checkpoint"
-            if family == "vjepa2":
-                model = random_checkpoint.vjepa2(checkpoint, **config)
-                parameters = sum(p.numel() for p in model.encoder.parameters())
-                c = model.config
-                frames = more.get("frames", c.frames_per_clip)
-                tokens = frames // c.tubelet_size * (c.crop_size // c.patch_size) ** 2
-                shape = (5, frames, 3, c.crop_size, c.crop_size)
-            else:
-                model = random_checkpoint.dinov2(checkpoint, *sides, **config)
-                parameters = sum(p.numel() for p in model.parameters())
-                tokens = 1 + config.get("num_register_tokens", 0) + (sides[1] // 14) ** 2
-                shape = (5, 3, sides[1], sides[1])
-            del model
-            default = {"half": False, "frames": None, "revision": "", "clips": "", "threads": 1}
-            out = Path(folder) / "model.onnx"
-            wanted = {**default, **more, "family": family, "model": str(checkpoint), "out": str(out)}
-            verified = export(Namespace(**wanted), Silent())["verified"]
-            difference = verified["largest_relative_difference"]
-            if not more.get("half"):
-                worst = max(worst, difference)
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = 1
-            session = onnxruntime.InferenceSession(str(out), options)
-            sample = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
-            spread = batches(session, sample)
+        parameters, tokens, difference, between_batches = measure(family, config, sides, options)
+        if not options.get("half"):
+            worst = max(worst, difference)
         print(
-            f"| {family} | {name} | {parameters / 1e6:.2f} M | {tokens} | {difference:.1e} | {spread:.1e} |"
+            f"| {family} | {name} | {parameters / 1e6:.2f} M | {tokens} | {difference:.1e} | {between_batches:.1e} |"
             f" {time.monotonic() - began:.0f} |",
             flush=True,
         )
-    print(f"\nLargest in float32: {worst:.1e}; 1e-4 is accepted.")
+    print(f"\nLargest in float32: {worst:.1e}; up to 1e-4 is accepted.")
     return 0 if worst <= 1e-4 else 1
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints with random weights in the format of transformers: for tests, goldens and the parity table."""
+"""Makes checkpoints with random weights in the format of transformers, for tests, goldens and the parity table."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
 def vjepa2(folder: Path, **config):
-    """Saves a V-JEPA 2 with a small predictor; returns the published network. 2 layers unless config says otherwise."""
+    """Saves a V-JEPA 2 with a small predictor and returns it. It has 2 layers unless config sets num_hidden_layers."""
     small = {
         "tubelet_size": 2,
         "num_hidden_layers": 2,
@@ -41,7 +41,7 @@ def vjepa2(folder: Path, **config):
 
 
 def dinov2(folder: Path, resize: int, crop: int, **config):
-    """Saves a DINOv2, with registers where config has num_register_tokens; returns the published network."""
+    """Saves a DINOv2 and returns it. It has registers if config sets num_register_tokens, and 2 layers by default."""
     kind = "Dinov2WithRegisters" if "num_register_tokens" in config else "Dinov2"
     c = getattr(transformers, kind + "Config")(**{"patch_size": 14, "num_hidden_layers": 2, **config})
     model = _random(getattr(transformers, kind + "Model")(c), folder)
@@ -65,7 +65,7 @@ def dinov2(folder: Path, resize: int, crop: int, **config):
 
 
 def _random(model, folder: Path):
-    """Makes weights so large that every part of the network shows in its output, and saves them."""
+    """Draws weights large enough that every part of the network changes its output, and saves the model."""
     transformers.logging.set_verbosity_error()
     large = 0.08 * (48 / model.config.hidden_size) ** 0.5
     with torch.no_grad():

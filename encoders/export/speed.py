@@ -1,10 +1,11 @@
-"""How fast and how large: ONNX Runtime against torch on the same clips, and the memory of one attention layer.
+"""Measures the speed of ONNX Runtime against torch on the same clips, and the memory of one attention layer.
 
     python speed.py [--part time|memory] [--layers 24] [--frames 16] [--crop 256] [--rounds 3] [--threads 0] > TABLE.md
 
-The network has ViT-L's width (1024, 16 heads) and random weights. Torch and ONNX Runtime take turns, clip by clip,
-each in a process of its own, so that a busy machine is as busy for both; medians are compared. The attention layer is
-the network with one layer, exported as srpo does it and as torch does by itself (opset 20, scores materialised).
+The network has the width of ViT-L (1024, 16 heads) and random weights. torch and ONNX Runtime run in separate
+processes and take turns clip by clip, so that other load affects both in the same way; medians are compared. The
+attention layer is the network with one layer, exported by srpo and by torch alone (opset 20, which materialises the
+scores).
 """
 
 import argparse
@@ -22,13 +23,20 @@ import numpy as np
 
 
 def status(field: str) -> int:
-    """Bytes of this process's memory by /proc: VmRSS now, VmHWM at most. getrusage would count its parent's, too."""
+    """The memory of this process in bytes: field is VmRSS (current) or VmHWM (peak) of /proc.
+
+    getrusage would include the peak of the parent process.
+    """
     line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(field))
     return 1024 * int(line.split()[1])
 
 
 def worker(kind: str, path: str, a) -> None:
-    """Embeds a clip for each line on stdin, and answers with its seconds; in the end with the peak memory, bytes."""
+    """Embeds a clip for each line on stdin.
+
+    It answers with a line of JSON: the seconds of the run, and by how many bytes the peak memory exceeds the memory
+    before the first run.
+    """
     clip = np.random.default_rng(0).standard_normal((1, a.frames, 3, a.crop, a.crop), dtype=np.float32)
     if kind == "torch":
         import torch
@@ -62,12 +70,12 @@ def worker(kind: str, path: str, a) -> None:
         print(json.dumps({"seconds": took, "more": status("VmHWM") - before}), flush=True)
 
 
-class Turn:
-    """A worker that embeds when it is its turn."""
+class Worker:
+    """A worker process, which embeds a clip on demand."""
 
     def __init__(self, kind: str, path: Path, a):
-        own = [f"--{k}={v}" for k, v in vars(a).items() if k not in ("worker", "path", "rounds")]
-        command = [sys.executable, __file__, f"--worker={kind}", f"--path={path}", *own]
+        options = [f"--{k}={v}" for k, v in vars(a).items() if k not in ("worker", "path", "rounds")]
+        command = [sys.executable, __file__, f"--worker={kind}", f"--path={path}", *options]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"}
         )
@@ -96,7 +104,7 @@ def arguments():
 
 
 def exported(folder: Path, a, layers: int, frames: int) -> tuple[Path, Path]:
-    """A random checkpoint of ViT-L's width, and its ONNX file."""
+    """Makes a checkpoint of ViT-L's width with random weights, and exports it. Returns both paths."""
     import torch
 
     import graph
@@ -114,7 +122,7 @@ def exported(folder: Path, a, layers: int, frames: int) -> tuple[Path, Path]:
 
 
 def unfused(folder: Path, a, frames: int) -> Path:
-    """The one-layer network as torch exports it by itself: matrix product, softmax, matrix product."""
+    """Exports the network with torch alone: matrix product, softmax, matrix product. Returns the path."""
     import torch
 
     import checkpoint
@@ -143,7 +151,7 @@ def main() -> None:
 
     print(
         f"torch {torch.__version__}, ONNX Runtime {onnxruntime.__version__}, {os.cpu_count()} cores, load"
-        f" {os.getloadavg()[0]:.1f} at the start, {a.threads or 'as many'} threads{'' if a.threads else ' as cores'}.\n"
+        f" {os.getloadavg()[0]:.1f} at the start, {f'{a.threads} threads' if a.threads else 'one thread per core'}.\n"
     )
     if a.part != "memory":
         durations(a)
@@ -152,29 +160,29 @@ def main() -> None:
 
 
 def durations(a) -> None:
-    """Prints seconds a clip of torch and of the exported file, which take turns."""
+    """Prints the seconds per clip of torch and of the exported file."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         paths = exported(folder, a, a.layers, a.frames)
-        turns = {"torch": Turn("torch", paths[0], a), "onnx": Turn("onnx", paths[1], a)}
+        workers = {"torch": Worker("torch", paths[0], a), "onnx": Worker("onnx", paths[1], a)}
         seconds: dict[str, list[float]] = {"torch": [], "onnx": []}
         for i in range(a.rounds + 1):
-            for kind, turn in turns.items():
-                took = turn.embed()["seconds"]
+            for kind, w in workers.items():
+                took = w.embed()["seconds"]
                 if i:  # the first warms up
                     seconds[kind].append(took)
-        for turn in turns.values():
-            turn.close()
+        for w in workers.values():
+            w.close()
         median = {k: statistics.median(v) for k, v in seconds.items()}
         print(f"V-JEPA 2 of ViT-L's width, {a.layers} layers, {a.frames} frames of {a.crop} px, {a.rounds} rounds:\n")
-        print("| | seconds a clip, median | least | most |\n| --- | --- | --- | --- |")
+        print("| | seconds per clip, median | minimum | maximum |\n| --- | --- | --- | --- |")
         for kind, v in seconds.items():
             print(f"| {kind} | {median[kind]:.2f} | {min(v):.2f} | {max(v):.2f} |")
         print(f"\nONNX Runtime takes {median['onnx'] / median['torch']:.2f} of torch's time.\n", flush=True)
 
 
 def memory(a) -> None:
-    """Prints what one layer at 8192 tokens takes, fused and as torch exports it by itself."""
+    """Prints the memory and the time of one layer at 8192 tokens, fused and exported with torch alone."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         # 8192 tokens: 64 frames of 256 px.
@@ -183,9 +191,9 @@ def memory(a) -> None:
         files = {"fused": fused, "scores materialised (torch's own export)": unfused(folder, long, 64)}
         print("One layer at 8192 tokens, memory above the loaded network:\n\n| | GB | seconds |\n| --- | --- | --- |")
         for label, path in files.items():
-            turn = Turn("onnx", path, long)
-            got = turn.embed()
-            turn.close()
+            w = Worker("onnx", path, long)
+            got = w.embed()
+            w.close()
             print(f"| {label} | {got['more'] / 1e9:.2f} | {got['seconds']:.2f} |", flush=True)
 
 

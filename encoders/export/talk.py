@@ -1,13 +1,14 @@
-"""How the programs of this folder speak with srpo, which runs them: reports, one error, and an end with srpo's.
+"""The protocol between srpo and the programs of this folder, which srpo runs: reports, one result or error, one end.
 
-srpo gives two descriptors. What is written on SRPO_REPORT_FD are lines of JSON:
+srpo passes two file descriptors. The program writes lines of JSON to SRPO_REPORT_FD:
 
-    {"say": TEXT}                                   a sentence for the user
-    {"phase": NAME, "done": N, "total": N, "note": TEXT}   where the work stands; done and total may be absent
-    {"result": {...}}                               what came out, once
-    {"error": {"kind", "message", "place", "hint"}}       why nothing came out, once
+    {"say": TEXT}                                          a message for the user
+    {"phase": NAME, "done": N, "total": N, "note": TEXT}   progress; done, total and note may be absent
+    {"result": {...}}                                      the result, once
+    {"error": {"kind", "message", "place", "hint"}}        the reason for a failure, once
 
-SRPO_LIFELINE_FD is read to its end, which is the end of srpo. Run by hand, without descriptors, reports go to stderr.
+SRPO_LIFELINE_FD is a pipe that srpo holds open. Its end means that srpo has ended, and the program must end, too.
+Without these descriptors, when a person runs the program, reports go to stderr.
 """
 
 import fcntl
@@ -18,14 +19,14 @@ import sys
 import threading
 import time
 
-_F_SETSIG = 10  # Linux; the fcntl module names it only from Python 3.13 on
+_F_SETSIG = 10  # Linux; fcntl has the name since Python 3.13
 
 
 class Refused(Exception):
-    """A failure that the user can do something about.
+    """An error that is reported to the user without a traceback.
 
-    kind is one of srpo's: invalid, not found, unsupported, mismatch, exhausted, unavailable, corrupt, canceled,
-    internal. hint is one remedy.
+    kind is one of srpo's error kinds: invalid, not found, unsupported, mismatch, exhausted, unavailable, corrupt,
+    canceled, internal. hint says what the user can do. place is the file or flag that is wrong.
     """
 
     def __init__(self, kind: str, message: str, hint: str, place: str = ""):
@@ -34,7 +35,7 @@ class Refused(Exception):
 
 
 class Reports:
-    """Writes reports; may be used from several threads."""
+    """Writes reports to srpo, or to stderr. Its methods may be called from several threads."""
 
     def __init__(self):
         self._lock = threading.Lock()
@@ -53,12 +54,12 @@ class Reports:
             else:
                 print(" ".join(f"{k}: {v}" for k, v in line.items()), file=sys.stderr, flush=True)
 
-    def say(self, text: str) -> None:
-        """Tells the user a sentence."""
+    def message(self, text: str) -> None:
+        """Sends a message to the user."""
         self._write({"say": text})
 
     def phase(self, name: str, done: float | None = None, total: float | None = None, note: str = "") -> None:
-        """Says where the work stands; a report within 0.1 s of the last is left out unless it begins a phase."""
+        """Reports progress. A report less than 0.1 s after the last one is dropped unless it begins or ends a phase."""
         now = time.monotonic()
         if done is not None and done != total and now - self._last < 0.1:
             return
@@ -71,29 +72,33 @@ class Reports:
         self._write(line)
 
     def result(self, value: dict) -> None:
-        """Says what came out."""
+        """Reports the result."""
         self._write({"result": value})
 
     def error(self, e: Refused) -> None:
-        """Says why nothing came out."""
+        """Reports why there is no result."""
         self._write({"error": {"kind": e.kind, "message": e.message, "place": e.place, "hint": e.hint}})
 
 
-def hold_lifeline() -> None:
-    """Ends this process and its children as soon as srpo is gone, also when a library holds the interpreter lock."""
+def watch_lifeline() -> None:
+    """Arranges that this process and its children are killed when srpo ends.
+
+    The kernel sends the signal, so it works also while a library holds the interpreter lock. If the kernel does not
+    support that, a thread does it.
+    """
     text = os.environ.pop("SRPO_LIFELINE_FD", "")
     if not text.isdigit():
         return
     fd = int(text)
     os.set_inheritable(fd, False)
     try:
-        # The kernel signals the whole group at the end of file, which needs no thread of ours.
+        # At the end of the pipe the kernel signals the whole process group.
         own = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         fcntl.fcntl(own, fcntl.F_SETOWN, -os.getpid() if os.getpgid(0) == os.getpid() else os.getpid())
         fcntl.fcntl(own, _F_SETSIG, signal.SIGKILL)
         fcntl.fcntl(own, fcntl.F_SETFL, fcntl.fcntl(own, fcntl.F_GETFL) | os.O_ASYNC)
     except OSError:
-        pass  # no /proc: the thread does it alone
+        pass  # no /proc: only the thread below
 
     def wait() -> None:
         while os.read(fd, 1):
@@ -106,15 +111,15 @@ def hold_lifeline() -> None:
 
 
 def _stop(*_) -> None:
-    raise Refused("canceled", "stopped", "the same command starts again")
+    raise Refused("canceled", "stopped", "run the same command to start again")
 
 
 def run(work) -> int:
-    """Calls work(reports) and returns the exit code: 0, or 1 after an error was reported.
+    """Calls work(reports), reports what it returns, and returns the exit code: 0, or 1 after an error.
 
-    An exception that is no Refused leaves its traceback on stderr, whose end srpo shows.
+    Errors other than Refused, exhausted memory and a full disk are raised. srpo shows the end of their traceback.
     """
-    hold_lifeline()
+    watch_lifeline()
     reports = Reports()
     signal.signal(signal.SIGTERM, _stop)
     try:
@@ -128,9 +133,9 @@ def run(work) -> int:
         )
         return 1
     except OSError as e:
-        if e.errno not in (28, 122):  # no space left; quota
+        if e.errno not in (28, 122):  # ENOSPC, EDQUOT
             raise
-        reports.error(Refused("exhausted", f"the disk is full: {e}", "make room, or give --out on another disk"))
+        reports.error(Refused("exhausted", f"the disk is full: {e}", "free some space, or set --out to another disk"))
         return 1
     reports.result(result)
     return 0

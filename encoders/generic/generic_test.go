@@ -15,7 +15,7 @@ import (
 	"github.com/srpo-dev/srpo/sdk/plugintest"
 )
 
-// environment is the plugin's own, with the model that its installation made.
+// environment sets up the plugin's environment, with the model that its installation made.
 func environment(t *testing.T) {
 	t.Helper()
 	made := modeltest.Environment(t, "generic")
@@ -23,13 +23,14 @@ func environment(t *testing.T) {
 	t.Setenv("GENERIC_MODEL", filepath.Join(made, "efficientnet-lite0.onnx"))
 }
 
-// TestContract runs the conformance suite over gRPC, with the arena and without.
+// TestContract runs the conformance tests over gRPC, with and without shared memory.
 func TestContract(t *testing.T) {
 	environment(t)
 	plugintest.TestEncoder(t, New, map[string]any{"frames": int64(3), "batch": int64(2), "threads": int64(1)})
 }
 
-// TestParity compares with the network's own code in torch, on photographs from their pixels on.
+// TestParity compares with the network's own implementation in torch, on photographs, including the
+// preprocessing.
 func TestParity(t *testing.T) {
 	environment(t)
 	g := modeltest.Goldens(t, "testdata")[0]
@@ -61,7 +62,8 @@ func TestParity(t *testing.T) {
 	}
 }
 
-// What cannot be embedded gets NaN, and its neighbours do not notice.
+// TestUnusableClips checks that a clip that cannot be embedded gets NaN and does not change the other clips
+// of the call.
 func TestUnusableClips(t *testing.T) {
 	environment(t)
 	e := modeltest.Configured(t, New(), plugins.Settings{"threads": int64(1)})
@@ -101,7 +103,9 @@ func TestErrors(t *testing.T) {
 	configure := func(s plugins.Settings) *plugins.Error {
 		return plugins.AsError(New().Configure(t.Context(), plugins.Config{Settings: s}))
 	}
-	for _, s := range []plugins.Settings{{"provider": "tpu"}, {"threads": int64(-1)}, {"batch": int64(-1)}, {"modle": "x"}, {"pooling": "cls"}} {
+	for _, s := range []plugins.Settings{
+		{"provider": "tpu"}, {"threads": int64(-1)}, {"batch": int64(-1)}, {"modle": "x"}, {"pooling": "cls"},
+	} {
 		require.Equal(t, plugins.Invalid, configure(s).Kind)
 	}
 	t.Setenv("GENERIC_MODEL", "")
@@ -125,7 +129,8 @@ func TestErrors(t *testing.T) {
 	require.Equal(t, plugins.Canceled, plugins.KindOf(err))
 }
 
-// The installation reads a pickle, which may hold any code: what is no tensor is refused.
+// TestWeightsCannotRunCode checks that the installation reads only tensors from the pickle with the
+// weights, because a pickle can contain any code.
 func TestWeightsCannotRunCode(t *testing.T) {
 	environment(t)
 	program := `
@@ -149,7 +154,12 @@ for data in (b"", head[:5], pickle.dumps(7) + head):
 `
 	folder, err := filepath.Abs(".")
 	require.NoError(t, err)
-	out, err := exec.Command(filepath.Join(os.Getenv("VIRTUAL_ENV"), "bin", "python"), "-I", "-B", "-c", program, folder).CombinedOutput()
+	out, err := exec.Command(
+		filepath.Join(os.Getenv("VIRTUAL_ENV"), "bin", "python"), "-I", "-B", "-c", program, folder,
+	).CombinedOutput()
 	require.NoError(t, err, string(out))
-	require.Equal(t, "refused: posix.system is not expected in a file of weights\nEOFError\nUnpicklingError\nRuntimeError\n", string(out))
+	require.Equal(
+		t, "refused: posix.system is not expected in a file of weights\nEOFError\nUnpicklingError\nRuntimeError\n",
+		string(out),
+	)
 }

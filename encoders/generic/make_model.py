@@ -1,10 +1,9 @@
-"""Writes efficientnet-lite0.onnx: the features of EfficientNet-Lite0 as a graph for ONNX Runtime, from the weights that
-a package of the environment carries.
+"""Writes efficientnet-lite0.onnx: the features of EfficientNet-Lite0 as an ONNX graph.
 
-Run once by srpo when the generic encoder is installed: `python make_model.py FOLDER`. The weights are a pickle of
-torch; they are read here by a reader that knows tensors and nothing else, because torch itself would be 5 GB in the
-environment for one file of 19 MB. The graph is then run by ONNX Runtime and compared with the same network in plain
-NumPy before it gets its name.
+srpo runs `python make_model.py FOLDER` once, when the generic encoder is installed. The weights come from a package
+of the environment. They are a pickle of torch, which a reader of tensors in this file parses: torch itself would add
+5 GB to the environment to read one file of 19 MB. ONNX Runtime then runs the graph, and the result is compared with
+the same network in NumPy before the file gets its name.
 """
 
 import hashlib
@@ -30,8 +29,8 @@ MODEL = "efficientnet-lite0.onnx"
 
 SIZE = 224  # pixels, height and width
 FEATURES = 1280
-# EfficientNet-Lite0 (Tan & Le 2019, arXiv 1905.11946, without squeeze and excitation, with ReLU6): repeats, kernel,
-# stride of the first, expansion, channels.
+# Stages of EfficientNet-Lite0 (Tan & Le 2019, arXiv 1905.11946, without squeeze and excitation, with ReLU6): repeats,
+# kernel, stride of the first block, expansion, output channels.
 STAGES = (
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
@@ -41,20 +40,38 @@ STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
-STEM = 32  # channels
+STEM = 32  # channels of the first convolution
 BN_EPS = 1e-3
 TOLERANCE = 1e-4  # relative, between ONNX Runtime and NumPy
 
 
 def main(folder: Path) -> None:
-    """Makes the model file in folder. Raises RuntimeError where the weights or the result are not what they must be."""
+    """Makes the model file in folder.
+
+    Raises RuntimeError or pickle.UnpicklingError if the weights are not as expected, and RuntimeError if ONNX Runtime
+    and NumPy disagree.
+    """
     package = importlib.util.find_spec(DISTRIBUTION.replace("-", "_"))
     path = Path(package.submodule_search_locations[0]) / WEIGHTS
     data = path.read_bytes()
     weights = read_torch(data)
     model = graph(weights)
+    verified = verify(model, weights)
+    metadata = {"srpo.encoder": json.dumps(card(path, data)), "srpo.verified": json.dumps(verified)}
+    helper.set_model_props(model, metadata)
+    unfinished = folder / f".{MODEL}"
+    onnx.save(model, unfinished)
+    os.replace(unfinished, folder / MODEL)
+    size, difference = (folder / MODEL).stat().st_size, verified["largest_relative_difference"]
+    print(f"{MODEL}: {size / 1e6:.1f} MB, differs from NumPy by {difference:.1g}")
 
-    pictures = test_pictures()
+
+def verify(model: onnx.ModelProto, weights: dict[str, np.ndarray]) -> dict:
+    """Compares ONNX Runtime with NumPy on three pictures, in batches of 3 and 1.
+
+    Returns the value of srpo.verified in the metadata. Raises RuntimeError if they differ by more than TOLERANCE.
+    """
+    pictures = example_pictures()
     want = np.concatenate([forward(weights, p[None]) for p in pictures])
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -65,8 +82,12 @@ def main(folder: Path) -> None:
         worst = max(worst, float(np.abs(got - want[: len(batch)]).max() / np.abs(want).max()))
     if not worst <= TOLERANCE:
         raise RuntimeError(f"ONNX Runtime and NumPy differ by {worst:.2g} of the largest feature, {TOLERANCE} allowed")
+    return {"against": "NumPy", "largest_relative_difference": worst, "tolerance": TOLERANCE, "clips": len(want)}
 
-    card = {
+
+def card(path: Path, data: bytes) -> dict:
+    """The model card, for the weight file at path with the content data."""
+    return {
         "format": 1,
         "family": "efficientnet",
         "source": f"{DISTRIBUTION} {version(DISTRIBUTION)}",
@@ -79,7 +100,7 @@ def main(folder: Path) -> None:
         "input": {"name": "pixel_values", "layout": "BCHW", "height": SIZE, "width": SIZE, "dtype": "float32"},
         "outputs": {"mean": "mean"},
         "default_output": "mean",
-        # (x - 127) / 128 for x of 0 to 255, which is how the network was trained.
+        # (x - 127) / 128 for x from 0 to 255, as in the training of the network.
         "preprocess": {
             "resize": SIZE,
             "resize_mode": "short_side",
@@ -91,36 +112,30 @@ def main(folder: Path) -> None:
             "std": [128 / 255] * 3,
         },
     }
-    verified = {"against": "NumPy", "largest_relative_difference": worst, "tolerance": TOLERANCE, "clips": len(want)}
-    helper.set_model_props(model, {"srpo.encoder": json.dumps(card), "srpo.verified": json.dumps(verified)})
-    unfinished = folder / f".{MODEL}"
-    onnx.save(model, unfinished)
-    os.replace(unfinished, folder / MODEL)
-    print(f"{MODEL}: {(folder / MODEL).stat().st_size / 1e6:.1f} MB, differs from NumPy by {worst:.1g}")
 
 
-# --- torch's file ---
+# --- the weight file of torch ---
 
 DTYPES = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
-MAGIC = 0x1950A86A20F9469CFC6C  # begins a file of torch.save before torch 1.6
+MAGIC = 0x1950A86A20F9469CFC6C  # first object in a file of torch.save before torch 1.6
 PROTOCOL = 1001
 
 
 class Storage:
-    """Numbers that come later in the file. A tensor is a view of one."""
+    """The values of one or more tensors, which are views of it. They follow later in the file."""
 
     def __init__(self, dtype: np.dtype, count: int):
         self.dtype, self.count, self.values = dtype, count, None
 
 
 class Tensor:
-    """A tensor whose storage may not be read yet."""
+    """A view of a storage whose values may not be read yet. offset and strides count values."""
 
     def __init__(self, storage: Storage, offset: int, shape: tuple, strides: tuple, *_):
         self.storage, self.offset, self.shape, self.strides = storage, offset, shape, strides
 
     def array(self) -> np.ndarray:
-        """The numbers, in the tensor's shape."""
+        """The values, in the tensor's shape. Raises RuntimeError if the view is outside of the storage."""
         size = self.storage.dtype.itemsize
         last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True))
         if min((self.offset, *self.shape, *self.strides)) < 0 or last >= self.storage.count:
@@ -130,7 +145,7 @@ class Tensor:
 
 
 class Reader(pickle.Unpickler):
-    """Reads tensors in ordered dictionaries; every other class is refused, so that a changed file can run nothing."""
+    """Reads ordered dictionaries of tensors. It refuses other classes, so a manipulated file cannot run code."""
 
     def __init__(self, file):
         super().__init__(file)
@@ -153,14 +168,14 @@ class Reader(pickle.Unpickler):
 
 
 def read_torch(data: bytes) -> dict[str, np.ndarray]:
-    """The tensors of a state dictionary that torch.save wrote before torch 1.6: three pickled headers, the pickled
-    dictionary, the pickled list of its storages, and each storage as a count (int64) and that many numbers.
+    """Reads the tensors of a state dictionary that was saved by torch.save before torch 1.6.
 
-    Raises RuntimeError or pickle.UnpicklingError for anything else.
+    The file has three pickled headers, the pickled dictionary, the pickled list of its storages, and for each storage
+    its length (int64) and its values. Raises RuntimeError, EOFError or pickle.UnpicklingError for anything else.
     """
     file = io.BytesIO(data)
     if Reader(file).load() != MAGIC or Reader(file).load() != PROTOCOL:
-        raise RuntimeError("not a file of torch.save in the form before torch 1.6")
+        raise RuntimeError("not a file of torch.save before torch 1.6")
     if not Reader(file).load().get("little_endian"):
         raise RuntimeError("the weights are not little-endian")
     reader = Reader(file)
@@ -170,7 +185,7 @@ def read_torch(data: bytes) -> dict[str, np.ndarray]:
         (count,) = struct.unpack("<q", file.read(8))
         raw = file.read(count * storage.dtype.itemsize)
         if count != storage.count or len(raw) != count * storage.dtype.itemsize:
-            raise RuntimeError("the file of weights is cut short")
+            raise RuntimeError("the file of weights is truncated")
         storage.values = np.frombuffer(raw, storage.dtype)
     return {name: t.array() for name, t in state.items()}
 
@@ -179,39 +194,48 @@ def read_torch(data: bytes) -> dict[str, np.ndarray]:
 
 
 def layers(w: dict[str, np.ndarray]):
-    """The network's convolutions in order. Yields (name of the weights, name of the batch norm, stride, groups, whether
-    ReLU6 follows, what to add: None, "keep" (remember this layer's input) or "add" (add what was remembered to its
-    output))."""
+    """Yields the convolutions of the network in order, for the weights w.
+
+    Each is (name of the weights, name of the batch norm, stride, groups, relu, residual). relu: ReLU6 follows.
+    residual: "keep" starts a residual connection at the layer's input, "add" ends it at the layer's output, None
+    neither. Raises RuntimeError if the shape of a block's weights is wrong.
+    """
     yield "_conv_stem", "_bn0", 2, 1, True, None
     block, channels = 0, STEM
     for repeats, kernel, first, expansion, out in STAGES:
         for i in range(repeats):
             p, stride = f"_blocks.{block}.", first if i == 0 else 1
-            residual = stride == 1 and channels == out
+            skip = stride == 1 and channels == out
             wide = channels * expansion
             shapes = w[p + "_depthwise_conv.weight"].shape, w[p + "_project_conv.weight"].shape
             if shapes != ((wide, 1, kernel, kernel), (out, wide, 1, 1)):
                 raise RuntimeError(f"block {block} of the weights is not that of EfficientNet-Lite0")
             if expansion != 1:
-                yield p + "_expand_conv", p + "_bn0", 1, 1, True, "keep" if residual else None
+                yield p + "_expand_conv", p + "_bn0", 1, 1, True, "keep" if skip else None
             yield p + "_depthwise_conv", p + "_bn1", stride, wide, True, None
-            yield p + "_project_conv", p + "_bn2", 1, 1, False, "add" if residual else None
+            yield p + "_project_conv", p + "_bn2", 1, 1, False, "add" if skip else None
             block, channels = block + 1, out
     yield "_conv_head", "_bn1", 1, 1, True, None
 
 
 def padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Zeros before and after, as TensorFlow's SAME: the output has ceil(size / stride) pixels; the odd one is after."""
+    """The zeros before and after a side of size pixels, as in TensorFlow's SAME padding.
+
+    The output has ceil(size / stride) pixels. If the number of zeros is odd, there is one more after.
+    """
     total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
     return total // 2, total - total // 2
 
 
 def graph(w: dict[str, np.ndarray]) -> onnx.ModelProto:
-    """pixel_values [B, 3, 224, 224] to mean [B, 1280], float32. Batch norms are folded into their convolutions."""
+    """The network as a graph: pixel_values float32 [B, 3, 224, 224] to mean float32 [B, 1280].
+
+    Batch norms are folded into their convolutions.
+    """
     nodes = []
     values = [numpy_helper.from_array(np.float32(0), "zero"), numpy_helper.from_array(np.float32(6), "six")]
     x, kept, size = "pixel_values", "", SIZE
-    for i, (conv, bn, stride, groups, relu, extra) in enumerate(layers(w)):
+    for i, (conv, bn, stride, groups, relu, residual) in enumerate(layers(w)):
         weight = w[conv + ".weight"].astype(np.float64)
         scale = w[bn + ".weight"] / np.sqrt(w[bn + ".running_var"].astype(np.float64) + BN_EPS)
         bias = w[bn + ".bias"] - w[bn + ".running_mean"] * scale
@@ -220,7 +244,7 @@ def graph(w: dict[str, np.ndarray]) -> onnx.ModelProto:
         values.append(numpy_helper.from_array(bias.astype(np.float32), f"b{i}"))
         before, after = padding(size, weight.shape[2], stride)
         size = -(-size // stride)
-        if extra == "keep":
+        if residual == "keep":
             kept = x
         place = {"strides": [stride] * 2, "pads": [before] * 2 + [after] * 2, "group": groups}
         nodes.append(helper.make_node("Conv", [x, f"w{i}", f"b{i}"], [f"c{i}"], **place))
@@ -228,7 +252,7 @@ def graph(w: dict[str, np.ndarray]) -> onnx.ModelProto:
         if relu:
             nodes.append(helper.make_node("Clip", [x, "zero", "six"], [f"r{i}"]))
             x = f"r{i}"
-        if extra == "add":
+        if residual == "add":
             nodes.append(helper.make_node("Add", [x, kept], [f"a{i}"]))
             x = f"a{i}"
     nodes.append(helper.make_node("GlobalAveragePool", [x], ["pooled"]))
@@ -243,25 +267,30 @@ def graph(w: dict[str, np.ndarray]) -> onnx.ModelProto:
 
 
 def forward(w: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
-    """What graph computes, float32 [1, 3, 224, 224] to [1, 1280], with the batch norms as they were trained and nothing
-    shared with the graph but the order of its layers."""
+    """The network in NumPy: float32 [1, 3, 224, 224] to float32 [1, 1280].
+
+    It has separate batch norms, and shares only layers() with the graph.
+    """
     x, kept = x[0], None
-    for conv, bn, stride, groups, relu, extra in layers(w):
-        if extra == "keep":
+    for conv, bn, stride, groups, relu, residual in layers(w):
+        if residual == "keep":
             kept = x
         x = convolve(x, w[conv + ".weight"], stride, groups)
-        norm = (w[f"{bn}.{k}"][:, None, None] for k in ("weight", "bias", "running_mean", "running_var"))
-        gamma, beta, mean, var = norm
+        parameters = ("weight", "bias", "running_mean", "running_var")
+        gamma, beta, mean, var = (w[f"{bn}.{p}"][:, None, None] for p in parameters)
         x = (x - mean) / np.sqrt(var + np.float32(BN_EPS)) * gamma + beta
         if relu:
             x = np.clip(x, 0, 6)
-        if extra == "add":
+        if residual == "add":
             x = x + kept
     return x.mean(axis=(1, 2))[None].astype(np.float32)
 
 
 def convolve(x: np.ndarray, weight: np.ndarray, stride: int, groups: int) -> np.ndarray:
-    """[C, H, W] and [O, C / groups, K, K] to [O, ceil(H / stride), ceil(W / stride)]; groups is 1 or C = O."""
+    """Convolves x [C, H, H] with weight [O, C / groups, K, K] to [O, ceil(H / stride), ceil(H / stride)].
+
+    groups is 1, or C = O (a depthwise convolution).
+    """
     kernel, size = weight.shape[2], x.shape[1]
     side = -(-size // stride)
     x = np.pad(x, ((0, 0), padding(size, kernel, stride), padding(size, kernel, stride)))
@@ -276,8 +305,8 @@ def convolve(x: np.ndarray, weight: np.ndarray, stride: int, groups: int) -> np.
     return out
 
 
-def test_pictures() -> np.ndarray:
-    """float32 [3, 3, 224, 224]: a slope with a disc, stripes and noise, normalised as pictures are."""
+def example_pictures() -> np.ndarray:
+    """Three normalised pictures, float32 [3, 3, 224, 224]: a slope with a disc, stripes, and noise."""
     y, x = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32) / SIZE
     disc = ((x - 0.6) ** 2 + (y - 0.4) ** 2 < 0.04) * 120
     slope = np.stack([x * 135 + disc, y * 135 + disc, (1 - x) * 135])

@@ -29,19 +29,27 @@ func noiseClip(seed uint64, t, h, w int) plugins.Tensor {
 	return plugins.Bytes(data, t, h, w, 3)
 }
 
-// TestContract runs the conformance suite over gRPC, with the arena and without.
+// TestContract runs the conformance tests over gRPC, with and without shared memory.
 func TestContract(t *testing.T) { plugintest.TestEncoder(t, New, nil) }
 
-// Whatever the settings and the clip's size, the vector is as long as Describe says and the same in every batch.
+// TestEncode checks that vectors have the length that Describe returns and do not depend on the batch.
 func TestEncode(t *testing.T) {
 	for _, pool := range []string{"mean", "last", "first_last_mean"} {
 		for _, gray := range []bool{false, true} {
 			e := configured(t, plugins.Settings{"size": int64(8), "pool": pool, "gray": gray})
 			spec, err := e.Describe(t.Context())
 			require.NoError(t, err)
-			want := 8 * 8 * map[bool]int{false: 3, true: 1}[gray] * map[bool]int{false: 1, true: 3}[pool == "first_last_mean"]
+			want := 8 * 8 * 3
+			if gray {
+				want = 8 * 8
+			}
+			if pool == "first_last_mean" {
+				want *= 3
+			}
 			require.Equal(t, want, spec.Dimension)
-			clips := []plugins.Tensor{noiseClip(1, 5, 16, 16), noiseClip(2, 1, 7, 31), noiseClip(3, 9, 3, 2), noiseClip(4, 2, 64, 48)}
+			clips := []plugins.Tensor{
+				noiseClip(1, 5, 16, 16), noiseClip(2, 1, 7, 31), noiseClip(3, 9, 3, 2), noiseClip(4, 2, 64, 48),
+			}
 			all, err := e.Encode(t.Context(), clips)
 			require.NoError(t, err)
 			for i, c := range clips {
@@ -57,7 +65,8 @@ func TestEncode(t *testing.T) {
 	}
 }
 
-// The area average, by hand: 3 x 2 pixels onto 2 x 2 cells; the middle row counts half in each.
+// TestAreaAverage compares with averages computed by hand: 3 x 2 pixels on 2 x 2 cells, where the middle
+// row counts half in each cell.
 func TestAreaAverage(t *testing.T) {
 	e := configured(t, plugins.Settings{"size": int64(2)})
 	var data []byte
@@ -72,7 +81,7 @@ func TestAreaAverage(t *testing.T) {
 		require.InDelta(t, v/2/255, rows[0][3*i+1], 1e-6)
 		require.InDelta(t, 1, rows[0][3*i+2], 1e-6)
 	}
-	// The mean of the picture survives any size.
+	// The mean of the picture is the same at any size.
 	clip := noiseClip(9, 1, 13, 29)
 	mean := 0.0
 	for _, b := range clip.Data {
@@ -90,12 +99,14 @@ func TestAreaAverage(t *testing.T) {
 }
 
 func TestGray(t *testing.T) {
-	rows, err := configured(t, plugins.Settings{"size": int64(1), "gray": true}).Encode(t.Context(), []plugins.Tensor{plugins.Bytes([]byte{255, 0, 0}, 1, 1, 1, 3)})
+	rows, err := configured(t, plugins.Settings{"size": int64(1), "gray": true}).Encode(
+		t.Context(), []plugins.Tensor{plugins.Bytes([]byte{255, 0, 0}, 1, 1, 1, 3)},
+	)
 	require.NoError(t, err)
 	require.InDelta(t, 0.299, rows[0][0], 1e-6)
 }
 
-// A frame t of value 10*t tells which frames were used.
+// TestPools uses frames of value 10*t, which show the frames that were selected.
 func TestPools(t *testing.T) {
 	clip := plugins.Bytes(make([]byte, 11*3), 11, 1, 1, 3)
 	for i := range clip.Data {
@@ -103,7 +114,7 @@ func TestPools(t *testing.T) {
 	}
 	for _, c := range []struct {
 		settings plugins.Settings
-		want     []float64 // red, a frame
+		want     []float64 // red, per frame
 	}{
 		{plugins.Settings{}, []float64{50}},
 		{plugins.Settings{"pool": "last"}, []float64{100}},
@@ -126,7 +137,7 @@ func TestPools(t *testing.T) {
 	}
 }
 
-// Windows are bit for bit the clips cut there, in whatever order the ends are asked for.
+// TestWindows checks that windows have the same bits as clips of that length, for any order of the ends.
 func TestWindows(t *testing.T) {
 	clip := noiseClip(5, 23, 12, 10)
 	ends := []int{23, 1, 7, 7, 22, 2, 16}
@@ -148,7 +159,8 @@ func TestWindows(t *testing.T) {
 	}
 }
 
-// What cannot be embedded gets NaN, and its neighbours do not notice.
+// TestUnusableClips checks that a clip that cannot be embedded gets NaN and does not change the other clips
+// of the call.
 func TestUnusableClips(t *testing.T) {
 	e := configured(t, plugins.Settings{"size": int64(4)})
 	good := noiseClip(1, 3, 8, 8)
@@ -191,7 +203,9 @@ func TestBadInput(t *testing.T) {
 		require.Equal(t, plugins.Invalid, plugins.KindOf(err))
 		require.NotEmpty(t, plugins.AsError(err).Hint)
 	}
-	for _, s := range []plugins.Settings{{"size": int64(0)}, {"size": 2.5}, {"pool": "max"}, {"frames": int64(-1)}, {"sise": int64(8)}} {
+	for _, s := range []plugins.Settings{
+		{"size": int64(0)}, {"size": 2.5}, {"pool": "max"}, {"frames": int64(-1)}, {"sise": int64(8)},
+	} {
 		require.Equal(t, plugins.Invalid, plugins.KindOf(New().Configure(t.Context(), plugins.Config{Settings: s})))
 	}
 	ctx, cancel := context.WithCancel(t.Context())

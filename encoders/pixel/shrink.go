@@ -1,27 +1,28 @@
 package pixel
 
-// shrinker averages frames of one size over the cells of a size x size grid. A pixel that lies in several cells counts in each by the share of its area,
-// so that any height and width works, also one below size.
+// shrinker averages frames of one size over the cells of a size x size grid. A pixel that overlaps several
+// cells counts in each by the overlapping area, so the frame may have any height and width, also below
+// size.
 type shrinker struct {
 	width, size, channels int
-	rows, columns         []share
-	line                  []float64 // one frame row, averaged along x: [size, channels]
+	rows, columns         []overlap
+	line                  []float64 // a row of pixels, averaged along x: [size, channels]
 }
 
-// share says that a pixel gives weight to a cell.
-type share struct {
+// overlap is the weight of a pixel in the mean of a cell.
+type overlap struct {
 	pixel, cell int
 	weight      float64
 }
 
-// BT.601 luma.
+// Weights of ITU-R BT.601 luma.
 const (
 	lumaRed   = 0.299
 	lumaGreen = 0.587
 	lumaBlue  = 0.114
 )
 
-// unit is a byte's value from 0 to 1.
+// unit maps a byte to a value from 0 to 1.
 var unit = func() (u [256]float64) {
 	for i := range u {
 		u[i] = float64(i) / 255
@@ -30,7 +31,7 @@ var unit = func() (u [256]float64) {
 }()
 
 func newShrinker(height, width, size int, gray bool) *shrinker {
-	s := &shrinker{width: width, size: size, channels: 3, rows: shares(height, size), columns: shares(width, size)}
+	s := &shrinker{width: width, size: size, channels: 3, rows: overlaps(height, size), columns: overlaps(width, size)}
 	if gray {
 		s.channels = 1
 	}
@@ -38,21 +39,23 @@ func newShrinker(height, width, size int, gray bool) *shrinker {
 	return s
 }
 
-// shares lists, pixel by pixel, which cells n pixels give to; the weights of each cell add up to 1. In units of 1/size of a pixel everything is a whole number.
-func shares(n, size int) []share {
-	out := make([]share, 0, n+size)
+// overlaps returns the overlaps of n pixels with size cells, ordered by pixel. The weights of each cell add
+// up to 1. Positions are multiples of 1/size of a pixel, which makes them integers.
+func overlaps(n, size int) []overlap {
+	out := make([]overlap, 0, n+size)
 	for pixel := range n {
 		from, to := pixel*size, (pixel+1)*size // cells are n long in these units
 		for cell := from / n; cell < size && cell*n < to; cell++ {
-			if overlap := min(to, (cell+1)*n) - max(from, cell*n); overlap > 0 {
-				out = append(out, share{pixel, cell, float64(overlap) / float64(n)})
+			if common := min(to, (cell+1)*n) - max(from, cell*n); common > 0 {
+				out = append(out, overlap{pixel, cell, float64(common) / float64(n)})
 			}
 		}
 	}
 	return out
 }
 
-// frame writes the cells' means, 0 to 1, of a uint8 [height, width, 3] frame to out, [size, size, channels].
+// frame averages a frame, uint8 [height, width, 3], and writes the means, 0 to 1, to out, [size, size,
+// channels].
 func (s *shrinker) frame(pixels []byte, out []float64) {
 	clear(out)
 	last := -1
@@ -68,6 +71,7 @@ func (s *shrinker) frame(pixels []byte, out []float64) {
 	}
 }
 
+// average averages a row of pixels along x and writes the result to s.line.
 func (s *shrinker) average(row []byte) {
 	clear(s.line)
 	for _, c := range s.columns {

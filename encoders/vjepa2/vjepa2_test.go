@@ -16,13 +16,14 @@ import (
 
 const small = "testdata/patch8-16x32.onnx" // 16 frames of 32 x 32
 
-// TestContract runs the conformance suite over gRPC, with the arena and without.
+// TestContract runs the conformance tests over gRPC, with and without shared memory.
 func TestContract(t *testing.T) {
 	modeltest.Environment(t, "vjepa2")
 	plugintest.TestEncoder(t, New, map[string]any{"model": small})
 }
 
-// tolerance of a model file against torch, relative. Half precision has 11 bits.
+// tolerance returns the accepted relative difference between a model file and torch. Half precision has 11
+// bits.
 func tolerance(model string) float64 {
 	if ok, _ := filepath.Match("*-half.onnx", model); ok {
 		return 1e-2
@@ -30,7 +31,8 @@ func tolerance(model string) float64 {
 	return 1e-4
 }
 
-// TestParity compares with torch: frames that the published preprocessing made, alone and in batches, and whole clips from their pixels on.
+// TestParity compares with torch: frames that the published preprocessing made, alone and in batches, and
+// whole clips including the preprocessing.
 func TestParity(t *testing.T) {
 	modeltest.Environment(t, "vjepa2")
 	goldens := modeltest.Goldens(t, "testdata")
@@ -51,7 +53,9 @@ func TestParity(t *testing.T) {
 				size := len(crop.Data) / c.Frames
 				x := make([]float32, card.Elements())
 				for j := range c.Frames {
-					picture := tr.Resize(raw.Data[j*len(raw.Data)/c.Frames:(j+1)*len(raw.Data)/c.Frames], c.Height, c.Width)
+					picture := tr.Resize(
+						raw.Data[j*len(raw.Data)/c.Frames:(j+1)*len(raw.Data)/c.Frames], c.Height, c.Width,
+					)
 					require.Equal(t, crop.Data[j*size:(j+1)*size], picture, "frame %d of %s", j, c.File)
 					tr.Normalise(picture, x[j*size:(j+1)*size])
 				}
@@ -69,7 +73,8 @@ func TestParity(t *testing.T) {
 			}
 
 			for _, batch := range []int64{1, 2, 8} {
-				e := modeltest.Configured(t, New(), plugins.Settings{"model": g.Path(), "batch": batch, "provider": "cpu"})
+				e := modeltest.Configured(t,
+					New(), plugins.Settings{"model": g.Path(), "batch": batch, "provider": "cpu"})
 				var clips []plugins.Tensor
 				for _, c := range g.Clips {
 					clips = append(clips, g.Strip(t, c.File, c.Frames))
@@ -77,14 +82,16 @@ func TestParity(t *testing.T) {
 				got, err := e.Encode(t.Context(), clips)
 				require.NoError(t, err)
 				for i := range got {
-					require.Less(t, modeltest.Difference(t, got[i], want[i]), tolerance(g.Model), "clip %d, batch %d", i, batch)
+					require.Less(t,
+						modeltest.Difference(t, got[i], want[i]), tolerance(g.Model), "clip %d, batch %d", i, batch)
 				}
 			}
 		})
 	}
 }
 
-// Which frames are seen: a clip equals the one that was made of its chosen frames, and windows equal clips that are cut, bit for bit.
+// TestFrames checks which frames are used: the embedding of a clip equals that of a clip of its selected
+// frames, and windows have the same bits as clips of that length.
 func TestFrames(t *testing.T) {
 	modeltest.Environment(t, "vjepa2")
 	e := modeltest.Configured(t, New(), plugins.Settings{"model": small, "provider": "cpu", "batch": int64(2)})
@@ -96,7 +103,7 @@ func TestFrames(t *testing.T) {
 
 	clip := modeltest.Noise(1, 40, 36, 48)
 	size := 36 * 48 * 3
-	chosen := func(order []int) plugins.Tensor {
+	selected := func(order []int) plugins.Tensor {
 		var data []byte
 		for _, t := range order {
 			data = append(data, clip.Data[t*size:(t+1)*size]...)
@@ -107,7 +114,7 @@ func TestFrames(t *testing.T) {
 	windows, err := e.(encoder.Windower).EncodeWindows(t.Context(), clip, ends)
 	require.NoError(t, err)
 	for i, end := range ends {
-		rows, err := e.Encode(t.Context(), []plugins.Tensor{modeltest.Cut(clip, end), chosen(frames.Sample(end, 16))})
+		rows, err := e.Encode(t.Context(), []plugins.Tensor{modeltest.Cut(clip, end), selected(frames.Sample(end, 16))})
 		require.NoError(t, err)
 		require.Equal(t, rows[0], rows[1], "end %d", end)
 		require.Equal(t, rows[0], windows[i], "end %d", end)
@@ -115,7 +122,7 @@ func TestFrames(t *testing.T) {
 	require.Greater(t, modeltest.Difference(t, windows[1], windows[0]), 1e-3)
 }
 
-// Without a model file the error says where one comes from.
+// TestNoModel checks that the error for a missing model file explains how to get one.
 func TestNoModel(t *testing.T) {
 	e := plugins.AsError(New().Configure(t.Context(), plugins.Config{}))
 	require.Equal(t, plugins.Invalid, e.Kind)
@@ -124,7 +131,8 @@ func TestNoModel(t *testing.T) {
 	require.Contains(t, e.Hint, "--set encoder.vjepa2.model=FILE.onnx")
 
 	modeltest.Environment(t, "vjepa2")
-	e = plugins.AsError(New().Configure(t.Context(), plugins.Config{Settings: plugins.Settings{"model": "../dinov2/testdata/plain-42.onnx"}}))
+	other := plugins.Settings{"model": "../dinov2/testdata/plain-42.onnx"}
+	e = plugins.AsError(New().Configure(t.Context(), plugins.Config{Settings: other}))
 	require.Equal(t, plugins.Mismatch, e.Kind)
 	require.Contains(t, e.Message, "of the family dinov2")
 }

@@ -586,7 +586,7 @@ const maxWarnings = 200
 func (v *view) warnings(events []store.Event) {
 	for _, e := range events {
 		bad := e.Type == store.Failed || e.Type == store.PluginFailed
-		if !bad && e.Type != store.Warning && e.Type != store.EpisodeRetried && e.Type != store.Dropped &&
+		if !bad && e.Type != store.Warning && e.Type != store.EpisodeRetried && e.Type != store.EmbeddingDropped &&
 			e.Type != store.EpisodeDropped {
 			continue
 		}

@@ -69,7 +69,7 @@ func madeUp(t *testing.T, dir string, seed uint64, n int, pace float64, videos b
 					"lane 3").
 					WithHint("its episodes were rolled again from their seeds").WithDetail("last words:\n  out of "+
 					"memory"))))
-			require.NoError(t, run.Append(store.Event{Type: store.Dropped, Iteration: i,
+			require.NoError(t, run.Append(store.Event{Type: store.EmbeddingDropped, Iteration: i,
 				Message: "one embedding is not a number", Place: fmt.Sprintf("episode %d/tabletop/0/5", i)}))
 		}
 		if i%5 == 0 {

@@ -13,7 +13,8 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// Every file of the newest checkpoint is cut at every length, and has a bit flipped in every byte: each time the one before is used, with a warning.
+// Each file of the newest checkpoint is truncated to every length and has a bit flipped in every byte. Each time the
+// previous checkpoint is used, with a warning.
 func TestEveryTruncationAndFlipIsFound(t *testing.T) {
 	dir := filepath.Join(memoryDir(t), "r")
 	r, err := Create(dir, manifest(), []byte("x"))
@@ -22,12 +23,14 @@ func TestEveryTruncationAndFlipIsFound(t *testing.T) {
 	for i := 1; i <= 2; i++ {
 		p, err := r.Begin(i)
 		require.NoError(t, err)
-		require.NoError(t, os.WriteFile(filepath.Join(p.PolicyDir(), "weights"), []byte(strings.Repeat("weights", 20)), 0o644))
+		require.NoError(
+			t, os.WriteFile(filepath.Join(p.PolicyDir(), "weights"), []byte(strings.Repeat("weights", 20)), 0o644),
+		)
 		require.NoError(t, p.WriteFile("host.json", []byte(`{"env_steps": 12345}`)))
 		require.NoError(t, p.Commit(metricsOf(i)))
 	}
 	cases := 0
-	look := func(path, what string, at int) {
+	check := func(path, what string, at int) {
 		cases++
 		c, bad, err := r.Latest()
 		require.NoError(t, err)
@@ -45,11 +48,11 @@ func TestEveryTruncationAndFlipIsFound(t *testing.T) {
 		require.NoError(t, err)
 		for n := range whole {
 			require.NoError(t, os.WriteFile(path, whole[:n], 0o644))
-			look(path, "truncation", n)
+			check(path, "truncation", n)
 			changed := append([]byte{}, whole...)
 			changed[n] ^= 1 << (n % 8)
 			require.NoError(t, os.WriteFile(path, changed, 0o644))
-			look(path, "flip", n)
+			check(path, "flip", n)
 		}
 		return os.WriteFile(path, whole, 0o644)
 	}))
@@ -60,7 +63,7 @@ func TestEveryTruncationAndFlipIsFound(t *testing.T) {
 	require.Empty(t, bad)
 }
 
-// A checkpoint under another's name is not taken for it.
+// A checkpoint that was copied to the name of another iteration is not used.
 func TestCopiedCheckpoint(t *testing.T) {
 	r := newRun(t)
 	for i := 1; i <= 2; i++ {
@@ -72,12 +75,12 @@ func TestCopiedCheckpoint(t *testing.T) {
 	require.Equal(t, 2, c.Iteration)
 	require.Equal(t, r.checkpointDir(2), c.Dir)
 	require.Len(t, warnings, 1)
-	require.ErrorContains(t, warnings[0], "the folder holds iteration 1: somebody copied or renamed it")
+	require.ErrorContains(t, warnings[0], "the folder was copied or renamed: it contains iteration 1")
 }
 
-// Retention never removes the only good checkpoint, whatever the newer ones have come to.
+// Retention never removes the only undamaged checkpoint.
 func TestRetentionKeepsTheLastGoodOne(t *testing.T) {
-	for _, harm := range []func(t *testing.T, dir string){
+	for _, damage := range []func(t *testing.T, dir string){
 		func(t *testing.T, dir string) { flip(t, filepath.Join(dir, "policy/weights")) },
 		func(t *testing.T, dir string) { flip(t, filepath.Join(dir, sumsFile)) },
 		func(t *testing.T, dir string) { require.NoError(t, os.Remove(filepath.Join(dir, sumsFile))) },
@@ -85,22 +88,22 @@ func TestRetentionKeepsTheLastGoodOne(t *testing.T) {
 		r := newRun(t)
 		r.Keep = 1
 		require.NoError(t, commit(r, 6)) // the highest success rate, 0.6
-		harm(t, r.checkpointDir(6))
+		damage(t, r.checkpointDir(6))
 		require.NoError(t, commit(r, 8))
 		require.Contains(t, r.Checkpoints(), 8)
 		r.Keep = 2
 		require.NoError(t, commit(r, 9))
-		harm(t, r.checkpointDir(9))
+		damage(t, r.checkpointDir(9))
 		require.NoError(t, r.Close())
 
-		again, err := Open(r.Dir()) // it has seen none of them
+		again, err := Open(r.Dir()) // this Run has verified none of them
 		require.NoError(t, err)
 		defer again.Close()
 		again.Keep = 1
 		require.Nil(t, again.Committed())
 		require.NoError(t, again.Retain())
 		c, bad, err := again.Latest()
-		require.NoError(t, err, "some good checkpoint is left")
+		require.NoError(t, err, "an undamaged checkpoint is left")
 		require.Equal(t, 8, c.Iteration)
 		require.Len(t, bad, 1)
 		c, _, err = again.Resume()
@@ -111,7 +114,8 @@ func TestRetentionKeepsTheLastGoodOne(t *testing.T) {
 	}
 }
 
-// A checkpoint of many GB is read once when it is committed, for its checksums, and not again to remove older ones.
+// A commit reads the files of its checkpoint once, for their checksums. It does not read them again to remove older
+// checkpoints: they may be many GB.
 func TestCommitReadsTheFilesOnce(t *testing.T) {
 	r := newRun(t)
 	r.Keep = 1
@@ -119,7 +123,7 @@ func TestCommitReadsTheFilesOnce(t *testing.T) {
 	read := func() (n int64) {
 		data, err := os.ReadFile("/proc/self/io")
 		if err != nil {
-			t.Skip("the system does not count what is read")
+			t.Skip("the system does not count the bytes that a process reads")
 		}
 		_, err = fmt.Sscanf(string(data), "rchar: %d", &n)
 		require.NoError(t, err)
@@ -140,7 +144,8 @@ func TestCommitReadsTheFilesOnce(t *testing.T) {
 	require.Equal(t, []int{3}, r.Checkpoints())
 }
 
-// A run folder that somebody removes or moves away while the run is on: the run ends with an error that says so, and nothing is made in the folder's place.
+// If the run folder is removed or moved away during the run, the run ends with an error that reports this, and nothing
+// is created in its place.
 func TestVanishedFolder(t *testing.T) {
 	for name, vanish := range map[string]func(dir string) error{
 		"removed": os.RemoveAll,
@@ -152,17 +157,21 @@ func TestVanishedFolder(t *testing.T) {
 			p, err := r.Begin(2)
 			require.NoError(t, err)
 			require.NoError(t, vanish(r.Dir()))
-			for what, err := range map[string]error{"write": p.WriteFile("host.json", nil), "commit": p.Commit(metricsOf(2)), "again": commit(r, 3), "report": r.WriteFile("report.html", nil)} {
+			for what, err := range map[string]error{
+				"write": p.WriteFile("host.json", nil), "commit": p.Commit(metricsOf(2)), "again": commit(r, 3),
+				"report": r.WriteFile("report.html", nil),
+			} {
 				e := plugins.AsError(err)
 				require.NotNil(t, e, what)
 				require.Equal(t, plugins.NotFound, e.Kind, what)
-				require.Contains(t, e.Hint, "somebody removed the run folder or moved it: bring it back", what)
+				require.Contains(t, e.Hint, "the run folder was removed or moved: restore it", what)
 			}
 			require.NoDirExists(t, r.Dir())
-			explained := plugins.AsError(r.Explain(plugins.Errorf(plugins.Internal, "the policy cannot save").WithHint("see its log")))
+			explained := plugins.AsError(r.Explain(plugins.Errorf(plugins.Internal, "the policy cannot save").
+				WithHint("see its log")))
 			require.Equal(t, plugins.NotFound, explained.Kind)
-			require.Equal(t, "the run folder is not there any more: the policy cannot save", explained.Message)
-			require.Contains(t, explained.Hint, "somebody removed the run folder or moved it")
+			require.Equal(t, "the run folder no longer exists: the policy cannot save", explained.Message)
+			require.Contains(t, explained.Hint, "the run folder was removed or moved")
 			if name == "moved" {
 				c, _, err := Latest(r.Dir() + "-away")
 				require.NoError(t, err)
@@ -172,9 +181,13 @@ func TestVanishedFolder(t *testing.T) {
 	}
 }
 
-// A host that died while it made its run folder leaves one that the next can make anew, at each of its steps; but no file of the user's is ever removed.
-func TestHalfMadeFolder(t *testing.T) {
-	fileNames := []string{checkpointsDir + "/", episodesDir + "/", pendingName + configFile, configFile, metricsFile, eventsFile, pendingName + manifestFile}
+// A run folder whose host died at any step of its creation is created again by the next host. A file of the user is
+// never removed.
+func TestPartlyCreatedFolder(t *testing.T) {
+	fileNames := []string{
+		checkpointsDir + "/", episodesDir + "/", pendingPrefix + configFile, configFile, metricsFile, eventsFile,
+		pendingPrefix + manifestFile,
+	}
 	for n := range fileNames {
 		dir := t.TempDir()
 		for _, name := range append([]string{lockFile}, fileNames[:n+1]...) {
@@ -189,7 +202,7 @@ func TestHalfMadeFolder(t *testing.T) {
 		r, err := Create(dir, manifest(), []byte("new"))
 		require.NoError(t, err, fileNames[n])
 		require.NoError(t, commit(r, 0))
-		require.NoFileExists(t, filepath.Join(dir, pendingName+configFile))
+		require.NoFileExists(t, filepath.Join(dir, pendingPrefix+configFile))
 		require.NoError(t, r.Close())
 	}
 	dir := t.TempDir()

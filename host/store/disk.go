@@ -12,26 +12,28 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// disk makes every change to the folder, so that every failure gets the same words, and tests can fail each one.
+// disk makes every change to the run folder, so that all failures are described in the same way and tests can inject
+// a failure into each operation.
 type disk struct {
 	run string
-	// committed is the last committed iteration, for error texts; -1: none.
+	// committed is the last committed iteration, for error messages; -1: none.
 	committed int
-	// fault, in tests, is asked before every operation.
-	fault func(op, path string) error
+	// inject, in tests, is called before every operation. The operation fails with the error that it returns.
+	inject func(op, path string) error
 }
 
+// before must be called before every operation. It returns an injected error, see inject and package fault.
 func (d *disk) before(op, path string) error {
 	if fault.On {
 		fault.Point(d.point(op, path))
 	}
-	if d.fault == nil {
+	if d.inject == nil {
 		return nil
 	}
-	return d.wrap(op, path, d.fault(op, path))
+	return d.wrap(op, path, d.inject(op, path))
 }
 
-// point names an operation in a fault plan.
+// point returns the name of an operation in a fault plan.
 func (d *disk) point(op, path string) string {
 	if abs, err := filepath.Abs(path); err == nil {
 		path = abs
@@ -46,7 +48,8 @@ func (d *disk) point(op, path string) string {
 	return "store " + op + " " + rel
 }
 
-// wrap says what failed, where, and what to do; nil stays nil.
+// wrap returns an error that names the operation, the path and a remedy. nil, and errors that are already of type
+// *plugins.Error, are returned unchanged.
 func (d *disk) wrap(op, path string, err error) error {
 	if err == nil {
 		return nil
@@ -55,62 +58,69 @@ func (d *disk) wrap(op, path string, err error) error {
 	if errors.As(err, &known) {
 		return err
 	}
+	kind, hint := d.explain(path, err)
+	if d.committed >= 0 && hint != goneHint { // a folder that is gone cannot be resumed under its old name
+		hint += "; iteration " + strconv.Itoa(d.committed) + " is committed: continue with `srpo run --resume " +
+			d.run +
+			"`"
+	}
 	cause := err
 	if pe := (*os.PathError)(nil); errors.As(err, &pe) {
 		cause = pe.Err
 	} else if le := (*os.LinkError)(nil); errors.As(err, &le) {
 		cause = le.Err
 	}
-	goOn := ""
-	if d.committed >= 0 {
-		goOn = "; iteration " + strconv.Itoa(d.committed) + " is committed: go on with `srpo run --resume " + d.run + "`"
-	}
-	fail := func(kind plugins.ErrorKind, hint string) error {
-		return plugins.Errorf(kind, "cannot %s the file: %w", op, cause).WithPlace("%s", path).WithHint("%s%s", hint, goOn)
-	}
-	switch {
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return fail(plugins.Exhausted, "the disk or the quota is full ("+free(path)+"): make room there, or give another --out")
-	case errors.Is(err, syscall.EFBIG):
-		return fail(plugins.Exhausted, "the file is larger than the system's limit: raise `ulimit -f`")
-	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
-		return fail(plugins.Exhausted, "too many files are open: raise `ulimit -n`")
-	case errors.Is(err, syscall.EROFS):
-		return fail(plugins.Invalid, "the file system is read-only: give another --out")
-	case errors.Is(err, os.ErrPermission):
-		return fail(plugins.Invalid, "the folder belongs to somebody else or is write-protected: change its permissions, or give another --out")
-	case errors.Is(err, syscall.EIO):
-		return fail(plugins.Internal, "the disk or the network file system reports a fault: see the system's log, and do not trust this disk")
-	case errors.Is(err, os.ErrNotExist):
-		if d.gone() {
-			goOn = "" // its folder is another now
-			return fail(plugins.NotFound, goneHint)
-		}
-		return fail(plugins.NotFound, "somebody removed it")
-	case errors.Is(err, syscall.ENOTDIR), errors.Is(err, os.ErrExist):
-		return fail(plugins.Invalid, "a file stands where a folder should be: give another --out")
-	}
-	return fail(plugins.Internal, "see the system's log")
+	return plugins.Errorf(kind, "cannot %s the file: %w", op, cause).WithPlace("%s", path).WithHint("%s", hint)
 }
 
-// goneHint is what to do where the whole run folder is not there any more.
-const goneHint = "somebody removed the run folder or moved it: bring it back, or go on where it lies now with `srpo run --resume FOLDER`"
+// explain returns the kind of a file error and what the user can do about it.
+func (d *disk) explain(path string, err error) (plugins.ErrorKind, string) {
+	switch {
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return plugins.Exhausted, "the disk or the quota is full (" + freeSpace(path) +
+			"): free some space, or give another --out"
+	case errors.Is(err, syscall.EFBIG):
+		return plugins.Exhausted, "the file is larger than the system's limit: raise `ulimit -f`"
+	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
+		return plugins.Exhausted, "too many files are open: raise `ulimit -n`"
+	case errors.Is(err, syscall.EROFS):
+		return plugins.Invalid, "the file system is read-only: give another --out"
+	case errors.Is(err, os.ErrPermission):
+		return plugins.Invalid, "the folder belongs to another user or is write-protected: change its " +
+			"permissions, or give another --out"
+	case errors.Is(err, syscall.EIO):
+		return plugins.Internal, "the disk or the network file system reports a fault: see the system's log, and " +
+			"do not trust this disk"
+	case errors.Is(err, os.ErrNotExist):
+		if d.gone() {
+			return plugins.NotFound, goneHint
+		}
+		return plugins.NotFound, "the file or its folder was removed"
+	case errors.Is(err, syscall.ENOTDIR), errors.Is(err, os.ErrExist):
+		return plugins.Invalid, "a file has the name of a folder: give another --out"
+	}
+	return plugins.Internal, "see the system's log"
+}
 
-// gone is whether the whole run folder, with something committed in it, is not there any more.
+// goneHint is the remedy if the whole run folder no longer exists.
+const goneHint = "the run folder was removed or moved: restore it, or continue at its new place with `srpo run " +
+	"--resume FOLDER`"
+
+// gone reports whether the whole run folder, with something committed in it, no longer exists.
 func (d *disk) gone() bool {
 	_, err := os.Stat(d.run)
 	return d.committed >= 0 && errors.Is(err, os.ErrNotExist)
 }
 
-// free says how much room the file system of path has.
-func free(path string) string {
+// freeSpace describes the free space of the file system of path.
+func freeSpace(path string) string {
 	var s syscall.Statfs_t
 	for p := path; ; p = filepath.Dir(p) {
 		if err := syscall.Statfs(p, &s); err == nil {
 			return strconv.FormatUint(s.Bavail*uint64(s.Bsize)>>20, 10) + " MiB free"
 		}
 		if p == filepath.Dir(p) {
-			return "free room unknown"
+			return "free space unknown"
 		}
 	}
 }
@@ -132,7 +142,7 @@ func (d *disk) mkdirAll(path string) error {
 	return d.wrap("make", path, os.MkdirAll(path, 0o755))
 }
 
-// write makes a file and fsyncs it.
+// write creates a file and syncs it to the disk.
 func (d *disk) write(path string, data []byte) error {
 	if err := d.before("write", path); err != nil {
 		return err
@@ -157,7 +167,7 @@ func (d *disk) write(path string, data []byte) error {
 	return d.wrap("write", path, err)
 }
 
-// sync fsyncs a file or a folder that somebody else wrote.
+// sync syncs an existing file or folder to the disk.
 func (d *disk) sync(path string) error {
 	if err := d.before("fsync", path); err != nil {
 		return err
@@ -185,9 +195,9 @@ func (d *disk) remove(path string) error {
 	return d.wrap("remove", path, os.RemoveAll(path))
 }
 
-// replace writes a file beside path and renames it, so that path is always whole: the old text or the new.
+// replace writes a temporary file and renames it to path, so that path always has either the old or the new content.
 func (d *disk) replace(path string, data []byte) error {
-	tmp := filepath.Join(filepath.Dir(path), ".tmp-"+filepath.Base(path))
+	tmp := filepath.Join(filepath.Dir(path), pendingPrefix+filepath.Base(path))
 	if err := d.write(tmp, data); err != nil {
 		_ = os.Remove(tmp)
 		return err

@@ -12,7 +12,7 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// Episode is a saved episode: the JSON beside its GIF.
+// Episode describes a saved episode, in the JSON file next to its GIF.
 type Episode struct {
 	// ID is "<iteration>/<task>/<group>/<episode>".
 	ID          string `json:"id"`
@@ -24,21 +24,22 @@ type Episode struct {
 	StartState  int    `json:"start_state"`
 	Seed        uint64 `json:"seed,string"`
 	Success     bool   `json:"success"`
-	// Reward is before the advantage; Distance is to the nearest centre of successes, nil where there was none.
+	// Reward is the reward from which Advantage was computed. Distance is the distance of the embedding to the nearest
+	// centre of successes; nil: there was no centre.
 	Reward    float64  `json:"reward"`
 	Advantage float64  `json:"advantage"`
 	Distance  *float64 `json:"distance,omitempty"`
-	// Steps are env steps; a frame was recorded every RecordEvery of them.
+	// Steps counts env steps. A frame was recorded every RecordEvery steps.
 	Steps       int `json:"steps"`
 	RecordEvery int `json:"record_every,omitempty"`
-	// Evaluation says that the episode is of an evaluation, not of training.
+	// Evaluation is set if the episode belongs to an evaluation and not to training.
 	Evaluation bool `json:"evaluation,omitempty"`
 	// Video is the GIF's file name; SaveEpisode sets it.
 	Video string `json:"video"`
 }
 
-// SaveEpisode writes frames, uint8 [T, H, W, 3] with T >= 1, as a GIF of at most 60 frames of at most 160 pixels a side, and meta as JSON next to it. It
-// returns the GIF's path. Errors: Corrupt for frames of another shape, those of a full disk as everywhere.
+// SaveEpisode writes frames, uint8 [T, H, W, 3] with T >= 1, as a GIF of at most 60 frames and at most 160 pixels per
+// side, and meta as JSON next to it. It returns the GIF's path. The error is Corrupt for frames of another shape.
 func (r *Run) SaveEpisode(meta Episode, frames plugins.Tensor) (string, error) {
 	var b bytes.Buffer
 	if err := media.EncodeGIF(&b, frames, media.GIF{}); err != nil {
@@ -47,7 +48,8 @@ func (r *Run) SaveEpisode(meta Episode, frames plugins.Tensor) (string, error) {
 	name := FileName(meta.ID)
 	meta.Video = name + ".gif"
 	if !finite(meta.Reward) || !finite(meta.Advantage) {
-		return "", plugins.Errorf(plugins.Internal, "reward %v or advantage %v is not a number", meta.Reward, meta.Advantage).WithPlace("episode %s", meta.ID)
+		return "", plugins.Errorf(plugins.Internal, "reward %v or advantage %v is not finite",
+			meta.Reward, meta.Advantage).WithPlace("episode %s", meta.ID)
 	}
 	if meta.Distance != nil && !finite(*meta.Distance) {
 		meta.Distance = nil
@@ -63,7 +65,8 @@ func (r *Run) SaveEpisode(meta Episode, frames plugins.Tensor) (string, error) {
 	return path, r.disk.replace(filepath.Join(r.dir, episodesDir, name+".json"), append(text, '\n'))
 }
 
-// FileName makes a file's name of an episode's id: readable, sorted by iteration, different for different ids.
+// FileName returns a file name for an episode's id. Names are readable, sort by iteration, and differ for different
+// ids.
 func FileName(id string) string {
 	sum := sha256.Sum256([]byte(id))
 	head, rest, ok := strings.Cut(id, "/")
@@ -80,7 +83,7 @@ func FileName(id string) string {
 		return '-'
 	}, id)
 	if len(clean) > 100 {
-		clean = clean[:60] + "-" + clean[len(clean)-39:] // The end holds group and episode.
+		clean = clean[:60] + "-" + clean[len(clean)-39:] // the end contains group and episode
 	}
 	return fmt.Sprintf("%s-%x", strings.Trim(clean, "-"), sum[:4])
 }

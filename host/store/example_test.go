@@ -8,7 +8,7 @@ import (
 	"github.com/srpo-dev/srpo/host/store"
 )
 
-// A run folder: an iteration counts from its commit on, and whoever reads sees all of it or nothing.
+// An iteration counts from its commit. A reader sees all of it or nothing.
 func ExampleRun() {
 	parent, err := os.MkdirTemp("", "")
 	if err != nil {

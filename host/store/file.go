@@ -9,10 +9,11 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// WriteFile writes a file of a folder: all of it, or the earlier one stays. name is slash-separated.
+// WriteFile writes a file in dir atomically: if it fails, an earlier file of that name is unchanged. name is
+// slash-separated.
 func WriteFile(dir, name string, data []byte) error {
 	path := filepath.Join(dir, filepath.FromSlash(name))
-	f, err := os.CreateTemp(filepath.Dir(path), ".tmp-")
+	f, err := os.CreateTemp(filepath.Dir(path), pendingPrefix)
 	if err != nil {
 		return DiskError("write", path, err)
 	}
@@ -34,8 +35,8 @@ func DiskError(op, path string, err error) error {
 	}
 	kind, hint := plugins.Invalid, "check the folder's permissions, or give another --out"
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		kind, hint = plugins.Exhausted, "the disk or the quota is full: make room, and run the same command "+
-			"again; what is written is kept"
+		kind, hint = plugins.Exhausted, "the disk or the quota is full: free some space and run "+
+			"the same command again; what was written is kept"
 	}
 	return plugins.Errorf(kind, "cannot %s the file: %w", op, err).WithPlace("%s", path).WithHint("%s", hint)
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// A real full disk: a tmpfs of 300 KiB.
+// The full disk is a tmpfs of 300 KiB.
 func TestDiskFull(t *testing.T) {
 	dir := t.TempDir()
 	if err := syscall.Mount("srpo-test", dir, "tmpfs", 0, "size=300k"); err != nil {
@@ -22,7 +22,7 @@ func TestDiskFull(t *testing.T) {
 	r, err := Create(filepath.Join(dir, "r"), manifest(), []byte("x"))
 	require.NoError(t, err)
 	require.NoError(t, commit(r, 1))
-	// Something else fills the disk.
+	// Another program fills the disk.
 	filler, err := os.Create(filepath.Join(dir, "filler"))
 	require.NoError(t, err)
 	_, err = filler.Write(make([]byte, 400<<10))
@@ -30,10 +30,13 @@ func TestDiskFull(t *testing.T) {
 	require.NoError(t, filler.Close())
 
 	var full error
-	for i := 0; i < 200 && full == nil; i++ { // The last page of events.jsonl has room for some.
+	for i := 0; i < 200 && full == nil; i++ { // the last page of events.jsonl has room for some
 		full = r.Append(Event{Type: Warning, Message: strings.Repeat("x", 100)})
 	}
-	for what, err := range map[string]error{"event": full, "commit": commit(r, 2), "manifest": r.UpdateManifest(func(m *Manifest) { m.Name = strings.Repeat("y", 10000) })} {
+	for what, err := range map[string]error{
+		"event": full, "commit": commit(r, 2),
+		"manifest": r.UpdateManifest(func(m *Manifest) { m.Name = strings.Repeat("y", 10000) }),
+	} {
 		e := plugins.AsError(err)
 		require.NotNil(t, e, what)
 		require.Equal(t, plugins.Exhausted, e.Kind, what)
@@ -53,7 +56,7 @@ func TestDiskFull(t *testing.T) {
 	require.NoError(t, commit(r, 2))
 	require.NoError(t, r.Close())
 
-	// Read-only.
+	// A read-only file system.
 	require.NoError(t, syscall.Mount("srpo-test", dir, "tmpfs", syscall.MS_REMOUNT|syscall.MS_RDONLY, "size=300k"))
 	_, err = Open(filepath.Join(dir, "r"))
 	require.Equal(t, plugins.Invalid, plugins.KindOf(err))

@@ -15,10 +15,13 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// sealed is a MANIFEST with the checksum that it should have, so that what follows the checksum is reached too.
-func sealed(text []byte) []byte { return fmt.Appendf(bytes.Clone(text), "\n%x\n", sha256.Sum256(text)) }
+// withChecksum returns a MANIFEST with a valid checksum, so that fuzzing reaches the code after the check.
+func withChecksum(text []byte) []byte {
+	return fmt.Appendf(bytes.Clone(text), "\n%x\n", sha256.Sum256(text))
+}
 
-func good(t testing.TB, err error, place string) {
+// requireDamage checks that err reports damage at place, with a hint.
+func requireDamage(t testing.TB, err error, place string) {
 	t.Helper()
 	e := plugins.AsError(err)
 	if e.Place == "" || e.Hint == "" || e.Kind != plugins.Corrupt && e.Kind != plugins.Mismatch {
@@ -27,9 +30,14 @@ func good(t testing.TB, err error, place string) {
 	require.Contains(t, e.Place, place)
 }
 
-// FuzzSums puts any bytes into a checkpoint's MANIFEST: it is refused by name, or what it says holds.
+// FuzzSums writes any bytes into a checkpoint's MANIFEST. It is refused with an error that names it, or its numbers and
+// paths are valid.
 func FuzzSums(f *testing.F) {
-	f.Add([]byte(`{"format":1,"iteration":3,"created":"2026-01-02T03:04:05Z","success_rate":0.5,"metrics_bytes":10,"events_bytes":20,"files":{"host.json":{"size":2,"sha256":"44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"}}}`))
+	f.Add(
+		[]byte(`{"format":1,"iteration":3,"created":"2026-01-02T03:04:05Z","success_rate":0.5,` +
+			`"metrics_bytes":10,"events_bytes":20,"files":{` +
+			`"host.json":{"size":2,"sha256":"44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"}}}`),
+	)
 	f.Add([]byte(`{"format":1,"iteration":-1,"metrics_bytes":-5,"files":{"../x":{}}}`))
 	f.Add([]byte(`{"format":2}`))
 	f.Add([]byte(`{"format":1,"files":{"":{"size":0},"policy":{},"a/../b":{}}}`))
@@ -37,11 +45,11 @@ func FuzzSums(f *testing.F) {
 	require.NoError(f, os.Mkdir(filepath.Join(dir, policyDir), 0o755))
 	require.NoError(f, os.WriteFile(filepath.Join(dir, "host.json"), []byte("{}"), 0o644))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		for _, data := range [][]byte{text, sealed(text)} {
+		for _, data := range [][]byte{text, withChecksum(text)} {
 			require.NoError(t, os.WriteFile(filepath.Join(dir, sumsFile), data, 0o644))
 			c, err := OpenCheckpoint(dir)
 			if err != nil {
-				good(t, err, dir)
+				requireDamage(t, err, dir)
 				continue
 			}
 			require.GreaterOrEqual(t, c.Iteration, 0)
@@ -53,9 +61,12 @@ func FuzzSums(f *testing.F) {
 	})
 }
 
-// FuzzRunManifest puts any bytes into a run's manifest.json.
+// FuzzRunManifest writes any bytes into a run's manifest.json.
 func FuzzRunManifest(f *testing.F) {
-	text, err := json.Marshal(Manifest{FormatVersion: 1, Name: "a", Seed: math.MaxUint64, StartStates: &StartStates{Used: "all"}, Plugins: []Plugin{{Kind: plugins.Env}}})
+	text, err := json.Marshal(Manifest{
+		FormatVersion: 1, Name: "a", Seed: math.MaxUint64, StartStates: &StartStates{Used: "all"},
+		Plugins: []Plugin{{Kind: plugins.Env}},
+	})
 	require.NoError(f, err)
 	f.Add(text)
 	f.Add([]byte(`{"format_version":1,"seed":5}`))
@@ -64,17 +75,21 @@ func FuzzRunManifest(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text []byte) {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, manifestFile), text, 0o644))
 		if m, err := readManifest(dir); err != nil {
-			good(t, err, manifestFile)
+			requireDamage(t, err, manifestFile)
 		} else {
 			require.Equal(t, FormatVersion, m.FormatVersion)
 		}
 	})
 }
 
-// FuzzLines puts any bytes behind committed lines of metrics and events, as a crash or an editor may. Opening cuts off a torn line, reading gives every line
-// that can be read and names the others, resuming brings back exactly what was committed, and what is written next can be read.
+// FuzzLines appends any bytes to committed lines of metrics and events, as a crash or an editor may. Reading returns
+// every valid line and names the others. Resuming restores exactly what was committed, and the next commit can be read.
 func FuzzLines(f *testing.F) {
-	f.Add([]byte(`{"iteration":4,"kl":null,"seconds_by_phase":{"rollout":1,"x":null},"entropy":1e400}`+"\n"), []byte(`{"type":"warn`))
+	f.Add(
+		[]byte(
+			`{"iteration":4,"kl":null,"seconds_by_phase":{"rollout":1,"x":null},"entropy":1e400}`+"\n",
+		), []byte(`{"type":"warn`),
+	)
 	f.Add([]byte("nonsense\n[]\n\n{}\n"), []byte("{\"type\":\"warning\",\"iteration\":4}\n"))
 	f.Add([]byte{}, bytes.Repeat([]byte("x"), 9000))
 	work := memoryDir(f)
@@ -112,7 +127,7 @@ func FuzzLines(f *testing.F) {
 	})
 }
 
-// FuzzMetrics reads any line: it is refused, or what is written of it reads the same.
+// FuzzMetrics reads any line. It is refused, or writing and reading it again gives the same line.
 func FuzzMetrics(f *testing.F) {
 	text, err := json.Marshal(metricsOf(2))
 	require.NoError(f, err)
@@ -133,7 +148,7 @@ func FuzzMetrics(f *testing.F) {
 	})
 }
 
-// Files that somebody blew up are refused by their size, and not read.
+// Files that are too large are refused by their size and not read.
 func TestHugeFilesAreNotRead(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "run")
 	r, err := Create(dir, manifest(), []byte("x"))

@@ -11,7 +11,7 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// The lock is flock(2), so that versions of srpo that call it directly respect it and are respected.
+// The lock is flock(2), which earlier versions of srpo call directly, so the lock excludes them too.
 func TestLockIsFlock(t *testing.T) {
 	r := newRun(t)
 	f, err := os.OpenFile(filepath.Join(r.Dir(), lockFile), os.O_RDWR, 0)

@@ -23,7 +23,11 @@ import (
 )
 
 func manifest() Manifest {
-	return Manifest{Host: "0.1.0", Seed: 1<<63 + 5, Command: []string{"srpo", "run"}, Plugins: []Plugin{{Kind: plugins.Env, Name: "tabletop", Version: "1", Hash: "ab"}}}
+	return Manifest{
+		Host: "0.1.0", Seed: 1<<63 + 5, Command: []string{"srpo", "run"}, Plugins: []Plugin{
+			{Kind: plugins.Env, Name: "tabletop", Version: "1", Hash: "ab"},
+		},
+	}
 }
 
 func newRun(t *testing.T) *Run {
@@ -34,19 +38,22 @@ func newRun(t *testing.T) *Run {
 	return r
 }
 
-// savePolicy stands for a plugin that writes into the folder given to it.
+// savePolicy saves files like a policy plugin.
 func savePolicy(dir string, iteration int) error {
 	if err := os.MkdirAll(filepath.Join(dir, "optimizer"), 0o755); err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(dir, "weights"), bytes.Repeat([]byte{byte(iteration)}, 5000), 0o644); err != nil {
+	if err := os.WriteFile(
+		filepath.Join(dir, "weights"), bytes.Repeat([]byte{byte(iteration)}, 5000), 0o644,
+	); err != nil {
 		return err
 	}
 	return os.WriteFile(filepath.Join(dir, "optimizer", "state"), []byte(fmt.Sprint("state ", iteration)), 0o644)
 }
 
 func metricsOf(i int) *Metrics {
-	return &Metrics{Iteration: i, EnvSteps: int64(1000 * i), Episodes: 64, SuccessRate: 0.1 * float64(i%7), KL: math.NaN(), Seconds: 2,
+	return &Metrics{Iteration: i, EnvSteps: int64(1000 * i), Episodes: 64, SuccessRate: 0.1 * float64(i%7),
+		KL: math.NaN(), Seconds: 2,
 		SecondsByPhase: map[string]float64{"rollout": 1.5, "encode": 1}, Extra: map[string]float64{"entropy": 1.25}}
 }
 
@@ -79,14 +86,14 @@ func iterations(t *testing.T, dir string) []int {
 	return list
 }
 
-func TestCommitAndGoOn(t *testing.T) {
+func TestCommitAndContinue(t *testing.T) {
 	r := newRun(t)
 	dir := r.Dir()
 	for i := 1; i <= 3; i++ {
 		require.NoError(t, commit(r, i))
 	}
-	// Iteration 4 is under way when the host dies.
-	require.NoError(t, r.Append(Event{Type: Warning, Iteration: 4, Message: "last words"}))
+	// The host dies during iteration 4.
+	require.NoError(t, r.Append(Event{Type: Warning, Iteration: 4, Message: "before the crash"}))
 	p, err := r.Begin(4)
 	require.NoError(t, err)
 	require.NoError(t, savePolicy(p.PolicyDir(), 4))
@@ -114,7 +121,7 @@ func TestCommitAndGoOn(t *testing.T) {
 	require.Equal(t, []int{1, 2, 3}, iterations(t, dir))
 	cut, err := os.ReadFile(filepath.Join(dir, cutFile))
 	require.NoError(t, err)
-	require.Contains(t, string(cut), "last words")
+	require.Contains(t, string(cut), "before the crash")
 
 	require.NoError(t, commit(r, 4))
 	require.Equal(t, []int{1, 2, 3, 4}, iterations(t, dir))
@@ -132,7 +139,7 @@ func TestCommitAndGoOn(t *testing.T) {
 	require.Equal(t, []EventType{GroupDropped, GroupDropped, GroupDropped, ResumedRun, GroupDropped}, types)
 }
 
-func TestGoOnBeforeTheFirstCommit(t *testing.T) {
+func TestResumeBeforeTheFirstCommit(t *testing.T) {
 	r := newRun(t)
 	require.NoError(t, r.Append(Event{Type: Started}))
 	require.NoError(t, r.Close())
@@ -147,14 +154,14 @@ func TestGoOnBeforeTheFirstCommit(t *testing.T) {
 	require.NoError(t, commit(r, 0))
 }
 
-// A run that ended before its first commit, because a name was mistyped for example, is in nobody's way.
-func TestARunThatNeverBeganIsReplaced(t *testing.T) {
+// A run that ended before its first commit, for example because a name was mistyped, is replaced.
+func TestRunWithoutCommitIsReplaced(t *testing.T) {
 	r := newRun(t)
-	require.NoError(t, r.Append(Event{Type: Failed, Message: "no env is called that"}))
+	require.NoError(t, r.Append(Event{Type: Failed, Message: "no env has this name"}))
 	require.NoError(t, r.Close())
 	log := filepath.Join(r.Dir(), logsDir, "env-x.log")
 	require.NoError(t, os.MkdirAll(filepath.Dir(log), 0o755))
-	require.NoError(t, os.WriteFile(log, []byte("words\n"), 0o644))
+	require.NoError(t, os.WriteFile(log, []byte("output\n"), 0o644))
 	require.NoError(t, os.WriteFile(filepath.Join(r.Dir(), reportFile), nil, 0o644))
 	again, err := Create(r.Dir(), manifest(), []byte("[run]\nenv = \"y\"\n"))
 	require.NoError(t, err)
@@ -167,8 +174,10 @@ func TestARunThatNeverBeganIsReplaced(t *testing.T) {
 	require.Empty(t, rec.Events)
 	require.NoError(t, again.Close())
 
-	// Not with anything of the user's in it, nor half a checkpoint.
-	for _, name := range []string{"notes.txt", filepath.Join(checkpointsDir, pendingName+"000000"), filepath.Join(episodesDir, "a.gif")} {
+	// It is not replaced if it contains a file of the user or a part of a checkpoint.
+	for _, name := range []string{
+		"notes.txt", filepath.Join(checkpointsDir, pendingPrefix+"000000"), filepath.Join(episodesDir, "a.gif"),
+	} {
 		file := filepath.Join(r.Dir(), name)
 		require.NoError(t, os.WriteFile(file, []byte("x"), 0o644))
 		_, err = Create(r.Dir(), manifest(), nil)
@@ -178,29 +187,33 @@ func TestARunThatNeverBeganIsReplaced(t *testing.T) {
 	}
 }
 
-// Whatever is done to the newest checkpoint, it is not used, the file is named, and the run goes on from the one before.
+// A newest checkpoint with any damage is not used. The damaged file is named, and the run continues from the previous
+// checkpoint.
 func TestDamageIsFoundAndNamed(t *testing.T) {
+	remove := func(t *testing.T, path string) { require.NoError(t, os.RemoveAll(path)) }
+	truncate := func(size int64) func(*testing.T, string) {
+		return func(t *testing.T, path string) { require.NoError(t, os.Truncate(path, size)) }
+	}
 	for name, tc := range map[string]struct {
-		harm func(t *testing.T, dir string)
-		file string
-		why  string
+		damage func(t *testing.T, path string)
+		path   string
+		file   string // the file that the warning names
+		why    string
 	}{
-		"truncated": {func(t *testing.T, d string) {
-			require.NoError(t, os.Truncate(filepath.Join(d, "policy/weights"), 4999))
-		}, "policy/weights", "4999 bytes, 5000 were committed"},
-		"bit flipped":  {func(t *testing.T, d string) { flip(t, filepath.Join(d, "policy/optimizer/state")) }, "policy/optimizer/state", "SHA-256"},
-		"missing":      {func(t *testing.T, d string) { require.NoError(t, os.Remove(filepath.Join(d, "host.json"))) }, "host.json", "missing"},
-		"no manifest":  {func(t *testing.T, d string) { require.NoError(t, os.Remove(filepath.Join(d, "MANIFEST"))) }, "MANIFEST", "missing"},
-		"manifest":     {func(t *testing.T, d string) { flip(t, filepath.Join(d, "MANIFEST")) }, "MANIFEST", "SHA-256"},
-		"manifest cut": {func(t *testing.T, d string) { require.NoError(t, os.Truncate(filepath.Join(d, "MANIFEST"), 0)) }, "MANIFEST", "SHA-256"},
-		"folder":       {func(t *testing.T, d string) { require.NoError(t, os.RemoveAll(filepath.Join(d, "policy"))) }, "policy/optimizer/state", "missing"},
+		"truncated":    {truncate(4999), "policy/weights", "policy/weights", "4999 bytes, 5000 were committed"},
+		"bit flipped":  {flip, "policy/optimizer/state", "policy/optimizer/state", "SHA-256"},
+		"missing":      {remove, "host.json", "host.json", "missing"},
+		"no manifest":  {remove, "MANIFEST", "MANIFEST", "missing"},
+		"manifest":     {flip, "MANIFEST", "MANIFEST", "SHA-256"},
+		"manifest cut": {truncate(0), "MANIFEST", "MANIFEST", "SHA-256"},
+		"folder":       {remove, "policy", "policy/optimizer/state", "missing"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRun(t)
 			for i := 1; i <= 3; i++ {
 				require.NoError(t, commit(r, i))
 			}
-			tc.harm(t, r.checkpointDir(3))
+			tc.damage(t, filepath.Join(r.checkpointDir(3), tc.path))
 			c, warnings, err := r.Resume()
 			require.NoError(t, err)
 			require.Equal(t, 2, c.Iteration)
@@ -210,7 +223,7 @@ func TestDamageIsFoundAndNamed(t *testing.T) {
 			require.Equal(t, filepath.Join(r.checkpointDir(3), tc.file), w.Place)
 			require.Contains(t, w.Message, tc.why)
 			require.Equal(t, []int{1, 2}, iterations(t, r.Dir()))
-			require.NoError(t, commit(r, 3), "the iteration can be made again")
+			require.NoError(t, commit(r, 3), "the iteration can be repeated")
 			c, _, err = r.Latest()
 			require.NoError(t, err)
 			require.Equal(t, 3, c.Iteration)
@@ -236,105 +249,119 @@ func flip(t *testing.T, path string) {
 	require.NoError(t, os.WriteFile(path, data, 0o644))
 }
 
-type crash struct{}
-
-// A host that dies, or a disk that fails, at any single operation of a whole run loses nothing that was committed.
+// A host that dies, or a disk that fails, at any one operation of a whole run loses nothing that was committed.
 func TestEveryOperationMayFail(t *testing.T) {
 	for _, mode := range []string{"crash", "error"} {
 		t.Run(mode, func(t *testing.T) {
-			for at := 1; ; at++ {
-				dir := filepath.Join(memoryDir(t), "r")
-				ops, armed := 0, true
-				where := ""
-				fault := func(op, path string) error {
-					if ops++; armed && ops == at {
-						where = op + " " + path
-						if mode == "crash" {
-							panic(crash{})
-						}
-						return &os.PathError{Op: op, Path: path, Err: syscall.EIO}
-					}
-					return nil
-				}
-				done := -1
-				r, err := func() (r *Run, err error) {
-					defer func() {
-						if v := recover(); v != nil {
-							if _, ok := v.(crash); !ok {
-								panic(v)
-							}
-							err = errors.New("crashed")
-						}
-					}()
-					if r, err = create(dir, manifest(), []byte("x"), fault); err != nil {
-						return r, err
-					}
-					r.Keep = 1
-					for i := 1; i <= 3; i++ {
-						if err = commit(r, i); err != nil {
-							return r, err
-						}
-						done = i
-					}
-					return r, nil
-				}()
-				if where == "" { // Every operation had its turn.
-					require.NoError(t, err)
-					require.Greater(t, at, 60)
-					break
-				}
-				if mode == "error" && err != nil {
-					e := plugins.AsError(err)
-					require.Equal(t, plugins.Internal, e.Kind, where)
-					require.Contains(t, where, e.Place)
-					require.Contains(t, e.Message, "input/output error", where)
-					require.NotEmpty(t, e.Hint)
-					if done >= 0 {
-						require.Contains(t, e.Hint, "--resume")
-					}
-				}
-				armed = false
-				if r != nil && mode == "error" && done >= 0 {
-					// The same host may try again without a new start, unless the folder got its name before the failure.
-					if err != nil && len(r.Checkpoints()) > 0 && r.Checkpoints()[len(r.Checkpoints())-1] == done {
-						require.NoError(t, commit(r, done+1), where)
-						require.Equal(t, done+1, iterations(t, dir)[done], where)
-						done++
-					}
-				}
-				if r != nil {
-					_ = r.Close()
-				}
-				r, err = openAfterCrash(dir)
-				if done < 0 && err != nil { // It died while the folder was made.
-					require.Equal(t, plugins.NotFound, plugins.KindOf(err), where)
-					continue
-				}
-				require.NoError(t, err, where)
-				c, warnings, err := r.Resume()
-				require.NoError(t, err, where)
-				require.Empty(t, warnings, where)
-				last := -1
-				if c != nil {
-					last = c.Iteration
-				}
-				require.GreaterOrEqual(t, last, done, where)
-				var want []int
-				for i := 1; i <= last; i++ {
-					want = append(want, i)
-				}
-				require.Equal(t, want, iterations(t, dir), where)
-				require.NoError(t, commit(r, max(1, last+1)), where)
-				left, err := filepath.Glob(filepath.Join(dir, checkpointsDir, ".*"))
-				require.NoError(t, err)
-				require.Empty(t, left, where)
-				require.NoError(t, r.Close())
+			at := 1
+			for failAt(t, mode, at) {
+				at++
 			}
+			require.Greater(t, at, 60)
 		})
 	}
 }
 
-// memoryDir is a temporary folder in memory where there is one: thousands of fsyncs prove nothing here.
+// crash is the panic that stands for the death of the host.
+type crash struct{}
+
+// failAt lets the n-th operation of a run of three iterations fail, and checks that the run can be continued. It
+// returns false if there are fewer than n operations.
+func failAt(t *testing.T, mode string, n int) bool {
+	dir := filepath.Join(memoryDir(t), "r")
+	operations, armed, failed := 0, true, ""
+	done, r, err := runThree(dir, func(op, path string) error {
+		if operations++; !armed || operations != n {
+			return nil
+		}
+		failed = op + " " + path
+		if mode == "crash" {
+			panic(crash{})
+		}
+		return &os.PathError{Op: op, Path: path, Err: syscall.EIO}
+	})
+	if failed == "" {
+		require.NoError(t, err)
+		return false
+	}
+	armed = false
+	if mode == "error" && err != nil {
+		e := plugins.AsError(err)
+		require.Equal(t, plugins.Internal, e.Kind, failed)
+		require.Contains(t, failed, e.Place)
+		require.Contains(t, e.Message, "input/output error", failed)
+		require.NotEmpty(t, e.Hint)
+		if done >= 0 {
+			require.Contains(t, e.Hint, "--resume")
+			// The same process can commit again, unless the folder got its final name before the failure.
+			if list := r.Checkpoints(); len(list) > 0 && list[len(list)-1] == done {
+				require.NoError(t, commit(r, done+1), failed)
+				require.Equal(t, done+1, iterations(t, dir)[done], failed)
+				done++
+			}
+		}
+	}
+	if r != nil {
+		_ = r.Close()
+	}
+	r, err = openAfterCrash(dir)
+	if done < 0 && err != nil { // it died while it created the folder
+		require.Equal(t, plugins.NotFound, plugins.KindOf(err), failed)
+		return true
+	}
+	require.NoError(t, err, failed)
+	requireResumes(t, r, done, failed)
+	return true
+}
+
+// runThree creates a run and commits iterations 1 to 3. done is the last one that was committed; -1: none.
+func runThree(dir string, inject func(op, path string) error) (done int, r *Run, err error) {
+	done = -1
+	defer func() {
+		if v := recover(); v != nil {
+			if _, ok := v.(crash); !ok {
+				panic(v)
+			}
+			err = errors.New("crashed")
+		}
+	}()
+	if r, err = create(dir, manifest(), []byte("x"), inject); err != nil {
+		return done, r, err
+	}
+	r.Keep = 1
+	for i := 1; i <= 3; i++ {
+		if err = commit(r, i); err != nil {
+			return done, r, err
+		}
+		done = i
+	}
+	return done, r, nil
+}
+
+// requireResumes checks that a run resumes from iteration done or a later one, without a gap or a leftover.
+func requireResumes(t *testing.T, r *Run, done int, failed string) {
+	t.Helper()
+	c, warnings, err := r.Resume()
+	require.NoError(t, err, failed)
+	require.Empty(t, warnings, failed)
+	last := -1
+	if c != nil {
+		last = c.Iteration
+	}
+	require.GreaterOrEqual(t, last, done, failed)
+	var want []int
+	for i := 1; i <= last; i++ {
+		want = append(want, i)
+	}
+	require.Equal(t, want, iterations(t, r.Dir()), failed)
+	require.NoError(t, commit(r, max(1, last+1)), failed)
+	leftovers, err := filepath.Glob(filepath.Join(r.Dir(), checkpointsDir, ".*"))
+	require.NoError(t, err)
+	require.Empty(t, leftovers, failed)
+	require.NoError(t, r.Close())
+}
+
+// memoryDir returns a temporary folder, in memory if possible, where thousands of fsyncs are fast.
 func memoryDir(t testing.TB) string {
 	dir, err := os.MkdirTemp("/dev/shm", "srpo-store")
 	if err != nil {
@@ -344,7 +371,8 @@ func memoryDir(t testing.TB) string {
 	return dir
 }
 
-// openAfterCrash opens a folder whose crashed run, in this same process, may still hold the lock until its file is collected.
+// openAfterCrash opens a folder whose "crashed" run is in this process, and keeps the lock until the garbage collector
+// closes its file.
 func openAfterCrash(dir string) (r *Run, err error) {
 	for range 500 {
 		if r, err = Open(dir); plugins.KindOf(err) != plugins.Unavailable {
@@ -370,7 +398,7 @@ func TestRetention(t *testing.T) {
 	p, err := r.Begin(10)
 	require.NoError(t, err)
 	require.NoError(t, savePolicy(p.PolicyDir(), 10))
-	p.SetScore(0.9) // an evaluation's
+	p.SetScore(0.9) // the success rate of an evaluation
 	require.NoError(t, p.Commit(metricsOf(10)))
 	require.Equal(t, []int{9, 10}, r.Checkpoints())
 
@@ -396,7 +424,7 @@ func TestOneWriter(t *testing.T) {
 	require.NoError(t, again.Close())
 }
 
-func TestFoldersThatAreRefused(t *testing.T) {
+func TestRefusedFolders(t *testing.T) {
 	r := newRun(t)
 	require.NoError(t, commit(r, 0))
 	require.NoError(t, r.Close())
@@ -415,7 +443,8 @@ func TestFoldersThatAreRefused(t *testing.T) {
 	require.Equal(t, plugins.Invalid, plugins.KindOf(err))
 
 	for text, kind := range map[string]plugins.ErrorKind{
-		`{"format_version": 2}`: plugins.Mismatch, `{"format_version": 0, "plugins": 3}`: plugins.Mismatch, `{}`: plugins.Corrupt, `{"format_version"`: plugins.Corrupt,
+		`{"format_version": 2}`: plugins.Mismatch, `{"format_version": 0, "plugins": 3}`: plugins.Mismatch,
+		`{}`: plugins.Corrupt, `{"format_version"`: plugins.Corrupt,
 		`{"format_version": 1, "plugins": 3}`: plugins.Corrupt, "": plugins.Corrupt,
 	} {
 		require.NoError(t, os.WriteFile(filepath.Join(r.Dir(), manifestFile), []byte(text), 0o644))
@@ -451,7 +480,10 @@ func TestEventsFromManyGoroutines(t *testing.T) {
 		go func() {
 			defer wg.Done()
 			for i := range 50 {
-				if err := r.Append(Event{Type: Warning, Iteration: i, Message: strings.Repeat("x", g*10), Data: map[string]any{"loss": math.Inf(1)}}); err != nil {
+				if err := r.Append(Event{
+					Type: Warning, Iteration: i, Message: strings.Repeat("x", g*10),
+					Data: map[string]any{"loss": math.Inf(1)},
+				}); err != nil {
 					t.Error(err)
 				}
 			}
@@ -470,8 +502,12 @@ func TestMetricsLine(t *testing.T) {
 	m.SecondsByPhase["zeta"], m.SecondsByPhase["alpha"] = 1, 2
 	text, err := json.Marshal(m)
 	require.NoError(t, err)
-	require.Equal(t, `{"iteration":2,"env_steps":2000,"episodes":64,"success_rate":0.2,"reward_mean":0,"groups_kept":0,"groups_dropped":0,"embeddings_dropped":0,"clusters":0,`+
-		`"kl":null,"clip_fraction":0,"grad_norm":0,"seconds":2,"seconds_by_phase":{"rollout":1.5,"encode":1,"alpha":2,"zeta":1},"entropy":1.25}`, string(text))
+	require.Equal(t,
+		`{"iteration":2,"env_steps":2000,"episodes":64,"success_rate":0.2,"reward_mean":0,`+
+			`"groups_kept":0,"groups_dropped":0,"embeddings_dropped":0,`+
+			`"clusters":0,"kl":null,"clip_fraction":0,"grad_norm":0,"seconds":2,`+
+			`"seconds_by_phase":{"rollout":1.5,"encode":1,"alpha":2,"zeta":1},"entropy":1.25}`,
+		string(text))
 	var back Metrics
 	require.NoError(t, json.Unmarshal(text, &back))
 	require.True(t, math.IsNaN(back.KL))
@@ -481,11 +517,11 @@ func TestMetricsLine(t *testing.T) {
 	_, err = json.Marshal(m)
 	require.Error(t, err)
 	require.Error(t, json.Unmarshal([]byte(`{"iteration":"x"}`), &back))
-	require.NoError(t, json.Unmarshal([]byte(`{"new":[1],"iteration":3}`), &back), "a later version's field")
+	require.NoError(t, json.Unmarshal([]byte(`{"new":[1],"iteration":3}`), &back), "a field of a later version")
 	require.True(t, math.IsNaN(back.SuccessRate))
 }
 
-// A limit on file sizes cuts a write short in the middle of a line.
+// A limit on file sizes ends a write in the middle of a line. The incomplete line is removed.
 func TestFileSizeLimit(t *testing.T) {
 	if dir := os.Getenv("SRPO_TEST_LIMIT"); dir != "" {
 		r, err := Create(dir, manifest(), []byte("x"))
@@ -512,7 +548,7 @@ func TestFileSizeLimit(t *testing.T) {
 	require.NotEmpty(t, rec.Events)
 	data, err := os.ReadFile(filepath.Join(dir, eventsFile))
 	require.NoError(t, err)
-	require.True(t, bytes.HasSuffix(data, []byte("\n")), "no half line is left")
+	require.True(t, bytes.HasSuffix(data, []byte("\n")), "no incomplete line is left")
 }
 
 func TestReadOfPartialFolders(t *testing.T) {
@@ -520,7 +556,12 @@ func TestReadOfPartialFolders(t *testing.T) {
 	rec, err := Read(dir)
 	require.NoError(t, err)
 	require.Len(t, rec.Problems, 4)
-	require.NoError(t, os.WriteFile(filepath.Join(dir, metricsFile), []byte("{\"iteration\":1}\nnonsense\n[]\n{\"iteration\":2}\n{\"iter"), 0o644))
+	require.NoError(
+		t, os.WriteFile(
+			filepath.Join(dir, metricsFile), []byte("{\"iteration\":1}\nnonsense\n[]\n{\"iteration\":2}\n{\"iter"),
+			0o644,
+		),
+	)
 	rec, err = Read(dir)
 	require.NoError(t, err)
 	require.Len(t, rec.Metrics, 2)
@@ -529,7 +570,7 @@ func TestReadOfPartialFolders(t *testing.T) {
 	require.Equal(t, plugins.NotFound, plugins.KindOf(err))
 }
 
-// clip is a disc that moves over a shaded background, uint8 [n, side, side, 3].
+// clip returns a disc that moves over a shaded background, uint8 [n, side, side, 3].
 func clip(n, side int) plugins.Tensor {
 	data := make([]byte, n*side*side*3)
 	for f := range n {
@@ -551,8 +592,13 @@ func TestSaveEpisode(t *testing.T) {
 	r := newRun(t)
 	d := 1.5
 	long := "3/" + strings.Repeat("pick/", 60) + "/0/5"
-	for _, id := range []string{"3/libero_object/pick up: the bbq/0/5", "3/libero_object/pick up- the bbq/0/5", "12/../../x/0/1", long, long + "6"} {
-		path, err := r.SaveEpisode(Episode{ID: id, Iteration: 3, Reward: 0.4, Distance: &d, Seed: 1<<64 - 1, Steps: 80}, clip(20, 64))
+	for _, id := range []string{
+		"3/libero_object/pick up: the bbq/0/5", "3/libero_object/pick up- the bbq/0/5", "12/../../x/0/1", long,
+		long + "6",
+	} {
+		path, err := r.SaveEpisode(
+			Episode{ID: id, Iteration: 3, Reward: 0.4, Distance: &d, Seed: 1<<64 - 1, Steps: 80}, clip(20, 64),
+		)
 		require.NoError(t, err)
 		require.Equal(t, filepath.Join(r.Dir(), "episodes"), filepath.Dir(path))
 	}
@@ -571,7 +617,10 @@ func TestSaveEpisode(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, g.Image, 20)
 
-	for _, bad := range []plugins.Tensor{{}, plugins.Bytes(nil, 0, 4, 4, 3), plugins.Bytes(make([]byte, 16), 1, 4, 4, 1), plugins.Bytes(make([]byte, 5), 1, 4, 4, 3)} {
+	for _, bad := range []plugins.Tensor{
+		{}, plugins.Bytes(nil, 0, 4, 4, 3), plugins.Bytes(make([]byte, 16), 1, 4, 4, 1),
+		plugins.Bytes(make([]byte, 5), 1, 4, 4, 3),
+	} {
 		_, err = r.SaveEpisode(Episode{ID: "5/a/0/0"}, bad)
 		require.Equal(t, plugins.Corrupt, plugins.KindOf(err))
 		require.Contains(t, plugins.AsError(err).Place, "5/a/0/0")

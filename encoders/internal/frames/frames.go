@@ -1,5 +1,6 @@
-// Package frames turns the frames of a clip into what a network was trained on: which frames, at which size, with which mean and scale. Sizes are made
-// bit for bit as torchvision makes them of bytes, which is what the published processors of V-JEPA 2 and DINOv2 do; Pillow's differ by 2 of 255 at most.
+// Package frames prepares the frames of a clip as a network expects them: it selects frames, then resizes,
+// crops and normalises them. Resizing gives the same bytes as torchvision on uint8, which the published
+// processors of V-JEPA 2 and DINOv2 use. Pillow differs from it by at most 2 of 255.
 package frames
 
 import (
@@ -8,34 +9,35 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// Recipe is a network's preprocessing, as its model card says it.
+// Recipe is the preprocessing of a network, as recorded in its model card.
 type Recipe struct {
-	// Resize is the length in pixels of the shorter side (Mode "short_side") or of both ("exact").
-	Resize int    `json:"resize"`
-	Mode   string `json:"resize_mode"`
-	// Interpolation is "bilinear" or "bicubic"; Antialias widens its kernel where the picture gets smaller.
+	// Resize is the length in pixels of the shorter side (ResizeMode "short_side") or of both sides (ResizeMode
+	// "exact").
+	Resize     int    `json:"resize"`
+	ResizeMode string `json:"resize_mode"`
+	// Interpolation is "bilinear" or "bicubic". Antialias widens its kernel when the picture gets smaller.
 	Interpolation string `json:"interpolation"`
 	Antialias     bool   `json:"antialias"`
-	// Crop is the side of the square cut from the middle, in pixels.
+	// Crop is the side in pixels of the square cut from the centre.
 	Crop int `json:"crop"`
-	// A byte x becomes (x*Rescale - Mean) / Std, with one mean and std for each of red, green and blue.
+	// A byte x becomes (x*Rescale - Mean) / Std, with one mean and std per channel (red, green, blue).
 	Rescale float64   `json:"rescale"`
 	Mean    []float64 `json:"mean"`
 	Std     []float64 `json:"std"`
 }
 
-// Check says what is wrong with a recipe.
+// Check reports the first invalid field of the recipe, as an error of kind Corrupt.
 func (r Recipe) Check() error {
-	bad := func(format string, args ...any) error { return plugins.Errorf(plugins.Corrupt, format, args...) }
+	corrupt := func(format string, args ...any) error { return plugins.Errorf(plugins.Corrupt, format, args...) }
 	switch {
 	case r.Resize < 1 || r.Resize > 1<<14 || r.Crop < 1 || r.Crop > r.Resize:
-		return bad("a crop of %d pixels from pictures of %d", r.Crop, r.Resize)
-	case r.Mode != "short_side" && r.Mode != "exact":
-		return bad("resize_mode %q", r.Mode)
+		return corrupt("cannot crop %d pixels from pictures of %d", r.Crop, r.Resize)
+	case r.ResizeMode != "short_side" && r.ResizeMode != "exact":
+		return corrupt("unknown resize_mode %q", r.ResizeMode)
 	case r.Interpolation != "bilinear" && r.Interpolation != "bicubic":
-		return bad("interpolation %q", r.Interpolation)
+		return corrupt("unknown interpolation %q", r.Interpolation)
 	case len(r.Mean) != 3 || len(r.Std) != 3 || r.Std[0]*r.Std[1]*r.Std[2] == 0 || r.Rescale == 0:
-		return bad("rescale %v, mean %v, std %v", r.Rescale, r.Mean, r.Std)
+		return corrupt("invalid rescale %v, mean %v or std %v", r.Rescale, r.Mean, r.Std)
 	}
 	return nil
 }
@@ -43,13 +45,13 @@ func (r Recipe) Check() error {
 // Transform applies a recipe. It may be used by several goroutines.
 type Transform struct {
 	recipe Recipe
-	values [3][256]float32 // what a byte becomes, by channel
+	values [3][256]float32 // the normalised value of each byte, per channel
 
 	mu    sync.Mutex
 	plans map[[2]int]*plan
 }
 
-// NewTransform makes a transform; the recipe must have passed [Recipe.Check].
+// NewTransform returns the transform of a recipe that passes [Recipe.Check].
 func NewTransform(r Recipe) *Transform {
 	t := &Transform{recipe: r, plans: map[[2]int]*plan{}}
 	for c := range t.values {
@@ -60,12 +62,13 @@ func NewTransform(r Recipe) *Transform {
 	return t
 }
 
-// Side is the length of the cropped picture's sides, pixels.
+// Side returns the side of the cropped picture in pixels.
 func (t *Transform) Side() int { return t.recipe.Crop }
 
-// maxPlans bounds the sizes of pictures that are remembered.
+// maxPlans bounds the number of cached plans, one per picture size.
 const maxPlans = 64
 
+// plan returns the cached or new plan for pictures of height x width pixels.
 func (t *Transform) plan(height, width int) *plan {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -74,7 +77,7 @@ func (t *Transform) plan(height, width int) *plan {
 	}
 	r := t.recipe
 	high, wide := r.Resize, r.Resize
-	if r.Mode == "short_side" { // the longer side is rounded down
+	if r.ResizeMode == "short_side" { // the longer side is rounded down
 		if height < width {
 			wide = int(float64(r.Resize) * float64(width) / float64(height))
 		} else {
@@ -103,14 +106,15 @@ func (t *Transform) plan(height, width int) *plan {
 	return p
 }
 
-// Resize returns the resized and cropped picture, uint8 [Side, Side, 3], of a frame, uint8 [height, width, 3] with sides of 1 or more.
+// Resize resizes and crops a frame, uint8 [height, width, 3] with both sides at least 1, to uint8 [Side,
+// Side, 3].
 func (t *Transform) Resize(pixels []byte, height, width int) []byte {
 	out := make([]byte, t.recipe.Crop*t.recipe.Crop*3)
 	t.plan(height, width).run(pixels, out)
 	return out
 }
 
-// Normalise writes a picture of [Transform.Resize] as float32 [3, Side, Side].
+// Normalise writes a picture returned by [Transform.Resize] to out as float32 [3, Side, Side].
 func (t *Transform) Normalise(picture []byte, out []float32) {
 	n := t.recipe.Crop * t.recipe.Crop
 	for c := range t.values {
@@ -121,23 +125,25 @@ func (t *Transform) Normalise(picture []byte, out []float32) {
 	}
 }
 
-// Sample chooses n frames of a clip of t: of a clip with n or more, evenly spaced ones, first and last included, rounded down as NumPy's
-// linspace(0, t-1, n, dtype=int); a shorter clip is repeated from its beginning (algorithm 1.1 of SRPO, arXiv 2511.15605).
-func Sample(t, n int) []int {
+// Sample returns the indices of n frames of a clip with length frames. If the clip has at least n frames,
+// they are evenly spaced, include the first and the last, and are rounded down like NumPy's linspace(0,
+// length-1, n, dtype=int). A shorter clip is repeated from its beginning (SRPO, arXiv 2511.15605, algorithm
+// 1.1).
+func Sample(length, n int) []int {
 	out := make([]int, n)
-	if t < n {
+	if length < n {
 		for i := range out {
-			out[i] = i % t
+			out[i] = i % length
 		}
 		return out
 	}
 	if n == 1 {
 		return out
 	}
-	step := float64(t-1) / float64(n-1)
+	step := float64(length-1) / float64(n-1)
 	for i := range out {
 		out[i] = int(float64(i) * step)
 	}
-	out[n-1] = t - 1
+	out[n-1] = length - 1
 	return out
 }

@@ -25,13 +25,14 @@ func readGoldens(t *testing.T) (g goldens) {
 	require.NoError(t, err)
 	require.NoError(t, json.Unmarshal(data, &g))
 	for name, r := range g.Recipes {
-		r.Antialias, r.Rescale, r.Mean, r.Std = true, 1./255, []float64{0.485, 0.456, 0.406}, []float64{0.229, 0.224, 0.225}
+		r.Antialias, r.Rescale, r.Mean = true, 1./255, []float64{0.485, 0.456, 0.406}
+		r.Std = []float64{0.229, 0.224, 0.225}
 		g.Recipes[name] = r
 	}
 	return g
 }
 
-// source is a picture by its name in the goldens: "pattern HEIGHT WIDTH", or a file.
+// source returns a picture by its name in the goldens: "pattern HEIGHT WIDTH", or a file in testdata.
 func source(t *testing.T, name string) (pixels []byte, h, w int) {
 	t.Helper()
 	if n, _ := fmt.Sscanf(name, "pattern %d %d", &h, &w); n == 2 {
@@ -52,7 +53,7 @@ func source(t *testing.T, name string) (pixels []byte, h, w int) {
 	return pixels, h, w
 }
 
-// pattern is what make_goldens.py makes by that name.
+// pattern returns the picture that make_goldens.py makes under that name, uint8 [h, w, 3].
 func pattern(seed, h, w int) []byte {
 	var out []byte
 	for y := range h {
@@ -65,7 +66,8 @@ func pattern(seed, h, w int) []byte {
 	return out
 }
 
-// TestPublished compares with the processors of V-JEPA 2 and DINOv2 in transformers, on photographs and on patterns: the same bytes.
+// TestPublished compares byte for byte with the processors of V-JEPA 2 and DINOv2 in transformers, on
+// photographs and on patterns.
 func TestPublished(t *testing.T) {
 	g := readGoldens(t)
 	require.Len(t, g.Cases, 77)
@@ -79,7 +81,7 @@ func TestPublished(t *testing.T) {
 			got := NewTransform(g.Recipes[c.Recipe]).Resize(pixels, h, w)
 			want, err := hex.DecodeString(c.Bytes)
 			require.NoError(t, err)
-			for i, v := range want { // of the photographs: what differs, and by how much
+			for i, v := range want { // photographs only: shows which bytes differ
 				require.Equal(t, v, got[i*g.Step], "byte %d", i*g.Step)
 			}
 			sum := sha256.Sum256(got)
@@ -88,7 +90,7 @@ func TestPublished(t *testing.T) {
 	}
 }
 
-// A picture that has the right size already is cut only.
+// TestCrop checks that a picture that already has the right size is only cropped.
 func TestCrop(t *testing.T) {
 	r := readGoldens(t).Recipes["small"]
 	pixels := pattern(1, 73, 90)
@@ -99,7 +101,11 @@ func TestCrop(t *testing.T) {
 }
 
 func TestNormalise(t *testing.T) {
-	tr := NewTransform(Recipe{Resize: 2, Crop: 2, Mode: "exact", Interpolation: "bilinear", Rescale: 1. / 255, Mean: []float64{0, 0.5, 1}, Std: []float64{1, 0.5, 0.25}})
+	tr := NewTransform(Recipe{
+		Resize: 2, Crop: 2, ResizeMode: "exact", Interpolation: "bilinear", Rescale: 1. / 255,
+		Mean: []float64{0, 0.5, 1},
+		Std:  []float64{1, 0.5, 0.25},
+	})
 	out := make([]float32, 12)
 	tr.Normalise([]byte{0, 0, 0, 51, 51, 51, 102, 102, 102, 255, 255, 255}, out)
 	require.InDeltaSlice(t, []float32{0, .2, .4, 1, -1, -.6, -.2, 1, -4, -3.2, -2.4, 0}, out, 1e-6)
@@ -108,22 +114,23 @@ func TestNormalise(t *testing.T) {
 func TestCheck(t *testing.T) {
 	good := readGoldens(t).Recipes["dinov2"]
 	require.NoError(t, good.Check())
-	for name, spoil := range map[string]func(*Recipe){
+	for name, damage := range map[string]func(*Recipe){
 		"crop":          func(r *Recipe) { r.Crop = r.Resize + 1 },
 		"no size":       func(r *Recipe) { r.Resize, r.Crop = 0, 0 },
-		"mode":          func(r *Recipe) { r.Mode = "long_side" },
+		"mode":          func(r *Recipe) { r.ResizeMode = "long_side" },
 		"interpolation": func(r *Recipe) { r.Interpolation = "lanczos" },
 		"mean":          func(r *Recipe) { r.Mean = r.Mean[:2] },
 		"std":           func(r *Recipe) { r.Std = []float64{1, 0, 1} },
 		"rescale":       func(r *Recipe) { r.Rescale = 0 },
 	} {
 		r := good
-		spoil(&r)
+		damage(&r)
 		require.Error(t, r.Check(), name)
 	}
 }
 
-// NumPy's linspace(0, t-1, n, dtype=int), also where (t-1)/(n-1) has no exact value: its hash over clips of 1 to 600 frames.
+// TestSample compares with NumPy's linspace(0, length-1, n, dtype=int) for clips of up to 600 frames, also
+// where (length-1)/(n-1) cannot be represented exactly.
 func TestSample(t *testing.T) {
 	require.Equal(t, []int{0, 0, 0}, Sample(1, 3))
 	require.Equal(t, []int{0, 1, 2, 0, 1}, Sample(3, 5))
@@ -136,8 +143,10 @@ func TestSample(t *testing.T) {
 			fmt.Fprintln(h, Sample(length, n))
 		}
 	}
-	// python -c "import numpy, hashlib; print(hashlib.sha256(''.join('[' + ' '.join(map(str, numpy.linspace(0, t-1, n, dtype=int))) + ']\n'
-	//   for n in (2, 3, 8, 10, 16, 32, 64) for t in range(n, 601)).encode()).hexdigest())"
+	// The hash was made with:
+	//   python -c "import numpy, hashlib; print(hashlib.sha256(''.join(
+	//     '[' + ' '.join(map(str, numpy.linspace(0, t-1, n, dtype=int))) + ']\n'
+	//     for n in (2, 3, 8, 10, 16, 32, 64) for t in range(n, 601)).encode()).hexdigest())"
 	require.Equal(t, "1468cbcb22fbb26b88fcfb144d1615b835e07374834854040ef3bdb0dc3b657f", hex.EncodeToString(h.Sum(nil)))
 }
 
@@ -147,7 +156,9 @@ func BenchmarkResize(b *testing.B) {
 		side, resize, crop int
 	}{{"256 to 384", 256, 438, 384}, {"256 to 256", 256, 292, 256}, {"640 to 256", 640, 292, 256}} {
 		b.Run(c.name, func(b *testing.B) {
-			tr := NewTransform(Recipe{Resize: c.resize, Crop: c.crop, Mode: "short_side", Interpolation: "bilinear", Antialias: true, Rescale: 1. / 255,
+			tr := NewTransform(Recipe{Resize: c.resize, Crop: c.crop, ResizeMode: "short_side",
+				Interpolation: "bilinear",
+				Antialias:     true, Rescale: 1. / 255,
 				Mean: []float64{0, 0, 0}, Std: []float64{1, 1, 1}})
 			pixels, out := pattern(1, c.side, c.side), make([]float32, 3*c.crop*c.crop)
 			for b.Loop() {

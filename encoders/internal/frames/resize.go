@@ -2,16 +2,17 @@ package frames
 
 import "math"
 
-// taps are the weights of one pixel of the output, from a pixel of the input on.
+// taps are the weights of consecutive input pixels for one output pixel, starting at input pixel from.
 type taps struct {
 	from    int
 	weights []int32
 }
 
-// bilinear is a triangle of half-width 1.
+// bilinear is the triangle kernel of half-width 1.
 func bilinear(x float64) float64 { return max(0, 1-math.Abs(x)) }
 
-// bicubic is Keys' kernel with a = -0.5, which torch uses where it antialiases, and Pillow.
+// bicubic is Keys' kernel with a = -0.5 and half-width 2. torch uses this value when it antialiases, and
+// Pillow always.
 func bicubic(x float64) float64 {
 	const a = -0.5
 	x = math.Abs(x)
@@ -24,22 +25,23 @@ func bicubic(x float64) float64 {
 	return 0
 }
 
-// axis is one direction of a resize: the taps of each pixel of the output that is wanted.
+// axis resizes along one direction. It has the taps of each output pixel inside the crop.
 type axis struct {
 	taps      []taps
 	precision uint // fractional bits of a weight
 }
 
-// resample is the axis that makes a side of in pixels out pixels long, of which pixels first to first+n are wanted. With antialias, the kernel is as much
-// wider as the picture gets smaller. Weights have 16 bits, as torch has them where it resizes bytes: as many of them after the point as the largest
-// weight of the whole side leaves.
+// resample returns the axis that resizes in pixels to out pixels, for the output pixels first to first+n-1.
+// With antialias, the kernel is widened by the factor of shrinking. Weights are 16-bit integers, as in
+// torch's resize of bytes; their precision is the largest at which the largest weight of all out pixels
+// still fits.
 func resample(in, out, first, n int, kernel func(float64) float64, support float64, antialias bool) axis {
 	scale := float64(in) / float64(out)
-	wide := 1.0
+	stretch := 1.0
 	if antialias {
-		wide = max(1, scale)
+		stretch = max(1, scale)
 	}
-	support *= wide
+	support *= stretch
 	all := make([]struct {
 		from    int
 		weights []float64
@@ -52,7 +54,7 @@ func resample(in, out, first, n int, kernel func(float64) float64, support float
 		w := make([]float64, to-from)
 		sum := 0.0
 		for j := range w {
-			w[j] = kernel((float64(from+j) - center + 0.5) / wide)
+			w[j] = kernel((float64(from+j) - center + 0.5) / stretch)
 			sum += w[j]
 		}
 		for j := range w {
@@ -76,27 +78,27 @@ func resample(in, out, first, n int, kernel func(float64) float64, support float
 	return a
 }
 
-// half is what sums begin with, so that they are rounded.
+// half is the initial value of a sum, which makes clip8 round to nearest.
 func (a *axis) half() int32 { return 1 << (a.precision - 1) }
 
-// clip8 turns a sum into a byte.
+// clip8 converts a weighted sum to a byte.
 func (a *axis) clip8(sum int32) byte { return byte(min(max(sum>>a.precision, 0), 255)) }
 
-// plan says how pictures of one size become the cropped picture.
+// plan resizes and crops pictures of one size.
 type plan struct {
-	width         int   // of the input
-	rows, columns *axis // of the crop; nil where the side keeps its length
-	top, left     int   // of the crop in the resized picture
-	side          int
-	// firstRow and lastRow bound the rows of the input that the crop looks at.
+	width         int   // width of the input
+	rows, columns *axis // nil if that side keeps its length
+	top, left     int   // position of the crop in the resized picture
+	side          int   // side of the crop
+	// The crop depends on the input rows firstRow to lastRow-1.
 	firstRow, lastRow int
 }
 
-// run resizes uint8 [H, W, 3] and writes the crop, [side, side, 3].
+// run resizes and crops pixels, uint8 [height, width, 3], and writes uint8 [side, side, 3] to out.
 func (p *plan) run(pixels, out []byte) {
 	n := p.side * 3
 	lines := make([]byte, (p.lastRow-p.firstRow)*n)
-	for y := p.firstRow; y < p.lastRow; y++ { // along x, for the rows that will be looked at
+	for y := p.firstRow; y < p.lastRow; y++ { // resize along x
 		row, to := pixels[y*p.width*3:(y+1)*p.width*3], lines[(y-p.firstRow)*n:(y-p.firstRow+1)*n]
 		if p.columns == nil {
 			copy(to, row[p.left*3:(p.left+p.side)*3])

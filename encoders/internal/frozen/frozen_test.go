@@ -21,21 +21,27 @@ import (
 	"github.com/srpo-dev/srpo/plugins/encoder"
 )
 
-// network is one of the fixtures: means.onnx embeds a frame as the means of its channels, endless.onnx never comes to an end.
+// network returns an encoder's network and the path of a fixture with a card for frames or clips.
+// means.onnx embeds a frame as the means of its channels; endless.onnx never ends.
 func network(t *testing.T, fixture string, clip bool) (Network, string) {
 	t.Helper()
 	modeltest.Environment(t, "vjepa2")
 	card := model.Card{Format: 1, Family: "efficientnet", Source: "fixture", Dimension: 3, Frames: 1,
 		Input:   model.Input{Name: "pixel_values", Layout: "BCHW", Height: 4, Width: 4, DType: "float32"},
-		Outputs: map[string]string{"mean": "mean"}, Default: "mean",
-		Preprocess: frames.Recipe{Resize: 4, Mode: "exact", Interpolation: "bilinear", Antialias: true, Crop: 4, Rescale: 1, Mean: []float64{0, 0, 0}, Std: []float64{1, 1, 1}}}
+		Outputs: map[string]string{"mean": "mean"}, DefaultOutput: "mean",
+		Preprocess: frames.Recipe{
+			Resize: 4, ResizeMode: "exact", Interpolation: "bilinear", Antialias: true, Crop: 4, Rescale: 1,
+			Mean: []float64{0, 0, 0}, Std: []float64{1, 1, 1},
+		}}
 	if clip {
 		card.Input.Layout = "BTCHW"
 	}
-	return Network{Name: "means", Version: "1", Family: "efficientnet", FrameWise: true}, modeltest.Carded(t, "../model/testdata/"+fixture, card)
+	return Network{
+		Name: "means", Version: "1", Family: "efficientnet", FrameWise: true,
+	}, modeltest.Carded(t, "../model/testdata/"+fixture, card)
 }
 
-// served is an encoder on the other side of gRPC.
+// served serves an encoder over gRPC and returns a client.
 func served(t *testing.T, e encoder.Encoder) *encoder.Client {
 	t.Helper()
 	l := bufconn.Listen(1 << 20)
@@ -50,12 +56,15 @@ func served(t *testing.T, e encoder.Encoder) *encoder.Client {
 	return encoder.NewClient(cc, nil)
 }
 
-// A call that the host gives up ends in the plugin, in the middle of the network, and the plugin stays of use.
+// TestCancelOverRPC checks that canceling a call ends the run of the network in the plugin, and that the
+// plugin stays usable.
 func TestCancelOverRPC(t *testing.T) {
 	n, path := network(t, "endless.onnx", false)
 	e := New(n)
 	client := served(t, e)
-	require.NoError(t, client.Configure(t.Context(), plugins.Config{Settings: plugins.Settings{"model": path, "threads": int64(1), "provider": "cpu"}, WorldSize: 1}))
+	require.NoError(t, client.Configure(t.Context(), plugins.Config{
+		Settings: plugins.Settings{"model": path, "threads": int64(1), "provider": "cpu"}, WorldSize: 1,
+	}))
 	clip := modeltest.Noise(1, 3, 4, 4)
 	for _, call := range []func(ctx context.Context) error{
 		func(ctx context.Context) error { _, err := client.Encode(ctx, []plugins.Tensor{clip}); return err },
@@ -64,29 +73,32 @@ func TestCancelOverRPC(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- call(ctx) }()
-		for !e.session.Busy() { // until the network runs
+		for !e.session.Busy() { // wait until the network runs
 			select {
 			case err := <-done:
-				t.Fatalf("it ended by itself: %v", err)
+				t.Fatalf("the call ended without being canceled: %v", err)
 			default:
 				runtime.Gosched()
 			}
 		}
 		cancel()
 		require.Equal(t, plugins.Canceled, plugins.KindOf(<-done))
-		for e.session.Busy() { // the plugin's side ends too, or this does not
+		for e.session.Busy() { // wait until the run has ended in the plugin
 			runtime.Gosched()
 		}
 	}
 }
 
-// The library may be another than the plugin's own, also after it was asked who it is. In a process of its own: a process loads one.
+// TestLibrarySetting checks that another library can be selected after a call to Info. It runs in a process
+// of its own, because a process can load only one library.
 func TestLibrarySetting(t *testing.T) {
 	if path := os.Getenv("FROZEN_TEST_LIBRARY"); path != "" {
 		e := New(Network{Name: "means", Version: "1", Family: "efficientnet", FrameWise: true})
 		before, err := e.Info(t.Context())
 		require.NoError(t, err)
-		s := plugins.Settings{"model": os.Getenv("FROZEN_TEST_MODEL"), "library": path, "provider": "cpu", "threads": int64(1)}
+		s := plugins.Settings{
+			"model": os.Getenv("FROZEN_TEST_MODEL"), "library": path, "provider": "cpu", "threads": int64(1),
+		}
 		require.NoError(t, e.Configure(t.Context(), plugins.Config{Settings: s}))
 		after, err := e.Info(t.Context())
 		require.NoError(t, err)
@@ -105,7 +117,7 @@ func TestLibrarySetting(t *testing.T) {
 	require.NoError(t, err, string(out))
 }
 
-// A model that takes clips is none for frames.
+// TestLayout checks that a frame-wise encoder refuses a model that takes clips.
 func TestLayout(t *testing.T) {
 	n, path := network(t, "means.onnx", true)
 	err := New(n).Configure(t.Context(), plugins.Config{Settings: plugins.Settings{"model": path, "provider": "cpu"}})
@@ -113,15 +125,17 @@ func TestLayout(t *testing.T) {
 	require.ErrorContains(t, err, "BTCHW")
 }
 
-// Frames are resized, embedded and averaged, and many clips of many sizes share batches.
+// TestMeans checks that frames are resized, embedded and averaged, also when clips of different sizes share
+// batches.
 func TestMeans(t *testing.T) {
 	n, path := network(t, "means.onnx", false)
-	e := modeltest.Configured(t, New(n), plugins.Settings{"model": path, "batch": int64(5), "provider": "cpu", "threads": int64(1)})
+	e := modeltest.Configured(t,
+		New(n), plugins.Settings{"model": path, "batch": int64(5), "provider": "cpu", "threads": int64(1)})
 	var clips []plugins.Tensor
 	for length := 1; length <= 9; length++ {
 		side := 4 * length
 		data := make([]byte, length*side*side*3)
-		for i := range data { // frame t has 10 t in red, 20 t in green and 7 in blue
+		for i := range data { // frame t: red 10t, green 20t, blue 7
 			data[i] = []byte{byte(10 * (i / (side * side * 3))), byte(20 * (i / (side * side * 3))), 7}[i%3]
 		}
 		clips = append(clips, plugins.Bytes(data, length, side, side, 3))

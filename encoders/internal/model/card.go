@@ -5,46 +5,51 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
-	"sort"
 	"strings"
 
 	"github.com/srpo-dev/srpo/encoders/internal/frames"
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// cardKey is the key of a model's card in the metadata of its file.
-const cardKey = "srpo.encoder"
+// CardKey is the key of the model card in the metadata of a model file.
+const CardKey = "srpo.encoder"
 
-// Card is what a model file says of itself; `srpo encoder export` writes it.
+// CardFormat is the format of model cards that this srpo reads.
+const CardFormat = 1
+
+// Card describes a model file. `srpo encoder export` writes it into the metadata of the file.
 type Card struct {
 	Format int `json:"format"`
 	// Family is "vjepa2", "dinov2" or "efficientnet".
 	Family string `json:"family"`
-	// Source is the checkpoint that the model was made from, Revision and SHA256 which state of it.
+	// Source is the name of the checkpoint's folder or its hub id, Revision is the commit on the hub, and SHA256 covers
+	// its weight files.
 	Source   string `json:"source"`
 	Revision string `json:"revision"`
 	SHA256   string `json:"sha256"`
 	Exporter string `json:"exporter"`
-	Licence  string `json:"licence"`
-	// Dimension is the length of each output's rows.
+	Licence  string `json:"licence,omitempty"`
+	// Dimension is the length of an embedding.
 	Dimension int `json:"dimension"`
-	// Frames of a clip; 1: the network sees single frames.
+	// Frames is the number of frames of a clip; 1 if the network sees single frames.
 	Frames int   `json:"frames"`
 	Input  Input `json:"input"`
-	// Outputs are the names in the graph of "mean", "cls" and "patches", those that the family has.
-	Outputs    map[string]string `json:"outputs"`
-	Default    string            `json:"default_output"`
-	Preprocess frames.Recipe     `json:"preprocess"`
+	// Outputs maps "mean", "cls" and "patches", as far as the family has them, to names of the graph's outputs. Each
+	// output is [batch, Dimension].
+	Outputs       map[string]string `json:"outputs"`
+	DefaultOutput string            `json:"default_output"`
+	Preprocess    frames.Recipe     `json:"preprocess"`
 
 	text string
 }
 
-// Input is the graph's only input.
+// Input is the only input of the graph.
 type Input struct {
 	Name string `json:"name"`
-	// Layout is "BTCHW" for clips, "BCHW" for frames.
+	// Layout is "BTCHW" for clips and "BCHW" for frames.
 	Layout string `json:"layout"`
 	Height int    `json:"height"`
 	Width  int    `json:"width"`
@@ -52,105 +57,125 @@ type Input struct {
 	DType string `json:"dtype"`
 }
 
-// Elements is how many numbers one clip or frame has.
+// Elements returns the number of input values of one clip or frame.
 func (c Card) Elements() int { return c.Frames * 3 * c.Input.Height * c.Input.Width }
 
-// remedy is how a model file that will do is made.
+// remedy is a hint how to get a usable model file of a family.
 func remedy(family string) string {
 	if family == "efficientnet" {
-		return "leave the setting out to take the model that the plugin made when it was installed, or srpo plugin install generic --repair"
+		return "leave the setting out to use the model that the installation made, " +
+			"or repair it: srpo plugin install generic --repair"
 	}
 	return fmt.Sprintf("make a model file: srpo encoder export %s --model CHECKPOINT", family)
 }
 
-// readCard reads and checks the card in a file's metadata. family is the one that is wanted.
+// readCard returns the card in the metadata of a file, after checking it against the graph. Errors: Mismatch (no
+// card, a newer format, or not the given family) and Corrupt.
 func readCard(f *File, family string) (c Card, err error) {
-	text, ok := f.Metadata[cardKey]
+	hint := remedy(family)
+	text, ok := f.Metadata[CardKey]
 	if !ok {
-		return c, plugins.Errorf(plugins.Mismatch, "%s says nothing of what it is: it lacks the model card that srpo writes into its metadata", f.Path).WithHint("%s", remedy(family))
-	}
-	corrupt := func(format string, args ...any) error {
-		return plugins.Errorf(plugins.Corrupt, "the model card in %s: %w", f.Path, fmt.Errorf(format, args...)).WithHint("%s", remedy(family))
+		return c, plugins.Errorf(plugins.Mismatch, "%s lacks the model card that srpo writes into its metadata",
+			f.Path).WithHint("%s", hint)
 	}
 	if err := json.Unmarshal([]byte(text), &c); err != nil {
-		return c, corrupt("%w", err)
+		return c, plugins.Errorf(plugins.Corrupt, "the model card in %s: %w", f.Path, err).WithHint("%s", hint)
 	}
 	c.text = text
-	if c.Format != 1 {
-		return c, plugins.Errorf(plugins.Mismatch, "the model card in %s has format %d, this srpo reads format 1", f.Path, c.Format).WithHint("use the srpo that made it, or %s", remedy(family))
+	if c.Format != CardFormat {
+		return c, plugins.Errorf(plugins.Mismatch, "the model card in %s has format %d, this srpo reads format %d",
+			f.Path, c.Format, CardFormat).WithHint("use the srpo that made it, or %s", hint)
 	}
 	if c.Family != family {
-		return c, plugins.Errorf(plugins.Mismatch, "%s holds a model of the family %s (%s), not %s", f.Path, c.Family, c.Source, family).
-			WithHint("use it with the encoder %s, or %s", plugin(c.Family), remedy(family))
+		return c, plugins.Errorf(plugins.Mismatch, "%s is a model of the family %s (%s), not %s",
+			f.Path, c.Family, c.Source, family).
+			WithHint("use it with the encoder %s, or %s", encoderOf(c.Family), hint)
 	}
+	err = c.check()
+	if err == nil {
+		err = c.checkGraph(f)
+	}
+	if err != nil {
+		return c, plugins.Errorf(plugins.Corrupt, "the model card in %s: %w", f.Path, err).WithHint("%s", hint)
+	}
+	return c, nil
+}
+
+// check reports the first invalid field of the card.
+func (c Card) check() error {
 	layout := "BTCHW"
 	if c.Frames == 1 && c.Input.Layout == "BCHW" {
 		layout = "BCHW"
 	}
 	switch {
 	case c.Dimension < 1 || c.Dimension > 1<<20:
-		return c, corrupt("dimension %d", c.Dimension)
+		return fmt.Errorf("dimension %d", c.Dimension)
 	case c.Frames < 1 || c.Frames > 4096:
-		return c, corrupt("%d frames", c.Frames)
+		return fmt.Errorf("%d frames", c.Frames)
 	case c.Input.Layout != layout:
-		return c, corrupt("layout %q for clips of %d frames", c.Input.Layout, c.Frames)
+		return fmt.Errorf("layout %q for clips of %d frames", c.Input.Layout, c.Frames)
 	case c.Input.DType != "float32" && c.Input.DType != "float16":
-		return c, corrupt("input of type %q", c.Input.DType)
+		return fmt.Errorf("input of type %q", c.Input.DType)
 	case c.Input.Height != c.Preprocess.Crop || c.Input.Width != c.Preprocess.Crop:
-		return c, corrupt("an input of %d x %d for pictures of %d x %[3]d", c.Input.Height, c.Input.Width, c.Preprocess.Crop)
-	case c.Outputs[c.Default] == "":
-		return c, corrupt("default_output %q is none of %v", c.Default, c.OutputNames())
+		return fmt.Errorf("an input of %d x %d for pictures of %d x %[3]d",
+			c.Input.Height, c.Input.Width, c.Preprocess.Crop)
+	case c.Outputs[c.DefaultOutput] == "":
+		return fmt.Errorf("default_output %q is not one of %v", c.DefaultOutput, c.OutputNames())
 	}
 	if err := c.Preprocess.Check(); err != nil {
-		return c, corrupt("preprocess: %w", err)
+		return fmt.Errorf("preprocess: %w", err)
 	}
-	if !slices.Contains(f.Inputs, c.Input.Name) {
-		return c, corrupt("its graph has no input %q but %v", c.Input.Name, f.Inputs)
-	}
-	if want := map[string]int{"float32": typeFloat, "float16": typeHalf}[c.Input.DType]; f.Types[c.Input.Name] != want {
-		return c, corrupt("its graph has an input of type %d of ONNX, not %s", f.Types[c.Input.Name], c.Input.DType)
-	}
-	for what, name := range c.Outputs {
-		if !slices.Contains(f.Outputs, name) {
-			return c, corrupt("its graph has no output %q (%s) but %v", name, what, f.Outputs)
-		}
-		if is := f.Types[name]; is != typeFloat && is != typeHalf {
-			return c, corrupt("its graph has an output %q of type %d of ONNX, neither float32 nor float16", name, is)
-		}
-	}
-	return c, nil
+	return nil
 }
 
-// plugin is the encoder that runs a family.
-func plugin(family string) string {
+// checkGraph reports the first input or output of the card that differs from the graph of the file.
+func (c Card) checkGraph(f *File) error {
+	if !slices.Contains(f.Inputs, c.Input.Name) {
+		return fmt.Errorf("the graph has no input %q, only %v", c.Input.Name, f.Inputs)
+	}
+	want := map[string]int{"float32": typeFloat, "float16": typeHalf}[c.Input.DType]
+	if f.Types[c.Input.Name] != want {
+		return fmt.Errorf("the input of the graph has the ONNX type %d, not %s", f.Types[c.Input.Name], c.Input.DType)
+	}
+	for kind, name := range c.Outputs {
+		if !slices.Contains(f.Outputs, name) {
+			return fmt.Errorf("the graph has no output %q (%s), only %v", name, kind, f.Outputs)
+		}
+		if actual := f.Types[name]; actual != typeFloat && actual != typeHalf {
+			return fmt.Errorf("the output %q of the graph has the ONNX type %d, neither float32 nor float16",
+				name, actual)
+		}
+	}
+	return nil
+}
+
+// encoderOf returns the name of the encoder that runs models of a family.
+func encoderOf(family string) string {
 	if family == "efficientnet" {
 		return "generic"
 	}
 	return family
 }
 
-// Hash is over the whole card, the hash of the weights in it, so that it changes whenever the vectors may.
-func (c Card) Hash() string { sum := sha256.Sum256([]byte(c.text)); return hex.EncodeToString(sum[:]) }
-
-// OutputNames are the outputs that can be asked for, sorted.
-func (c Card) OutputNames() []string {
-	names := make([]string, 0, len(c.Outputs))
-	for n := range c.Outputs {
-		names = append(names, n)
-	}
-	sort.Strings(names)
-	return names
+// Hash returns the SHA-256 of the card's text in hexadecimal. The card includes the hash of the weights, so Hash
+// changes whenever the embeddings may change.
+func (c Card) Hash() string {
+	sum := sha256.Sum256([]byte(c.text))
+	return hex.EncodeToString(sum[:])
 }
+
+// OutputNames returns the keys of Outputs, sorted.
+func (c Card) OutputNames() []string { return slices.Sorted(maps.Keys(c.Outputs)) }
 
 // String names the model for logs and errors.
 func (c Card) String() string {
-	words := []string{c.Family, filepath.Base(c.Source)}
+	parts := []string{c.Family, filepath.Base(c.Source)}
 	if c.Revision != "" {
-		words = append(words, c.Revision)
+		parts = append(parts, c.Revision)
 	}
 	shape := fmt.Sprintf("%d numbers from %d x %d pixels", c.Dimension, c.Input.Height, c.Input.Width)
 	if c.Frames > 1 {
 		shape += fmt.Sprintf(" x %d frames", c.Frames)
 	}
-	return fmt.Sprintf("%s (%s, sha256 %.12s)", strings.Join(words, " "), shape, c.SHA256)
+	return fmt.Sprintf("%s (%s, sha256 %.12s)", strings.Join(parts, " "), shape, c.SHA256)
 }

@@ -8,39 +8,43 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// oldest is the first ONNX Runtime that has the C API of onnxruntime_go v1.27.0 (24).
+// oldest is the first ONNX Runtime with version 24 of the C API, which onnxruntime_go v1.27.0 requires.
 const oldest = "1.24.1"
 
-// environment is the variable with the plugin's Python environment, in which the package onnxruntime brings the library.
+// environment is the variable with the path of the plugin's Python environment. Its package onnxruntime has
+// the library.
 const environment = "VIRTUAL_ENV"
 
-// FindLibrary is the path of libonnxruntime: what was given, or else the one in the plugin's environment.
-func FindLibrary(given string) (string, error) {
-	if given != "" {
-		if info, err := os.Stat(given); err != nil || info.IsDir() {
-			return "", plugins.Errorf(plugins.NotFound, "there is no library %s", given).
-				WithHint("the setting library wants the path of libonnxruntime.so, %s or newer; leave it out to take the plugin's own", oldest)
+// FindLibrary returns the path of libonnxruntime: the value of the setting library or, if it is empty, the library in
+// the plugin's environment. Errors: NotFound.
+func FindLibrary(setting string) (string, error) {
+	if setting != "" {
+		if info, err := os.Stat(setting); err != nil || info.IsDir() {
+			return "", plugins.Errorf(plugins.NotFound, "there is no library %s", setting).
+				WithHint("set the setting library to the path of libonnxruntime.so, %s or newer, "+
+					"or leave it out to use the plugin's own", oldest)
 		}
-		return filepath.Abs(given)
+		return filepath.Abs(setting)
 	}
 	venv := os.Getenv(environment)
 	if venv == "" {
-		return "", plugins.Errorf(plugins.NotFound, "no libonnxruntime: the plugin was started without its environment").
-			WithHint("start it by srpo, or give the library's path in the setting library")
+		return "", plugins.Errorf(plugins.NotFound,
+			"no libonnxruntime: the plugin was started without its environment").
+			WithHint("let srpo start the plugin, or set the setting library to the path of the library")
 	}
-	found, _ := filepath.Glob(filepath.Join(venv, "lib", "python3.*", "site-packages", "onnxruntime", "capi", "libonnxruntime.so*"))
-	if len(found) == 0 {
-		found, _ = filepath.Glob(filepath.Join(venv, "lib", "python3.*", "site-packages", "onnxruntime", "capi", "libonnxruntime*.dylib"))
+	for _, name := range []string{"libonnxruntime.so*", "libonnxruntime*.dylib"} {
+		pattern := filepath.Join(venv, "lib", "python3.*", "site-packages", "onnxruntime", "capi", name)
+		if found, _ := filepath.Glob(pattern); len(found) > 0 {
+			return found[0], nil
+		}
 	}
-	if len(found) == 0 {
-		return "", plugins.Errorf(plugins.NotFound, "there is no libonnxruntime in %s", venv).WithHint("srpo plugin install NAME --repair, or give the library's path in the setting library")
-	}
-	return found[0], nil
+	return "", plugins.Errorf(plugins.NotFound, "there is no libonnxruntime in %s", venv).
+		WithHint("srpo plugin install NAME --repair, or set the setting library to the path of the library")
 }
 
 var versionInName = regexp.MustCompile(`\.so\.(\d+\.\d+\.\d+)$`)
 
-// ownVersion is the version of the plugin's own library, by its file name; empty: unknown.
+// ownVersion returns the version in the file name of the plugin's own library, or "" if it is unknown.
 func ownVersion() string {
 	path, err := FindLibrary("")
 	if v := versionInName.FindStringSubmatch(path); err == nil && v != nil {

@@ -3,6 +3,7 @@
 package model
 
 import (
+	"bytes"
 	"context"
 	"math"
 	"os"
@@ -19,21 +20,24 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// means is the card of the fixtures.
+// means returns the card of the fixtures.
 func means() Card {
-	return Card{Format: 1, Family: "efficientnet", Source: "fixture", SHA256: "0123456789abcdef", Dimension: 3, Frames: 1,
+	return Card{
+		Format: 1, Family: "efficientnet", Source: "fixture", SHA256: "0123456789abcdef", Dimension: 3, Frames: 1,
 		Input:   Input{Name: "pixel_values", Layout: "BCHW", Height: 4, Width: 4, DType: "float32"},
-		Outputs: map[string]string{"mean": "mean"}, Default: "mean",
-		Preprocess: frames.Recipe{Resize: 4, Mode: "exact", Interpolation: "bilinear", Crop: 4, Rescale: 1, Mean: []float64{0, 0, 0}, Std: []float64{1, 1, 1}}}
+		Outputs: map[string]string{"mean": "mean"}, DefaultOutput: "mean",
+		Preprocess: frames.Recipe{
+			Resize: 4, ResizeMode: "exact", Interpolation: "bilinear", Crop: 4, Rescale: 1,
+			Mean: []float64{0, 0, 0}, Std: []float64{1, 1, 1},
+		},
+	}
 }
 
-// carded writes a fixture with a card into a folder of its own.
+// carded writes a fixture with a card to a new folder, and returns its path.
 func carded(t *testing.T, fixture string, card Card) string {
 	t.Helper()
 	return modeltest.Carded(t, filepath.Join("testdata", fixture), card)
 }
-
-func entry(key, value string) []byte { return modeltest.Metadata(key, value) }
 
 func write(t *testing.T, name string, data []byte) string {
 	t.Helper()
@@ -51,7 +55,7 @@ func open(t *testing.T, path string) *Session {
 	return s
 }
 
-// ramp is n inputs of the fixtures whose channel means are 10i, 10i+1, 10i+2.
+// ramp returns n inputs of the fixtures. The channel means of input i are 10i, 10i+1 and 10i+2.
 func ramp(n int) []float32 {
 	x := make([]float32, n*48)
 	for i := range x {
@@ -79,25 +83,26 @@ func TestRun(t *testing.T) {
 	require.Regexp(t, `^1\.\d+\.\d+$`, Version())
 }
 
-func TestOutside(t *testing.T) {
+// TestExternalWeights checks a model whose weights are in a second file.
+func TestExternalWeights(t *testing.T) {
 	path := carded(t, "outside.onnx", means())
 	_, err := Inspect(path)
 	require.Equal(t, plugins.NotFound, plugins.KindOf(err))
-	require.ErrorContains(t, err, "outside.onnx.data, which is not there")
+	require.ErrorContains(t, err, "the weight file outside.onnx.data of the model")
 	data, err := os.ReadFile("testdata/outside.onnx.data")
 	require.NoError(t, err)
-	beside := filepath.Join(filepath.Dir(path), "outside.onnx.data")
-	require.NoError(t, os.WriteFile(beside, data[:100], 0o644))
+	weights := filepath.Join(filepath.Dir(path), "outside.onnx.data")
+	require.NoError(t, os.WriteFile(weights, data[:100], 0o644))
 	_, err = Inspect(path)
 	require.Equal(t, plugins.Corrupt, plugins.KindOf(err))
-	require.ErrorContains(t, err, "cut short: 100 bytes instead of 192")
-	require.NoError(t, os.WriteFile(beside, data, 0o644))
+	require.ErrorContains(t, err, "truncated: 100 bytes instead of 192")
+	require.NoError(t, os.WriteFile(weights, data, 0o644))
 	got, err := open(t, path).Run(t.Context(), ramp(1), 1)
 	require.NoError(t, err)
 	require.Equal(t, []float32{0, 1, 2}, got)
 }
 
-// Every file that will not do gets an error that says what it is and how to come by another.
+// TestBadFiles checks that every unusable file gives an error that says what is wrong, with a hint.
 func TestBadFiles(t *testing.T) {
 	modeltest.Environment(t, "vjepa2")
 	good, err := os.ReadFile(carded(t, "means.onnx", means()))
@@ -109,6 +114,7 @@ func TestBadFiles(t *testing.T) {
 		change(&c)
 		return carded(t, "means.onnx", c)
 	}
+	unknownOperator := bytes.ReplaceAll(bare, []byte("GlobalAveragePool"), []byte("GlobalAveragePoop"))
 	for _, c := range []struct {
 		name, path string
 		kind       plugins.ErrorKind
@@ -120,22 +126,25 @@ func TestBadFiles(t *testing.T) {
 		{"text", write(t, "a.onnx", []byte("version https://git-lfs.github.com/spec/v1\n")), plugins.Corrupt, ""},
 		{"pickle", write(t, "a.onnx", []byte("\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.")), plugins.Corrupt, ""},
 		{"zip", write(t, "a.onnx", []byte("PK\x03\x04-\x00\x00\x00\x00\x00")), plugins.Corrupt, "is not an ONNX model"},
-		{"truncated in the weights", write(t, "a.onnx", good[:len(bare)/2]), plugins.Corrupt, "is cut short"},
-		{"truncated in the metadata", write(t, "a.onnx", good[:len(good)-9]), plugins.Corrupt, "is cut short"},
+		{"truncated in the weights", write(t, "a.onnx", good[:len(bare)/2]), plugins.Corrupt, "is truncated"},
+		{"truncated in the metadata", write(t, "a.onnx", good[:len(good)-9]), plugins.Corrupt, "is truncated"},
 		{"no card", write(t, "a.onnx", bare), plugins.Mismatch, "lacks the model card"},
-		{"card that is no JSON", write(t, "a.onnx", append(bare, entry(cardKey, "{")...)), plugins.Corrupt, "the model card in"},
+		{"invalid JSON", write(t, "a.onnx", append(bare, modeltest.Metadata(CardKey, "{")...)), plugins.Corrupt,
+			"the model card in"},
 		{"newer card", with(func(c *Card) { c.Format = 2 }), plugins.Mismatch, "format 2"},
-		{"another family", with(func(c *Card) { c.Family = "vjepa2" }), plugins.Mismatch, "of the family vjepa2 (fixture), not efficientnet"},
+		{"another family", with(func(c *Card) { c.Family = "vjepa2" }), plugins.Mismatch,
+			"of the family vjepa2 (fixture), not efficientnet"},
 		{"layout", with(func(c *Card) { c.Frames = 8 }), plugins.Corrupt, `layout "BCHW" for clips of 8 frames`},
 		{"type", with(func(c *Card) { c.Input.DType = "bfloat16" }), plugins.Corrupt, "bfloat16"},
 		{"size", with(func(c *Card) { c.Input.Width = 5 }), plugins.Corrupt, "4 x 5"},
-		{"input", with(func(c *Card) { c.Input.Name = "x" }), plugins.Corrupt, `no input "x" but [pixel_values]`},
+		{"input", with(func(c *Card) { c.Input.Name = "x" }), plugins.Corrupt, `no input "x", only [pixel_values]`},
 		{"output", with(func(c *Card) { c.Outputs["mean"] = "y" }), plugins.Corrupt, `no output "y"`},
-		{"default", with(func(c *Card) { c.Default = "cls" }), plugins.Corrupt, "default_output"},
+		{"default", with(func(c *Card) { c.DefaultOutput = "cls" }), plugins.Corrupt, "default_output"},
 		{"preprocess", with(func(c *Card) { c.Preprocess.Std = nil }), plugins.Corrupt, "preprocess: "},
 		{"dimension", with(func(c *Card) { c.Dimension = 0 }), plugins.Corrupt, "dimension 0"},
 		{"frames", with(func(c *Card) { c.Frames = 0 }), plugins.Corrupt, "0 frames"},
-		{"graph", write(t, "a.onnx", append(swap(bare, "GlobalAveragePool", "GlobalAveragePoop"), good[len(bare):]...)), plugins.Corrupt, "cannot be loaded"},
+		{"unknown operator", write(t, "a.onnx", append(unknownOperator, good[len(bare):]...)), plugins.Corrupt,
+			"cannot be loaded"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := Open(Options{Model: c.path, Family: "efficientnet", Provider: "cpu", Threads: 1})
@@ -150,22 +159,13 @@ func TestBadFiles(t *testing.T) {
 	_, err = Open(Options{Model: write(t, "a.onnx", good), Family: "efficientnet", Output: "cls", Provider: "cpu"})
 	require.Equal(t, plugins.Invalid, plugins.KindOf(err))
 
-	// A card that promises another length than the graph gives shows in the first run.
+	// A card with another dimension than the graph is detected in the first run.
 	_, err = open(t, with(func(c *Card) { c.Dimension = 4 })).Run(t.Context(), ramp(1), 1)
 	require.Equal(t, plugins.Corrupt, plugins.KindOf(err))
 }
 
-func swap(data []byte, old, now string) []byte {
-	out := append([]byte(nil), data...)
-	for i := 0; i+len(old) <= len(out); i++ {
-		if string(out[i:i+len(old)]) == old {
-			copy(out[i:], now)
-		}
-	}
-	return out
-}
-
-// A run in flight ends with its context; the session stays usable, and whoever waits for it is let go too.
+// TestCancel checks that a run ends when its context ends, also while it waits for another run, and that
+// the session stays usable.
 func TestCancel(t *testing.T) {
 	s := open(t, carded(t, "endless.onnx", means()))
 	for range 2 {
@@ -194,19 +194,21 @@ func TestCancel(t *testing.T) {
 
 func TestMemory(t *testing.T) {
 	f := &File{Path: "big.onnx", Bytes: 4_000_000_000}
-	err := enoughMemory(f, 5000, true, 0, 0)
+	err := checkMemory(f, 5000, true, 0, 0)
 	require.Equal(t, plugins.Exhausted, plugins.KindOf(err))
-	require.ErrorContains(t, err, "takes about 6000 MB to load, more than the limit of 5000 MB")
+	require.ErrorContains(t, err, "needs about 6000 MB to load, more than the limit of 5000 MB")
 
 	half := &File{Path: "half.onnx", Bytes: 2_000_000_000, HalfBytes: 2_000_000_000}
-	require.ErrorContains(t, enoughMemory(half, 5000, true, 0, 0), "takes about 8000 MB", "a CPU computes in single precision")
+	require.ErrorContains(t,
+		checkMemory(half, 5000, true, 0, 0), "needs about 8000 MB", "a CPU computes in single precision")
 	small := &File{Path: "small.onnx", Bytes: 10_000_000} // 4096 clips of 16 frames of 256 px
-	err = enoughMemory(small, 40_000, true, 4096, 16*3*256*256)
+	err = checkMemory(small, 40_000, true, 4096, 16*3*256*256)
 	require.Equal(t, plugins.Exhausted, plugins.KindOf(err))
-	require.ErrorContains(t, err, "takes about 15 MB to load and 103079 MB for pictures in batches of 4096, more than the limit of 40000 MB")
+	require.ErrorContains(t, err, "needs about 15 MB to load and 103079 MB for pictures in batches of 4096, "+
+		"more than the limit of 40000 MB")
 	require.Contains(t, plugins.AsError(err).Hint, "lower the setting batch")
-	require.NoError(t, enoughMemory(small, 40_000, true, 16, 16*3*256*256))
-	require.Contains(t, plugins.AsError(enoughMemory(f, 5000, true, 1, 16*3*256*256)).Hint, "use a smaller model")
+	require.NoError(t, checkMemory(small, 40_000, true, 16, 16*3*256*256))
+	require.Contains(t, plugins.AsError(checkMemory(f, 5000, true, 1, 16*3*256*256)).Hint, "use a smaller model")
 
 	inside, err := Inspect("testdata/half.onnx")
 	require.NoError(t, err)
@@ -223,21 +225,22 @@ func TestMemory(t *testing.T) {
 		require.NoError(t, os.WriteFile(filepath.Join(root, name), []byte(text), 0o644))
 	}
 	put("meminfo", "MemTotal: 32000000 kB\nMemAvailable:   10000000 kB\n")
-	require.NoError(t, enoughMemory(f, 9000, true, 0, 0))
-	require.NoError(t, enoughMemory(half, 5000, false, 0, 0), "a GPU does not")
+	require.NoError(t, checkMemory(f, 9000, true, 0, 0))
+	require.NoError(t, checkMemory(half, 5000, false, 0, 0), "a GPU does not")
 	put("meminfo", "MemTotal: 32000000 kB\nMemAvailable:   5000000 kB\n")
-	require.ErrorContains(t, enoughMemory(f, 0, true, 0, 0), "the machine has 5120 MB free")
+	require.ErrorContains(t, checkMemory(f, 0, true, 0, 0), "the machine has only 5120 MB free")
 	put("meminfo", "MemTotal: 32000000 kB\nMemAvailable:   20000000 kB\n")
 	put("memory.max", "4000000000\n")
 	put("memory.current", "1000000000\n")
-	require.ErrorContains(t, enoughMemory(f, 0, true, 0, 0), "the container has 3000 MB free")
+	require.ErrorContains(t, checkMemory(f, 0, true, 0, 0), "the container has only 3000 MB free")
 	put("memory.max", "max\n")
-	require.NoError(t, enoughMemory(f, 0, true, 0, 0))
+	require.NoError(t, checkMemory(f, 0, true, 0, 0))
 	require.NoError(t, os.Remove(filepath.Join(root, "meminfo")))
-	require.NoError(t, enoughMemory(f, 0, true, 0, 0), "unknown")
+	require.NoError(t, checkMemory(f, 0, true, 0, 0), "unknown")
 }
 
-// TestLibrary tells what is wrong with a library. It runs in a process of its own: a process loads one.
+// TestLibrary checks the errors of unusable libraries. Each case runs in a process of its own, because a
+// process can load only one library.
 func TestLibrary(t *testing.T) {
 	if path := os.Getenv("ONNX_TEST_LIBRARY"); path != "" {
 		err := Load(path)
@@ -257,11 +260,15 @@ func TestLibrary(t *testing.T) {
 	}
 	text := filepath.Join(root, "text.so")
 	require.NoError(t, os.WriteFile(text, []byte("no library"), 0o644))
-	// What ONNX Runtime before 1.24 answers when it is asked for version 24 of its API.
-	old := "static const void *get(unsigned v) { return v > 23 ? 0 : \"\"; }\nstatic const char *version(void) { return \"1.23.2\"; }\n" +
-		"static struct { const void *(*get)(unsigned); const char *(*version)(void); } base = { get, version };\nvoid *OrtGetApiBase(void) { return &base; }\n"
+	// ONNX Runtime before 1.24 returns NULL for version 24 of its API.
+	old := `static const void *get(unsigned v) { return v > 23 ? 0 : ""; }
+static const char *version(void) { return "1.23.2"; }
+static struct { const void *(*get)(unsigned); const char *(*version)(void); } base = { get, version };
+void *OrtGetApiBase(void) { return &base; }
+`
 	for _, c := range []struct{ path, want string }{
-		{compile("libonnxruntime.so.1.23.2", old), `^mismatch: ONNX Runtime 1\.24\.1 or newer is needed, .* is 1\.23\.2$`},
+		{compile("libonnxruntime.so.1.23.2", old),
+			`^mismatch: ONNX Runtime 1\.24\.1 or newer is needed, .* is 1\.23\.2$`},
 		{compile("libonnxruntime.so", old), `^mismatch: .* is older$`},
 		{compile("libother.so", "int other(void) { return 0; }\n"), `^corrupt: .*libother\.so is not libonnxruntime$`},
 		{text, `^corrupt: .* cannot be loaded`},
@@ -282,7 +289,8 @@ func TestLibrary(t *testing.T) {
 	require.Equal(t, plugins.NotFound, plugins.KindOf(err))
 }
 
-// The plugin's library has no CUDA: that is an error where it was asked for, and a stated fallback where it was not.
+// TestCUDA checks that a library without CUDA is an error for provider cuda, and falls back to the CPU for
+// provider auto.
 func TestCUDA(t *testing.T) {
 	modeltest.Environment(t, "vjepa2")
 	path := carded(t, "means.onnx", means())
@@ -295,7 +303,7 @@ func TestCUDA(t *testing.T) {
 	require.Equal(t, "cpu", s.Provider())
 }
 
-// Libraries of Python packages are loaded whatever the order in which they need each other.
+// TestPreload checks that libraries of Python packages are loaded in any order of their dependencies.
 func TestPreload(t *testing.T) {
 	site := t.TempDir()
 	put := func(folder, name, code string, flags ...string) {
@@ -303,14 +311,19 @@ func TestPreload(t *testing.T) {
 		require.NoError(t, os.MkdirAll(dir, 0o755))
 		source := filepath.Join(t.TempDir(), "x.c")
 		require.NoError(t, os.WriteFile(source, []byte(code), 0o644))
-		args := append([]string{"-shared", "-fPIC", "-Wl,-soname," + name, "-o", filepath.Join(dir, name), source}, flags...)
+		args := append(
+			[]string{"-shared", "-fPIC", "-Wl,-soname," + name, "-o", filepath.Join(dir, name), source}, flags...)
 		out, err := exec.Command("gcc", args...).CombinedOutput()
 		require.NoError(t, err, string(out))
 	}
 	put("zz", "libsrpotestbase.so.1", "int srpo_test_base(void) { return 1; }\n")
-	put("aa", "libsrpotestneeds.so.1", "int srpo_test_base(void); int srpo_test_needs(void) { return srpo_test_base(); }\n",
+	put("aa", "libsrpotestneeds.so.1",
+		"int srpo_test_base(void); int srpo_test_needs(void) { return srpo_test_base(); }\n",
 		filepath.Join(site, "nvidia", "zz", "lib", "libsrpotestbase.so.1"))
-	put("aa", "libsrpotestlost.so.1", "int srpo_test_nowhere(void); int srpo_test_lost(void) { return srpo_test_nowhere(); }\n")
+	put(
+		"aa", "libsrpotestlost.so.1",
+		"int srpo_test_nowhere(void); int srpo_test_lost(void) { return srpo_test_nowhere(); }\n",
+	)
 	loaded, failures := preloadCUDA(filepath.Join(site, "onnxruntime", "capi", "libonnxruntime.so"))
 	require.Equal(t, 2, loaded)
 	require.Len(t, failures, 1)
@@ -321,7 +334,7 @@ func TestPreload(t *testing.T) {
 }
 
 func TestHalf(t *testing.T) {
-	for h := range 1 << 16 { // every number there is
+	for h := range 1 << 16 { // every float16
 		x := fromHalf(uint16(h))
 		if math.IsNaN(float64(x)) {
 			require.Equal(t, uint16(0x7e00), toHalf(x)&0x7fff)
@@ -329,11 +342,12 @@ func TestHalf(t *testing.T) {
 		}
 		require.Equal(t, uint16(h), toHalf(x))
 	}
-	for _, c := range []struct {
-		x    float32
-		want float32
-	}{{1, 1}, {-2.5, -2.5}, {1 + 1./2048, 1}, {1 + 3./2048, 1 + 2./1024}, {65519, 65504}, {65520, float32(math.Inf(1))}, {1e30, float32(math.Inf(1))},
-		{-1e30, float32(math.Inf(-1))}, {1. / (1 << 24), 1. / (1 << 24)}, {1. / (1 << 25), 0}, {1.5 / (1 << 24), 2. / (1 << 24)}, {6.1e-5, 6.1e-5}, {0.1, 0.099975586}} {
+	inf := float32(math.Inf(1))
+	for _, c := range []struct{ x, want float32 }{
+		{1, 1}, {-2.5, -2.5}, {1 + 1./2048, 1}, {1 + 3./2048, 1 + 2./1024}, {65519, 65504}, {65520, inf}, {1e30, inf},
+		{-1e30, -inf}, {1. / (1 << 24), 1. / (1 << 24)}, {1. / (1 << 25), 0}, {1.5 / (1 << 24), 2. / (1 << 24)},
+		{6.1e-5, 6.1e-5}, {0.1, 0.099975586},
+	} {
 		require.InDelta(t, c.want, fromHalf(toHalf(c.x)), math.Abs(float64(c.want))*1e-3+1e-12, "%v", c.x)
 	}
 	require.Equal(t, float32(1), fromHalf(toHalf(1+1./2048)), "ties go to even")

@@ -8,7 +8,8 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// Session stands for a loaded network in a build without cgo. ONNX Runtime is a C library, so no network can be loaded.
+// Session stands for a loaded network in a build without cgo. ONNX Runtime is a C library, so it cannot
+// load a network.
 type Session struct{}
 
 func unsupported() error {
@@ -16,25 +17,25 @@ func unsupported() error {
 		WithHint("use the encoder pixel, or build srpo with a C compiler: CGO_ENABLED=1 go build ./cmd/srpo")
 }
 
-// Open fails with kind Unsupported.
+// Open returns an error of kind Unsupported.
 func Open(Options) (*Session, error) { return nil, unsupported() }
 
-// Load fails with kind Unsupported.
+// Load returns an error of kind Unsupported.
 func Load(string) error { return unsupported() }
 
-// Version is that of the plugin's own library, by its file name; empty: unknown.
+// Version returns the version in the file name of the plugin's own library, or "" if it is unknown.
 func Version() string { return ownVersion() }
 
-// Card returns nothing.
+// Card returns an empty card.
 func (s *Session) Card() Card { return Card{} }
 
-// Output returns nothing.
+// Output returns "".
 func (s *Session) Output() string { return "" }
 
-// Provider returns nothing.
+// Provider returns "".
 func (s *Session) Provider() string { return "" }
 
-// Run fails with kind Unsupported.
+// Run returns an error of kind Unsupported.
 func (s *Session) Run(context.Context, []float32, int) ([]float32, error) { return nil, unsupported() }
 
 // Busy returns false.

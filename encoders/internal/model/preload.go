@@ -14,17 +14,21 @@ import (
 	"unsafe"
 )
 
-// preloadCUDA loads CUDA's and cuDNN's libraries where they lie beside ONNX Runtime as Python packages (site-packages/nvidia/*/lib): the loader does not
-// look there, but it takes a library that is loaded already for one that is wanted by the same name. It returns how many it loaded, and why the others would
-// not be. Without such packages nothing is done, and the loader finds what the system or LD_LIBRARY_PATH has.
+// preloadCUDA loads the libraries of CUDA and cuDNN that are installed as Python packages next to ONNX
+// Runtime (site-packages/nvidia/*/lib). The dynamic loader does not search there, but it uses a library of
+// the required name that is already loaded. preloadCUDA returns the number of loaded libraries and the
+// errors of the others. Without such packages it does nothing, and the loader searches the system and
+// LD_LIBRARY_PATH.
 func preloadCUDA(library string) (loaded int, failures []string) {
-	site := filepath.Dir(filepath.Dir(filepath.Dir(library))) // of site-packages/onnxruntime/capi/libonnxruntime.so
+	// library is site-packages/onnxruntime/capi/libonnxruntime.so
+	site := filepath.Dir(filepath.Dir(filepath.Dir(library)))
 	waiting, _ := filepath.Glob(filepath.Join(site, "nvidia", "*", "lib", "*.so*"))
 	waiting = slices.DeleteFunc(waiting, func(path string) bool {
+		// alt: another build of a library; nvblas: it would replace the BLAS of the process.
 		name := filepath.Base(path)
-		return strings.Contains(name, "alt") || strings.Contains(name, "nvblas") // other builds of a library, and one that puts itself before BLAS
+		return strings.Contains(name, "alt") || strings.Contains(name, "nvblas")
 	})
-	for progress := true; progress; { // in whatever order they need each other
+	for progress := true; progress; { // the order of their dependencies is unknown
 		progress, failures = false, nil
 		var left []string
 		for _, path := range waiting {

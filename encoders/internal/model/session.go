@@ -16,18 +16,20 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// Session is a loaded network. Its methods may be called at the same time; runs wait for each other, so that memory is that of one.
+// Session is a loaded network. Its methods may be called concurrently. Runs wait for each other, which bounds the
+// memory.
 type Session struct {
 	card     Card
 	provider string
-	output   string
-	half     bool // the output's type
+	output   string // key of card.Outputs
+	half     bool   // the output is float16
 	session  *ort.DynamicAdvancedSession
-	turn     chan struct{} // holds a token while nobody runs
+	turn     chan struct{} // has one token unless the network runs
 }
 
-// Open checks a model file and loads it. Errors: NotFound (no file, no library), Corrupt (cut short, not ONNX, a card that contradicts itself), Mismatch
-// (another family, no card, a library that is too old), Exhausted (not enough memory), Unsupported (CUDA was asked for and does not work).
+// Open checks a model file and loads it. Errors: NotFound (no file or no library), Invalid (no such output), Corrupt
+// (truncated, not ONNX, or an inconsistent card), Mismatch (no card, another family, or a library that is too old),
+// Exhausted (not enough memory) and Unsupported (CUDA is required and does not work).
 func Open(o Options) (*Session, error) {
 	file, err := Inspect(o.Model)
 	if err != nil {
@@ -40,44 +42,45 @@ func Open(o Options) (*Session, error) {
 	s := &Session{card: card, output: o.Output, turn: make(chan struct{}, 1)}
 	s.turn <- struct{}{}
 	if s.output == "" {
-		s.output = card.Default
+		s.output = card.DefaultOutput
 	}
-	name, ok := card.Outputs[s.output]
+	output, ok := card.Outputs[s.output]
 	if !ok {
-		return nil, plugins.Errorf(plugins.Invalid, "%s has no output %q but %v", o.Model, s.output, card.OutputNames()).WithHint("choose one of them")
+		return nil, plugins.Errorf(plugins.Invalid, "%s has no output %q, only %v",
+			o.Model, s.output, card.OutputNames()).WithHint("choose one of them")
 	}
-	s.half = file.Types[name] == typeHalf
-	path, err := FindLibrary(o.Library)
+	s.half = file.Types[output] == typeHalf
+	library, err := FindLibrary(o.Library)
 	if err != nil {
 		return nil, err
 	}
-	if err := Load(path); err != nil {
+	if err := Load(library); err != nil {
 		return nil, err
 	}
 	providers := []string{o.Provider}
 	if o.Provider == "auto" {
-		if providers = []string{"cuda", "cpu"}; !hasCUDA(path) { // nothing to try, and nothing to say
+		providers = []string{"cuda", "cpu"}
+		if !hasCUDA(library) {
 			providers = []string{"cpu"}
 		}
 	}
-	if err := enoughMemory(file, o.MemoryMB, slices.Equal(providers, []string{"cpu"}), o.Batch, card.Elements()); err != nil {
+	cpuOnly := slices.Equal(providers, []string{"cpu"})
+	if err := checkMemory(file, o.MemoryMB, cpuOnly, o.Batch, card.Elements()); err != nil {
 		return nil, err
 	}
 	for _, s.provider = range providers {
-		if s.session, err = load(o, path, card.Input.Name, name, s.provider); err == nil {
+		if s.session, err = load(o, library, card.Input.Name, output, s.provider); err == nil {
 			return s, nil
 		}
 		if s.provider != providers[len(providers)-1] {
-			fmt.Fprintf(os.Stderr, "CUDA cannot be used, so the CPU is: %v\n", err)
+			fmt.Fprintf(os.Stderr, "CUDA cannot be used, so the network runs on the CPU: %v\n", err)
 		}
 	}
 	return nil, err
 }
 
-func load(o Options, path, input, output, provider string) (*ort.DynamicAdvancedSession, error) {
-	internal := func(err error) error {
-		return plugins.Errorf(plugins.Internal, "ONNX Runtime: %w", err).WithHint("report it with the plugin's log")
-	}
+// load loads a model with the given input and output on one provider.
+func load(o Options, library, input, output, provider string) (*ort.DynamicAdvancedSession, error) {
 	options, err := ort.NewSessionOptions()
 	if err != nil {
 		return nil, internal(err)
@@ -87,7 +90,7 @@ func load(o Options, path, input, output, provider string) (*ort.DynamicAdvanced
 		func() error { return options.SetIntraOpNumThreads(o.Threads) },
 		func() error { return options.SetInterOpNumThreads(1) },
 		func() error { return options.SetGraphOptimizationLevel(ort.GraphOptimizationLevelEnableAll) },
-		// Threads that wait do not spin: the simulators need the cores.
+		// Idle threads must not spin, because the simulators need the cores.
 		func() error { return options.AddSessionConfigEntry("session.intra_op.allow_spinning", "0") },
 	} {
 		if err := set(); err != nil {
@@ -95,34 +98,44 @@ func load(o Options, path, input, output, provider string) (*ort.DynamicAdvanced
 		}
 	}
 	if provider == "cuda" {
-		var missing []string
-		if hasCUDA(path) {
-			_, missing = preloadCUDA(path)
+		var failures []string
+		if hasCUDA(library) {
+			_, failures = preloadCUDA(library)
 		}
 		if err := appendCUDA(options, o.MemoryMB); err != nil {
-			return nil, plugins.Errorf(plugins.Unsupported, "CUDA does not work here: %w", err).WithDetail(strings.Join(missing, "\n")).
-				WithHint("set provider = \"cpu\", or give the libonnxruntime.so of the package onnxruntime-gpu in the setting library, with CUDA's and cuDNN's libraries on LD_LIBRARY_PATH")
+			return nil, plugins.Errorf(plugins.Unsupported, "CUDA does not work here: %w", err).
+				WithDetail(strings.Join(failures, "\n")).
+				WithHint("set provider = \"cpu\", or set the setting library to the libonnxruntime.so of the package " +
+					"onnxruntime-gpu, with the libraries of CUDA and cuDNN on LD_LIBRARY_PATH")
 		}
 	}
 	session, err := ort.NewDynamicAdvancedSession(o.Model, []string{input}, []string{output}, options)
-	if err == nil {
+	switch {
+	case err == nil:
 		return session, nil
+	case outOfMemory(err):
+		return nil, plugins.Errorf(plugins.Exhausted, "there is not enough memory to load %s: %w", o.Model, err).
+			WithHint("use a smaller model or a machine with more memory")
+	case provider == "cuda" && strings.Contains(err.Error(), "CUDA"):
+		return nil, plugins.Errorf(plugins.Unsupported, "CUDA does not work here: %w", err).
+			WithHint("set provider = \"cpu\"")
 	}
-	if outOfMemory(err) {
-		return nil, plugins.Errorf(plugins.Exhausted, "there is not enough memory to load %s: %w", o.Model, err).WithHint("use a smaller model or a machine with more memory")
-	}
-	if provider == "cuda" && strings.Contains(err.Error(), "CUDA") {
-		return nil, plugins.Errorf(plugins.Unsupported, "CUDA does not work here: %w", err).WithHint("set provider = \"cpu\"")
-	}
-	return nil, plugins.Errorf(plugins.Corrupt, "%s cannot be loaded: %w", o.Model, err).WithHint("%s", remedy(o.Family))
+	return nil, plugins.Errorf(plugins.Corrupt, "%s cannot be loaded: %w", o.Model, err).
+		WithHint("%s", remedy(o.Family))
 }
 
-// hasCUDA says whether a libonnxruntime comes with the part that runs on CUDA.
+// internal returns the error for an unexpected failure of ONNX Runtime.
+func internal(err error) error {
+	return plugins.Errorf(plugins.Internal, "ONNX Runtime: %w", err).WithHint("report it with the plugin's log")
+}
+
+// hasCUDA reports whether a libonnxruntime comes with its CUDA provider.
 func hasCUDA(library string) bool {
 	_, err := os.Stat(filepath.Join(filepath.Dir(library), "libonnxruntime_providers_cuda.so"))
 	return err == nil
 }
 
+// appendCUDA adds the first GPU, with a limit of memoryMB (in 10^6 bytes; 0: none) for ONNX Runtime's arena.
 func appendCUDA(options *ort.SessionOptions, memoryMB int) error {
 	c, err := ort.NewCUDAProviderOptions()
 	if err != nil {
@@ -140,21 +153,27 @@ func appendCUDA(options *ort.SessionOptions, memoryMB int) error {
 }
 
 func outOfMemory(err error) bool {
-	m := strings.ToLower(err.Error())
-	return strings.Contains(m, "failed to allocate") || strings.Contains(m, "bad_alloc") || strings.Contains(m, "out of memory")
+	message := strings.ToLower(err.Error())
+	for _, part := range []string{"failed to allocate", "bad_alloc", "out of memory"} {
+		if strings.Contains(message, part) {
+			return true
+		}
+	}
+	return false
 }
 
-// Card is what the model file says of itself.
+// Card returns the card of the model file.
 func (s *Session) Card() Card { return s.card }
 
-// Output is which of the card's outputs the session gives.
+// Output returns the key in Card.Outputs of the output that Run returns.
 func (s *Session) Output() string { return s.output }
 
-// Provider is "cpu" or "cuda".
+// Provider returns "cpu" or "cuda".
 func (s *Session) Provider() string { return s.provider }
 
-// Run embeds n clips or frames, x being [n, Card.Elements] normalised numbers in the card's layout, and returns [n, Dimension]. It waits for its turn,
-// and ends soon after ctx does: Canceled or Deadline. Exhausted: not enough memory for so many at once.
+// Run embeds n clips or frames. x is [n, Card.Elements], normalised, in the layout of the card; the result is
+// [n, Dimension]. Run waits for other runs, and ends soon after ctx ends. Errors: Canceled or Deadline (ctx ended),
+// Exhausted (not enough memory for n at once), Corrupt (the output contradicts the card) and Internal.
 func (s *Session) Run(ctx context.Context, x []float32, n int) ([]float32, error) {
 	if n < 1 || len(x) != n*s.card.Elements() {
 		return nil, plugins.Errorf(plugins.Internal, "%d numbers for %d inputs of %d", len(x), n, s.card.Elements())
@@ -173,42 +192,54 @@ func (s *Session) Run(ctx context.Context, x []float32, n int) ([]float32, error
 	}
 	input, err := s.tensor(x, n)
 	if err != nil {
-		return nil, plugins.Errorf(plugins.Internal, "ONNX Runtime: %w", err)
+		return nil, internal(err)
 	}
 	defer input.Destroy()
-	options, err := ort.NewRunOptions()
-	if err != nil {
-		return nil, plugins.Errorf(plugins.Internal, "ONNX Runtime: %w", err)
-	}
-	ended := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		defer close(ended)
-		_ = options.Terminate()
-	})
-	outputs := []ort.Value{nil} // to be made by ONNX Runtime
-	if s.half {                 // which the Go side cannot take over in this type
-		shape := ort.NewShape(int64(n), int64(s.card.Dimension))
-		if outputs[0], err = ort.NewCustomDataTensor(shape, make([]byte, 2*n*s.card.Dimension), ort.TensorElementDataTypeFloat16); err != nil {
-			return nil, plugins.Errorf(plugins.Internal, "ONNX Runtime: %w", err)
-		}
-	}
-	err = s.session.RunWithOptions([]ort.Value{input}, outputs, options)
-	if !stop() {
-		<-ended
-	}
-	_ = options.Destroy()
-	if outputs[0] != nil && (s.half || err == nil) {
-		defer outputs[0].Destroy()
+	output, err := s.runTensor(ctx, input, n)
+	if output != nil {
+		defer output.Destroy()
 	}
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return nil, Stopped(ctx)
 	case err != nil && outOfMemory(err):
-		return nil, plugins.Errorf(plugins.Exhausted, "there is not enough memory for %d at once: %w", n, err).WithHint("lower the setting batch, or use a smaller model")
+		return nil, plugins.Errorf(plugins.Exhausted, "there is not enough memory for %d inputs at once: %w", n, err).
+			WithHint("lower the setting batch, or use a smaller model")
 	case err != nil:
-		return nil, plugins.Errorf(plugins.Internal, "ONNX Runtime: %w", err).WithHint("make the model file anew; if that does not help, report it")
+		return nil, plugins.Errorf(plugins.Internal, "ONNX Runtime: %w", err).
+			WithHint("export the model file again; if that does not help, report the error")
 	}
-	return s.numbers(outputs[0], n)
+	return s.numbers(output, n)
+}
+
+// runTensor runs the network until it is done or ctx ends. The output may be set together with an error.
+func (s *Session) runTensor(ctx context.Context, input ort.Value, n int) (output ort.Value, err error) {
+	outputs := []ort.Value{nil} // ONNX Runtime allocates nil outputs
+	if s.half {                 // onnxruntime_go cannot convert an allocated float16 output
+		shape := ort.NewShape(int64(n), int64(s.card.Dimension))
+		data := make([]byte, 2*n*s.card.Dimension)
+		if outputs[0], err = ort.NewCustomDataTensor(shape, data, ort.TensorElementDataTypeFloat16); err != nil {
+			return nil, err
+		}
+	}
+	options, err := ort.NewRunOptions()
+	if err != nil {
+		return outputs[0], err
+	}
+	defer options.Destroy()
+	ended := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(ended)
+		_ = options.Terminate()
+	})
+	err = s.session.RunWithOptions([]ort.Value{input}, outputs, options)
+	if !stop() {
+		<-ended // Terminate must not run after Destroy
+	}
+	if err != nil && !s.half {
+		return nil, err
+	}
+	return outputs[0], err
 }
 
 // tensor copies x to a tensor of the model's input type.
@@ -228,11 +259,11 @@ func (s *Session) tensor(x []float32, n int) (ort.Value, error) {
 	return ort.NewCustomDataTensor(shape, half, ort.TensorElementDataTypeFloat16)
 }
 
-// numbers copies a run's output, [n, Dimension] of either float type.
+// numbers copies the output of a run, [n, Dimension], float32 or float16.
 func (s *Session) numbers(v ort.Value, n int) ([]float32, error) {
 	wrong := func() error {
-		return plugins.Errorf(plugins.Corrupt, "the output %s of the model is %T %v, its card says [%d, %d] numbers", s.output, v, v.GetShape(), n, s.card.Dimension).
-			WithHint("%s", remedy(s.card.Family))
+		return plugins.Errorf(plugins.Corrupt, "the output %s of the model is %T %v, but its card specifies [%d, %d]",
+			s.output, v, v.GetShape(), n, s.card.Dimension).WithHint("%s", remedy(s.card.Family))
 	}
 	if !v.GetShape().Equals(ort.NewShape(int64(n), int64(s.card.Dimension))) {
 		return nil, wrong()
@@ -250,10 +281,10 @@ func (s *Session) numbers(v ort.Value, n int) ([]float32, error) {
 	return nil, wrong()
 }
 
-// Busy says whether the network runs.
+// Busy reports whether the network runs.
 func (s *Session) Busy() bool { return len(s.turn) == 0 }
 
-// Close frees the network after the run in progress.
+// Close frees the network after the current run.
 func (s *Session) Close() {
 	<-s.turn
 	defer func() { s.turn <- struct{}{} }()

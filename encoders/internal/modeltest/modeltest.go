@@ -1,5 +1,5 @@
-// Package modeltest is what the tests of the ONNX encoders share: ONNX Runtime's library from a plugin's own locked environment, and clips with what
-// torch makes of them.
+// Package modeltest has what the tests of the ONNX encoders share: the plugins' locked Python environments,
+// and clips with the embeddings that torch computes for them.
 package modeltest
 
 import (
@@ -20,25 +20,27 @@ import (
 	"github.com/srpo-dev/srpo/plugins/encoder"
 )
 
-// installed remembers what each plugin's installation said.
+// installed maps the name of a plugin to the function that installs it once and returns the result.
 var installed sync.Map
 
-// Environment puts the test into the locked environment of an encoder, as a run of srpo does, and installs it first where it is not there (some tens of
-// megabytes, once for a machine). It returns the folder with the files that the installation made. A test that cannot have the environment fails.
-func Environment(t testing.TB, name string) (made string) {
+// Environment sets the environment variables of an encoder's locked Python environment, as srpo does. If it
+// is not installed, it is installed first (some tens of megabytes, once per machine). It returns the folder
+// of the files that the installation made. The test fails if the environment cannot be installed.
+func Environment(t testing.TB, name string) (files string) {
 	t.Helper()
 	install, _ := installed.LoadOrStore(name, sync.OnceValues(func() (out struct{ Folder, Files string }, err error) {
 		cmd := exec.Command("go", "run", "github.com/srpo-dev/srpo/cmd/srpo", "plugin", "install", name, "--json")
 		if program := os.Getenv("SRPO_TEST_PROGRAM"); program != "" {
 			cmd = exec.Command(program, "plugin", "install", name, "--json")
 		}
-		var words strings.Builder
-		cmd.Stderr = &words
-		said, err := cmd.Output()
+		var stderr strings.Builder
+		cmd.Stderr = &stderr
+		stdout, err := cmd.Output()
 		if err != nil {
-			return out, plugins.Errorf(plugins.Unavailable, "%s: %w\n%s", strings.Join(cmd.Args, " "), err, words.String())
+			return out, plugins.Errorf(plugins.Unavailable,
+				"%s: %w\n%s", strings.Join(cmd.Args, " "), err, stderr.String())
 		}
-		return out, json.Unmarshal(said, &out)
+		return out, json.Unmarshal(stdout, &out)
 	}))
 	out, err := install.(func() (struct{ Folder, Files string }, error))()
 	require.NoError(t, err, "the environment of the encoder %s", name)
@@ -47,26 +49,28 @@ func Environment(t testing.TB, name string) (made string) {
 	return out.Files
 }
 
-// Golden is what torch makes of clips with one model: testdata/NAME.json, written by encoders/export/fixtures.py.
+// Golden is testdata/NAME.json: clips with the embeddings that torch computes for them with one model.
+// encoders/export/fixtures.py writes it.
 type Golden struct {
 	Model string
-	// Worst is by how much the exporter saw the model file differ from torch.
+	// Worst is the largest relative difference between the model file and torch, as measured at export.
 	Worst float64 `json:"largest_relative_difference"`
 	Clips []Clip
-	// Folder is where the files lie.
+	// Folder is the folder of the files.
 	Folder string `json:"-"`
 }
 
 // Clip is one clip of a golden.
 type Clip struct {
 	Frames, Height, Width int
-	// File has the frames one below the other, Crop the same after the published preprocessing.
+	// File is a picture with the frames below each other. Crop has the frames after the published
+	// preprocessing.
 	File, Crop string
-	// Embeddings are torch's vectors by output: one for the clip, or one for each frame.
+	// Embeddings are the vectors of each output: one for the clip, or one per frame.
 	Embeddings map[string][][]float32
 }
 
-// Goldens reads all of a folder.
+// Goldens reads all goldens of a folder.
 func Goldens(t testing.TB, folder string) []Golden {
 	t.Helper()
 	names, err := filepath.Glob(filepath.Join(folder, "*.json"))
@@ -84,10 +88,10 @@ func Goldens(t testing.TB, folder string) []Golden {
 	return all
 }
 
-// Path of the model file.
+// Path returns the path of the model file.
 func (g Golden) Path() string { return filepath.Join(g.Folder, g.Model) }
 
-// Strip reads a picture of a clip's frames one below the other, uint8 [T, H, W, 3].
+// Strip reads a picture with count frames below each other as uint8 [count, H, W, 3].
 func (g Golden) Strip(t testing.TB, file string, count int) plugins.Tensor {
 	t.Helper()
 	f, err := os.Open(filepath.Join(g.Folder, file))
@@ -107,14 +111,14 @@ func (g Golden) Strip(t testing.TB, file string, count int) plugins.Tensor {
 	return plugins.Bytes(data, count, h/count, w, 3)
 }
 
-// Configured makes an encoder ready.
+// Configured configures an encoder and returns it.
 func Configured(t testing.TB, e encoder.Encoder, s plugins.Settings) encoder.Encoder {
 	t.Helper()
 	require.NoError(t, e.Configure(t.Context(), plugins.Config{Settings: s, WorldSize: 1}))
 	return e
 }
 
-// Difference is the length of a - b by that of b.
+// Difference returns |a - b| / |b|, Euclidean.
 func Difference(t testing.TB, a, b []float32) float64 {
 	t.Helper()
 	require.Len(t, a, len(b))
@@ -126,7 +130,7 @@ func Difference(t testing.TB, a, b []float32) float64 {
 	return math.Sqrt(d / n)
 }
 
-// Mean of rows, as the encoders sum them.
+// Mean returns the mean of rows, summed in float64 like the encoders do.
 func Mean(rows [][]float32) []float32 {
 	out := make([]float32, len(rows[0]))
 	for k := range out {
@@ -139,12 +143,12 @@ func Mean(rows [][]float32) []float32 {
 	return out
 }
 
-// Cut is clip[:end].
+// Cut returns clip[:end].
 func Cut(clip plugins.Tensor, end int) plugins.Tensor {
 	return plugins.Bytes(clip.Data[:end*len(clip.Data)/clip.Shape[0]], append([]int{end}, clip.Shape[1:]...)...)
 }
 
-// Noise is a clip of slowly changing noise, uint8 [t, h, w, 3].
+// Noise returns a clip of slowly changing noise, uint8 [t, h, w, 3].
 func Noise(seed, t, h, w int) plugins.Tensor {
 	data := make([]byte, t*h*w*3)
 	x := uint32(seed*2654435761 + 1)
@@ -159,8 +163,9 @@ func Noise(seed, t, h, w int) plugins.Tensor {
 	return plugins.Bytes(data, t, h, w, 3)
 }
 
-// Carded writes a copy of a model file with a card, which is put into JSON, into a folder of its own, and returns its path. Messages of protocol buffers
-// may be appended to, and of two entries the later counts.
+// Carded copies a model file to a new folder, adds a card (encoded as JSON), and returns the path of the
+// copy. Appending to a protocol buffer adds fields to it; of two entries with the same key the later one
+// counts.
 func Carded(t testing.TB, file string, card any) string {
 	t.Helper()
 	data, err := os.ReadFile(file)
@@ -172,9 +177,9 @@ func Carded(t testing.TB, file string, card any) string {
 	return path
 }
 
-// Metadata is an entry of a model file's metadata, to be appended to the file.
+// Metadata returns an entry of a model file's metadata, to be appended to the file.
 func Metadata(key, value string) []byte {
-	const modelMetadata, entryKey, entryValue = 14, 1, 2 // of onnx.proto
+	const modelMetadata, entryKey, entryValue = 14, 1, 2 // field numbers of onnx.proto
 	var e []byte
 	e = protowire.AppendString(protowire.AppendTag(e, entryKey, protowire.BytesType), key)
 	e = protowire.AppendString(protowire.AppendTag(e, entryValue, protowire.BytesType), value)

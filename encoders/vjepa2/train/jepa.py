@@ -1,5 +1,7 @@
-"""The V-JEPA objective on transformers' own V-JEPA 2: an encoder sees part of a clip, a predictor says what a slowly
-following copy of the encoder makes of the rest (V-JEPA 2, arXiv 2506.09985; masks and schedules as in V-JEPA, arXiv
+"""The V-JEPA objective, on the V-JEPA 2 of transformers.
+
+An encoder sees a part of a clip. A predictor predicts, from its output, the embeddings of the other part by a target
+encoder, which is a moving average of the encoder (V-JEPA 2, arXiv 2506.09985; masks and schedules as in V-JEPA, arXiv
 2404.08471).
 """
 
@@ -15,7 +17,7 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class Blocks:
-    """A kind of mask: count blocks of a share of the picture each, over all of the clip's time."""
+    """A kind of mask: count blocks, each of a share of the picture's area, over all frames of the clip."""
 
     count: int
     share: float
@@ -23,14 +25,14 @@ class Blocks:
     high_aspect: float = 1.5
 
 
-# The published pair: eight small blocks, and two large ones.
+# The published masks: eight small blocks, and two large ones.
 MASKS = (Blocks(8, 0.15), Blocks(2, 0.7))
 
 
 def draw(rng: np.random.Generator, blocks: Blocks, depth: int, side: int) -> np.ndarray:
-    """Which of depth x side x side tokens are hidden, as bool [depth, side, side]: the union of the blocks.
+    """Draws a mask, bool [depth, side, side], that is true for hidden tokens: the union of the blocks.
 
-    At least one place stays visible and one is hidden; side is 2 or more.
+    At least one position is visible and at least one is hidden. side must be at least 2.
     """
     hidden = np.zeros((side, side), bool)
     for _ in range(blocks.count):
@@ -41,17 +43,17 @@ def draw(rng: np.random.Generator, blocks: Blocks, depth: int, side: int) -> np.
         if height * width == side * side:
             width -= 1
         top, left = rng.integers(0, side - height + 1), rng.integers(0, side - width + 1)
-        seen_before = hidden.copy()
+        previous = hidden.copy()
         hidden[top : top + height, left : left + width] = True
         if hidden.all():
-            hidden = seen_before
+            hidden = previous
     return np.broadcast_to(hidden, (depth, side, side))
 
 
 def masks(rng: np.random.Generator, blocks: Blocks, batch: int, depth: int, side: int):
-    """Token ids that are visible, int64 [batch, n], and hidden, int64 [batch, m], each ascending and without overlap.
+    """Draws masks for a batch. Returns the ids of visible tokens, int64 [batch, n], and hidden ones, int64 [batch, m].
 
-    n and m are the least of the batch: what one clip has more is left out at random.
+    Ids ascend. n and m are the minimum over the batch. Additional tokens of a clip are dropped at random.
     """
     visible, hidden = [], []
     for _ in range(batch):
@@ -59,20 +61,20 @@ def masks(rng: np.random.Generator, blocks: Blocks, batch: int, depth: int, side
         visible.append(np.flatnonzero(~mask))
         hidden.append(np.flatnonzero(mask))
 
-    def even(rows):
+    def truncate(rows):
         n = min(len(r) for r in rows)
         return torch.from_numpy(np.stack([np.sort(rng.permutation(r)[:n]) for r in rows]))
 
-    return even(visible), even(hidden)
+    return truncate(visible), truncate(hidden)
 
 
 def gather(tokens: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """tokens [B, N, D] at ids [B, n]: [B, n, D]."""
+    """Selects tokens [B, N, D] by ids [B, n]. Returns [B, n, D]."""
     return tokens.gather(1, ids.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
 
 
-def see(encoder: nn.Module, videos: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
-    """What the encoder makes of the visible tokens [B, n] alone of videos [B, T, 3, H, W]: [B, n, D]."""
+def encode_visible(encoder: nn.Module, videos: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+    """Encodes only the visible tokens [B, n] of videos [B, T, 3, H, W]. Returns [B, n, D]."""
     tokens = gather(encoder.embeddings(videos), visible)
     for layer in encoder.layer:
         tokens = layer(tokens, visible)[0]
@@ -80,7 +82,7 @@ def see(encoder: nn.Module, videos: torch.Tensor, visible: torch.Tensor) -> torc
 
 
 class Jepa(nn.Module):
-    """Encoder and predictor that learn, and the target encoder that follows."""
+    """The trained encoder and predictor, and the target encoder that follows the encoder."""
 
     def __init__(self, model):
         super().__init__()
@@ -89,41 +91,41 @@ class Jepa(nn.Module):
         self.depth = model.config.frames_per_clip // model.config.tubelet_size
         self.side = model.config.crop_size // model.config.patch_size
 
-    def loss(self, videos: torch.Tensor, drawn) -> torch.Tensor:
-        """The mean L1 distance to the target's latents, which are layer-normed, over the masks drawn for the batch."""
+    def loss(self, videos: torch.Tensor, masks) -> torch.Tensor:
+        """The mean L1 distance to the layer-normed latents of the target, over pairs of visible and hidden tokens."""
         with torch.no_grad():
             want = self.target(videos).last_hidden_state
             want = functional.layer_norm(want, want.shape[-1:])
         total = videos.new_zeros(())
-        for visible, hidden in drawn:
-            tokens = see(self.encoder, videos, visible)
-            # The predictor picks its context out of a whole clip's tokens.
+        for visible, hidden in masks:
+            tokens = encode_visible(self.encoder, videos, visible)
+            # The predictor expects the tokens of the whole clip and selects the visible ones.
             ids = visible.unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
             whole = tokens.new_zeros(tokens.shape[0], self.depth * self.side**2, tokens.shape[-1]).scatter(
                 1, ids, tokens
             )
-            said = self.predictor(whole, [visible], [hidden]).last_hidden_state
-            total = total + functional.l1_loss(said, gather(want, hidden))
-        return total / len(drawn)
+            predicted = self.predictor(whole, [visible], [hidden]).last_hidden_state
+            total = total + functional.l1_loss(predicted, gather(want, hidden))
+        return total / len(masks)
 
     @torch.no_grad()
     def follow(self, momentum: float) -> None:
-        """Moves the target towards the encoder: target = momentum target + (1 - momentum) encoder."""
+        """Updates the target: target = momentum * target + (1 - momentum) * encoder."""
         for t, e in zip(self.target.parameters(), self.encoder.parameters(), strict=True):
             t.lerp_(e, 1 - momentum)
 
     @torch.no_grad()
     def embed(self, videos: torch.Tensor) -> torch.Tensor:
-        """The target's mean over tokens, as the exported encoder gives it: [B, D]."""
+        """Embeds videos as the exported encoder does: the mean over the tokens of the target, [B, D]."""
         return self.target(videos).last_hidden_state.mean(1)
 
 
 def health(embeddings: torch.Tensor) -> dict[str, float]:
-    """Whether embeddings [n, D] of different clips have collapsed.
+    """Measures whether embeddings [n, D] of different clips have collapsed.
 
-    spread: the root mean square distance from their mean, over the mean's length; 0: all the same. rank: the
-    exponential of the entropy of the normalised singular values of the centred embeddings (effective rank, at most
-    min(n - 1, D)); 1: all on one line.
+    spread is the root mean square distance from their mean, divided by the norm of the mean. It is 0 if all are the
+    same. rank is the effective rank: the exponential of the entropy of the normalised singular values of the centred
+    embeddings. It is at most min(n - 1, D), and 1 if all are on one line.
     """
     mean = embeddings.mean(0)
     centred = embeddings - mean
@@ -134,5 +136,5 @@ def health(embeddings: torch.Tensor) -> dict[str, float]:
 
 
 def cosine(start: float, end: float, share: float) -> float:
-    """From start at share 0 to end at share 1, as half a cosine."""
+    """Half a cosine from start at share 0 to end at share 1."""
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(max(share, 0.0), 1.0)))

@@ -1,13 +1,13 @@
-"""What published preprocessing makes of pictures: the goldens of frames_test.go.
+"""Makes the goldens of frames_test.go: pictures as the published preprocessing resizes and crops them.
 
     uv pip install torch==2.15.0 torchvision transformers==5.23.0 pillow==13.0.0 scikit-image
     python make_goldens.py
 
-writes, beside this file, astronaut.png and cat.png (cut from NASA's portrait of Eileen Collins, in the public domain,
-and from Stefan van der Walt's Chelsea, CC0, both as scikit-image ships them) and goldens.json: for each picture and
-recipe the SHA-256 of the crop that the processors of V-JEPA 2 and DINOv2 in transformers make (torchvision where there
-is no such processor, and for pictures of a few pixels, which they take for channels), and of the photographs every 23rd
-of its bytes.
+writes astronaut.png, cat.png and goldens.json next to this file. The two pictures are cut from NASA's portrait of
+Eileen Collins (public domain) and from Stefan van der Walt's Chelsea (CC0), both shipped with scikit-image.
+goldens.json has the SHA-256 of the crop for each picture and recipe, and every 23rd byte of the crops of the
+photographs. The crops come from the processors of V-JEPA 2 and DINOv2 in transformers. torchvision is used for
+recipes without a processor and for pictures of a few pixels, whose sides the processors mistake for channels.
 """
 
 import hashlib
@@ -22,9 +22,9 @@ from PIL import Image
 from torchvision.transforms import v2 as transforms
 
 HERE = Path(__file__).parent
-STEP = 23  # has no factor in common with 3 or the sides, so that it meets every channel and column
+STEP = 23  # coprime to 3 and to the sides, so that every channel and column is sampled
 
-# Name, resize, mode, interpolation, crop, and whose processor has it.
+# Name, resize, mode, interpolation, crop, and the family whose processor is compared.
 RECIPES = [
     ("vjepa2-256", 292, "short_side", "bilinear", 256, "vjepa2"),
     ("vjepa2-384", 438, "short_side", "bilinear", 384, "vjepa2"),
@@ -38,27 +38,28 @@ PATTERNS = [(256, 256), (480, 640), (720, 1280), (97, 61), (33, 57), (5, 3), (1,
 
 
 def pattern(seed: int, h: int, w: int) -> np.ndarray:
-    """uint8 [h, w, 3] of slopes, edges and texture; frames_test.go makes the same."""
+    """Slopes, edges and texture as uint8 [h, w, 3]. frames_test.go has the same function."""
     y, x, c = np.mgrid[0:h, 0:w, 0:3]
     texture, blocks = (x * y + 31 * seed) % 97, 60 * ((x // 9 + y // 7 + seed) % 3)
     return ((x * (c + 3) + 2 * y * (c + 1) + texture + blocks) % 256).astype(np.uint8)
 
 
 def photographs() -> dict[str, np.ndarray]:
+    """The photographs by name, uint8 [h, w, 3]."""
     astronaut = Image.fromarray(skimage.data.astronaut()).crop((60, 0, 460, 320)).resize((200, 160), Image.LANCZOS)
     cat = Image.fromarray(skimage.data.chelsea()).crop((90, 10, 310, 300)).resize((132, 174), Image.LANCZOS)
     return {"astronaut": np.asarray(astronaut), "cat": np.asarray(cat)}
 
 
 def pillow(pixels: np.ndarray, to: tuple[int, int], interpolation: str, crop: int) -> np.ndarray:
-    """What Pillow makes of it, for comparison; to is (height, width)."""
+    """Resizes to (height, width) and crops with Pillow, for comparison. Returns uint8 [crop, crop, 3]."""
     picture = Image.fromarray(pixels).resize(to[::-1], Image.Resampling[interpolation.upper()])
     top, left = (to[0] - crop) // 2, (to[1] - crop) // 2
     return np.asarray(picture.crop((left, top, left + crop, top + crop)))
 
 
 def torchvision(pixels: np.ndarray, to: tuple[int, int], interpolation: str, crop: int) -> np.ndarray:
-    """The same on bytes by torchvision, as the processors of transformers use it."""
+    """Resizes and crops with torchvision on uint8, as the processors of transformers do."""
     mode = transforms.InterpolationMode[interpolation.upper()]
     x = transforms.functional.resize(torch.from_numpy(pixels.copy()).permute(2, 0, 1), to, mode, antialias=True)
     top, left = (to[0] - crop) // 2, (to[1] - crop) // 2
@@ -66,12 +67,14 @@ def torchvision(pixels: np.ndarray, to: tuple[int, int], interpolation: str, cro
 
 
 def resized(h: int, w: int, resize: int, mode: str) -> tuple[int, int]:
+    """The (height, width) of a picture of h x w pixels after the resize."""
     if mode == "exact":
         return resize, resize
     return (resize, int(resize * w / h)) if h < w else (int(resize * h / w), resize)
 
 
 def published(pixels: np.ndarray, resize: int, crop: int, family: str) -> np.ndarray:
+    """Resizes and crops with the processor of a family in transformers. Returns uint8 [crop, crop, 3]."""
     raw = {"do_rescale": False, "do_normalize": False, "return_tensors": "pt"}
     side = {"height": crop, "width": crop}
     if family == "vjepa2":

@@ -1,4 +1,4 @@
-"""The objective, its masks and the training's state, on networks that learn in seconds."""
+"""Tests of the objective, its masks and the state of a training, on networks that train in seconds."""
 
 import json
 from argparse import Namespace
@@ -18,10 +18,12 @@ torch.set_num_threads(1)
 
 
 class Silent:
+    """Discards reports."""
+
     def phase(self, *_, **__):
         pass
 
-    say = result = phase
+    message = result = phase
 
 
 def arguments(folder, **more):
@@ -49,7 +51,7 @@ def arguments(folder, **more):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder with clips of moving scenes: some long, one shorter than what the network takes, one of one frame."""
+    """A folder with clips of moving scenes. Clip 0 is shorter than the network's input, clip 1 has one frame."""
     (tmp_path / "clips").mkdir()
     for i, clip in enumerate(clips.scenes(22, 9, 32, 40, 0)):
         np.savez_compressed(tmp_path / "clips" / f"{i:02}.npz", frames=clip[: {0: 3, 1: 1}.get(i, 9)])
@@ -64,7 +66,7 @@ def network(**more):
 
 @pytest.mark.parametrize("blocks", jepa.MASKS)
 @pytest.mark.parametrize("side", [2, 4, 8])
-def test_masks_cover_what_they_claim(blocks, side):
+def test_masks_are_disjoint_and_in_range(blocks, side):
     rng = np.random.default_rng(0)
     for _ in range(20):
         visible, hidden = jepa.masks(rng, blocks, 3, 5, side)
@@ -78,10 +80,10 @@ def test_masks_cover_what_they_claim(blocks, side):
                 and max(v[-1], h[-1]) < 5 * side**2
             )
     mask = jepa.draw(rng, blocks, 5, side)
-    assert (mask == mask[0]).all(), "a block covers all of the clip's time"
+    assert (mask == mask[0]).all(), "a block covers all frames"
 
 
-def test_shares_of_masks():
+def test_mask_areas():
     rng = np.random.default_rng(0)
     one = [jepa.draw(rng, jepa.Blocks(1, 0.25), 1, 16).mean() for _ in range(300)]
     assert abs(np.mean(one) - 0.25) < 0.01
@@ -98,39 +100,40 @@ def test_encoder_sees_visible_tokens_only():
     videos = torch.randn(2, 4, 3, 32, 32)
     everything = torch.arange(32).expand(2, -1)
     with torch.no_grad():
-        torch.testing.assert_close(jepa.see(j.encoder, videos, everything), j.encoder(videos).last_hidden_state)
+        torch.testing.assert_close(
+            jepa.encode_visible(j.encoder, videos, everything), j.encoder(videos).last_hidden_state
+        )
         visible, hidden = jepa.masks(np.random.default_rng(0), jepa.MASKS[0], 2, 2, 4)
-        before = jepa.see(j.encoder, videos, visible)
+        before = jepa.encode_visible(j.encoder, videos, visible)
         changed = videos.clone()
         for b in range(2):
             for token in set(range(32)) - set(visible[b].tolist()):
                 t, y, x = token // 16 * 2, token % 16 // 4 * 8, token % 4 * 8
                 changed[b, t : t + 2, :, y : y + 8, x : x + 8] = 9
-        torch.testing.assert_close(jepa.see(j.encoder, changed, visible), before)
+        torch.testing.assert_close(jepa.encode_visible(j.encoder, changed, visible), before)
         changed[:] = 9
-        assert (jepa.see(j.encoder, changed, visible) - before).abs().max() > 0.1
+        assert (jepa.encode_visible(j.encoder, changed, visible) - before).abs().max() > 0.1
 
 
-def test_loss_is_of_hidden_tokens():
+def test_loss_covers_hidden_tokens():
     j = network()
     videos = torch.randn(2, 4, 3, 32, 32)
     drawn = [jepa.masks(np.random.default_rng(0), b, 2, 2, 4) for b in jepa.MASKS]
     value = j.loss(videos, drawn)
-    # The same by hand, with an oracle in the place of the predictor.
+    # A predictor with a known error gives a known loss.
     want = torch.nn.functional.layer_norm(j.target(videos).last_hidden_state, (24,))
 
     class Oracle(torch.nn.Module):
         def forward(self, whole, context, hidden):
-            answer = jepa.gather(want, hidden[0]) + 0.25
-            return Namespace(last_hidden_state=answer)
+            return Namespace(last_hidden_state=jepa.gather(want, hidden[0]) + 0.25)
 
-    real, j.predictor = j.predictor, Oracle()
+    predictor, j.predictor = j.predictor, Oracle()
     assert float(j.loss(videos, drawn).detach()) == pytest.approx(0.25, abs=1e-5)
-    j.predictor = real
+    j.predictor = predictor
     value.backward()
     assert all(p.grad is None for p in j.target.parameters())
-    learned = [n for n, p in j.encoder.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-    assert all(n.endswith("key.bias") for n in learned), learned  # a key's bias changes no attention
+    without_gradient = [n for n, p in j.encoder.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert all(n.endswith("key.bias") for n in without_gradient), without_gradient  # no effect on attention
 
 
 def test_target_follows():
@@ -169,7 +172,7 @@ def test_schedules(folder):
 
 
 def test_learns(folder):
-    for i in range(2, 22):  # one scene is enough to learn
+    for i in range(2, 22):  # train on the first clips only
         (folder / "clips" / f"{i:02}.npz").unlink()
     a = arguments(folder, steps=80, batch=8, log=10, momentum=0.999)
     out = train.train(a, Silent())
@@ -179,17 +182,17 @@ def test_learns(folder):
     assert out["steps"] == 80 and out["loss"] == lines[-1]["loss"]
 
 
-def test_goes_on_as_if_nothing_had_happened(folder):
+def test_resumed_training_is_the_same(folder):
     data = train.Clips(arguments(folder), Silent())
     whole = train.Training(arguments(folder), "cpu")
     losses = [whole.advance(data)[0] for _ in range(4)]
     first = train.Training(arguments(folder), "cpu")
-    again = [first.advance(data)[0] for _ in range(2)]
+    resumed = [first.advance(data)[0] for _ in range(2)]
     first.save(folder)
     second = train.Training(arguments(folder), "cpu")
     assert second.load(folder) and second.step == 2
-    again += [second.advance(data)[0] for _ in range(2)]
-    assert again == losses
+    resumed += [second.advance(data)[0] for _ in range(2)]
+    assert resumed == losses
     for p, q in zip(whole.jepa.parameters(), second.jepa.parameters()):
         assert torch.equal(p, q)
 
@@ -215,13 +218,13 @@ def test_checkpoint_is_the_target_and_can_be_exported(folder):
     assert exported["card"]["dimension"] == 24 and exported["card"]["frames"] == 4
 
 
-def test_stretches_are_sampled_as_encoders_do(folder):
+def test_clips_are_sampled_like_encoders_do(folder):
     data = train.Clips(arguments(folder), Silent())
-    assert len(data.learn) == 21 and len(data.held) == 1
+    assert len(data.training) == 21 and len(data.held_out) == 1
     rng = np.random.default_rng(0)
     assert data.batch(rng, 40).shape == (40, 4, 3, 32, 32)
     episode = torch.arange(50, dtype=torch.uint8).view(50, 1, 1, 1).expand(50, 3, 32, 32)
-    data.learn, data.how = [episode], {"rescale": 1.0, "mean": [0.0] * 3, "std": [1.0] * 3}
+    data.training, data.preprocess = [episode], {"rescale": 1.0, "mean": [0.0] * 3, "std": [1.0] * 3}
     taken = data.batch(rng, 200)[:, :, 0, 0, 0]
     assert (taken.diff(dim=1) >= 1).all()
     span = taken[:, -1] - taken[:, 0]
@@ -235,9 +238,9 @@ def test_bad_input(folder):
         assert e.value.hint
         return e.value.kind
 
-    assert refused("no multiple of --patch", crop=36) == "invalid"
-    assert refused("no multiple of --heads", hidden=25) == "invalid"
-    assert refused("heads of fewer than 6 numbers", hidden=8) == "invalid"
+    assert refused("not a multiple of --patch", crop=36) == "invalid"
+    assert refused("not a multiple of --heads", hidden=25) == "invalid"
+    assert refused("heads with fewer than 6 dimensions", hidden=8) == "invalid"
     assert refused("--steps -1", steps=-1) == "invalid"
     assert refused("--rate must be", rate=0.0) == "invalid"
     assert refused("there is no folder", clips=[str(folder / "none")]) == "not found"
@@ -253,17 +256,17 @@ def test_bad_input(folder):
     assert refused("numpy cannot read it") == "corrupt"
 
 
-def test_no_step_gives_the_weights_as_drawn(folder):
+def test_zero_steps_keep_the_initial_weights(folder):
     a = arguments(folder, steps=0)
     result = train.train(a, Silent())
     assert result["steps"] == 0 and np.isfinite([result["loss"], result["held_out"], result["rank"]]).all()
-    drawn = train.Training(a, "cpu").model.encoder.state_dict()
+    initial = train.Training(a, "cpu").model.encoder.state_dict()
     made = transformers.VJEPA2Model.from_pretrained(result["checkpoint"]).encoder.state_dict()
-    assert drawn.keys() == made.keys() and all(torch.equal(drawn[k], made[k]) for k in drawn)
-    assert "nothing has trained" in (folder / "out" / "checkpoint" / "README.md").read_text()
+    assert initial.keys() == made.keys() and all(torch.equal(initial[k], made[k]) for k in initial)
+    assert "not trained" in (folder / "out" / "checkpoint" / "README.md").read_text()
 
 
-def test_divergence_is_said(folder):
+def test_divergence_is_reported(folder):
     t = train.Training(arguments(folder), "cpu")
     with torch.no_grad():
         t.jepa.encoder.layernorm.weight.fill_(float("nan"))
