@@ -1,7 +1,7 @@
 """Write the videos of the tests, 16 frames of a square that moves, and broken ones made of them.
 
-pip install av pillow numpy
-python make_videos.py
+    pip install av pillow numpy
+    python make_videos.py
 """
 
 import pathlib
