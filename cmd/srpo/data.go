@@ -13,6 +13,7 @@ import (
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/srpo-dev/srpo/host/config"
 	"github.com/srpo-dev/srpo/host/dataset"
@@ -151,10 +152,21 @@ func (a *app) dataExport() *cobra.Command {
 		},
 	}
 	dataSettings(c, &f)
-	c.Flags().StringVar(&out, "out", "", "folder to create")
+	outFlag(c, &out)
 	c.Flags().StringVar(&robot, "robot", "", "robot_type to write; default: the name of the env")
 	c.Flags().BoolVar(&successes, "successes", false, "leave failed episodes out")
 	return c
+}
+
+// outFlag adds --out, the folder that an export creates. --to is another name for it.
+func outFlag(c *cobra.Command, out *string) {
+	c.Flags().StringVar(out, "out", "", "folder to create")
+	c.Flags().SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+		if name == "to" {
+			name = "out"
+		}
+		return pflag.NormalizedName(name)
+	})
 }
 
 func (a *app) exportData(ctx context.Context, f *settingsFlags, from, out, robot string, successes bool) error {
