@@ -67,6 +67,7 @@ type shownData struct {
 	Cameras   []string        `json:"cameras"`
 	Action    []string        `json:"action"`
 	Proprio   []string        `json:"proprio"`
+	Warnings  []string        `json:"warnings,omitempty"`
 }
 
 type shownDataTask struct {
@@ -95,7 +96,11 @@ func (a *app) showData(ctx context.Context, f *settingsFlags, dir string) error 
 	}
 	defer set.Close()
 	space := set.Space()
-	out := shownData{Form: set.Form(), Cameras: space.Cameras, Action: space.Action.Names, Proprio: space.Proprio}
+	out := shownData{Form: set.Form(), Cameras: space.Cameras, Action: space.Action.Names, Proprio: space.Proprio,
+		Warnings: set.Warnings()}
+	for _, warning := range out.Warnings {
+		term.Warn("%s: %s", dir, warning)
+	}
 	index := map[string]int{}
 	for _, e := range set.Episodes() {
 		i, ok := index[e.Task]
