@@ -155,7 +155,7 @@ func Reward(list []attempts.Attempt, embeddings [][]float64, anchors map[string]
 			task.Notes = append(task.Notes, "the task has only one attempt, so there is nothing to compare it with")
 		}
 		if t.Repeated > 0 {
-			task.Notes = append(task.Notes, fmt.Sprintf("%d attempts have the same embedding as another one; "+
+			task.Notes = append(task.Notes, fmt.Sprintf("%d with the same embedding as another attempt; "+
 				"attempts that share a video share a reward", t.Repeated))
 		}
 		out.Tasks = append(out.Tasks, task)
