@@ -53,7 +53,7 @@ func badPlugin(mode string) {
 		sdk.ServeEncoder(badEncoder{mode})
 		return
 	case "once", "always", "nan", "nans", "diverges", "drowns":
-		sdk.ServePolicy(poisonPolicy{tiny.New(), mode})
+		sdk.ServePolicy(faultyPolicy{tiny.New(), mode})
 		return
 	case "ranked":
 		sdk.ServePolicy(&rankedPolicy{Policy: tiny.New()})

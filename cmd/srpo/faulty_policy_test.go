@@ -13,37 +13,37 @@ import (
 	"github.com/srpo-dev/srpo/policies/tiny"
 )
 
-// poisonPolicy is tiny, but for iteration 2: the actions of group 1 are all but impossible, and an update with them
+// faultyPolicy is tiny, but for iteration 2: the actions of group 1 are all but impossible, and an update with them
 // gives no numbers; in mode always, any update. In mode diverges the update says so by an error. In mode nan one
 // episode of it has no log-probabilities, in mode nans every one. In mode drowns it is the loss of imitation that is
 // no number.
-type poisonPolicy struct {
+type faultyPolicy struct {
 	*tiny.Policy
 	mode string
 }
 
-func (p poisonPolicy) Info(ctx context.Context) (plugins.Info, error) {
+func (p faultyPolicy) Info(ctx context.Context) (plugins.Info, error) {
 	info, err := p.Policy.Info(ctx)
-	info.Name = "poison"
+	info.Name = "faulty"
 	return info, err
 }
 
-// poisonedID says whether a trajectory, "<iteration>/<task>/<group>/<episode>", is of iteration 2 and group 1.
-func poisonedID(id string) bool {
+// isFaultyID says whether a trajectory, "<iteration>/<task>/<group>/<episode>", is of iteration 2 and group 1.
+func isFaultyID(id string) bool {
 	parts := strings.Split(id, "/")
 	return parts[0] == "2" && len(parts) > 2 && parts[len(parts)-2] == "1"
 }
 
-func (p poisonPolicy) Act(ctx context.Context, a policy.Act) ([]policy.Result, error) {
+func (p faultyPolicy) Act(ctx context.Context, a policy.Act) ([]policy.Result, error) {
 	r, err := p.Policy.Act(ctx, a)
 	for i := range r {
 		id := a.Items[i].Trajectory
 		for k := range r[i].LogProbs {
 			switch {
-			case p.mode == "nan" && poisonedID(id) && strings.HasSuffix(id,
+			case p.mode == "nan" && isFaultyID(id) && strings.HasSuffix(id,
 				"/0"), p.mode == "nans" && strings.HasPrefix(id, "2/"):
 				r[i].LogProbs[k] = float32(math.NaN())
-			case !strings.HasPrefix(p.mode, "nan") && poisonedID(id):
+			case !strings.HasPrefix(p.mode, "nan") && isFaultyID(id):
 				r[i].LogProbs[k] = -1e6
 			}
 		}
@@ -51,7 +51,7 @@ func (p poisonPolicy) Act(ctx context.Context, a policy.Act) ([]policy.Result, e
 	return r, err
 }
 
-func (p poisonPolicy) Imitate(
+func (p faultyPolicy) Imitate(
 	ctx context.Context, im policy.Imitate, demos iter.Seq2[policy.Demonstration, error],
 	progress func(done, loss float64),
 ) error {
@@ -63,14 +63,14 @@ func (p poisonPolicy) Imitate(
 	})
 }
 
-func (p poisonPolicy) Update(ctx context.Context, u policy.Update, progress func(float64)) (policy.Statistics, error) {
+func (p faultyPolicy) Update(ctx context.Context, u policy.Update, progress func(float64)) (policy.Statistics, error) {
 	s, err := p.Policy.Update(ctx, u, progress)
 	for _, t := range u.Trajectories {
-		if p.mode == "diverges" && poisonedID(t.Trajectory) {
+		if p.mode == "diverges" && isFaultyID(t.Trajectory) {
 			return s, plugins.Errorf(plugins.Diverged, "loss or gradient is not finite at step 0").
-				WithHint("lower policy.poison.lr")
+				WithHint("lower policy.faulty.lr")
 		}
-		if p.mode == "once" && poisonedID(t.Trajectory) || p.mode == "always" && strings.HasPrefix(t.Trajectory, "2/") {
+		if p.mode == "once" && isFaultyID(t.Trajectory) || p.mode == "always" && strings.HasPrefix(t.Trajectory, "2/") {
 			s.GradNorm = math.NaN()
 		}
 	}
