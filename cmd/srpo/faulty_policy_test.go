@@ -15,7 +15,7 @@ import (
 
 // faultyPolicy is tiny, but for iteration 2: the actions of group 1 are all but impossible, and an update with them
 // gives no numbers; in mode always, any update. In mode diverges the update says so by an error. In mode nan one
-// episode of it has no log-probabilities, in mode nans every one. In mode drowns it is the loss of imitation that is
+// episode of it has no log-probabilities, in mode nans every one. In mode infinite it is the loss of imitation that is
 // no number.
 type faultyPolicy struct {
 	*tiny.Policy
@@ -56,7 +56,7 @@ func (p faultyPolicy) Imitate(
 	progress func(done, loss float64),
 ) error {
 	return p.Policy.Imitate(ctx, im, demos, func(done, loss float64) {
-		if p.mode == "drowns" {
+		if p.mode == "infinite" {
 			loss = math.Inf(1)
 		}
 		progress(done, loss)

@@ -2,10 +2,10 @@ package main
 
 import (
 	"bytes"
-	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -17,19 +17,19 @@ import (
 	"github.com/srpo-dev/srpo/host/supervise"
 )
 
-// workersPlugin is an env in Python whose process holds 4 worker processes and a child that left for a session of its
-// own, with stdout and stderr.
+// workersPlugin is an env in Python with 4 worker processes and a child process that moves to another session and keeps
+// stdout and stderr open.
 const workersPlugin = `import srpo_sdk as srpo  # isort: skip
 import multiprocessing, os, subprocess, time
 import numpy as np
 
 def work(pipe):
-    pipe.send(0)  # it is up, however long its imports took
+    pipe.send(0)  # the worker is ready
     while True:
         pipe.send(pipe.recv() + 1)
 
 class Workers(srpo.Env):
-    info = srpo.Info("workers", "0.1.0", doc="holds workers")
+    info = srpo.Info("workers", "0.1.0", doc="has worker processes")
     @classmethod
     def describe(cls, settings):
         return srpo.EnvSpec(
@@ -46,7 +46,7 @@ class Workers(srpo.Env):
                 mine, theirs = spawn.Pipe()
                 p = spawn.Process(target=work, args=(theirs,))
                 p.start()
-                theirs.close()  # so that the end of a worker is the end of its pipe
+                theirs.close()  # the pipe breaks when the worker ends
                 self.workers.append((p, mine))
             for _, pipe in self.workers:
                 pipe.recv()
@@ -55,7 +55,7 @@ class Workers(srpo.Env):
                 print(os.getpid(), *[p.pid for p, _ in self.workers], self.sleeper.pid, file=f)
     def step(self, action):
         for p, pipe in self.workers:
-            pipe.send(1)  # one that is gone is a broken pipe, one that is slow is waited for
+            pipe.send(1)  # raises if the worker has ended
             pipe.recv()
         time.sleep(0.01)
         return srpo.Step(success=bool(self.x))
@@ -91,14 +91,12 @@ vision = 8
 conv = ["4,8,8"]
 `
 
-// left lists what a run in a folder has left: processes that have anything to do with the folder, and what is in its
-// temporary folder. Arenas have no name; they live as long as a process that maps them.
-func left(home, tmp string) (list []string) {
+// leftovers lists the processes of a run with this home folder, and the entries of its temporary folder. Arenas have no
+// name and exist as long as a process that maps them.
+func leftovers(home, tmp string) (list []string) {
 	procs, _ := filepath.Glob("/proc/[0-9]*")
 	for _, p := range procs {
-		pid, _ := strconv.Atoi(filepath.Base(p))
-		environ, err := os.ReadFile(p + "/environ") // a zombie's is empty
-		if err == nil && pid != os.Getpid() && bytes.Contains(environ, []byte("HOME="+home+"\x00")) {
+		if pid, _ := strconv.Atoi(filepath.Base(p)); pid != os.Getpid() && isProcessOf(home, pid) {
 			cmdline, _ := os.ReadFile(p + "/cmdline")
 			list = append(list, "process "+filepath.Base(p)+": "+strings.ReplaceAll(string(cmdline), "\x00", " "))
 		}
@@ -110,180 +108,225 @@ func left(home, tmp string) (list []string) {
 	return list
 }
 
-// soon is within how long nobody may be left. It is 2 s on an idle machine, which docs/results/nobody.sh checks; here
-// other tests run beside this one.
-const soon = 20 * time.Second
+// isProcessOf reports whether a process is running and has this home folder. The environment of a zombie is empty.
+func isProcessOf(home string, pid int) bool {
+	environ, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/environ")
+	return err == nil && bytes.Contains(environ, []byte("HOME="+home+"\x00"))
+}
 
-// Whatever ends a run, soon nobody is left: no process of it, of its plugins or of their workers, no socket, no
-// temporary folder. What SIGKILL kept the host from removing, and a child that had left for another session, goes
-// with the next start.
-func TestNobodyIsLeft(t *testing.T) {
+// maxCleanup is the time within which everything must be gone. On an idle machine it takes less than 2 s, which
+// docs/results/nobody.sh checks. Other tests run beside this one.
+const maxCleanup = 20 * time.Second
+
+// TestNothingIsLeftOver checks that no process, socket or temporary folder is left after a run, however it ends: neither
+// of the host nor of its plugins and their workers. The next start removes what a killed host could not remove, and
+// child processes in other sessions.
+func TestNothingIsLeftOver(t *testing.T) {
+	w := newWorkersFolder(t)
+	signals := func(list ...syscall.Signal) func(*os.Process, []int) {
+		return func(host *os.Process, _ []int) {
+			for _, s := range list {
+				_ = host.Signal(s)
+			}
+		}
+	}
+	for _, c := range []struct {
+		name string
+		code int
+		// end ends the host, or a process of the plugin's. It is nil for a run that ends by itself.
+		end func(host *os.Process, plugin []int)
+		// victim is "host", "plugin" or "worker".
+		victim string
+		// needsSweep allows the host to leave files and the child in another session to the next start.
+		needsSweep bool
+	}{
+		{"normal end", 0, nil, "", false},
+		{"SIGINT", 130, signals(syscall.SIGINT), "host", false},
+		{"SIGTERM", 130, signals(syscall.SIGTERM), "host", false},
+		{"twice SIGINT", 130, signals(syscall.SIGINT, syscall.SIGINT), "host", true},
+		{"SIGKILL of the host", -1, signals(syscall.SIGKILL), "host", true},
+		{"an end without any cleaning up, as in a panic", 2, signals(syscall.SIGQUIT), "host", true},
+		{
+			"SIGKILL of the plugin", 130,
+			func(_ *os.Process, p []int) { _ = syscall.Kill(p[0], syscall.SIGKILL) }, "plugin", false,
+		},
+		// The plugin returns an error for the dead worker, and is replaced after the second error.
+		{
+			"SIGKILL of a worker", 130,
+			func(_ *os.Process, p []int) { _ = syscall.Kill(p[2], syscall.SIGKILL) }, "worker", false,
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := w.start(t, c.end == nil)
+			if c.end != nil {
+				r.waitFor(t, "first iteration", func() bool { return r.iterations() >= 1 })
+				plugins := w.pids()
+				require.NotEmpty(t, plugins)
+				c.end(r.cmd.Process, plugins[0])
+				if c.victim != "host" {
+					r.checkReplaced(t, plugins, c.victim == "plugin")
+					_ = r.cmd.Process.Signal(syscall.SIGINT)
+				}
+			}
+			code := r.exitCode(t)
+			ended := time.Now()
+			require.Equal(t, c.code, code, r.out.String())
+			if c.needsSweep {
+				r.checkSweep(t, ended, c.code == -1)
+			}
+			r.waitFor(t, "empty folders and no process", func() bool { return len(leftovers(w.home, w.tmp)) == 0 })
+			t.Logf("nothing was left after %.2f s", time.Since(ended).Seconds()) // parsed by docs/results/nobody.sh
+			require.Less(t, time.Since(ended), maxCleanup)
+		})
+	}
+}
+
+// workersFolder is a working folder with the package of workersPlugin and the configuration of a run.
+type workersFolder struct{ dir, cache, home, tmp string }
+
+func newWorkersFolder(t *testing.T) *workersFolder {
+	t.Helper()
 	source, err := filepath.Abs("../..")
 	require.NoError(t, err)
 	cache, whyNot := pythonCache(source)
 	if whyNot != "" {
 		t.Skip(whyNot)
 	}
-	work, err := os.MkdirTemp("", "sl") // short: sockets lie below it
+	dir, err := os.MkdirTemp("", "sl") // a short path, because the paths of sockets start with it
 	require.NoError(t, err)
-	t.Cleanup(func() { _ = os.RemoveAll(work) })
-	pkg := filepath.Join(work, "workers")
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	pkg := filepath.Join(dir, "workers")
 	require.NoError(t, os.Mkdir(pkg, 0o755))
 	requirements, err := os.ReadFile(filepath.Join(source, "examples/reach-python/requirements.txt"))
 	require.NoError(t, err)
-	for name, text := range map[string]string{"plugin.py": workersPlugin, "requirements.txt": string(requirements),
-		"plugin.toml": "name = \"workers\"\nkind = \"env\"\nversion = \"0.1.0\"\nprotocol = 1\n[python]\nversion " +
-			"= \">=3.10\"\n[env]\nPIDS = \"" +
-			filepath.Join(work,
-				"pids") + "\"\n"} {
-		require.NoError(t, os.WriteFile(filepath.Join(pkg, name), []byte(text), 0o644))
+	for path, text := range map[string]string{
+		"workers/plugin.py":        workersPlugin,
+		"workers/requirements.txt": string(requirements),
+		"workers/plugin.toml": "name = \"workers\"\nkind = \"env\"\nversion = \"0.1.0\"\nprotocol = 1\n" +
+			"[python]\nversion = \">=3.10\"\n[env]\nPIDS = \"" + filepath.Join(dir, "pids") + "\"\n",
+		"run.toml": workersRun,
+	} {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, path), []byte(text), 0o644))
 	}
-	require.NoError(t, os.WriteFile(filepath.Join(work, "run.toml"), []byte(workersRun), 0o644))
+	return &workersFolder{dir, cache, filepath.Join(dir, "home"), filepath.Join(dir, "t")}
+}
+
+// pids returns the process IDs of each plugin process that has started: its own, those of its 4 workers, and that of
+// the child in another session. The newest is last.
+func (w *workersFolder) pids() (list [][]int) {
+	data, _ := os.ReadFile(filepath.Join(w.dir, "pids"))
+	for _, line := range strings.Split(strings.TrimSpace(string(data)), "\n") {
+		var p []int
+		for _, f := range strings.Fields(line) {
+			pid, _ := strconv.Atoi(f)
+			p = append(p, pid)
+		}
+		if len(p) == 6 {
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
+// start starts a run in an empty run folder. A short run has one iteration.
+func (w *workersFolder) start(t *testing.T, short bool) *workersHost {
+	t.Helper()
+	for _, d := range []string{w.home, w.tmp} {
+		require.NoError(t, os.RemoveAll(d))
+		require.NoError(t, os.Mkdir(d, 0o755))
+	}
+	_ = os.Remove(filepath.Join(w.dir, "pids"))
+	require.NoError(t, os.RemoveAll(filepath.Join(w.dir, "r")))
+	args := []string{"run", "--config", "run.toml", "--out", "r"}
+	if short {
+		args = append(args, "--iterations", "1")
+	}
 	program, err := os.Executable()
 	require.NoError(t, err)
+	r := &workersHost{workersFolder: w, cmd: exec.Command(program, args...), ended: make(chan error, 1)}
+	r.cmd.Dir = w.dir
+	r.cmd.Env = append(
+		os.Environ(), "SRPO_TEST_MAIN=1", "SRPO_CACHE="+w.cache, "HOME="+w.home, "TMPDIR="+w.tmp, "XDG_RUNTIME_DIR=",
+		"NO_COLOR=1", "GORACE=atexit_sleep_ms=0",
+	)
+	r.cmd.Stdout, r.cmd.Stderr = &r.out, &r.out
+	require.NoError(t, r.cmd.Start())
+	go func() { r.ended <- r.cmd.Wait() }()
+	return r
+}
 
-	// pids are the plugin's, its workers' and its sleeper's, newest processes last.
-	pids := func() (list [][]int) {
-		data, _ := os.ReadFile(filepath.Join(work, "pids"))
-		for _, line := range strings.Split(strings.TrimSpace(string(data)), "\n") {
-			var p []int
-			for _, f := range strings.Fields(line) {
-				pid, _ := strconv.Atoi(f)
-				p = append(p, pid)
-			}
-			if len(p) == 6 {
-				list = append(list, p)
-			}
+// workersHost is a running srpo in a workersFolder.
+type workersHost struct {
+	*workersFolder
+	cmd   *exec.Cmd
+	out   bytes.Buffer // complete after exitCode
+	ended chan error
+}
+
+// waitFor polls a condition, and fails the test after 2 minutes.
+func (r *workersHost) waitFor(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	for limit := time.Now().Add(2 * time.Minute); !done(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(limit) {
+			_ = r.cmd.Process.Kill()
+			t.Fatalf("%s: not reached in 2 minutes\n%s\n%s", what,
+				strings.Join(leftovers(r.home, r.tmp), "\n"), r.out.Bytes())
 		}
-		return list
 	}
-	for _, c := range []struct {
-		name string
-		code int
-		// end ends the run somehow.
-		end func(host *os.Process, plugin []int)
-		// swept: the host may leave its folder for the next start.
-		swept bool
-	}{
-		{"normal end", 0, nil, false},
-		{"SIGINT", 130, func(h *os.Process, _ []int) { _ = h.Signal(syscall.SIGINT) }, false},
-		{"SIGTERM", 130, func(h *os.Process, _ []int) { _ = h.Signal(syscall.SIGTERM) }, false},
-		{
-			"twice SIGINT", 130,
-			func(h *os.Process, _ []int) { _ = h.Signal(syscall.SIGINT); _ = h.Signal(syscall.SIGINT) }, true,
-		},
-		{"SIGKILL of the host", -1, func(h *os.Process, _ []int) { _ = h.Kill() }, true},
-		{
-			"an end without any cleaning up, as in a panic", 2,
-			func(h *os.Process, _ []int) { _ = h.Signal(syscall.SIGQUIT) }, true,
-		},
-		{"SIGKILL of the plugin", 130, func(h *os.Process, p []int) { _ = syscall.Kill(p[0], syscall.SIGKILL) }, false},
-		// the plugin misses it and says so; the second time it is replaced
-		{"SIGKILL of a worker", 130, func(h *os.Process, p []int) { _ = syscall.Kill(p[2], syscall.SIGKILL) }, false},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			home, tmp := filepath.Join(work, "home"), filepath.Join(work, "t")
-			for _, d := range []string{home, tmp} {
-				require.NoError(t, os.RemoveAll(d))
-				require.NoError(t, os.Mkdir(d, 0o755))
-			}
-			_ = os.Remove(filepath.Join(work, "pids"))
-			require.NoError(t, os.RemoveAll(filepath.Join(work, "r")))
-			args := []string{"run", "--config", "run.toml", "--out", "r"}
-			if c.end == nil {
-				args = append(args, "--iterations", "1")
-			}
-			cmd := exec.Command(program, args...)
-			cmd.Dir = work
-			cmd.Env = append(
-				os.Environ(), "SRPO_TEST_MAIN=1", "SRPO_CACHE="+cache, "HOME="+home, "TMPDIR="+tmp, "XDG_RUNTIME_DIR=",
-				"NO_COLOR=1", "GORACE=atexit_sleep_ms=0",
-			)
-			var out bytes.Buffer
-			cmd.Stdout, cmd.Stderr = &out, &out
-			require.NoError(t, cmd.Start())
-			ended := make(chan error, 1)
-			go func() { ended <- cmd.Wait() }()
-			wait := func(what string, done func() bool) {
-				t.Helper()
-				for limit := time.Now().Add(2 * time.Minute); !done(); time.Sleep(20 * time.Millisecond) {
-					if time.Now().After(limit) {
-						_ = cmd.Process.Kill()
-						t.Fatalf("%s: not in 2 minutes\n%s\n%s", what, strings.Join(left(home, tmp), "\n"), out.Bytes())
-					}
-				}
-			}
-			committed := func(n int) func() bool {
-				return func() bool {
-					data, _ := os.ReadFile(filepath.Join(work, "r/metrics.jsonl"))
-					return bytes.Count(data, []byte("\n")) >= n
-				}
-			}
-			if c.end != nil {
-				wait("the first iteration", committed(1))
-				before := pids()
-				require.NotEmpty(t, before)
-				c.end(cmd.Process, before[0])
-				if strings.Contains(c.name, "plugin") || strings.Contains(c.name, "worker") {
-					struck, gone := time.Now(), before[0]
-					wait("its whole family gone", func() bool {
-						for _, pid := range gone {
-							if environ, err := os.ReadFile(
-								"/proc/" + strconv.Itoa(pid) + "/environ",
-							); err == nil && bytes.Contains(environ, []byte("HOME="+home+"\x00")) {
-								return false
-							}
-						}
-						return true
-					})
-					if strings.Contains(c.name, "plugin") {
-						took := time.Since(struck)
-						t.Logf("nobody of the plugin's was left after %.2f s", took.Seconds())
-						require.Less(t, took, soon)
-					}
-					wait("another plugin in its place", func() bool { return len(pids()) > len(before) })
-					_ = cmd.Process.Signal(syscall.SIGINT)
-				}
-			}
-			var err error
-			wait("the host's end", func() bool {
-				select {
-				case err = <-ended:
-					return true
-				default:
-					return false
-				}
-			})
-			began := time.Now()
-			var e *exec.ExitError
-			code := 0
-			if errors.As(err, &e) {
-				code = e.ExitCode()
-			}
-			require.Equal(t, c.code, code, out.String())
-			if c.swept { // by the next start
-				// but for the child in a session of its own, which nobody alive knows of
-				wait("no process", func() bool {
-					for _, p := range left(home, filepath.Join(work, "none")) {
-						if !strings.Contains(p, "sleep 1000") {
-							return false
-						}
-					}
-					return true
-				})
-				t.Logf("no process but the one in another session was left after %.2f s", time.Since(began).Seconds())
-				require.Less(t, time.Since(began), soon)
-				t.Setenv("TMPDIR", tmp)
-				t.Setenv("XDG_RUNTIME_DIR", "")
-				folders, processes := supervise.Sweep()
-				if c.code == -1 {
-					require.NotEmpty(t, folders)
-					require.NotZero(t, processes)
-				}
-			}
-			wait("nothing is left", func() bool { return len(left(home, tmp)) == 0 })
-			t.Logf("nothing was left after %.2f s", time.Since(began).Seconds())
-			require.Less(t, time.Since(began), soon)
-		})
+}
+
+// iterations returns the number of committed iterations.
+func (r *workersHost) iterations() int {
+	data, _ := os.ReadFile(filepath.Join(r.dir, "r/metrics.jsonl"))
+	return bytes.Count(data, []byte("\n"))
+}
+
+// checkReplaced checks that all processes of the first plugin end and another plugin process starts. If timed, they
+// must end within maxCleanup.
+func (r *workersHost) checkReplaced(t *testing.T, before [][]int, timed bool) {
+	t.Helper()
+	began := time.Now()
+	r.waitFor(t, "end of the plugin's processes", func() bool {
+		return !slices.ContainsFunc(before[0], func(pid int) bool { return isProcessOf(r.home, pid) })
+	})
+	if timed {
+		elapsed := time.Since(began)
+		t.Logf("no process of the plugin was left after %.2f s", elapsed.Seconds())
+		require.Less(t, elapsed, maxCleanup)
+	}
+	r.waitFor(t, "another plugin process", func() bool { return len(r.pids()) > len(before) })
+}
+
+// exitCode waits for the end of the host.
+func (r *workersHost) exitCode(t *testing.T) int {
+	t.Helper()
+	var err error
+	r.waitFor(t, "end of the host", func() bool {
+		select {
+		case err = <-r.ended:
+			return true
+		default:
+			return false
+		}
+	})
+	return exitCode(err)
+}
+
+// checkSweep checks that all processes end but the child in another session, which only the next start can find, and
+// then sweeps as the next start does. If killed, the sweep must find a folder and a process.
+func (r *workersHost) checkSweep(t *testing.T, ended time.Time, killed bool) {
+	t.Helper()
+	r.waitFor(t, "end of all processes", func() bool {
+		processes := leftovers(r.home, filepath.Join(r.dir, "none"))
+		return !slices.ContainsFunc(processes, func(p string) bool { return !strings.Contains(p, "sleep 1000") })
+	})
+	t.Logf("only the process in another session was left after %.2f s", time.Since(ended).Seconds())
+	require.Less(t, time.Since(ended), maxCleanup)
+	t.Setenv("TMPDIR", r.tmp)
+	t.Setenv("XDG_RUNTIME_DIR", "")
+	folders, processes := supervise.Sweep()
+	if killed {
+		require.NotEmpty(t, folders)
+		require.NotZero(t, processes)
 	}
 }

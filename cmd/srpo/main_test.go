@@ -52,7 +52,7 @@ func badPlugin(mode string) {
 	case "encoder", "blind", "fragile":
 		sdk.ServeEncoder(badEncoder{mode})
 		return
-	case "once", "always", "nan", "nans", "diverges", "drowns":
+	case "once", "always", "nan", "nans", "diverges", "infinite":
 		sdk.ServePolicy(faultyPolicy{tiny.New(), mode})
 		return
 	case "ranked":

@@ -12,7 +12,7 @@ grep -q '^--- PASS' "$out"
 commit=$(git rev-parse --short HEAD)$(git diff --quiet HEAD || echo ' with changes')
 rows=$(awk '
     /=== RUN +TestNothingIsLeftOver\// { name = $3; sub(/.*\//, "", name); gsub(/_/, " ", name); first = "" }
-    /but the one in another session/ { first = $(NF-1) }
+    /the process in another session/ { first = $(NF-1) }
     /nothing was left after/ {
       s = $(NF-1)
       printf "| %s | %s | %s | %s |\n", name, first == "" ? s : first, s, first == "" ? "the host" : "next start"
