@@ -13,10 +13,10 @@ import (
 	"github.com/srpo-dev/srpo/policies/tiny"
 )
 
-// faultyPolicy is tiny, but for iteration 2: the actions of group 1 are all but impossible, and an update with them
-// gives no numbers; in mode always, any update. In mode diverges the update says so by an error. In mode nan one
-// episode of it has no log-probabilities, in mode nans every one. In mode infinite it is the loss of imitation that is
-// no number.
+// faultyPolicy is tiny with a fault in iteration 2. Group 1 has extremely unlikely actions. An update with it returns NaN
+// statistics in mode once, and an error in mode diverges. In mode always every update returns NaN statistics. In mode nan
+// the log-probabilities of one episode of group 1 are NaN, in mode nans those of every episode. In mode infinite the loss
+// of imitation is infinite.
 type faultyPolicy struct {
 	*tiny.Policy
 	mode string
@@ -28,7 +28,7 @@ func (p faultyPolicy) Info(ctx context.Context) (plugins.Info, error) {
 	return info, err
 }
 
-// isFaultyID says whether a trajectory, "<iteration>/<task>/<group>/<episode>", is of iteration 2 and group 1.
+// isFaultyID reports whether a trajectory, "<iteration>/<task>/<group>/<episode>", is of iteration 2 and group 1.
 func isFaultyID(id string) bool {
 	parts := strings.Split(id, "/")
 	return parts[0] == "2" && len(parts) > 2 && parts[len(parts)-2] == "1"
@@ -40,8 +40,8 @@ func (p faultyPolicy) Act(ctx context.Context, a policy.Act) ([]policy.Result, e
 		id := a.Items[i].Trajectory
 		for k := range r[i].LogProbs {
 			switch {
-			case p.mode == "nan" && isFaultyID(id) && strings.HasSuffix(id,
-				"/0"), p.mode == "nans" && strings.HasPrefix(id, "2/"):
+			case p.mode == "nan" && isFaultyID(id) && strings.HasSuffix(id, "/0"),
+				p.mode == "nans" && strings.HasPrefix(id, "2/"):
 				r[i].LogProbs[k] = float32(math.NaN())
 			case !strings.HasPrefix(p.mode, "nan") && isFaultyID(id):
 				r[i].LogProbs[k] = -1e6
@@ -77,7 +77,8 @@ func (p faultyPolicy) Update(ctx context.Context, u policy.Update, progress func
 	return s, err
 }
 
-// dieAtStart ends a process of the env that dies at its 12th episode and, from then on, at each start.
+// dieAtStart is called at the start and at each episode. The process dies at its 12th episode, and every later process
+// dies at its start.
 func (b *badSim) dieAtStart() {
 	mark := os.Getenv("MARK")
 	if _, err := os.Stat(mark); err == nil {
