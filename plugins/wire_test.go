@@ -296,7 +296,8 @@ func (s slowEncoder) Encode(ctx context.Context, clips []plugins.Tensor) ([][]fl
 	return s.meanEncoder.Encode(ctx, clips)
 }
 
-// TestEncoderReportProgress checks that the progress that an encoder reports reaches the host, which restarts its deadline.
+// TestEncoderReportProgress checks that the progress that an encoder reports reaches the host, which restarts its
+// deadline.
 func TestEncoderReportProgress(t *testing.T) {
 	encoder.ReportProgress(t.Context()) // outside a call it does nothing
 	ctx := t.Context()

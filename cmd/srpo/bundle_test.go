@@ -40,8 +40,8 @@ func TestBundle(t *testing.T) {
 	require.ErrorIs(t, err, fs.ErrNotExist)
 }
 
-// TestBundlesAreComplete checks that an unpacked package contains the plugin's files and those of its shared folders, and
-// that no shared file hides one of the plugin's.
+// TestBundlesAreComplete checks that an unpacked package contains the plugin's files and those of its shared folders,
+// and that no shared file hides one of the plugin's.
 func TestBundlesAreComplete(t *testing.T) {
 	c := &catalog.Catalog{Embedded: embedded, Cache: t.TempDir()}
 	for _, files := range embedded {
@@ -90,7 +90,8 @@ func TestBundleIsRestored(t *testing.T) {
 	require.Equal(t, string(want), string(got))
 }
 
-// TestPiRequirements checks that pi0 and pi0-fast have the same requirements, so that their environments share downloads.
+// TestPiRequirements checks that pi0 and pi0-fast have the same requirements, so that their environments share
+// downloads.
 func TestPiRequirements(t *testing.T) {
 	a, err := fs.ReadFile(pi0.Files, "requirements.txt")
 	require.NoError(t, err)

@@ -42,8 +42,8 @@ var smallRun struct {
 	err  string
 }
 
-// smallPolicy returns the folder of a run of a small policy, whose episodes have at most 24 steps. It changes the working
-// folder of the test to a temporary one.
+// smallPolicy returns the folder of a run of a small policy, whose episodes have at most 24 steps. It changes the
+// working folder of the test to a temporary one.
 func smallPolicy(t *testing.T) string {
 	t.Helper()
 	smallRun.once.Do(func() {
@@ -160,8 +160,8 @@ func TestEval(t *testing.T) {
 	})
 }
 
-// checkOneTaskResults checks that the episodes cover each start state of one_block once, and that the results agree with
-// the episodes.
+// checkOneTaskResults checks that the episodes cover each start state of one_block once, and that the results agree
+// with the episodes.
 func checkOneTaskResults(t *testing.T, r evaluate.Results, all map[string]evaluate.Episode) {
 	t.Helper()
 	require.Len(t, all, 50)
@@ -181,7 +181,8 @@ func checkOneTaskResults(t *testing.T, r evaluate.Results, all map[string]evalua
 	rate := float64(successes) / 50
 	low, high := stats.Wilson(rate, 50)
 	require.Equal(t, evaluate.Score{
-		Name: "all", Episodes: 50, Successes: successes, Rate: rate, Low: low, High: high, MeanSteps: float64(steps) / 50,
+		Name: "all", Episodes: 50, Successes: successes, Rate: rate, Low: low, High: high,
+		MeanSteps: float64(steps) / 50,
 	}, r.All)
 	require.Len(t, r.Tasks, 1)
 	require.Equal(t, steps, r.EnvSteps)
@@ -321,8 +322,8 @@ func evalTree(t *testing.T, dir string) map[string]string {
 	return m
 }
 
-// TestEvalContinues checks that a stopped evaluation continues, even after a line that a crash left incomplete, and gives
-// the same episodes.
+// TestEvalContinues checks that a stopped evaluation continues, even after a line that a crash left incomplete, and
+// gives the same episodes.
 func TestEvalContinues(t *testing.T) {
 	run := smallPolicy(t)
 	all := []string{"eval", "--checkpoint", run, "--task", "*", "--lanes", "1", "--sample"}
@@ -532,7 +533,8 @@ func servers(plugin string) (pids []int) {
 		}
 		fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
 		line, _ := os.ReadFile(filepath.Join(filepath.Dir(file), "cmdline"))
-		if len(fields) > 1 && fields[1] == strconv.Itoa(os.Getpid()) && bytes.Contains(line, []byte("serve\x00"+plugin)) {
+		isChild := len(fields) > 1 && fields[1] == strconv.Itoa(os.Getpid())
+		if isChild && bytes.Contains(line, []byte("serve\x00"+plugin)) {
 			if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file))); err == nil {
 				pids = append(pids, pid)
 			}

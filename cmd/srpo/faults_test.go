@@ -155,7 +155,8 @@ func TestKillPoints(t *testing.T) {
 const minFired = 0.75
 
 // TestHangs stops each plugin in each kind of call (SIGSTOP, as a simulator that hangs). The host notices the missing
-// heartbeat minutes before the deadline and replaces the process. The run, or its --resume, matches the undisturbed run.
+// heartbeat minutes before the deadline and replaces the process. The run, or its --resume, matches the undisturbed
+// run.
 func TestHangs(t *testing.T) {
 	work := t.TempDir()
 	rig, err := newRig(work, faultRun)

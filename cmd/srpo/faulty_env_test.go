@@ -9,8 +9,8 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// failTenthReset is called by Reset of the env of testdata/script/failures.txtar. All of the env's processes together count
-// their resets in the folder $ONCE. The tenth one fails, in modes broken and liar also each later one.
+// failTenthReset is called by Reset of the env of testdata/script/failures.txtar. All of the env's processes together
+// count their resets in the folder $ONCE. The tenth one fails, in modes broken and liar also each later one.
 func (b *badSim) failTenthReset() error {
 	folder := os.Getenv("ONCE")
 	if folder == "" {

@@ -13,10 +13,10 @@ import (
 	"github.com/srpo-dev/srpo/policies/tiny"
 )
 
-// faultyPolicy is tiny with a fault in iteration 2. Group 1 has extremely unlikely actions. An update with it returns NaN
-// statistics in mode once, and an error in mode diverges. In mode always every update returns NaN statistics. In mode nan
-// the log-probabilities of one episode of group 1 are NaN, in mode nans those of every episode. In mode infinite the loss
-// of imitation is infinite.
+// faultyPolicy is tiny with a fault in iteration 2. Group 1 has extremely unlikely actions. An update with it returns
+// NaN statistics in mode once, and an error in mode diverges. In mode always every update returns NaN statistics. In
+// mode nan the log-probabilities of one episode of group 1 are NaN, in mode nans those of every episode. In mode
+// infinite the loss of imitation is infinite.
 type faultyPolicy struct {
 	*tiny.Policy
 	mode string

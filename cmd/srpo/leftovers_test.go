@@ -118,9 +118,9 @@ func isProcessOf(home string, pid int) bool {
 // docs/results/nobody.sh checks. Other tests run beside this one.
 const maxCleanup = 20 * time.Second
 
-// TestNothingIsLeftOver checks that no process, socket or temporary folder is left after a run, however it ends: neither
-// of the host nor of its plugins and their workers. The next start removes what a killed host could not remove, and
-// child processes in other sessions.
+// TestNothingIsLeftOver checks that no process, socket or temporary folder is left after a run, however it ends:
+// neither of the host nor of its plugins and their workers. The next start removes what a killed host could not
+// remove, and child processes in other sessions.
 func TestNothingIsLeftOver(t *testing.T) {
 	w := newWorkersFolder(t)
 	signals := func(list ...syscall.Signal) func(*os.Process, []int) {

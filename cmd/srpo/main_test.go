@@ -121,8 +121,8 @@ func (b *badSim) Render(_ string, h, w int) []byte {
 	return picture
 }
 
-// TestRequirementsOfTemplates checks that `srpo plugin init` writes the same requirements of srpo_sdk as the example has,
-// which CI installs.
+// TestRequirementsOfTemplates checks that `srpo plugin init` writes the same requirements of srpo_sdk as the example
+// has, which CI installs.
 func TestRequirementsOfTemplates(t *testing.T) {
 	for _, name := range []string{"requirements.in", "requirements.txt"} {
 		want, err := os.ReadFile("../../examples/reach-python/" + name)

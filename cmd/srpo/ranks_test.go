@@ -14,8 +14,8 @@ import (
 	"github.com/srpo-dev/srpo/policies/tiny"
 )
 
-// rankedPolicy is tiny as several processes, which connect to rank 0. Rank 0 does all the work. At rank 0's third Act, if
-// the file $ONCE does not exist, rank 1 creates it and dies.
+// rankedPolicy is tiny as several processes, which connect to rank 0. Rank 0 does all the work. At rank 0's third
+// Act, if the file $ONCE does not exist, rank 1 creates it and dies.
 type rankedPolicy struct {
 	*tiny.Policy
 	peers []net.Conn

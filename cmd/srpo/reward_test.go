@@ -45,8 +45,8 @@ func film(seed uint64, goal [2]int, share float64, frames int) plugins.Tensor {
 	return plugins.Bytes(data, frames, h, w, 3)
 }
 
-// writeVideos writes videos of two tasks and labels.csv. Each task has 5 successes, and 4 failures that end after 0, 20, 40
-// and 60 percent of the way. The lengths are not correlated with success.
+// writeVideos writes videos of two tasks and labels.csv. Each task has 5 successes, and 4 failures that end after 0,
+// 20, 40 and 60 percent of the way. The lengths are not correlated with success.
 func writeVideos(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
@@ -73,9 +73,9 @@ func writeVideos(dir string) error {
 	return os.WriteFile(filepath.Join(dir, "labels.csv"), []byte(labels), 0o644)
 }
 
-// badEncoder fails in a way that depends on a clip's length: with 13 frames it dies, with 14 it returns an error, with 15
-// it returns an empty embedding. With 16 frames, the length of the anchored reward's anchor, it returns NaN in mode
-// blind, and dies once in mode fragile.
+// badEncoder fails in a way that depends on a clip's length: with 13 frames it dies, with 14 it returns an error,
+// with 15 it returns an empty embedding. With 16 frames, the length of the anchored reward's anchor, it returns NaN
+// in mode blind, and dies once in mode fragile.
 type badEncoder struct{ mode string }
 
 func (badEncoder) Info(context.Context) (plugins.Info, error) {

@@ -8,7 +8,8 @@ import (
 	"github.com/srpo-dev/srpo/host/config"
 )
 
-// TestNextRun checks the command that srpo imitate prints to train the starting policy, with and without default settings.
+// TestNextRun checks the command that srpo imitate prints to train the starting policy, with and without default
+// settings.
 func TestNextRun(t *testing.T) {
 	cfg := config.Default()
 	require.Equal(t, "srpo run --checkpoint /r", nextRun(cfg, "/r"))

@@ -108,8 +108,8 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// pythonCache returns the user's cache if it contains the Python environment that new plugins of `srpo plugin init` use.
-// Otherwise it returns the reason. Tests install nothing.
+// pythonCache returns the user's cache if it contains the Python environment that new plugins of `srpo plugin init`
+// use. Otherwise it returns the reason. Tests install nothing.
 func pythonCache(source string) (cache, whyNot string) {
 	pkg, err := (&catalog.Catalog{}).Open(filepath.Join(source, "examples", "reach-python"))
 	if err != nil {
@@ -154,8 +154,8 @@ func exitCode(err error) int {
 	return -1
 }
 
-// interrupt runs srpo args[2:], sends a signal to its process group when the file args[0] matches the pattern args[1], and
-// checks the exit code. The output is written to the file "interrupted".
+// interrupt runs srpo args[2:], sends a signal to its process group when the file args[0] matches the pattern
+// args[1], and checks the exit code. The output is written to the file "interrupted".
 func interrupt(ts *testscript.TestScript, args []string, signal syscall.Signal, code int) {
 	file, pattern := ts.MkAbs(args[0]), regexp.MustCompile(args[1])
 	cmd := exec.Command("srpo", args[2:]...)

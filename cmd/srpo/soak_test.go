@@ -68,8 +68,8 @@ type soakSeries struct {
 	list                     []usage
 }
 
-// TestSoak restarts plugins SRPO_SOAK_RESTARTS times (20), runs the default run for SRPO_SOAK (1m), and writes the host's
-// resource usage to the page SRPO_SOAK_OUT and a figure next to it. It fails if the usage grows without limit.
+// TestSoak restarts plugins SRPO_SOAK_RESTARTS times (20), runs the default run for SRPO_SOAK (1m), and writes the
+// host's resource usage to the page SRPO_SOAK_OUT and a figure next to it. It fails if the usage grows without limit.
 func TestSoak(t *testing.T) {
 	restarts, length := 20, time.Minute
 	if v := os.Getenv("SRPO_SOAK_RESTARTS"); v != "" {
@@ -129,15 +129,15 @@ func soakResult(parts []soakSeries) string {
 	return fmt.Sprintf("Over %s, %s.", strings.Join(counts, " and "), strings.Join(growth, "; "))
 }
 
-// steady returns the maximum usage in the second quarter and in the last one. The first quarter is ignored, because usage
-// grows at the start. The maximum does not depend on the phases of an iteration.
+// steady returns the maximum usage in the second quarter and in the last one. The first quarter is ignored, because
+// usage grows at the start. The maximum does not depend on the phases of an iteration.
 func steady(list []usage) (first, last usage) {
 	n := len(list)
 	return maxUsage(list[n/4 : max(n/2, n/4+1)]), maxUsage(list[min(3*n/4, n-1):])
 }
 
-// disk returns the growth of the folder per restart or iteration in 10^6 bytes, in the second quarter and in the last one.
-// Logs, metrics and videos grow at a constant rate.
+// disk returns the growth of the folder per restart or iteration in 10^6 bytes, in the second quarter and in the last
+// one. Logs, metrics and videos grow at a constant rate.
 func (s soakSeries) disk() (before, after float64) {
 	n := len(s.list)
 	each := func(from, to usage) float64 { return (to.disk - from.disk) / float64(max(1, to.count-from.count)) }
@@ -220,8 +220,8 @@ func restartPlugins(t *testing.T, n int) soakSeries {
 			)
 		}
 	}
-	out.description = fmt.Sprintf("tabletop, tiny and pixel were stopped in turn, %d times in total: %d times by SIGSTOP "+
-		"during a call and otherwise by SIGKILL.\nThe host restarted the plugin each time, in %.2f s on average. "+
+	out.description = fmt.Sprintf("tabletop, tiny and pixel were stopped in turn, %d times in total: %d times by "+
+		"SIGSTOP during a call and otherwise by SIGKILL.\nThe host restarted the plugin each time, in %.2f s on average. "+
 		"Only the logs grow on disk, by two lines per process.", n, stopped, time.Since(began).Seconds()/float64(n))
 	return out
 }
@@ -246,7 +246,9 @@ func soakRun(t *testing.T, length time.Duration) soakSeries {
 	began := time.Now()
 	go func() {
 		done <- Main(
-			[]string{"run", "--out", folder, "--iterations", "1000000", "--set", "run.solved_after=0"}, &output, &output,
+			[]string{
+				"run", "--out", folder, "--iterations", "1000000", "--set", "run.solved_after=0",
+			}, &output, &output,
 		)
 	}()
 	iterations := func() int {
@@ -328,7 +330,8 @@ func soakPage(parts []soakSeries) []byte {
 			"\n## %s\n\n%s\n\nMaximum in the second quarter and in the last quarter: %d and %d goroutines, %d and %d "+
 				"descriptors, %.1f and %.1f MB\nresident, %.1f and %.1f MB of heap. "+
 				"Growth of the folder in the same quarters: %.4f and %.4f MB per %s.\n\n",
-			p.title, p.description, first.goroutines, last.goroutines, first.descriptors, last.descriptors, first.resident,
+			p.title, p.description, first.goroutines, last.goroutines, first.descriptors, last.descriptors,
+			first.resident,
 			last.resident, first.heap, last.heap, before, after, strings.TrimSuffix(p.unit, "s"))
 		fmt.Fprintf(
 			&b,
