@@ -115,7 +115,7 @@ func isProcessOf(home string, pid int) bool {
 }
 
 // maxCleanup is the time within which everything must be gone. On an idle machine it takes less than 2 s, which
-// docs/results/nobody.sh checks. Other tests run beside this one.
+// docs/results/nobody.sh checks. Here other tests may run at the same time.
 const maxCleanup = 20 * time.Second
 
 // TestNothingIsLeftOver checks that no process, socket or temporary folder is left after a run, however it ends:
