@@ -76,7 +76,7 @@ def select(chosen: str | None, cuda: str | None, devices: Devices) -> int:
     if chosen:
         number = _number(chosen, count)
         if number is None:
-            raise Unusable(f"{VARIABLE} is {chosen!r}, and this machine has {count} EGL devices, numbered from 0")
+            raise Unusable(f"{VARIABLE} is {chosen!r}, want the number of an EGL device, 0 to {count - 1}")
         if not devices.works(number):
             raise Unusable(f"{VARIABLE} is {chosen!r}, and this EGL device cannot be initialised")
         return number

@@ -52,7 +52,7 @@ def test_a_device_that_does_not_work_is_skipped():
 def test_the_variable_of_mujoco_is_used_or_refused():
     assert egl_device.select("1", "GPU-8932f937", Devices(True, True)) == 1
     for wrong in ("2", "-1", "GPU-1", "0,1"):
-        with pytest.raises(egl_device.Unusable, match=f"MUJOCO_EGL_DEVICE_ID is '{wrong}', and this machine has 2"):
+        with pytest.raises(egl_device.Unusable, match=f"MUJOCO_EGL_DEVICE_ID is '{wrong}', want .* 0 to 1"):
             egl_device.select(wrong, None, Devices(True, True))
     with pytest.raises(egl_device.Unusable, match="cannot be initialised"):
         egl_device.select("0", None, Devices(False, True))
