@@ -77,7 +77,7 @@ func realRigs(t *testing.T) []realRig {
 			"[policy.openvla]\npreset = \"tiny\"\nthreads = 1\n", []string{
 			"policy Act", "policy Update", "policy Save", "policy Imitate", "policy Forget",
 		}},
-		{"libero", "**libero** (bbq sauce, a process a lane), tiny, pixel", short(
+		{"libero", "**libero** (bbq sauce, one process per lane), tiny, pixel", short(
 			task("libero", "libero_object/*bbq*", "pixel", "tiny", 20), 180,
 		) + tiny +
 			"[env.libero]\nmultisample = 0\nmesh_cell_mm = 4\n", []string{

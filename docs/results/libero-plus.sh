@@ -1,22 +1,25 @@
 #!/usr/bin/env bash
-# LIBERO-Plus on the CPU: the contact sheet, memory over mixed resets, time compared with the benchmark's own environment, a one-shot policy on a
-# stratified sample, and SRPO on one dimension, before and after on held-out variants. Writes docs/results/libero-plus.md after each part. A
-# complete part is skipped (AGAIN=1 removes its results and runs it again), and an interrupted part continues. On two idle cores the parts
-# take about 2, 15, 8, 15 and 50 minutes (estimates; the page has the measured times). The parts measure time, so use idle cores; the
-# page shows the load.
+# LIBERO-Plus on the CPU: the contact sheet, memory over mixed resets, time compared with the benchmark's own
+# environment, a one-shot policy on a stratified sample, and SRPO on one dimension, before and after on held-out
+# variants. Writes docs/results/libero-plus.md after each part. A complete part is skipped (AGAIN=1 removes its
+# results and runs it again), and an interrupted part continues. On two idle cores the parts take about 2, 15,
+# 8, 15 and 50 minutes (estimates; the page has the measured times). The parts measure time, so use idle cores;
+# the page shows the load.
 # Usage: docs/results/libero-plus.sh [PART...], parts: sheet memory bench sample learn transfer (default: all)
 #
 # Fixed before any result was seen:
-# - The task is libero_object's bbq sauce, where the README's run learns (libero-bbq.md; alphabet soup does not, libero-noise.md) and each of the
-#   five dimensions that run from packages has 20 variants or more: camera 47, robot 38, language 26, noise 41, layout 20. All settings are
-#   defaults, including the 280 steps of an episode and the pixels.
+# - The task is libero_object's bbq sauce, where the README's run learns (libero-bbq.md; alphabet soup does not,
+#   libero-noise.md) and each of the five dimensions that run from packages has 20 variants or more: camera 47,
+#   robot 38, language 26, noise 41, layout 20. All settings are defaults, including the 280 steps of an episode
+#   and the pixels.
 # - The policy imitates one demonstration of plain LIBERO, as in the README's command, and has seen no variant.
 # - sample: greedy, 20 variants in each dimension, drawn by the seed, each once.
-# - learn: 10 iterations on camera variants (DIMENSION=NAME: on others), two start states each, on the half of the variants that the seed puts on
-#   the train side. Greedy on all variants of the other half, before and after, each start state once, and the paired difference. One seed: the
-#   result is that of one run, and the two episodes of a variant are not quite independent.
-# - transfer (added after sample and learn were seen): the sample's episodes again with the policy of learn, and the paired difference. Some of the
-#   variants of the learned dimension were trained on.
+# - learn: 10 iterations on camera variants (DIMENSION=NAME: on others), two start states each, on the half of
+#   the variants that the seed puts on the train side. Greedy on all variants of the other half, before and
+#   after, each start state once, and the paired difference. One seed: the result is that of one run, and the
+#   two episodes of a variant are not quite independent.
+# - transfer (added after sample and learn were seen): the sample's episodes again with the policy of learn, and
+#   the paired difference. Some of the variants of the learned dimension were trained on.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 parts=("$@")

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Writes docs/results/nobody.md: the time from each kind of end of a run until its last process, socket and temporary folder is gone
-# (TestNobodyIsLeft). Fails if one takes more than 2 s, so it needs an idle machine. Takes a minute or two.
+# Writes docs/results/nobody.md: the time from each kind of end of a run until its last process, socket and
+# temporary folder is gone (TestNobodyIsLeft). Fails if one takes more than 2 s, so it needs an idle machine.
+# Takes a minute or two.
 # Usage: docs/results/nobody.sh
 set -euo pipefail
 cd "$(dirname "$0")/../.."

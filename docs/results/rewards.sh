@@ -1,26 +1,29 @@
 #!/usr/bin/env bash
-# Reward quality on LIBERO rollouts: successes and failures of known kinds, scored with pixel, generic, the tiny world model and the same network
-# with random weights. Writes docs/results/rewards.md, rewards-*.svg and rewards-fooled.jpg. docs/results/world.sh makes the two model files;
-# without them these two encoders are left out. On two idle cores about 35 minutes for the rollouts and 15 for the scores (estimates). Run it
-# again after an interruption to continue.
+# Reward quality on LIBERO rollouts: successes and failures of known kinds, scored with pixel, generic, the tiny
+# world model and the same network with random weights. Writes docs/results/rewards.md, rewards-*.svg and
+# rewards-fooled.jpg. docs/results/world.sh makes the two model files; without them these two encoders are left
+# out. On two idle cores about 35 minutes for the rollouts and 15 for the scores (estimates). Run it again after
+# an interruption to continue.
 # Usage: WORLD=FILE FLOOR=FILE docs/results/rewards.sh [RUN-FOLDER]
 #
-# ENV=tabletop: the same on tabletop, in minutes. SCALE=10: a tenth of the episodes. PAGE=PREFIX: writes to other files.
+# ENV=tabletop: the same on tabletop, in minutes. SCALE=10: a tenth of the episodes. PAGE=PREFIX: writes to
+#   other files.
 #
 # Fixed before any result was seen:
-# - Three tasks of libero_object: alphabet soup, bbq sauce, butter; LIBERO's own frames (256 x 256, multisampling, full meshes), every 4th; at
-#   most 180 steps; seed 0.
+# - Three tasks of libero_object: alphabet soup, bbq sauce, butter; LIBERO's own frames (256 x 256,
+#   multisampling, full meshes), every 4th; at most 180 steps; seed 0.
 # - The test side of the start states of seed 0. docs/results/world.sh trains on the train side.
-# - Per task 24 episodes of the expert and 16 of the expert with noise 0.1 (at least 30 successes are required); 10 each of the expert that misses
-#   the object, drops it half way, takes another one, and stops with the object lifted (at least 30 failures are required); and 10 of the
-#   expert with noise 0.5, with either outcome. All use the same start states.
+# - Per task 24 episodes of the expert and 16 of the expert with noise 0.1 (at least 30 successes are required);
+#   10 each of the expert that misses the object, drops it half way, takes another one, and stops with the
+#   object lifted (at least 30 failures are required); and 10 of the expert with noise 0.5, with either outcome.
+#   All use the same start states.
 # - Each episode counts with the label of the simulator, including one that should fail and succeeded.
-# - Reward zscore, clusters auto, references of the batch; encoders with their default settings. The measures are computed on clips as recorded
-#   and on clips of equal length, because a success ends early.
-# - True progress: progress, at the end of the episode, and furthest, its maximum, by the env's own scale of phases and distances
-#   (envs/libero/README.md). They differ when an object falls.
-# - The failures that an encoder confuses with successes are those nearer to the centres than at least one success. The four nearest are shown;
-#   if there are none, the four with the highest reward.
+# - Reward zscore, clusters auto, references of the batch; encoders with their default settings. The measures
+#   are computed on clips as recorded and on clips of equal length, because a success ends early.
+# - True progress: progress, at the end of the episode, and furthest, its maximum, by the env's own scale of
+#   phases and distances (envs/libero/README.md). They differ when an object falls.
+# - The failures that an encoder confuses with successes are those nearer to the centres than at least one
+#   success. The four nearest are shown; if there are none, the four with the highest reward.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 env=${ENV:-libero} scale=${SCALE:-1} page=${PAGE:-docs/results/rewards} runs=${1:-runs/rewards-$env} world=${WORLD:-} floor=${FLOOR:-}

@@ -1,17 +1,20 @@
 #!/usr/bin/env bash
-# Speed of encoders and rewards, compared with other programs that do the same. Writes docs/results/speed.md from the parts that exist. On two idle
-# cores the parts take about 8, 2, 6 and 12 minutes (estimates).
+# Speed of encoders and rewards, compared with other programs that do the same. Writes docs/results/speed.md
+# from the parts that exist. On two idle cores the parts take about 8, 2, 6 and 12 minutes (estimates).
 # Usage: docs/results/speed.sh [PART...], parts: onnx memory curve reward (default: all)
 #
 # RUNS=FOLDER: the folder of the parts. QUICK=1: small sizes, to test the script.
 #
 # Fixed before any result was seen:
-# - onnx: V-JEPA 2 of ViT-L's size (width 1024, 24 layers) with random weights, 16 frames of 256 px, the same clip. torch and ONNX Runtime
-#   alternate, each in a process of its own with as many threads as cores; median of 5 after one warm-up. Required: at most 0.85 of torch's time.
-# - memory: one layer of it at 8192 tokens (64 frames of 256 px), peak resident memory above the loaded network. Required: less than 0.7 GB.
-# - curve: 32 windows of an episode of 200 frames with the generic encoder, in one call and in one call per window. Required: at least 5 times
-#   faster in one call.
-# - reward: clustering and scores of up to 10,000 embeddings of 1408 numbers, compared with scikit-learn and scipy.
+# - onnx: V-JEPA 2 of ViT-L's size (width 1024, 24 layers) with random weights, 16 frames of 256 px, the same
+#   clip. torch and ONNX Runtime alternate, each in a process of its own with as many threads as cores; median
+#   of 5 after one warm-up. Required: at most 0.85 of torch's time.
+# - memory: one layer of it at 8192 tokens (64 frames of 256 px), peak resident memory above the loaded network.
+#   Required: less than 0.7 GB.
+# - curve: 32 windows of an episode of 200 frames with the generic encoder, in one call and in one call per
+#   window. Required: at least 5 times faster in one call.
+# - reward: clustering and scores of up to 10,000 embeddings of 1408 numbers, compared with scikit-learn and
+#   scipy.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 parts=("$@") runs=${RUNS:-runs/speed} quick=${QUICK:-} page=${PAGE:-docs/results/speed.md}

@@ -1,21 +1,26 @@
 #!/usr/bin/env bash
-# tiny-world-model: a small V-JEPA 2 trained on tabletop and on LIBERO's libero_object, and the same network with random weights as a floor, both
-# as model files. Writes world.onnx and floor.onnx into the folder, and docs/results/tiny-world-model.md; the text below the page's line
-# "## Observations and limits" is written by hand and stays. On two idle cores about 1 minute for tabletop's clips, 25 for libero_object's
-# (estimate), and 0.5 to 1.2 s per step: 20 to 50 minutes for the 2500 steps. docs/results/weak.sh and rewards.sh use the files: WORLD=FILE,
+# tiny-world-model: a small V-JEPA 2 trained on tabletop and on LIBERO's libero_object, and the same network
+# with random weights as a floor, both as model files. Writes world.onnx and floor.onnx into the folder, and
+# docs/results/tiny-world-model.md; the text below the page's line "## Observations and limits" is written by
+# hand and stays. On two idle cores about 1 minute for tabletop's clips, 25 for libero_object's (estimate), and
+# 0.5 to 1.2 s per step: 20 to 50 minutes for the 2500 steps. docs/results/weak.sh and rewards.sh use the files:
+# WORLD=FILE,
 # FLOOR=FILE. Run it again after an interruption to continue.
 # Usage: docs/results/world.sh [STEPS] [RUN-FOLDER]
 #
 # LIBERO=0: without libero_object. SCALE=40: a fortieth of the episodes, to test the script.
 #
 # Fixed before any result was seen:
-# - Clips: tabletop, 240 episodes each of the expert, the expert with noise 0.15, 0.3 and 0.6, and random actions, every frame; libero_object, the
-#   three tasks of docs/results/rewards.sh, 48 episodes each of the expert, the expert with noise 0.1, 0.3 and 0.6, and random actions, every 4th
-#   frame, at most 180 steps, without multisampling. Seed 0, the train side of the start states: rewards.sh scores rollouts of the test
-#   side, so the model has not seen the scored clips (an expert without noise acts the same from the same start state). No actor fails on
-#   purpose, because rewards.sh scores these kinds of failure too.
-# - Network: 4 layers of 96, 16 frames of 64 pixels, 0.5 M parameters; batch 16; all other settings are the program's defaults. No label is used.
-# - The last state is used, whatever its loss. The floor is the same network with the initial weights of the seed.
+# - Clips: tabletop, 240 episodes each of the expert, the expert with noise 0.15, 0.3 and 0.6, and random
+#   actions, every frame; libero_object, the three tasks of docs/results/rewards.sh, 48 episodes each of the
+#   expert, the expert with noise 0.1, 0.3 and 0.6, and random actions, every 4th frame, at most 180 steps,
+#   without multisampling. Seed 0, the train side of the start states: rewards.sh scores rollouts of the test
+#   side, so the model has not seen the scored clips (an expert without noise acts the same from the same start
+#   state). No actor fails on purpose, because rewards.sh scores these kinds of failure too.
+# - Network: 4 layers of 96, 16 frames of 64 pixels, 0.5 M parameters; batch 16; all other settings are the
+#   program's defaults. No label is used.
+# - The last state is used, whatever its loss. The floor is the same network with the initial weights of the
+#   seed.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 steps=${1:-2500} runs=${2:-runs/world} libero=${LIBERO:-1} threads=${THREADS:-0} scale=${SCALE:-1}
