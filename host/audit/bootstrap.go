@@ -36,7 +36,7 @@ func (m *Measured) estimate(tasks []*task, opt MeasureOptions) {
 			values, allowed = append(values, v), append(allowed, resamples[i][name.Key])
 			one := interval(v, resamples[i][name.Key], st.attempts, 1)
 			one.TooFew = st.fewest < FewestAttempts
-			if m, n := st.compared[0], st.compared[1]; m > 0 {
+			if m, n := st.compared[0], st.compared[1]; m > 0 && !opt.BootstrapOnly {
 				low, high := stats.AUROC(v, m, n)
 				below += (v - low) * (v - low)
 				above += (high - v) * (high - v)

@@ -33,6 +33,9 @@ type MeasureOptions struct {
 	Seed uint64
 	// Bootstrap is the number of resamples; 0 means 1000.
 	Bootstrap int
+	// BootstrapOnly leaves out the score intervals of AUROCs, so that the metrics of a run stay comparable with those
+	// of earlier versions.
+	BootstrapOnly bool
 }
 
 // maxMeasured limits the successes and the failures measured per task. Of a longer list, evenly spaced attempts

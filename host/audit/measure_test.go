@@ -231,7 +231,7 @@ func TestSameRewardForAllIsNoted(t *testing.T) {
 	s, err := Reward(list, vectors, nil, srpo.DefaultRewardOptions())
 	require.NoError(t, err)
 	require.Contains(t, s.Tasks[0].Notes, "all 7 attempts that are not successes have the reward 0.400, although "+
-		"their distances differ: 1 failures give no scale to compare distances with; label at least 2 failures")
+		"their distances differ: fewer than 2 failures give no scale to compare distances with; label at least 2")
 
 	list[2].Success = &no
 	s, err = Reward(list, vectors, nil, srpo.DefaultRewardOptions())

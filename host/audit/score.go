@@ -206,8 +206,7 @@ func (r *rewards) sameReward() string {
 	note := fmt.Sprintf("all %d attempts that are not successes have the reward %.3f, although their distances differ",
 		len(r.rewards), r.rewards[0])
 	if r.failures < 2 {
-		return note + fmt.Sprintf(": %d failures give no scale to compare distances with; label at least 2 failures",
-			r.failures)
+		return note + ": fewer than 2 failures give no scale to compare distances with; label at least 2"
 	}
 	return note + ": the distances of the failures have no spread to compare with"
 }
