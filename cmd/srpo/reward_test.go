@@ -310,7 +310,8 @@ func TestRewardOfBadVideos(t *testing.T) {
 		}, r.Metrics.EqualLength.Frames, "a single frame does not cut the others to it",
 	)
 	bad := r.Attempts[byID["bad.npz"]]
-	require.Equal(t, 1.0, bad.Reward, "a success is a success, also when its video is broken")
+	require.True(t, bad.Dropped, "a video that cannot be read shows no success")
+	require.Zero(t, bad.Reward)
 	require.Contains(t, bad.Reason, "not an .npz file")
 	require.Equal(t, 0.0, r.Attempts[byID["failed.npz"]].Reward)
 	for _, x := range r.Tasks {
