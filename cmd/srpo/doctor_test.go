@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A probe that hangs ends at its deadline, together with its child processes.
+// TestProbeEnds checks that a probe that hangs ends at its deadline, with its child processes.
 func TestProbeEnds(t *testing.T) {
 	long := probeTime
 	probeTime = 500 * time.Millisecond

@@ -423,7 +423,7 @@ def write(
 
 def _with_state_files(processors: Mapping[str, bytes]) -> dict[str, bytes]:
     """Returns the processors with the name of a statistics file in each normalising step, as lerobot names it. lerobot
-    omits the name in a step without statistics, as in a checkpoint that is to be fine-tuned.
+    omits the name in a step without statistics, as in a checkpoint for fine-tuning.
     """
     out = dict(processors)
     for file, kind in _NORMALISING:
