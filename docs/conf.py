@@ -8,12 +8,11 @@ repository = "https://github.com/srpo-dev/srpo/blob/main"
 
 project = "srpo"
 copyright = "the srpo authors"
-extensions = ["myst_parser", "sphinx_copybutton", "sphinxcontrib.mermaid"]
+extensions = ["myst_parser", "sphinx_copybutton"]
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build"]
 myst_enable_extensions = ["strikethrough"]
 myst_heading_anchors = 4
-myst_fence_as_directive = ["mermaid"]
 html_theme = "furo"
 html_title = "srpo"
 html_show_sourcelink = False

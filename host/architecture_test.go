@@ -21,9 +21,9 @@ import (
 
 const module = "github.com/srpo-dev/srpo/"
 
-// mayImport says which rooms a room's code may import, its own beside them: cmd -> host -> plugins <- sdk <-
-// {envs, policies, encoders}.
-var mayImport = map[string][]string{
+// allowedImports lists the top-level folders whose packages each top-level folder may import, besides its own:
+// cmd -> host -> plugins <- sdk <- {envs, policies, encoders}.
+var allowedImports = map[string][]string{
 	"plugins":  {},
 	"host":     {"plugins"},
 	"sdk":      {"plugins"},
@@ -34,42 +34,43 @@ var mayImport = map[string][]string{
 	"cmd":      {"plugins", "host", "sdk", "envs", "policies", "encoders"},
 }
 
-// mayTest are the rooms that only a room's tests may import: a policy is tested on an env.
-var mayTest = map[string][]string{"policies": {"envs"}}
+// allowedInTests lists the additional folders that tests may import. The tests of a policy use an env.
+var allowedInTests = map[string][]string{"policies": {"envs"}}
 
-// apart are rooms whose folders know nothing of each other: each is a plugin of its own.
-var apart = []string{"envs", "policies", "encoders", "examples"}
+// isolated lists the top-level folders whose subfolders are plugins, which do not import each other.
+var isolated = []string{"envs", "policies", "encoders", "examples"}
 
-// breach says why a file in a folder may not import a package of this module; "" when it may. Both are paths
-// relative to the module.
-func breach(folder, imported string, test bool) string {
-	from, to := room(folder), room(imported)
+// importError returns the reason why a file in a folder may not import a package of this module, or "" if it may. Both
+// paths are relative to the module.
+func importError(folder, imported string, test bool) string {
+	from, to := topFolder(folder), topFolder(imported)
 	if from == to {
-		if slices.Contains(apart, from) && !strings.HasPrefix(imported+"/", plugin(folder)+"/") &&
+		if slices.Contains(isolated, from) && !strings.HasPrefix(imported+"/", plugin(folder)+"/") &&
 			!strings.HasPrefix(imported, from+"/internal/") {
 			return "plugins do not import each other"
 		}
 		return ""
 	}
-	allowed, known := mayImport[from]
+	allowed, known := allowedImports[from]
 	if !known {
-		return "the room is not known"
+		return "allowedImports has no entry for " + from
 	}
-	if slices.Contains(allowed, to) || test && slices.Contains(mayTest[from], to) {
+	if slices.Contains(allowed, to) || test && slices.Contains(allowedInTests[from], to) {
 		return ""
 	}
 	return from + " may import " + strings.Join(append([]string{from}, allowed...), ", ") + " only"
 }
 
-func room(folder string) string { return strings.SplitN(folder, "/", 2)[0] }
+// topFolder returns the first element of a path.
+func topFolder(folder string) string { return strings.SplitN(folder, "/", 2)[0] }
 
-// plugin is the first two elements of a path.
+// plugin returns the first two elements of a path.
 func plugin(folder string) string {
 	parts := strings.SplitN(folder, "/", 3)
 	return strings.Join(parts[:min(2, len(parts))], "/")
 }
 
-func TestBreach(t *testing.T) {
+func TestImportError(t *testing.T) {
 	for _, c := range []struct {
 		from, to string
 		test, ok bool
@@ -92,7 +93,7 @@ func TestBreach(t *testing.T) {
 		{"encoders/internal/model", "encoders/vjepa2", false, false},
 		{"elsewhere", "plugins", false, false},
 	} {
-		require.Equal(t, c.ok, breach(c.from, c.to, c.test) == "", "%s -> %s (test: %v)", c.from, c.to, c.test)
+		require.Equal(t, c.ok, importError(c.from, c.to, c.test) == "", "%s -> %s (test: %v)", c.from, c.to, c.test)
 	}
 }
 
@@ -102,23 +103,23 @@ func TestImportsGoOneWay(t *testing.T) {
 		for _, spec := range f.Imports {
 			imported, err := strconv.Unquote(spec.Path.Value)
 			require.NoError(t, err)
-			local, ours := strings.CutPrefix(imported, module)
-			if !ours {
+			local, internal := strings.CutPrefix(imported, module)
+			if !internal {
 				continue
 			}
-			seen[room(name)]++
-			if why := breach(path.Dir(name), local, strings.HasSuffix(name, "_test.go")); why != "" {
+			seen[topFolder(name)]++
+			if why := importError(path.Dir(name), local, strings.HasSuffix(name, "_test.go")); why != "" {
 				t.Errorf("%s imports %s: %s", name, local, why)
 			}
 		}
 	})
 	for _, r := range []string{"cmd", "host", "sdk", "plugins", "envs", "policies", "encoders", "examples"} {
-		require.NotZero(t, seen[r], "no import of the room %s was seen: is the test looking in the right place?", r)
+		require.NotZero(t, seen[r], "no import in the folder %s was found; check the paths in this test", r)
 	}
 }
 
-// hostLayers orders the packages of host from the bottom to the top. A package imports packages of lower layers only;
-// its tests may import any other.
+// hostLayers orders the packages of host from the bottom to the top. A package imports only packages of lower layers.
+// Its tests may import any.
 var hostLayers = [][]string{
 	{"internal/bounded", "internal/fault", "internal/tomltext", "nearest", "srpo", "stats", "media"},
 	{"config", "store", "attempts", "rollout", "supervise/lock"},
@@ -128,7 +129,7 @@ var hostLayers = [][]string{
 	{"supervise"},
 	{"session", "bench"},
 	{"embed"},
-	{"train", "evaluate", "scoring", "record", "export"}, // one package per verb; verbs do not import each other
+	{"train", "evaluate", "scoring", "record", "export"}, // one per command
 }
 
 // hostLayer returns the index of a package's layer, -1 for a package without one.
@@ -137,14 +138,14 @@ func hostLayer(folder string) int {
 		func(layer []string) bool { return slices.Contains(layer, strings.TrimPrefix(folder, "host/")) })
 }
 
-// No package of host imports upwards or sideways.
+// TestHostImportsGoDown checks that no package of host imports one of the same or a higher layer.
 func TestHostImportsGoDown(t *testing.T) {
 	checked, found := 0, map[string]bool{}
 	eachGoFile(t, parser.ImportsOnly, func(name string, f *ast.File) {
 		folder := path.Dir(name)
-		if room(folder) != "host" || folder == "host" {
+		if topFolder(folder) != "host" || folder == "host" {
 			require.False(t, folder == "host" && name != "host/architecture_test.go",
-				"%s: the root of host stays empty", name)
+				"%s: host contains only subfolders", name)
 			return
 		}
 		require.GreaterOrEqual(t, hostLayer(folder), 0, "give %s a place in hostLayers", folder)
@@ -152,8 +153,8 @@ func TestHostImportsGoDown(t *testing.T) {
 		for _, spec := range f.Imports {
 			imported, err := strconv.Unquote(spec.Path.Value)
 			require.NoError(t, err)
-			local, ours := strings.CutPrefix(imported, module)
-			if !ours || room(local) != "host" || local == folder { // a package's external tests import it
+			local, internal := strings.CutPrefix(imported, module)
+			if !internal || topFolder(local) != "host" || local == folder { // an external test imports its package
 				continue
 			}
 			checked++
@@ -171,7 +172,7 @@ func TestHostImportsGoDown(t *testing.T) {
 	}
 }
 
-// The reward is arithmetic: it knows no plugin, no file and no clock.
+// TestRewardIsPure checks that host/srpo, the reward, imports no plugin, file, clock or random numbers.
 func TestRewardIsPure(t *testing.T) {
 	seen := 0
 	eachGoFile(t, parser.ImportsOnly, func(name string, f *ast.File) {
@@ -181,7 +182,7 @@ func TestRewardIsPure(t *testing.T) {
 		seen++
 		for _, spec := range f.Imports {
 			imported, _ := strconv.Unquote(spec.Path.Value)
-			switch first := room(imported); {
+			switch first := topFolder(imported); {
 			case first == "gonum.org":
 			case strings.Contains(first, "."):
 				t.Errorf("%s imports %s: host/srpo is pure functions on gonum", name, imported)
@@ -195,35 +196,35 @@ func TestRewardIsPure(t *testing.T) {
 }
 
 var (
-	words = regexp.MustCompile(`[A-Z]+[a-z]*|[a-z]+`)
-	// empty are names that say nothing of what is inside.
-	empty = []string{"manager", "managers", "util", "utils", "common", "helper", "helpers", "misc"}
+	wordPattern = regexp.MustCompile(`[A-Z]+[a-z]*|[a-z]+`)
+	// vague lists words that do not describe the contents of a file, package or type.
+	vague = []string{"manager", "managers", "util", "utils", "common", "helper", "helpers", "misc"}
 )
 
-// saysNothing gives the word in a name that could stand on anything; "" when there is none.
-func saysNothing(name string) string {
-	for _, w := range words.FindAllString(name, -1) {
-		if slices.Contains(empty, strings.ToLower(w)) {
+// vagueWord returns the first vague word in a name, or "" if there is none.
+func vagueWord(name string) string {
+	for _, w := range wordPattern.FindAllString(name, -1) {
+		if slices.Contains(vague, strings.ToLower(w)) {
 			return w
 		}
 	}
 	return ""
 }
 
-func TestNamesSayWhatIsInside(t *testing.T) {
-	require.Equal(t, "Manager", saysNothing("laneManager"))
-	require.Equal(t, "utils", saysNothing("path_utils.py"))
-	require.Empty(t, saysNothing("utility of a policy")) // a word of the field
+func TestNamesAreSpecific(t *testing.T) {
+	require.Equal(t, "Manager", vagueWord("laneManager"))
+	require.Equal(t, "utils", vagueWord("path_utils.py"))
+	require.Empty(t, vagueWord("utility of a policy")) // a technical term
 	for _, name := range tracked(t) {
-		require.Empty(t, saysNothing(name), "the name of %s", name)
+		require.Empty(t, vagueWord(name), "the name of %s", name)
 	}
 	eachGoFile(t, parser.SkipObjectResolution, func(name string, f *ast.File) {
-		require.Empty(t, saysNothing(f.Name.Name), "%s: package %s", name, f.Name.Name)
+		require.Empty(t, vagueWord(f.Name.Name), "%s: package %s", name, f.Name.Name)
 		for _, d := range f.Decls {
 			if g, ok := d.(*ast.GenDecl); ok {
 				for _, s := range g.Specs {
 					if ty, ok := s.(*ast.TypeSpec); ok {
-						require.Empty(t, saysNothing(ty.Name.Name), "%s: type %s", name, ty.Name.Name)
+						require.Empty(t, vagueWord(ty.Name.Name), "%s: type %s", name, ty.Name.Name)
 					}
 				}
 			}
@@ -231,7 +232,7 @@ func TestNamesSayWhatIsInside(t *testing.T) {
 	})
 }
 
-func TestTopLevelIsFixed(t *testing.T) {
+func TestTopLevelNames(t *testing.T) {
 	allowed := []string{
 		"cmd",
 		"host",
@@ -251,17 +252,17 @@ func TestTopLevelIsFixed(t *testing.T) {
 		"srpo.toml",
 	}
 	for _, name := range tracked(t) {
-		if top := room(name); !strings.HasPrefix(top, ".") {
+		if top := topFolder(name); !strings.HasPrefix(top, ".") {
 			require.Contains(t, allowed, top, "a new name at the top level")
 		}
 	}
 }
 
-// maxFile bounds a tracked file, bytes.
+// maxFile is the maximum size of a tracked file in bytes.
 const maxFile = 200_000
 
-func TestFilesNameNoMachineAndNoRegistry(t *testing.T) {
-	// Written in pieces, so that this file does not name them itself.
+func TestFilesAreFreeOfLocalPathsAndRegistries(t *testing.T) {
+	// Written in pieces, so that this file does not match.
 	hosts := regexp.MustCompile(
 		strings.Join(
 			[]string{
@@ -286,7 +287,7 @@ func TestFilesNameNoMachineAndNoRegistry(t *testing.T) {
 	for _, name := range tracked(t) {
 		info, err := os.Lstat(filepath.Join("..", name))
 		if err != nil || !info.Mode().IsRegular() {
-			continue // removed, and not committed yet
+			continue // removed, but not yet committed
 		}
 		require.LessOrEqual(t, info.Size(), int64(maxFile), "%s is large", name)
 		data, err := os.ReadFile(filepath.Join("..", name))
@@ -303,7 +304,8 @@ func TestFilesNameNoMachineAndNoRegistry(t *testing.T) {
 	}
 }
 
-// tracked lists the files that git knows, relative to the module, slash-separated; of an unpacked archive, all files.
+// tracked returns the paths of the files that git tracks, relative to the module and slash-separated. In an unpacked
+// archive it returns all files.
 func tracked(t *testing.T) []string {
 	t.Helper()
 	var names []string
@@ -327,8 +329,8 @@ func tracked(t *testing.T) []string {
 	return names
 }
 
-// eachGoFile parses every Go file outside of folders whose name begins with a dot.
-func eachGoFile(t *testing.T, mode parser.Mode, look func(name string, f *ast.File)) {
+// eachGoFile parses every Go file and calls visit. It skips folders whose name begins with a dot.
+func eachGoFile(t *testing.T, mode parser.Mode, visit func(name string, f *ast.File)) {
 	t.Helper()
 	for _, name := range tracked(t) {
 		if !strings.HasSuffix(name, ".go") || strings.HasPrefix(name, ".") {
@@ -339,7 +341,7 @@ func eachGoFile(t *testing.T, mode parser.Mode, look func(name string, f *ast.Fi
 			continue
 		}
 		require.NoError(t, err, name)
-		look(name, f)
+		visit(name, f)
 	}
 }
 
@@ -348,9 +350,9 @@ var (
 	quoted = regexp.MustCompile("`((?:cmd|host|plugins|sdk|envs|policies|encoders|examples|docs|\\.ci)/[\\w./-]*)`")
 )
 
-// What the documents point at exists: links, and paths in backquotes. Pictures and results are made by runs,
-// which take their time.
-func TestDocumentsPointAtWhatExists(t *testing.T) {
+// TestDocumentsReferToExistingFiles checks that links and paths in backquotes exist. It skips pictures and results,
+// which are made by long runs.
+func TestDocumentsReferToExistingFiles(t *testing.T) {
 	checked := 0
 	for _, name := range tracked(t) {
 		if !strings.HasSuffix(name, ".md") || strings.HasPrefix(name, "docs/results/") {
@@ -367,7 +369,7 @@ func TestDocumentsPointAtWhatExists(t *testing.T) {
 				return
 			}
 			if _, err := os.Stat(filepath.Join("..", target)); err != nil {
-				t.Errorf("%s points at %s, which does not exist", name, target)
+				t.Errorf("%s refers to %s, which does not exist", name, target)
 			}
 		}
 		for _, m := range link.FindAllSubmatch(text, -1) {
@@ -382,7 +384,7 @@ func TestDocumentsPointAtWhatExists(t *testing.T) {
 	require.Greater(t, checked, 40)
 }
 
-// The guide for plugin authors shows the examples that the tests run.
+// TestGuideShowsTheExamples checks that the guide for plugin authors shows the examples that the tests run.
 func TestGuideShowsTheExamples(t *testing.T) {
 	guide, err := os.ReadFile("../docs/plugin-authors.md")
 	require.NoError(t, err)
@@ -397,19 +399,17 @@ func TestGuideShowsTheExamples(t *testing.T) {
 	require.Contains(t, string(guide), fmt.Sprintf("`examples/reach-go/main.go` (%d lines)", lines))
 }
 
-// The pages that a newcomer reads first stay short, and the picture of the data flow names packages that exist.
+// TestFirstPagesAreShort checks the length of the pages that a newcomer reads first, and that the diagram of the data
+// flow names existing packages.
 func TestFirstPagesAreShort(t *testing.T) {
-	for name, most := range map[string]int{"README.md": 120, "docs/architecture.md": 150} {
+	for name, maxLines := range map[string]int{"README.md": 120, "docs/architecture.md": 150} {
 		text, err := os.ReadFile(filepath.Join("..", name))
 		require.NoError(t, err)
-		require.LessOrEqual(t, bytes.Count(text, []byte("\n")), most, "%s has too many lines", name)
+		require.LessOrEqual(t, bytes.Count(text, []byte("\n")), maxLines, "%s has too many lines", name)
 	}
-	text, err := os.ReadFile("../docs/architecture.md")
+	picture, err := os.ReadFile("../docs/img/data-flow.svg")
 	require.NoError(t, err)
-	_, picture, found := strings.Cut(string(text), "```mermaid\n")
-	require.True(t, found, "the tour has no picture")
-	picture, _, _ = strings.Cut(picture, "```")
-	packages := regexp.MustCompile(`host/\w+`).FindAllString(picture, -1)
+	packages := regexp.MustCompile(`host/\w+`).FindAllString(string(picture), -1)
 	require.GreaterOrEqual(t, len(packages), 3)
 	for _, p := range packages {
 		require.DirExists(t, filepath.Join("..", p))

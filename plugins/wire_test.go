@@ -284,23 +284,24 @@ func TestEncoderRoundTripAndWindows(t *testing.T) {
 // slowEncoder reports progress when the test signals it, and then returns.
 type slowEncoder struct {
 	meanEncoder
-	begun, on, came chan struct{}
+	started, proceed, reported chan struct{}
 }
 
 func (s slowEncoder) Encode(ctx context.Context, clips []plugins.Tensor) ([][]float32, error) {
-	close(s.begun)
-	<-s.on
+	close(s.started)
+	<-s.proceed
 	encoder.ReportProgress(ctx)
-	close(s.came)
-	<-s.on
+	close(s.reported)
+	<-s.proceed
 	return s.meanEncoder.Encode(ctx, clips)
 }
 
-// The progress that an encoder reports reaches the host, which restarts its deadline.
+// TestEncoderReportProgress checks that the progress that an encoder reports reaches the host, which restarts its
+// deadline.
 func TestEncoderReportProgress(t *testing.T) {
 	encoder.ReportProgress(t.Context()) // outside a call it does nothing
 	ctx := t.Context()
-	e := slowEncoder{begun: make(chan struct{}), on: make(chan struct{}), came: make(chan struct{})}
+	e := slowEncoder{started: make(chan struct{}), proceed: make(chan struct{}), reported: make(chan struct{})}
 	c := encoder.NewClient(connect(t, func(s grpc.ServiceRegistrar) { encoder.Register(s, e) }), nil)
 	require.NoError(t, c.Configure(ctx, plugins.Config{}))
 	ended := make(chan error, 1)
@@ -308,21 +309,21 @@ func TestEncoderReportProgress(t *testing.T) {
 		_, err := c.Encode(ctx, []plugins.Tensor{plugins.Bytes(make([]byte, 3), 1, 1, 1, 3)})
 		ended <- err
 	}()
-	<-e.begun
+	<-e.started
 	began := time.Now()
 	require.Eventually(t,
 		func() bool { h, err := c.Health(ctx); return err == nil && h.SinceProgress >= 20*time.Millisecond },
 		10*time.Second, time.Millisecond)
 	waited := time.Since(began)
 	now := time.Now()
-	e.on <- struct{}{}
-	<-e.came
+	e.proceed <- struct{}{}
+	<-e.reported
 	h, err := c.Health(ctx)
 	require.NoError(t, err)
 	require.Equal(t, []string{"Encode 1 clips"}, h.Busy)
 	require.LessOrEqual(t, h.SinceProgress, time.Since(now),
-		"counted from the headway, not from the beginning %v before", waited)
-	close(e.on)
+		"measured from the last progress report, not from the start of the call %v earlier", waited)
+	close(e.proceed)
 	require.NoError(t, <-ended)
 }
 

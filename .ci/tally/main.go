@@ -1,4 +1,4 @@
-// Command tally adds up test results. It reads JUnit files (pytest and gotestsum write them) and the output of
+// Command tally adds up test results. It reads JUnit files, which pytest and gotestsum write, and the output of
 // `srpo plugin test --json`, prints the failures, and stores the counts of each step in the folder that the
 // environment variable RESULTS names. `tally sum` adds the steps up.
 //
@@ -24,7 +24,7 @@ import (
 	"strings"
 )
 
-// Counts holds the results of one step.
+// Counts are the results of one step.
 type Counts struct {
 	Name    string   `json:"name"`
 	Passed  int      `json:"passed"`

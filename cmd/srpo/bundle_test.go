@@ -40,9 +40,9 @@ func TestBundle(t *testing.T) {
 	require.ErrorIs(t, err, fs.ErrNotExist)
 }
 
-// TestBundlesAreWhole checks that an unpacked package contains the plugin's own files and those of its shared
-// folders, and that no shared folder hides one of the plugin's own.
-func TestBundlesAreWhole(t *testing.T) {
+// TestBundlesAreComplete checks that an unpacked package contains the plugin's files and those of its shared folders,
+// and that no shared file hides one of the plugin's.
+func TestBundlesAreComplete(t *testing.T) {
 	c := &catalog.Catalog{Embedded: embedded, Cache: t.TempDir()}
 	for _, files := range embedded {
 		b, ok := files.(bundle)
@@ -90,8 +90,9 @@ func TestBundleIsRestored(t *testing.T) {
 	require.Equal(t, string(want), string(got))
 }
 
-// The requirements of pi0 and pi0-fast are the same, so that their environments share downloads.
-func TestPiPoliciesNeedTheSame(t *testing.T) {
+// TestPiRequirements checks that pi0 and pi0-fast have the same requirements, so that their environments share
+// downloads.
+func TestPiRequirements(t *testing.T) {
 	a, err := fs.ReadFile(pi0.Files, "requirements.txt")
 	require.NoError(t, err)
 	b, err := fs.ReadFile(pi0fast.Files, "requirements.txt")

@@ -13,6 +13,7 @@ import (
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/srpo-dev/srpo/host/config"
 	"github.com/srpo-dev/srpo/host/dataset"
@@ -67,6 +68,7 @@ type shownData struct {
 	Cameras   []string        `json:"cameras"`
 	Action    []string        `json:"action"`
 	Proprio   []string        `json:"proprio"`
+	Warnings  []string        `json:"warnings,omitempty"`
 }
 
 type shownDataTask struct {
@@ -95,7 +97,11 @@ func (a *app) showData(ctx context.Context, f *settingsFlags, dir string) error 
 	}
 	defer set.Close()
 	space := set.Space()
-	out := shownData{Form: set.Form(), Cameras: space.Cameras, Action: space.Action.Names, Proprio: space.Proprio}
+	out := shownData{Form: set.Form(), Cameras: space.Cameras, Action: space.Action.Names, Proprio: space.Proprio,
+		Warnings: set.Warnings()}
+	for _, warning := range out.Warnings {
+		term.Warn("%s: %s", dir, warning)
+	}
 	index := map[string]int{}
 	for _, e := range set.Episodes() {
 		i, ok := index[e.Task]
@@ -146,10 +152,21 @@ func (a *app) dataExport() *cobra.Command {
 		},
 	}
 	dataSettings(c, &f)
-	c.Flags().StringVar(&out, "out", "", "folder to create")
+	outFlag(c, &out)
 	c.Flags().StringVar(&robot, "robot", "", "robot_type to write; default: the name of the env")
 	c.Flags().BoolVar(&successes, "successes", false, "leave failed episodes out")
 	return c
+}
+
+// outFlag adds --out, the folder that an export creates. --to is another name for it.
+func outFlag(c *cobra.Command, out *string) {
+	c.Flags().StringVar(out, "out", "", "folder to create")
+	c.Flags().SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+		if name == "to" {
+			name = "out"
+		}
+		return pflag.NormalizedName(name)
+	})
 }
 
 func (a *app) exportData(ctx context.Context, f *settingsFlags, from, out, robot string, successes bool) error {

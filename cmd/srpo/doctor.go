@@ -5,6 +5,7 @@ import (
 	"context"
 	_ "embed"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,6 +20,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/srpo-dev/srpo/envs/libero"
 	"github.com/srpo-dev/srpo/host/srpo"
 	"github.com/srpo-dev/srpo/host/supervise"
 	"github.com/srpo-dev/srpo/host/supervise/catalog"
@@ -45,7 +47,7 @@ const lowGPU = 0.5
 // goodGo is the minor version of the first Go that downloads the toolchain that a plugin's go.mod asks for.
 const goodGo = 21
 
-// triangle draws a triangle with EGL, and prints the renderer and the colours inside and outside of it.
+// triangle draws a triangle with EGL, and prints the renderer and the EGL device.
 //
 //go:embed templates/triangle.py
 var triangle string
@@ -564,16 +566,27 @@ func (d *doctor) egl(ctx context.Context) {
 				own = append(own, name+"="+value)
 			}
 		}
-		out, err := output(ctx, append(os.Environ(), own...), env.Python, "-I", "-c", triangle)
+		out, err := drawTriangle(ctx, append(os.Environ(), own...), env.Python)
 		if err != nil {
-			d.bad(d.isNeeded(p), "EGL",
-				"apt-get install libegl1 libgl1-mesa-dri, or install the driver's EGL; or --set env.libero.gl=osmesa",
-				"cannot draw a triangle: %v", err)
+			fix := "apt-get install libegl1 libgl1-mesa-dri, or install the driver's EGL; or --set env.libero.gl=osmesa"
+			if strings.Contains(err.Error(), "MUJOCO_EGL_DEVICE_ID is") {
+				fix = "unset MUJOCO_EGL_DEVICE_ID"
+			}
+			d.bad(d.isNeeded(p), "EGL", fix, "cannot draw a triangle: %v", err)
 			return
 		}
 		d.ok("EGL", "drew a triangle in %s, on %s", took(time.Since(began)), strings.TrimSpace(string(out)))
 		return
 	}
+}
+
+// drawTriangle draws a triangle on the EGL device that the LIBERO plugins would choose with these variables.
+func drawTriangle(ctx context.Context, environ []string, python string) ([]byte, error) {
+	choice, err := fs.ReadFile(libero.Shared["libero_sim"], "egl_device.py")
+	if err != nil {
+		return nil, err
+	}
+	return output(ctx, environ, python, "-I", "-c", string(choice)+"\n"+triangle)
 }
 
 func (d *doctor) gpu(ctx context.Context) {

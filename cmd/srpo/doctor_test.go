@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A probe that hangs ends at its deadline, together with its child processes.
+// TestProbeEnds checks that a probe that hangs ends at its deadline, with its child processes.
 func TestProbeEnds(t *testing.T) {
 	long := probeTime
 	probeTime = 500 * time.Millisecond
@@ -27,4 +27,13 @@ func TestProbeEnds(t *testing.T) {
 
 	_, err = output(t.Context(), nil, "sh", "-c", "echo working >&2; echo libEGL: no display >&2; exit 3")
 	require.EqualError(t, err, "libEGL: no display", "the last line of stderr")
+}
+
+// Doctor and the LIBERO plugins choose the EGL device with the same code, which runs before the drawing.
+func TestDoctorChoosesTheDeviceAsThePlugin(t *testing.T) {
+	python := filepath.Join(t.TempDir(), "python")
+	require.NoError(t, os.WriteFile(python, []byte("#!/bin/sh\necho \"$CUDA_VISIBLE_DEVICES\"\necho \"$3\"\n"), 0o755))
+	out, err := drawTriangle(t.Context(), []string{"CUDA_VISIBLE_DEVICES=GPU-8932f937"}, python)
+	require.NoError(t, err)
+	require.Regexp(t, "(?s)^GPU-8932f937\n.*\ndef prepare\\(\\).*\n    device = prepare\\(\\)", string(out))
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -27,7 +28,7 @@ import (
 	"github.com/srpo-dev/srpo/plugins/env"
 )
 
-// evalCLI runs a command line and returns its exit code and what it printed.
+// evalCLI runs a command line and returns its exit code and output.
 func evalCLI(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, err bytes.Buffer
@@ -41,8 +42,8 @@ var smallRun struct {
 	err  string
 }
 
-// smallPolicy gives the folder of a run of a small policy whose episodes have 24 steps at most, and moves the test
-// into a folder of its own.
+// smallPolicy returns the folder of a run of a small policy, whose episodes have at most 24 steps. It changes the
+// working folder of the test to a temporary one.
 func smallPolicy(t *testing.T) string {
 	t.Helper()
 	smallRun.once.Do(func() {
@@ -71,6 +72,17 @@ func removeSmallRun() {
 	}
 }
 
+// evalJSON runs an evaluation that must succeed, and returns its results and its output.
+func evalJSON(t *testing.T, args ...string) (evaluate.Results, string) {
+	t.Helper()
+	code, stdout, stderr := evalCLI(t, append([]string{"eval", "--json"}, args...)...)
+	require.Zero(t, code, stderr)
+	var r evaluate.Results
+	require.NoError(t, json.Unmarshal([]byte(stdout), &r))
+	return r, stdout
+}
+
+// evalEpisodes returns the episodes of an evaluation's folder by ID.
 func evalEpisodes(t *testing.T, dir string) map[string]evaluate.Episode {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join(dir, "episodes.jsonl"))
@@ -87,117 +99,115 @@ func evalEpisodes(t *testing.T, dir string) map[string]evaluate.Episode {
 
 func TestEval(t *testing.T) {
 	run := smallPolicy(t)
-	code, out, stderr := evalCLI(t, "eval", "--checkpoint", run, "--json", "--videos", "2")
-	require.Zero(t, code, stderr)
-	var r evaluate.Results
-	require.NoError(t, json.Unmarshal([]byte(out), &r))
 	const dir = "runs/small-000000-eval"
+	r, out := evalJSON(t, "--checkpoint", run, "--videos", "2")
 	require.Equal(t, dir, mustRel(t, r.Dir))
-
-	// Each start state of the run's own task exactly once, and the numbers are those of the episodes.
 	all := evalEpisodes(t, dir)
+	checkOneTaskResults(t, r, all)
+	require.JSONEq(t, out, evalRead(t, filepath.Join(dir, "results.json")))
+	evalVideos(t, dir, r, all, 2)
+	checkSplitInReport(t, dir, r)
+
+	t.Run("a complete evaluation rolls out nothing", func(t *testing.T) {
+		again, _ := evalJSON(t, "--checkpoint", run)
+		require.Zero(t, again.Rolled)
+		require.Equal(t, r.All, again.All)
+	})
+
+	// The sides of the split follow from the run's seed. The folder of the checkpoint contains the same policy.
+	rec, err := store.Read(run)
+	require.NoError(t, err)
+	train, test := rollout.Split(5, env.Task{ID: "tabletop/one_block", StartStates: 50}, 0.5)
+	require.Equal(t, train, rec.Manifest.StartStates.Train["tabletop/one_block"])
+	for _, c := range []struct {
+		side, message string
+		states        []int
+	}{
+		{"train", "trained on these start states.", train},
+		{"test", "start states were held out from training.", test},
+	} {
+		t.Run("the "+c.side+" side", func(t *testing.T) {
+			code, out, stderr := evalCLI(
+				t, "eval", "--checkpoint", run+"/checkpoints/000000", "--states", c.side, "--lanes", "3",
+			)
+			require.Zero(t, code, stderr)
+			require.Contains(t, out, "of 25")
+			require.Contains(t, out, c.message)
+			got := evalEpisodes(t, dir+"-"+c.side)
+			require.Len(t, got, 25)
+			for _, s := range c.states {
+				id := "eval/tabletop/one_block/" + strconv.Itoa(s) + "/0"
+				part, whole := got[id], all[id]
+				part.Index, whole.Index = 0, 0
+				require.Equal(t, whole, part, "an episode depends neither on the lanes nor on the other episodes")
+			}
+		})
+	}
+
+	t.Run("a policy without images acts differently", func(t *testing.T) {
+		code, _, stderr := evalCLI(
+			t, "eval", "--checkpoint", run, "--set", "policy.tiny.image=false", "--out", "blind", "--videos", "2",
+		)
+		require.Zero(t, code, stderr)
+		blind := evalEpisodes(t, "blind")
+		require.Len(t, blind, 50)
+		for _, e := range blind {
+			name := evaluate.VideoName(e)
+			if _, err := os.Stat(filepath.Join("blind", name)); err == nil {
+				require.NotEqual(t, evalRead(t, filepath.Join(dir, name)), evalRead(t, filepath.Join("blind", name)))
+			}
+		}
+	})
+}
+
+// checkOneTaskResults checks that the episodes cover each start state of one_block once, and that the results agree
+// with the episodes.
+func checkOneTaskResults(t *testing.T, r evaluate.Results, all map[string]evaluate.Episode) {
+	t.Helper()
 	require.Len(t, all, 50)
 	states, successes, steps, indices := map[int]bool{}, 0, int64(0), map[int]bool{}
 	for _, e := range all {
 		require.Equal(t, "tabletop/one_block", e.Task)
 		require.Zero(t, e.Repeat)
-		states[e.StartState] = true
+		require.Contains(t, []string{"train", "test"}, e.Side)
+		states[e.StartState], indices[e.Index] = true, true
 		steps += int64(e.Steps)
 		if e.Success {
 			successes++
 		}
-		indices[e.Index] = true
-		require.Contains(t, []string{"train", "test"}, e.Side)
 	}
 	require.Len(t, states, 50)
-	require.Len(t, indices, 50, "the place of each in the whole")
-	evalVideos(t, dir, r, all, 2)
-	low, high := stats.Wilson(float64(successes)/50, 50)
-	require.Equal(
-		t, evaluate.Score{
-			Name: "all", Episodes: 50, Successes: successes, Rate: float64(successes) / 50, Low: low, High: high,
-			MeanSteps: float64(steps) / 50,
-		}, r.All,
-	)
+	require.Len(t, indices, 50)
+	rate := float64(successes) / 50
+	low, high := stats.Wilson(rate, 50)
+	require.Equal(t, evaluate.Score{
+		Name: "all", Episodes: 50, Successes: successes, Rate: rate, Low: low, High: high,
+		MeanSteps: float64(steps) / 50,
+	}, r.All)
 	require.Len(t, r.Tasks, 1)
 	require.Equal(t, steps, r.EnvSteps)
 	require.Equal(t, 50, r.Rolled)
-	written, err := os.ReadFile(filepath.Join(dir, "results.json"))
-	require.NoError(t, err)
-	require.JSONEq(t, out, string(written))
+}
 
-	// Once more: everything is there already.
-	code, out, _ = evalCLI(t, "eval", "--checkpoint", run, "--json")
-	require.Zero(t, code)
-	var again evaluate.Results
-	require.NoError(t, json.Unmarshal([]byte(out), &again))
-	require.Zero(t, again.Rolled)
-	require.Equal(t, r.All, again.All)
-
-	// The run's seed makes the run's split, and both sides together make the whole; the checkpoint's own folder is
-	// the same policy.
-	rec, err := store.Read(run)
-	require.NoError(t, err)
-	train, test := rollout.Split(5, env.Task{ID: "tabletop/one_block", StartStates: 50}, 0.5)
-	require.Equal(t, train, rec.Manifest.StartStates.Train["tabletop/one_block"])
-	for side, want := range map[string][]int{"train": train, "test": test} {
-		code, out, stderr = evalCLI(
-			t, "eval", "--checkpoint", run+"/checkpoints/000000", "--states", side, "--lanes", "3",
-		)
-		require.Zero(t, code, stderr)
-		require.Contains(t, out, "of 25")
-		require.Contains(
-			t, out, map[string]string{
-				"train": "trained on these start states.", "test": "start states were held out from training.",
-			}[side],
-		)
-		got := evalEpisodes(t, dir+"-"+side)
-		require.Len(t, got, 25)
-		for _, s := range want {
-			id := "eval/tabletop/one_block/" + itoa(s) + "/0"
-			have, full := got[id], all[id]
-			have.Index, full.Index = 0, 0
-			require.Equal(t, full, have, "the same episode, whatever the lanes and the rest of the list")
-		}
-	}
-
-	// Sampling and blindness are other evaluations.
-	code, _, stderr = evalCLI(
-		t, "eval", "--checkpoint", run, "--set", "policy.tiny.image=false", "--out", "blind", "--videos", "2",
-	)
-	require.Zero(t, code, stderr)
-	blind := evalEpisodes(t, "blind")
-	require.Len(t, blind, 50)
-	for _, e := range blind {
-		name := evaluate.VideoName(e)
-		if _, err := os.Stat(filepath.Join("blind", name)); err == nil {
-			require.NotEqual(
-				t, evalRead(t, filepath.Join(dir, name)), evalRead(
-					t, filepath.Join("blind", name),
-				), "a policy that sees nothing acts otherwise",
-			)
-		}
-	}
-
-	// What was trained on is told apart from what was not.
-	require.Equal(
-		t, evaluate.Split{
-			Used: "all", By: "start", TrainFraction: 0.5, TrainedOn: "train", Train: r.Split.Train, Test: r.Split.Test,
-		}, r.Split,
-	)
+// checkSplitInReport checks that the results and the report separate training start states from held-out ones.
+func checkSplitInReport(t *testing.T, dir string, r evaluate.Results) {
+	t.Helper()
+	require.Equal(t, evaluate.Split{
+		Used: "all", By: "start", TrainFraction: 0.5, TrainedOn: "train", Train: r.Split.Train, Test: r.Split.Test,
+	}, r.Split)
 	require.Equal(t, 25, r.Split.Train.Episodes)
 	require.Equal(t, 25, r.Split.Test.Episodes)
 	page := evalRead(t, filepath.Join(dir, "report.html"))
-	for _, words := range []string{
+	for _, text := range []string{
 		"data:image/gif;base64,", "side test, held out", "one of ", "tabletop/one_block", "By suite",
 	} {
-		require.Contains(t, page, words)
+		require.Contains(t, page, text)
 	}
 	require.NotContains(t, page, "http://")
 	require.NotContains(t, page, "https://")
 }
 
-// evalVideos checks that the first n episodes of each kind of outcome, and no others, have their video.
+// evalVideos checks that the first n episodes of each kind of outcome have a video, and that no others do.
 func evalVideos(t *testing.T, dir string, r evaluate.Results, all map[string]evaluate.Episode, n int) {
 	t.Helper()
 	var kinds []string
@@ -220,9 +230,9 @@ func evalVideos(t *testing.T, dir string, r evaluate.Results, all map[string]eva
 		}
 	}
 	require.NotEmpty(t, kinds)
-	there, err := os.ReadDir(filepath.Join(dir, "videos"))
+	entries, err := os.ReadDir(filepath.Join(dir, "videos"))
 	require.NoError(t, err)
-	require.Len(t, there, len(files), "one that a better one replaced is removed")
+	require.Len(t, entries, len(files), "replaced videos are removed")
 }
 
 func evalRead(t *testing.T, path string) string {
@@ -232,8 +242,7 @@ func evalRead(t *testing.T, path string) string {
 	return string(data)
 }
 
-func itoa(n int) string { b, _ := json.Marshal(n); return string(b) }
-
+// mustRel returns a path relative to the working folder, without symbolic links.
 func mustRel(t *testing.T, path string) string {
 	t.Helper()
 	dir, err := os.Getwd()
@@ -255,7 +264,7 @@ func TestEvalRefuses(t *testing.T) {
 	for _, c := range []struct {
 		args []string
 		code int
-		says string
+		want string
 	}{
 		{[]string{"--episodes", "5"}, 4, "episodes: 4 in the folder, 5 now"},
 		{[]string{"--episodes", "4", "--seed", "6"}, 4, "seed: 5 in the folder, 6 now"},
@@ -272,25 +281,17 @@ func TestEvalRefuses(t *testing.T) {
 		{[]string{"--checkpoint", "nowhere"}, 3, "no folder nowhere"},
 		{[]string{"--episodes", "4", "--task", "nothing*"}, 3, "no task of env tabletop matches"},
 	} {
-		code, _, stderr := evalCLI(t, append([]string{"eval", "--checkpoint", run, "--out", "e"}, c.args...)...)
-		require.Equal(t, c.code, code, "%v: %s", c.args, stderr)
-		require.Contains(t, stderr, c.says)
-		require.Contains(t, stderr, "try: ")
+		evalFails(t, c.code, c.want, append([]string{"--checkpoint", run, "--out", "e"}, c.args...)...)
 		require.Equal(t, before, evalTree(t, "e"), "%v changed the folder", c.args)
 	}
-	// Whoever typed nothing, and meets a default that has changed, goes on with the settings that the folder has.
-	code, _, stderr = evalCLI(
-		t, "eval", "--checkpoint", run, "--out", "e", "--episodes", "4", "--set", "policy.tiny.std=0.5",
-	)
-	require.Equal(t, 4, code)
-	require.Contains(t, stderr, "continue with the settings that it was begun with: --config e/srpo.toml")
+	// After a change of a default, the evaluation continues with the settings in the folder.
+	evalFails(t, 4, "continue with the settings that it was begun with: --config e/srpo.toml",
+		"--checkpoint", run, "--out", "e", "--episodes", "4", "--set", "policy.tiny.std=0.5")
 	code, stdout, stderr := evalCLI(t, "eval", "--config", "e/srpo.toml", "--out", "e", "--episodes", "4", "--json")
 	require.Zero(t, code, stderr)
 	require.Contains(t, stdout, `"rolled": 0`)
 
-	code, _, stderr = evalCLI(t, "eval")
-	require.Equal(t, 2, code)
-	require.Contains(t, stderr, "no policy to evaluate")
+	evalFails(t, 2, "no policy to evaluate")
 	code, stdout, stderr = evalCLI(
 		t, "eval", "--task", "tabletop/one_block", "--episodes", "2", "--set", "imitate.demos=0", "--set",
 		"rollout.max_steps=8", "--out", "own", "--json",
@@ -298,23 +299,17 @@ func TestEvalRefuses(t *testing.T) {
 	require.Zero(t, code, stderr)
 	require.Contains(t, stdout, `"episodes": 2`)
 	require.Contains(t, stderr, "policy tiny with its own weights")
-	code, _, stderr = evalCLI(t, "eval", "--checkpoint", run, "--out", run)
-	require.Equal(t, 2, code)
-	require.Contains(t, stderr, "and no evaluation")
+	evalFails(t, 2, "and no evaluation", "--checkpoint", run, "--out", run)
 
 	require.NoError(t, os.WriteFile("file", []byte("mine"), 0o644))
-	code, _, stderr = evalCLI(t, "eval", "--checkpoint", run, "--out", "file")
-	require.Equal(t, 2, code)
-	require.Contains(t, stderr, "--out file: a file has this name")
+	evalFails(t, 2, "--out file: a file has this name", "--checkpoint", run, "--out", "file")
 	require.Equal(t, "mine", evalRead(t, "file"))
 
-	require.NoError(t, os.MkdirAll("empty", 0o755)) // a policy's folder without a policy
-	code, _, stderr = evalCLI(t, "eval", "--checkpoint", "empty", "--task", "tabletop/one_block")
-	require.Equal(t, 3, code, stderr)
-	require.Contains(t, stderr, "checkpoint empty")
+	require.NoError(t, os.MkdirAll("empty", 0o755)) // a folder without a policy
+	evalFails(t, 3, "checkpoint empty", "--checkpoint", "empty", "--task", "tabletop/one_block")
 }
 
-// evalTree is what a folder holds, but for the plugins' logs, which only grow.
+// evalTree returns the contents of the files in a folder, without the plugins' logs.
 func evalTree(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	m := map[string]string{}
@@ -327,9 +322,9 @@ func evalTree(t *testing.T, dir string) map[string]string {
 	return m
 }
 
-// A stopped evaluation goes on where it was, also after a line that a crash left half-written, and comes to the same
-// episodes.
-func TestEvalGoesOn(t *testing.T) {
+// TestEvalContinues checks that a stopped evaluation continues, even after a line that a crash left incomplete, and
+// gives the same episodes.
+func TestEvalContinues(t *testing.T) {
 	run := smallPolicy(t)
 	all := []string{"eval", "--checkpoint", run, "--task", "*", "--lanes", "1", "--sample"}
 	code, _, stderr := evalCLI(t, append(all, "--out", "whole")...)
@@ -376,11 +371,11 @@ func TestEvalGoesOn(t *testing.T) {
 	require.Equal(t, want, evalEpisodes(t, "parts"))
 	var r evaluate.Results
 	require.NoError(t, json.Unmarshal([]byte(out), &r))
-	require.Equal(t, 150-len(some), r.Rolled, "what was there is not rolled again")
+	require.Equal(t, 150-len(some), r.Rolled, "finished episodes are not repeated")
 	require.Len(t, r.Tasks, 3)
 	require.Equal(t, 150, r.Suites[0].Episodes)
 
-	// An episode of something else in the log is refused, not counted.
+	// An episode that is in the log twice is refused, not counted.
 	data, err := os.ReadFile("parts/episodes.jsonl")
 	require.NoError(t, err)
 	require.NoError(
@@ -391,30 +386,25 @@ func TestEvalGoesOn(t *testing.T) {
 	require.Contains(t, stderr, "episodes.jsonl:151")
 }
 
-// The shards of an evaluation, merged, are the evaluation in one piece: the same episodes, numbers and videos.
+// TestEvalShards checks that the merged shards of an evaluation have the same episodes, numbers and videos as the
+// evaluation in one piece.
 func TestEvalShards(t *testing.T) {
-	run := smallPolicy(t)
-	args := []string{"eval", "--checkpoint", run, "--task", "*", "--episodes", "40", "--lanes", "2", "--sample"}
-	code, out, stderr := evalCLI(t, append(args, "--out", "whole", "--json")...)
-	require.Zero(t, code, stderr)
-	var whole evaluate.Results
-	require.NoError(t, json.Unmarshal([]byte(out), &whole))
-
+	args := manyTasks(smallPolicy(t), "--sample")
+	whole, _ := evalJSON(t, append(args, "--out", "whole")...)
 	seen := map[string]bool{}
 	for _, i := range []string{"1", "2", "3"} {
-		code, _, stderr = evalCLI(t, append(args, "--shard", i+"/3", "--out", "part-"+i)...)
-		require.Zero(t, code, stderr)
+		evalJSON(t, append(args, "--shard", i+"/3", "--out", "part-"+i)...)
 		for id := range evalEpisodes(t, "part-"+i) {
-			require.NotContains(t, seen, id, "in two shards")
+			require.NotContains(t, seen, id, "an episode is in two shards")
 			seen[id] = true
 		}
 	}
 	require.Len(t, seen, 40)
 
 	for _, c := range []struct {
-		args []string
-		code int
-		says string
+		folders []string
+		code    int
+		want    string
 	}{
 		{
 			[]string{"part-1", "part-3"}, 2,
@@ -425,16 +415,11 @@ func TestEvalShards(t *testing.T) {
 		{[]string{"part-1", "nowhere"}, 3, "eval.json is missing"},
 		{nil, 2, "--merge needs the folders of the shards"},
 	} {
-		code, _, stderr := evalCLI(t, append([]string{"eval", "--merge", "--out", "merged"}, c.args...)...)
-		require.Equal(t, c.code, code, stderr)
-		require.Contains(t, stderr, c.says)
-		require.Contains(t, stderr, "try: ")
+		evalFails(t, c.code, c.want, append([]string{"--merge", "--out", "merged"}, c.folders...)...)
 		require.NoDirExists(t, "merged")
 	}
-	code, out, stderr = evalCLI(t, "eval", "--merge", "part-2", "part-3", "part-1", "--out", "merged", "--json")
-	require.Zero(t, code, stderr)
-	var merged evaluate.Results
-	require.NoError(t, json.Unmarshal([]byte(out), &merged))
+
+	merged, _ := evalJSON(t, "--merge", "part-2", "part-3", "part-1", "--out", "merged")
 	require.Equal(t, evalEpisodes(t, "whole"), evalEpisodes(t, "merged"))
 	merged.Dir, merged.Seconds, merged.Rolled = whole.Dir, whole.Seconds, whole.Rolled
 	require.Equal(t, whole, merged)
@@ -444,58 +429,62 @@ func TestEvalShards(t *testing.T) {
 		}
 	}
 	require.FileExists(t, "merged/report.html")
-	code, _, stderr = evalCLI(t, "eval", "--merge", "part-1", "part-2", "part-3", "--out", "merged")
-	require.Equal(t, 2, code)
-	require.Contains(t, stderr, "the folder contains ")
+	evalFails(t, 2, "the folder contains ", "--merge", "part-1", "part-2", "part-3", "--out", "merged")
 
 	for _, s := range []string{"0/3", "4/3", "1/0", "a/b", "1/3x", "-1/3"} {
-		code, _, stderr := evalCLI(t, append(args, "--shard", s, "--out", "never")...)
-		require.Equal(t, 2, code, s)
-		require.Contains(t, stderr, "shard")
+		evalFails(t, 2, "shard", append(args, "--shard", s, "--out", "never")...)
 		require.NoDirExists(t, "never")
 	}
-	code, _, stderr = evalCLI(t, append(args, "--shard", "2/3", "--out", "part-1")...)
-	require.Equal(t, 4, code)
-	require.Contains(t, stderr, "shard: 1/3 in the folder, 2/3 now")
+	evalFails(t, 4, "shard: 1/3 in the folder, 2/3 now", append(args, "--shard", "2/3", "--out", "part-1")...)
+}
 
-	// The paired difference, and the folders that it refuses.
-	code, _, stderr = evalCLI(t, append(args[:len(args)-1], "--out", "greedy")...)
-	require.Zero(t, code, stderr)
-	code, out, stderr = evalCLI(t, "eval", "--compare", "whole", "greedy")
+// TestEvalCompare checks the paired difference of two evaluations, and that incomparable folders are refused.
+func TestEvalCompare(t *testing.T) {
+	run := smallPolicy(t)
+	for dir, change := range map[string][]string{
+		"sampled": {"--sample"}, "greedy": nil, "part": {"--sample", "--shard", "1/3"}, "other-seed": {"--seed", "6"},
+		"fewer": {"--episodes", "39"}, "longer": {"--set", "rollout.max_steps=25"},
+	} {
+		evalJSON(t, append(manyTasks(run, change...), "--out", dir)...)
+	}
+	code, out, stderr := evalCLI(t, "eval", "--compare", "sampled", "greedy")
 	require.Zero(t, code, stderr)
 	require.Contains(t, out, "No difference shown")
 	require.Contains(t, out, "Newcombe")
 	require.Regexp(t, `(?m)^all .* 40 `, out)
-	for dir, change := range map[string][]string{
-		"other-seed": {"--seed", "6"}, "fewer": {"--episodes", "39"}, "longer": {"--set", "rollout.max_steps=25"},
-	} {
-		code, _, stderr = evalCLI(t, append(append(args[:len(args)-1:len(args)-1], change...), "--out", dir)...)
-		require.Zero(t, code, stderr)
-	}
-	for _, c := range []struct{ a, b, says string }{
+	for _, c := range []struct{ a, b, want string }{
 		{"greedy", "other-seed", "episode 1 is eval/tabletop/"},
 		{"fewer", "greedy", " is in greedy only"},
 		{"greedy", "longer", "max_steps is 24 in the one, 25 in the other"},
-		{"greedy", "part-1", "episode 2 is"},
+		{"greedy", "part", "episode 2 is"},
 	} {
-		code, _, stderr := evalCLI(t, "eval", "--compare", c.a, c.b)
-		require.Equal(t, 4, code, stderr)
-		require.Contains(t, stderr, c.says)
-		require.Contains(t, stderr, "try: ")
+		evalFails(t, 4, c.want, "--compare", c.a, c.b)
 	}
-	lines := evalRead(t, "greedy/episodes.jsonl")
-	require.NoError(
-		t, os.WriteFile(
-			"greedy/episodes.jsonl", []byte(lines[:strings.LastIndex(strings.TrimSuffix(lines, "\n"), "\n")+1]), 0o644,
-		),
-	)
-	code, _, stderr = evalCLI(t, "eval", "--compare", "whole", "greedy")
-	require.Equal(t, 2, code)
-	require.Contains(t, stderr, "the evaluation has 39 of its 40 episodes")
+
+	lines := strings.SplitAfter(evalRead(t, "greedy/episodes.jsonl"), "\n")
+	require.Len(t, lines, 41) // the last is empty
+	incomplete := strings.Join(lines[:39], "")
+	require.NoError(t, os.WriteFile("greedy/episodes.jsonl", []byte(incomplete), 0o644))
+	evalFails(t, 2, "the evaluation has 39 of its 40 episodes", "--compare", "sampled", "greedy")
 }
 
-// An env and a policy that are killed again and again cost time only: every episode is there once, and ended as it
-// would have.
+// manyTasks returns the arguments of an evaluation of 40 episodes of all tasks.
+func manyTasks(run string, args ...string) []string {
+	all := append([]string{"--checkpoint", run, "--task", "*", "--episodes", "40", "--lanes", "2"}, args...)
+	return slices.Clip(all)
+}
+
+// evalFails checks that an evaluation ends with an exit code, an error that contains a text, and a hint.
+func evalFails(t *testing.T, code int, want string, args ...string) {
+	t.Helper()
+	got, _, stderr := evalCLI(t, append([]string{"eval"}, args...)...)
+	require.Equal(t, code, got, "%v: %s", args, stderr)
+	require.Contains(t, stderr, want)
+	require.Contains(t, stderr, "try: ")
+}
+
+// TestEvalKilledPlugins kills the env and the policy repeatedly. The evaluation has the same episodes as an undisturbed
+// one.
 func TestEvalKilledPlugins(t *testing.T) {
 	run := smallPolicy(t)
 	args := []string{
@@ -517,7 +506,7 @@ func TestEvalKilledPlugins(t *testing.T) {
 			}
 			data, _ := os.ReadFile("torn/episodes.jsonl")
 			if have := bytes.Count(data, []byte("\n")); n < 4 && have >= last+7 {
-				for _, pid := range serving([]string{"env\x00tabletop", "policy\x00tiny"}[n%2]) {
+				for _, pid := range servers([]string{"env\x00tabletop", "policy\x00tiny"}[n%2]) {
 					if syscall.Kill(pid, syscall.SIGKILL) == nil {
 						n, last = n+1, have
 					}
@@ -528,14 +517,14 @@ func TestEvalKilledPlugins(t *testing.T) {
 	code, _, stderr = evalCLI(t, append(args, "--out", "torn")...)
 	close(done)
 	require.Zero(t, code, stderr)
-	require.GreaterOrEqual(t, <-kills, 2, "nothing was killed")
+	require.GreaterOrEqual(t, <-kills, 2, "too few processes were killed")
 	require.Contains(t, stderr, "env tabletop died")
 	require.Contains(t, stderr, "policy tiny died")
 	require.Equal(t, evalEpisodes(t, "whole"), evalEpisodes(t, "torn"))
 }
 
-// serving gives this process's own children that serve a plugin, named by its kind and name.
-func serving(what string) (pids []int) {
+// servers returns the children of this process that serve a plugin, given as its kind and name, separated by a NUL.
+func servers(plugin string) (pids []int) {
 	files, _ := filepath.Glob("/proc/[0-9]*/stat")
 	for _, file := range files {
 		data, err := os.ReadFile(file)
@@ -544,7 +533,8 @@ func serving(what string) (pids []int) {
 		}
 		fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
 		line, _ := os.ReadFile(filepath.Join(filepath.Dir(file), "cmdline"))
-		if len(fields) > 1 && fields[1] == strconv.Itoa(os.Getpid()) && bytes.Contains(line, []byte("serve\x00"+what)) {
+		isChild := len(fields) > 1 && fields[1] == strconv.Itoa(os.Getpid())
+		if isChild && bytes.Contains(line, []byte("serve\x00"+plugin)) {
 			if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file))); err == nil {
 				pids = append(pids, pid)
 			}

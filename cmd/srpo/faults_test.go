@@ -23,8 +23,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// faultRun is a small run that comes by every kind of point: demonstrations, references, rollouts on several lanes, a
-// reward of embeddings, updates, audits, evaluations, videos, kept embeddings, commits, retention.
+// faultRun is a small run that passes every kind of point: demonstrations, references, rollouts on several lanes, a
+// reward from embeddings, updates, audits, evaluations, videos, saved embeddings, commits, retention.
 const faultRun = `[run]
 task = ["tabletop/one_block"]
 iterations = 3
@@ -58,20 +58,17 @@ vision = 8
 conv = ["4,8,8"]
 `
 
-// faultPoint is a point at which a process is killed, and what became of the run.
+// faultPoint is a point at which a process is killed, with the result of the run.
 type faultPoint struct {
 	spec, name string
-	host       bool
+	host       bool // the host is killed, not a plugin
 	fired      bool
-	// resumed counts how often the host had to be started again.
-	resumed int
-	err     error
-	words   string
-	// said is what the host said in the run with the fault.
-	said string
+	resumed    int // how often the host was started again
+	err        error
+	output     string // of the host, in the run with the fault
 }
 
-// rig is where a run of tiny.toml is tried with faults.
+// rig is a folder in which runs of tiny.toml are done with faults.
 type rig struct{ work, cache string }
 
 func newRig(work, config string) (rig, error) {
@@ -80,18 +77,24 @@ func newRig(work, config string) (rig, error) {
 	)
 }
 
-// TestKillPoints kills plugins, and the host, at seeded points, lets the run go on (where the host died, by
-// --resume), and compares checkpoints and metrics with those of the undisturbed run bit for bit. SRPO_FAULTS is the
-// number of points of each sort, SRPO_FAULTS_SEED their seed, SRPO_FAULTS_OUT a page to write. SRPO_FAULTS_ONLY names
-// faults to try instead, as errors do.
-func TestKillPoints(t *testing.T) {
-	n, seed := 20, uint64(1)
+// faultOptions returns the number of points and their seed, from SRPO_FAULTS and SRPO_FAULTS_SEED.
+func faultOptions(points int) (n int, seed uint64) {
+	n, seed = points, 1
 	if v := os.Getenv("SRPO_FAULTS"); v != "" {
 		n, _ = strconv.Atoi(v)
 	}
 	if v := os.Getenv("SRPO_FAULTS_SEED"); v != "" {
 		seed, _ = strconv.ParseUint(v, 10, 64)
 	}
+	return n, seed
+}
+
+// TestKillPoints kills plugins and the host at seeded points, lets the run continue (by --resume if the host died), and
+// compares checkpoints and metrics with those of the undisturbed run bit for bit. SRPO_FAULTS is the number of points
+// for plugins and for the host, SRPO_FAULTS_SEED their seed, SRPO_FAULTS_OUT a page to write. SRPO_FAULTS_ONLY names
+// faults to try instead, in the notation of the error messages.
+func TestKillPoints(t *testing.T) {
+	n, seed := faultOptions(20)
 	began := time.Now()
 	work := t.TempDir()
 	rig, err := newRig(work, faultRun)
@@ -124,7 +127,7 @@ func TestKillPoints(t *testing.T) {
 			mu.Lock()
 			defer mu.Unlock()
 			p.err, done = err, append(done, p)
-			if page := os.Getenv("SRPO_FAULTS_OUT"); page != "" { // a long list that is cut short has its page too
+			if page := os.Getenv("SRPO_FAULTS_OUT"); page != "" { // an interrupted test has a page too
 				_ = os.WriteFile(page, faultPage(done, len(points), seed, whole, time.Since(began)), 0o644)
 			}
 		}()
@@ -139,21 +142,21 @@ func TestKillPoints(t *testing.T) {
 			fired[p.host]++
 		}
 	}
-	// Batches of calls are not the same in each run, so that a few come less often than in the first one. Where
-	// nobody is killed nothing is shown.
+	// The batches of calls differ between runs, so that some calls are rarer than in the undisturbed run. A point that
+	// is not triggered tests nothing.
 	for host, n := range count {
-		if float64(fired[host]) < leastFired*float64(n) {
+		if float64(fired[host]) < minFired*float64(n) {
 			t.Errorf("host %v: %d of %d points were triggered", host, fired[host], n)
 		}
 	}
 }
 
-// leastFired is the share of the points at which a process must have been killed; of 400 recorded ones it was 0.99.
-const leastFired = 0.75
+// minFired is the share of the points at which a process must have been killed.
+const minFired = 0.75
 
-// TestHangs stops each plugin in each kind of call (SIGSTOP, as a simulator that hangs): its heart is not heard any
-// more, long before deadlines of minutes, the process is replaced, and the run, or its --resume, comes to what the
-// undisturbed run comes to.
+// TestHangs stops each plugin in each kind of call (SIGSTOP, as a simulator that hangs). The host notices the missing
+// heartbeat minutes before the deadline and replaces the process. The run, or its --resume, matches the undisturbed
+// run.
 func TestHangs(t *testing.T) {
 	work := t.TempDir()
 	rig, err := newRig(work, faultRun)
@@ -173,7 +176,7 @@ func TestHangs(t *testing.T) {
 	_, err = newRig(work, faultRun+"[host]\nsilence_timeout_s = 6\n")
 	require.NoError(t, err)
 	var wg sync.WaitGroup
-	free := make(chan struct{}, 4*runtime.NumCPU()) // they wait more than they work
+	free := make(chan struct{}, 4*runtime.NumCPU()) // most of the time is spent waiting
 	require.Greater(t, len(count), 10)
 	for name, n := range count {
 		wg.Add(1)
@@ -185,10 +188,10 @@ func TestHangs(t *testing.T) {
 			if err != nil || !p.fired {
 				t.Errorf("SRPO_FAULT='%s': fired %v: %v", p.spec, p.fired, err)
 			}
-			if !strings.Contains(p.said, "sent no heartbeat") { // and not the deadline, minutes later
+			if !strings.Contains(p.output, "sent no heartbeat") { // rather than the deadline
 				t.Errorf(
 					"SRPO_FAULT='%s': the message does not mention the missing heartbeat: %s", p.spec,
-					lastLines(p.said, 12),
+					lastLines(p.output, 12),
 				)
 			}
 		}()
@@ -224,21 +227,21 @@ func (r rig) host(t *testing.T, dir string, resume bool, variables ...string) (c
 	return 0, b.String()
 }
 
-// comings are the points that a run came by.
-type comings struct {
+// tracedPoints are the points that a run passed.
+type tracedPoints struct {
 	count  map[string]int
-	sort   map[string]string // "call", "point" or "torn", by name
+	kind   map[string]string // "call", "point" or "torn", by name
 	length map[string]int    // the mean length of a call, microseconds
 }
 
-func readTrace(t *testing.T, trace string) comings {
+func readTrace(t *testing.T, trace string) tracedPoints {
 	data, err := os.ReadFile(trace)
 	require.NoError(t, err)
-	p := comings{map[string]int{}, map[string]string{}, map[string]int{}}
+	p := tracedPoints{map[string]int{}, map[string]string{}, map[string]int{}}
 	for _, line := range strings.Split(strings.TrimSpace(string(data)), "\n") {
 		f := strings.Split(line, "\t")
 		p.count[f[1]]++
-		p.sort[f[1]] = f[0]
+		p.kind[f[1]] = f[0]
 		if f[0] == "call" {
 			us, _ := strconv.Atoi(f[2])
 			p.length[f[1]] += us
@@ -250,9 +253,9 @@ func readTrace(t *testing.T, trace string) comings {
 	return p
 }
 
-// names lists those that begin with a prefix, sorted.
-func (p comings) names(prefix string) (list []string) {
-	for name := range p.sort {
+// names returns the sorted names with a prefix.
+func (p tracedPoints) names(prefix string) (list []string) {
+	for name := range p.kind {
 		if strings.HasPrefix(name, prefix) {
 			list = append(list, name)
 		}
@@ -261,8 +264,8 @@ func (p comings) names(prefix string) (list []string) {
 	return list
 }
 
-// pick takes n points: names in turn, as some come a thousand times and others once.
-func (p comings) pick(n int, names []string, host bool, r *rand.Rand) (points []*faultPoint) {
+// pick draws n points. It takes the names in turn, because some occur a thousand times and others once.
+func (p tracedPoints) pick(n int, names []string, host bool, r *rand.Rand) (points []*faultPoint) {
 	var turn []string
 	for range n {
 		if len(turn) == 0 {
@@ -271,66 +274,67 @@ func (p comings) pick(n int, names []string, host bool, r *rand.Rand) (points []
 		}
 		name := turn[0]
 		turn = turn[1:]
-		who, when := "plugin", "before"
+		victim, when := "plugin", "before"
 		if host {
-			who = "host"
+			victim = "host"
 		}
 		switch {
-		case p.sort[name] == "torn":
+		case p.kind[name] == "torn":
 			when = "torn"
-		case p.sort[name] == "call":
+		case p.kind[name] == "call":
 			when = []string{
 				"before", "after", strconv.Itoa(r.IntN(p.length[name] + 1)), strconv.Itoa(r.IntN(p.length[name] + 1)),
 			}[r.IntN(4)]
 		}
 		points = append(
 			points, &faultPoint{
-				spec: fmt.Sprintf("%s,%s,%s,%d", who, when, name, 1+r.IntN(p.count[name])), name: name, host: host,
+				spec: fmt.Sprintf("%s,%s,%s,%d", victim, when, name, 1+r.IntN(p.count[name])), name: name, host: host,
 			},
 		)
 	}
 	return points
 }
 
-// choosePoints takes n points for plugins and n for the host.
+// choosePoints draws n points for plugins and n for the host.
 func choosePoints(t *testing.T, trace string, n int, r *rand.Rand) (points []*faultPoint) {
 	p := readTrace(t, trace)
 	calls, all := p.names("call "), p.names("")
 	require.Greater(t, len(calls), 10)
 	require.Greater(t, len(all), 30)
 	ofPlugins, ofHost := p.pick(n, calls, false, r), p.pick(n, all, true, r)
-	for i := range n { // by turns, so that a list that is cut short has both
+	for i := range n { // alternating, so that an interrupted test has both kinds
 		points = append(points, ofPlugins[i], ofHost[i])
 	}
 	return points
 }
 
-// strike runs with a fault, goes on until the run is through, and compares.
+// strike runs with a fault, resumes until the run is complete, and compares it with the undisturbed run.
 func (p *faultPoint) strike(t *testing.T, rig rig, dir string, want result) error {
 	work := rig.work
 	trace := filepath.Join(work, dir+".trace")
 	code, out := rig.host(t, dir, false, "SRPO_FAULT="+p.spec, "SRPO_FAULT_TRACE="+trace)
-	p.said = out
+	p.output = out
 	if data, err := os.ReadFile(trace); err == nil {
 		p.fired = bytes.Contains(data,
 			[]byte("\nkilled\t")) || bytes.Contains(data, []byte("\ndied\t")) || bytes.HasPrefix(data, []byte("died\t"))
 	}
 	switch {
 	case code == 0 && p.host && p.fired:
-		return errors.New("the host was to be killed and was not")
+		return errors.New("the host was not killed")
 	case code == 137 && !p.host:
-		return errors.New("the host was killed and not a plugin")
+		return errors.New("the host was killed instead of a plugin")
 	}
+	messages := ""
 	for code != 0 {
-		p.words += lastLines(out, 6)
+		messages += lastLines(out, 6)
 		if p.resumed++; p.resumed > 2 {
-			return fmt.Errorf("the run could not go on:\n%s", p.words)
+			return fmt.Errorf("the run could not be continued:\n%s", messages)
 		}
 		_, err := os.Stat(filepath.Join(work, dir, "manifest.json"))
 		code, out = rig.host(t, dir, err == nil)
 	}
 	got := faultResult(t, filepath.Join(work, dir))
-	if err := want.differs(got); err != nil {
+	if err := want.compare(got); err != nil {
 		return err
 	}
 	_ = os.RemoveAll(filepath.Join(work, dir))
@@ -343,13 +347,13 @@ func lastLines(text string, n int) string {
 	return strings.Join(lines[max(0, len(lines)-n):], "\n") + "\n"
 }
 
-// result is what must not depend on faults.
+// result is the part of a run folder that must not depend on faults.
 type result struct {
 	metrics []string
 	files   map[string]string // checkpoints' files, videos and embeddings, by path
 }
 
-// machineMetrics are those that time and the way there change.
+// machineMetrics are parts of the names of metrics that depend on time or on faults.
 var machineMetrics = []string{"seconds", "lane_utilisation", "act_batch", "faults"}
 
 func faultResult(t *testing.T, dir string) result {
@@ -359,7 +363,7 @@ func faultResult(t *testing.T, dir string) result {
 		return r
 	}
 	for _, line := range strings.Split(strings.TrimSpace(string(data)), "\n") {
-		m := map[string]json.RawMessage{} // the numbers as they are written
+		m := map[string]json.RawMessage{} // keeps the digits of the numbers
 		if err := json.Unmarshal([]byte(line), &m); err != nil {
 			r.metrics = append(r.metrics, err.Error())
 			continue
@@ -384,7 +388,7 @@ func faultResult(t *testing.T, dir string) result {
 			}
 			data, err := os.ReadFile(path)
 			rel, _ := filepath.Rel(dir, path)
-			// time of day and the lengths of logs differ; the sums of the files are the files'
+			// MANIFEST has the time and the lengths of logs. Its checksums are those of the compared files.
 			if e.Name() == "MANIFEST" {
 				data = nil
 			}
@@ -404,7 +408,8 @@ func containsAny(s string, parts []string) bool {
 	return false
 }
 
-func (r result) differs(other result) error {
+// compare returns an error that lists the differences, nil if there are none.
+func (r result) compare(other result) error {
 	if len(r.metrics) != len(other.metrics) {
 		return fmt.Errorf("%d iterations in the metrics, want %d", len(other.metrics), len(r.metrics))
 	}
@@ -433,7 +438,7 @@ func (r result) differs(other result) error {
 	return nil
 }
 
-// faultPage is the page of results.
+// faultPage returns the page of results.
 func faultPage(points []*faultPoint, planned int, seed uint64, one, all time.Duration) []byte {
 	var b bytes.Buffer
 	triggered, same := 0, 0
@@ -469,8 +474,26 @@ remains.
 | killed | points | triggered | continued | resumed | same | different |
 | --- | ---: | ---: | ---: | ---: | ---: | ---: |
 `)
+	faultTables(&b, points)
+	for _, p := range points {
+		if p.err != nil {
+			fmt.Fprintf(&b, "\n`SRPO_FAULT='%s'`: %v\n", p.spec, p.err)
+		}
+	}
+	b.WriteString(`
+## Limits
+
+The run is small and its plugins are built in; [faults-real.md](faults-real.md) kills plugins with large dependencies.
+Processes are killed, the machine is not: a loss of power was not tried.
+`)
+	return b.Bytes()
+}
+
+// faultTables writes the rows of the table of plugins and host, and a table of the points by name.
+func faultTables(b *bytes.Buffer, points []*faultPoint) {
+	victim := map[bool]string{false: "plugin", true: "host"}
 	for _, host := range []bool{false, true} {
-		var n, fired, alone, resumed, bad int
+		var n, fired, resumed, bad int
 		for _, p := range points {
 			if p.host != host {
 				continue
@@ -481,24 +504,18 @@ remains.
 			}
 			if p.resumed > 0 {
 				resumed++
-			} else {
-				alone++
 			}
 			if p.err != nil {
 				bad++
 			}
 		}
-		fmt.Fprintf(
-			&b, "| %s | %d | %d | %d | %d | %d | %d |\n", map[bool]string{
-				false: "plugin", true: "host",
-			}[host], n, fired, alone, resumed, n-bad, bad,
-		)
+		fmt.Fprintf(b, "| %s | %d | %d | %d | %d | %d | %d |\n", victim[host], n, fired, n-resumed, resumed, n-bad, bad)
 	}
 	type row struct{ n, resumed, bad int }
 	rows := map[string]*row{}
 	var names []string
 	for _, p := range points {
-		name := map[bool]string{false: "plugin", true: "host"}[p.host] + " | " + p.name
+		name := victim[p.host] + " | " + p.name
 		if rows[name] == nil {
 			rows[name] = &row{}
 			names = append(names, name)
@@ -512,20 +529,8 @@ remains.
 		}
 	}
 	sort.Strings(names)
-	fmt.Fprintf(&b, "\n| killed | at | points | resumed | different |\n| --- | --- | ---: | ---: | ---: |\n")
+	fmt.Fprintf(b, "\n| killed | at | points | resumed | different |\n| --- | --- | ---: | ---: | ---: |\n")
 	for _, name := range names {
-		fmt.Fprintf(&b, "| %s | %d | %d | %d |\n", name, rows[name].n, rows[name].resumed, rows[name].bad)
+		fmt.Fprintf(b, "| %s | %d | %d | %d |\n", name, rows[name].n, rows[name].resumed, rows[name].bad)
 	}
-	for _, p := range points {
-		if p.err != nil {
-			fmt.Fprintf(&b, "\n`SRPO_FAULT='%s'`: %v\n", p.spec, p.err)
-		}
-	}
-	b.WriteString(`
-## Limits
-
-The run is small and its plugins are built in; [faults-real.md](faults-real.md) kills plugins with large dependencies.
-Processes are killed, the machine is not: a loss of power was not tried.
-`)
-	return b.Bytes()
 }

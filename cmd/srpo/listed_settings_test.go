@@ -14,8 +14,8 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// TestListedSettings compares the settings in plugin.toml with those that the sources declare. The host would refuse a
-// setting that plugin.toml does not list.
+// TestListedSettings compares the settings in plugin.toml with those that the sources declare, because the host refuses
+// settings that plugin.toml does not list.
 func TestListedSettings(t *testing.T) {
 	sources := map[string][]string{
 		"libero":      {"libero_sim/lane.py"},

@@ -10,8 +10,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A running child of a plugin is listed. A child that was killed is not, even before it is waited for.
-func TestLiving(t *testing.T) {
+// TestRunningProcesses checks that a running child process is listed, and a killed one is not, even before it is waited
+// for.
+func TestRunningProcesses(t *testing.T) {
 	child := exec.Command("sleep", "60")
 	child.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	require.NoError(t, child.Start())

@@ -9,7 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A released srpo writes a Go plugin that requires the release, without a replace directive.
+// TestInitRequiresTheRelease checks that a released srpo writes a Go plugin that requires the release, without a
+// replace directive.
 func TestInitRequiresTheRelease(t *testing.T) {
 	defer func(before func() string) { version = before }(version)
 	version = func() string { return "v1.2.3" }

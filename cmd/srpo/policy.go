@@ -25,20 +25,20 @@ func (a *app) policyCommand() *cobra.Command {
 func (a *app) policyExport() *cobra.Command {
 	o := export.Options{Iteration: -1}
 	c := &cobra.Command{
-		Use:   "export RUN --to FOLDER",
+		Use:   "export RUN --out FOLDER",
 		Short: "Copy the policy of a checkpoint, in its published format if it has one",
 		Long: "export copies the policy of a run's newest good checkpoint, of the one after iteration\n" +
 			"--checkpoint, or of the --best one, and compares every byte with its checksum. For a policy with a\n" +
 			"published format (openvla, pi0, pi0-fast) the copy contains what the original code loads, without\n" +
 			"the optimiser state; for others it contains everything. --checkpoint of srpo run and srpo eval\n" +
 			"takes the folder. Nothing is overwritten.",
-		Example: "  srpo policy export runs/NAME --to my-policy\n" +
-			"  srpo policy export runs/NAME --best --to my-policy",
+		Example: "  srpo policy export runs/NAME --out my-policy\n" +
+			"  srpo policy export runs/NAME --best --out my-policy",
 		Args: oneArg("a run folder or one of its checkpoints"),
 		RunE: func(c *cobra.Command, args []string) error {
 			if o.To == "" {
-				return plugins.Errorf(plugins.Invalid, "no folder to export to").WithPlace("--to").
-					WithHint("give a new folder: --to my-policy")
+				return plugins.Errorf(plugins.Invalid, "no folder to export to").WithPlace("--out").
+					WithHint("give a new folder: --out my-policy")
 			}
 			if c.Flags().Changed("checkpoint") && o.Iteration < 0 {
 				return plugins.Errorf(plugins.Invalid, "there is no iteration %d", o.Iteration).
@@ -70,7 +70,7 @@ func (a *app) policyExport() *cobra.Command {
 			return nil
 		},
 	}
-	c.Flags().StringVar(&o.To, "to", "", "folder to create")
+	outFlag(c, &o.To)
 	c.Flags().IntVar(
 		&o.Iteration, "checkpoint", -1, "iteration whose checkpoint to export; default: the newest good one",
 	)

@@ -14,8 +14,8 @@ import (
 	"github.com/srpo-dev/srpo/policies/tiny"
 )
 
-// rankedPolicy is tiny as several processes, which meet and then leave the work to rank 0. Where the file $ONCE is
-// not there yet, rank 1 makes it at rank 0's third Act, and dies.
+// rankedPolicy is tiny as several processes, which connect to rank 0. Rank 0 does all the work. At rank 0's third
+// Act, if the file $ONCE does not exist, rank 1 creates it and dies.
 type rankedPolicy struct {
 	*tiny.Policy
 	peers []net.Conn
@@ -30,22 +30,23 @@ func (p *rankedPolicy) Info(ctx context.Context) (plugins.Info, error) {
 
 func (p *rankedPolicy) Configure(ctx context.Context, c plugins.Config) error {
 	if c.WorldSize > 1 {
-		if err := p.meet(c); err != nil {
+		if err := p.connect(c); err != nil {
 			return err
 		}
 	}
-	c.Rank, c.WorldSize = 0, 1 // tiny knows nothing of it
+	c.Rank, c.WorldSize = 0, 1 // tiny supports one process only
 	return p.Policy.Configure(ctx, c)
 }
 
-func (p *rankedPolicy) meet(c plugins.Config) error {
+// connect connects ranks to rank 0 by a socket in the rendezvous folder.
+func (p *rankedPolicy) connect(c plugins.Config) error {
 	fmt.Fprintf(os.Stderr, "rank %d of %d\n", c.Rank, c.WorldSize)
-	path := filepath.Join(c.Rendezvous, "door")
+	path := filepath.Join(c.Rendezvous, "socket")
 	if c.Rank == 0 {
-		door, err := net.Listen("unix", path)
+		listener, err := net.Listen("unix", path)
 		for err == nil && len(p.peers) < c.WorldSize-1 {
 			var peer net.Conn
-			if peer, err = door.Accept(); err == nil {
+			if peer, err = listener.Accept(); err == nil {
 				p.peers = append(p.peers, peer)
 			}
 		}
@@ -76,7 +77,7 @@ func (p *rankedPolicy) Act(ctx context.Context, a policy.Act) ([]policy.Result, 
 	if p.acts++; p.acts == 3 {
 		_, err := os.Stat(os.Getenv("ONCE"))
 		for _, peer := range p.peers {
-			fmt.Fprintln(peer, "work")
+			fmt.Fprintln(peer, "act")
 		}
 		if err != nil && len(p.peers) > 0 {
 			<-ctx.Done() // as in a collective operation

@@ -35,7 +35,7 @@ func (a *app) rewardCommand() *cobra.Command {
 			"true, false or null\n" +
 			"  a folder      of videos (mp4, webp, gif, npz, npy, folders of pictures) with labels.csv or " +
 			"labels.json\n" +
-			"  a run folder  of srpo run or srpo eval, see run.keep_clips\n\n" +
+			"  a run folder  of srpo run or srpo eval, see run.keep_clips; or a recording of srpo record\n\n" +
 			"--metrics measures whether the reward can be trusted, --curves draws progress over time, --out DIR\n" +
 			"writes a page with all of it. Embeddings are cached, so a second call with another reward takes\n" +
 			"seconds.\n\n" +

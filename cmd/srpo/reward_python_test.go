@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The example of srpo_sdk.reward, against this very program.
+// TestRewardFromPython runs the example of srpo_sdk.reward with this program as srpo.
 func TestRewardFromPython(t *testing.T) {
 	source, err := filepath.Abs("../..")
 	require.NoError(t, err)
@@ -29,7 +29,7 @@ func TestRewardFromPython(t *testing.T) {
 	program, err := os.Executable()
 	require.NoError(t, err)
 	dir := t.TempDir()
-	require.NoError(t, os.Symlink(program, filepath.Join(dir, "srpo"))) // TestMain knows it by its name
+	require.NoError(t, os.Symlink(program, filepath.Join(dir, "srpo"))) // TestMain runs srpo under this name
 	cmd := exec.Command(python, filepath.Join(source, "examples", "score-attempts", "score.py"))
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "PYTHONPATH="+filepath.Join(source, "sdk", "python"),

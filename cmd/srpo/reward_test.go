@@ -16,13 +16,14 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/srpo-dev/srpo/host/audit"
 	"github.com/srpo-dev/srpo/host/media"
 	"github.com/srpo-dev/srpo/host/scoring"
 	"github.com/srpo-dev/srpo/plugins"
 	"github.com/srpo-dev/srpo/plugins/encoder"
 )
 
-// film draws a block that moves from one corner towards a goal and comes a share of the way, uint8 [frames, 24, 32, 3].
+// film draws a block that moves a share of the way from one corner to a goal, uint8 [frames, 24, 32, 3].
 func film(seed uint64, goal [2]int, share float64, frames int) plugins.Tensor {
 	const h, w = 24, 32
 	rng := rand.New(rand.NewPCG(seed, 0))
@@ -44,8 +45,8 @@ func film(seed uint64, goal [2]int, share float64, frames int) plugins.Tensor {
 	return plugins.Bytes(data, frames, h, w, 3)
 }
 
-// writeVideos makes videos of two tasks with labels.csv: 5 successes and 4 failures each, which come 0, 20, 40 and 60
-// percent of the way, of lengths that tell nothing.
+// writeVideos writes videos of two tasks and labels.csv. Each task has 5 successes, and 4 failures that end after 0,
+// 20, 40 and 60 percent of the way. The lengths are not correlated with success.
 func writeVideos(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
@@ -72,13 +73,13 @@ func writeVideos(dir string) error {
 	return os.WriteFile(filepath.Join(dir, "labels.csv"), []byte(labels), 0o644)
 }
 
-// badEncoder is told by a clip's length what to do wrong: 13 frames kill it, 14 make it refuse, 15 give no numbers.
-// It is blind to a clip of 16 frames, which the anchor of the anchored reward is, in mode blind; in mode fragile the
-// first of them kills it.
+// badEncoder fails in a way that depends on a clip's length: with 13 frames it dies, with 14 it returns an error,
+// with 15 it returns an empty embedding. With 16 frames, the length of the anchored reward's anchor, it returns NaN
+// in mode blind, and dies once in mode fragile.
 type badEncoder struct{ mode string }
 
 func (badEncoder) Info(context.Context) (plugins.Info, error) {
-	return plugins.Info{Name: "bad", Kind: plugins.Encoder, Version: "0.1.0", Doc: "breaks promises"}, nil
+	return plugins.Info{Name: "bad", Kind: plugins.Encoder, Version: "0.1.0", Doc: "violates the contract"}, nil
 }
 
 func (badEncoder) Configure(context.Context, plugins.Config) error { return nil }
@@ -96,7 +97,7 @@ func (b badEncoder) Encode(_ context.Context, clips []plugins.Tensor) ([][]float
 			fmt.Fprintln(os.Stderr, "CUDA error: an illegal memory access")
 			os.Exit(9)
 		case 14:
-			return nil, plugins.Errorf(plugins.Invalid, "clips of 14 frames are not to my taste")
+			return nil, plugins.Errorf(plugins.Invalid, "clips of 14 frames are not supported")
 		case 15:
 			row = nil
 		case 16:
@@ -149,7 +150,7 @@ func TestRewardOfVideos(t *testing.T) {
 				require.Equal(t, 1.0, a.Reward)
 			default:
 				require.Less(t, a.Reward, 0.8)
-				require.Greater(t, a.Reward, last, "the further it came, the more it gets")
+				require.Greater(t, a.Reward, last, "a failure that ends closer to the goal has a higher reward")
 				last = a.Reward
 			}
 		}
@@ -165,12 +166,12 @@ func TestRewardOfVideos(t *testing.T) {
 	require.Equal(t, 0.5, equal.Mean["length_auroc"].Value)
 	require.NotEqual(t, m["length_auroc"].Value, equal.Mean["length_auroc"].Value)
 	require.Greater(t, r.Embedded, 18)
-	require.Len(t, r.Metrics.Definitions, len(m)) // each is explained
+	require.Len(t, r.Metrics.Definitions, len(m)) // each has a definition
 }
 
-// A second call with another reward embeds nothing; a damaged entry is noticed and made again; other settings of the
-// encoder are other embeddings.
-func TestRewardRemembers(t *testing.T) {
+// TestRewardCache checks that a second call with another reward embeds nothing, that damaged entries are detected and
+// computed again, and that other settings of the encoder use other entries.
+func TestRewardCache(t *testing.T) {
 	dir := newVideos(t)
 	first := scoreJSON(t, dir, "--metrics")
 	second := scoreJSON(t, dir, "--metrics", "--reward", "minmax", "--cluster", "mean")
@@ -194,13 +195,13 @@ func TestRewardRemembers(t *testing.T) {
 		data[len(data)/2] ^= 4
 		require.NoError(t, os.WriteFile(path, data, 0o644))
 	}
-	mended := scoreJSON(t, dir, "--metrics")
-	require.Equal(t, first.Embedded, mended.Embedded)
-	require.Equal(t, first.Attempts, mended.Attempts)
+	repaired := scoreJSON(t, dir, "--metrics")
+	require.Equal(t, first.Embedded, repaired.Embedded)
+	require.Equal(t, first.Attempts, repaired.Attempts)
 	require.Equal(
 		t, []string{
 			fmt.Sprintf("%d cached embeddings were damaged and are computed again", len(entries)),
-		}, mended.Warnings,
+		}, repaired.Warnings,
 	)
 	again := scoreJSON(t, dir)
 	require.Zero(t, again.Embedded)
@@ -209,7 +210,7 @@ func TestRewardRemembers(t *testing.T) {
 	require.NotZero(t, scoreJSON(t, dir, "--no-cache").Embedded)
 }
 
-// One plugin with several settings, side by side: each has its own name, page and embeddings.
+// TestRewardComparesSettings compares one plugin with several settings: each has a label, curves and embeddings.
 func TestRewardComparesSettings(t *testing.T) {
 	dir := newVideos(t)
 	r := scoreJSON(t, dir, "--compare", "pixel,coarse=pixel:size=4,pixel:size=6,pixel", "--out", "page")
@@ -217,7 +218,7 @@ func TestRewardComparesSettings(t *testing.T) {
 	for _, e := range r.Encoders {
 		names = append(names, fmt.Sprint(e.Encoder, " ", e.EncoderPlugin, " ", e.Dimension))
 	}
-	require.Len(t, names, 3, "the same one twice is one")
+	require.Len(t, names, 3, "duplicates are removed")
 	pixel := scoreJSON(t, dir)
 	coarse := scoreJSON(t, dir, "--set", "encoder.pixel.size=4")
 	require.Equal(
@@ -227,7 +228,7 @@ func TestRewardComparesSettings(t *testing.T) {
 	require.Equal(t, pixel.Attempts, r.Encoders[0].Attempts)
 	require.Equal(t, coarse.Attempts, r.Encoders[1].Attempts)
 	require.NotEqual(t, pixel.Attempts, coarse.Attempts)
-	require.Zero(t, coarse.Embedded, "it is remembered by what it is, not by its label")
+	require.Zero(t, coarse.Embedded, "the cache does not depend on the label")
 	require.Equal(t, "coarse", r.FalseSuccesses[1].Encoder)
 	for _, name := range []string{"curves-coarse.svg", "curves-pixel-size-6.svg"} {
 		require.FileExists(t, filepath.Join("page", name))
@@ -258,9 +259,59 @@ func TestRewardComparesSettings(t *testing.T) {
 	require.Contains(t, stderr, `uses no encoder "vjepa2"`)
 }
 
-// Each bad video costs itself, with its reason.
+// TestRewardOfBadVideos checks that a bad video is dropped with its reason, and that the others are scored.
 func TestRewardOfBadVideos(t *testing.T) {
 	dir := newVideos(t)
+	addBadVideos(t, dir)
+	r := scoreJSON(t, dir, "--out", "page")
+	byID := map[string]audit.Score{}
+	for _, a := range r.Attempts {
+		byID[a.ID] = a
+	}
+
+	t.Run("failures are dropped with their reason", func(t *testing.T) {
+		for id, want := range map[string]string{
+			"black.npz": "every frame is black", "none.npz": "the video is empty", "empty.gif": "the file is empty",
+			"broken.gif": "it does not decode", "gone.mp4": "the video does not exist: gone.mp4",
+		} {
+			require.True(t, byID[id].Dropped, id)
+			require.Contains(t, byID[id].Reason, want, id)
+			require.Nil(t, byID[id].Distance, id)
+		}
+		require.Equal(t, 0.0, byID["failed.npz"].Reward)
+	})
+	t.Run("a single frame is scored", func(t *testing.T) {
+		still := byID["still.npz"]
+		require.False(t, still.Dropped)
+		require.Equal(t, "a single frame: there is no progress to see", still.Note)
+		require.Equal(t, map[string]int{"left": 12, "right": 12, "lonely": 10, "hopeless": 10},
+			r.Metrics.EqualLength.Frames, "a single frame does not shorten the other videos")
+	})
+	t.Run("a success with a broken video keeps its reward", func(t *testing.T) {
+		bad := byID["bad.npz"]
+		require.True(t, bad.Dropped, "a video that cannot be read shows no success")
+	require.Zero(t, bad.Reward)
+		require.Contains(t, bad.Reason, "not an .npz file")
+	})
+	t.Run("tasks have notes", func(t *testing.T) {
+		for _, x := range r.Tasks {
+			switch x.Name {
+			case "hopeless":
+				require.Contains(t, x.Notes[0], "no reference")
+			case "lonely":
+				require.Contains(t, strings.Join(x.Notes, "; "), "only one attempt")
+			case "right":
+				require.Empty(t, x.Notes)
+			}
+		}
+	})
+	require.Greater(t, r.Attempts[8].Reward, r.Attempts[5].Reward, "the other videos are scored")
+	checkRewardPage(t, "page")
+}
+
+// addBadVideos adds unusable videos, one of a single frame, and two tasks with one attempt each to a folder of videos.
+func addBadVideos(t *testing.T, dir string) {
+	t.Helper()
 	put := func(name string, data []byte) {
 		require.NoError(t, os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755))
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), data, 0o644))
@@ -274,8 +325,11 @@ func TestRewardOfBadVideos(t *testing.T) {
 	npz("black.npz", plugins.Bytes(make([]byte, 10*24*32*3), 10, 24, 32, 3))
 	npz("still.npz", plugins.Bytes(one.Data[:24*32*3], 1, 24, 32, 3))
 	npz("none.npz", plugins.Bytes(nil, 0, 24, 32, 3))
+	npz("other.npz", one)
+	npz("failed.npz", one)
 	put("empty.gif", nil)
 	put("broken.gif", []byte("GIF89a broken"))
+	put("bad.npz", []byte("no zip"))
 	put("pictures/readme.txt", []byte("x"))
 	labels, err := os.ReadFile(filepath.Join(dir, "labels.csv"))
 	require.NoError(t, err)
@@ -283,68 +337,29 @@ func TestRewardOfBadVideos(t *testing.T) {
 		labels = append(labels, []byte(name+",left,false,\n")...)
 	}
 	labels = append(labels, []byte("other.npz,lonely,true,\nfailed.npz,hopeless,false,\nbad.npz,left,true,\n")...)
-	npz("other.npz", one)
-	npz("failed.npz", one)
-	put("bad.npz", []byte("no zip"))
 	put("labels.csv", labels)
+}
 
-	r := scoreJSON(t, dir, "--out", "page")
-	byID := map[string]int{}
-	for i, a := range r.Attempts {
-		byID[a.ID] = i
-	}
-	for id, want := range map[string]string{"black.npz": "every frame is black", "none.npz": "the video is empty",
-		"empty.gif": "the file is empty", "broken.gif": "it does not decode",
-		"gone.mp4": "the video does not exist: gone.mp4"} {
-		a := r.Attempts[byID[id]]
-		require.True(t, a.Dropped, id)
-		require.Contains(t, a.Reason, want, id)
-		require.Nil(t, a.Distance, id)
-	}
-	still := r.Attempts[byID["still.npz"]]
-	require.False(t, still.Dropped)
-	require.Equal(t, "a single frame: there is no progress to see", still.Note)
-	require.Equal(
-		t, map[string]int{
-			"left": 12, "right": 12, "lonely": 10, "hopeless": 10,
-		}, r.Metrics.EqualLength.Frames, "a single frame does not cut the others to it",
-	)
-	bad := r.Attempts[byID["bad.npz"]]
-	require.Equal(t, 1.0, bad.Reward, "a success is a success, also when its video is broken")
-	require.Contains(t, bad.Reason, "not an .npz file")
-	require.Equal(t, 0.0, r.Attempts[byID["failed.npz"]].Reward)
-	for _, x := range r.Tasks {
-		switch x.Name {
-		case "hopeless":
-			require.Contains(t, x.Notes[0], "no reference")
-		case "lonely":
-			require.Contains(t, strings.Join(x.Notes, "; "), "only one attempt")
-		case "right":
-			require.Empty(t, x.Notes)
-		}
-	}
-	require.Greater(t, r.Attempts[8].Reward, r.Attempts[5].Reward, "the others are scored")
-
+// checkRewardPage checks that the folder of a page is complete, and that the page loads nothing.
+func checkRewardPage(t *testing.T, dir string) {
+	t.Helper()
 	for _, name := range []string{"index.html", "results.json", "curves-pixel.svg", "curves.gif"} {
-		data, err := os.ReadFile(filepath.Join("page", name))
-		require.NoError(t, err)
-		require.NotEmpty(t, data)
+		require.NotEmpty(t, evalRead(t, filepath.Join(dir, name)))
 	}
-	page, err := os.ReadFile("page/index.html")
-	require.NoError(t, err)
+	page := evalRead(t, filepath.Join(dir, "index.html"))
 	for _, want := range []string{
 		"every frame is black", "AUROC", "data:image/gif;base64", "stalled: told apart", "a single frame",
 	} {
-		require.Contains(t, string(page), want)
+		require.Contains(t, page, want)
 	}
-	require.NotContains(t, string(page), "http://")
-	require.NotContains(t, string(page), "https://")
+	require.NotContains(t, page, "http://")
+	require.NotContains(t, page, "https://")
 }
 
-// An encoder that dies on a clip, refuses one or gives no numbers costs those attempts; one that cannot be used at
-// all ends the command.
+// TestRewardWithABadEncoder checks that attempts are dropped when the encoder dies, returns an error or returns an
+// empty embedding for them. The command ends if the encoder cannot be used at all.
 func TestRewardWithABadEncoder(t *testing.T) {
-	dir := newVideos(t)
+	newVideos(t)
 	program, err := os.Executable()
 	require.NoError(t, err)
 	require.NoError(t, os.MkdirAll("bad", 0o755))
@@ -360,7 +375,7 @@ func TestRewardWithABadEncoder(t *testing.T) {
 		),
 	)
 	require.NoError(t, os.WriteFile("bad/run", []byte("#!/bin/sh\nexec "+wd+"/badplugin encoder\n"), 0o755))
-	// of each task the lengths are 12, 15, 14, 13, 12 for successes and 15, 14, 13, 12 for failures
+	// In each task the successes have 12, 15, 14, 13 and 12 frames, and the failures 15, 14, 13 and 12.
 	require.NoError(
 		t, os.WriteFile(
 			"few.csv",
@@ -372,7 +387,7 @@ func TestRewardWithABadEncoder(t *testing.T) {
 	r := scoreJSON(t, "few.csv", "--encoder", "./bad", "--no-cache")
 	require.Len(t, r.Attempts, 6)
 	for i, want := range []string{
-		"", "", "", "exited with status 9 during Encode of 1 clips", "not to my taste", "is missing|not a number",
+		"", "", "", "exited with status 9 during Encode of 1 clips", "are not supported", "is missing|not a number",
 	} {
 		a := r.Attempts[i]
 		if want == "" {
@@ -382,15 +397,14 @@ func TestRewardWithABadEncoder(t *testing.T) {
 		require.True(t, a.Dropped)
 		require.Regexp(t, want, a.Reason)
 	}
-	_ = dir
 	kept, err := os.ReadDir(filepath.Join(os.Getenv("SRPO_CACHE"), "logs"))
 	require.NoError(t, err)
-	require.Empty(t, kept, "logs that no error names")
+	require.Empty(t, kept, "logs are removed if no error names them")
 
 	code, _, stderr := evalCLI(t, "reward", "few.csv", "--encoder", "./gone")
 	require.Equal(t, exitCodes[plugins.NotFound], code, stderr)
 
-	// it is given up after three deaths in a row, and the log that the error names is still there
+	// The command ends after three deaths in a row. The log that the error names is kept.
 	require.NoError(
 		t, os.WriteFile(
 			"deadly.csv",
@@ -449,7 +463,7 @@ func TestRewardOfRuns(t *testing.T) {
 	require.Len(t, r.Attempts, 4)
 	require.Equal(t, "1/tabletop/one_block/0/0", r.Attempts[0].ID)
 
-	// from the kept embeddings alone come the same distances
+	// The saved embeddings alone give the same distances.
 	require.NoError(t, os.RemoveAll("all/clips"))
 	bare := scoreJSON(t, "all")
 	require.Equal(t, "pixel", bare.Encoder)
@@ -458,7 +472,7 @@ func TestRewardOfRuns(t *testing.T) {
 		require.Equal(t, r.Attempts[i].Reward, bare.Attempts[i].Reward)
 		require.Equal(t, r.Attempts[i].Distance, bare.Attempts[i].Distance)
 	}
-	// and without both, those that the report shows
+	// Without clips and embeddings, the videos of the report are scored.
 	require.NoError(t, os.RemoveAll("all/embeddings"))
 	few := scoreJSON(t, "all")
 	require.Len(t, few.Attempts, 2)
@@ -471,7 +485,7 @@ func TestRewardOfRuns(t *testing.T) {
 	require.Equal(t, 0.0, m["audit_dropped_share"])
 	require.Contains(t, m, "audit_clusters")
 
-	// what is kept changes no number
+	// Saving clips and embeddings does not change the metrics.
 	run("none")
 	other, err := os.ReadFile("none/metrics.jsonl")
 	require.NoError(t, err)

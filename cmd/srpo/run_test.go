@@ -8,7 +8,8 @@ import (
 	"github.com/srpo-dev/srpo/host/config"
 )
 
-// A starting policy of another env or policy than the defaults is trained by the command that srpo imitate prints.
+// TestNextRun checks the command that srpo imitate prints to train the starting policy, with and without default
+// settings.
 func TestNextRun(t *testing.T) {
 	cfg := config.Default()
 	require.Equal(t, "srpo run --checkpoint /r", nextRun(cfg, "/r"))

@@ -23,16 +23,16 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// TestScripts runs testdata/script: what the command line prints is text that a person reads there.
+// TestScripts runs the scripts in testdata/script, which check the output of the command line.
 //
-// Besides testscript's own commands there are
+// The scripts may use these commands besides those of testscript:
 //
-//	fails CODE ARG...               srpo ARG... must end with this exit code
-//	interrupt FILE PATTERN ARG...   srpo ARG... gets Ctrl-C when FILE has a line that matches PATTERN;
+//	fails CODE ARG...               runs srpo ARG..., which must end with this exit code
+//	interrupt FILE PATTERN ARG...   runs srpo ARG..., and sends SIGINT when FILE matches PATTERN;
 //	                                it must exit with 130
 //	strike FILE PATTERN ARG...      the same with SIGKILL
-//	same FILE FILE...               files are equal byte by byte
-//	videos DIR                      videos of two tasks with labels.csv: 5 successes and 4 failures each
+//	same FILE FILE...               the files must be equal byte by byte
+//	videos DIR                      writes videos of two tasks with labels.csv: 5 successes and 4 failures each
 func TestScripts(t *testing.T) {
 	source, err := filepath.Abs("../..")
 	if err != nil {
@@ -87,19 +87,13 @@ func TestScripts(t *testing.T) {
 					ts.Fatalf("srpo %s ended with code %d, want %d", strings.Join(args[1:], " "), got, want)
 				}
 			},
-			"interrupt": func(
-				ts *testscript.TestScript, _ bool, args []string,
-			) {
+			"interrupt": func(ts *testscript.TestScript, _ bool, args []string) {
 				interrupt(ts, args, syscall.SIGINT, 130)
 			},
-			"strike": func(
-				ts *testscript.TestScript, _ bool, args []string,
-			) {
+			"strike": func(ts *testscript.TestScript, _ bool, args []string) {
 				interrupt(ts, args, syscall.SIGKILL, -1)
 			},
-			"videos": func(
-				ts *testscript.TestScript, _ bool, args []string,
-			) {
+			"videos": func(ts *testscript.TestScript, _ bool, args []string) {
 				ts.Check(writeVideos(ts.MkAbs(args[0])))
 			},
 			"same": func(ts *testscript.TestScript, neg bool, args []string) {
@@ -114,17 +108,17 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// pythonCache is the user's own cache when the environment of a plugin like the one that `srpo plugin init` writes is
-// there; a test installs nothing.
+// pythonCache returns the user's cache if it contains the Python environment that new plugins of `srpo plugin init`
+// use. Otherwise it returns the reason. Tests install nothing.
 func pythonCache(source string) (cache, whyNot string) {
 	pkg, err := (&catalog.Catalog{}).Open(filepath.Join(source, "examples", "reach-python"))
 	if err != nil {
 		return "", err.Error()
 	}
-	return installed(pkg, "srpo plugin install ./examples/reach-python")
+	return cacheWith(pkg, "srpo plugin install ./examples/reach-python")
 }
 
-// lerobotCache is the same where LeRobot data sets can be read and written.
+// lerobotCache is like pythonCache, for the environment that reads and writes LeRobot data sets.
 func lerobotCache(scratch string) (cache, whyNot string) {
 	pkg, err := (&catalog.Catalog{
 		Embedded: []fs.FS{dataset.LeRobotFiles()}, Cache: scratch,
@@ -132,10 +126,11 @@ func lerobotCache(scratch string) (cache, whyNot string) {
 	if err != nil {
 		return "", err.Error()
 	}
-	return installed(pkg, "srpo data show FOLDER of a LeRobot data set installs it")
+	return cacheWith(pkg, "srpo data show FOLDER of a LeRobot data set installs it")
 }
 
-func installed(pkg catalog.Package, remedy string) (cache, whyNot string) {
+// cacheWith returns the user's cache if the environment of a package is installed in it, otherwise the reason.
+func cacheWith(pkg catalog.Package, hint string) (cache, whyNot string) {
 	cache, err := pyenv.CacheDir()
 	if err != nil {
 		return "", err.Error()
@@ -143,7 +138,7 @@ func installed(pkg catalog.Package, remedy string) (cache, whyNot string) {
 	m := pkg.Manifest.Python
 	s := pyenv.Spec{Name: pkg.Name, Python: m.Requirement, Requirements: filepath.Join(pkg.Dir, m.Requirements)}
 	if !pyenv.Installed(s, pyenv.Options{Cache: cache}) {
-		return "", "the environment of " + pkg.Name + " is not installed: " + remedy
+		return "", "the environment of " + pkg.Name + " is not installed: " + hint
 	}
 	return cache, ""
 }
@@ -159,6 +154,8 @@ func exitCode(err error) int {
 	return -1
 }
 
+// interrupt runs srpo args[2:], sends a signal to its process group when the file args[0] matches the pattern
+// args[1], and checks the exit code. The output is written to the file "interrupted".
 func interrupt(ts *testscript.TestScript, args []string, signal syscall.Signal, code int) {
 	file, pattern := ts.MkAbs(args[0]), regexp.MustCompile(args[1])
 	cmd := exec.Command("srpo", args[2:]...)
@@ -173,7 +170,7 @@ func interrupt(ts *testscript.TestScript, args []string, signal syscall.Signal, 
 	done := make(chan error, 1)
 	go func() { done <- cmd.Wait() }()
 	limit := time.After(60 * time.Second)
-	for asked := false; ; {
+	for sent := false; ; {
 		select {
 		case err := <-done:
 			ts.Check(os.WriteFile(ts.MkAbs("interrupted"), out.Bytes(), 0o644))
@@ -187,9 +184,9 @@ func interrupt(ts *testscript.TestScript, args []string, signal syscall.Signal, 
 			_ = cmd.Process.Kill()
 			ts.Fatalf("srpo %s did not end:\n%s", strings.Join(args[2:], " "), out.Bytes())
 		case <-time.After(20 * time.Millisecond):
-			if text, err := os.ReadFile(file); err == nil && !asked && pattern.Match(text) {
-				asked = true
-				ts.Check(syscall.Kill(-cmd.Process.Pid, signal)) // as a terminal does: to the whole group
+			if text, err := os.ReadFile(file); err == nil && !sent && pattern.Match(text) {
+				sent = true
+				ts.Check(syscall.Kill(-cmd.Process.Pid, signal)) // to the whole group, as a terminal does
 			}
 		}
 	}

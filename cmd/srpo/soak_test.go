@@ -27,7 +27,7 @@ import (
 	"github.com/srpo-dev/srpo/plugins/policy"
 )
 
-// usage is what the host holds at a moment.
+// usage is the resource usage of the host at one time.
 type usage struct {
 	at    time.Duration
 	count int // restarts, or iterations
@@ -51,7 +51,7 @@ func measure(began time.Time, count int, folder string) usage {
 	u.heap = float64(m.HeapAlloc) / 1e6
 	_ = filepath.WalkDir(folder, func(_ string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
-			return nil // it was removed meanwhile
+			return nil // it may have been removed
 		}
 		if info, err := d.Info(); err == nil {
 			u.disk += float64(info.Size()) / 1e6
@@ -64,12 +64,12 @@ func measure(began time.Time, count int, folder string) usage {
 
 // soakSeries is one part of the page.
 type soakSeries struct {
-	title, unit, words string
-	list               []usage
+	title, unit, description string
+	list                     []usage
 }
 
-// TestSoak restarts plugins SRPO_SOAK_RESTARTS times (20), runs the default run for SRPO_SOAK (1m), and writes what
-// the host held meanwhile to the page SRPO_SOAK_OUT and the drawing beside it. What grows without end fails.
+// TestSoak restarts plugins SRPO_SOAK_RESTARTS times (20), runs the default run for SRPO_SOAK (1m), and writes the
+// host's resource usage to the page SRPO_SOAK_OUT and a figure next to it. It fails if the usage grows without limit.
 func TestSoak(t *testing.T) {
 	restarts, length := 20, time.Minute
 	if v := os.Getenv("SRPO_SOAK_RESTARTS"); v != "" {
@@ -98,7 +98,7 @@ func TestSoak(t *testing.T) {
 	}
 }
 
-// growth describes what grows without limit; nil if nothing does.
+// growth lists the resources whose usage grows without limit.
 func (s soakSeries) growth() []string {
 	var out []string
 	first, last := steady(s.list)
@@ -129,22 +129,23 @@ func soakResult(parts []soakSeries) string {
 	return fmt.Sprintf("Over %s, %s.", strings.Join(counts, " and "), strings.Join(growth, "; "))
 }
 
-// steady is the most in the second quarter and in the last one: how it begins is no growth, and phases of an
-// iteration hold more than others.
+// steady returns the maximum usage in the second quarter and in the last one. The first quarter is ignored, because
+// usage grows at the start. The maximum does not depend on the phases of an iteration.
 func steady(list []usage) (first, last usage) {
 	n := len(list)
-	return most(list[n/4 : max(n/2, n/4+1)]), most(list[min(3*n/4, n-1):])
+	return maxUsage(list[n/4 : max(n/2, n/4+1)]), maxUsage(list[min(3*n/4, n-1):])
 }
 
-// disk is by how many 10^6 bytes the folder grew at each restart or iteration, in the second quarter and in the last
-// one: logs, lines and videos are kept, as many each time, and nothing else is.
+// disk returns the growth of the folder per restart or iteration in 10^6 bytes, in the second quarter and in the last
+// one. Logs, metrics and videos grow at a constant rate.
 func (s soakSeries) disk() (before, after float64) {
 	n := len(s.list)
 	each := func(from, to usage) float64 { return (to.disk - from.disk) / float64(max(1, to.count-from.count)) }
 	return each(s.list[n/4], s.list[n/2]), each(s.list[min(3*n/4, n-1)], s.list[n-1])
 }
 
-func most(list []usage) (m usage) {
+// maxUsage returns the maximum of goroutines, descriptors and memory.
+func maxUsage(list []usage) (m usage) {
 	for _, u := range list {
 		m.goroutines, m.descriptors = max(m.goroutines, u.goroutines), max(m.descriptors, u.descriptors)
 		m.resident, m.heap = max(m.resident, u.resident), max(m.heap, u.heap)
@@ -152,8 +153,8 @@ func most(list []usage) (m usage) {
 	return m
 }
 
-// restartPlugins kills the three plugins of the default run by turns, each when it lives again, and every tenth by
-// stopping it in a call.
+// restartPlugins ends the three plugins of the default run in turn, n times in total. It stops every tenth process in a
+// call and kills the others.
 func restartPlugins(t *testing.T, n int) soakSeries {
 	folder := t.TempDir()
 	s, err := supervise.New(supervise.Options{
@@ -171,62 +172,62 @@ func restartPlugins(t *testing.T, n int) soakSeries {
 	policies := supervise.NewPolicy(s, launch(plugins.Policy, "tiny"), 1, nil)
 	encoders := supervise.NewEncoder(s, launch(plugins.Encoder, "pixel"), nil)
 	ctx := context.Background()
-	asks := []func() (*supervise.Process, error){
+	calls := []func() (*supervise.Process, error){
 		func() (*supervise.Process, error) {
-			return asked(ctx, envs, func(e env.Env) plugins.Plugin { return e })
+			return callInfo(ctx, envs, func(e env.Env) plugins.Plugin { return e })
 		},
 		func() (*supervise.Process, error) {
-			return asked(ctx, policies, func(p policy.Policy) plugins.Plugin { return p })
+			return callInfo(ctx, policies, func(p policy.Policy) plugins.Plugin { return p })
 		},
 		func() (*supervise.Process, error) {
-			return asked(ctx, encoders, func(e encoder.Encoder) plugins.Plugin { return e })
+			return callInfo(ctx, encoders, func(e encoder.Encoder) plugins.Plugin { return e })
 		},
 	}
-	for _, ask := range asks {
-		_, err := ask()
+	for _, call := range calls {
+		_, err := call()
 		require.NoError(t, err)
 	}
 	began := time.Now()
 	out := soakSeries{title: "Restarts", unit: "restarts", list: []usage{measure(began, 0, folder)}}
-	slow := 0
+	stopped := 0
 	for i := range n {
-		ask := asks[i%len(asks)]
-		p, err := ask()
+		call := calls[i%len(calls)]
+		p, err := call()
 		require.NoError(t, err)
-		if i%10 == 9 { // its heart is not heard in the next call
-			slow++
+		if i%10 == 9 { // no heartbeat arrives in the next call
+			stopped++
 			require.NoError(t, syscall.Kill(p.PID(), syscall.SIGSTOP))
 			require.Eventually(t, func() bool { // each of its threads stops when it next runs
 				stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.PID()))
 				return err == nil && strings.Contains(string(stat), ") T ")
 			}, time.Minute, time.Millisecond)
-			_, err := ask()
+			_, err := call()
 			require.Equal(t, plugins.Deadline, plugins.KindOf(err))
 		} else {
 			require.NoError(t, syscall.Kill(p.PID(), syscall.SIGKILL))
 		}
 		<-p.Exited()
-		_, err = ask()
+		_, err = call()
 		require.NoError(t, err)
 		if (i+1)%max(1, n/100) == 0 {
 			out.list = append(out.list, measure(began, i+1, folder))
 		}
 		if (i+1)%max(1, n/20) == 0 {
-			took := time.Since(began)
+			elapsed := time.Since(began)
 			t.Logf(
 				"%d of %d restarts, %v left", i+1, n,
-				(took / time.Duration(i+1) * time.Duration(n-i-1)).Round(time.Second),
+				(elapsed / time.Duration(i+1) * time.Duration(n-i-1)).Round(time.Second),
 			)
 		}
 	}
-	out.words = fmt.Sprintf("tabletop, tiny and pixel were stopped in turn, %d times in total: %d times by SIGSTOP "+
-		"during a call and otherwise by SIGKILL.\nThe host restarted the plugin each time, in %.2f s on average. "+
-		"Only the logs grow on disk, by two lines per process.", n, slow, time.Since(began).Seconds()/float64(n))
+	out.description = fmt.Sprintf("tabletop, tiny and pixel were stopped in turn, %d times in total: %d times by "+
+		"SIGSTOP during a call and otherwise by SIGKILL.\nThe host restarted the plugin each time, in %.2f s on average. "+
+		"Only the logs grow on disk, by two lines per process.", n, stopped, time.Since(began).Seconds()/float64(n))
 	return out
 }
 
-// asked makes sure that a plugin lives, and answers.
-func asked[T any](
+// callInfo starts the plugin if it does not run, and calls Info.
+func callInfo[T any](
 	ctx context.Context, w *supervise.ProcessWorker[T], plugin func(T) plugins.Plugin,
 ) (*supervise.Process, error) {
 	c, _, err := w.Client(ctx)
@@ -236,16 +237,18 @@ func asked[T any](
 	return w.Process(), err
 }
 
-// soakRun is srpo run with the defaults, in this very process, until its time is over and it gets Ctrl-C.
+// soakRun runs `srpo run` with the defaults in this process, and ends it by SIGINT after the given time.
 func soakRun(t *testing.T, length time.Duration) soakSeries {
 	folder := filepath.Join(t.TempDir(), "run")
 	t.Setenv("SRPO_CACHE", t.TempDir())
-	var said safeBuffer
+	var output safeBuffer
 	done := make(chan int, 1)
 	began := time.Now()
 	go func() {
 		done <- Main(
-			[]string{"run", "--out", folder, "--iterations", "1000000", "--set", "run.solved_after=0"}, &said, &said,
+			[]string{
+				"run", "--out", folder, "--iterations", "1000000", "--set", "run.solved_after=0",
+			}, &output, &output,
 		)
 	}()
 	iterations := func() int {
@@ -255,17 +258,17 @@ func soakRun(t *testing.T, length time.Duration) soakSeries {
 	out := soakSeries{title: "Default run", unit: "iterations"}
 	tick := time.NewTicker(max(length/240, 500*time.Millisecond))
 	defer tick.Stop()
-	told := began
+	logged := began
 	for over := false; !over; {
 		select {
 		case code := <-done:
-			t.Fatalf("the run ended with %d:\n%s", code, said.String())
+			t.Fatalf("the run ended with %d:\n%s", code, output.String())
 		case <-tick.C:
 			if n := iterations(); n > 0 {
 				out.list = append(out.list, measure(began, n, folder))
 			}
-			if time.Since(told) >= length/24 && len(out.list) > 0 {
-				told = time.Now()
+			if time.Since(logged) >= length/24 && len(out.list) > 0 {
+				logged = time.Now()
 				u := out.list[len(out.list)-1]
 				t.Logf("%d iterations, %d goroutines, %d descriptors, %.0f MB resident, %.1f MB on disk; %v left",
 					u.count, u.goroutines, u.descriptors, u.resident, u.disk,
@@ -275,16 +278,17 @@ func soakRun(t *testing.T, length time.Duration) soakSeries {
 		}
 	}
 	require.NoError(t, syscall.Kill(os.Getpid(), syscall.SIGINT))
-	require.Equal(t, 130, <-done, said.String())
+	require.Equal(t, 130, <-done, output.String())
 	kept, err := os.ReadDir(filepath.Join(folder, "checkpoints"))
 	require.NoError(t, err)
-	require.LessOrEqual(t, len(kept), config.Default().Run.Keep+1, "the newest, and the best")
-	out.words = fmt.Sprintf("`srpo run` with its defaults (tabletop, tiny, pixel) for %v, %d iterations, with "+
+	require.LessOrEqual(t, len(kept), config.Default().Run.Keep+1, "the newest ones and the best one")
+	out.description = fmt.Sprintf("`srpo run` with its defaults (tabletop, tiny, pixel) for %v, %d iterations, with "+
 		"`solved_after` off. Metrics, events, the\nreport and the videos grow on disk; the newest 3 checkpoints and "+
 		"the best one are kept.", length, iterations())
 	return out
 }
 
+// safeBuffer is a buffer for concurrent use.
 type safeBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -302,6 +306,7 @@ func (s *safeBuffer) String() string {
 	return s.b.String()
 }
 
+// soakPage returns the page of results.
 func soakPage(parts []soakSeries) []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b,
@@ -325,7 +330,8 @@ func soakPage(parts []soakSeries) []byte {
 			"\n## %s\n\n%s\n\nMaximum in the second quarter and in the last quarter: %d and %d goroutines, %d and %d "+
 				"descriptors, %.1f and %.1f MB\nresident, %.1f and %.1f MB of heap. "+
 				"Growth of the folder in the same quarters: %.4f and %.4f MB per %s.\n\n",
-			p.title, p.words, first.goroutines, last.goroutines, first.descriptors, last.descriptors, first.resident,
+			p.title, p.description, first.goroutines, last.goroutines, first.descriptors, last.descriptors,
+			first.resident,
 			last.resident, first.heap, last.heap, before, after, strings.TrimSuffix(p.unit, "s"))
 		fmt.Fprintf(
 			&b,
@@ -342,7 +348,7 @@ func soakPage(parts []soakSeries) []byte {
 	return b.Bytes()
 }
 
-// soakDrawing has a row for each part and a column for each number.
+// soakDrawing returns an SVG figure with a row per part and a column per resource.
 func soakDrawing(parts []soakSeries) []byte {
 	const w, h, left, above = 250, 110, 46, 40
 	columns := []struct {

@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Writes docs/results/faults-real.md: kills the processes of real plugins (an ONNX encoder, the tiny OpenVLA, LIBERO) at 5 points each (second
-# argument: another number), and compares the checkpoints and metrics with those of an undisturbed run. Installs missing environments of
-# plugins. Run it again after an interruption to continue.
+# Writes docs/results/faults-real.md: kills the processes of real plugins (an ONNX encoder, the tiny OpenVLA,
+# LIBERO) at 5 points each (second argument: another number), and compares the checkpoints and metrics with
+# those of an undisturbed run. Installs missing environments of plugins. Run it again after an interruption to
+# continue.
 # Usage: docs/results/faults-real.sh ["onnx openvla libero"] [POINTS] [FOLDER] [SEED]
 #
-# Fixed before any result was seen: the runs (cmd/srpo/faults_real_test.go), the seed that draws the points (1), and that every point counts.
+# Fixed before any result was seen: the runs (cmd/srpo/faults_real_test.go), the seed that draws the points (1),
+# and that every point counts.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 cd "$root"

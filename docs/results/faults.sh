@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Writes docs/results/faults.md: kills one process of a small run at 200 points of its plugins and at 200 points of its host (first argument:
-# another number), and compares the checkpoints and metrics with those of an undisturbed run. Takes about 10 minutes on two idle cores.
+# Writes docs/results/faults.md: kills one process of a small run at 200 points of its plugins and at 200 points
+# of its host (first argument: another number), and compares the checkpoints and metrics with those of an
+# undisturbed run. Takes about 10 minutes on two idle cores.
 # Usage: docs/results/faults.sh [POINTS] [SEED]
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Writes docs/results/fuzz.md: executes each fuzz target of the repository for 10 minutes on one core (first argument: another number of
-# seconds). Second argument: how many targets run at a time (default: the number of cores). Takes 2 h 30 min for 30 targets on two cores. Run
-# it again after an interruption to continue; give another FOLDER to start again.
+# Writes docs/results/fuzz.md: executes each fuzz target of the repository for 10 minutes on one core (first
+# argument: another number of seconds). Second argument: how many targets run at a time (default: the number of
+# cores). Takes 2 h 30 min for 30 targets on two cores. Run it again after an interruption to continue; give
+# another FOLDER to start again.
 # Usage: docs/results/fuzz.sh [SECONDS] [JOBS] [FOLDER]
 #
-# Fixed before any result was seen: the targets (all that .ci/fuzz runs) start from the committed inputs and from the inputs that earlier
-# fuzzing left in Go's cache. A target that fails stays in the page. Go writes its input to testdata/fuzz of the package: commit the input
-# together with the fix.
+# Fixed before any result was seen: the targets (all that .ci/fuzz runs) start from the committed inputs and
+# from the inputs that earlier fuzzing left in Go's cache. A target that fails stays in the page. Go writes its
+# input to testdata/fuzz of the package: commit the input together with the fix.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export seconds=${1:-600}

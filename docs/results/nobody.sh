@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
-# Writes docs/results/nobody.md: the time from each kind of end of a run until its last process, socket and temporary folder is gone
-# (TestNobodyIsLeft). Fails if one takes more than 2 s, so it needs an idle machine. Takes a minute or two.
+# Writes docs/results/nobody.md: the time from each kind of end of a run until its last process, socket and
+# temporary folder is gone (TestNothingIsLeftOver). Fails if one takes more than 2 s, so it needs an idle machine.
+# Takes a minute or two.
 # Usage: docs/results/nobody.sh
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 out=$(mktemp)
 trap 'rm -f "$out"' EXIT
-"${GO:-go}" test -count=1 -timeout 30m -v -run '^TestNobodyIsLeft$' ./cmd/srpo | tee "$out" |
+"${GO:-go}" test -count=1 -timeout 30m -v -run '^TestNothingIsLeftOver$' ./cmd/srpo | tee "$out" |
   grep --line-buffered -E '^ *--- |was left after' || true
 grep -q '^--- PASS' "$out"
 commit=$(git rev-parse --short HEAD)$(git diff --quiet HEAD || echo ' with changes')
 rows=$(awk '
-    /=== RUN +TestNobodyIsLeft\// { name = $3; sub(/.*\//, "", name); gsub(/_/, " ", name); first = "" }
-    /but the one in another session/ { first = $(NF-1) }
+    /=== RUN +TestNothingIsLeftOver\// { name = $3; sub(/.*\//, "", name); gsub(/_/, " ", name); first = "" }
+    /the process in another session/ { first = $(NF-1) }
     /nothing was left after/ {
       s = $(NF-1)
       printf "| %s | %s | %s | %s |\n", name, first == "" ? s : first, s, first == "" ? "the host" : "next start"

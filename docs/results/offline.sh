@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Learning from recorded episodes on the built-in tabletop. For each seed: one policy from one demonstration (one-shot SFT), episodes of it, and
-# from the same policy one offline regression with each kind of weights. Success is greedy, before and after. About 10 minutes per seed
-# on two idle cores. Writes docs/results/offline.md; the text below its line "## Observations and limits" is written by hand and stays.
+# Learning from recorded episodes on the built-in tabletop. For each seed: one policy from one demonstration
+# (one-shot SFT), episodes of it, and from the same policy one offline regression with each kind of weights.
+# Success is greedy, before and after. About 10 minutes per seed on two idle cores. Writes
+# docs/results/offline.md; the text below its line "## Observations and limits" is written by hand and stays.
 # Usage: docs/results/offline.sh [SEEDS] [EPISODES] [RUN-FOLDER]
 set -euo pipefail
 cd "$(dirname "$0")/../.."

@@ -141,8 +141,8 @@ def main() -> None:
         f"# {' and '.join(policies).replace('openvla', 'OpenVLA-OFT')}, small and from random weights, on a CPU",
         "",
         "**Question.** Do demonstrations, fine-tuning, SRPO and export work together with the published architectures,",
-        "and does SRPO improve the policy? The networks have few parameters and random weights, so the page does not show",
-        "what these policies can do.",
+        "and does SRPO improve the policy? The networks have few parameters and random weights, so the page does not",
+        "show what these policies can do.",
         "",
         "**Result.** Greedy success, all start states, after minus before SRPO: "
         f"{'; '.join(greedy(runs, p) for p in policies)}.",

@@ -1,35 +1,41 @@
 #!/usr/bin/env bash
-# Published policy architectures, small and from random weights, on a CPU: the expert's demonstrations, fine-tuning on them, then SRPO; success
-# before and after. OpenVLA-OFT with 5 million parameters and pi0 with 0.9 million (preset = tiny), in the published formats and through the
-# code that published checkpoints use. For a published checkpoint set policy.NAME.checkpoint instead of the preset (docs/plugins.md).
-# Writes docs/results/openvla.md; the text below its line "## Observations and limits" is written by hand and stays. Run it again after an
-# interruption to continue.
-# Usage: docs/results/openvla.sh [ITERATIONS] [RUN-FOLDER] [POLICY...], policies openvla and pi0 by default (also: pi0-fast)
+# Published policy architectures, small and from random weights, on a CPU: the expert's demonstrations,
+# fine-tuning on them, then SRPO; success before and after. OpenVLA-OFT with 5 million parameters and pi0 with
+# 0.9 million (preset = tiny), in the published formats and through the code that published checkpoints use. For
+# a published checkpoint set policy.NAME.checkpoint instead of the preset (docs/plugins.md). Writes
+# docs/results/openvla.md; the text below its line "## Observations and limits" is written by hand and stays.
+# Run it again after an interruption to continue.
+# Usage: docs/results/openvla.sh [ITERATIONS] [RUN-FOLDER] [POLICY...], policies openvla and pi0 by default
+# (also: pi0-fast)
 #
-# ENVIRONMENT=tabletop: the same on tabletop's one block, where an episode takes a tenth of a second: docs/results/openvla-tabletop.md.
+# ENVIRONMENT=tabletop: the same on tabletop's one block, where an episode takes a tenth of a second:
+#   docs/results/openvla-tabletop.md.
 # LRS='2e-5': repeats SRPO's run from the same start with other learning rates.
 # STARTS='1:4' SMALL=1: tests the script itself in minutes. Its numbers carry no meaning.
 #
 # Fixed before any result was seen:
-# - libero_object's bbq sauce, seed 0, episodes of at most 180 steps. Half of the 50 start states are for training. All 50 are evaluated,
-#   greedily, before and after, by side.
-# - The start, by one rule for each policy: demonstrations and steps of fine-tuning STARTS (default 30:3000 60:8000) are tried in this order. The
-#   first one is used whose sampled policy succeeds in 10 to 90 % of 16 episodes on the train side. If there is none, the most successful one
-#   is used, or the last one if all fail.
-#   The rule changed three times after the first entries of openvla were seen, 0 of 16 each. 5:1000, with random crops and colours: its actions did
-#   not depend on the picture yet; presets learn without these since then. 5:2000 without them: the greedy action on frames of three other
-#   demonstrations is off by 0.08 of 1 in x, but when the arm has left the demonstrated path it never returns. 30:3000 with an expert
-#   whose actions have noise, std 0.2, learned as they were executed: a loss of 4.6, and the hand hovers over the bottle. Now the same with the
-#   actions that the expert intended.
-# - SRPO: zscore, pixel, references of the batch. If the start never succeeded, the references are the demonstrations, because a batch without
-#   a success has no reference for failures. 4 groups of 6 rollouts per iteration, all kept, so that each iteration costs 24 episodes; clip 0.2
-#   and 0.28 (published), temperature 1, learning rate and other settings at the defaults of a preset; clips are all recorded frames.
+# - libero_object's bbq sauce, seed 0, episodes of at most 180 steps. Half of the 50 start states are for
+#   training. All 50 are evaluated, greedily, before and after, by side.
+# - The start, by one rule for each policy: demonstrations and steps of fine-tuning STARTS (default 30:3000
+#   60:8000) are tried in this order. The first one is used whose sampled policy succeeds in 10 to 90 % of 16
+#   episodes on the train side. If there is none, the most successful one is used, or the last one if all fail.
+#   The rule changed three times after the first entries of openvla were seen, 0 of 16 each. 5:1000, with random
+#   crops and colours: its actions did not depend on the picture yet; presets learn without these since then.
+#   5:2000 without them: the greedy action on frames of three other demonstrations is off by 0.08 of 1 in x, but
+#   when the arm has left the demonstrated path it never returns. 30:3000 with an expert whose actions have
+#   noise, std 0.2, learned as they were executed: a loss of 4.6, and the hand hovers over the bottle. Now the
+#   same with the actions that the expert intended.
+# - SRPO: zscore, pixel, references of the batch. If the start never succeeded, the references are the
+#   demonstrations, because a batch without a success has no reference for failures. 4 groups of 6 rollouts per
+#   iteration, all kept, so that each iteration costs 24 episodes; clip 0.2 and 0.28 (published), temperature 1,
+#   learning rate and other settings at the defaults of a preset; clips are all recorded frames.
 # - Frames without multisampling and with coarser meshes, as in libero.sh.
-# - Compared: greedy success on the train and on the test side, before and after, paired by episode, with Newcombe's 95 % interval; and the same of
-#   the sampled policy at temperature 1 (added after the first results: greedy success was 0 of 25 where 2 of 16 sampled episodes succeeded).
-#   One seed: the result of one run.
-# - On tabletop, to see whether more episodes help where LIBERO's 24 per iteration did not (started after those were seen): 8 groups of 8, 64
-#   episodes per side.
+# - Compared: greedy success on the train and on the test side, before and after, paired by episode, with
+#   Newcombe's 95 % interval; and the same of the sampled policy at temperature 1 (added after the first
+#   results: greedy success was 0 of 25 where 2 of 16 sampled episodes succeeded). One seed: the result of one
+#   run.
+# - On tabletop, to see whether more episodes help where LIBERO's 24 per iteration did not (started after those
+#   were seen): 8 groups of 8, 64 episodes per side.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 env=${ENVIRONMENT:-libero}

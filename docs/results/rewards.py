@@ -1,6 +1,8 @@
-"""Writes docs/results/rewards.md from the folder of rewards.sh: measures, rewards by kind of failure, who fools whom.
+"""Writes docs/results/rewards.md from the folder of rewards.sh: the measures, the rewards by kind of failure, and the
+failures with high rewards.
 
-Usage: python rewards.py RUNS PREFIX COMMAND; needs NumPy and Pillow.
+Usage: python rewards.py RUNS PREFIX COMMAND; needs NumPy and Pillow. The text below the line SEEN of the page is
+written by hand and stays.
 """
 
 from __future__ import annotations
@@ -18,15 +20,16 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 FIVE = ("sc", "mono", "mmd", "js", "smd")
-SHOWN = 4  # failures an encoder
-WANTED = 30  # successes and failures a task, at least
-STILLS = 4  # pictures a failure, from its beginning to its end
-SIDE = 104  # pixels of a still
+SEEN = "## Observations and limits"
+SHOWN = 4  # failures per encoder
+WANTED = 30  # minimum number of successes, and of failures, per task
+STILLS = 4  # frames per failure, from its first to its last
+SIDE = 104  # pixels of a frame
 KINDS = {
-    "fail:miss": "missed grasp, goes on empty-handed",
-    "fail:drop": "dropped half way, goes on empty-handed",
-    "fail:wrong": "another object brought instead",
-    "fail:stall": "stalled with the object lifted",
+    "fail:miss": "missed grasp, continues without the object",
+    "fail:drop": "dropped half way, continues without the object",
+    "fail:wrong": "another object delivered",
+    "fail:stall": "stops with the object lifted",
 }
 TITLES = {
     "sc": "SC",
@@ -47,21 +50,21 @@ TITLES = {
     "time_auroc": "control: time only, AUROC",
     "time_sc": "control: time only, SC",
     "time_mono": "control: time only, Mono",
-    "reversed_auroc": "told from itself reversed",
-    "stalled_auroc": "told from itself stalled half way",
-    "other_auroc": "told from another task's success",
+    "reversed_auroc": "AUROC against the same clip reversed",
+    "stalled_auroc": "AUROC against the same clip stopped half way",
+    "other_auroc": "AUROC against a success of another task",
 }
 
 
 def ranks(x: np.ndarray) -> np.ndarray:
-    """Ranks of x [N], ties sharing their mean."""
+    """Ranks of x [N]; ties get their mean rank."""
     _, inverse, count = np.unique(x, return_inverse=True, return_counts=True)
     last = np.cumsum(count)
     return ((2 * last - count - 1) / 2)[inverse]
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float:
-    """Rank correlation of x and y [N]; NaN where one of them is constant."""
+    """Rank correlation of x and y [N]; NaN if one of them is constant."""
     a, b = ranks(x) - (len(x) - 1) / 2, ranks(y) - (len(y) - 1) / 2
     length = float(np.sqrt((a @ a) * (b @ b)))
     return float(a @ b) / length if length else float("nan")
@@ -95,7 +98,7 @@ def table(head: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def short(task: str) -> str:
-    """The object of a task of libero_object, else the task's name."""
+    """The object of a task of libero_object; otherwise the task's name."""
     found = re.search(r"pick_up_the_(.*?)_and_place", task)
     return (found[1] if found else task.split("/")[-1]).replace("_", " ")
 
@@ -113,7 +116,7 @@ def frames(runs: Path, label: dict) -> np.ndarray:
 
 
 def sheet(runs: Path, rows: list[tuple[str, list[tuple[dict, float]]]], path: Path) -> None:
-    """A picture with a row for each encoder: stills of the failures that fool it, and what it pays them."""
+    """Saves a picture with one row per encoder: the failures that it confuses with successes, and their rewards."""
     font, pad, line = ImageFont.load_default(size=15), 12, 22
     width, height = SHOWN * (STILLS * SIDE + pad) + pad, len(rows) * (SIDE + 3 * line + pad) + pad
     image = Image.new("RGB", (width, height), "white")
@@ -147,12 +150,21 @@ def main(runs: Path, prefix: Path, command: str) -> None:
     commit = subprocess.run(
         ["git", "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, check=True
     ).stdout.strip()
+    measures = {n: s["metrics"] for n, s in zip(names, scored)}
     out = [
         "# Reward quality on rollouts of known kinds",
         "",
-        f"Made by `{command}` at commit {commit}, seed 0, {os.cpu_count()} cores; its head says what was fixed before",
-        "any result was seen. What each measure is: [reward.md](../reward.md). Means over tasks, 95 % bootstrap",
-        "intervals over attempts; kernel Gaussian with the median distance as sigma, JS over 20 equal bins.",
+        "**Question.** How well do the rewards of different encoders separate successes from failures, and order",
+        "failures by progress?",
+        "",
+        "**Result.** AUROC of clips of equal length, centres held out: "
+        + "; ".join(f"{n} {cell((measures[n].get('equal_length') or measures[n])['mean'], 'auroc')}" for n in names)
+        + ".",
+        "",
+        f"Made by `{command}` at commit {commit}, seed 0, {os.cpu_count()} cores.",
+        "The head of the script lists what was fixed before any result was seen. [reward.md](../reward.md) defines",
+        "the measures. Means over tasks, 95 % bootstrap intervals over attempts. Gaussian kernel with the median",
+        "distance as sigma, JS over 20 equal bins.",
         "",
         "## Rollouts",
         "",
@@ -174,10 +186,9 @@ def main(runs: Path, prefix: Path, command: str) -> None:
     out += table(["task", "successes", "failures", *(f"{a} succeeds" for a in actors)], rows)
     few = [r[0] for r in rows if min(int(r[1]), int(r[2])) < WANTED]
     if few:
-        out += ["", f"Fewer than the {WANTED} successes and {WANTED} failures that were wanted: {', '.join(few)}."]
+        out += ["", f"Fewer than the required {WANTED} successes and {WANTED} failures: {', '.join(few)}."]
 
-    out += ["", "## Clips as they are", ""]
-    measures = {n: s["metrics"] for n, s in zip(names, scored)}
+    out += ["", "## Clips as recorded", ""]
     keys = [k for k in TITLES if any(k in m["mean"] for m in measures.values())]
     out += table(["measure", *names], [[TITLES[k], *(cell(measures[n]["mean"], k) for n in names)] for k in keys])
     equal = {n: measures[n].get("equal_length") for n in names}
@@ -199,8 +210,8 @@ def main(runs: Path, prefix: Path, command: str) -> None:
         "",
         "## The reward of failures",
         "",
-        "Mean reward by what happened; beside it how far these episodes were at their end, and ever, by the env's",
-        "scale, 0 to 1.",
+        "Mean reward by kind of failure, with the progress of these episodes at their end and their maximum progress,",
+        "on the env's scale from 0 to 1.",
         "",
     ]
     rewards = {n: {a["id"]: a for a in s["attempts"]} for n, s in zip(names, scored)}
@@ -225,10 +236,10 @@ def main(runs: Path, prefix: Path, command: str) -> None:
                     *(f"{statistics.mean(rewards[n][v['id']]['reward'] for v in mine):.2f}" for n in names),
                 ]
             )
-    out += table(["what happened", "failures", "at the end", "ever", *names], rows)
-    out += ["", "Rank correlation of the reward among the failures of a task with true progress, mean over tasks:", ""]
+    out += table(["kind of failure", "failures", "progress at the end", "maximum progress", *names], rows)
+    out += ["", "Rank correlation of reward and true progress among the failures of a task, mean over tasks:", ""]
     rows = []
-    for key, title in (("progress", "at the end"), ("furthest", "ever")):
+    for key, title in (("progress", "at the end"), ("furthest", "maximum")):
         row = [title]
         for n in names:
             pairs = {
@@ -239,10 +250,11 @@ def main(runs: Path, prefix: Path, command: str) -> None:
         rows.append(row)
     out += table(["progress", *names], rows)
 
-    out += ["", "## Which failures fool which encoder", ""]
+    out += ["", "## Failures that an encoder confuses with successes", ""]
     out += [
-        "Failures that lie nearer to the centres than at least one success of their task; the four nearest, each from",
-        "its first to its last frame. Of an encoder that none fools, the four failures that it pays most.",
+        "Failures that are nearer to the centres than at least one success of their task. The picture and the table",
+        "show the four nearest, each from its first to its last frame. If an encoder confuses none, they show the",
+        "four with the highest reward.",
         "",
     ]
     fooled = {f["encoder"]: f for f in result.get("fooled", [])}
@@ -254,9 +266,9 @@ def main(runs: Path, prefix: Path, command: str) -> None:
             kinds[labels[i]["actor"]] = kinds.get(labels[i]["actor"], 0) + 1
         of = ", ".join(f"{count} `{a}`" for a, count in sorted(kinds.items(), key=lambda x: -x[1]))
         out.append(f"- {n}: {f['count']} of {f['failures']}" + (f" ({of})" if of else ""))
-        title, ids = f"{n}: fooled by {f['count']} of {f['failures']} failures", f["ids"][:SHOWN]
-        if not ids:  # what it pays most is worth a look all the same
-            title += "; those that it pays most"
+        title, ids = f"{n}: confuses {f['count']} of {f['failures']} failures", f["ids"][:SHOWN]
+        if not ids:  # show the failures with the highest reward
+            title += "; those with the highest reward"
             ids = [v["id"] for v in sorted(failed, key=lambda v: -rewards[n][v["id"]]["reward"])[:SHOWN]]
         shown.append((title, [(labels[i], rewards[n][i]["reward"]) for i in ids]))
     picture = prefix.with_name(prefix.name + "-fooled.jpg")
@@ -273,7 +285,8 @@ def main(runs: Path, prefix: Path, command: str) -> None:
         for n, (_, list_) in zip(names, shown)
         for k, (label, _) in enumerate(list_)
     ]
-    out += table(["fools", "attempt", "what happened", "at the end", "ever", *(f"reward, {n}" for n in names)], rows)
+    head = ["encoder", "attempt", "kind of failure", "progress at the end", "maximum progress"]
+    out += table(head + [f"reward, {n}" for n in names], rows)
 
     out += ["", "## Progress curves: three successes and five failures", ""]
     for n in names:
@@ -283,7 +296,9 @@ def main(runs: Path, prefix: Path, command: str) -> None:
             to = prefix.with_name(f"{prefix.name}-{plain.lower()}.svg")
             shutil.copyfile(source, to)
             out += [f"![progress and distance over time, {n}]({to.name})", ""]
-    prefix.with_suffix(".md").write_text("\n".join(out).rstrip() + "\n")
+    page = prefix.with_suffix(".md")
+    _, found, text = page.read_text().partition(SEEN) if page.exists() else ("", "", "")
+    page.write_text("\n".join(out).rstrip() + "\n" + (f"\n{found}{text}" if found else ""))
 
 
 if __name__ == "__main__":

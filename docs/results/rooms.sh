@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# rooms.sh BEFORE AFTER > docs/results/rooms.md: the packages of host at two commits, with their imports and lines of code.
+# Prints docs/results/rooms.md: the packages of host at two commits, with their imports and lines of code.
+# Usage: docs/results/rooms.sh BEFORE AFTER > docs/results/rooms.md
 set -eu
 before=$1 after=$2
 work=$(mktemp -d)
@@ -35,13 +36,16 @@ packages "$after" >"$work/after.tsv"
 cat <<EOF
 # The packages of host before and after
 
-Made by \`docs/results/rooms.sh $before $after\` with \`go list\`. Imports are those of the packages without their tests.
-Lines include comments. Lines are at most 120 columns wide after, and were over 250 wide before, so that there are more of them; the code
-in kB is without comments and white space.
+**Question.** Which packages does host consist of, and what do they import, before and after it was divided?
 
-Before, the root of host was one package with the code of six commands, and \`score\` imported \`report\` for its statistics. Now each
-command is a package, the root contains \`host/architecture_test.go\` only, and that test orders the packages in layers: a package
-imports lower layers only.
+**Result.** Each command is a package now, and a package imports lower layers only.
+
+Made by \`docs/results/rooms.sh $before $after\` with \`go list\`. Imports are those of the packages without their tests. Lines
+include comments. Lines are at most 120 columns wide after and were over 250 wide before, so there are more of them. The code in
+kB is without comments and white space.
+
+Before, the root of host was one package with the code of six commands, and \`score\` imported \`report\` for its statistics.
+After, the root contains \`host/architecture_test.go\` only, and that test orders the packages in layers.
 
 ## Before ($before)
 

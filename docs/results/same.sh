@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Writes docs/results/same.md: executes the default run, shortened, in several ways and compares the numbers and the weights. Exits with 1 if
-# anything differs. Takes about a minute on two cores.
+# Writes docs/results/same.md: executes the default run, shortened, in several ways and compares the numbers and
+# the weights. Exits with 1 if anything differs. Takes about a minute on two cores.
 # Usage: docs/results/same.sh [ITERATIONS] [RUN-FOLDER]
 set -euo pipefail
 cd "$(dirname "$0")/../.."

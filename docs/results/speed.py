@@ -1,7 +1,8 @@
-"""Clustering and rewards with scikit-learn and scipy, beside the output of `go run ./cmd/srpo-bench -json reward`.
+"""Compares clustering and rewards with scikit-learn and scipy: reads `go run ./cmd/srpo-bench -json reward`.
 
-Usage: python speed.py BENCH.json > TABLE.md. The same arithmetic as srpo's on points drawn in the same way (two modes
-in 1408 dimensions, half of the batch successes): radius from the k-distances, DBSCAN, centres, distances, z-scores.
+Usage: python speed.py BENCH.json > TABLE.md. The same arithmetic as in srpo, on points from the same distribution
+(two modes in 1408 dimensions, half of the batch successes): radius from the k-distances, DBSCAN, centres, distances,
+z-scores.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ SLACK, OUTLIER_RATIO = 1.2, 2.0  # host/srpo/options.go
 
 
 def modes(n: int) -> np.ndarray:
-    """Points [n, DIM] round two centres, as far apart as ten times the cloud's radius."""
+    """Points [n, DIM] around two centres. The distance of the centres is ten times the radius of a cloud."""
     points = np.random.default_rng(n).standard_normal((n, DIM))
     points[np.arange(n) % 4 < 2, 0] += 10 * math.sqrt(DIM)
     return points
@@ -44,7 +45,7 @@ def auto(points: np.ndarray) -> np.ndarray:
 
 
 def reference(points: np.ndarray) -> np.ndarray:
-    """The same of `reference`."""
+    """Centres [C, DIM] of srpo's `reference`."""
     labels = DBSCAN(eps=0.5, min_samples=2, algorithm="brute").fit_predict(StandardScaler().fit_transform(points))
     return centres(points, labels)
 
@@ -55,7 +56,7 @@ def centres(points: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def batch(points: np.ndarray) -> np.ndarray:
-    """Rewards of the failures, every other point."""
+    """Rewards of the failures; every second point is a failure."""
     d = cdist(points[1::2], auto(points[::2])).min(axis=1)
     return 0.8 * expit(-(d - d.mean()) / d.std())
 
@@ -74,9 +75,9 @@ def main(path: str) -> None:
         section = next(s for s in json.load(f)["sections"] if s["name"] == "reward")
     print(
         f"scikit-learn {sklearn.__version__}, scipy {scipy.__version__}, numpy {np.__version__}, {os.cpu_count()}"
-        f" cores; load of the machine {section['load'][0]:.1f} to {section['load'][1]:.1f} while srpo ran,"
-        f" {os.getloadavg()[0]:.1f} when the others began.\n"
-        "Seconds, medians of 3 (of 1 for 10,000 with the others); in brackets srpo's share of the other's time.\n"
+        f" cores; load average {section['load'][0]:.1f} to {section['load'][1]:.1f} while srpo ran,"
+        f" {os.getloadavg()[0]:.1f} when the others started.\n"
+        "Seconds, median of 3 (for the others 1 with 10,000). In brackets: srpo's time divided by the other's.\n"
     )
     head = ["attempts", "cluster: auto, srpo", "scikit-learn", "cluster: reference, srpo", "scikit-learn"]
     head += ["score a batch, srpo", "scikit-learn and scipy", "centres"]
@@ -91,7 +92,7 @@ def main(path: str) -> None:
             theirs = seconds(f, points, 1 if n >= 10000 else 3)
             cells += [f"{ours[key]:.3g} ({ours[key] / theirs:.2f})", f"{theirs:.3g}"]
         same = int(ours["centres"])
-        cells.append(f"{same}" if same == found else f"{same} against {found}")
+        cells.append(f"{same}" if same == found else f"{same} and {found}")
         print("| " + " | ".join(cells) + " |", flush=True)
 
 

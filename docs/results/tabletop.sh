@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# SRPO against GRPO on the built-in tabletop. For each seed it trains one policy by imitation of one demonstration (one-shot SFT), and continues
-# from this policy with each reward. About 2 minutes per seed on two idle cores. Writes docs/results/tabletop.{md,svg,html} and
-# docs/img/learning-tabletop.svg.
+# SRPO against GRPO on the built-in tabletop. For each seed it trains one policy by imitation of one
+# demonstration (one-shot SFT), and continues from this policy with each reward. About 2 minutes per seed on two
+# idle cores. Writes docs/results/tabletop.{md,svg,html} and docs/img/learning-tabletop.svg.
 # Usage: docs/results/tabletop.sh [SEEDS] [ITERATIONS] [RUN-FOLDER]
 set -euo pipefail
 cd "$(dirname "$0")/../.."

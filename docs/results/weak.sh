@@ -1,36 +1,43 @@
 #!/usr/bin/env bash
-# SRPO against GRPO where they can differ: a weak start and few episodes, so that whole groups fail and a 0/1 reward carries no signal there.
-# Tabletop, on the CPU. Writes docs/results/weak.md and weak-*.svg. Run it again after an interruption to continue.
+# SRPO against GRPO where they can differ: a weak start and few episodes, so that whole groups fail and a 0/1
+# reward carries no signal there. Tabletop, on the CPU. Writes docs/results/weak.md and weak-*.svg. Run it again
+# after an interruption to continue.
 # Usage: docs/results/weak.sh [SEEDS] [ITERATIONS] [RUN-FOLDER]
 #
-# ENV=libero: the same on LIBERO's alphabet soup, writes docs/results/weak-libero.md; about two minutes per run on two idle cores, 10 runs per
-#   seed, 12 with WORLD.
+# ENV=libero: the same on LIBERO's alphabet soup, writes docs/results/weak-libero.md; about two minutes per run
+#   on two idle cores, 10 runs per seed, 12 with WORLD.
 # SHAPES=8x2: one of the two shapes only.
 # WORLD=FILE: also uses the tiny world model. FILE is the model file of a V-JEPA 2 from docs/results/world.sh.
-# WAYS=crossed: generic and the tiny world model with the other two references, to complete the table; about two hours on tabletop; writes
-#   weak-crossed.md, which has not been made yet.
-# WAYS=controls: looks for the reason, with the same starts and in the same folder; writes weak-controls.md. It runs GRPO, and SRPO with pixel
-#   and memory, as above. Then SRPO with eps = 0.04, so that a group of failures with nearly equal rewards has little weight, and both with the
-#   env's own progress instead of the encoder's reward, as a perfect encoder would give it. Then ("start") all three with groups whose members
-#   share the start state, so that rewards differ by the actions and not by the start. Then ("slow") all three with a third of the learning
-#   rate. It was started after the results of weak.md were seen, and each set of three after the results of the sets before.
+# WAYS=crossed: generic and the tiny world model with the other two references, to complete the table; about two
+#   hours on tabletop; writes weak-crossed.md, which has not been made yet.
+# WAYS=controls: looks for the reason, with the same starts and in the same folder; writes weak-controls.md. It
+#   runs GRPO, and SRPO with pixel and memory, as above. Then SRPO with eps = 0.04, so that a group of failures
+#   with nearly equal rewards has little weight, and both with the env's own progress instead of the encoder's
+#   reward, as a perfect encoder would give it. Then ("start") all three with groups whose members share the
+#   start state, so that rewards differ by the actions and not by the start. Then ("slow") all three with a
+#   third of the learning rate. It was started after the results of weak.md were seen, and each set of three
+#   after the results of the sets before.
 #
 # Fixed before any result was seen:
-# - Start: one per seed. 400, 500, 300, 600, 700, 200 steps of imitation of one demonstration are tried in this order. The first one is used
-#   whose sampled policy succeeds in 10 to 20 % of 128 episodes. A seed without such a start is left out and named, and the next seed is used,
-#   up to three times the requested number. (A first list of 30 to 150 steps gave 0 of 128 in all cases with seed 0, before any training.)
-# - 16 episodes per iteration, as 8 groups of 2 and as 2 groups of 8. All groups are kept (no dynamic sampling), so that each way costs the
-#   same number of episodes.
+# - Start: one per seed. 400, 500, 300, 600, 700, 200 steps of imitation of one demonstration are tried in this
+#   order. The first one is used whose sampled policy succeeds in 10 to 20 % of 128 episodes. A seed without
+#   such a start is left out and named, and the next seed is used, up to three times the requested number. (A
+#   first list of 30 to 150 steps gave 0 of 128 in all cases with seed 0, before any training.)
+# - 16 episodes per iteration, as 8 groups of 2 and as 2 groups of 8. All groups are kept (no dynamic sampling),
+#   so that each way costs the same number of episodes.
 # - The update has its defaults. Clips are all recorded frames (equal_length = none), one in 4 steps.
-# - Ways: GRPO (0/1 reward); SRPO with pixel and references of the batch, of memory, of the demonstrations; SRPO with memory and each other
-#   encoder. (generic uses 8 evenly spaced frames of an episode. With all frames an iteration takes 13 s on two busy cores, which was seen in six
-#   iterations of one run.)
-# - On LIBERO the start is found by bisection between 60 steps (seed 0 had 0 of 32) and 120 (18 of 32), with 40 episodes per try and at most 5
-#   tries. (With 64 episodes seed 0 had 0 with 80 steps, 15 with 90 and 28 with 100, so a list in steps of ten misses it. Nothing had been trained
-#   at that time.) Episodes of at most 180 steps, train side of the start states, frames as in docs/results/libero.sh. Memory was run first. The
-#   references of the batch and of the demonstrations were added after its results were seen, to complete the table.
-# - Compared: success of the sampled episodes, as the mean over all iterations, which decides; and "at the end", the mean of the last five. Each
-#   way is compared with GRPO, paired by seed, with an interval of its own. Of twenty such intervals one excludes 0 by chance.
+# - Ways: GRPO (0/1 reward); SRPO with pixel and references of the batch, of memory, of the demonstrations; SRPO
+#   with memory and each other encoder. (generic uses 8 evenly spaced frames of an episode. With all frames an
+#   iteration takes 13 s on two busy cores, which was seen in six iterations of one run.)
+# - On LIBERO the start is found by bisection between 60 steps (seed 0 had 0 of 32) and 120 (18 of 32), with 40
+#   episodes per try and at most 5 tries. (With 64 episodes seed 0 had 0 with 80 steps, 15 with 90 and 28 with
+#   100, so a list in steps of ten misses it. Nothing had been trained at that time.) Episodes of at most 180
+#   steps, train side of the start states, frames as in docs/results/libero.sh. Memory was run first. The
+#   references of the batch and of the demonstrations were added after its results were seen, to complete the
+#   table.
+# - Compared: success of the sampled episodes, as the mean over all iterations, which decides; and "at the end",
+#   the mean of the last five. Each way is compared with GRPO, paired by seed, with an interval of its own. Of
+#   twenty such intervals one excludes 0 by chance.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 env=${ENV:-tabletop} world=${WORLD:-}

@@ -103,8 +103,8 @@ func readListFile(path string) (*List, error) {
 		case r.Embedding != nil:
 			a.Embedding, a.Problem = r.Embedding.read(filepath.Dir(path))
 		default:
-			a.Video = relativeTo(path, r.Video)
-			if _, err := os.Stat(a.Video); err != nil {
+			var err error
+			if a.Video, err = findFile(relativeTo(path, r.Video)); err != nil {
 				a.Problem = "the video does not exist: " + r.Video
 				missing = r.Video
 			} else {

@@ -47,7 +47,8 @@ func (v *vector) read(dir string) (numbers []float64, problem string) {
 	if v.path == "" || v.problem != "" {
 		return v.numbers, v.problem
 	}
-	numbers, err := media.ReadVector(relativeTo(filepath.Join(dir, "list"), v.path))
+	path, _ := findFile(relativeTo(filepath.Join(dir, "list"), v.path))
+	numbers, err := media.ReadVector(path)
 	if err != nil {
 		return nil, "the embedding " + v.path + ": " + plugins.AsError(err).Message
 	}

@@ -125,8 +125,8 @@ func readVideos(dir string) (*List, error) {
 			a.Problem = "no video in the folder has this name"
 		case name == "":
 			// The file can be elsewhere. If it is not a video, opening it fails.
-			a.Video = relativeTo(filepath.Join(dir, labelFiles[0]), r.Video)
-			if _, err := os.Stat(a.Video); err != nil {
+			var err error
+			if a.Video, err = findFile(relativeTo(filepath.Join(dir, labelFiles[0]), r.Video)); err != nil {
 				a.Video, a.Problem = "", "the video does not exist: "+r.Video
 			} else {
 				found++
@@ -249,11 +249,26 @@ func findVideos(dir string) ([]string, error) {
 	return out, nil
 }
 
+// hasPictures reports whether a folder is one attempt: it contains png or jpeg files, or several webp files that are
+// not animations.
 func hasPictures(dir string) bool {
 	entries, err := os.ReadDir(dir)
-	return err == nil && slices.ContainsFunc(entries, func(e os.DirEntry) bool {
-		return !e.IsDir() && media.IsPicture(e.Name())
-	})
+	if err != nil {
+		return false
+	}
+	still, animated := 0, false
+	for _, e := range entries {
+		switch {
+		case e.IsDir() || strings.HasPrefix(e.Name(), "."):
+		case media.IsPicture(e.Name()):
+			return true
+		case media.IsStillWebP(filepath.Join(dir, e.Name())):
+			still++
+		case media.IsVideo(e.Name()):
+			animated = true
+		}
+	}
+	return still > 1 && !animated
 }
 
 // readLabels reads a labels file, or the .json file of each video. from is the path of the labels; "" if
@@ -279,7 +294,7 @@ func readLabels(dir string, videos []string, list *List) (rows []entry, from str
 		return rows, from, nil
 	}
 	for _, v := range videos {
-		path := filepath.Join(dir, strings.TrimSuffix(filepath.FromSlash(v), filepath.Ext(v))+".json")
+		path, _ := findFile(filepath.Join(dir, strings.TrimSuffix(filepath.FromSlash(v), filepath.Ext(v))+".json"))
 		data, err := os.ReadFile(path)
 		if err != nil {
 			continue
@@ -303,15 +318,20 @@ func readLabels(dir string, videos []string, list *List) (rows []entry, from str
 	return rows, from, nil
 }
 
-// match returns the video of a label: by its path, or by its name without extension. If several have that
-// name, it returns them instead.
+// match returns the video of a label: by its path, or by its name without extension, in any Unicode form. If several
+// have that name, it returns them instead.
 func match(r entry, videos []string) (video string, several []string) {
 	name := filepath.ToSlash(filepath.Clean(nameOf(r)))
 	if slices.Contains(videos, name) {
 		return name, nil
 	}
 	for _, v := range videos {
-		if strings.TrimSuffix(v, filepath.Ext(v)) == name {
+		if sameName(v, name) {
+			return v, nil
+		}
+	}
+	for _, v := range videos {
+		if sameName(strings.TrimSuffix(v, filepath.Ext(v)), name) {
 			several = append(several, v)
 		}
 	}

@@ -7,6 +7,8 @@ import (
 	"sort"
 
 	"gonum.org/v1/gonum/stat"
+
+	"github.com/srpo-dev/srpo/host/stats"
 )
 
 // estimate computes the values of all measures and their bootstrap intervals, for each task and for the mean over
@@ -18,18 +20,29 @@ func (m *Measured) estimate(tasks []*task, opt MeasureOptions) {
 		m.Tasks[t.name] = Measures{}
 	}
 	for _, name := range Names {
-		var values []float64                  // of the tasks that have the measure
-		var means []float64                   // of those tasks' values, per resample
-		attempts, allowed := 0, [][]float64{} // their resamples
+		var values []float64     // of the tasks that have the measure
+		var means []float64      // of those tasks' values, per resample
+		allowed := [][]float64{} // their resamples
+		attempts, fewest := 0, 0
+		below, above := 0.0, 0.0 // sums of the squared distances to the bounds of AUROCs
 		for i, t := range tasks {
 			v, ok := points[i][name.Key]
 			if !ok {
 				continue
 			}
-			n := t.attempts(name.Key)
-			attempts += n
+			st := t.statistic(name.Key)
+			attempts += st.attempts
+			fewest += st.fewest
 			values, allowed = append(values, v), append(allowed, resamples[i][name.Key])
-			m.Tasks[t.name][name.Key] = interval(v, resamples[i][name.Key], n, 1)
+			one := interval(v, resamples[i][name.Key], st.attempts, 1)
+			one.TooFew = st.fewest < FewestAttempts
+			if m, n := st.compared[0], st.compared[1]; m > 0 && !opt.BootstrapOnly {
+				low, high := stats.AUROC(v, m, n)
+				below += (v - low) * (v - low)
+				above += (high - v) * (high - v)
+				one.Low, one.High = min(one.Low, low), max(one.High, high)
+			}
+			m.Tasks[t.name][name.Key] = one
 		}
 		if len(values) == 0 {
 			continue
@@ -41,7 +54,14 @@ func (m *Measured) estimate(tasks []*task, opt MeasureOptions) {
 			}
 			means = append(means, stat.Mean(of, nil))
 		}
-		m.Mean[name.Key] = interval(stat.Mean(values, nil), means, attempts, len(values))
+		mean := interval(stat.Mean(values, nil), means, attempts, len(values))
+		if below+above > 0 {
+			k := float64(len(values))
+			mean.Low = max(0, min(mean.Low, mean.Value-math.Sqrt(below)/k))
+			mean.High = min(1, max(mean.High, mean.Value+math.Sqrt(above)/k))
+		}
+		mean.TooFew = fewest < FewestAttempts
+		m.Mean[name.Key] = mean
 	}
 }
 
@@ -83,14 +103,14 @@ func (t *task) bootstrap(opt MeasureOptions) map[string][]float64 {
 	return out
 }
 
-// attempts returns the number of attempts that take part in a measure.
-func (t *task) attempts(name string) int {
+// statistic returns the statistic of a measure.
+func (t *task) statistic(name string) statistic {
 	for _, st := range t.statistics {
 		if st.name == name {
-			return st.attempts
+			return st
 		}
 	}
-	return 0
+	return statistic{}
 }
 
 // interval returns a value with the middle 95 % of its resamples, or with itself as bounds if none is a number.

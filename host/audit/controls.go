@@ -143,7 +143,7 @@ func (t *task) addChangedControl(name string, held *heldOut, changed func(Item) 
 			wins[i][j] = win(held.own[i], d)
 		}
 	}
-	t.add(name, 2*len(usable), func(s, _ []int) (float64, bool) {
+	t.addAUROC(name, len(usable), len(usable), func(s, _ []int) (float64, bool) {
 		sum, n := 0.0, 0
 		for _, i := range s {
 			for _, j := range s {
@@ -168,5 +168,6 @@ func (t *task) addOtherTaskControl(held *heldOut) {
 			share[i] += win(held.own[i], nearest(held.centres[held.fold[i]], o.Embedding)) / float64(len(t.others))
 		}
 	}
-	t.add("other_auroc", len(t.successes)+len(t.others), func(s, _ []int) (float64, bool) { return meanAt(share, s) })
+	t.addAUROC("other_auroc", len(t.successes), len(t.others),
+		func(s, _ []int) (float64, bool) { return meanAt(share, s) })
 }

@@ -33,23 +33,40 @@ type MeasureOptions struct {
 	Seed uint64
 	// Bootstrap is the number of resamples; 0 means 1000.
 	Bootstrap int
+	// BootstrapOnly leaves out the score intervals of AUROCs, so that the metrics of a run stay comparable with those
+	// of earlier versions.
+	BootstrapOnly bool
 }
 
 // maxMeasured limits the successes and the failures measured per task. Of a longer list, evenly spaced attempts
 // are measured.
 const maxMeasured = 300
 
-// Value is a measured number with its bootstrap interval.
+// FewestAttempts is the smallest number of attempts of each label that allows a statement. A value of fewer is
+// [Value.TooFew].
+const FewestAttempts = 5
+
+// Value is a measured number with its 95 % interval.
 type Value struct {
 	Value float64 `json:"value"`
 	// Low and High bound the middle 95 % of the resamples (percentile bootstrap over attempts, within each
-	// task).
+	// task). The interval of an AUROC also covers [stats.AUROC], because all resamples of a few attempts can agree.
 	Low  float64 `json:"low"`
 	High float64 `json:"high"`
 	// Attempts is the number of attempts that took part, Tasks that of their tasks. Value is the mean over
 	// tasks.
 	Attempts int `json:"attempts"`
 	Tasks    int `json:"tasks"`
+	// TooFew reports that fewer than FewestAttempts attempts of a label took part.
+	TooFew bool `json:"too_few,omitempty"`
+}
+
+// Interval returns the interval as text.
+func (v Value) Interval() string {
+	if v.TooFew {
+		return "too few to tell"
+	}
+	return fmt.Sprintf("%.3f to %.3f", v.Low, v.High)
 }
 
 // Measures maps keys of [Names] to values. A measure that the attempts do not allow is missing.

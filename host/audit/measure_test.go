@@ -174,6 +174,73 @@ func TestLargeTasksAreThinned(t *testing.T) {
 	require.Greater(t, m.Mean["auroc"].Value, 0.99)
 }
 
+// The interval of a few attempts is honest, although all resamples of two random vectors agree.
+func TestFewAttemptsAreTooFewToTell(t *testing.T) {
+	for _, n := range []int{2, 4, 5, 30} {
+		rng := rand.New(rand.NewPCG(7, 7))
+		for try := range 20 {
+			items := scene(rng, fmt.Sprint("t", try), make([]float64, 4), n, false)
+			for i := range items {
+				items[i].Windows, items[i].Ends = nil, nil
+			}
+			m, err := Measure(items, options())
+			require.NoError(t, err)
+			for _, v := range []Value{m.Mean["auroc"], m.Mean["random_auroc"], m.Tasks[items[0].Task]["auroc"]} {
+				require.Equal(t, n < FewestAttempts, v.TooFew)
+				require.Equal(t, n < FewestAttempts, v.Interval() == "too few to tell")
+				require.GreaterOrEqual(t, v.Low, 0.0)
+				require.LessOrEqual(t, v.High, 1.0)
+				require.Greater(t, v.High-v.Low, 0.1, "%+v", v)
+				if n == 2 {
+					require.True(t, v.Low < 0.5 && v.High > 0.5, "%+v", v)
+				}
+			}
+		}
+	}
+}
+
+// A success whose video cannot be read is dropped, and does not count as a reward of 1.
+func TestUnreadableSuccessIsDropped(t *testing.T) {
+	yes, no := true, false
+	list := []attempts.Attempt{{ID: "a", Task: "t", Success: &yes}, {ID: "b", Task: "t", Success: &yes,
+		Problem: "it does not decode"}, {ID: "c", Task: "t", Success: &no}}
+	s, err := Reward(list, [][]float64{{1, 2}, nil, {3, 3}}, nil, srpo.DefaultRewardOptions())
+	require.NoError(t, err)
+	require.Equal(t, []bool{false, true, false},
+		[]bool{s.Attempts[0].Dropped, s.Attempts[1].Dropped, s.Attempts[2].Dropped})
+	require.Equal(t, []float64{1, 0}, []float64{s.Attempts[0].Reward, s.Attempts[1].Reward})
+	require.Equal(t, "it does not decode", s.Attempts[1].Reason)
+	require.Equal(t, []int{1, 1}, []int{s.Tasks[0].Dropped, s.Tasks[0].Measured})
+
+	binary := srpo.DefaultRewardOptions() // needs no embedding
+	binary.Kind = srpo.Binary
+	s, err = Reward(list, [][]float64{{1, 2}, nil, {3, 3}}, nil, binary)
+	require.NoError(t, err)
+	require.Equal(t, 1.0, s.Attempts[1].Reward)
+}
+
+// One failure is no scale for the distances of the others.
+func TestSameRewardForAllIsNoted(t *testing.T) {
+	yes, no := true, false
+	list := []attempts.Attempt{{ID: "s", Task: "t", Success: &yes}, {ID: "f", Task: "t", Success: &no}}
+	vectors := [][]float64{{1, 1}, {3, 1}}
+	for i := range 6 {
+		list = append(list, attempts.Attempt{ID: fmt.Sprint("u", i), Task: "t"})
+		vectors = append(vectors, []float64{float64(i), 2})
+	}
+	s, err := Reward(list, vectors, nil, srpo.DefaultRewardOptions())
+	require.NoError(t, err)
+	require.Contains(t, s.Tasks[0].Notes, "all 7 attempts that are not successes have the reward 0.400, although "+
+		"their distances differ: fewer than 2 failures give no scale to compare distances with; label at least 2")
+
+	list[2].Success = &no
+	s, err = Reward(list, vectors, nil, srpo.DefaultRewardOptions())
+	require.NoError(t, err)
+	for _, n := range s.Tasks[0].Notes {
+		require.NotContains(t, n, "have the reward")
+	}
+}
+
 func TestRewardKeepsTheOrder(t *testing.T) {
 	yes, no := true, false
 	list := []attempts.Attempt{

@@ -7,6 +7,7 @@ package audit
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/srpo-dev/srpo/host/attempts"
 	"github.com/srpo-dev/srpo/host/srpo"
@@ -25,8 +26,7 @@ type Score struct {
 	// was measured.
 	Distance *float64 `json:"distance"`
 	Centre   *int     `json:"centre"`
-	// Dropped reports that the attempt could not be scored, and Reason why. A success without a usable embedding
-	// has a Reason too and keeps its reward of 1.
+	// Dropped reports that the attempt could not be scored, and Reason why.
 	Dropped bool   `json:"dropped"`
 	Reason  string `json:"reason,omitempty"`
 	// Note is a remark that does not affect the score, for example how a clip was shortened.
@@ -46,6 +46,8 @@ type Task struct {
 	Failures   int    `json:"failures"`
 	Unlabelled int    `json:"unlabelled"`
 	Dropped    int    `json:"dropped"`
+	// Measured is the number of failures and unlabelled attempts that have a distance.
+	Measured int `json:"measured"`
 	// Unusable is the number of embeddings that cannot be used, those of successes included.
 	Unusable int `json:"unusable"`
 	// References is the number of reference embeddings. They were clustered into Centres with Sizes members each;
@@ -131,6 +133,7 @@ func Reward(list []attempts.Attempt, embeddings [][]float64, anchors map[string]
 		return Scores{}, err
 	}
 	out := Scores{Attempts: make([]Score, len(list))}
+	tasks := map[string]*rewards{}
 	for i, s := range scored.Rollouts {
 		a := list[i]
 		o := Score{ID: a.ID, Task: a.Task, Success: a.Success, Reward: s.Reward, Dropped: s.Dropped,
@@ -138,6 +141,13 @@ func Reward(list []attempts.Attempt, embeddings [][]float64, anchors map[string]
 		if s.Centre >= 0 {
 			o.Distance, o.Centre = new(s.Distance), new(s.Centre)
 		}
+		if s.Reason != "" && opt.Kind.Embeds() { // a run rewards such a success; here nothing is known about its video
+			o.Reward, o.Dropped = 0, true
+		}
+		if tasks[a.Task] == nil {
+			tasks[a.Task] = &rewards{}
+		}
+		tasks[a.Task].add(o)
 		if a.Problem != "" && len(embeddings[i]) == 0 {
 			o.Reason = a.Problem
 		}
@@ -145,7 +155,8 @@ func Reward(list []attempts.Attempt, embeddings [][]float64, anchors map[string]
 	}
 	for _, t := range scored.Tasks {
 		task := Task{Name: t.Task, Attempts: t.Successes + t.Failures + t.Unlabelled, Successes: t.Successes,
-			Failures: t.Failures, Unlabelled: t.Unlabelled, Dropped: t.Dropped, Unusable: t.Unusable,
+			Failures: t.Failures, Unlabelled: t.Unlabelled, Dropped: tasks[t.Task].dropped,
+			Measured: len(tasks[t.Task].distances), Unusable: t.Unusable,
 			References: t.References, Centres: t.Clusters, Sizes: t.Sizes, Noise: t.Noise,
 			MeanDistance: t.MeanDistance, StdDistance: t.StdDistance, Reward: string(t.Kind), Notes: t.Notes}
 		if task.Sizes == nil {
@@ -154,13 +165,50 @@ func Reward(list []attempts.Attempt, embeddings [][]float64, anchors map[string]
 		if task.Attempts == 1 {
 			task.Notes = append(task.Notes, "the task has only one attempt, so there is nothing to compare it with")
 		}
+		if note := tasks[t.Task].sameReward(); note != "" {
+			task.Notes = append(task.Notes, note)
+		}
 		if t.Repeated > 0 {
-			task.Notes = append(task.Notes, fmt.Sprintf("%d attempts have the same embedding as another one; "+
+			task.Notes = append(task.Notes, fmt.Sprintf("%d with the same embedding as another attempt; "+
 				"attempts that share a video share a reward", t.Repeated))
 		}
 		out.Tasks = append(out.Tasks, task)
 	}
 	return out, nil
+}
+
+// rewards are the results of the attempts at one task that are not successes, and the number of dropped attempts.
+type rewards struct {
+	dropped, failures  int
+	distances, rewards []float64
+}
+
+func (r *rewards) add(s Score) {
+	if s.Dropped {
+		r.dropped++
+		return
+	}
+	if s.Distance == nil || s.Success != nil && *s.Success {
+		return
+	}
+	if s.Success != nil {
+		r.failures++
+	}
+	r.distances, r.rewards = append(r.distances, *s.Distance), append(r.rewards, s.Reward)
+}
+
+// sameReward returns a note if attempts at different distances all have the same reward; "" otherwise.
+func (r *rewards) sameReward() string {
+	if len(r.rewards) < 2 || slices.Min(r.distances) == slices.Max(r.distances) ||
+		slices.Max(r.rewards)-slices.Min(r.rewards) > 1e-9 {
+		return ""
+	}
+	note := fmt.Sprintf("all %d attempts that are not successes have the reward %.3f, although their distances differ",
+		len(r.rewards), r.rewards[0])
+	if r.failures < 2 {
+		return note + ": fewer than 2 failures give no scale to compare distances with; label at least 2"
+	}
+	return note + ": the distances of the failures have no spread to compare with"
 }
 
 // Rollouts converts attempts to the input of package srpo.

@@ -15,8 +15,10 @@ import (
 // its failures. ok is false if the resample does not allow the measure.
 type statistic struct {
 	name string
-	// attempts is the number of attempts that take part.
-	attempts int
+	// attempts is the number of attempts that take part, fewest that of the rarer label if there are two.
+	attempts, fewest int
+	// compared are the numbers of attempts on both sides of an AUROC; 0 for other measures.
+	compared [2]int
 	value    func(successes, failures []int) (v float64, ok bool)
 }
 
@@ -56,11 +58,19 @@ func (t *task) thin() (notes []string) {
 	return notes
 }
 
-// labelled returns the number of successes and failures.
-func (t *task) labelled() int { return len(t.successes) + len(t.failures) }
-
 func (t *task) add(name string, attempts int, value func(successes, failures []int) (float64, bool)) {
-	t.statistics = append(t.statistics, statistic{name, attempts, value})
+	t.statistics = append(t.statistics, statistic{name: name, attempts: attempts, fewest: attempts, value: value})
+}
+
+// addCompared adds a measure that compares m attempts with n others.
+func (t *task) addCompared(name string, m, n int, value func(successes, failures []int) (float64, bool)) {
+	t.statistics = append(t.statistics, statistic{name: name, attempts: m + n, fewest: min(m, n), value: value})
+}
+
+// addAUROC adds an AUROC of m attempts and n others.
+func (t *task) addAUROC(name string, m, n int, value func(successes, failures []int) (float64, bool)) {
+	t.addCompared(name, m, n, value)
+	t.statistics[len(t.statistics)-1].compared = [2]int{m, n}
 }
 
 // measure adds all statistics of the task, and its progress curves to curves by the attempts' IDs.
@@ -168,9 +178,8 @@ func (t *task) addFinalProgress(ofSuccesses, ofFailures []float64) {
 	if len(x) == 0 || len(y) == 0 {
 		return
 	}
-	n := len(x) + len(y)
 	k := newKernel(append(zeroNaN(ofSuccesses), zeroNaN(ofFailures)...), Bandwidth(x, y))
-	t.add("mmd", n, func(s, f []int) (float64, bool) {
+	t.addCompared("mmd", len(x), len(y), func(s, f []int) (float64, bool) {
 		a, b := withValue(ofSuccesses, s), withValue(ofFailures, f)
 		if len(a) == 0 || len(b) == 0 {
 			return 0, false
@@ -181,7 +190,7 @@ func (t *task) addFinalProgress(ofSuccesses, ofFailures []float64) {
 		return k.mmd(a, b), true
 	})
 	compare := func(name string, measure func(x, y []float64) (float64, bool)) {
-		t.add(name, n, func(s, f []int) (float64, bool) {
+		t.addCompared(name, len(x), len(y), func(s, f []int) (float64, bool) {
 			return measure(at(ofSuccesses, withValue(ofSuccesses, s)), at(ofFailures, withValue(ofFailures, f)))
 		})
 	}
@@ -191,7 +200,7 @@ func (t *task) addFinalProgress(ofSuccesses, ofFailures []float64) {
 
 // addSeparation adds the mean of wins[i][j] over successes i and failures j, an AUROC.
 func (t *task) addSeparation(name string, wins [][]float64) {
-	t.add(name, t.labelled(), func(s, f []int) (float64, bool) {
+	t.addAUROC(name, len(t.successes), len(t.failures), func(s, f []int) (float64, bool) {
 		sum := 0.0
 		for _, i := range s {
 			for _, j := range f {

@@ -19,6 +19,8 @@ type Set interface {
 	Form() string
 	// Episodes returns all episodes in the order of the folder. IDs are unique.
 	Episodes() []Episode
+	// Warnings describes the episodes and features that were left out or split, a sentence each.
+	Warnings() []string
 	// Space describes actions and proprio, as far as the folder does.
 	Space() Space
 	// Demonstration reads episode i: actions float32 [T, A], proprio float32 [T, P], and the images uint8
@@ -35,7 +37,7 @@ type Set interface {
 // Episode describes an episode without its arrays.
 type Episode struct {
 	ID, Task, Instruction string
-	// Success is the label; nil if there is none.
+	// Success is the label; nil if there is none. In a LeRobot data set, Task is the instruction.
 	Success *bool
 	// Steps is the number of actions.
 	Steps int

@@ -49,12 +49,13 @@ type Reader struct {
 
 // lerobot is an open LeRobot data set.
 type lerobot struct {
-	dir     string
-	o       Options
-	version string
-	list    []Episode
-	space   Space
-	// cameras are the names of the features with images.
+	dir      string
+	o        Options
+	version  string
+	list     []Episode
+	warnings []string
+	space    Space
+	// cameras are the names of the features with images in colour.
 	features map[string]feature
 	cameras  []string
 
@@ -72,6 +73,8 @@ type feature struct {
 	DType string   `json:"dtype"`
 	Shape []int    `json:"shape"`
 	Names []string `json:"names"`
+	// Depth marks depth maps, which are not images in colour.
+	Depth bool `json:"depth"`
 }
 
 func (f feature) isImage() bool { return f.DType == "video" || f.DType == "image" }
@@ -85,9 +88,10 @@ type reply struct {
 	Episodes      []struct {
 		ID, Task string
 		Steps    int
-		Success  bool
+		Success  *bool
 	}
-	Arrays []struct {
+	Warnings []string
+	Arrays   []struct {
 		Name, DType string
 		Shape       []int
 	}
@@ -123,16 +127,16 @@ func openLeRobot(ctx context.Context, dir string, o Options) (Set, error) {
 		s.Close()
 		return nil, err
 	}
-	s.version, s.features = r.Version, r.Features
+	s.version, s.features, s.warnings = r.Version, r.Features, r.Warnings
 	for name, f := range r.Features {
-		if f.isImage() {
+		if f.isImage() && !f.Depth {
 			s.cameras = append(s.cameras, name)
 		}
 	}
 	sort.Strings(s.cameras)
 	for _, e := range r.Episodes {
-		ok := e.Success
-		s.list = append(s.list, Episode{ID: e.ID, Task: e.Task, Instruction: e.Task, Success: &ok, Steps: e.Steps})
+		s.list = append(s.list,
+			Episode{ID: e.ID, Task: e.Task, Instruction: e.Task, Success: e.Success, Steps: e.Steps})
 	}
 	if err := s.check(); err != nil {
 		s.Close()
@@ -166,6 +170,10 @@ func (s *lerobot) check() error {
 			return plugins.Errorf(plugins.Invalid, "%q is not of the form CAMERA=FEATURE", pair).
 				WithPlace("data.cameras").WithHint("give for example agentview=observation.images.image")
 		}
+		if s.features[f].Depth {
+			return plugins.Errorf(plugins.Invalid, "%s contains depth maps, not colours", f).
+				WithPlace("data.cameras").WithHint("give another feature: %s", strings.Join(s.cameras, ", "))
+		}
 		if !slices.Contains(s.cameras, f) {
 			return s.noFeature("data.cameras", f)
 		}
@@ -176,7 +184,7 @@ func (s *lerobot) check() error {
 func (s *lerobot) noFeature(setting, name string) error {
 	var names []string
 	for n := range s.features {
-		if (setting == "data.cameras") == s.features[n].isImage() {
+		if (setting == "data.cameras") == s.features[n].isImage() && !s.features[n].Depth {
 			names = append(names, n)
 		}
 	}
@@ -221,6 +229,8 @@ func (s *lerobot) camera(name string) (string, error) {
 func (s *lerobot) Form() string { return "LeRobot v" + s.version }
 
 func (s *lerobot) Episodes() []Episode { return s.list }
+
+func (s *lerobot) Warnings() []string { return s.warnings }
 
 func (s *lerobot) Space() Space { return s.space }
 

@@ -189,6 +189,8 @@ func (s *trajectories) Form() string { return "trajectories" }
 
 func (s *trajectories) Episodes() []Episode { return s.list }
 
+func (s *trajectories) Warnings() []string { return nil }
+
 func (s *trajectories) RecordEvery() int { return s.space.RecordEvery }
 
 func (s *trajectories) Close() {}

@@ -145,16 +145,16 @@ func (r *Result) chooseFiles(c *store.Checkpoint) ([]string, error) {
 func checkDestination(folder string) (string, error) {
 	to, err := filepath.Abs(folder)
 	if err != nil {
-		return "", plugins.Errorf(plugins.Invalid, "%w", err).WithPlace("--to %s", folder)
+		return "", plugins.Errorf(plugins.Invalid, "%w", err).WithPlace("--out %s", folder)
 	}
 	entries, err := os.ReadDir(to)
 	switch {
 	case err == nil && len(entries) > 0:
 		return "", plugins.Errorf(plugins.Invalid, "the folder is not empty: it contains %s", entries[0].Name()).
-			WithPlace("--to %s", folder).
+			WithPlace("--out %s", folder).
 			WithHint("give a folder that is empty or does not exist; nothing is overwritten")
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
-		return "", plugins.Errorf(plugins.Invalid, "%w", err).WithPlace("--to %s", folder).
+		return "", plugins.Errorf(plugins.Invalid, "%w", err).WithPlace("--out %s", folder).
 			WithHint("give a folder that is empty or does not exist")
 	}
 	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {

@@ -28,7 +28,8 @@ const (
 type Clip struct {
 	// Frames are uint8 [T, H, W, 3], T >= 1.
 	Frames plugins.Tensor
-	// Seen is the number of frames of the video. It is larger than T when frames were left out.
+	// Seen is the number of frames of the video, each counted as long as it is shown (see [tickLength]). It is
+	// larger than T when frames were left out.
 	Seen int
 	// Note describes what was left out or scaled down; empty: nothing was.
 	Note string
@@ -52,19 +53,26 @@ type frameSampler struct {
 	height, width int // of the video
 	halvings      int // of the frames that are kept
 	stride, seen  int
+	stored        int // frames, seen counts each as often as it is shown
+	rate          float64
 	last          []byte
 }
 
 // skipsNext reports whether the next frame will not be kept, so that it need not be decoded.
 func (t *frameSampler) skipsNext() bool { return t.seen > 0 && t.seen%t.stride != 0 }
 
-// add takes a frame, uint8 [H, W, 3]. The caller must not change it afterwards.
+// add takes a frame, uint8 [H, W, 3], that is shown for one tick. The caller must not change it afterwards.
 func (t *frameSampler) add(height, width int, rgb []byte) error {
+	return t.addFor(1, height, width, rgb)
+}
+
+// addFor takes a frame that is shown for a number of ticks.
+func (t *frameSampler) addFor(ticks, height, width int, rgb []byte) error {
 	switch {
-	case t.seen == 0:
+	case t.stored == 0:
 		t.height, t.width, t.stride = height, width, 1
 	case height != t.height || width != t.width:
-		return invalid("its size changes: frame %d is %d x %d pixels, earlier ones %d x %d", t.seen+1, width, height,
+		return invalid("its size changes: frame %d is %d x %d pixels, earlier ones %d x %d", t.stored+1, width, height,
 			t.width, t.height)
 	}
 	size := height * width * 3
@@ -74,39 +82,54 @@ func (t *frameSampler) add(height, width int, rgb []byte) error {
 	if size > t.MaxBytes {
 		return invalid("its frames are too large: %d x %d pixels", width, height)
 	}
+	t.stored++
+	if ticks == 0 {
+		return nil
+	}
 	for n := range t.halvings {
 		rgb = halve(rgb, height>>n, width>>n)
 	}
-	if t.seen%t.stride == 0 {
-		for len(t.kept) >= 2 {
-			h, w := height>>t.halvings, width>>t.halvings
-			full := (len(t.kept)+1)*h*w*3 > t.MaxBytes
-			if full && len(t.kept) < 2*t.LeastFrames && min(h, w) >= 2*t.LeastSide {
-				for i, f := range t.kept {
-					t.kept[i] = halve(f, h, w)
-				}
-				rgb = halve(rgb, h, w)
-				t.halvings++
-				continue
-			}
-			if !full && len(t.kept) < t.MaxFrames {
-				break
-			}
-			half := t.kept[:0]
-			for i := 0; i < len(t.kept); i += 2 {
-				half = append(half, t.kept[i])
-			}
-			clear(t.kept[len(half):])
-			t.kept = half
-			t.stride *= 2
+	end := t.seen + ticks
+	for {
+		at := (t.seen + t.stride - 1) / t.stride * t.stride
+		if at >= end {
+			break
 		}
-		if t.seen%t.stride == 0 {
+		rgb = t.makeRoom(rgb)
+		if at%t.stride == 0 {
 			t.kept = append(t.kept, rgb)
 		}
+		t.seen = at + 1
 	}
-	t.last = rgb
-	t.seen++
+	t.last, t.seen = rgb, end
 	return nil
+}
+
+// makeRoom leaves out or halves kept frames until another one fits. It returns the frame, halved as they are.
+func (t *frameSampler) makeRoom(rgb []byte) []byte {
+	for len(t.kept) >= 2 {
+		h, w := t.height>>t.halvings, t.width>>t.halvings
+		full := (len(t.kept)+1)*h*w*3 > t.MaxBytes
+		if full && len(t.kept) < 2*t.LeastFrames && min(h, w) >= 2*t.LeastSide {
+			for i, f := range t.kept {
+				t.kept[i] = halve(f, h, w)
+			}
+			rgb = halve(rgb, h, w)
+			t.halvings++
+			continue
+		}
+		if !full && len(t.kept) < t.MaxFrames {
+			break
+		}
+		half := t.kept[:0]
+		for i := 0; i < len(t.kept); i += 2 {
+			half = append(half, t.kept[i])
+		}
+		clear(t.kept[len(half):])
+		t.kept = half
+		t.stride *= 2
+	}
+	return rgb
 }
 
 // halve averages each 2 x 2 pixels of a picture, uint8 [height, width, 3]. An odd last row or column is left out.
@@ -136,13 +159,27 @@ func (t *frameSampler) clip() (Clip, error) {
 		data = append(data, f...)
 		t.kept[i] = nil
 	}
-	return newClip(plugins.Bytes(data, len(t.kept), height, width, 3), t.seen, t.stride, t.height, t.width)
+	return newClip(plugins.Bytes(data, len(t.kept), height, width, 3), origin{Seen: t.seen, Stride: t.stride,
+		Stored: t.stored, Rate: t.rate, FullHeight: t.height, FullWidth: t.width})
 }
 
-// newClip makes a clip and its note. It refuses frames that carry no information. height and width are those of the
-// video itself.
-func newClip(frames plugins.Tensor, seen, stride, height, width int) (Clip, error) {
-	c := Clip{Frames: frames, Seen: seen}
+// origin describes the video that a clip was made of. Decoder replies have the same fields.
+type origin struct {
+	// Seen is the number of ticks of the video, of which every Stride-th was taken.
+	Seen   int `json:"seen"`
+	Stride int `json:"stride"`
+	// Stored is the number of stored frames and Rate that of ticks per second, if the frames are shown for different
+	// times; otherwise Rate is 0.
+	Stored int     `json:"stored"`
+	Rate   float64 `json:"rate"`
+	// FullHeight and FullWidth are the size of the video itself.
+	FullHeight int `json:"full_height"`
+	FullWidth  int `json:"full_width"`
+}
+
+// newClip makes a clip and its note. It refuses frames that carry no information.
+func newClip(frames plugins.Tensor, video origin) (Clip, error) {
+	c := Clip{Frames: frames, Seen: video.Seen}
 	if color, ok := singleColour(frames.Data); ok {
 		if color == [3]byte{} {
 			return c, invalid("every frame is black")
@@ -150,13 +187,17 @@ func newClip(frames plugins.Tensor, seen, stride, height, width int) (Clip, erro
 		return c, invalid("every frame is one colour, the same throughout")
 	}
 	var notes []string
-	if stride > 1 {
-		notes = append(notes, fmt.Sprintf("%d frames: every %s and the last one are used", seen,
-			ordinal(stride)))
+	if video.Rate > 0 {
+		notes = append(notes, fmt.Sprintf("%d stored frames that are shown for different times: read as %d at %.4g "+
+			"per second", video.Stored, video.Seen, video.Rate))
 	}
-	if frames.Shape[1] != height {
-		notes = append(notes, fmt.Sprintf("its pictures of %d x %d pixels are scaled to %d x %d", width, height,
-			frames.Shape[2], frames.Shape[1]))
+	if video.Stride > 1 {
+		notes = append(notes, fmt.Sprintf("%d frames: every %s and the last one are used", video.Seen,
+			ordinal(video.Stride)))
+	}
+	if frames.Shape[1] != video.FullHeight {
+		notes = append(notes, fmt.Sprintf("its pictures of %d x %d pixels are scaled to %d x %d", video.FullWidth,
+			video.FullHeight, frames.Shape[2], frames.Shape[1]))
 	}
 	if frames.Shape[0] == 1 {
 		notes = append(notes, "a single frame: there is no progress to see")
@@ -190,16 +231,17 @@ func singleColour(data []byte) ([3]byte, bool) {
 	return low, true
 }
 
-// Open decodes a video: a .gif, .npy or .npz file, a folder of pictures, or, through d, a format that FFmpeg
-// (mp4 and the like) or Pillow (webp) decodes. An error of kind Invalid describes what is wrong with this video
-// only. Other kinds mean that ctx ended (Canceled), or that the decoder cannot be installed or started.
+// Open decodes a video: a .gif, .npy or .npz file, a folder of pictures, or, through d, a format that FFmpeg (mp4 and
+// the like) or Pillow (webp) decodes. A frame counts as long as it is shown. An error of kind Invalid describes what
+// is wrong with this video only. Other kinds mean that ctx ended (Canceled), or that the decoder cannot be installed
+// or started.
 func Open(ctx context.Context, path string, d *Decoder) (Clip, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return Clip{}, invalid("the video does not exist")
 	}
 	if info.IsDir() {
-		return openPictures(ctx, path)
+		return openPictures(ctx, path, d)
 	}
 	if info.Size() == 0 {
 		return Clip{}, invalid("the file is empty")
@@ -213,14 +255,16 @@ func Open(ctx context.Context, path string, d *Decoder) (Clip, error) {
 		return openNpz(path)
 	}
 	if !IsVideo(path) {
-		return Clip{}, invalid("%q is not a kind of video that srpo reads; it reads %s and folders of png or jpeg",
+		return Clip{}, invalid("%q is not a kind of video that srpo reads; it reads %s and folders of png, jpeg "+
+			"or webp",
 			filepath.Ext(path), strings.Join(videoExtensions, ", "))
 	}
-	return d.decode(ctx, path)
+	return d.decode(ctx, path, nil)
 }
 
 var videoExtensions = []string{".mp4", ".webp", ".gif", ".npz", ".npy", ".avi", ".mkv", ".mov", ".webm", ".m4v",
-	".mpg", ".apng", ".avif"}
+	".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".m2v", ".vob", ".wmv", ".asf", ".flv", ".f4v", ".3gp", ".3g2", ".ogv",
+	".apng", ".avif"}
 
 func IsVideo(path string) bool {
 	ext := strings.ToLower(filepath.Ext(path))
@@ -243,5 +287,5 @@ var ReaderVersion = func() string {
 	if err != nil {
 		panic(err)
 	}
-	return fmt.Sprintf("3 %v %x", defaultBounds, sha256.Sum256(append(requirements, program...)))
+	return fmt.Sprintf("4 %v %x", defaultBounds, sha256.Sum256(append(requirements, program...)))
 }()

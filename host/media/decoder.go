@@ -81,16 +81,13 @@ type response struct {
 	Frames  int    `json:"frames"`
 	Height  int    `json:"height"`
 	Width   int    `json:"width"`
-	Seen    int    `json:"seen"`
-	Stride  int    `json:"stride"`
-	// Of the video itself, where its pictures were halved.
-	FullHeight int `json:"full_height"`
-	FullWidth  int `json:"full_width"`
+	// The size of the video is present where its pictures were halved.
+	origin
 }
 
-// decode returns a video's frames. An error of kind Invalid concerns this video only; other kinds mean that no video
-// can be decoded.
-func (d *Decoder) decode(ctx context.Context, path string) (Clip, error) {
+// decode returns a video's frames, or those of the pictures in a folder. An error of kind Invalid concerns this video
+// only; other kinds mean that no video can be decoded.
+func (d *Decoder) decode(ctx context.Context, path string, pictures []string) (Clip, error) {
 	if d == nil || d.Command == nil {
 		return Clip{}, invalid("no decoder for this kind of video is available")
 	}
@@ -107,7 +104,7 @@ func (d *Decoder) decode(ctx context.Context, path string) (Clip, error) {
 	defer cancel()
 	cmd, killed := d.cmd, make(chan struct{})
 	stop := context.AfterFunc(limit, func() { kill(cmd); close(killed) })
-	a, data, err := d.request(path)
+	a, data, err := d.request(path, pictures)
 	inTime := stop()
 	if !inTime {
 		<-killed
@@ -132,7 +129,7 @@ func (d *Decoder) decode(ctx context.Context, path string) (Clip, error) {
 	if a.FullHeight == 0 {
 		a.FullHeight, a.FullWidth = a.Height, a.Width
 	}
-	return newClip(plugins.Bytes(data, a.Frames, a.Height, a.Width, 3), a.Seen, a.Stride, a.FullHeight, a.FullWidth)
+	return newClip(plugins.Bytes(data, a.Frames, a.Height, a.Width, 3), a.origin)
 }
 
 func (d *Decoder) clipBounds() bounds {
@@ -142,11 +139,12 @@ func (d *Decoder) clipBounds() bounds {
 	return defaultBounds
 }
 
-func (d *Decoder) request(path string) (a response, data []byte, err error) {
+func (d *Decoder) request(path string, pictures []string) (a response, data []byte, err error) {
 	request, err := json.Marshal(struct {
-		Path string `json:"path"`
+		Path     string   `json:"path"`
+		Pictures []string `json:"pictures,omitempty"`
 		bounds
-	}{path, d.clipBounds()})
+	}{path, pictures, d.clipBounds()})
 	if err != nil {
 		return a, nil, err
 	}

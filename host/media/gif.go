@@ -8,11 +8,13 @@ import (
 	"image/gif"
 	"io"
 	"os"
+	"slices"
 
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// openGIF composes the frames of an animation as a viewer does, following the disposal method of each.
+// openGIF composes the frames of an animation as a viewer does, following the disposal method of each. A frame counts
+// as long as a browser shows it.
 func openGIF(path string) (Clip, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -33,6 +35,10 @@ func openGIF(path string) (Clip, error) {
 	box := image.Rect(0, 0, g.Config.Width, g.Config.Height)
 	canvas := image.NewRGBA(box)
 	t := &frameSampler{bounds: defaultBounds}
+	ticks, tick := countTicks(gifDelays(g, bytes.Contains(data, heldLast)))
+	if slices.ContainsFunc(ticks, func(n int) bool { return n != 1 }) {
+		t.rate = 1 / tick
+	}
 	for i, frame := range g.Image {
 		var before *image.RGBA
 		if i < len(g.Disposal) && g.Disposal[i] == gif.DisposalPrevious {
@@ -40,7 +46,7 @@ func openGIF(path string) (Clip, error) {
 			copy(before.Pix, canvas.Pix)
 		}
 		draw.Draw(canvas, frame.Bounds(), frame, frame.Bounds().Min, draw.Over)
-		if err := t.add(box.Dy(), box.Dx(), rgb(canvas)); err != nil {
+		if err := t.addFor(ticks[i], box.Dy(), box.Dx(), rgb(canvas)); err != nil {
 			return Clip{}, err
 		}
 		switch {
@@ -51,6 +57,31 @@ func openGIF(path string) (Clip, error) {
 		}
 	}
 	return t.clip()
+}
+
+// holdLast is how much longer the last frame of our own animations is shown, in hundredths of a second, and heldLast
+// the comment block that marks them: the time is for the eye and does not count.
+const holdLast = 100
+
+var heldLast = []byte("\x21\xfe\x0fsrpo: last held\x00")
+
+// gifDelays returns how long each frame is shown, in seconds.
+func gifDelays(g *gif.GIF, held bool) []float64 {
+	delays := make([]float64, len(g.Image))
+	for i := range delays {
+		delay := 0
+		if i < len(g.Delay) {
+			delay = g.Delay[i]
+		}
+		if held && i == len(delays)-1 {
+			delay -= holdLast
+		}
+		if delay <= 1 { // browsers show a tenth of a second then
+			delay = 10
+		}
+		delays[i] = float64(delay) / 100
+	}
+	return delays
 }
 
 // gifSize counts the frames of an animation and their pixels without decoding them. The count stops at the first
@@ -173,13 +204,23 @@ func EncodeGIF(w io.Writer, frames plugins.Tensor, o GIF) error {
 		}
 		delay := (o.DelayMS + 5) / 10
 		if i == n-1 {
-			delay += 100
+			delay += holdLast
 		}
 		out.Image, out.Delay, out.Disposal = append(out.Image, img), append(out.Delay, delay), append(out.Disposal,
 			gif.DisposalNone)
 		before = index
 	}
-	return gif.EncodeAll(w, out)
+	var b bytes.Buffer
+	if err := gif.EncodeAll(&b, out); err != nil {
+		return err
+	}
+	end := b.Len() - 1 // before the trailer
+	for _, part := range [][]byte{b.Bytes()[:end], heldLast, b.Bytes()[end:]} {
+		if _, err := w.Write(part); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // changedArea returns the smallest rectangle with every pixel that differs, and one pixel when none does.

@@ -205,9 +205,9 @@ func (c *Curve) fill(evaluated bool) {
 	}
 	sort.Float64s(c.Iterations)
 	for _, it := range c.Iterations {
-		c.Rates = append(c.Rates, stats.MeanInterval(byIteration[it]))
+		c.Rates = append(c.Rates, stats.MeanInterval(byIteration[it]).Within(0, 1))
 	}
-	c.Final, c.Mean = stats.MeanInterval(finals), stats.MeanInterval(means)
+	c.Final, c.Mean = stats.MeanInterval(finals).Within(0, 1), stats.MeanInterval(means).Within(0, 1)
 	lo, hi := commonSteps(c.runs)
 	if hi < lo {
 		return
@@ -218,7 +218,7 @@ func (c *Curve) fill(evaluated bool) {
 			v = append(v, interpolate(p.steps, p.rate, x))
 		}
 		c.EnvSteps = append(c.EnvSteps, x)
-		c.RatesBySteps = append(c.RatesBySteps, stats.MeanInterval(v))
+		c.RatesBySteps = append(c.RatesBySteps, stats.MeanInterval(v).Within(0, 1))
 	}
 }
 
@@ -282,7 +282,7 @@ func difference(a, b Curve, what string, of func(Curve) map[uint64]float64) Diff
 		diffs = append(diffs, va[s]-y)
 	}
 	if paired {
-		d.Paired, d.Interval = true, stats.MeanInterval(diffs)
+		d.Paired, d.Interval = true, stats.MeanInterval(diffs).Within(-1, 1)
 		return d
 	}
 	others := make([]uint64, 0, len(vb))
@@ -293,7 +293,7 @@ func difference(a, b Curve, what string, of func(Curve) map[uint64]float64) Diff
 	for _, s := range others {
 		lb = append(lb, vb[s])
 	}
-	d.Interval = stats.DifferenceInterval(la, lb)
+	d.Interval = stats.DifferenceInterval(la, lb).Within(-1, 1)
 	return d
 }
 
@@ -367,8 +367,8 @@ func (c *Comparison) charts() (byIteration, bySteps chart) {
 		}{{&byIteration, k.Iterations, k.Rates}, {&bySteps, k.EnvSteps, k.RatesBySteps}} {
 			one := series{hue: i, x: s.x}
 			for _, r := range s.rates {
-				one.y, one.low, one.high = append(one.y, r.Mean), append(one.low, max(0, r.Low)),
-					append(one.high, min(1, r.High))
+				one.y, one.low, one.high = append(one.y, r.Mean), append(one.low, r.Low),
+					append(one.high, r.High)
 			}
 			s.c.series = append(s.c.series, one)
 		}

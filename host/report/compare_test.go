@@ -33,7 +33,7 @@ func TestCompareByHand(t *testing.T) {
 	z := c.Curves[0]
 	require.Equal(t, []float64{1, 2, 3}, z.Iterations)
 	require.InDelta(t, 0.3, z.Rates[0].Mean, 1e-12)
-	require.InDelta(t, 12.7062*0.1, z.Rates[0].High-0.3, 1e-4, "t of one degree of freedom times std/sqrt(2)")
+	require.Equal(t, []float64{0, 1}, []float64{z.Rates[0].Low, z.Rates[0].High}, "a rate is from 0 to 100 %")
 	require.InDelta(t, 0.9, z.Final.Mean, 1e-12)
 	require.InDelta(t, 0.6, z.Mean.Mean, 1e-12)
 	require.Equal(t, 100.0, z.EnvSteps[0])
@@ -45,13 +45,14 @@ func TestCompareByHand(t *testing.T) {
 	require.True(t, end.Paired)
 	require.Equal(t, 2, end.N)
 	require.InDelta(t, 0.3, end.Mean, 1e-12)
-	require.InDelta(t, 12.7062*0.1, end.High-0.3, 1e-4)
+	require.InDelta(t, 12.7062*0.1, 0.3-end.Low, 1e-4, "t of one degree of freedom times std/sqrt(2)")
+	require.Equal(t, 1.0, end.High, "a difference of rates is at most 100 points")
 	require.Contains(t, end.Verdict(), "zscore is ahead of binary by 30.0 points")
 	require.Contains(t, end.Verdict(), "the difference is not significant")
 
 	var b bytes.Buffer
 	require.NoError(t, c.Markdown(&b))
-	require.Contains(t, b.String(), "| zscore | 2 | 90.0 %")
+	require.Contains(t, b.String(), "| zscore | 2 | 90.0 % [0.0, 100.0]")
 	require.Contains(t, b.String(), "| 200 | 300 | 300 (1 of 2) |")
 	require.Contains(t, b.String(), "| 300 | never | never |")
 

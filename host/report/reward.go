@@ -420,8 +420,11 @@ func (v *rewardView) summary(p RewardPage) {
 			v.Tiles = append(v.Tiles, tile{label, "–", "needs 2 successes and 1 failure of a task"})
 			continue
 		}
-		note := fmt.Sprintf("95 %%: %.3f to %.3f, centres held out", m.Low, m.High)
-		if m.Low <= 0.5 {
+		note := fmt.Sprintf("95 %%: %s, centres held out", m.Interval())
+		switch {
+		case m.TooFew:
+			note = fmt.Sprintf("too few to tell: fewer than %d successes or failures", audit.FewestAttempts)
+		case m.Low <= 0.5:
 			note += "; not better than chance"
 		}
 		v.Tiles = append(v.Tiles, tile{label, fmt.Sprintf("%.3f", m.Value), note})
@@ -482,7 +485,7 @@ func measureRows(columns []audit.Measured,
 				continue
 			}
 			row.Cells = append(row.Cells, measureCell{fmt.Sprintf("%.3f", x.Value),
-				fmt.Sprintf("%.3f to %.3f", x.Low, x.High), valueClass(n, x)})
+				x.Interval(), valueClass(n, x)})
 		}
 		switch {
 		case !found:
@@ -495,9 +498,12 @@ func measureRows(columns []audit.Measured,
 	return measures, controls
 }
 
-// valueClass returns the CSS class of a value: "good" if its interval is above the value of a reward
-// without signal, "bad" if not, and "" for measures that only serve for comparison.
+// valueClass returns the CSS class of a value: "few" if it rests on too few attempts, "good" if its interval is above
+// the value of a reward without signal, "bad" if not, and "" for measures that only serve for comparison.
 func valueClass(n audit.Name, x audit.Value) string {
+	if x.TooFew {
+		return "few"
+	}
 	switch n.Key {
 	case "auroc", "voc", "order", "progress_rank", "progress_order", "reversed_auroc", "stalled_auroc", "other_auroc":
 		if x.Low > n.Blind {

@@ -48,7 +48,7 @@ func taskTable(w io.Writer, tasks []audit.Task) {
 			centres += " of " + strings.Join(sizes, ", ")
 		}
 		distance := "-"
-		if x.Centres > 0 && x.Failures+x.Unlabelled > x.Dropped {
+		if x.Measured > 0 {
 			distance = fmt.Sprintf("%.4g", x.MeanDistance)
 		}
 		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%d\t%d\t%s\t%s\n", x.Name, x.Attempts, x.Successes, x.Failures, x.Unlabelled,
@@ -116,7 +116,7 @@ func measureTable(w io.Writer, all []audit.Scored) {
 		cells, known := "", false
 		for _, c := range columns {
 			if v, ok := c.m[n.Key]; ok {
-				cells, known = cells+fmt.Sprintf("\t%.3f (%.3f to %.3f)", v.Value, v.Low, v.High), true
+				cells, known = cells+fmt.Sprintf("\t%.3f (%s)", v.Value, v.Interval()), true
 			} else {
 				cells += "\t-"
 			}
@@ -128,6 +128,7 @@ func measureTable(w io.Writer, all []audit.Scored) {
 	}
 	if rows > 0 {
 		_ = t.Flush()
-		fmt.Fprintln(w, "means over tasks, with bootstrap intervals of 95 %; centres held out")
+		fmt.Fprintf(w, "means over tasks, with intervals of 95 %%; centres held out; too few to tell: fewer than %d "+
+			"attempts per label\n", audit.FewestAttempts)
 	}
 }

@@ -51,6 +51,8 @@ type Session struct {
 	Tasks       []env.Task
 	Unavailable map[string]int
 	Split       Split
+	// EnvTasks are all tasks of the env, in its order.
+	EnvTasks []env.Task
 	// EnvInfo, PolicyInfo and EncoderInfo are what the plugins reported about themselves.
 	EnvInfo, PolicyInfo, EncoderInfo plugins.Info
 	Lanes                            int

@@ -24,6 +24,7 @@ func (s *Session) chooseTasks(ctx context.Context, e env.Env, label string) erro
 		}
 		all = append(all, t)
 	}
+	s.EnvTasks = all
 	patterns := s.Config.Run.Task
 	matches := make([]bool, len(patterns)) // by pattern
 	for _, t := range all {

@@ -14,7 +14,7 @@ import (
 // concurrent use.
 type Memory struct {
 	perTask int
-	tasks   map[string][]remembered // each in the order of before
+	tasks   map[string][]remembered // each sorted by remembered.before
 }
 
 type remembered struct {

@@ -8,6 +8,9 @@ import (
 	"gonum.org/v1/gonum/stat/distuv"
 )
 
+// z95 is the 97.5 % quantile of the normal distribution.
+const z95 = 1.959963984540054
+
 // Wilson returns the 95 % score interval (Wilson 1927) of a success rate p over n episodes: [0, 1] when n is 0,
 // and NaN when p is NaN.
 func Wilson(p float64, n int) (low, high float64) {
@@ -17,7 +20,7 @@ func Wilson(p float64, n int) (low, high float64) {
 	if n <= 0 {
 		return 0, 1
 	}
-	const z = 1.959963984540054
+	const z = z95
 	k := float64(n)
 	centre := (p + z*z/(2*k)) / (1 + z*z/k)
 	half := z / (1 + z*z/k) * math.Sqrt(p*(1-p)/k+z*z/(4*k*k))
@@ -28,6 +31,38 @@ func Wilson(p float64, n int) (low, high float64) {
 type Interval struct {
 	Mean, Low, High float64
 	N               int
+}
+
+// Within returns the interval without what lies outside low and high, the range that the quantity can have.
+func (i Interval) Within(low, high float64) Interval {
+	i.Low, i.High = max(i.Low, low), min(i.High, high)
+	return i
+}
+
+// AUROC returns the 95 % interval of an AUROC over m and n attempts: Newcombe's score interval (Statistics in Medicine
+// 2006, method 5), which is not empty at 0 and 1 and suits small m and n. It is [0, 1] if m or n is 0.
+func AUROC(value float64, m, n int) (low, high float64) {
+	if m <= 0 || n <= 0 {
+		return 0, 1
+	}
+	// tooFar reports whether an observed value is too far from the true value a.
+	tooFar := func(a float64) bool {
+		extra := float64(m+n)/2 - 1
+		variance := a * (1 - a) * (1 + extra*((1-a)/(2-a)+a/(1+a))) / (float64(m) * float64(n))
+		return math.Abs(value-a) > z95*math.Sqrt(variance)
+	}
+	bisect := func(outside float64) float64 {
+		inside := value
+		for range 50 {
+			if middle := (inside + outside) / 2; tooFar(middle) {
+				outside = middle
+			} else {
+				inside = middle
+			}
+		}
+		return outside
+	}
+	return bisect(0), bisect(1)
 }
 
 // MeanInterval returns the mean of v with Student's t interval.

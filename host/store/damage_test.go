@@ -23,9 +23,8 @@ func TestEveryTruncationAndFlipIsFound(t *testing.T) {
 	for i := 1; i <= 2; i++ {
 		p, err := r.Begin(i)
 		require.NoError(t, err)
-		require.NoError(
-			t, os.WriteFile(filepath.Join(p.PolicyDir(), "weights"), []byte(strings.Repeat("weights", 20)), 0o644),
-		)
+		weights := []byte(strings.Repeat("weights", 20))
+		require.NoError(t, os.WriteFile(filepath.Join(p.PolicyDir(), "weights"), weights, 0o644))
 		require.NoError(t, p.WriteFile("host.json", []byte(`{"env_steps": 12345}`)))
 		require.NoError(t, p.Commit(metricsOf(i)))
 	}

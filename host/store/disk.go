@@ -2,6 +2,7 @@ package store
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -60,9 +61,7 @@ func (d *disk) wrap(op, path string, err error) error {
 	}
 	kind, hint := d.explain(path, err)
 	if d.committed >= 0 && hint != goneHint { // a folder that is gone cannot be resumed under its old name
-		hint += "; iteration " + strconv.Itoa(d.committed) + " is committed: continue with `srpo run --resume " +
-			d.run +
-			"`"
+		hint += fmt.Sprintf("; iteration %d is committed: continue with `srpo run --resume %s`", d.committed, d.run)
 	}
 	cause := err
 	if pe := (*os.PathError)(nil); errors.As(err, &pe) {

@@ -33,11 +33,9 @@ func requireDamage(t testing.TB, err error, place string) {
 // FuzzSums writes any bytes into a checkpoint's MANIFEST. It is refused with an error that names it, or its numbers and
 // paths are valid.
 func FuzzSums(f *testing.F) {
-	f.Add(
-		[]byte(`{"format":1,"iteration":3,"created":"2026-01-02T03:04:05Z","success_rate":0.5,` +
-			`"metrics_bytes":10,"events_bytes":20,"files":{` +
-			`"host.json":{"size":2,"sha256":"44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"}}}`),
-	)
+	f.Add([]byte(`{"format":1,"iteration":3,"created":"2026-01-02T03:04:05Z","success_rate":0.5,` +
+		`"metrics_bytes":10,"events_bytes":20,"files":{` +
+		`"host.json":{"size":2,"sha256":"44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"}}}`))
 	f.Add([]byte(`{"format":1,"iteration":-1,"metrics_bytes":-5,"files":{"../x":{}}}`))
 	f.Add([]byte(`{"format":2}`))
 	f.Add([]byte(`{"format":1,"files":{"":{"size":0},"policy":{},"a/../b":{}}}`))
@@ -85,11 +83,8 @@ func FuzzRunManifest(f *testing.F) {
 // FuzzLines appends any bytes to committed lines of metrics and events, as a crash or an editor may. Reading returns
 // every valid line and names the others. Resuming restores exactly what was committed, and the next commit can be read.
 func FuzzLines(f *testing.F) {
-	f.Add(
-		[]byte(
-			`{"iteration":4,"kl":null,"seconds_by_phase":{"rollout":1,"x":null},"entropy":1e400}`+"\n",
-		), []byte(`{"type":"warn`),
-	)
+	metrics := `{"iteration":4,"kl":null,"seconds_by_phase":{"rollout":1,"x":null},"entropy":1e400}`
+	f.Add([]byte(metrics+"\n"), []byte(`{"type":"warn`))
 	f.Add([]byte("nonsense\n[]\n\n{}\n"), []byte("{\"type\":\"warning\",\"iteration\":4}\n"))
 	f.Add([]byte{}, bytes.Repeat([]byte("x"), 9000))
 	work := memoryDir(f)

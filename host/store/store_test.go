@@ -556,12 +556,8 @@ func TestReadOfPartialFolders(t *testing.T) {
 	rec, err := Read(dir)
 	require.NoError(t, err)
 	require.Len(t, rec.Problems, 4)
-	require.NoError(
-		t, os.WriteFile(
-			filepath.Join(dir, metricsFile), []byte("{\"iteration\":1}\nnonsense\n[]\n{\"iteration\":2}\n{\"iter"),
-			0o644,
-		),
-	)
+	text := "{\"iteration\":1}\nnonsense\n[]\n{\"iteration\":2}\n{\"iter"
+	require.NoError(t, os.WriteFile(filepath.Join(dir, metricsFile), []byte(text), 0o644))
 	rec, err = Read(dir)
 	require.NoError(t, err)
 	require.Len(t, rec.Metrics, 2)

@@ -15,13 +15,14 @@ import (
 //     user's shell fails here.
 //   - CUDA_VISIBLE_DEVICES, CUDA_DEVICE_ORDER, NVIDIA_*, ROCR_VISIBLE_DEVICES, HIP_VISIBLE_DEVICES: the GPUs
 //     that the user, Slurm or a container assigned.
+//   - MUJOCO_EGL_DEVICE_ID: the GPU that renders, which CUDA_VISIBLE_DEVICES does not choose.
 //   - SSL_CERT_FILE, SSL_CERT_DIR: names of public certificate files, for plugins that download weights.
 //
 // [host] env_allow in srpo.toml adds names, for all plugins or, as PLUGIN:NAME, for one.
 var EnvAllow = []string{
 	"PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "LC_*", "TZ", "TMPDIR", "LD_LIBRARY_PATH",
 	"CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_*", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES",
-	"SSL_CERT_FILE", "SSL_CERT_DIR",
+	"MUJOCO_EGL_DEVICE_ID", "SSL_CERT_FILE", "SSL_CERT_DIR",
 }
 
 // allowedFor returns the entries of a user's list that apply to the plugin, without its name: PLUGIN:NAME

@@ -364,7 +364,8 @@ func (p *Preparer) build(ctx context.Context, pkg catalog.Package, tree lock.Tre
 	lines := strings.Split(strings.TrimSpace(out), "\n")
 	hint := "run it by hand in " + pkg.Dir
 	if strings.Contains(out, "missing go.sum entry") || strings.Contains(out, "updates to go.mod needed") {
-		hint = "cd " + pkg.Dir + " && go mod tidy"
+		hint = "cd " + pkg.Dir + " && go mod tidy; if that cannot find srpo's module, build against a checkout: " +
+			"go mod edit -replace github.com/srpo-dev/srpo=PATH-OF-A-CHECKOUT"
 	}
 	command := strings.Join(pkg.Manifest.Command.Build, " ")
 	return "", plugins.Errorf(plugins.Invalid, "%s failed: %w", command, err).

@@ -33,7 +33,8 @@ func (r *run) audit(it *result, m *store.Metrics) error {
 		}
 	}
 	measured, err := audit.Measure(items, audit.MeasureOptions{Cluster: r.cfg.RewardOptions(0).Cluster,
-		Seed: rollout.Seed(r.cfg.Run.Seed, "audit", it.iteration), Bootstrap: auditBootstrap})
+		Seed: rollout.Seed(r.cfg.Run.Seed, "audit", it.iteration), Bootstrap: auditBootstrap,
+		BootstrapOnly: true})
 	if err != nil {
 		return plugins.Errorf(plugins.Internal, "the audit of iteration %d: %w", it.iteration, err)
 	}

@@ -3,9 +3,9 @@ package train
 import (
 	"context"
 	"iter"
+	"maps"
 	"math"
 	"slices"
-	"sort"
 	"strings"
 
 	"github.com/srpo-dev/srpo/host/config"
@@ -31,6 +31,9 @@ func (r *run) openData(ctx context.Context, dir string, from config.Origin) (dat
 			return nil, nil, e.WithPlace("%s", from)
 		}
 		return nil, nil, err
+	}
+	for _, warning := range set.Warnings() {
+		r.Terminal.Warn("%s: %s", dir, warning)
 	}
 	err = r.checkActions(set, dir)
 	var episodes []int
@@ -67,38 +70,60 @@ func (r *run) checkActions(set dataset.Set, dir string) error {
 	return nil
 }
 
-// episodesOfTasks returns the episodes of the run's tasks. When the set has no task of the env, because it comes from
-// elsewhere, it returns all episodes.
+// episodesOfTasks returns the episodes of the run's tasks. Episodes that were recorded in the run's env have the id of
+// their task. Others, as in LeRobot data sets, belong to the tasks with their instruction. When the set has no task of
+// the env, because it comes from elsewhere, it returns all episodes with a warning.
 func (r *run) episodesOfTasks(set dataset.Set, dir string) ([]int, error) {
-	ofRun := map[string]bool{}
+	sameEnv := set.Space().Env != "" && set.Space().Env == r.session.EnvInfo.Name
+	key := func(id, instruction string) string {
+		if sameEnv {
+			return id
+		}
+		return normalised(instruction)
+	}
+	ofRun, ofEnv := map[string]bool{}, map[string]string{} // ofEnv: the first task's id
 	for _, t := range r.tasks {
-		ofRun[t.ID] = true
+		ofRun[key(t.ID, t.Instruction)] = true
+	}
+	for _, t := range r.session.EnvTasks {
+		if k := key(t.ID, t.Instruction); ofEnv[k] == "" {
+			ofEnv[k] = t.ID
+		}
 	}
 	var all, matching []int
-	tasks := map[string]bool{}
+	others := map[string]bool{} // tasks of the env
 	for i, e := range set.Episodes() {
 		all = append(all, i)
-		tasks[e.Task] = true
-		if ofRun[e.Task] {
+		k := key(e.Task, e.Instruction)
+		switch id := ofEnv[k]; {
+		case k == "":
+		case ofRun[k]:
 			matching = append(matching, i)
+		case id != "":
+			others[id] = true
+		case sameEnv: // the env's tasks are others today
+			others[e.Task] = true
 		}
 	}
-	if len(matching) > 0 {
+	switch {
+	case len(matching) > 0:
 		if n := len(all) - len(matching); n > 0 {
-			r.Terminal.Warn("%s of other tasks are left out", report.Count(n, "episode"))
+			r.Terminal.Warn("left out: %s of other tasks", report.Count(n, "episode"))
 		}
 		return matching, nil
-	}
-	if space := set.Space(); space.Env != "" && space.Env == r.session.EnvInfo.Name {
-		names := make([]string, 0, len(tasks))
-		for t := range tasks {
-			names = append(names, t)
-		}
-		sort.Strings(names)
+	case len(others) > 0:
+		names := slices.Sorted(maps.Keys(others))
 		return nil, plugins.Errorf(plugins.Mismatch, "its episodes are of other tasks: %s",
 			strings.Join(names[:min(3, len(names))], ", ")).WithPlace("%s", dir).WithHint("--task '%s'", names[0])
 	}
+	r.Terminal.Warn("%s: no instruction is that of a task of %s: all %s are taken", dir,
+		r.session.Sched.EnvName, report.Count(len(all), "episode"))
 	return all, nil
+}
+
+// normalised returns an instruction in lower case with single spaces.
+func normalised(instruction string) string {
+	return strings.Join(strings.Fields(strings.ToLower(instruction)), " ")
 }
 
 // successesIn returns the successful ones of the episodes, at most imitate.demos per task when that is set.
@@ -114,7 +139,11 @@ func (r *run) successesIn(set dataset.Set, episodes []int) ([]int, error) {
 		if !isSuccess(e) {
 			continue
 		}
-		if byTask[e.Task]++; byTask[e.Task] <= limit {
+		task := e.Task
+		if set.Space().Env == "" { // an instruction
+			task = normalised(task)
+		}
+		if byTask[task]++; byTask[task] <= limit {
 			out = append(out, i)
 		}
 	}

@@ -100,12 +100,9 @@ func (r *run) logIteration(it *result) {
 			log(store.Warning, t.Task+": "+n)
 		}
 		if t.Repeated > 0 && !r.sparse {
-			msg := fmt.Sprintf(
-				"%s: %d rollouts have the same embedding as another one; rollouts that share a video share "+
-					"a reward, and SRPO becomes GRPO",
-				t.Task,
-				t.Repeated,
-			)
+			msg := fmt.Sprintf("%s: %s with the same embedding as another one; rollouts that share a video share "+
+				"a reward",
+				t.Task, report.Count(t.Repeated, "rollout"))
 			log(store.Warning, msg)
 			r.Terminal.Warn("%s", msg)
 		}

@@ -70,7 +70,7 @@ class Network:
     Args:
         folder: of the checkpoint.
         options: how to run it.
-        space: the env's actions, for statistics that are to be computed.
+        space: the env's actions, used to compute missing statistics.
 
     Raises:
         srpo.Error: for a folder that is not a usable checkpoint, or does not fit the env.

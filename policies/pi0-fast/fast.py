@@ -15,6 +15,7 @@ import srpo_sdk as srpo
 from scipy.fft import dct, idct
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+_SURROGATES = 0xD800  # the first number that is not a character
 FILES = "tokenizer.json and processor_config.json"
 
 
@@ -50,10 +51,40 @@ class Fast:
         self.size = self.bpe.get_vocab_size()
 
     def encode(self, actions: np.ndarray) -> list[int]:
-        """Encodes normalised actions [C, D]."""
-        numbers = np.around(dct(np.asarray(actions), axis=0, norm="ortho") * self.scale)
-        text = "".join(map(chr, np.maximum(numbers.reshape(-1) - self.min_token, 0).astype(int)))
+        """Encodes normalised actions [C, D].
+
+        As in the published program, coefficients below min_token are raised to it, and those for which the tokenizer
+        has no token are left out, so that all later ones are decoded as others. See `lost`.
+        """
+        return self._encoded(self._coefficients(actions))
+
+    def lost(self, actions: np.ndarray) -> str:
+        """Returns why the tokens of normalised actions [C, D] are decoded to other coefficients; "": they are not."""
+        numbers = self._coefficients(actions)
+        if not numbers.size:
+            return ""
+        if numbers.min() < self.min_token:
+            return f"coefficient {numbers.min():.0f} is below the tokenizer's smallest, {self.min_token}"
+        if not numbers.max() - self.min_token < _SURROGATES:
+            return f"coefficient {numbers.max():.0f} is too large"
+        decoded = self._numbers(self._encoded(numbers))
+        if len(decoded) == len(numbers) and (decoded == numbers).all():
+            return ""
+        unknown = [n for n in dict.fromkeys(numbers) if self._numbers(self._encoded([n])).tolist() != [n]]
+        if not unknown:
+            return f"{len(numbers)} coefficients are decoded as {len(decoded)} others"
+        return f"the tokenizer has no token for coefficient {unknown[0]:.0f}"
+
+    def _coefficients(self, actions: np.ndarray) -> np.ndarray:
+        return np.around(dct(np.asarray(actions), axis=0, norm="ortho") * self.scale).reshape(-1)
+
+    def _encoded(self, numbers: Sequence[float] | np.ndarray) -> list[int]:
+        text = "".join(map(chr, np.maximum(np.asarray(numbers) - self.min_token, 0).astype(int)))
         return self.bpe.encode(text).ids
+
+    def _numbers(self, tokens: Sequence[int]) -> np.ndarray:
+        text = self.bpe.decode(list(tokens), skip_special_tokens=False)
+        return np.array([ord(c) + self.min_token for c in text], np.float64)
 
     def decode(self, tokens: Sequence[int], chunk: int, dim: int) -> np.ndarray:
         """Decodes tokens to normalised actions float32 [chunk, dim], like lerobot for invalid strings too: missing
@@ -61,8 +92,7 @@ class Fast:
         """
         numbers = np.zeros(0)
         if all(0 <= t < self.size for t in tokens):
-            text = self.bpe.decode(list(tokens), skip_special_tokens=False)
-            numbers = np.array([ord(c) + self.min_token for c in text], np.float64)
+            numbers = self._numbers(tokens)
         coefficients = np.zeros(chunk * dim)
         coefficients[: min(len(numbers), len(coefficients))] = numbers[: len(coefficients)]
         return idct(coefficients.reshape(chunk, dim) / self.scale, axis=0, norm="ortho").astype(np.float32)

@@ -29,6 +29,7 @@ from torch import nn
 from fast import Fast
 from vla.ppo import Categorical
 from vla_lerobot import checkpoint
+from vla_lerobot.imitation import Example, states_of
 from vla_lerobot.network import Batch, ChosenChunk, Network, NetworkOptions, Sample
 
 # Strings are padded to a multiple of this, so that strings of different length share a forward pass. The padded length
@@ -337,6 +338,37 @@ class TokenNetwork(Network):
 
     # Imitation.
 
+    def _chunk(self, actions: np.ndarray, state: np.ndarray) -> np.ndarray:
+        """Normalised actions [chunk_size, D] of the env's actions [N, D], of which the last one is repeated."""
+        rows = np.minimum(np.arange(self.config.chunk_size), len(actions) - 1)
+        return self.actions.normalise(self.to_data(actions[rows], state))
+
+    def check_examples(self, examples: Sequence[Example]) -> None:
+        """Checks that the tokens of every chunk are decoded to the chunk's own coefficients.
+
+        Raises:
+            srpo.Error: "invalid" if the FAST tokenizer cannot represent a chunk.
+        """
+        chunks, lost = 0, []
+        for e in examples:
+            srpo.report_progress()
+            states = states_of(self, e)
+            for t in range(len(e.actions)):
+                why = self.fast.lost(self._chunk(e.actions[t : t + self.config.chunk_size], states[t]))
+                chunks += 1
+                if why:
+                    lost.append((f"demonstration {e.id}, step {t}", why))
+        if lost:
+            place, why = lost[0]
+            raise srpo.Error(
+                "invalid",
+                f"the FAST tokenizer cannot represent {len(lost)} of {chunks} chunks of the demonstrations: {why}",
+                place=place,
+                hint="use the published tokenizer (lerobot/fast-action-tokenizer), or one that was fitted to more "
+                "demonstrations; for coefficients far out of range, check that actions and statistics have the same "
+                "units",
+            )
+
     def imitation_target(
         self, sample: Sample, actions: np.ndarray, weights: np.ndarray | None, rng: np.random.Generator
     ) -> tuple[Any, float]:
@@ -345,8 +377,7 @@ class TokenNetwork(Network):
         Raises:
             srpo.Error: "invalid" for actions that need too many tokens.
         """
-        rows = np.minimum(np.arange(self.config.chunk_size), len(actions) - 1)
-        tokens = self.fast.encode(self.actions.normalise(self.to_data(actions[rows], sample.state)))
+        tokens = self.fast.encode(self._chunk(actions, sample.state))
         fast_ids = [self.last_fast_id - t for t in tokens]
         writer = self.string_tokenizer
         ids = [writer.bos_token_id, *self.beginning, *fast_ids, *writer.encode("|")]

@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import ipaddress
 import socket
+import string
 import time
 from typing import Any
 
@@ -16,6 +17,7 @@ from websockets.sync.client import connect
 import wire
 
 MAX_MESSAGE_BYTES = 256 << 20
+_PATH = set(string.ascii_letters + string.digits + "/-._~!$&'()*+,;=:@%")  # characters of a path in a URL
 _RETRY_S = 0.5  # between two attempts to reach a server that is starting
 
 
@@ -25,7 +27,8 @@ class Connection:
     """
 
     def __init__(self, host: str, port: int, api_key: str, start_s: float, reply_s: float):
-        self.host, self.port, self._secure = *_address(host, port), host.startswith("wss://")
+        self.host, self.port, self._path = _address(host, port)
+        self._secure = host.startswith("wss://")
         self._api_key, self._reply_s = api_key, reply_s
         self._wait_until_healthy(start_s)
         self._socket = None
@@ -35,7 +38,7 @@ class Connection:
 
     @property
     def place(self) -> str:
-        return f"policy server {self.host}:{self.port}"
+        return f"policy server {self.host}:{self.port}{self._path}"
 
     def _unreachable(self, why: Any) -> srpo.Error:
         return srpo.Error(
@@ -46,24 +49,24 @@ class Connection:
         )
 
     def _wait_until_healthy(self, seconds: float) -> None:
-        """Requests /healthz until the server answers: one that still loads its weights does not listen yet.
+        """Requests /healthz, below the server's path, until it answers: a server that still loads does not listen.
 
         Any status below 500 will do, because some servers have no /healthz.
         """
-        began = time.monotonic()
+        began, health = time.monotonic(), self._path.rstrip("/") + "/healthz"
         while True:
             srpo.report_progress()
             kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
             connection = kind(self.host, self.port, timeout=10)
             try:
-                connection.request("GET", "/healthz")
+                connection.request("GET", health)
                 status = connection.getresponse().status
             except (OSError, http.client.HTTPException) as error:
                 why: Any = error
             else:
                 if status < 500:
                     return
-                why = f"/healthz returns {status}"
+                why = f"{health} returns {status}"
             finally:
                 connection.close()
             if time.monotonic() - began + _RETRY_S > seconds:
@@ -74,7 +77,7 @@ class Connection:
         headers = {"Authorization": f"Api-Key {self._api_key}"} if self._api_key else None
         try:
             opening = connect(
-                f"{'wss' if self._secure else 'ws'}://{_bracketed(self.host)}:{self.port}",
+                f"{'wss' if self._secure else 'ws'}://{_bracketed(self.host)}:{self.port}{self._path}",
                 compression=None,
                 max_size=MAX_MESSAGE_BYTES,
                 additional_headers=headers,
@@ -147,17 +150,28 @@ class Connection:
             pass  # it is closed already
 
 
-def _address(host: str, port: int) -> tuple[str, int]:
-    """Returns name and port. The setting host may contain a scheme, as in openpi's clients, and a port."""
+def _address(host: str, port: int) -> tuple[str, int, str]:
+    """Returns name, port and path ("" or "/PATH"). The setting host may contain a scheme, as in openpi's clients, a
+    port, and with a scheme the path at which a proxy serves the policy.
+    """
     scheme, _, rest = host.rpartition("://")
-    name, _, own = rest.rpartition(":") if rest.count(":") == 1 else (rest, "", "")
+    rest, slash, path = rest.partition("/")
+    name, _, own = rest.rpartition(":") if rest.count(":") == 1 or "]:" in rest else (rest, "", "")
     name = name[1:-1] if name.startswith("[") and name.endswith("]") else name
-    if scheme not in ("", "ws", "wss") or not name or set(name) & set("/?#@ []") or (own and not own.isdecimal()):
+    path = slash + path if path else ""
+    if (
+        scheme not in ("", "ws", "wss")
+        or not name
+        or set(name) & set("?#@ []")
+        or (own and not (own.isdecimal() and own.isascii() and 0 < int(own) < 65536))
+        or not set(path) <= _PATH
+        or (path and not scheme)
+    ):
         raise srpo.Error(
             "invalid", f"{host!r} is not the address of a policy server", place="policy.remote.host",
-            hint="give a name such as localhost, or wss://NAME for TLS; the port is another setting",
+            hint="give a name such as localhost, ws://NAME/PATH, or wss://NAME for TLS; the port is another setting",
         )  # fmt: skip
-    return name, int(own or port)
+    return name, int(own or port), path
 
 
 def _bracketed(name: str) -> str:

@@ -20,7 +20,7 @@ class Remote(srpo.Policy):
         version="0.1.0",
         doc="a policy on a server of the openpi websocket protocol; it can be evaluated, not trained",
         settings=[
-            srpo.Setting("host", "localhost", "name of the server; wss://NAME for TLS"),
+            srpo.Setting("host", "localhost", "name of the server, or ws://NAME/PATH; wss:// for TLS"),
             srpo.Setting("port", 8000, "port of the server; openpi's default is 8000", min=1, max=65535),
             srpo.Setting("api_key_variable", "", "environment variable with the key that the server requires; it must "
                          "be in [host] env_allow; empty: no key is sent"),

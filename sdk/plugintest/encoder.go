@@ -127,7 +127,10 @@ func near(a, b []float32, what string) error {
 		n += math.Max(float64(a[i])*float64(a[i]), float64(b[i])*float64(b[i]))
 	}
 	if d = math.Sqrt(d / math.Max(n, 1e-30)); d > 1e-4 {
-		return wants("encode each clip by itself", "%s differ by %.2g of their length (1e-4 allowed)", what, d)
+		return wants(
+			"encode each clip independently of the others, and return one row per clip or window end, in order",
+			"%s differ by %.2g of their length (1e-4 allowed)", what, d,
+		)
 	}
 	return nil
 }

@@ -1,10 +1,14 @@
-"""Draws a triangle off screen with EGL and prints the name of the renderer. An error is the last line of stderr."""
+"""Draws a triangle off screen with EGL and prints the renderer and the EGL device. An error is the last line of stderr.
+
+doctor.go runs it behind libero_sim/egl_device.py, whose function `prepare` chooses the device.
+"""
 
 import os
 import sys
 
 
 def draw():
+    device = prepare()  # noqa: F821
     from mujoco.egl import GLContext
 
     context = GLContext(64, 64)
@@ -30,7 +34,7 @@ def draw():
     middle, corner = map(bytes, pixels)
     if (middle, corner) != (b"\xff\x00\x00", b"\x00\x00\xff"):
         raise RuntimeError(f"the image is wrong: {middle.hex()} in the middle, {corner.hex()} in the corner")
-    return GL.glGetString(GL.GL_RENDERER).decode()
+    return f"{GL.glGetString(GL.GL_RENDERER).decode()}, {device}"
 
 
 try:

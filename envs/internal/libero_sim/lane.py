@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import importlib.metadata
 import importlib.util
 import os
 from collections import OrderedDict
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import srpo_sdk as srpo
 
-from libero_sim import locations
+from libero_sim import egl_device, locations
 
 # srpo's camera name -> MuJoCo's.
 CAMERAS = {"agentview": "agentview", "wrist": "robot0_eye_in_hand"}
@@ -45,6 +46,7 @@ SETTINGS = [
     srpo.Setting("keep_scenes", 2, "number of scenes kept loaded, 0.5 to 0.7 GB each; loading takes 4 s", min=1),
 ]  # fmt: skip
 FAILURES = ("miss", "drop", "wrong", "stall")  # modes of failing_expert.FailingExpert
+MUJOCO = "2.3.7"
 SCENE_SETTINGS = ("fast", "multisample", "mesh_cell_mm")
 
 
@@ -209,13 +211,53 @@ class SceneLane(srpo.Env):
 
 
 def _prepare_process(gl: str, package: str) -> None:
-    """Set the environment variables that MuJoCo and LIBERO read when they are imported."""
+    """Set the environment variables that MuJoCo and LIBERO read when they are imported, and check MuJoCo's version.
+
+    Raises:
+        srpo.Error: "mismatch" for another MuJoCo, "invalid" for an unusable MUJOCO_EGL_DEVICE_ID, "not found" for a
+            missing package.
+    """
+    _check_mujoco()
     locations.redirect_writes(package)
     if os.environ.get("MUJOCO_GL") != gl:
         os.environ["MUJOCO_GL"] = gl
     os.environ.setdefault("PYOPENGL_PLATFORM", gl)
     if importlib.util.find_spec(package) is None:
         raise srpo.Error("not found", f"the Python package {package} is missing", hint="reinstall the plugin")
+    if gl == "egl":
+        _choose_egl_device()
+    os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # robosuite takes its entries for EGL devices
+
+
+def _check_mujoco() -> None:
+    """Refuse other versions of MuJoCo, which draw other pixels; see envs/libero/README.md."""
+    try:
+        installed = importlib.metadata.version("mujoco")
+    except importlib.metadata.PackageNotFoundError:
+        installed = "missing"
+    if installed != MUJOCO:
+        raise srpo.Error(
+            "mismatch",
+            f"MuJoCo {MUJOCO} is needed, the environment has {installed}",
+            place="Python package mujoco",
+            hint=f"install mujoco=={MUJOCO}: MuJoCo 3.3.3 and later draw LIBERO's textures darker, and robosuite 1.4 "
+            "does not run on 3.10 and later",
+        )
+
+
+def _choose_egl_device() -> None:
+    """Choose the EGL device and report it in the plugin's log. Without EGL, the first frame gives the error."""
+    try:
+        print(f"rendering on {egl_device.prepare()}")
+    except egl_device.Unusable as error:
+        raise srpo.Error(
+            "invalid",
+            str(error),
+            place=f"environment variable {egl_device.VARIABLE}",
+            hint=f"unset {egl_device.VARIABLE}, and the plugin chooses a device",
+        ) from error
+    except (OSError, ImportError) as error:
+        print(f"no EGL device was chosen: {error}")
 
 
 def _gl_error(gl: str, error: Exception) -> srpo.Error:

@@ -245,8 +245,8 @@ func (f *File) Remove(kind plugins.Kind, name string) {
 
 // header is the comment at the top of the file.
 const header = `# The files of the plugin packages: SHA-256, kind (- file, x executable, l link), bytes and path.
-# Written by srpo; keep it in version control. A package that differs is refused until
-# srpo plugin lock FOLDER confirms the change.
+# Written by srpo; keep it in version control. A changed package is locked again by a run if only
+# you can write to its folder; otherwise it is refused until srpo plugin lock FOLDER accepts the change.
 `
 
 // Write replaces the file atomically.

@@ -41,6 +41,7 @@ _TOKENIZER = re.compile(
     r"tokenizer\.(json|model)|tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json|processor_config\.json|"
     r"processing_action_tokenizer\.py"
 )
+_PADDING = 1e-6  # openpi's quantiles of zeros differ from 0 by the width of a bin of its histogram, 1e-10
 _MAX_FILE_BYTES = 64 << 20  # of each tokenizer or processor file; PaliGemma's tokenizer.json has 35 MB
 _FILES = "a lerobot checkpoint has config.json, model.safetensors, policy_preprocessor.json, policy_postprocessor.json "
 _FILES += "and the .safetensors files that these two name"
@@ -58,6 +59,7 @@ class Source:
         own: content of srpo.json.
         processors: the processors' files, bytes by name.
         tokenizer, action_tokenizer: their files, bytes by name; empty if the folder has none.
+        padded: the number of dimensions to which openpi may have padded data before it computed statistics; 0: none.
     """
 
     folder: str
@@ -67,6 +69,26 @@ class Source:
     processors: dict[str, bytes] = field(default_factory=dict)
     tokenizer: dict[str, bytes] = field(default_factory=dict)
     action_tokenizer: dict[str, bytes] = field(default_factory=dict)
+    padded: int = 0
+
+    def drop_padding(self, key: str, dim: int) -> None:
+        """Drops padding from the statistics of key and sets its feature's shape to the rest.
+
+        Until June 2025 openpi padded actions and states with zeros to the network's 32 dimensions before it computed
+        statistics. The first dim numbers are kept if all others are zeros, and else all numbers up to the last one
+        that is not 0, so that the error for another env names the checkpoint's own dimensions.
+        """
+        values = {name: np.asarray(v).reshape(-1) for name, v in self.statistics.get(key, {}).items()}
+        if not self.padded or any(len(v) != self.padded for v in values.values()):
+            return
+        used = ~np.all([np.abs(v) <= _PADDING for v in values.values()], axis=0)
+        keep = max(dim, int(np.flatnonzero(used).max(initial=-1)) + 1)
+        if keep >= self.padded:
+            return
+        self.statistics[key] = {name: v[:keep] for name, v in values.items()}
+        features = self.config.output_features if key == ACTION else self.config.input_features
+        features[key] = type(features[key])(features[key].type, (keep,))
+        print(f"statistics of {key}: the first {keep} of {self.padded} numbers are used, the rest is padding")
 
     @property
     def sizes(self) -> Sizes | None:
@@ -272,7 +294,8 @@ def _openpi(folder: str, raw: dict[str, Any], config_class: type) -> Source:
     if "image_resolution" in own:  # a small network
         config["image_resolution"] = own["image_resolution"]
     decoded = decode(config_class, config, os.path.join(folder, CONFIG))
-    return Source(folder, decoded, statistics, own, {}, tokenizer_files(folder, TOKENIZER))
+    tokenizer = tokenizer_files(folder, TOKENIZER)
+    return Source(folder, decoded, statistics, own, {}, tokenizer, padded=config["max_action_dim"])
 
 
 def load_weights(model: nn.Module, folder: str, prefix: str, unused: Callable[[str], bool] = lambda name: False) -> str:
@@ -387,7 +410,8 @@ def write(
         for key, values in statistics.items():
             arrays = {full: v for full, v in arrays.items() if not full.startswith(f"{key}.")}
             arrays.update({f"{key}.{s}": np.asarray(v) for s, v in values.items()})
-        save_arrays(arrays, path)
+        # safetensors 0.8 writes arrays that are not contiguous in the order of their memory, without an error.
+        save_arrays({full: np.ascontiguousarray(v) for full, v in arrays.items()}, path)
     for sub, files in ((TOKENIZER, source.tokenizer), (ACTION_TOKENIZER, source.action_tokenizer)):
         if files:
             os.makedirs(os.path.join(folder, sub), exist_ok=True)
@@ -399,7 +423,7 @@ def write(
 
 def _with_state_files(processors: Mapping[str, bytes]) -> dict[str, bytes]:
     """Returns the processors with the name of a statistics file in each normalising step, as lerobot names it. lerobot
-    omits the name in a step without statistics, as in a checkpoint that is to be fine-tuned.
+    omits the name in a step without statistics, as in a checkpoint for fine-tuning.
     """
     out = dict(processors)
     for file, kind in _NORMALISING:

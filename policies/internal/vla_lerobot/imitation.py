@@ -22,6 +22,7 @@ class Example:
         proprio: float32 [T, S]; None: the env has none.
         actions: float32 [T, D], in the env's units.
         weights: float32 [T], a factor on the loss of each step; None: all 1.
+        id: of the demonstration, for errors.
     """
 
     instruction: str
@@ -29,6 +30,7 @@ class Example:
     proprio: np.ndarray | None
     actions: np.ndarray
     weights: np.ndarray | None = None
+    id: str = ""
 
 
 def collect(network: Network, demonstrations: Iterable[srpo.Demonstration], max_mb: int, name: str) -> list[Example]:
@@ -71,7 +73,7 @@ def collect(network: Network, demonstrations: Iterable[srpo.Demonstration], max_
                 hint=f"raise policy.{name}.demo_mb, or give fewer demonstrations",
             )
         proprio = None if d.proprio is None else np.array(d.proprio)
-        out.append(Example(d.instruction, frames, proprio, np.array(d.actions), d.weights))
+        out.append(Example(d.instruction, frames, proprio, np.array(d.actions), d.weights, d.id))
     if not out:
         raise srpo.Error(
             "invalid",
@@ -83,6 +85,13 @@ def collect(network: Network, demonstrations: Iterable[srpo.Demonstration], max_
     return out
 
 
+def states_of(network: Network, e: Example) -> np.ndarray:
+    """Returns the states of an example, float32 [T, S]: its proprio, or 0 if the env has none."""
+    if e.proprio is not None and len(network.env.proprio):
+        return e.proprio
+    return np.zeros((len(e.actions), network.config.input_features["observation.state"].shape[0]), np.float32)
+
+
 def statistics_data(network: Network, examples: Sequence[Example]) -> tuple[np.ndarray, np.ndarray]:
     """Returns the data from which statistics are computed: (actions [N, D] as in a data set, states [M, S]).
 
@@ -91,9 +100,7 @@ def statistics_data(network: Network, examples: Sequence[Example]) -> tuple[np.n
     size = network.config.chunk_size if network.relative.any() else 1
     actions, states = [], []
     for e in examples:
-        state = np.zeros((len(e.actions), network.config.input_features["observation.state"].shape[0]), np.float32)
-        if e.proprio is not None and len(network.env.proprio):
-            state = e.proprio
+        state = states_of(network, e)
         states.append(state)
         for t in range(len(e.actions)):
             actions.append(network.to_data(e.actions[t : t + size], state[t]))

@@ -202,6 +202,13 @@ class Network:
         """The prompt for an instruction and a normalised state."""
         raise NotImplementedError
 
+    def check_examples(self, examples: Sequence[Any]) -> None:
+        """Checks that the network can represent the actions of demonstrations, see `imitation.Example`.
+
+        Raises:
+            srpo.Error: "invalid" if it cannot.
+        """
+
     def imitation_target(
         self, sample: Sample, actions: np.ndarray, weights: np.ndarray | None, rng: np.random.Generator
     ) -> tuple[Any, float]:
@@ -239,6 +246,7 @@ class Network:
             (c.output_features, ACTION, self.env.action.dim, self.env.action.names),
             (c.input_features, STATE, len(self.env.proprio) or 1, self.env.proprio),
         ):
+            self.source.drop_padding(key, actual)
             expected = features[key].shape[0]
             largest = c.max_action_dim if key == ACTION else c.max_state_dim
             if actual == expected or (compute and actual <= largest):

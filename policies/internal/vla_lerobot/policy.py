@@ -143,6 +143,7 @@ class PiPolicy(Learner):
             self.ranks.call_all("use_statistics", {**previous, **computed})
         try:
             with self._undo_on_failure("imitation"):
+                network.check_examples(examples)
                 self.ranks.call_all("reset_optimiser")
                 cuda = self.options.device.type == "cuda"
                 training = imitation.Imitation(

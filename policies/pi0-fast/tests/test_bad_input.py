@@ -60,10 +60,10 @@ def test_weights_that_are_not_finite(folder):
     fails("corrupt", "lm_head.weight has numbers that are not finite", "earlier checkpoint", checkpoint=str(folder))
 
 
-def test_a_demonstration_in_other_units(folder):
+def test_a_demonstration_with_too_many_tokens(folder):
     p = policy(checkpoint=str(folder), statistics="keep")
     d = demonstration()
-    large = srpo.Demonstration(**{**vars(d), "actions": 300 * np.sign(np.sin(np.arange(84.0) ** 2)).reshape(12, 7)})
+    large = srpo.Demonstration(**{**vars(d), "actions": np.sign(np.sin(np.arange(84.0) ** 2)).reshape(12, 7)})
     p.network.config.max_action_tokens = 40
     with pytest.raises(srpo.Error, match="tokens, the checkpoint takes 40") as e:
         p.imitate(srpo.Imitate(1, 5, 2), iter([large]), lambda *_: None)
@@ -84,3 +84,48 @@ def test_one_matrix_for_embedding_and_head(folder):
     assert not np.array_equal(p.network.head.weight.detach().numpy(), head.numpy())
     embedding = p.network.joined.paligemma.get_input_embeddings().weight
     np.testing.assert_array_equal(p.network.head.weight.detach().numpy(), embedding.detach().numpy())
+
+
+def change_fast(folder, change) -> None:
+    """Changes the FAST tokenizer of a checkpoint: change gets the contents of its two files."""
+    paths = [folder / "action_tokenizer" / name for name in ("tokenizer.json", "processor_config.json")]
+    tokenizer, config = (json.loads(path.read_text()) for path in paths)
+    change(tokenizer, config)
+    for path, value in zip(paths, (tokenizer, config)):
+        path.write_text(json.dumps(value))
+
+
+def test_a_fast_tokenizer_without_a_token_for_a_number(folder):
+    """As one that was fitted to few demonstrations. tokenizers leaves such characters out."""
+    before = policy(checkpoint=str(folder), statistics="compute").network.fast
+
+    def remove(tokenizer, config):
+        for number in (21, 22, 23):  # of the gripper, which is -1 or +1 in most chunks: sqrt(8) * 10 = 28
+            tokenizer["model"]["vocab"].pop(chr(number - config["min_token"]))
+        tokenizer["model"]["vocab"] = {name: i for i, name in enumerate(tokenizer["model"]["vocab"])}
+
+    change_fast(folder, remove)
+    p = policy(checkpoint=str(folder), statistics="compute")
+    actions = np.zeros((8, 7))
+    actions[:, 2] = 22 / 10 / np.sqrt(8)
+    assert before.lost(actions) == ""
+    np.testing.assert_allclose(before.decode(before.encode(actions), 8, 7), actions, atol=0.05)
+    assert np.abs(p.network.fast.decode(p.network.fast.encode(actions), 8, 7) - actions).max() > 0.5
+    assert p.network.fast.lost(actions) == "the tokenizer has no token for coefficient 22"
+
+    d = demonstration()
+    with pytest.raises(srpo.Error, match=r"cannot represent [0-9]+ of 12 chunks of the demonstrations: .*2[123]$") as e:
+        p.imitate(srpo.Imitate(1, 5, 2), iter([d]), lambda *_: pytest.fail("it trains"))
+    assert e.value.kind == "invalid" and e.value.place.startswith("demonstration demo0, step ")
+    assert "lerobot/fast-action-tokenizer" in e.value.hint
+    assert not p.network.has_data_statistics
+    p.act([item(0)], srpo.Sampling())
+
+
+def test_coefficients_out_of_the_range_of_fast(folder):
+    change_fast(folder, lambda tokenizer, config: config.update(min_token=-5))
+    p = policy(checkpoint=str(folder), statistics="compute")
+    with pytest.raises(srpo.Error, match="is below the tokenizer's smallest, -5"):
+        p.imitate(srpo.Imitate(1, 5, 2), iter([demonstration()]), lambda *_: None)
+    assert p.network.fast.lost(np.full((8, 7), 1e6)).endswith("is too large")
+    assert p.network.fast.lost(np.full((8, 7), np.nan))

@@ -209,25 +209,65 @@ def test_normalisation_equals_lerobots(mode):
     within("un-normalised", normaliser.unnormalise(reference), inverse, 1e-5)
 
 
-def test_openpi_folder(checkpoint_folder, tmp_path):
-    """As openpi's conversion writes it: other names in config.json, no prefix, norm_stats.json."""
-    p = policy(checkpoint=str(checkpoint_folder))
+def openpi_folder(checkpoint_folder, folder, pad=None):
+    """Writes a checkpoint as openpi's conversion does: other names in config.json, no prefix, norm_stats.json.
+
+    Args:
+        pad: changes a list of statistics; None: they stay as they are.
+    """
+    statistics = policy(checkpoint=str(checkpoint_folder)).network.source.statistics
     weights = load_file(str(checkpoint_folder / "model.safetensors"))
     embedding = "paligemma_with_expert.paligemma.model.language_model.embed_tokens.weight"
     head = "paligemma_with_expert.paligemma.lm_head.weight"
     bare = {n.removeprefix("model."): t for n, t in weights.items()}
     bare[head] = bare.pop(embedding)
-    save_file(bare, str(tmp_path / "model.safetensors"))
-    (tmp_path / "config.json").write_text(json.dumps({"action_dim": 32, "action_horizon": 8, "precision": "float32"}))
+    save_file(bare, str(folder / "model.safetensors"))
+    (folder / "config.json").write_text(json.dumps({"action_dim": 32, "action_horizon": 8, "precision": "float32"}))
     stats = {
-        openpi_key: {n: v.tolist() for n, v in p.network.source.statistics[key].items() if n in ("mean", "std")}
+        openpi_key: {
+            n: pad(v.tolist()) if pad else v.tolist() for n, v in statistics[key].items() if n in ("mean", "std", "q01")
+        }
         for key, openpi_key in (("action", "actions"), ("observation.state", "state"))
     }
-    (tmp_path / "assets" / "data").mkdir(parents=True)
-    (tmp_path / "assets" / "data" / "norm_stats.json").write_text(json.dumps({"norm_stats": stats}))
+    (folder / "assets" / "data").mkdir(parents=True)
+    (folder / "assets" / "data" / "norm_stats.json").write_text(json.dumps({"norm_stats": stats}))
     own = json.loads((checkpoint_folder / "srpo.json").read_text())
-    (tmp_path / "srpo.json").write_text(json.dumps({**own, "image_resolution": [112, 112]}))
-    (tmp_path / "tokenizer").symlink_to(checkpoint_folder / "tokenizer")
+    (folder / "srpo.json").write_text(json.dumps({**own, "image_resolution": [112, 112]}))
+    (folder / "tokenizer").symlink_to(checkpoint_folder / "tokenizer")
+
+
+def test_padded_statistics_of_openpi(checkpoint_folder, tmp_path):
+    """Until June 2025 openpi padded data with zeros to 32 dimensions before it computed statistics."""
+    folders = {name: tmp_path / name for name in ("plain", "padded", "nearly", "other")}
+    for folder in folders.values():
+        folder.mkdir()
+    openpi_folder(checkpoint_folder, folders["plain"])
+    openpi_folder(checkpoint_folder, folders["padded"], lambda v: v + [0.0] * (32 - len(v)))
+    openpi_folder(checkpoint_folder, folders["nearly"], lambda v: v + [1e-10] * (32 - len(v)))
+    openpi_folder(checkpoint_folder, folders["other"], lambda v: v + [0.5] + [0.0] * (31 - len(v)))
+
+    def opened(name):
+        return policy(checkpoint=str(folders[name]), cameras="base_0_rgb=agentview", denoise_steps=4)
+
+    def actions(p):
+        return p.act([item(0)], srpo.Sampling(greedy=True))[0].actions
+
+    p, q = opened("plain"), opened("padded")
+    np.testing.assert_array_equal(actions(p), actions(q))
+    np.testing.assert_array_equal(actions(p), actions(opened("nearly")))
+    for key, dim in (("action", 7), ("observation.state", 8)):
+        assert {v.shape for v in q.network.source.statistics[key].values()} == {(dim,)}
+    (tmp_path / "saved").mkdir()
+    q.save(str(tmp_path / "saved"))
+    r = policy(checkpoint=str(tmp_path / "saved"), cameras="base_0_rgb=agentview", denoise_steps=4)
+    np.testing.assert_allclose(actions(r), actions(p), atol=1e-6)
+    with pytest.raises(srpo.Error, match="the checkpoint has 8 action dimensions, the env has 7"):
+        opened("other")
+
+
+def test_openpi_folder(checkpoint_folder, tmp_path):
+    p = policy(checkpoint=str(checkpoint_folder))
+    openpi_folder(checkpoint_folder, tmp_path)
     q = policy(checkpoint=str(tmp_path), cameras="base_0_rgb=agentview", denoise_steps=4)
     assert q.network.cameras == ["agentview"] and q.network.image_inputs == 3
     # Two more image inputs, which are masked, change only rounding.

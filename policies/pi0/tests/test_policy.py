@@ -170,3 +170,18 @@ def test_imitation_learns_a_demonstration():
     # A dimension that never moved keeps its value.
     result = p.act([item(0)], srpo.Sampling(greedy=True))[0]
     np.testing.assert_allclose(result.actions[:, 3], 0.25, atol=1e-6)
+
+
+def test_statistics_that_are_not_contiguous_are_saved_in_order(tmp_path):
+    """safetensors 0.8's NumPy writer stores such arrays in the order of their memory, without an error."""
+    p = policy(preset="tiny", statistics="compute")
+    p.imitate(srpo.Imitate(1, 5, 1), iter([demonstration()]), lambda *_: None)
+    statistics = p.network.source.statistics
+    strided = {k: {n: np.repeat(v, 2)[::2] for n, v in values.items()} for k, values in statistics.items()}
+    assert not strided["action"]["mean"].flags.c_contiguous
+    p.network.source.statistics = strided
+    p.save(str(tmp_path))
+    saved = policy(checkpoint=str(tmp_path)).network.source.statistics
+    for key, values in statistics.items():
+        for name, v in values.items():
+            np.testing.assert_array_equal(saved[key][name], v, err_msg=f"{key}.{name}")

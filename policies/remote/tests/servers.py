@@ -15,9 +15,10 @@ METADATA = {"name": "test", "action_horizon": 8}
 
 
 @contextlib.contextmanager
-def serve(infer, metadata=METADATA, health=http.HTTPStatus.OK, answer=None, tls=None):
+def serve(infer, metadata=METADATA, health=http.HTTPStatus.OK, answer=None, tls=None, requested=None):
     """Runs a server of openpi's protocol and yields its port. ``infer`` returns the answer to an observation; an
     exception is sent as text before the connection is closed. ``answer``, if given, is sent instead, unchanged.
+    The paths of all requests are appended to ``requested``.
     """
 
     async def handle(socket):
@@ -34,7 +35,9 @@ def serve(infer, metadata=METADATA, health=http.HTTPStatus.OK, answer=None, tls=
                 return
 
     def process(connection, request):
-        if request.path == "/healthz":
+        if requested is not None:
+            requested.append(request.path)
+        if request.path.endswith("/healthz"):
             return connection.respond(health() if callable(health) else health, "OK\n")
         return None
 

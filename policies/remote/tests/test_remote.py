@@ -10,6 +10,7 @@ import pytest
 import servers
 import srpo_sdk as srpo
 
+import connection
 import wire
 from remote_policy import Remote, _resize_with_pad
 
@@ -302,7 +303,33 @@ def test_an_unknown_camera_is_refused():
     assert "this env has agentview, wrist" in refused.value.hint
 
 
-@pytest.mark.parametrize("host", ["", "http://localhost", "wss://", "localhost/path", "local host", "a:b"])
+@pytest.mark.parametrize("path", ["", "/", "/policy", "/team/pi0/"])
+def test_a_server_at_a_path(path):
+    """A proxy may serve several policies under one name. The health check is below the path as well."""
+    requested = []
+    with servers.serve(chunk, requested=requested) as port:
+        for remote in (policy(port, host=f"ws://127.0.0.1{path}"), policy(1, host=f"ws://127.0.0.1:{port}{path}")):
+            assert act(remote)[0].actions.shape == (5, 7)
+            assert remote._server.place == f"policy server 127.0.0.1:{port}{path if path != '/' else ''}"
+            remote.close()
+    assert requested == 2 * [path.rstrip("/") + "/healthz", path or "/"]
+
+
+def test_addresses():
+    for host, parts in {
+        "localhost": ("localhost", 8000, ""),
+        "::1": ("::1", 8000, ""),
+        "ws://[::1]:9000/a": ("::1", 9000, "/a"),
+        "wss://robots.example/a/b%20c": ("robots.example", 8000, "/a/b%20c"),
+    }.items():
+        assert connection._address(host, 8000) == parts
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["", "http://localhost", "wss://", "localhost/path", "local host", "a:b", "ws:///path", "ws://a:70000/b",
+     "ws://a/b c", "ws://a/b?key=1", "ws://a/b#c", "ws://a/\r\nX: y"],
+)  # fmt: skip
 def test_malformed_addresses_are_refused(host):
     with pytest.raises(srpo.Error) as refused:
         policy(8000, host=host)

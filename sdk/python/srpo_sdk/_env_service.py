@@ -333,7 +333,8 @@ class EnvService(Service):
                     return
                 action = np.asarray(action, np.float32)
                 if action.shape != self._low.shape or not np.isfinite(action).all():
-                    raise Error("internal", f"expert() gave {action.tolist()}, want {len(self._low)} finite numbers")
+                    method = "failing_expert()" if request.failure else "expert()"
+                    raise Error("internal", f"{method} gave {action.tolist()}, want {len(self._low)} finite numbers")
                 intended = np.clip(action, self._low, self._high)
                 if noise > 0:  # from seed and step, so that it does not depend on the chunk's length
                     rng = np.random.Generator(np.random.PCG64([episode.seed, episode.steps]))

@@ -86,7 +86,7 @@ class GymEnv(Env):
             raise Error(
                 "not found",
                 f"gymnasium cannot make {cls.env_id!r}: {e}",
-                hint='set env_id to "MODULE:ID", and add the package of the module to requirements.txt',
+                hint='check the id "MODULE:ID", or add the package of the module to requirements.in and lock it',
             ) from e
 
     @classmethod

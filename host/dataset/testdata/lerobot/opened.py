@@ -18,7 +18,7 @@ recording, exported, reader, work, commit = sys.argv[1:]
 NAMES = {"actions": "action", "proprio": "observation.state"}  # ours, theirs
 FPS = json.loads((Path(exported) / "meta/info.json").read_text())["fps"]
 PIXELS = 8.0  # most mean difference of a frame from what was recorded, of 255: videos lose some
-rows, failed = [], False
+rows, failed = [], 0
 
 
 def episodes():
@@ -32,7 +32,7 @@ def episodes():
 
 def check(what, largest, most):
     global failed
-    failed |= not largest <= most
+    failed += not largest <= most
     rows.append(f"| {what} | {largest:.2g} | {most:.2g} |")
 
 
@@ -165,11 +165,13 @@ same("successes", successes, True)
 
 head = "| what | difference | allowed |\n| --- | ---: | ---: |\n"
 print(
-    f"# LeRobot data sets beside lerobot\n\nMade by `make parity` at commit {commit}, lerobot 0.6.1, "
-    f"{len(recorded)} episodes of tabletop, "
-    f"{sum(e['success'] for e in recorded)} successes.\n\n## lerobot opens what `srpo data export` wrote\n\n{head}"
+    "# LeRobot data sets compared with lerobot\n\n**Question.** Does lerobot read what srpo writes, and does srpo read "
+    f"what lerobot writes?\n\n**Result.** {len(rows) - failed} of {len(rows)} differences are within the allowed "
+    f"difference.\n\nMade by `make parity` at commit {commit}, lerobot 0.6.1, {len(recorded)} episodes of tabletop, "
+    f"{sum(e['success'] for e in recorded)} successes.\n\n## lerobot reads what `srpo data export` wrote\n\n{head}"
     + "\n".join(rows[:first])
     + f"\n\n## srpo reads what lerobot wrote\n\n{head}"
     + "\n".join(rows[first:])
+    + "\n\n## Limits\n\nThe videos are compressed, so frames differ slightly. Other versions of lerobot were not tried."
 )
-sys.exit(failed)
+sys.exit(failed > 0)

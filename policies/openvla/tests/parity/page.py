@@ -20,7 +20,9 @@ def main() -> None:
     with open(differences, encoding="utf-8") as f:
         rows = [json.loads(line) for line in f]
     print(
-        f"# Policies compared with the original code\n\nWritten by `make parity` at commit {commit}. Both load the "
+        "# Policies compared with the original code\n\n**Question.** Do the policies compute the same values as the "
+        f"original implementations?\n\n**Result.** {sum(r['apart'] <= r['most'] for r in rows)} of {len(rows)} "
+        f"differences are within their tolerance.\n\nMade by `make parity` at commit {commit}. Both load the "
         "same small random checkpoints in the published formats, in float32\non a CPU. The number is the largest "
         f"difference of any value. OpenVLA's goldens: {goldens}."
     )
@@ -32,6 +34,8 @@ def main() -> None:
             print(f"| {r['what']} | {r['apart']:.2g} | {r['most']:.2g} |")
         if not own:
             print("| nothing was compared | | |")
+    print("\n## Limits\n\nThe checkpoints are small and random, and one CPU was used.")
+    print("Published weights were not compared.")
 
 
 main()

@@ -9,9 +9,9 @@ import (
 	"github.com/srpo-dev/srpo/plugins"
 )
 
-// misbehave is what the env of testdata/script/failures.txtar does at its tenth Reset, in the folder $ONCE, which all
-// of its processes share: once, or (mode broken and liar) at each one from then on.
-func (b *badSim) misbehave() error {
+// failTenthReset is called by Reset of the env of testdata/script/failures.txtar. All of the env's processes together
+// count their resets in the folder $ONCE. The tenth one fails, in modes broken and liar also each later one.
+func (b *badSim) failTenthReset() error {
 	folder := os.Getenv("ONCE")
 	if folder == "" {
 		return nil
@@ -40,7 +40,7 @@ func (b *badSim) misbehave() error {
 	case "broken":
 		return plugins.Errorf(plugins.Internal, "the arm fell off").WithHint("glue it")
 	case "liar":
-		b.lies = true
+		b.nanProprio = true
 	}
 	return nil
 }
