@@ -415,3 +415,22 @@ func TestFirstPagesAreShort(t *testing.T) {
 		require.DirExists(t, filepath.Join("..", p))
 	}
 }
+
+// The page on reliability names tests; each of them exists.
+func TestReliabilityNamesTests(t *testing.T) {
+	page, err := os.ReadFile("../docs/reliability.md")
+	require.NoError(t, err)
+	defined := map[string]bool{}
+	eachGoFile(t, parser.SkipObjectResolution, func(_ string, f *ast.File) {
+		for _, d := range f.Decls {
+			if fn, ok := d.(*ast.FuncDecl); ok {
+				defined[fn.Name.Name] = true
+			}
+		}
+	})
+	names := regexp.MustCompile("`((?:Test|Fuzz)\\w+)`").FindAllSubmatch(page, -1)
+	require.Greater(t, len(names), 30)
+	for _, m := range names {
+		require.True(t, defined[string(m[1])], "docs/reliability.md names %s, which does not exist", m[1])
+	}
+}

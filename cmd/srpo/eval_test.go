@@ -285,7 +285,7 @@ func TestEvalRefuses(t *testing.T) {
 		require.Equal(t, before, evalTree(t, "e"), "%v changed the folder", c.args)
 	}
 	// After a change of a default, the evaluation continues with the settings in the folder.
-	evalFails(t, 4, "continue with the settings that it was begun with: --config e/srpo.toml",
+	evalFails(t, 4, "continue with its original settings: --config e/srpo.toml",
 		"--checkpoint", run, "--out", "e", "--episodes", "4", "--set", "policy.tiny.std=0.5")
 	code, stdout, stderr := evalCLI(t, "eval", "--config", "e/srpo.toml", "--out", "e", "--episodes", "4", "--json")
 	require.Zero(t, code, stderr)

@@ -84,7 +84,7 @@ func interruptible(stderr io.Writer) (context.Context, func()) {
 		if !ok {
 			return
 		}
-		fmt.Fprintf(stderr, "\nsrpo: %v: stopping, and keeping what is done; once more to stop at once\n", s)
+		fmt.Fprintf(stderr, "\nsrpo: %v: stopping; finished work is kept; press again to stop at once\n", s)
 		cancel(fmt.Errorf("%v", s))
 		if _, ok = <-signals; ok {
 			os.Exit(130)

@@ -35,9 +35,9 @@ func TestFolderOfAnotherEvaluation(t *testing.T) {
 		hint   string
 	}{
 		{old("policy.tiny.std", "0.018"), "policy.tiny.std: 0.018 in the folder, 0.035 now", "give another " +
-			"--out, or continue with the settings that it was begun with: --config e/srpo.toml"},
-		{old("seed", "7"), "seed: 7 in the folder, 0 now", "give another --out, or continue with the settings " +
-			"that it was begun with: --config e/srpo.toml"},
+			"--out, or continue with its original settings: --config e/srpo.toml"},
+		{old("seed", "7"), "seed: 7 in the folder, 0 now", "give another --out, or continue with " +
+			"its original settings: --config e/srpo.toml"},
 		{old("states", "test"), "states: test in the folder, all now", "give another --out"},
 		{old("checkpoint", "def"), "checkpoint: def in the folder, abc now", "give another --out"},
 		{old("env plugin", "libero 0.1.0 bad"), "env plugin: libero 0.1.0 bad in the folder, libero 0.1.0 f00 now",

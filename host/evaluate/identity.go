@@ -110,7 +110,7 @@ func (e *evaluation) remedy(folder map[string]string, names []string) string {
 		}
 	}
 	if onlySettings { // the cause may also be a default that has changed, or another srpo.toml
-		return fmt.Sprintf("give another --out, or continue with the settings that it was begun with: --config %s",
+		return fmt.Sprintf("give another --out, or continue with its original settings: --config %s",
 			filepath.Join(e.Dir, "srpo.toml"))
 	}
 	return "give another --out"
