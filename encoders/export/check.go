@@ -95,7 +95,8 @@ func CheckWeights(folder string, config map[string]any, kind string) error {
 	}
 	if len(unexpected) > 0 {
 		return plugins.Errorf(plugins.Mismatch,
-			"the network that config.json describes has no place for %d of the weights: %s", len(unexpected), few(unexpected)).
+			"the network that config.json describes has no place for %d of the weights: %s",
+			len(unexpected), few(unexpected)).
 			WithPlace("%s", folder).WithHint("%s; %s", sameCheckpoint, n.Hint)
 	}
 	want := float64(n.Layers)

@@ -92,7 +92,7 @@ func TestCheckWeights(t *testing.T) {
 			}, prefixed("vjepa2.", video)...),
 		},
 		{"2.1", "vjepa2",
-			"the network that config.json describes has no place for 2 of the weights: encoder.embeddings.img_mod_embed, " +
+			"has no place for 2 of the weights: encoder.embeddings.img_mod_embed, " +
 				"encoder.layernorms.0.weight", two, append([]string{
 				"encoder.layernorms.0.weight", "encoder.embeddings.img_mod_embed",
 			}, video...)},
