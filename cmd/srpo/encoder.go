@@ -185,15 +185,14 @@ func (o exportOptions) name(family string) string {
 // check finds mistakes before gigabytes are installed. The program checks the rest.
 func (o *exportOptions) check(family string) error {
 	known := slices.Sorted(maps.Keys(export.Families))
-	f, ok := export.Families[family]
-	if !ok {
+	if _, ok := export.Families[family]; !ok {
 		e := plugins.Errorf(plugins.NotFound, "no export exists for an encoder %q", family)
 		if near := nearest.To(family, known); near != "" {
 			return e.WithHint("did you mean %s?", near)
 		}
 		return e.WithHint("give one of %s; other encoders contain their model", strings.Join(known, ", "))
 	}
-	files := strings.Join(f.Files[:len(f.Files)-1], ", ") + " and " + f.Files[len(f.Files)-1]
+	files := export.FilesOf(family)
 	if o.model == "" {
 		return plugins.Errorf(plugins.Invalid, "no checkpoint given").WithPlace("--model").
 			WithHint("give a folder with %s, or the id of a checkpoint on the model hub", files)
@@ -217,31 +216,40 @@ func (o *exportOptions) check(family string) error {
 		return plugins.Errorf(plugins.Invalid, "a folder has no revisions").WithPlace("--revision").
 			WithHint("leave it out; it is for checkpoints on the model hub")
 	}
-	path := filepath.Join(o.model, "config.json")
+	return checkFolder(family, o.model)
+}
+
+// checkFolder finds mistakes in the folder of a checkpoint: config.json, and the names of the weights.
+func checkFolder(family, folder string) error {
+	known := slices.Sorted(maps.Keys(export.Families))
+	f := export.Families[family]
+	path := filepath.Join(folder, "config.json")
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return plugins.Errorf(plugins.NotFound, "%s has no config.json", o.model).WithPlace("--model").
-			WithHint("copy %s into the folder, as in the format of transformers", files)
+		return plugins.Errorf(plugins.NotFound, "%s has no config.json", folder).WithPlace("--model").
+			WithHint("copy %s into the folder, as in the format of transformers", export.FilesOf(family))
 	}
-	var c struct {
-		ModelType string `json:"model_type"`
-	}
+	var config map[string]any
 	if err == nil {
-		err = json.Unmarshal(data, &c)
+		err = json.Unmarshal(data, &config)
 	}
 	if err != nil {
 		return plugins.Errorf(plugins.Corrupt, "%w", err).WithPlace("%s", path).WithHint("download the file again")
 	}
-	if slices.Contains(f.ModelTypes, c.ModelType) {
-		return nil
+	kind, _ := config["model_type"].(string)
+	if slices.Contains(f.ModelTypes, kind) {
+		if err := export.CheckConfig(config, kind); err != nil {
+			return plugins.AsError(err).WithPlace("%s", path)
+		}
+		return export.CheckWeights(folder, config, kind)
 	}
 	e := plugins.Errorf(
-		plugins.Mismatch, "the checkpoint has another architecture: model_type = %q, not %s", c.ModelType, family,
+		plugins.Mismatch, "the checkpoint has another architecture: model_type = %q, not %s", kind, family,
 	).
 		WithPlace("%s", path)
 	for _, other := range known {
-		if slices.Contains(export.Families[other].ModelTypes, c.ModelType) {
-			return e.WithHint("srpo encoder export %s --model %s", other, o.model)
+		if slices.Contains(export.Families[other].ModelTypes, kind) {
+			return e.WithHint("srpo encoder export %s --model %s", other, folder)
 		}
 	}
 	return e.WithHint("give a checkpoint for %s with model_type %s", family, strings.Join(f.ModelTypes, " or "))

@@ -20,6 +20,12 @@ FILES = {
     "dinov2": ("config.json", "model.safetensors", "preprocessor_config.json"),
 }
 
+# The networks by model_type; "metadata" are config fields that no network uses. Of each network,
+# "fields" are the config fields of its class in transformers, "unused" are other fields that change nothing, and "only"
+# are those that change nothing if they have this value. "heads" are the weights outside the exported network.
+NETWORKS = json.loads((Path(__file__).resolve().parent / "networks.json").read_text(encoding="utf-8"))
+
+SAME = "use config.json and weights of the same checkpoint"
 INTERPOLATION = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
 
 
@@ -86,9 +92,13 @@ def find(family: str, model: str, revision: str = "") -> Checkpoint:
         )
     config = _json(folder, "config.json", family)
     _check_family(family, config, folder)
+    check_config(config, folder)
     weights = _weights(folder, family)
+    names = set()
     for path in weights:
         check_safetensors(path)
+        names.update(header(path))
+    check_names(names, config, folder)
     return Checkpoint(
         folder,
         family,
@@ -179,9 +189,96 @@ def _check_family(family: str, config: dict, folder: Path) -> None:
     )
 
 
+def few(names) -> str:
+    """The first four names in alphabetical order, and the number of others."""
+    names = sorted(names)
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def check_config(config: dict, folder: Path) -> None:
+    """Checks that the exporter knows every field of config.json that can change the network.
+
+    Raises Refused (unsupported) for others, which transformers ignores: the exported network would be another one.
+    """
+    known = NETWORKS[config["model_type"]]
+    place = str(folder / "config.json")
+    classes = config.get("architectures") or []
+    other = sorted(set(map(str, classes)) - set(known["classes"])) if isinstance(classes, list) else [str(classes)]
+    if other:
+        raise Refused(
+            "unsupported",
+            f"architectures names {few(other)}, which model_type {config['model_type']} does not have in transformers",
+            known["hint"],
+            place,
+        )
+    fields = {*NETWORKS["metadata"], *known["fields"], *known["unused"]}
+    unknown = [
+        k
+        for k, v in config.items()
+        if not (k in fields or k.startswith("_") or v is None or (k in known["only"] and _same(v, known["only"][k])))
+    ]
+    if unknown:
+        raise Refused(
+            "unsupported",
+            f"the exporter does not know {len(unknown)} of its fields, which may change the network: {few(unknown)}",
+            known["hint"] + "; delete a field only if it does not change the network",
+            place,
+        )
+
+
+def _same(a, b) -> bool:
+    """Whether two values of JSON are equal. In Python alone, 0 == False."""
+    return isinstance(a, bool) == isinstance(b, bool) and a == b
+
+
+def check_names(names: set[str], config: dict, folder: Path) -> None:
+    """Checks the names of the weights.
+
+    Raises Refused (corrupt) if one occurs twice, with the prefix of a model with a head and without it; (mismatch) if
+    they have more or fewer layers than config.json.
+    """
+    known = NETWORKS[config["model_type"]]
+    prefix = known["prefix"]
+    twice = [n for n in names if prefix + n in names]
+    if twice:
+        raise Refused(
+            "corrupt",
+            f"{len(twice)} of the weights occur twice, with and without {prefix} before the name: {few(twice)}",
+            "keep one of the two networks in the weight file",
+            str(folder),
+        )
+    found = [re.match(r"encoder\.layer\.(\d+)\.", n.removeprefix(prefix)) for n in names]
+    layers = max((int(m.group(1)) + 1 for m in found if m), default=0)
+    want = config.get("num_hidden_layers", known["layers"])
+    if layers and layers != want:
+        raise Refused(
+            "mismatch",
+            f"the weights have {layers} layers, num_hidden_layers in config.json is {want}",
+            SAME,
+            str(folder),
+        )
+
+
+def unexpected_weights(names, kind: str, folder: Path) -> Refused:
+    """The error for weights that the network of config.json does not have."""
+    return Refused(
+        "mismatch",
+        f"the network that config.json describes has no place for {len(names)} of the weights: {few(names)}",
+        f"{SAME}; " + NETWORKS[kind]["hint"],
+        str(folder),
+    )
+
+
 def _weights(folder: Path, family: str) -> list[Path]:
     """The weight files of the checkpoint. Raises Refused (not found)."""
     index = folder / "model.safetensors.index.json"
+    adapter = next((n for n in ("adapter_config.json", "adapter_model.safetensors") if (folder / n).exists()), "")
+    if adapter:
+        raise Refused(
+            "unsupported",
+            f"{folder} has an adapter ({adapter}), which would not be exported",
+            "merge the adapter into the weights (merge_and_unload of PEFT), or remove it from the folder",
+        )
     if index.exists():
         names = sorted(set(_json(folder, index.name, family).get("weight_map", {}).values()))
         missing = [n for n in names if not (folder / n).is_file()]
@@ -190,6 +287,12 @@ def _weights(folder: Path, family: str) -> list[Path]:
                 "not found",
                 f"{folder} lacks {', '.join(missing[:3]) or 'weights'}, which {index.name} lists",
                 "copy the missing files to the folder",
+            )
+        if "model.safetensors" not in names and (folder / "model.safetensors").exists():
+            raise Refused(
+                "invalid",
+                f"{folder} has model.safetensors and, in {index.name}, other weight files",
+                "keep the files of one checkpoint in the folder",
             )
         return [folder / n for n in names]
     if (folder / "model.safetensors").is_file():

@@ -1,11 +1,12 @@
 """Loads and checks networks in torch, as modules that return one vector per clip or frame."""
 
 import os
+import re
 
 import torch
 from torch import nn
 
-from checkpoint import Checkpoint
+from checkpoint import NETWORKS, Checkpoint, unexpected_weights
 from talk import Refused
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the files are local; transformers must not look for newer ones
@@ -49,7 +50,8 @@ class FrameTokens(nn.Module):
 def load(c: Checkpoint) -> nn.Module:
     """Loads the checkpoint's network in float32, in evaluation mode.
 
-    Raises Refused (corrupt) if transformers cannot load it, or weights are missing, of another shape, NaN or infinite.
+    Raises Refused (corrupt) if transformers cannot load it, or weights are missing, of another shape, NaN or infinite;
+    (mismatch) if the checkpoint has weights, other than those of a head or the predictor, that the network lacks.
     """
     import transformers
 
@@ -70,7 +72,8 @@ def load(c: Checkpoint) -> nn.Module:
             "use config.json and weights of the same checkpoint",
             str(c.folder),
         ) from e
-    wanted = [k for k in info["missing_keys"] if not k.startswith("predictor.")]
+    heads = re.compile(NETWORKS[kind]["heads"])
+    wanted = [k for k in info["missing_keys"] if not heads.search(k)]
     shapes = [str(k[0] if isinstance(k, tuple) else k) for k in info.get("mismatched_keys", ())]
     for names, what in ((wanted, "lacks"), (shapes, "has other shapes than in config.json for")):
         if names:
@@ -80,6 +83,10 @@ def load(c: Checkpoint) -> nn.Module:
                 "use config.json and weights of the same checkpoint",
                 str(c.folder),
             )
+    prefix = NETWORKS[kind]["prefix"]
+    unexpected = [k for k in info["unexpected_keys"] if not heads.search(k.removeprefix(prefix))]
+    if unexpected:
+        raise unexpected_weights(unexpected, kind, c.folder)
     for name, p in model.named_parameters():
         if not torch.isfinite(p).all():
             raise Refused(

@@ -4,6 +4,7 @@ They need the packages of requirements.txt.
 """
 
 import json
+import re
 import shutil
 from argparse import Namespace
 from pathlib import Path
@@ -13,9 +14,11 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+import transformers
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+import checkpoint
 import clips
 import export
 import graph
@@ -326,6 +329,69 @@ BAD = {
         "lacks 1 of its network's weights, such as encoder.layernorm.weight",
         "the same checkpoint",
     ),
+    "a field of another version": (
+        lambda f: edit(f, "config.json", use_rope_interleave=True, hierarchical_layers=[0, 1]),
+        "unsupported",
+        "does not know 2 of its fields, which may change the network: hierarchical_layers, use_rope_interleave",
+        "V-JEPA 2.1 cannot be exported",
+    ),
+    "a field with another value": (
+        lambda f: edit(f, "config.json", use_SiLU=True, is_causal=0),
+        "unsupported",
+        "2 of its fields, which may change the network: is_causal, use_SiLU",
+        "delete a field only if it does not change the network",
+    ),
+    "another class": (
+        lambda f: edit(f, "config.json", architectures=["VJEPA21Model"]),
+        "unsupported",
+        "architectures names VJEPA21Model, which model_type vjepa2 does not have",
+        "V-JEPA 2.1",
+    ),
+    "its own code": (
+        lambda f: edit(f, "config.json", auto_map={"AutoModel": "mine.Model"}),
+        "unsupported",
+        "auto_map",
+        "V-JEPA 2",
+    ),
+    "an adapter": (
+        lambda f: (f / "adapter_config.json").write_text("{}"),
+        "unsupported",
+        "has an adapter",
+        "merge_and_unload",
+    ),
+    "weights of another version": (
+        lambda f: weights(f, lambda t: t.update({"encoder.embeddings.video_mod_embed": torch.ones(1, 1, 24)})),
+        "mismatch",
+        "the network that config.json describes has no place for 1 of the weights: encoder.embeddings.video_mod_embed",
+        "V-JEPA 2.1 cannot be exported",
+    ),
+    "more layers than in config": (
+        lambda f: edit(f, "config.json", num_hidden_layers=1),
+        "mismatch",
+        "the weights have 2 layers, num_hidden_layers in config.json is 1",
+        "the same checkpoint",
+    ),
+    "fewer layers than in config": (
+        lambda f: edit(f, "config.json", num_hidden_layers=None),
+        "mismatch",
+        "the weights have 2 layers, num_hidden_layers in config.json is 24",
+        "the same checkpoint",
+    ),
+    "two networks": (
+        lambda f: weights(f, lambda t: t.update({"vjepa2." + NORM: torch.ones(24)})),
+        "corrupt",
+        "1 of the weights occur twice, with and without vjepa2. before the name: encoder.layernorm.weight",
+        "keep one",
+    ),
+    "weights in two forms": (
+        lambda f: (
+            shutil.copy(f / "model.safetensors", f / "1.safetensors"),
+            (f / "model.safetensors.index.json").write_text('{"weight_map": {"a": "1.safetensors"}}'),
+        ),
+        "invalid",
+        "has model.safetensors and, in model.safetensors.index.json, other weight files",
+        "one checkpoint",
+    ),
     "another shape": (lambda f: edit(f, "config.json", hidden_size=36), "corrupt", ".", "the same checkpoint"),
     "no preprocessing": (lambda f: (f / PRE).unlink(), "not found", f"has no {PRE}", "add the missing file"),
     "another crop": (
@@ -353,6 +419,68 @@ def test_bad_checkpoints(case, copy, tmp_path):
         run("vjepa2", copy, tmp_path / "out" / "v.onnx")
     assert e.value.kind == kind and hint in e.value.hint and e.value.hint.strip()
     assert not (tmp_path / "out").exists()
+
+
+def test_registers_under_the_type_without_are_refused(tmp_path):
+    folder = tmp_path / "c"
+    random_checkpoint.dinov2(
+        folder, 48, 42, image_size=42, hidden_size=24, num_attention_heads=2, num_register_tokens=3
+    )
+    edit(folder, "config.json", model_type="dinov2", architectures=["Dinov2Model"])
+    with pytest.raises(Refused, match="may change the network: num_register_tokens") as e:
+        run("dinov2", folder, tmp_path / "d.onnx")
+    assert e.value.kind == "unsupported" and "model_type dinov2_with_registers" in e.value.hint
+    edit(folder, "config.json", num_register_tokens=None)
+    with pytest.raises(Refused, match="has no place for 1 of the weights: embeddings.register_tokens") as e:
+        run("dinov2", folder, tmp_path / "d.onnx")
+    assert e.value.kind == "mismatch" and "model_type dinov2_with_registers" in e.value.hint
+
+
+def test_heads_and_harmless_fields_are_accepted(video, pictures, tmp_path):
+    """A classifier, its prefix, a missing predictor or mask token, and fields that change nothing."""
+    config = transformers.VJEPA2Config.from_pretrained(video)
+    model = transformers.VJEPA2ForVideoClassification(config)
+    folder = tmp_path / "classifier"
+    model.save_pretrained(folder)
+    shutil.copy(video / PRE, folder)
+    edit(folder, "config.json", torch_dtype="float32", image_size=32, use_SiLU=False, x=None)
+    run("vjepa2", folder, tmp_path / "classifier.onnx")
+    folder = Path(shutil.copytree(video, tmp_path / "bare"))
+    weights(folder, lambda t: [t.pop(k) for k in list(t) if k.startswith("predictor.")])
+    bare, _ = run("vjepa2", folder, tmp_path / "bare.onnx")
+    assert bare["verified"]["largest_relative_difference"] < 1e-5
+    folder = Path(shutil.copytree(pictures, tmp_path / "frames"))
+    weights(folder, lambda t: t.pop("embeddings.mask_token"))
+    run("dinov2", folder, tmp_path / "d.onnx")
+
+
+def test_the_table_of_networks_is_that_of_transformers(video, pictures, tmp_path):
+    """networks.json has the config fields of transformers' classes, and patterns for all names of their weights."""
+    registers = tmp_path / "registers"
+    random_checkpoint.dinov2(
+        registers,
+        48,
+        42,
+        image_size=42,
+        hidden_size=24,
+        num_attention_heads=2,
+        num_register_tokens=3,
+        use_swiglu_ffn=True,
+    )
+    for folder in (video, pictures, registers):
+        kind = json.loads((folder / "config.json").read_text())["model_type"]
+        table = checkpoint.NETWORKS[kind]
+        default = type(transformers.AutoConfig.from_pretrained(folder))()
+        common = set(checkpoint.NETWORKS["metadata"])
+        fields = {k for k in default.to_dict() if not k.startswith("_")}
+        assert fields - common == set(table["fields"])
+        assert set(transformers.PreTrainedConfig().to_dict()) <= common
+        assert table["layers"] == default.num_hidden_layers
+        for name in table["classes"]:
+            assert isinstance(default, getattr(transformers, name).config_class)
+        names = set(checkpoint.header(folder / "model.safetensors")) - {"__metadata__"}
+        patterns = "|".join([table["heads"], *table["weights"]])
+        assert names and [n for n in names if not re.search(patterns, n)] == []
 
 
 def test_too_large_for_the_memory(video, tmp_path, monkeypatch):
