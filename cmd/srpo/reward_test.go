@@ -290,7 +290,7 @@ func TestRewardOfBadVideos(t *testing.T) {
 	t.Run("a success with a broken video keeps its reward", func(t *testing.T) {
 		bad := byID["bad.npz"]
 		require.True(t, bad.Dropped, "a video that cannot be read shows no success")
-	require.Zero(t, bad.Reward)
+		require.Zero(t, bad.Reward)
 		require.Contains(t, bad.Reason, "not an .npz file")
 	})
 	t.Run("tasks have notes", func(t *testing.T) {
