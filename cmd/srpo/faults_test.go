@@ -278,10 +278,10 @@ func (p tracedPoints) pick(n int, names []string, host bool, r *rand.Rand) (poin
 		if host {
 			victim = "host"
 		}
-		switch {
-		case p.kind[name] == "torn":
+		switch p.kind[name] {
+		case "torn":
 			when = "torn"
-		case p.kind[name] == "call":
+		case "call":
 			when = []string{
 				"before", "after", strconv.Itoa(r.IntN(p.length[name] + 1)), strconv.Itoa(r.IntN(p.length[name] + 1)),
 			}[r.IntN(4)]

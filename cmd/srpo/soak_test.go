@@ -221,7 +221,8 @@ func restartPlugins(t *testing.T, n int) soakSeries {
 		}
 	}
 	out.description = fmt.Sprintf("tabletop, tiny and pixel were stopped in turn, %d times in total: %d times by "+
-		"SIGSTOP during a call and otherwise by SIGKILL.\nThe host restarted the plugin each time, in %.2f s on average. "+
+		"SIGSTOP during a call and otherwise by SIGKILL.\nThe host restarted the plugin each time, in %.2f s on "+
+		"average. "+
 		"Only the logs grow on disk, by two lines per process.", n, stopped, time.Since(began).Seconds()/float64(n))
 	return out
 }
