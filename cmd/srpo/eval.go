@@ -117,6 +117,10 @@ func (a *app) evaluate(ctx context.Context, f *settingsFlags, o evaluate.Options
 	if err != nil {
 		return err
 	}
+	if from := cfg.Origin("run.eval_episodes"); from.Layer == "set" {
+		return plugins.Errorf(plugins.Invalid, "run.eval_episodes is the size of the evaluations of a run").
+			WithPlace("%s", from).WithHint("give --episodes N")
+	}
 	launch, err := f.launcher(cfg, term)
 	if err != nil {
 		return err
