@@ -148,11 +148,9 @@ func (c *Config) declare() []section {
 				"Evaluate greedily before the first iteration, after every this many iterations, and after "+
 					"the last one. 0: never. The published runs use 5.").within(0, many),
 			setting(
-				&c.Run.EvalEpisodes,
-				"eval_episodes",
-				n(50),
-				"Episodes per evaluation, spread over the tasks. 0: every start state of the split once.",
-			).within(0, many),
+				&c.Run.EvalEpisodes, "eval_episodes", n(50),
+				"Episodes per evaluation, spread over the tasks. 0: every start state of the split once. More "+
+					"than there are start states repeats some, and the intervals are then too narrow.").within(0, many),
 			setting(&c.Run.Keep, "keep", n(3),
 				"The number of newest checkpoints to keep. The one with the highest success rate is kept in "+
 					"addition.").within(1, many),
