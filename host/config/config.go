@@ -430,21 +430,6 @@ func (c *Config) CheckNeeds(kind plugins.Kind, name string, needs map[string]str
 	return nil
 }
 
-// CheckPlugins refuses a section or a --set for a plugin of the kind that is not among known.
-func (c *Config) CheckPlugins(kind plugins.Kind, known []string) error {
-	var p problems
-	for _, name := range sortedKeys(c.given[kind]) {
-		if !slices.Contains(known, name) {
-			a := c.given[kind][name][0]
-			p.add(
-				a.section.unknown("there is no %s plugin %q", kind, name).
-					WithHint("%s", didYouMean(name, known, "installed: ")),
-			)
-		}
-	}
-	return p.err()
-}
-
 // Unstarted does what Unused does, before any plugin has started. used names the plugins that are about to start, by
 // kind. The name of a plugin in a folder is known only after its start, so a kind whose plugin is given by a path is
 // not checked.

@@ -108,11 +108,8 @@ func (r *Run) Committed() *Checkpoint {
 	return r.verified
 }
 
-// Best returns the verified checkpoint with the highest success rate, and of equal ones the newest. The error is
-// NotFound if there is none.
-func (r *Run) Best() (*Checkpoint, error) { return Best(r.dir) }
-
-// Best is [Run.Best] for a folder that is not open for writing.
+// Best returns the verified checkpoint of a run folder with the highest success rate, and of equal ones the newest. The
+// error is NotFound if there is none.
 func Best(dir string) (*Checkpoint, error) {
 	var best *Checkpoint
 	for _, it := range Checkpoints(dir) {

@@ -60,14 +60,6 @@ func (p *Pending) WriteFile(name string, data []byte) error {
 	return p.run.disk.write(filepath.Join(p.dir, name), data)
 }
 
-// SetScore sets the success rate by which the best checkpoint is chosen, for example that of an evaluation. Without
-// it, the success rate of the metrics is used.
-func (p *Pending) SetScore(successRate float64) {
-	if finite(successRate) {
-		p.score = &successRate
-	}
-}
-
 // Abort removes what was written. After Commit it has no effect.
 func (p *Pending) Abort() {
 	if !p.done {
@@ -153,8 +145,8 @@ func (p *Pending) write(m *Metrics, files map[string]File) (*Checkpoint, error) 
 	return c, r.disk.rename(p.dir, c.Dir)
 }
 
-// appendMetrics adds the seconds of the commit to m, appends the line, and takes its success rate as the score if
-// none was set.
+// appendMetrics adds the seconds of the commit to m, appends the line, and takes its success rate as the score of the
+// checkpoint.
 func (p *Pending) appendMetrics(m *Metrics) error {
 	line := *m
 	line.SecondsByPhase = map[string]float64{}
@@ -170,7 +162,7 @@ func (p *Pending) appendMetrics(m *Metrics) error {
 		return err
 	}
 	*m = line
-	if p.score == nil && finite(m.SuccessRate) {
+	if finite(m.SuccessRate) {
 		p.score = &line.SuccessRate
 	}
 	return nil

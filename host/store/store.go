@@ -327,16 +327,6 @@ func (r *Run) writeManifest() error {
 	return r.disk.replace(filepath.Join(r.dir, manifestFile), append(data, '\n'))
 }
 
-// Config returns the resolved srpo.toml.
-func (r *Run) Config() ([]byte, error) {
-	path := filepath.Join(r.dir, configFile)
-	data, err := bounded.ReadFile(path, bounded.Small)
-	if err != nil {
-		return nil, r.disk.wrap("read", path, err)
-	}
-	return data, nil
-}
-
 // WriteFile writes a file into the folder atomically. name is a plain file name such as "report.html".
 func (r *Run) WriteFile(name string, data []byte) error {
 	if err := checkPlainName(name); err != nil {

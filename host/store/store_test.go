@@ -391,15 +391,16 @@ func TestRetention(t *testing.T) {
 		require.NoError(t, commit(r, i))
 	}
 	require.Equal(t, []int{6, 8, 9}, r.Checkpoints())
-	best, err := r.Best()
+	best, err := Best(r.Dir())
 	require.NoError(t, err)
 	require.Equal(t, 6, best.Iteration)
 
 	p, err := r.Begin(10)
 	require.NoError(t, err)
 	require.NoError(t, savePolicy(p.PolicyDir(), 10))
-	p.SetScore(0.9) // the success rate of an evaluation
-	require.NoError(t, p.Commit(metricsOf(10)))
+	m := metricsOf(10)
+	m.SuccessRate = 0.9
+	require.NoError(t, p.Commit(m))
 	require.Equal(t, []int{9, 10}, r.Checkpoints())
 
 	r.Keep = 1
